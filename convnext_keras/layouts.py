@@ -1,0 +1,202 @@
+"""How each publisher names and shapes its tensors, as tables.
+
+A tensor's key in this library is its layer's name without the model's prefix, a slash, and the variable's name:
+`stage_2_block_0_depthwise_conv/kernel`. Each layout says under which name its files hold that key.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+# The two variable names of PyTorch's modules, for each of Keras'.
+TORCH_VARIABLE = {"kernel": "weight", "gamma": "weight", "scale": "weight", "bias": "bias", "beta": "bias"}
+
+BLOCK = r"(?:stage_(?P<stage>\d+)_block_(?P<block>\d+)|downsampling_(?P<kind>\w+)_(?P<gap>\d+))"
+
+
+class Layout(NamedTuple):
+    """One publisher's naming.
+
+    Attributes:
+        rows: for each layer, its key with the numbers cut out, the names that it may have, in order of preference.
+            Fields: `{stage}`, `{block}`; `{next}`, the stage after a downsampling block; `{odd}`, `2 stage + 1`;
+            `{even}`, twice the stage after; `{variable}`, PyTorch's name of the variable, and `{keras}`, Keras'.
+        marker: a name that only this layout has, after the prefix.
+        prefixes: what may stand before every name.
+        dropped: patterns of names that are not part of a ConvNeXt, each with the reason.
+        torch: whether arrays are laid out as PyTorch does.
+    """
+
+    rows: Mapping[str, tuple[str, ...]]
+    marker: str
+    prefixes: tuple[str, ...] = ("",)
+    dropped: Mapping[str, str] = {}
+    torch: bool = True
+
+
+LAYOUTS = {
+    "timm": Layout(
+        {
+            "stem_conv": ("stem.0.{variable}",),
+            "stem_conv_1": ("stem.0.{variable}",),
+            # An activation between the two overlapping convolutions shifts what follows by one.
+            "stem_conv_2": ("stem.1.{variable}", "stem.2.{variable}"),
+            "stem_layernorm": ("stem.1.{variable}", "stem.2.{variable}", "stem.3.{variable}"),
+            "downsampling_layernorm": ("stages.{next}.downsample.0.{variable}",),
+            "downsampling_conv": ("stages.{next}.downsample.1.{variable}",),
+            "depthwise_conv": ("stages.{stage}.blocks.{block}.conv_dw.{variable}",),
+            "layernorm": ("stages.{stage}.blocks.{block}.norm.{variable}",),
+            "pointwise_conv_1": ("stages.{stage}.blocks.{block}.mlp.fc1.{variable}",),
+            "grn": ("stages.{stage}.blocks.{block}.mlp.grn.{variable}",),
+            "pointwise_conv_2": ("stages.{stage}.blocks.{block}.mlp.fc2.{variable}",),
+            "layer_scale": ("stages.{stage}.blocks.{block}.gamma",),
+            "head_layernorm": ("head.norm.{variable}", "norm_pre.{variable}"),
+            "head_hidden": ("head.pre_logits.fc.{variable}",),
+            "head_dense": ("head.fc.{variable}",),
+        },
+        marker="stem.0.weight",
+    ),
+    "meta": Layout(
+        {
+            "stem_conv": ("downsample_layers.0.0.{variable}",),
+            "stem_layernorm": ("downsample_layers.0.1.{variable}",),
+            "downsampling_layernorm": ("downsample_layers.{next}.0.{variable}",),
+            "downsampling_conv": ("downsample_layers.{next}.1.{variable}",),
+            "depthwise_conv": ("stages.{stage}.{block}.dwconv.{variable}",),
+            "layernorm": ("stages.{stage}.{block}.norm.{variable}",),
+            "pointwise_conv_1": ("stages.{stage}.{block}.pwconv1.{variable}",),
+            "grn": ("stages.{stage}.{block}.grn.{keras}",),
+            "pointwise_conv_2": ("stages.{stage}.{block}.pwconv2.{variable}",),
+            "layer_scale": ("stages.{stage}.{block}.gamma",),
+            "head_layernorm": ("norm.{variable}",),
+            "head_dense": ("head.{variable}",),
+        },
+        marker="downsample_layers.0.0.weight",
+        dropped={
+            r"norms\..*|projectors\..*": "heads of self-supervised training",
+            r"norm[0-3]\..*": "norms of the stage outputs of dense-prediction backbones",
+        },
+    ),
+    "meta isotropic": Layout(
+        {
+            "stem_conv": ("stem.{variable}",),
+            "depthwise_conv": ("blocks.{block}.dwconv.{variable}",),
+            "layernorm": ("blocks.{block}.norm.{variable}",),
+            "pointwise_conv_1": ("blocks.{block}.pwconv1.{variable}",),
+            "pointwise_conv_2": ("blocks.{block}.pwconv2.{variable}",),
+            "layer_scale": ("blocks.{block}.gamma",),
+            "head_layernorm": ("norm.{variable}",),
+            "head_dense": ("head.{variable}",),
+        },
+        marker="blocks.0.dwconv.weight",
+    ),
+    "torchvision": Layout(
+        {
+            "stem_conv": ("features.0.0.{variable}",),
+            "stem_layernorm": ("features.0.1.{variable}",),
+            "downsampling_layernorm": ("features.{even}.0.{variable}",),
+            "downsampling_conv": ("features.{even}.1.{variable}",),
+            "depthwise_conv": ("features.{odd}.{block}.block.0.{variable}",),
+            "layernorm": ("features.{odd}.{block}.block.2.{variable}",),
+            "pointwise_conv_1": ("features.{odd}.{block}.block.3.{variable}",),
+            "pointwise_conv_2": ("features.{odd}.{block}.block.5.{variable}",),
+            "layer_scale": ("features.{odd}.{block}.layer_scale",),
+            "head_layernorm": ("classifier.0.{variable}",),
+            "head_dense": ("classifier.2.{variable}",),
+        },
+        marker="features.0.0.weight",
+    ),
+    "transformers": Layout(
+        {
+            "stem_conv": ("embeddings.patch_embeddings.{variable}",),
+            "stem_layernorm": ("embeddings.layernorm.{variable}",),
+            "downsampling_layernorm": ("encoder.stages.{next}.downsampling_layer.0.{variable}",),
+            "downsampling_conv": ("encoder.stages.{next}.downsampling_layer.1.{variable}",),
+            "depthwise_conv": ("encoder.stages.{stage}.layers.{block}.dwconv.{variable}",),
+            "layernorm": ("encoder.stages.{stage}.layers.{block}.layernorm.{variable}",),
+            "pointwise_conv_1": ("encoder.stages.{stage}.layers.{block}.pwconv1.{variable}",),
+            "grn": ("encoder.stages.{stage}.layers.{block}.grn.{variable}",),
+            "pointwise_conv_2": ("encoder.stages.{stage}.layers.{block}.pwconv2.{variable}",),
+            "layer_scale": ("encoder.stages.{stage}.layers.{block}.layer_scale_parameter",),
+            "head_layernorm": ("layernorm.{variable}",),
+            # The one layer outside the prefix.
+            "head_dense": ("/classifier.{variable}",),
+        },
+        marker="embeddings.patch_embeddings.weight",
+        prefixes=("", "convnext.", "convnextv2."),
+    ),
+    "transformers DINOv3": Layout(
+        {
+            "stem_conv": ("stages.0.downsample_layers.0.{variable}",),
+            "stem_layernorm": ("stages.0.downsample_layers.1.{variable}",),
+            "downsampling_layernorm": ("stages.{next}.downsample_layers.0.{variable}",),
+            "downsampling_conv": ("stages.{next}.downsample_layers.1.{variable}",),
+            "depthwise_conv": ("stages.{stage}.layers.{block}.depthwise_conv.{variable}",),
+            "layernorm": ("stages.{stage}.layers.{block}.layer_norm.{variable}",),
+            "pointwise_conv_1": ("stages.{stage}.layers.{block}.pointwise_conv1.{variable}",),
+            "pointwise_conv_2": ("stages.{stage}.layers.{block}.pointwise_conv2.{variable}",),
+            "layer_scale": ("stages.{stage}.layers.{block}.gamma",),
+            "head_layernorm": ("layer_norm.{variable}",),
+        },
+        marker="stages.0.downsample_layers.0.weight",
+        prefixes=("", "model."),
+    ),
+}
+
+
+def keras_legacy_key(name: str, prefix: str) -> str:
+    """The key of a tensor named `layer/.../inner_layer/variable` or `...:0`, as Keras 2 and 3 write `.h5` files.
+
+    Args:
+        name: the tensor's name in the file.
+        prefix: what stands before the names of all layers but one, the model's name and `_`.
+    """
+    *_, layer, variable = name.removesuffix(":0").split("/")
+    if re.fullmatch(r"layer_normalization(_\d+)?", layer):
+        layer = f"{prefix}head_layernorm"  # Keras leaves this one unnamed in models without a top.
+    if layer.endswith("_layer_scale") and re.fullmatch(r"[Vv]ariable(_\d+)?", variable):
+        variable = "gamma"
+    return f"{layer.removeprefix(prefix)}/{variable}"
+
+
+def keras_legacy_names(names: Iterable[str]) -> dict[str, str]:
+    """Key to name for the tensors of a Keras `.h5` file; a name that no key has stands for itself."""
+    names = list(names)
+    stem = re.compile(r"(?:^|/)([^/]*?)stem_conv(?:_1)?/kernel(?::0)?$")
+    prefix = next((found[1] for name in names if (found := stem.search(name))), "")
+    return {keras_legacy_key(name, prefix): name for name in names}
+
+
+def torch_names(layout: Layout, keys: Iterable[str], shapes: Mapping[str, tuple], names: Iterable[str]) -> dict[str, str]:
+    """Key to name for the tensors of a PyTorch publisher's file.
+
+    Args:
+        layout: the publisher's table.
+        keys: the keys wanted, in the model's order.
+        shapes: the shape of each key's variable.
+        names: the names in the file.
+    """
+    available = set(names)
+    prefix = next(prefix for prefix in layout.prefixes if prefix + layout.marker in available)
+    found = {}
+    for key in keys:
+        layer, variable = key.split("/")
+        place = re.match(BLOCK, layer)
+        numbers = {name: int(text) for name, text in (place.groupdict() if place else {}).items() if name != "kind" and text}
+        stage, gap = numbers.get("stage", 0), numbers.get("gap", 0)
+        fields = {**numbers, "next": gap + 1, "odd": 2 * stage + 1, "even": 2 * gap + 2, "keras": variable}
+        fields["variable"] = TORCH_VARIABLE[variable]
+        role = re.sub(r"^stage_\d+_block_\d+_|(?<=downsampling_conv)_\d+|(?<=downsampling_layernorm)_\d+", "", layer)
+        candidates = [row.format(**fields) for row in layout.rows.get(role, ())]
+        candidates = [row[1:] if row.startswith("/") else prefix + row for row in candidates]
+        present = [name for name in candidates if name in available]
+        fitting = [name for name in present if math.prod(shapes.get(name, ())) == math.prod(shapes[key])] or present
+        if fitting:
+            found[key] = fitting[0]
+            available.remove(fitting[0])
+        elif candidates:
+            found[key] = candidates[0]
+    return found

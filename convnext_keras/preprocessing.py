@@ -1,0 +1,157 @@
+"""From images to model input: the statistics that models embed, and the resize recipes of the weight sets.
+
+Models of this library take pixels in 0..255 and normalise them in their first layer; what remains outside is to
+decode, resize and crop, as the publisher of the weights did when the published accuracy was measured.
+"""
+
+import math
+import os
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+
+class Statistics(NamedTuple):
+    """Mean and standard deviation of each of the channels red, green and blue, for pixels in 0..1."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+STATISTICS = {
+    "imagenet": Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    # OpenAI's CLIP and all models trained from its recipe.
+    "clip": Statistics((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "half": Statistics((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+
+INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+def normalize(pixels, statistics: str = "imagenet"):
+    """Does outside a model what its embedded `Normalization` layer does: `model_without(normalize(x)) == model_with(x)`.
+
+    Args:
+        pixels: array or tensor `(..., 3)` in 0..255, red, green and blue last.
+        statistics: a name in `STATISTICS`.
+
+    Returns:
+        The same shape in float32, about -2.2..2.7.
+
+    Raises:
+        ValueError: if `statistics` is unknown.
+
+    Example:
+        >>> normalize(np.full((1, 1, 3), 255.0), "half")
+        array([[[1., 1., 1.]]], dtype=float32)
+    """
+    if statistics not in STATISTICS:
+        raise ValueError(f"statistics must be one of {sorted(STATISTICS)}. Received: statistics={statistics!r}")
+    mean, std = (np.asarray(row, "float32") * 255 for row in STATISTICS[statistics])
+    if isinstance(pixels, np.ndarray):
+        pixels = pixels.astype("float32")
+    else:
+        import keras
+
+        pixels = keras.ops.cast(pixels, "float32")
+    return (pixels - mean) / std
+
+
+def preprocess_input(x: Any, data_format: str | None = None):
+    """Returns `x` as it is, like `keras.applications.convnext.preprocess_input`: the models normalise by themselves.
+
+    Args:
+        x: pixels in 0..255, `(N, H, W, 3)` or `(H, W, 3)`, array or tensor. A NumPy array that looks scaled already
+            (nothing above 1, or something below 0) is met with a warning, shown once.
+        data_format: accepted for Keras' sake.
+
+    Returns:
+        `x` itself.
+
+    Example:
+        >>> pixels = np.full((1, 224, 224, 3), 127, "uint8")
+        >>> preprocess_input(pixels) is pixels
+        True
+    """
+    if isinstance(x, np.ndarray) and np.issubdtype(x.dtype, np.floating) and x.size:
+        low, high = x.min(), x.max()
+        if low < 0 or 0 < high <= 1:
+            warnings.warn(
+                f"These pixels lie between {low:.4g} and {high:.4g}, but ConvNeXt takes 0..255 and normalises by itself. "
+                "Multiply by 255, or build the model with include_preprocessing=False.",
+                stacklevel=2,
+            )
+    return x
+
+
+def open_image(image: str | os.PathLike | Image.Image | np.ndarray) -> Image.Image:
+    """An RGB picture from a path, a PIL image or an array of pixels in 0..255.
+
+    Args:
+        image: the picture; an array is `(H, W)`, `(H, W, 1)` or `(H, W, 3)`, and rounded if it is of floats. The
+            orientation in a file's EXIF data is not applied, as timm and OpenCLIP do not apply it either.
+
+    Raises:
+        ValueError: if it cannot be read as a picture.
+    """
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    if isinstance(image, str | os.PathLike):
+        try:
+            with Image.open(Path(image)) as opened:
+                return opened.convert("RGB")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ValueError(f"{image} cannot be read as an image: {error}. Give a PNG, JPEG, WebP or GIF file.") from error
+    pixels = np.asarray(image)
+    if pixels.ndim == 3 and pixels.shape[-1] == 1:
+        pixels = pixels[..., 0]
+    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[-1] != 3):
+        raise ValueError(f"An image array must be (H, W), (H, W, 1) or (H, W, 3). Received: shape {pixels.shape}")
+    if pixels.dtype != np.uint8:
+        pixels = np.clip(np.rint(pixels), 0, 255).astype("uint8")
+    return Image.fromarray(pixels).convert("RGB")
+
+
+def center_crop(image: Image.Image, size: int) -> Image.Image:
+    """The middle `size` x `size` pixels; black is added where the picture is smaller. Offsets round half to even."""
+    left, top = (round((length - size) / 2) for length in image.size)
+    return image.crop((left, top, left + size, top + size))
+
+
+class Recipe(NamedTuple):
+    """The evaluation transform of a weight set: a picture in, the pixels that its model takes out.
+
+    Attributes:
+        size: height and width of the result, in pixels.
+        crop: the part of the resized picture's edge that the centre crop keeps, 0..1.
+        resize: `"shortest"` keeps the proportions, `"squash"` does not.
+        interpolation: a name in `INTERPOLATIONS`; always antialiased.
+        statistics: the name of the statistics that the model embeds.
+
+    Example:
+        >>> Recipe(size=224, crop=0.875)(np.zeros((300, 451, 3), "uint8")).shape
+        (224, 224, 3)
+    """
+
+    size: int
+    crop: float = 1.0
+    resize: str = "shortest"
+    interpolation: str = "bicubic"
+    statistics: str = "imagenet"
+
+    def __call__(self, image: str | os.PathLike | Image.Image | np.ndarray) -> np.ndarray:
+        """Returns uint8 pixels `(size, size, 3)` in 0..255 of a path, a PIL image or an array; see `open_image`."""
+        picture = open_image(image)
+        edge = math.floor(self.size / self.crop)
+        width, height = picture.size
+        if self.resize == "shortest":
+            # The shorter edge exactly, the longer one cut off, as torchvision rounds.
+            target = (edge, int(edge * height / width)) if width <= height else (int(edge * width / height), edge)
+        else:
+            target = (edge, edge)
+        if target != picture.size:
+            picture = picture.resize(target, INTERPOLATIONS[self.interpolation])
+        return np.asarray(center_crop(picture, self.size))
