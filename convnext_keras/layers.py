@@ -145,7 +145,7 @@ class DepthwiseConvolution(layers.Conv2D):
 
     def convolution_op(self, inputs, kernel):
         depthwise = DEPTHWISE.get(keras.backend.backend(), depthwise_native)
-        return depthwise(inputs, kernel, self.dilation_rate[0])
+        return depthwise(inputs, ops.convert_to_tensor(kernel), self.dilation_rate[0])
 
     def get_config(self):
         config = super().get_config()

@@ -4,7 +4,6 @@ A tensor's key in this library is its layer's name without the model's prefix, a
 `stage_2_block_0_depthwise_conv/kernel`. Each layout says under which name its files hold that key.
 """
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -14,7 +13,16 @@ import numpy as np
 # The two variable names of PyTorch's modules, for each of Keras'.
 TORCH_VARIABLE = {"kernel": "weight", "gamma": "weight", "scale": "weight", "bias": "bias", "beta": "bias"}
 
-BLOCK = r"(?:stage_(?P<stage>\d+)_block_(?P<block>\d+)|downsampling_(?P<kind>\w+)_(?P<gap>\d+))"
+# Where in the model a layer stands: the part of its key that the tables below leave out.
+PLACE = r"stage_(?P<stage>\d+)_block_(?P<block>\d+)_|(?P<kind>downsampling_[a-z]+)_(?P<gap>\d+)"
+
+# What Keras stores beside the weights of a model that was trained.
+KERAS_DROPPED = {
+    r"optimizer/.*": "state of the optimizer",
+    r".*seed_generator/.*": "state of the random generator of stochastic depth",
+}
+
+Shape = tuple[int, ...]
 
 
 class Layout(NamedTuple):
@@ -170,33 +178,110 @@ def keras_legacy_names(names: Iterable[str]) -> dict[str, str]:
     return {keras_legacy_key(name, prefix): name for name in names}
 
 
-def torch_names(layout: Layout, keys: Iterable[str], shapes: Mapping[str, tuple], names: Iterable[str]) -> dict[str, str]:
+def torch_names(layout: Layout, shapes: Mapping[str, Shape], files: Mapping[str, Shape], prefix: str) -> dict[str, str]:
     """Key to name for the tensors of a PyTorch publisher's file.
 
     Args:
         layout: the publisher's table.
-        keys: the keys wanted, in the model's order.
-        shapes: the shape of each key's variable.
-        names: the names in the file.
+        shapes: the shape of the variable of each key wanted.
+        files: the shape of each tensor in the file.
+        prefix: what stands before the names.
     """
-    available = set(names)
-    prefix = next(prefix for prefix in layout.prefixes if prefix + layout.marker in available)
+    available = dict(files)
     found = {}
-    for key in keys:
-        layer, variable = key.split("/")
-        place = re.match(BLOCK, layer)
-        numbers = {name: int(text) for name, text in (place.groupdict() if place else {}).items() if name != "kind" and text}
-        stage, gap = numbers.get("stage", 0), numbers.get("gap", 0)
-        fields = {**numbers, "next": gap + 1, "odd": 2 * stage + 1, "even": 2 * gap + 2, "keras": variable}
-        fields["variable"] = TORCH_VARIABLE[variable]
-        role = re.sub(r"^stage_\d+_block_\d+_|(?<=downsampling_conv)_\d+|(?<=downsampling_layernorm)_\d+", "", layer)
-        candidates = [row.format(**fields) for row in layout.rows.get(role, ())]
-        candidates = [row[1:] if row.startswith("/") else prefix + row for row in candidates]
-        present = [name for name in candidates if name in available]
-        fitting = [name for name in present if math.prod(shapes.get(name, ())) == math.prod(shapes[key])] or present
+    for key, shape in shapes.items():
+        names = [row[1:] if row.startswith("/") else prefix + row for row in _candidates(layout, key)]
+        present = [name for name in names if name in available]
+        # A stem's norm and its last convolution may share a name's number: the one that fits is meant.
+        fitting = [name for name in present if available[name] in torch_shapes(shape)] or present
         if fitting:
             found[key] = fitting[0]
-            available.remove(fitting[0])
-        elif candidates:
-            found[key] = candidates[0]
+            del available[fitting[0]]
     return found
+
+
+def _candidates(layout: Layout, key: str) -> list[str]:
+    layer, variable = key.split("/")
+    place = re.match(PLACE, layer)
+    numbers = {name: int(text) for name, text in place.groupdict().items() if text} if place else {}
+    role = layer.replace(place[0], place["kind"] or "", 1) if place else layer
+    fields = {
+        "next": numbers.get("gap", 0) + 1,
+        "odd": 2 * numbers.get("stage", 0) + 1,
+        "even": 2 * numbers.get("gap", 0) + 2,
+        "keras": variable,
+        "variable": TORCH_VARIABLE.get(variable, variable),
+    }
+    names = layout.rows.get(role, ())
+    return [name.format(**{**place.groupdict(), **fields} if place else fields) for name in names]
+
+
+def torch_shapes(shape: Shape) -> tuple[Shape, ...]:
+    """The shapes in which PyTorch's publishers store a variable of this Keras shape.
+
+    Example:
+        >>> torch_shapes((96, 384))
+        ((384, 96), (384, 96, 1, 1))
+    """
+    if len(shape) == 4:
+        height, width, channels_in, channels_out = shape
+        return ((channels_out, channels_in, height, width),)
+    if len(shape) == 2:
+        return (shape[::-1], (*shape[::-1], 1, 1))
+    return (shape, (1, 1, 1, *shape), (*shape, 1, 1))
+
+
+def from_torch(array: np.ndarray, shape: Shape) -> np.ndarray:
+    """An array of one of `torch_shapes(shape)` in Keras' order of axes, of that shape."""
+    if len(shape) == 4:
+        return array.transpose(2, 3, 1, 0)
+    return array.reshape(shape[::-1]).T
+
+
+class Match(NamedTuple):
+    """How a file fits a model.
+
+    Attributes:
+        layout: its name, None if the file's names are of no known layout.
+        sources: for each key that the file has, the tensor's name.
+        surplus: names that are no key's and are not dropped.
+        torch: whether arrays are laid out as PyTorch does.
+    """
+
+    layout: str | None
+    sources: Mapping[str, str]
+    surplus: list[str]
+    torch: bool = False
+
+
+def match(format: str, files: Mapping[str, Shape], shapes: Mapping[str, Shape], paths: Mapping[str, str]) -> Match:
+    """Finds each variable's tensor in a file.
+
+    Args:
+        format: of the file, as its reader names it.
+        files: the shape of each tensor in the file, by name.
+        shapes: the shape of each variable of the model, by key.
+        paths: the path of each variable in a `.weights.h5` file, by key.
+    """
+    if format == "h5":
+        keys = keras_legacy_names(files)
+        return _match("Keras .h5", {key: keys[key] for key in shapes if key in keys}, files)
+    if format == "weights.h5":
+        # Keras numbers layers by class, and its own ConvNeXt has the plain class for the depthwise convolution.
+        plain = {name.replace("depthwise_convolution", "conv2d"): name for name in files}
+        wanted = {key: path.replace("depthwise_convolution", "conv2d") for key, path in paths.items()}
+        return _match("Keras .weights.h5", {key: plain[path] for key, path in wanted.items() if path in plain}, files)
+    if any(re.fullmatch(r"stem_conv(_1)?/kernel", name) for name in files):
+        return _match("convnext_keras", {key: key for key in shapes if key in files}, files)
+    for name, layout in LAYOUTS.items():
+        for prefix in (outer + inner for outer in ("", "module.") for inner in layout.prefixes):
+            if prefix + layout.marker in files:
+                sources = torch_names(layout, shapes, files, prefix)
+                return _match(name, sources, files, layout.dropped, torch=True)
+    return Match(None, {}, list(files))
+
+
+def _match(layout: str, sources: Mapping[str, str], files: Iterable[str], dropped=KERAS_DROPPED, torch=False) -> Match:
+    used = set(sources.values())
+    surplus = [name for name in files if name not in used and not any(re.fullmatch(row, name) for row in dropped)]
+    return Match(layout, sources, surplus, torch)

@@ -76,7 +76,7 @@ def open_weights(path: str | os.PathLike) -> Iterator[WeightFile]:
         publisher's own for `.safetensors`.
 
     Raises:
-        WeightsError: if the file is missing, of another kind, broken, or holds anything but plain arrays of floats.
+        WeightsError: if the file is missing, of another kind, broken, or holds anything but plain arrays of numbers.
 
     Example:
         >>> with open_weights("weights/digits.safetensors") as file:
@@ -230,8 +230,10 @@ def _checked_header(name: str, dataset: Any, file_bytes: int) -> Header:
     plain = storage.get_layout() in (h5py.h5d.CONTIGUOUS, h5py.h5d.COMPACT) and not storage.get_nfilters()
     if not plain or storage.get_external_count():
         raise WeightsError(f"{name!r} is chunked, compressed, virtual or stored outside; save the file anew with Keras")
-    if dataset.shape is None or not isinstance(dataset.id.get_type(), h5py.h5t.TypeFloatID):
-        raise WeightsError(f"{name!r} is not an array of floats")
+    kind = dataset.id.get_type()
+    # Integers are counters of optimizers and random generators, which no model takes as weights.
+    if dataset.shape is None or not isinstance(kind, h5py.h5t.TypeFloatID | h5py.h5t.TypeIntegerID):
+        raise WeightsError(f"{name!r} is not an array of numbers")
     expected = math.prod(dataset.shape) * dataset.dtype.itemsize
     offset = dataset.id.get_offset() or 0
     if dataset.id.get_storage_size() != expected or offset + expected > file_bytes:

@@ -1,0 +1,34 @@
+"""Every public ConvNeXt, in Keras 3."""
+
+from convnext_keras.convnext import (
+    ConvNeXt,
+    ConvNeXtBase,
+    ConvNeXtLarge,
+    ConvNeXtSmall,
+    ConvNeXtTiny,
+    ConvNeXtXLarge,
+)
+from convnext_keras.labels import decode_predictions
+from convnext_keras.loading import load_weights
+from convnext_keras.models import create_model, list_models
+from convnext_keras.preprocessing import preprocess_input
+from convnext_keras.readers import WeightsError
+from convnext_keras.weights import list_weights
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ConvNeXt",
+    "ConvNeXtBase",
+    "ConvNeXtLarge",
+    "ConvNeXtSmall",
+    "ConvNeXtTiny",
+    "ConvNeXtXLarge",
+    "WeightsError",
+    "create_model",
+    "decode_predictions",
+    "list_models",
+    "list_weights",
+    "load_weights",
+    "preprocess_input",
+]

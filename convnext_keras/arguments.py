@@ -1,0 +1,86 @@
+"""What the constructors accept, checked before anything is built or fetched.
+
+A module of its own because the checks are about Keras' conventions and not about ConvNeXt.
+"""
+
+from typing import Any
+
+import keras
+
+POOLINGS = (None, "avg", "max")
+
+
+def check(pooling: Any, classes: Any, classifier_activation: Any, pretrained: bool, drop_path_rate: float) -> None:
+    """Raises ValueError for an argument that no model can be built with.
+
+    Args:
+        pooling: None, `"avg"` or `"max"`.
+        classes: a positive whole number.
+        classifier_activation: anything that `keras.activations.get` knows; None or softmax with pretrained weights.
+        pretrained: whether weights are loaded.
+        drop_path_rate: 0 or more, below 1.
+    """
+    if pooling not in POOLINGS:
+        raise ValueError(f"pooling must be None, 'avg' or 'max'. Received: pooling={pooling!r}")
+    if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
+        raise ValueError(f"classes must be a positive whole number. Received: classes={classes!r}")
+    if not 0 <= drop_path_rate < 1:
+        raise ValueError(f"drop_path_rate must be 0 or more and below 1. Received: drop_path_rate={drop_path_rate!r}")
+    published = (None, keras.activations.linear, keras.activations.softmax)
+    if pretrained and keras.activations.get(classifier_activation) not in published:
+        raise ValueError(
+            "classifier_activation must be None or 'softmax' with pretrained weights, which were trained so. "
+            f"Received: classifier_activation={classifier_activation!r}. Put other activations on top of the logits."
+        )
+
+
+def input_layer(input_tensor: Any, input_shape: Any, default_size: int | None, minimum: int, any_channels: bool) -> Any:
+    """The tensor that a model starts from: `input_tensor`, or a new input of `input_shape`.
+
+    Args:
+        input_tensor: output of a Keras layer, or None.
+        input_shape: `(H, W, C)` in pixels, `(C, H, W)` if Keras is set to channels first, or None; None stands for any
+            height or width.
+        default_size: height and width of a new input if `input_shape` is None, None for any.
+        minimum: the smallest height and width that the model can take.
+        any_channels: whether others than 3 channels are valid.
+
+    Raises:
+        ValueError: if the two disagree, or the shape cannot be used.
+    """
+    if input_tensor is not None and not keras.backend.is_keras_tensor(input_tensor):
+        raise ValueError(
+            "input_tensor must be the output of a Keras layer, such as keras.Input((224, 224, 3)). "
+            f"Received: {type(input_tensor).__name__}. Call the finished model on arrays."
+        )
+    given = None if input_shape is None else _checked_shape(input_shape, "input_shape", minimum, any_channels)
+    if input_tensor is None:
+        channels_last = (default_size, default_size, 3)
+        default = channels_last if keras.config.image_data_format() == "channels_last" else channels_last[::-1]
+        return keras.Input(given or default)
+    if len(input_tensor.shape) != 4:
+        raise ValueError(f"input_tensor must have shape (N, H, W, C). Received: {tuple(input_tensor.shape)}")
+    shape = _checked_shape(input_tensor.shape[1:], "input_tensor", minimum, any_channels)
+    if given is not None and any(None not in pair and pair[0] != pair[1] for pair in zip(shape, given, strict=True)):
+        raise ValueError(f"input_tensor of shape {shape} disagrees with input_shape={given}. Leave input_shape out.")
+    return input_tensor
+
+
+def _checked_shape(shape: Any, source: str, minimum: int, any_channels: bool) -> tuple[int | None, ...]:
+    order = keras.config.image_data_format()
+    names = "(H, W, C)" if order == "channels_last" else "(C, H, W)"
+    try:
+        shape = tuple(None if length is None else int(length) for length in shape)
+    except (TypeError, ValueError):
+        shape = (shape,)
+    if len(shape) != 3:
+        raise ValueError(f"{source} must be {names}, as in (224, 224, 3). Received: {source} of shape {shape}")
+    *sizes, channels = shape if order == "channels_last" else (*shape[1:], shape[0])
+    if any(size is not None and size < minimum for size in sizes):
+        raise ValueError(f"{source} must be at least {minimum} pixels high and wide. Received: {shape}, {names}")
+    if channels is None or channels < 1 or (channels != 3 and not any_channels):
+        raise ValueError(
+            f"{source} must have 3 channels, {names}. Received: {shape}. Convert the pictures to RGB; other channel counts "
+            "are possible with weights=None and include_preprocessing=False, since weights and statistics are for RGB."
+        )
+    return shape

@@ -1,0 +1,303 @@
+"""ConvNeXt: the variants, the block, the stages, and the constructors.
+
+"A ConvNet for the 2020s" (https://arxiv.org/abs/2201.03545v2) and "ConvNeXt V2" (https://arxiv.org/abs/2301.00808v1).
+Layer names and weight order are those of `keras.applications.convnext`, so files pass both ways.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import layers
+
+from convnext_keras import arguments, loading
+from convnext_keras import weights as weight_sets
+from convnext_keras.layers import (
+    DepthwiseConvolution,
+    GlobalResponseNormalization,
+    LayerScale,
+    SimpleNormalization,
+    gelu_tanh,
+)
+from convnext_keras.preprocessing import STATISTICS
+from convnext_keras.variants import VARIANTS, Variant
+
+
+NORMS = {"layer": layers.LayerNormalization, "rms": layers.RMSNormalization, "simple": SimpleNormalization}
+ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": gelu_tanh, "silu": "silu"}
+POOLINGS = {None: None, "avg": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}
+LAST = {"data_format": "channels_last"}
+
+
+class Design(NamedTuple):
+    """What every builder of one model needs to know."""
+
+    variant: Variant
+    name: str
+    drop_path_rate: float
+    layer_scale_init_value: float | None
+    dtype: Any
+
+    def norm(self, name: str | None = None, dtype: Any = None):
+        return NORMS[self.variant.norm](epsilon=self.variant.epsilon, name=name, dtype=dtype or self.dtype)
+
+    @property
+    def head_dtype(self) -> Any:
+        """float32 where the model computes in 16 bits: pixels of 255 come in, probabilities go out."""
+        policy = keras.dtype_policies.get(self.dtype or keras.config.dtype_policy())
+        return "float32" if policy.compute_dtype in ("float16", "bfloat16") else self.dtype
+
+
+def initial():
+    """Normal with deviation 0.02: the paper's truncation at -2 and 2 lies a hundred deviations away."""
+    return keras.initializers.RandomNormal(stddev=0.02)
+
+
+def convnext_block(inputs, name: str, kernel_size: int, drop_path_rate: float, design: Design, dilation_rate: int = 1):
+    """One residual block: depthwise convolution, norm, and two pointwise layers with four times the channels between.
+
+    Args:
+        inputs: `(N, H, W, C)`.
+        name: prefix of the names of its layers.
+        kernel_size: height and width of the depthwise kernel, in pixels.
+        drop_path_rate: probability 0..1 with which a sample skips the block in training.
+        design: of the whole model.
+        dilation_rate: distance between positions of the depthwise kernel, in pixels.
+
+    Returns:
+        `(N, H, W, C)`.
+    """
+    channels, dtype = inputs.shape[-1], design.dtype
+    options = {"kernel_initializer": initial(), "dilation_rate": dilation_rate, "dtype": dtype}
+    x = DepthwiseConvolution(channels, kernel_size, name=f"{name}_depthwise_conv", **options)(inputs)
+    x = design.norm(f"{name}_layernorm")(x)
+    x = layers.Dense(4 * channels, kernel_initializer=initial(), name=f"{name}_pointwise_conv_1", dtype=dtype)(x)
+    activation = design.variant.activation
+    x = layers.Activation(ACTIVATIONS[activation], name=f"{name}_{activation}", dtype=dtype)(x)
+    if design.variant.response_norm:
+        x = GlobalResponseNormalization(name=f"{name}_grn", dtype=dtype)(x)
+    x = layers.Dense(channels, kernel_initializer=initial(), name=f"{name}_pointwise_conv_2", dtype=dtype)(x)
+    if design.layer_scale_init_value is not None:
+        x = LayerScale(design.layer_scale_init_value, name=f"{name}_layer_scale", dtype=dtype)(x)
+    if drop_path_rate:
+        # One choice a sample: stochastic depth is dropout of whole residual branches.
+        x = layers.Dropout(drop_path_rate, noise_shape=(None, 1, 1, 1), name=f"{name}_stochastic_depth", dtype=dtype)(x)
+    else:
+        x = layers.Activation("linear", name=f"{name}_identity", dtype=dtype)(x)
+    return layers.Add(name=f"{name}_add", dtype=dtype)([inputs, x])
+
+
+def convnext_stage(inputs, stage: int, drop_path_rates: list[float], design: Design):
+    """Downsampling by two (before all stages but the first) and the blocks of one stage.
+
+    Args:
+        inputs: `(N, H, W, C)` with the channels of the stage before.
+        stage: 0 to 3.
+        drop_path_rates: one for each block.
+        design: of the whole model.
+
+    Returns:
+        `(N, H // 2, W // 2, dims[stage])`; for stage 0 of the height and width of `inputs`.
+    """
+    name, dtype, variant = design.name, design.dtype, design.variant
+    x = inputs
+    if stage > 0:
+        number = stage - 1
+        norm = design.norm(f"{name}_downsampling_layernorm_{number}")
+        options = {"strides": 2, "kernel_initializer": initial(), "dtype": dtype, **LAST}
+        conv = layers.Conv2D(variant.dims[stage], 2, name=f"{name}_downsampling_conv_{number}", **options)
+        x = keras.Sequential([norm, conv], name=f"{name}_downsampling_block_{number}")(x)
+    for block, rate in enumerate(drop_path_rates):
+        x = convnext_block(x, f"{name}_stage_{stage}_block_{block}", variant.kernel_sizes[stage], rate, design)
+    return x
+
+
+def convnext_stem(inputs, design: Design):
+    """Pixels to the first stage's channels: `(N, H, W, 3)` -> `(N, H // 4, W // 4, dims[0])`."""
+    name, dtype, variant = design.name, design.dtype, design.variant
+    norm = design.norm(f"{name}_stem_layernorm")
+    if variant.stem == "patch":
+        size = variant.patch_size
+        options = {"strides": size, "kernel_initializer": initial(), "dtype": dtype, **LAST}
+        steps = [layers.Conv2D(variant.dims[0], size, name=f"{name}_stem_conv", **options), norm]
+    else:
+        steps = []
+        for number, width in enumerate((variant.stem_width, variant.dims[0]), start=1):
+            options = {"strides": 2, "kernel_initializer": initial(), "dtype": dtype, **LAST}
+            steps += [
+                layers.ZeroPadding2D(1, name=f"{name}_stem_padding_{number}", dtype=dtype, **LAST),
+                layers.Conv2D(width, 3, name=f"{name}_stem_conv_{number}", **options),
+            ]
+        if variant.stem == "overlap_gelu":
+            steps.insert(2, layers.Activation("gelu", name=f"{name}_stem_gelu", dtype=dtype))
+        steps.append(norm)
+    return keras.Sequential(steps, name=f"{name}_stem")(inputs)
+
+
+def convnext_head(inputs, pooling: str | None, classes: int | None, classifier_activation: Any, design: Design):
+    """Pooling, norm and classifier: `(N, H, W, C)` -> `(N, classes)`, or features if `classes` is None."""
+    name, dtype = f"{design.name}_head", design.head_dtype
+    # Without a top, Keras leaves pooling and norm unnamed.
+    names = (None, None) if classes is None else (f"{name}_gap", f"{name}_layernorm")
+    steps = [POOLINGS[pooling](name=names[0], dtype=dtype, **LAST)] if pooling else []
+    steps.insert(0 if design.variant.head_norm_first else 1, design.norm(names[1], dtype))
+    if design.variant.head_hidden and pooling:
+        options = {"activation": "gelu", "kernel_initializer": initial(), "dtype": dtype}
+        steps.append(layers.Dense(design.variant.head_hidden, name=f"{name}_hidden", **options))
+    if classes is not None:
+        options = {"activation": classifier_activation, "kernel_initializer": initial(), "dtype": dtype}
+        steps.append(layers.Dense(classes, name=f"{name}_dense", **options))
+    x = inputs
+    for step in steps:
+        x = step(x)
+    return x
+
+
+def convnext_model(design: Design, inputs, statistics: str | None, pooling: str | None, classes: int | None, activation: Any):
+    """The whole network as a functional model.
+
+    Args:
+        design: architecture, name, type.
+        inputs: input tensor, or a tensor that comes from one, in Keras' data format.
+        statistics: name of the statistics to embed, None for pixels that are normalised outside.
+        pooling: None, `"avg"` or `"max"`.
+        classes: width of the classifier, None for features.
+        activation: of the classifier.
+    """
+    first = keras.config.image_data_format() == "channels_first"
+    x = layers.Permute((2, 3, 1), name=f"{design.name}_channels_last")(inputs) if first else inputs
+    if statistics is not None:
+        mean, std = (np.asarray(row) * 255 for row in STATISTICS[statistics])
+        options = {"mean": mean.tolist(), "variance": (std**2).tolist(), "dtype": design.head_dtype}
+        x = layers.Normalization(name=f"{design.name}_prestem_normalization", **options)(x)
+    x = convnext_stem(x, design)
+    depths = design.variant.depths
+    rates = np.linspace(0, design.drop_path_rate, sum(depths)).tolist()
+    for stage, depth in enumerate(depths):
+        start = sum(depths[:stage])
+        x = convnext_stage(x, stage, rates[start : start + depth], design)
+    x = convnext_head(x, pooling, classes, activation, design)
+    if first and len(x.shape) == 4:
+        x = layers.Permute((3, 1, 2), name=f"{design.name}_channels_first", dtype=design.head_dtype)(x)
+    origin = inputs if isinstance(inputs._keras_history.operation, layers.InputLayer) else keras.utils.get_source_inputs(inputs)
+    return keras.Model(origin, x, name=design.name)
+
+
+def ConvNeXt(  # noqa: N802 - named like the constructors of keras.applications
+    depths: tuple[int, ...],
+    dims: tuple[int, ...],
+    *,
+    include_top: bool = True,
+    include_preprocessing: bool = True,
+    weights: Any = None,
+    input_tensor: Any = None,
+    input_shape: tuple[int | None, ...] | None = None,
+    pooling: str | None = None,
+    classes: int = 1000,
+    classifier_activation: Any = "softmax",
+    name: str = "convnext",
+    drop_path_rate: float = 0.0,
+    layer_scale_init_value: float | None = 1e-6,
+    dtype: Any = None,
+    **architecture: Any,
+) -> keras.Model:
+    """A ConvNeXt of any depths and widths.
+
+    Args:
+        depths: blocks in each stage.
+        dims: channels in each stage.
+        include_top: whether the classifier is part of the model.
+        include_preprocessing: whether the model normalises pixels of 0..255; if not, see `preprocessing.normalize`.
+        weights: None for random ones, a path to a file (see `load_weights`), or a `WeightSet`.
+        input_tensor: output of a Keras layer to start from.
+        input_shape: `(H, W, 3)` in pixels; height and width may be None.
+        pooling: without the top: None for the last feature map, `"avg"` or `"max"` for one vector a picture.
+        classes: width of the classifier.
+        classifier_activation: of the classifier; None for logits.
+        name: of the model and, followed by `_`, of all its layers.
+        drop_path_rate: probability 0..1 of the last block; it rises linearly from 0 in the first one.
+        layer_scale_init_value: see `LayerScale`; None for blocks without it.
+        dtype: type or policy of all layers, such as `"mixed_bfloat16"`; None for Keras' global one.
+        **architecture: other attributes of `Variant`.
+
+    Returns:
+        A functional model from `(N, H, W, 3)` to `(N, classes)`, or to features `(N, H // 32, W // 32, dims[-1])` or
+        `(N, dims[-1])`; outputs are float32 under mixed precision. `model.provenance` tells where its weights are from.
+
+    Raises:
+        ValueError: if an argument is not valid; nothing is fetched then.
+        WeightsError: if the file cannot be had or does not fit.
+
+    Example:
+        >>> ConvNeXt((1, 1, 2, 1), (16, 32, 64, 128), classes=10).output_shape
+        (None, 10)
+    """
+    variant = Variant(tuple(depths), tuple(dims), **architecture)
+    source = weight_sets.find(weights, None)
+    published = source if isinstance(source, weight_sets.WeightSet) else None
+    arguments.check(pooling, classes, classifier_activation, include_top and source is not None, drop_path_rate)
+    size = (published.input_size if published else variant.input_size) if include_top else None
+    any_channels = source is None and not include_preprocessing
+    inputs = arguments.input_layer(input_tensor, input_shape, size, variant.minimum_size, any_channels)
+    design = Design(variant, name, drop_path_rate, layer_scale_init_value if variant.layer_scale else None, dtype)
+    statistics = (published.statistics if published else "imagenet") if include_preprocessing else None
+    head = ("avg", classes) if include_top else (pooling, None)
+    model = convnext_model(design, inputs, statistics, *head, classifier_activation)
+    if source is not None:
+        loading.load_source(model, source, include_top)
+    return model
+
+
+def _constructor(function: str, variant: str, weights: str | None = "imagenet") -> Callable[..., keras.Model]:
+    """The constructor of one variant, with the signature of `keras.applications`."""
+
+    def constructor(
+        include_top: bool = True,
+        include_preprocessing: bool = True,
+        weights: Any = weights,
+        input_tensor: Any = None,
+        input_shape: tuple[int | None, ...] | None = None,
+        pooling: str | None = None,
+        classes: int = 1000,
+        classifier_activation: Any = "softmax",
+        name: str = variant,
+        *,
+        drop_path_rate: float = 0.0,
+        layer_scale_init_value: float | None = 1e-6,
+        dtype: Any = None,
+    ) -> keras.Model:
+        return ConvNeXt(
+            **VARIANTS[variant]._asdict(),
+            include_top=include_top,
+            include_preprocessing=include_preprocessing,
+            weights=weight_sets.find(weights, variant),
+            input_tensor=input_tensor,
+            input_shape=input_shape,
+            pooling=pooling,
+            classes=classes,
+            classifier_activation=classifier_activation,
+            name=name,
+            drop_path_rate=drop_path_rate,
+            layer_scale_init_value=layer_scale_init_value,
+            dtype=dtype,
+        )
+
+    constructor.__name__ = constructor.__qualname__ = function
+    constructor.__doc__ = f"""`{variant}`, with `weights={weights!r}` unless told otherwise.
+
+    The arguments are those of `ConvNeXt`; `weights` also takes the tags that `list_weights("{variant}.*")` lists.
+
+    Example:
+        >>> {function}(weights=None, include_top=False, pooling="avg").output_shape
+        (None, {VARIANTS[variant].dims[-1]})
+    """
+    return constructor
+
+
+ConvNeXtTiny = _constructor("ConvNeXtTiny", "convnext_tiny")
+ConvNeXtSmall = _constructor("ConvNeXtSmall", "convnext_small")
+ConvNeXtBase = _constructor("ConvNeXtBase", "convnext_base")
+ConvNeXtLarge = _constructor("ConvNeXtLarge", "convnext_large")
+ConvNeXtXLarge = _constructor("ConvNeXtXLarge", "convnext_xlarge")

@@ -1,0 +1,183 @@
+"""A weight file into a model: one strict gate for every format and layout, all or nothing.
+
+Apart from `weights`, which says where files come from: this module knows models, that one does not.
+"""
+
+import os
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from convnext_keras import layouts
+from convnext_keras.download import file_sha256
+from convnext_keras.readers import WeightFile, WeightsError, open_weights
+from convnext_keras.weights import Provenance, WeightSet, fetch
+
+FLOATS = ("float32", "float16", "bfloat16")
+HEAD = ("head_hidden/kernel", "head_hidden/bias", "head_dense/kernel", "head_dense/bias")
+CLASSIFIER = HEAD[2:]
+SHOWN = 3
+
+
+def load_weights(model: keras.Model, path: str | os.PathLike) -> None:
+    """Loads a weight file of any published layout into a model, strictly.
+
+    Names, shapes and types of all tensors are compared with the model before any data is read, then all data is read
+    and found finite, and only then is anything assigned. A classifier in the file is left out if the model has none.
+
+    Args:
+        model: a model of this library, or one built on it.
+        path: `.h5` of Keras 2 or 3, `.weights.h5`, or `.safetensors` of any layout that `layouts` lists.
+
+    Raises:
+        WeightsError: if the file does not fit; the model is then as it was before.
+
+    Example:
+        >>> from convnext_keras import create_model, load_weights
+        >>> model = create_model("convnext_mini", weights=None, classes=10)
+        >>> load_weights(model, "weights/convnext_mini.digits.safetensors")
+    """
+    load(model, Path(path))
+
+
+def load(model: keras.Model, path: Path, fresh_head: bool = False) -> bool:
+    """`load_weights` for a constructor, which may leave the classifier fresh.
+
+    Args:
+        model: the model to fill.
+        path: the file.
+        fresh_head: whether a classifier that the file has not, or has for other classes, stays as it is.
+
+    Returns:
+        Whether the classifier was left as it was.
+    """
+    variables = named_variables(model)
+    with open_weights(path) as file:
+        fit = _match(file, variables)
+        head = {key: variables.pop(key) for key in CLASSIFIER if key in variables}
+        if not (fresh_head and head and not _fits(file, fit, head)):
+            variables |= head
+        _refuse(file, fit, variables, model.name)
+        for key, (_, variable) in variables.items():
+            _read(file, fit, key, variable)
+        for key, (_, variable) in variables.items():
+            variable.assign(_read(file, fit, key, variable))
+    return bool(head) and not head.keys() <= variables.keys()
+
+
+def named_variables(model: keras.Model) -> dict[str, tuple[str, keras.Variable]]:
+    """Each variable of a model with its path in a `.weights.h5` file, by its key (see `layouts`)."""
+    found = list(_layers(model))
+    stems = (re.fullmatch(r"(.*)stem_conv(_1)?", layer.name) for _, layer in found)
+    prefix = next((stem[1] for stem in stems if stem), "")
+    named = {}
+    for path, layer in found:
+        name = layer.name
+        if type(layer) is keras.layers.LayerNormalization and re.fullmatch(r"layer_normalization(_\d+)?", name):
+            name = f"{prefix}head_layernorm"  # Keras leaves the last norm unnamed in models without a top.
+        for index, variable in enumerate(layer.weights):
+            key = f"{name.removeprefix(prefix)}/{variable.name}"
+            if variable.name != "seed_generator_state":
+                named[key] = (f"{path}/vars/{index}", variable)
+    return named
+
+
+def _layers(model: keras.Model, root: str = "") -> Iterator[tuple[str, keras.Layer]]:
+    """The innermost layers of a model, with the names that Keras' `.weights.h5` gives them: class and count."""
+    counts: dict[str, int] = {}
+    for layer in model.layers:
+        kind = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(layer).__name__).lower()
+        count = counts[kind] = counts.get(kind, -1) + 1
+        path = f"{root}layers/{kind}_{count}" if count else f"{root}layers/{kind}"
+        if isinstance(layer, keras.Model):
+            yield from _layers(layer, f"{path}/")
+        else:
+            yield path, layer
+
+
+def _match(file: WeightFile, variables: Mapping[str, tuple[str, keras.Variable]]) -> layouts.Match:
+    files = {name: header.shape for name, header in file.headers.items()}
+    shapes = {key: tuple(variable.shape) for key, (_, variable) in variables.items()}
+    # A head that the model does not have is looked for too, to know it from a tensor that nobody expected.
+    absent = dict.fromkeys((key for key in HEAD if key not in shapes), ())
+    paths = {key: path for key, (path, _) in variables.items()}
+    fit = layouts.match(file.format, files, {**shapes, **absent}, paths)
+    return fit._replace(sources={key: name for key, name in fit.sources.items() if key in shapes})
+
+
+def _fits(file: WeightFile, fit: layouts.Match, variables: Mapping[str, tuple[str, keras.Variable]]) -> bool:
+    return all(key in fit.sources for key in variables) and not _misshapen(file, fit, variables)
+
+
+def _misshapen(file: WeightFile, fit: layouts.Match, variables: Mapping[str, tuple[str, keras.Variable]]) -> list[str]:
+    """What is wrong with shapes and types, one phrase for each variable."""
+    wrong = []
+    for key in (key for key in variables if key in fit.sources):
+        shape = tuple(variables[key][1].shape)
+        header = file.headers[fit.sources[key]]
+        valid = layouts.torch_shapes(shape) if fit.torch else (shape,)
+        if header.shape not in valid:
+            wrong.append(f"{fit.sources[key]!r} is {header.shape}, expected {valid[0]}")
+        elif header.dtype not in FLOATS:
+            wrong.append(f"{fit.sources[key]!r} is of type {header.dtype}, expected float32, float16 or bfloat16")
+    return wrong
+
+
+def _refuse(file: WeightFile, fit: layouts.Match, variables: Mapping, model_name: str) -> None:
+    """Raises unless every variable has its tensor and every tensor its variable."""
+    if fit.layout is None:
+        raise WeightsError(f"{file.path}: its names are of no known layout; it begins with {_some(file.headers)}.")
+    findings = {
+        "missing": [key for key in variables if key not in fit.sources],
+        "not expected": [repr(name) for name in fit.surplus],
+        "unfit": _misshapen(file, fit, variables),
+    }
+    if any(findings.values()):
+        text = "; ".join(f"{len(found)} {kind}: {_some(found)}" for kind, found in findings.items() if found)
+        raise WeightsError(f"{file.path} (layout {fit.layout}) does not fit the model {model_name!r}: {text}.")
+
+
+def _some(items) -> str:
+    items = list(items)
+    return ", ".join(items[:SHOWN]) + (f" and {len(items) - SHOWN} more" if len(items) > SHOWN else "")
+
+
+def _read(file: WeightFile, fit: layouts.Match, key: str, variable: keras.Variable) -> np.ndarray:
+    """One variable's values in float32, found finite in the variable's own type."""
+    name = fit.sources[key]
+    try:
+        array = file.read(name).astype("float32")
+    except (OSError, RuntimeError, ValueError) as error:
+        raise WeightsError(f"{file.path}: {name!r} cannot be read: {error}") from error
+    if fit.torch:
+        array = layouts.from_torch(array, tuple(variable.shape))
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(array.astype(variable.dtype)).all()
+    if not finite:
+        raise WeightsError(f"{file.path}: {name!r} holds values that are not finite in {variable.dtype}.")
+    return array
+
+
+def load_source(model: keras.Model, source: WeightSet | Path, include_top: bool) -> None:
+    """Fills a fresh model from a weight set or a file, and notes where its weights come from.
+
+    A classifier for other classes than the model's leaves the model's own as it is, with a warning that names it.
+    """
+    path = source if isinstance(source, Path) else fetch(source, include_top)
+    fresh = load(model, path, fresh_head=True)
+    if fresh:
+        warnings.warn(
+            f"The layer {model.layers[-1].name!r} has fresh random weights: {path.name} has no classifier for "
+            f"{model.output_shape[-1]} classes. Train it, or set classes= to the weights', or include_top=False.",
+            stacklevel=4,
+        )
+    if isinstance(source, WeightSet):
+        labels = None if fresh else source.labels
+        known = {"weights": source.name, "license": source.license, "recipe": source.recipe, "labels": labels}
+    else:
+        known = {}
+    model.provenance = Provenance(file=path, sha256=file_sha256(path), **known)

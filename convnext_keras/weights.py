@@ -1,0 +1,171 @@
+"""The registry of weight sets: from a name to a verified local file."""
+
+import csv
+import dataclasses
+import difflib
+import fnmatch
+import functools
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from convnext_keras import download
+from convnext_keras.preprocessing import Recipe
+from convnext_keras.readers import WeightsError
+
+# In a wheel the top-level folder `weights/` lies inside the package; in a checkout it lies beside it.
+BUNDLED = next(
+    folder
+    for folder in (Path(__file__).parent / "bundled_weights", Path(__file__).parents[1] / "weights")
+    if (folder / "registry.csv").is_file()
+)
+
+
+class WeightSet(NamedTuple):
+    """One row of the registry, `weights/registry.csv`: a published set of weights and how to use it.
+
+    Attributes:
+        variant: the architecture it belongs to.
+        tag: its name among the variant's sets.
+        file: name of the file; in the folder `weights/` if `url` is empty.
+        url: address of the file with the classifier.
+        sha256: of that file, 64 hexadecimal digits.
+        headless_url: address of the file without the classifier, if the publisher has one.
+        headless_sha256: of that file.
+        megabytes: about how large the file is.
+        classes: width of the classifier, 0 if there is none.
+        labels: name of the label set of the classes.
+        input_size: height and width in pixels that the set is evaluated at.
+        crop: see `Recipe.crop`.
+        resize: see `Recipe.resize`.
+        interpolation: see `Recipe.interpolation`.
+        statistics: the name of the statistics that the model embeds.
+        license: of the weights, as their publisher states it.
+        source: page that describes them.
+        top1: published accuracy in percent with this recipe, empty if none is.
+    """
+
+    variant: str
+    tag: str
+    file: str
+    url: str
+    sha256: str
+    headless_url: str
+    headless_sha256: str
+    megabytes: int
+    classes: int
+    labels: str
+    input_size: int
+    crop: float
+    resize: str
+    interpolation: str
+    statistics: str
+    license: str
+    source: str
+    top1: str
+
+    @property
+    def name(self) -> str:
+        """`variant.tag`, unique in the registry."""
+        return f"{self.variant}.{self.tag}"
+
+    @property
+    def recipe(self) -> Recipe:
+        """The evaluation transform: a picture in, the model's pixels out."""
+        return Recipe(self.input_size, self.crop, self.resize, self.interpolation, self.statistics)
+
+
+@dataclasses.dataclass(frozen=True)
+class Provenance:
+    """Where a model's weights come from, as `model.provenance`.
+
+    Attributes:
+        file: path of the file.
+        sha256: of the file.
+        weights: name of the weight set, None for a file of the user's.
+        license: of the weights, None if unknown.
+        recipe: evaluation transform of the weight set, None if unknown.
+        labels: name of the label set of the model's classes, None if unknown or the head is fresh.
+    """
+
+    file: Path
+    sha256: str
+    weights: str | None = None
+    license: str | None = None
+    recipe: Recipe | None = None
+    labels: str | None = None
+
+
+@functools.cache
+def registry() -> dict[str, WeightSet]:
+    """Every weight set by its name, in the order of `weights/registry.csv`."""
+    types = WeightSet.__annotations__
+    with (BUNDLED / "registry.csv").open(encoding="utf-8", newline="") as stream:
+        rows = [WeightSet(**{key: types[key](text) for key, text in row.items()}) for row in csv.DictReader(stream)]
+    return {row.name: row for row in rows}
+
+
+
+
+def list_weights(pattern: str = "*") -> list[str]:
+    """Names of the weight sets, each `variant.tag`.
+
+    Args:
+        pattern: shell pattern that the name matches, such as `"convnext_base.*"`.
+
+    Example:
+        >>> list_weights("convnext_mini.*")
+        ['convnext_mini.digits']
+    """
+    return fnmatch.filter(registry(), pattern)
+
+
+def find(weights: str | os.PathLike | WeightSet | None, variant: str | None) -> WeightSet | Path | None:
+    """What `weights=` of a constructor stands for: a weight set of the variant, an existing file, or nothing.
+
+    Raises:
+        ValueError: if it is none of these; the message lists what is valid.
+        WeightsError: if it looks like a path and there is no such file.
+    """
+    if weights is None or isinstance(weights, WeightSet):
+        return weights
+    if not isinstance(weights, str | os.PathLike):
+        raise ValueError(f"weights must be None, the name of a weight set, or a path. Received: {weights!r}")
+    tags = {weight_set.tag: weight_set for weight_set in registry().values() if weight_set.variant == variant}
+    if str(weights) in tags:
+        return tags[str(weights)]
+    if str(weights) in registry() and registry()[str(weights)].variant == variant:
+        return registry()[str(weights)]
+    if Path(weights).is_file():
+        return Path(weights)
+    if isinstance(weights, os.PathLike) or os.sep in weights or weights.endswith((".h5", ".safetensors", ".pth")):
+        raise WeightsError(f"{weights}: no such file.")
+    close = difflib.get_close_matches(weights, [*tags, *registry()], n=1)
+    raise ValueError(
+        f"weights must be None, a path to an existing file, or one of {sorted(tags)} for {variant or 'a custom ConvNeXt'}."
+        f" Received: weights={weights!r}" + (f". Did you mean {close[0]!r}?" if close else "")
+    )
+
+
+def fetch(weight_set: WeightSet, include_top: bool = True) -> Path:
+    """The local file of a weight set, downloaded if need be and checked against its sha256.
+
+    Args:
+        weight_set: a row of the registry.
+        include_top: False to take the publisher's file without the classifier where there is one.
+
+    Raises:
+        WeightsError: if it cannot be had, or its sha256 differs.
+    """
+    headless = not include_top and bool(weight_set.headless_url)
+    url = weight_set.headless_url if headless else weight_set.url
+    sha256 = weight_set.headless_sha256 if headless else weight_set.sha256
+    try:
+        if url:
+            return download.fetch(url, sha256, weight_set.megabytes)
+    except OSError as error:
+        raise WeightsError(f"{weight_set.name}: {error}") from error
+    path = BUNDLED / weight_set.file
+    if not path.is_file() or download.file_sha256(path) != sha256:
+        raise WeightsError(f"{path}: is missing or differs from the registry's sha256. Install convnext-keras again.")
+    return path

@@ -1,0 +1,208 @@
+import keras
+import numpy as np
+import pytest
+from conftest import BACKEND, needs_training, to_numpy
+from keras import ops
+
+from convnext_keras import layers as convnext_layers
+from convnext_keras.layers import DepthwiseConvolution, GlobalResponseNormalization, LayerScale, SimpleNormalization
+
+CASES = [
+    # kernel size, dilation, (N, H, W, C)
+    (7, 1, (2, 9, 12, 5)),
+    (7, 1, (1, 3, 2, 4)),
+    (5, 1, (2, 8, 8, 3)),
+    ((3, 5), 1, (2, 8, 6, 3)),
+    (7, 2, (1, 11, 14, 3)),
+    (3, 4, (1, 16, 16, 2)),
+]
+TOLERANCE = 2e-5  # of float32 sums of 49 products of order 1
+
+
+def depthwise_reference(inputs, kernel, rate):
+    """In float64: outputs `(N, H, W, C)`, and a function from an upstream gradient to both gradients."""
+    rows, columns = kernel.shape[:2]
+    margin = [(0, 0), ((rows - 1) * rate // 2,) * 2, ((columns - 1) * rate // 2,) * 2, (0, 0)]
+    padded = np.pad(inputs.astype("float64"), margin)
+    height, width = inputs.shape[1:3]
+
+    def window(array, row, column):
+        return array[:, row * rate : row * rate + height, column * rate : column * rate + width]
+
+    positions = [(row, column) for row in range(rows) for column in range(columns)]
+    result = sum(window(padded, *position) * kernel[(*position, 0)] for position in positions)
+
+    def gradients(upstream):
+        for_inputs, for_kernel = np.zeros_like(padded), np.zeros(kernel.shape)
+        for position in positions:
+            window(for_inputs, *position)[...] += upstream * kernel[(*position, 0)]
+            for_kernel[(*position, 0)] = (window(padded, *position) * upstream).sum(axis=(0, 1, 2))
+        for_inputs = for_inputs[:, margin[1][0] :][:, :height, margin[2][0] :][:, :, :width]
+        return for_inputs, for_kernel
+
+    return result, gradients
+
+
+def example(kernel_size, rate, shape):
+    random = np.random.default_rng(0)
+    layer = DepthwiseConvolution(shape[-1], kernel_size, dilation_rate=rate, use_bias=False)
+    layer.build(shape)
+    kernel = random.normal(size=layer.kernel.shape).astype("float32")
+    layer.kernel.assign(kernel)
+    return layer, random.normal(size=shape).astype("float32"), kernel, random.normal(size=shape).astype("float32")
+
+
+def run_with_gradients(layer, inputs, upstream, compiled):
+    """Outputs of the layer and the gradients of `sum(outputs * upstream)`, eagerly or compiled (by XLA where it can)."""
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        def step(inputs):
+            with tf.GradientTape() as tape:
+                tape.watch(inputs)
+                results = layer(inputs)
+                loss = tf.reduce_sum(results * upstream)
+            return results, tape.gradient(loss, [inputs, layer.kernel.value])
+
+        step = tf.function(step, jit_compile=True) if compiled else step
+        return step(tf.constant(inputs))
+    if BACKEND == "jax":
+        import jax
+
+        def loss(inputs, kernel):
+            results = layer.stateless_call([kernel], [], inputs)[0]
+            return (results * upstream).sum(), results
+
+        step = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+        (_, results), gradients = (jax.jit(step) if compiled else step)(inputs, layer.kernel.value)
+        return results, gradients
+    import torch
+
+    tensor = torch.tensor(inputs, requires_grad=True)
+    results = layer(tensor)
+    (results * torch.tensor(upstream)).sum().backward()
+    return results, (tensor.grad, layer.kernel.value.grad)
+
+
+@pytest.mark.parametrize(("kernel_size", "rate", "shape"), CASES)
+def test_depthwise_outputs(kernel_size, rate, shape):
+    layer, inputs, kernel, _ = example(kernel_size, rate, shape)
+    expected, _ = depthwise_reference(inputs, kernel, rate)
+    np.testing.assert_allclose(to_numpy(layer(inputs)), expected, atol=TOLERANCE)
+
+
+@needs_training
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(("kernel_size", "rate", "shape"), CASES)
+def test_depthwise_gradients(kernel_size, rate, shape, compiled):
+    layer, inputs, kernel, upstream = example(kernel_size, rate, shape)
+    expected, gradients = depthwise_reference(inputs, kernel, rate)
+    results, found = run_with_gradients(layer, inputs, upstream, compiled)
+    np.testing.assert_allclose(to_numpy(results), expected, atol=TOLERANCE)
+    for gradient, wanted in zip(found, gradients(upstream), strict=True):
+        np.testing.assert_allclose(to_numpy(gradient), wanted, atol=10 * TOLERANCE)
+
+
+@pytest.mark.skipif(BACKEND not in ("tensorflow", "jax"), reason="the others have no XLA")
+@pytest.mark.parametrize(("kernel_size", "rate", "shape"), CASES)
+def test_shifted_sum_takes_any_batch_and_size(kernel_size, rate, shape):
+    layer, inputs, kernel, _ = example(kernel_size, rate, shape)
+    expected, _ = depthwise_reference(inputs, kernel, rate)
+    found = convnext_layers.shifted_depthwise(ops.convert_to_tensor(inputs), layer.kernel.value, rate)
+    np.testing.assert_allclose(to_numpy(found), expected, atol=TOLERANCE)
+
+
+def test_depthwise_accepts_unknown_sizes():
+    inputs = keras.Input((None, None, 3))
+    model = keras.Model(inputs, DepthwiseConvolution(3, 7)(inputs))
+    assert to_numpy(model(np.ones((1, 5, 9, 3), "float32"))).shape == (1, 5, 9, 3)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_depthwise_sums_in_float32(policy):
+    """Forty-nine products of 1.0 and 40.0 lose digits in 16 bits, but their sum has three significant ones only."""
+    layer = DepthwiseConvolution(2, 7, kernel_initializer="ones", dtype=policy)
+    found = layer(np.full((1, 7, 7, 2), 40.0, "float32"))
+    assert keras.backend.standardize_dtype(found.dtype) == layer.compute_dtype
+    np.testing.assert_allclose(to_numpy(ops.cast(found, "float32"))[0, 3, 3], 1960, rtol=4e-3)
+
+
+def test_depthwise_refuses_even_kernels():
+    with pytest.raises(ValueError, match="must be odd"):
+        DepthwiseConvolution(3, 4)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="the path that exports to a SavedModel")
+def test_saved_model_needs_no_xla(tmp_path):
+    import tensorflow as tf
+    from convnext_keras import create_model
+
+    model = create_model("convnext_mini", weights=None, classes=3)
+    model.export(tmp_path / "saved", format="tf_saved_model", verbose=False)
+    served = tf.saved_model.load(str(tmp_path / "saved")).signatures["serving_default"]
+    functions = served.graph.as_graph_def().library.function
+    attributes = [name for function in functions for name in function.attr]
+    operations = {node.op for function in functions for node in function.node_def}
+    assert "DepthwiseConv2dNative" in operations
+    assert not [name for name in attributes if "XlaMustCompile" in name]
+
+
+def test_layer_scale():
+    layer = LayerScale(0.25)
+    np.testing.assert_allclose(to_numpy(layer(np.full((1, 2, 2, 3), 8.0, "float32"))), 2.0)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
+def test_global_response_normalization(policy):
+    random = np.random.default_rng(0)
+    inputs = random.normal(size=(2, 3, 4, 5)).astype("float32")
+    gamma, beta = random.normal(size=(2, 5)).astype("float32")
+    layer = GlobalResponseNormalization(dtype=policy)
+    layer.build(inputs.shape)
+    layer.set_weights([gamma, beta])
+    norm = np.sqrt((inputs.astype("float64") ** 2).sum(axis=(1, 2), keepdims=True))
+    expected = inputs + beta + gamma * inputs * norm / (norm.mean(axis=-1, keepdims=True) + 1e-6)
+    found = to_numpy(ops.cast(layer(inputs), "float32"))
+    digits = {"float32": 1e-5, "mixed_float16": 1e-2, "mixed_bfloat16": 1e-1}[policy]
+    np.testing.assert_allclose(found, expected, atol=digits)
+
+
+def test_global_response_normalization_does_not_overflow_in_float16():
+    layer = GlobalResponseNormalization(dtype="mixed_float16")
+    layer.build((1, 8, 8, 4))
+    layer.set_weights([np.ones(4), np.zeros(4)])
+    found = to_numpy(ops.cast(layer(np.full((1, 8, 8, 4), 300.0, "float32")), "float32"))
+    np.testing.assert_allclose(found, 600, rtol=1e-2)
+
+
+def test_simple_normalization_divides_by_the_unbiased_deviation():
+    inputs = np.random.default_rng(0).normal(3, 2, size=(2, 3, 3, 6)).astype("float32")
+    layer = SimpleNormalization()
+    expected = inputs / np.sqrt(inputs.astype("float64").var(axis=-1, ddof=1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(to_numpy(layer(inputs)), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        DepthwiseConvolution(3, (7, 5), dilation_rate=2, use_bias=False, kernel_initializer="ones", name="a"),
+        LayerScale(0.5, name="b"),
+        GlobalResponseNormalization(epsilon=1e-3, name="c"),
+        SimpleNormalization(epsilon=1e-3, name="d"),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_layers_come_back_from_their_configuration(layer):
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
+    assert type(again) is type(layer)
+    assert again.get_config() == layer.get_config()
+    inputs = np.random.default_rng(0).normal(size=(1, 8, 8, 3)).astype("float32")
+    expected = to_numpy(layer(inputs))
+    again.build(inputs.shape)
+    again.set_weights(layer.get_weights())
+    np.testing.assert_array_equal(to_numpy(again(inputs)), expected)
+
+
+@pytest.mark.parametrize("exported", ["DepthwiseConvolution", "LayerScale", "gelu_tanh"])
+def test_registered_under_the_package_name(exported):
+    assert keras.saving.get_registered_object(f"convnext_keras>{exported}") is getattr(convnext_layers, exported)
