@@ -18,7 +18,7 @@ from convnext_keras.weights import BUNDLED, WeightSet, fetch, find, registry
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 DEMO = "convnext_mini.digits"
-CELL = 48  # pixels of one digit in the demo's picture
+CELL, GAP = 48, 18  # pixels of a digit in the demo's picture, and of the line below it
 
 
 def main() -> None:
@@ -142,12 +142,13 @@ def held_out_digits() -> tuple[np.ndarray, np.ndarray]:
 def picture_of(digits: np.ndarray, labels: np.ndarray, predicted: np.ndarray) -> Image.Image:
     """A grid of the digits, each with its prediction below, one row for each label."""
     columns = int(np.bincount(labels).max())
-    picture = Image.new("RGB", (columns * CELL, 10 * (CELL + 14)), "white")
+    picture = Image.new("RGB", (columns * CELL, 10 * (CELL + GAP)), "white")
     draw = ImageDraw.Draw(picture)
     for label in range(10):
         mine = labels == label
         for column, (digit, guess) in enumerate(zip(digits[mine], predicted[mine], strict=True)):
-            left, top = column * CELL, label * (CELL + 14)
+            left, top = column * CELL, label * (CELL + GAP)
             picture.paste(Image.fromarray(255 - digit).resize((CELL - 4, CELL - 4), Image.Resampling.NEAREST), (left, top))
-            draw.text((left + CELL // 2 - 5, top + CELL - 4), str(guess), fill="green" if guess == label else "red")
+            colour = "green" if guess == label else "red"
+            draw.text((left + CELL // 2 - 6, top + CELL - 6), str(guess), fill=colour, font_size=16)
     return picture

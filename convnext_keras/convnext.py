@@ -181,8 +181,8 @@ def convnext_model(design: Design, inputs, statistics: str | None, pooling: str 
     x = convnext_head(x, pooling, classes, activation, design)
     if first and len(x.shape) == 4:
         x = layers.Permute((3, 1, 2), name=f"{design.name}_channels_first", dtype=design.head_dtype)(x)
-    origin = inputs if isinstance(inputs._keras_history.operation, layers.InputLayer) else keras.utils.get_source_inputs(inputs)
-    return keras.Model(origin, x, name=design.name)
+    origins = keras.utils.get_source_inputs(inputs)
+    return keras.Model(origins[0] if len(origins) == 1 else origins, x, name=design.name)
 
 
 def ConvNeXt(  # noqa: N802 - named like the constructors of keras.applications

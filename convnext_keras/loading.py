@@ -90,7 +90,7 @@ def _layers(model: keras.Model, root: str = "") -> Iterator[tuple[str, keras.Lay
     """The innermost layers of a model, with the names that Keras' `.weights.h5` gives them: class and count."""
     counts: dict[str, int] = {}
     for layer in model.layers:
-        kind = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(layer).__name__).lower()
+        kind = re.sub(r"(?<=.)(?=[A-Z][a-z])|(?<=[a-z])(?=[A-Z])", "_", type(layer).__name__).lower()
         count = counts[kind] = counts.get(kind, -1) + 1
         path = f"{root}layers/{kind}_{count}" if count else f"{root}layers/{kind}"
         if isinstance(layer, keras.Model):

@@ -107,6 +107,8 @@ def main() -> None:
     checkpoint = folder / "convnext_mini.digits.safetensors"
     checkpoint.write_bytes(safetensors.numpy.save(arrays))
     write_sheet(pixels, labels, folder / "digits_held_out.png")
+    few = np.stack([RECIPE(image) for image in pixels[:8]])
+    np.savez_compressed(folder.parent / "tests" / "references" / "digits_jax.npz", pixels=few, scores=model(few))
     print(f"{checkpoint.name}: {checkpoint.stat().st_size} bytes, sha256 {file_sha256(checkpoint)}")
 
 

@@ -1,3 +1,11 @@
+import os
+from pathlib import Path
+
+# JAX compiles every operation for every shape anew in each process; this lets processes share the results.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
 import keras
 import numpy as np
 import pytest

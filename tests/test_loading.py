@@ -1,0 +1,198 @@
+"""Files of the peers into models, and what happens to files that do not fit."""
+
+import shutil
+
+import h5py
+import keras
+import numpy as np
+import pytest
+import safetensors.numpy
+from conftest import outputs, randomise, to_numpy
+
+from convnext_keras import ConvNeXt, WeightsError, create_model, load_weights
+from convnext_keras.loading import named_variables
+from make_references import ARCHITECTURE, CLASSES, HEADS, REFERENCES
+
+# Outputs of order 1 in float32, against a peer that orders the same sums otherwise.
+TOLERANCE = 1e-5
+FORMATS = ("weights.h5", "safetensors")
+
+
+def small(head="top", **arguments):
+    depths, dims = ARCHITECTURE["depths"], ARCHITECTURE["projection_dims"]
+    return ConvNeXt(depths, dims, **{"name": "small", "input_shape": (None, None, 3), **HEADS[head], **arguments})
+
+
+def reference(peer):
+    arrays = np.load(REFERENCES / f"{peer}.npz")
+    return arrays["pixels"].astype("float32"), arrays
+
+
+def write_safetensors(model, path, **changes):
+    arrays = {key: np.array(to_numpy(variable.value)) for key, (_, variable) in named_variables(model).items()}
+    arrays |= {key: value for key, value in changes.items() if value is not None}
+    safetensors.numpy.save_file({key: value for key, value in arrays.items() if changes.get(key, 0) is not None}, path)
+
+
+@pytest.mark.parametrize("by", ["load_weights", "weights=", "Keras' own load_weights"])
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("peer", ["keras", "tf_keras"])
+def test_files_of_keras_give_its_numbers(peer, head, by):
+    pixels, expected = reference(peer)
+    path = REFERENCES / f"{peer}_{head}.h5"
+    model = small(head, weights=path if by == "weights=" else None)
+    if by == "load_weights":
+        load_weights(model, path)
+    elif by != "weights=":
+        model.load_weights(path)
+    np.testing.assert_allclose(outputs(model, pixels), expected[head], atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("file", ["keras_top.weights.h5", "keras_top_model.h5"])
+def test_other_files_of_keras(file):
+    pixels, expected = reference("keras")
+    model = small(weights=REFERENCES / file, name="another")
+    np.testing.assert_allclose(outputs(model, pixels), expected["top"], atol=TOLERANCE)
+    assert model.provenance.file == REFERENCES / file
+    assert len(model.provenance.sha256) == 64
+
+
+def test_predict_agrees_too():
+    """OpenVINO computes `predict` in bfloat16 on some processors: two percent."""
+    pixels, expected = reference("keras")
+    found = small(weights=REFERENCES / "keras_top.h5").predict(pixels, verbose=0)
+    tolerance = 0.02 if keras.backend.backend() == "openvino" else TOLERANCE
+    np.testing.assert_allclose(found, expected["top"], atol=tolerance * np.abs(expected["top"]).max())
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_files_of_ours_load_into_keras(head, tmp_path):
+    from keras.src.applications.convnext import ConvNeXt as KerasConvNeXt
+    from keras.src.legacy.saving import legacy_h5_format
+
+    model = randomise(small(head), seed=2)
+    with h5py.File(tmp_path / "ours.h5", "w") as file:
+        legacy_h5_format.save_weights_to_hdf5_group(file, model)
+    arguments = {**ARCHITECTURE, **HEADS[head], "name": "small", "weights": None, "input_shape": (48, 64, 3)}
+    theirs = KerasConvNeXt(**arguments)
+    theirs.load_weights(tmp_path / "ours.h5")
+    pixels, _ = reference("keras")
+    np.testing.assert_allclose(outputs(theirs, pixels), outputs(model, pixels), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("head", HEADS)
+def test_own_files_change_nothing(head, form, tmp_path):
+    model = randomise(small(head, drop_path_rate=0.1), seed=3)
+    path = tmp_path / f"own.{form}"
+    if form == "safetensors":
+        write_safetensors(model, path)
+    else:
+        model.save_weights(path)
+    again = small(head, weights=path, name="again")
+    for old, new in zip(named_variables(model).values(), named_variables(again).values(), strict=True):
+        np.testing.assert_array_equal(to_numpy(old[1].value), to_numpy(new[1].value))
+
+
+def test_weights_of_a_trained_model(tmp_path):
+    """A compiled model writes the state of its optimizer too, which is left out by name."""
+    model = randomise(small(drop_path_rate=0.1))
+    model.compile("adam", "categorical_crossentropy")
+    model.optimizer.build(model.trainable_variables)
+    model.save_weights(tmp_path / "trained.weights.h5")
+    again = small(weights=tmp_path / "trained.weights.h5")
+    pixels, _ = reference("keras")
+    np.testing.assert_array_equal(outputs(again, pixels), outputs(model, pixels))
+
+
+def test_file_written_under_another_backend():
+    """The digits were trained under JAX; their scores were written down there."""
+    model = create_model("convnext_mini.digits")
+    expected = np.load(REFERENCES / "digits_jax.npz")
+    np.testing.assert_allclose(outputs(model, expected["pixels"].astype("float32")), expected["scores"], atol=TOLERANCE)
+
+
+def test_classifier_for_other_classes_stays_fresh_with_a_warning():
+    pixels, expected = reference("keras")
+    with pytest.warns(UserWarning, match="'small_head_dense' has fresh random weights"):
+        model = small(weights=REFERENCES / "keras_top.h5", classes=3)
+    assert model.output_shape == (None, 3)
+    headless = small("avg", weights=REFERENCES / "keras_top.h5")
+    features = keras.Model(model.input, model.get_layer("small_head_layernorm").output)
+    np.testing.assert_allclose(outputs(features, pixels), outputs(headless, pixels), atol=TOLERANCE)
+    assert model.provenance.labels is None
+
+
+def test_top_from_a_file_without_one_stays_fresh_with_a_warning():
+    with pytest.warns(UserWarning, match="fresh random weights.*keras_avg.h5 has no classifier"):
+        small(weights=REFERENCES / "keras_avg.h5")
+    with pytest.raises(WeightsError, match="missing: head_dense/kernel"):
+        load_weights(small(), REFERENCES / "keras_avg.h5")
+
+
+def test_sixteen_bit_files_are_read(tmp_path):
+    model = randomise(small())
+    arrays = {key: to_numpy(variable.value).astype("float16") for key, (_, variable) in named_variables(model).items()}
+    safetensors.numpy.save_file(arrays, tmp_path / "half.safetensors")
+    again = small(weights=tmp_path / "half.safetensors")
+    np.testing.assert_allclose(to_numpy(again.weights[0].value), to_numpy(model.weights[0].value), atol=1e-3)
+
+
+BLOCK = "stage_2_block_1_depthwise_conv/kernel"
+BROKEN = {
+    "missing": ({BLOCK: None}, f"1 missing: {BLOCK}"),
+    "surplus": ({"surprise": np.zeros(3, "float32")}, "1 not expected: 'surprise'"),
+    "misshapen": ({BLOCK: np.zeros((7, 7, 1, 5), "float32")}, r"is \(7, 7, 1, 5\), expected \(7, 7, 1, 12\)"),
+    "mistyped": ({BLOCK: np.zeros((7, 7, 1, 12), "int32")}, "of type I32, expected float32"),
+    "not finite": ({"head_dense/bias": np.full(CLASSES, np.nan, "float32")}, "'head_dense/bias' holds values that are not"),
+    "infinite": ({"head_dense/bias": np.full(CLASSES, np.inf, "float32")}, "'head_dense/bias' holds values that are not"),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_nothing_is_assigned_from_a_broken_file(fault, tmp_path):
+    changes, message = BROKEN[fault]
+    path = tmp_path / "broken.safetensors"
+    write_safetensors(randomise(small(), seed=5), path, **changes)
+    model = randomise(small(), seed=6)
+    before = [np.array(to_numpy(weight.value)) for weight in model.weights]
+    with pytest.raises(WeightsError, match=message) as raised:
+        load_weights(model, path)
+    assert "broken.safetensors" in str(raised.value)
+    for weight, value in zip(model.weights, before, strict=True):
+        np.testing.assert_array_equal(to_numpy(weight.value), value)
+
+
+def test_no_reading_before_the_gate(monkeypatch, tmp_path):
+    write_safetensors(randomise(small()), tmp_path / "wide.safetensors", **BROKEN["misshapen"][0])
+    monkeypatch.setattr("convnext_keras.loading._read", None)
+    with pytest.raises(WeightsError, match="does not fit"):
+        load_weights(small(), tmp_path / "wide.safetensors")
+
+
+def test_same_shapes_in_another_order_are_told_apart(tmp_path):
+    """Blocks of a stage have equal shapes: only names say which is which."""
+    shutil.copy(REFERENCES / "keras_top.h5", tmp_path / "swapped.h5")
+    with h5py.File(tmp_path / "swapped.h5", "r+") as file:
+        names = [name for name in file.attrs["layer_names"]]
+        first, second = (
+            next(i for i, name in enumerate(names) if name == f"small_stage_2_block_{block}_depthwise_conv") for block in (0, 1)
+        )
+        names[first], names[second] = names[second], names[first]
+        file.attrs["layer_names"] = names
+    pixels, expected = reference("keras")
+    found = outputs(small(weights=tmp_path / "swapped.h5"), pixels)
+    np.testing.assert_allclose(found, expected["top"], atol=TOLERANCE)
+
+
+def test_a_model_built_on_ours_is_met_strictly():
+    base = small("avg")
+    model = keras.Model(base.input, keras.layers.Dense(2, name="mine")(base.output))
+    with pytest.raises(WeightsError, match="2 missing: mine/kernel, mine/bias"):
+        load_weights(model, REFERENCES / "keras_avg.h5")
+
+
+def test_mixed_precision_models_load(tmp_path):
+    model = small(weights=REFERENCES / "keras_top.h5", dtype="mixed_bfloat16")
+    pixels, expected = reference("keras")
+    np.testing.assert_allclose(outputs(model, pixels), expected["top"], atol=0.05)
