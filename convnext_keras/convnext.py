@@ -16,6 +16,7 @@ from convnext_keras import arguments, loading
 from convnext_keras import weights as weight_sets
 from convnext_keras.layers import (
     DepthwiseConvolution,
+    FusedDense,
     GlobalResponseNormalization,
     LayerScale,
     SimpleNormalization,
@@ -73,12 +74,14 @@ def convnext_block(inputs, name: str, kernel_size: int, drop_path_rate: float, d
     options = {"kernel_initializer": initial(), "dilation_rate": dilation_rate, "dtype": dtype}
     x = DepthwiseConvolution(channels, kernel_size, name=f"{name}_depthwise_conv", **options)(inputs)
     x = design.norm(f"{name}_layernorm")(x)
-    x = layers.Dense(4 * channels, kernel_initializer=initial(), name=f"{name}_pointwise_conv_1", dtype=dtype)(x)
     activation = design.variant.activation
-    x = layers.Activation(ACTIVATIONS[activation], name=f"{name}_{activation}", dtype=dtype)(x)
+    options = {"kernel_initializer": initial(), "name": f"{name}_pointwise_conv_1", "dtype": dtype}
+    x = FusedDense(4 * channels, activation=ACTIVATIONS[activation], **options)(x)
+    # Keras' name for the activation, which is applied inside the layer before.
+    x = layers.Activation("linear", name=f"{name}_{activation}", dtype=dtype)(x)
     if design.variant.response_norm:
         x = GlobalResponseNormalization(name=f"{name}_grn", dtype=dtype)(x)
-    x = layers.Dense(channels, kernel_initializer=initial(), name=f"{name}_pointwise_conv_2", dtype=dtype)(x)
+    x = FusedDense(channels, kernel_initializer=initial(), name=f"{name}_pointwise_conv_2", dtype=dtype)(x)
     if design.layer_scale_init_value is not None:
         x = LayerScale(design.layer_scale_init_value, name=f"{name}_layer_scale", dtype=dtype)(x)
     if drop_path_rate:
@@ -145,10 +148,10 @@ def convnext_head(inputs, pooling: str | None, classes: int | None, classifier_a
     steps.insert(0 if design.variant.head_norm_first else 1, design.norm(names[1], dtype))
     if design.variant.head_hidden and pooling:
         options = {"activation": "gelu", "kernel_initializer": initial(), "dtype": dtype}
-        steps.append(layers.Dense(design.variant.head_hidden, name=f"{name}_hidden", **options))
+        steps.append(FusedDense(design.variant.head_hidden, name=f"{name}_hidden", **options))
     if classes is not None:
         options = {"activation": classifier_activation, "kernel_initializer": initial(), "dtype": dtype}
-        steps.append(layers.Dense(classes, name=f"{name}_dense", **options))
+        steps.append(FusedDense(classes, name=f"{name}_dense", **options))
     x = inputs
     for step in steps:
         x = step(x)

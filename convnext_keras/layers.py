@@ -152,6 +152,50 @@ class DepthwiseConvolution(layers.Conv2D):
         return {key: value for key, value in config.items() if key not in {"groups", *self.FIXED}}
 
 
+def dense_tensorflow(inputs, kernel, bias, activation):
+    """On rows, where TensorFlow's graph optimiser makes one operation of product, bias and exact GELU."""
+    import tensorflow as tf
+
+    shape = tf.concat([tf.shape(inputs)[:-1], [kernel.shape[-1]]], 0)
+    rows = tf.reshape(inputs, (-1, kernel.shape[0]))
+    outputs = tf.reshape(activation(tf.nn.bias_add(tf.matmul(rows, kernel), bias)), shape)
+    outputs.set_shape([*inputs.shape[:-1], kernel.shape[-1]])
+    return outputs
+
+
+def dense_torch(inputs, kernel, bias, activation):
+    """One operation for product and bias, where Keras runs two."""
+    import torch
+
+    return activation(torch.nn.functional.linear(inputs, kernel.T, bias))
+
+
+DENSE = {"tensorflow": dense_tensorflow, "torch": dense_torch}
+
+
+@register
+class FusedDense(layers.Dense):
+    """`keras.layers.Dense` with product, bias and activation in one operation where the backend has it.
+
+    `(..., C)` -> `(..., units)`; arguments, weights and outputs are those of `keras.layers.Dense`.
+
+    Example:
+        >>> FusedDense(4, activation="gelu")(keras.ops.ones((1, 8, 8, 2))).shape
+        (1, 8, 8, 4)
+    """
+
+    def call(self, inputs, training=None):
+        fused = DENSE.get(keras.backend.backend())
+        if fused is None or self.bias is None or self.lora_enabled or self.quantization_mode:
+            return super().call(inputs, training=training)
+        kernel, bias = (ops.convert_to_tensor(variable) for variable in (self.kernel, self.bias))
+        return fused(inputs, kernel, bias, self.activation)
+
+    def quantize(self, mode=None, type_check=True, config=None):
+        """As `keras.layers.Dense` does, which leaves subclasses out unless they ask."""
+        super().quantize(mode, type_check=False, config=config)
+
+
 @register
 class LayerScale(layers.Layer):
     """Multiplies each channel by a learned factor: `(..., C)` -> `(..., C)` (https://arxiv.org/abs/2103.17239v2).

@@ -178,6 +178,11 @@ def keras_legacy_names(names: Iterable[str]) -> dict[str, str]:
     return {keras_legacy_key(name, prefix): name for name in names}
 
 
+def keras_path(path: str) -> str:
+    """A path in a `.weights.h5` file, which counts layers by class, with the classes that Keras' own ConvNeXt has."""
+    return path.replace("depthwise_convolution", "conv2d").replace("fused_dense", "dense")
+
+
 def torch_names(layout: Layout, shapes: Mapping[str, Shape], files: Mapping[str, Shape], prefix: str) -> dict[str, str]:
     """Key to name for the tensors of a PyTorch publisher's file.
 
@@ -267,9 +272,8 @@ def match(format: str, files: Mapping[str, Shape], shapes: Mapping[str, Shape], 
         keys = keras_legacy_names(files)
         return _match("Keras .h5", {key: keys[key] for key in shapes if key in keys}, files)
     if format == "weights.h5":
-        # Keras numbers layers by class, and its own ConvNeXt has the plain class for the depthwise convolution.
-        plain = {name.replace("depthwise_convolution", "conv2d"): name for name in files}
-        wanted = {key: path.replace("depthwise_convolution", "conv2d") for key, path in paths.items()}
+        plain = {keras_path(name): name for name in files}
+        wanted = {key: keras_path(path) for key, path in paths.items()}
         return _match("Keras .weights.h5", {key: plain[path] for key, path in wanted.items() if path in plain}, files)
     if any(re.fullmatch(r"stem_conv(_1)?/kernel", name) for name in files):
         return _match("convnext_keras", {key: key for key in shapes if key in files}, files)
