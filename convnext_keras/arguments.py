@@ -80,7 +80,7 @@ def _checked_shape(shape: Any, source: str, minimum: int, any_channels: bool) ->
         raise ValueError(f"{source} must be at least {minimum} pixels high and wide. Received: {shape}, {names}")
     if channels is None or channels < 1 or (channels != 3 and not any_channels):
         raise ValueError(
-            f"{source} must have 3 channels, {names}. Received: {shape}. Convert the pictures to RGB; other channel counts "
-            "are possible with weights=None and include_preprocessing=False, since weights and statistics are for RGB."
+            f"{source} must have 3 channels, {names}. Received: {shape}. Convert the pictures to RGB; other "
+            "channel counts need weights=None and include_preprocessing=False, since both are for RGB."
         )
     return shape

@@ -46,7 +46,9 @@ def weight_set_named(name: str) -> WeightSet:
 @app.command()
 def classify(
     images: Annotated[list[Path], typer.Argument(help="Pictures: PNG, JPEG, WebP, GIF.", show_default=False)],
-    model: Annotated[str, typer.Option(help="Weight set; 'convnext-keras models' lists them.")] = "convnext_tiny.imagenet",
+    model: Annotated[
+        str, typer.Option(help="Weight set; 'convnext-keras models' lists them.")
+    ] = "convnext_tiny.imagenet",
     top: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 5,
     as_json: AsJson = False,
 ) -> None:
@@ -69,7 +71,9 @@ def classify(
     table = Table("image", "class", "id", "score")
     for image, rows in zip(images, decoded, strict=True):
         for rank, (identifier, name, score) in enumerate(rows):
-            table.add_row("" if rank else str(image), name, identifier, f"{score:.4f}", end_section=rank == len(rows) - 1)
+            table.add_row(
+                "" if rank else str(image), name, identifier, f"{score:.4f}", end_section=rank == len(rows) - 1
+            )
     Console().print(table)
 
 
@@ -90,7 +94,9 @@ def models(
     table = Table("weight set", "million parameters", "MB", "pixels", "classes", "top-1 %", "licence")
     for row in rows:
         million = f"{(VARIANTS[row.variant].parameters or 0) / 1e6:.1f}"
-        table.add_row(row.name, million, str(row.megabytes), str(row.input_size), str(row.classes), row.top1, row.license)
+        table.add_row(
+            row.name, million, str(row.megabytes), str(row.input_size), str(row.classes), row.top1, row.license
+        )
     Console().print(table)
 
 
@@ -132,7 +138,7 @@ def demo(
 
 
 def held_out_digits() -> tuple[np.ndarray, np.ndarray]:
-    """Pixels `(N, 8, 8)` and labels `(N,)` of the sheet, which has one row for each digit and empty cells at its end."""
+    """Pixels `(N, 8, 8)` and labels `(N,)` of the sheet: one row for each digit, with empty cells at its end."""
     sheet = np.asarray(Image.open(BUNDLED / "digits_held_out.png"))
     cells = sheet.reshape(10, 8, -1, 8).swapaxes(1, 2)
     filled = cells.any(axis=(2, 3))
@@ -148,7 +154,9 @@ def picture_of(digits: np.ndarray, labels: np.ndarray, predicted: np.ndarray) ->
         mine = labels == label
         for column, (digit, guess) in enumerate(zip(digits[mine], predicted[mine], strict=True)):
             left, top = column * CELL, label * (CELL + GAP)
-            picture.paste(Image.fromarray(255 - digit).resize((CELL - 4, CELL - 4), Image.Resampling.NEAREST), (left, top))
+            picture.paste(
+                Image.fromarray(255 - digit).resize((CELL - 4, CELL - 4), Image.Resampling.NEAREST), (left, top)
+            )
             colour = "green" if guess == label else "red"
             draw.text((left + CELL // 2 - 6, top + CELL - 6), str(guess), fill=colour, font_size=16)
     return picture

@@ -5,7 +5,6 @@ Layer names and weight order are those of `keras.applications.convnext`, so file
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
@@ -25,7 +24,6 @@ from convnext_keras.layers import (
 from convnext_keras.preprocessing import STATISTICS
 from convnext_keras.variants import VARIANTS, Variant
 
-
 NORMS = {"layer": layers.LayerNormalization, "rms": layers.RMSNormalization, "simple": SimpleNormalization}
 ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": gelu_tanh, "silu": "silu"}
 POOLINGS = {None: None, "avg": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}
@@ -41,7 +39,8 @@ class Design(NamedTuple):
     layer_scale_init_value: float | None
     dtype: Any
 
-    def norm(self, name: str | None = None, dtype: Any = None):
+    def norm(self, name: str | None = None, dtype: Any = None) -> keras.Layer:
+        """A new norm of the variant's kind."""
         return NORMS[self.variant.norm](epsilon=self.variant.epsilon, name=name, dtype=dtype or self.dtype)
 
     @property
@@ -158,7 +157,9 @@ def convnext_head(inputs, pooling: str | None, classes: int | None, classifier_a
     return x
 
 
-def convnext_model(design: Design, inputs, statistics: str | None, pooling: str | None, classes: int | None, activation: Any):
+def convnext_model(
+    design: Design, inputs, statistics: str | None, pooling: str | None, classes: int | None, activation: Any
+):
     """The whole network as a functional model.
 
     Args:

@@ -40,7 +40,8 @@ def shifted_sum(inputs, kernel, dilation_rate: int):
 
 def shifted_kernel_gradient(inputs, upstream, kernel_size: tuple[int, int], dilation_rate: int):
     """Gradient of `shifted_sum` for its kernel: one fused product and sum per position, in a loop so that XLA compiles
-    one of them and not all (49 in a row took five times as long to run and to compile)."""
+    one of them and not all (49 in a row took five times as long to run and to compile).
+    """
     rows, columns = kernel_size
     padded = pad_same(inputs, kernel_size, dilation_rate)
 
@@ -132,7 +133,7 @@ class DepthwiseConvolution(layers.Conv2D):
         ValueError: if a kernel size is even.
 
     Example:
-        >>> DepthwiseConvolution(96, 7)(keras.ops.ones((1, 8, 8, 96))).shape
+        >>> tuple(DepthwiseConvolution(96, 7)(keras.ops.ones((1, 8, 8, 96))).shape)
         (1, 8, 8, 96)
     """
 
@@ -180,7 +181,7 @@ class FusedDense(layers.Dense):
     `(..., C)` -> `(..., units)`; arguments, weights and outputs are those of `keras.layers.Dense`.
 
     Example:
-        >>> FusedDense(4, activation="gelu")(keras.ops.ones((1, 8, 8, 2))).shape
+        >>> tuple(FusedDense(4, activation="gelu")(keras.ops.ones((1, 8, 8, 2))).shape)
         (1, 8, 8, 4)
     """
 

@@ -71,7 +71,7 @@ def load(model: keras.Model, path: Path, fresh_head: bool = False) -> bool:
 
 def named_variables(model: keras.Model) -> dict[str, tuple[str, keras.Variable]]:
     """Each variable of a model with its path in a `.weights.h5` file, by its key (see `layouts`)."""
-    found = list(_layers(model))
+    found = list(inner_layers(model))
     stems = (re.fullmatch(r"(.*)stem_conv(_1)?", layer.name) for _, layer in found)
     prefix = next((stem[1] for stem in stems if stem), "")
     named = {}
@@ -86,7 +86,7 @@ def named_variables(model: keras.Model) -> dict[str, tuple[str, keras.Variable]]
     return named
 
 
-def _layers(model: keras.Model, root: str = "") -> Iterator[tuple[str, keras.Layer]]:
+def inner_layers(model: keras.Model, root: str = "") -> Iterator[tuple[str, keras.Layer]]:
     """The innermost layers of a model, with the names that Keras' `.weights.h5` gives them: class and count."""
     counts: dict[str, int] = {}
     for layer in model.layers:
@@ -94,7 +94,7 @@ def _layers(model: keras.Model, root: str = "") -> Iterator[tuple[str, keras.Lay
         count = counts[kind] = counts.get(kind, -1) + 1
         path = f"{root}layers/{kind}_{count}" if count else f"{root}layers/{kind}"
         if isinstance(layer, keras.Model):
-            yield from _layers(layer, f"{path}/")
+            yield from inner_layers(layer, f"{path}/")
         else:
             yield path, layer
 

@@ -32,7 +32,7 @@ INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampl
 
 
 def normalize(pixels, statistics: str = "imagenet"):
-    """Does outside a model what its embedded `Normalization` layer does: `model_without(normalize(x)) == model_with(x)`.
+    """Does outside a model built with `include_preprocessing=False` what the embedded `Normalization` layer does.
 
     Args:
         pixels: array or tensor `(..., 3)` in 0..255, red, green and blue last.
@@ -52,12 +52,10 @@ def normalize(pixels, statistics: str = "imagenet"):
         raise ValueError(f"statistics must be one of {sorted(STATISTICS)}. Received: statistics={statistics!r}")
     mean, std = (np.asarray(row, "float32") * 255 for row in STATISTICS[statistics])
     if isinstance(pixels, np.ndarray):
-        pixels = pixels.astype("float32")
-    else:
-        import keras
+        return (pixels.astype("float32") - mean) / std
+    from keras import ops
 
-        pixels = keras.ops.cast(pixels, "float32")
-    return (pixels - mean) / std
+    return ops.divide(ops.subtract(ops.cast(pixels, "float32"), mean), std)
 
 
 def preprocess_input(x: Any, data_format: str | None = None):
@@ -80,7 +78,7 @@ def preprocess_input(x: Any, data_format: str | None = None):
         low, high = x.min(), x.max()
         if low < 0 or 0 < high <= 1:
             warnings.warn(
-                f"These pixels lie between {low:.4g} and {high:.4g}, but ConvNeXt takes 0..255 and normalises by itself. "
+                f"These pixels lie between {low:.4g} and {high:.4g}, but ConvNeXt takes 0..255 and normalises them. "
                 "Multiply by 255, or build the model with include_preprocessing=False.",
                 stacklevel=2,
             )
@@ -104,7 +102,9 @@ def open_image(image: str | os.PathLike | Image.Image | np.ndarray) -> Image.Ima
             with Image.open(Path(image)) as opened:
                 return opened.convert("RGB")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{image} cannot be read as an image: {error}. Give a PNG, JPEG, WebP or GIF file.") from error
+            raise ValueError(
+                f"{image} cannot be read as an image: {error}. Give a PNG, JPEG, WebP or GIF file."
+            ) from error
     pixels = np.asarray(image)
     if pixels.ndim == 3 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]

@@ -79,7 +79,7 @@ def open_weights(path: str | os.PathLike) -> Iterator[WeightFile]:
         WeightsError: if the file is missing, of another kind, broken, or holds anything but plain arrays of numbers.
 
     Example:
-        >>> with open_weights("weights/digits.safetensors") as file:
+        >>> with open_weights("weights/convnext_mini.digits.safetensors") as file:
         ...     file.headers["head_dense/bias"]
         Header(shape=(10,), dtype='float32')
     """
@@ -100,7 +100,16 @@ def _refusing(path: Path) -> Iterator[None]:
         yield
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, MemoryError, OverflowError) as error:
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        MemoryError,
+        OverflowError,
+    ) as error:
         raise WeightsError(f"{path}: is broken or not a weight file: {error}") from error
     except safetensors.SafetensorError as error:
         raise WeightsError(f"{path}: is broken or not a .safetensors file: {error}") from error
@@ -178,7 +187,9 @@ def _listed_names(group: Any, attribute: str) -> list[str]:
     for piece in pieces:
         described = group.attrs.get_id(piece)
         if len(described.shape) != 1 or math.prod(described.shape) > MAX_TENSORS:
-            raise WeightsError(f"{piece!r} must be a list of at most {MAX_TENSORS} names, but has shape {described.shape}")
+            raise WeightsError(
+                f"{piece!r} must be a list of at most {MAX_TENSORS} names, but has shape {described.shape}"
+            )
         values = group.attrs[piece]
         names += [value.decode("utf-8") if isinstance(value, bytes) else value for value in np.asarray(values).tolist()]
     if not all(isinstance(name, str) for name in names):

@@ -11,8 +11,8 @@ class Variant(NamedTuple):
         dims: channels in each stage.
         parameters: published count with a classifier of 1,000 classes.
         input_size: height and width in pixels that the model has by default.
-        stem: `"patch"`, one convolution of `patch_size`; `"overlap"`, two of 3x3 and stride 2; `"overlap_gelu"`, with an
-            activation between them.
+        stem: `"patch"`, one convolution of `patch_size`; `"overlap"`, two of 3x3 and stride 2; `"overlap_gelu"`, with
+            an activation between them.
         stem_width: channels between the two convolutions of an overlapping stem.
         patch_size: kernel and stride of a patch stem, in pixels.
         kernel_sizes: of the depthwise convolution in each stage.

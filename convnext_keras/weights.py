@@ -105,8 +105,6 @@ def registry() -> dict[str, WeightSet]:
     return {row.name: row for row in rows}
 
 
-
-
 def list_weights(pattern: str = "*") -> list[str]:
     """Names of the weight sets, each `variant.tag`.
 
@@ -141,8 +139,9 @@ def find(weights: str | os.PathLike | WeightSet | None, variant: str | None) -> 
     if isinstance(weights, os.PathLike) or os.sep in weights or weights.endswith((".h5", ".safetensors", ".pth")):
         raise WeightsError(f"{weights}: no such file.")
     close = difflib.get_close_matches(weights, [*tags, *registry()], n=1)
+    owner = variant or "a custom ConvNeXt"
     raise ValueError(
-        f"weights must be None, a path to an existing file, or one of {sorted(tags)} for {variant or 'a custom ConvNeXt'}."
+        f"weights must be None, a path to an existing file, or one of {sorted(tags)} for {owner}."
         f" Received: weights={weights!r}" + (f". Did you mean {close[0]!r}?" if close else "")
     )
 

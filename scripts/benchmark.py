@@ -68,8 +68,12 @@ def machine() -> str:
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.processor(),
     )
-    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("keras", *MODULES.values()) if installed(name)]
-    return f"{cpu}, {os.cpu_count()} processors, no GPU used; Python {platform.python_version()}, {', '.join(versions)}."
+    versions = [
+        f"{name} {importlib.metadata.version(name)}" for name in ("keras", *MODULES.values()) if installed(name)
+    ]
+    return (
+        f"{cpu}, {os.cpu_count()} processors, no GPU used; Python {platform.python_version()}, {', '.join(versions)}."
+    )
 
 
 def installed(distribution: str) -> bool:
@@ -90,7 +94,9 @@ def in_own_process(backend: str, batch: int, rounds: int, jit_compile: bool | No
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--backends", nargs="+", choices=MODULES, default=[name for name in MODULES if installed(MODULES[name])])
+    parser.add_argument(
+        "--backends", nargs="+", choices=MODULES, default=[name for name in MODULES if installed(MODULES[name])]
+    )
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--write", action="store_true", help="put the table into BENCHMARKS.md")

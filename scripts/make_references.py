@@ -26,7 +26,7 @@ HEADS = {
 
 
 def random_weights(shapes: list[tuple[str, tuple[int, ...]]], seed: int = 1) -> list[np.ndarray]:
-    """One array for each `(role, shape)`: kernels keep the size of activations, factors lie about 1, offsets about 0."""
+    """An array for each `(role, shape)`: kernels keep the size of activations, factors lie about 1, offsets about 0."""
     random = np.random.default_rng(seed)
     arrays = []
     for role, shape in shapes:

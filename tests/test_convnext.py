@@ -112,7 +112,10 @@ def test_layer_names_and_weight_order_are_those_of_keras():
     assert [weight.shape for weight in ours.weights] == [weight.shape for weight in theirs.weights]
     assert "convnext_tiny_stage_3_block_2_add" in names
     inner = ours.get_layer("convnext_tiny_downsampling_block_1").layers
-    assert [layer.name for layer in inner] == ["convnext_tiny_downsampling_layernorm_1", "convnext_tiny_downsampling_conv_1"]
+    assert [layer.name for layer in inner] == [
+        "convnext_tiny_downsampling_layernorm_1",
+        "convnext_tiny_downsampling_conv_1",
+    ]
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="counts need no numbers, and only PyTorch makes tensors without them")
@@ -142,7 +145,9 @@ def test_stochastic_depth_rises_linearly_and_drops_samples():
     model = small(drop_path_rate=0.4)
     drops = [layer for layer in model.layers if layer.name.endswith("_stochastic_depth")]
     np.testing.assert_allclose([layer.rate for layer in drops], [0.1, 0.2, 0.3, 0.4])
-    assert [layer.name for layer in model.layers if layer.name.endswith("_identity")] == ["convnext_stage_0_block_0_identity"]
+    assert [layer.name for layer in model.layers if layer.name.endswith("_identity")] == [
+        "convnext_stage_0_block_0_identity"
+    ]
     if BACKEND != "openvino":
         dropped = to_numpy(drops[-1](np.ones((64, 2, 2, 3), "float32"), training=True))
         per_sample = dropped.reshape(64, -1)

@@ -53,7 +53,7 @@ def example(kernel_size, rate, shape):
 
 
 def run_with_gradients(layer, inputs, upstream, compiled):
-    """Outputs of the layer and the gradients of `sum(outputs * upstream)`, eagerly or compiled (by XLA where it can)."""
+    """Outputs, and gradients of `sum(outputs * upstream)`, eagerly or compiled (by XLA where there is one)."""
     if BACKEND == "tensorflow":
         import tensorflow as tf
 
@@ -135,6 +135,7 @@ def test_depthwise_refuses_even_kernels():
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="the path that exports to a SavedModel")
 def test_saved_model_needs_no_xla(tmp_path):
     import tensorflow as tf
+
     from convnext_keras import create_model
 
     model = create_model("convnext_mini", weights=None, classes=3)

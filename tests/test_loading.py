@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from conftest import outputs, randomise, to_numpy
+from make_references import ARCHITECTURE, CLASSES, HEADS, REFERENCES
 
 from convnext_keras import ConvNeXt, WeightsError, create_model, load_weights
 from convnext_keras.loading import named_variables
-from make_references import ARCHITECTURE, CLASSES, HEADS, REFERENCES
 
 # Outputs of order 1 in float32, against a peer that orders the same sums otherwise.
 TOLERANCE = 1e-5
@@ -113,7 +113,7 @@ def test_file_written_under_another_backend():
 
 
 def test_classifier_for_other_classes_stays_fresh_with_a_warning():
-    pixels, expected = reference("keras")
+    pixels, _ = reference("keras")
     with pytest.warns(UserWarning, match="'small_head_dense' has fresh random weights"):
         model = small(weights=REFERENCES / "keras_top.h5", classes=3)
     assert model.output_shape == (None, 3)
@@ -144,8 +144,14 @@ BROKEN = {
     "surplus": ({"surprise": np.zeros(3, "float32")}, "1 not expected: 'surprise'"),
     "misshapen": ({BLOCK: np.zeros((7, 7, 1, 5), "float32")}, r"is \(7, 7, 1, 5\), expected \(7, 7, 1, 12\)"),
     "mistyped": ({BLOCK: np.zeros((7, 7, 1, 12), "int32")}, "of type I32, expected float32"),
-    "not finite": ({"head_dense/bias": np.full(CLASSES, np.nan, "float32")}, "'head_dense/bias' holds values that are not"),
-    "infinite": ({"head_dense/bias": np.full(CLASSES, np.inf, "float32")}, "'head_dense/bias' holds values that are not"),
+    "not finite": (
+        {"head_dense/bias": np.full(CLASSES, np.nan, "float32")},
+        "'head_dense/bias' holds values that are not",
+    ),
+    "infinite": (
+        {"head_dense/bias": np.full(CLASSES, np.inf, "float32")},
+        "'head_dense/bias' holds values that are not",
+    ),
 }
 
 
@@ -174,9 +180,10 @@ def test_same_shapes_in_another_order_are_told_apart(tmp_path):
     """Blocks of a stage have equal shapes: only names say which is which."""
     shutil.copy(REFERENCES / "keras_top.h5", tmp_path / "swapped.h5")
     with h5py.File(tmp_path / "swapped.h5", "r+") as file:
-        names = [name for name in file.attrs["layer_names"]]
+        names = list(file.attrs["layer_names"])
         first, second = (
-            next(i for i, name in enumerate(names) if name == f"small_stage_2_block_{block}_depthwise_conv") for block in (0, 1)
+            next(i for i, name in enumerate(names) if name == f"small_stage_2_block_{block}_depthwise_conv")
+            for block in (0, 1)
         )
         names[first], names[second] = names[second], names[first]
         file.attrs["layer_names"] = names

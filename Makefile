@@ -1,0 +1,35 @@
+# Two commands for newcomers: `make demo` and `make test`. Each sets up .venv first if need be.
+PYTHON ?= python3
+BACKENDS ?= tensorflow jax torch openvino
+BIN := .venv/bin
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.PHONY: demo test check clean
+
+demo: .venv/demo
+	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(BIN)/convnext-keras demo
+
+test: .venv/dev
+	@for backend in $(BACKENDS); do \
+		echo "== $$backend"; \
+		KERAS_BACKEND=$$backend $(BIN)/python -m pytest --numprocesses 2 || exit 1; \
+	done
+
+check: .venv/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+clean:
+	rm -rf .venv
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/demo: pyproject.toml .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable ".[jax]"
+	touch $@
+
+.venv/dev: pyproject.toml .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@ .venv/demo

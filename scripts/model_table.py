@@ -1,0 +1,54 @@
+"""Prints the README's table of variants: parameters and multiply-adds counted on the built models.
+
+    KERAS_BACKEND=torch python scripts/model_table.py [--write]
+
+Multiply-adds are those of convolutions and dense layers at the variant's input size, as papers count "FLOPs". Needs
+PyTorch, whose tensors without numbers make the largest model as cheap as the smallest.
+"""
+
+import argparse
+import math
+from pathlib import Path
+
+import keras
+
+from convnext_keras import create_model
+from convnext_keras.loading import inner_layers
+from convnext_keras.variants import VARIANTS
+from convnext_keras.weights import registry
+
+README = Path(__file__).parents[1] / "README.md"
+START, END = "<!-- variants -->\n", "<!-- end of variants -->"
+
+
+def multiply_adds(model: keras.Model) -> int:
+    """Of one picture: the kernel's size for each position of the output."""
+    layers = [layer for _, layer in inner_layers(model) if hasattr(layer, "kernel")]
+    return sum(math.prod(layer.kernel.shape) * math.prod(layer.output.shape[1:-1]) for layer in layers)
+
+
+def table() -> str:
+    """One row for each variant, with the best published accuracy of its weight sets."""
+    lines = ["| variant | pixels | parameters | multiply-adds | best published top-1 |", "|---|---:|---:|---:|---:|"]
+    for name, variant in VARIANTS.items():
+        with keras.device("meta"):
+            model = create_model(name, weights=None, input_shape=(variant.input_size, variant.input_size, 3))
+        best = max((row for row in registry().values() if row.variant == name and row.top1), key=accuracy, default=None)
+        top1 = f"{best.top1} % (`{best.tag}`)" if best else ""
+        size, giga = variant.input_size, multiply_adds(model) / 1e9
+        lines.append(f"| `{name}` | {size} | {model.count_params():,} | {giga:.2f} G | {top1} |")
+    return "\n".join(lines) + "\n"
+
+
+def accuracy(row) -> float:
+    return float(row.top1)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--write", action="store_true", help="put the table into README.md")
+    printed = table()
+    print(printed, end="")
+    if parser.parse_args().write:
+        before, rest = README.read_text().split(START)
+        README.write_text(before + START + printed + END + rest.split(END)[1])

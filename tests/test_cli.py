@@ -1,0 +1,93 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from convnext_keras.cli import app, held_out_digits, main
+
+DIGITS = "convnext_mini.digits"
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+@pytest.fixture
+def digit(tmp_path):
+    digits, labels = held_out_digits()
+    Image.fromarray(digits[0]).save(tmp_path / "digit.png")
+    assert labels[0] == 0
+    return tmp_path / "digit.png"
+
+
+def test_demo(tmp_path):
+    result = run("demo", "--output", tmp_path / "picture.png")
+    assert "356 of 359 held-out digits right, 99.16 %" in result.stdout
+    assert f"Look at {tmp_path}" in result.stdout
+    picture = np.asarray(Image.open(tmp_path / "picture.png"))
+    green, red = ((picture == colour).all(axis=-1).any() for colour in ((0, 128, 0), (255, 0, 0)))
+    assert green
+    assert red
+
+
+def test_classify(digit):
+    result = run("classify", digit, "--model", DIGITS, "--top", 2)
+    assert "zero" in result.stdout
+
+
+def test_classify_as_json(digit):
+    rows = json.loads(run("classify", digit, digit, "--model", DIGITS, "--json").stdout)
+    assert [row["image"] for row in rows] == [str(digit)] * 2
+    best = rows[0]["predictions"][0]
+    assert (best["id"], best["name"]) == ("0", "zero")
+    assert best["score"] > 0.5
+    assert len(rows[0]["predictions"]) == 5
+
+
+def test_models():
+    rows = json.loads(run("models", "--json").stdout)
+    assert {"convnext_tiny.imagenet", DIGITS} <= {row["name"] for row in rows}
+    assert {row["variant"] for row in json.loads(run("models", "*mini*", "--json").stdout)} == {"convnext_mini"}
+    assert "mit" in run("models").stdout
+
+
+def test_fetch():
+    assert run("fetch", DIGITS).stdout.strip().endswith("convnext_mini.digits.safetensors")
+
+
+@pytest.mark.parametrize("command", [[], ["demo"], ["classify"], ["models"], ["fetch"]])
+def test_help_has_an_example(command):
+    text = run(*command, "--help").stdout
+    assert "convnext-keras" in text or not command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["classify", "missing.png", "--model", DIGITS], "missing.png cannot be read as an image"),
+        (["classify", __file__], "cannot be read as an image"),
+        (["classify", "x.png", "--model", "convnext_mini.digit"], "Did you mean 'convnext_mini.digits'"),
+        (["fetch", "resnet50"], "one of \\[\\]"),
+        (["fetch", "convnext_tiny.imagenet"], "CONVNEXT_KERAS_OFFLINE"),
+    ],
+)
+def test_errors_are_one_sentence_on_standard_error(arguments, message, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["convnext-keras", *arguments])
+    with pytest.raises(SystemExit, match=message) as raised:
+        main()
+    assert str(raised.value).startswith("convnext-keras: ")
+    assert "\n" not in str(raised.value)
+
+
+def test_installed_command_exits_with_one(tmp_path):
+    code = "from convnext_keras.cli import main; main()"
+    command = [sys.executable, "-c", code, "classify", str(tmp_path / "no.png")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("convnext-keras: ")

@@ -1,0 +1,150 @@
+"""Downloads, from a server on this machine."""
+
+import functools
+import hashlib
+import http.server
+import os
+import socket
+import stat
+import threading
+
+import pytest
+
+from convnext_keras import ConvNeXtTiny, WeightsError, create_model, download, list_weights
+from convnext_keras.weights import fetch, registry
+
+CONTENT = b"some weights" * 1000
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder, notes what was asked for, and can cut an answer short."""
+
+    requests: list[str]
+
+    def do_GET(self):
+        self.requests.append(self.path)
+        if self.path.endswith("cut.bin"):
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(CONTENT)))
+            self.end_headers()
+            self.wfile.write(CONTENT[:100])
+            return
+        super().do_GET()
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    monkeypatch.setenv("CONVNEXT_KERAS_OFFLINE", "0")
+    folder = tmp_path / "served"
+    folder.mkdir()
+    (folder / "file.bin").write_bytes(CONTENT)
+    Handler.requests = []
+    handler = functools.partial(Handler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*arguments):
+        raise AssertionError("the network was touched")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def test_fetched_once_and_found_again(server):
+    path = download.fetch(f"{server}/file.bin", SHA256.upper(), 1)
+    assert path == download.cache_folder() / "file.bin"
+    assert path.read_bytes() == CONTENT
+    assert download.fetch(f"{server}/file.bin", SHA256, 1) == path
+    assert Handler.requests == ["/file.bin"]
+
+
+def test_damage_in_the_cache_is_repaired(server):
+    path = download.fetch(f"{server}/file.bin", SHA256, 1)
+    path.write_bytes(b"damaged")
+    assert download.fetch(f"{server}/file.bin", SHA256, 1).read_bytes() == CONTENT
+
+
+def test_a_shared_cache_stays_readable(server):
+    mode = download.fetch(f"{server}/file.bin", SHA256, 1).stat().st_mode
+    umask = os.umask(0)
+    os.umask(umask)
+    assert stat.S_IMODE(mode) == 0o666 & ~umask
+
+
+@pytest.mark.parametrize(("name", "sha256"), [("file.bin", "0" * 64), ("cut.bin", SHA256), ("missing.bin", SHA256)])
+def test_nothing_is_left_of_a_bad_download(server, name, sha256):
+    with pytest.raises(OSError, match=rf"{name} could not be downloaded.*{sha256}"):
+        download.fetch(f"{server}/{name}", sha256, 1)
+    assert not [path for path in download.cache_folder().rglob("*") if path.is_file()]
+
+
+def test_mirror(server, monkeypatch):
+    monkeypatch.setenv("CONVNEXT_KERAS_MIRROR", f"{server}/")
+    assert download.fetch("https://nowhere.invalid/far/file.bin", SHA256, 1).read_bytes() == CONTENT
+
+
+def test_server_down(server):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(OSError, match="could not be downloaded.*put the file there by hand"):
+        download.fetch(f"http://127.0.0.1:{port}/file.bin", SHA256, 1)
+
+
+def test_standard_output_stays_empty(server, capfd):
+    download.fetch(f"{server}/file.bin", SHA256, 1)
+    assert capfd.readouterr().out == ""
+
+
+def test_offline_names_all_that_is_needed(no_network):
+    row = registry()["convnext_tiny.imagenet"]
+    with pytest.raises(WeightsError) as raised:
+        ConvNeXtTiny()
+    for fact in (row.url, row.sha256, str(download.cache_folder() / row.file), "114 MB", "CONVNEXT_KERAS_OFFLINE"):
+        assert fact in str(raised.value)
+
+
+def test_offline_finds_what_is_there(no_network):
+    download.cache_folder().mkdir(exist_ok=True)
+    (download.cache_folder() / "file.bin").write_bytes(CONTENT)
+    assert download.fetch("https://nowhere.invalid/file.bin", SHA256, 1).read_bytes() == CONTENT
+
+
+def test_bundled_checkpoints_need_no_network(no_network):
+    assert create_model("convnext_mini.digits").provenance.sha256 == registry()["convnext_mini.digits"].sha256
+
+
+def test_a_damaged_file_is_refused_before_it_is_opened(monkeypatch, no_network):
+    """An HDF5 file of the right name and the wrong content never reaches the HDF5 library."""
+    monkeypatch.setattr("convnext_keras.readers.h5py", None)
+    path = download.cache_folder() / "convnext_tiny.h5"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"\x89HDF\r\n\x1a\n and nothing good")
+    with pytest.raises(WeightsError, match="not in the cache"):
+        ConvNeXtTiny(weights="imagenet")
+
+
+def test_headless_models_take_the_headless_file(monkeypatch):
+    asked = []
+    monkeypatch.setattr(download, "fetch", lambda url, *rest: asked.append(url))
+    row = registry()["convnext_base.imagenet"]
+    fetch(row, include_top=False)
+    fetch(row, include_top=True)
+    assert asked == [row.headless_url, row.url]
+
+
+def test_unknown_names():
+    assert list_weights("convnext_mini*") == ["convnext_mini.digits"]
+    with pytest.raises(ValueError, match=r"Did you mean 'convnext_mini\.digits'"):
+        create_model("convnext_mini.digit")

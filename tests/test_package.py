@@ -1,0 +1,148 @@
+"""What holds for the whole package: names, imports, documents."""
+
+import ast
+import doctest
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from conftest import BACKEND, needs_training, randomise
+from keras.src.legacy.saving import legacy_h5_format
+
+import convnext_keras
+from convnext_keras import ConvNeXtTiny, download
+from convnext_keras.preprocessing import INTERPOLATIONS, STATISTICS
+from convnext_keras.variants import VARIANTS
+from convnext_keras.weights import BUNDLED, registry
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "convnext_keras"
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+ALLOWED_IMPORTS = {
+    **dict.fromkeys(
+        ["layers", "preprocessing", "labels", "readers", "download", "layouts", "variants", "arguments"], set()
+    ),
+    "weights": {"download", "readers", "preprocessing"},
+    "loading": {"download", "layouts", "readers", "weights"},
+    "convnext": {"arguments", "layers", "loading", "preprocessing", "variants", "weights"},
+    "models": {"convnext", "variants", "weights"},
+}
+
+
+def imports(module):
+    tree = ast.parse((PACKAGE / f"{module}.py").read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "convnext_keras":
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("convnext_keras."):
+            yield node.module.split(".")[1]
+
+
+@pytest.mark.parametrize("module", ALLOWED_IMPORTS)
+def test_imports_point_one_way(module):
+    assert set(imports(module)) <= ALLOWED_IMPORTS[module]
+
+
+def test_every_module_has_a_rule():
+    assert set(MODULES) == {*ALLOWED_IMPORTS, "cli"}
+
+
+def test_exported_names_are_listed_sorted_and_documented():
+    names = convnext_keras.__all__
+    assert names == sorted(names)
+    public = {name for name in vars(convnext_keras) if not name.startswith("_")}
+    assert public - set(names) <= {*MODULES, "data"}
+    for name in names:
+        assert "Example:" in inspect.getdoc(getattr(convnext_keras, name)), name
+
+
+def test_importing_brings_no_other_backend():
+    others = {"tensorflow", "jax", "torch", "openvino"} - {BACKEND}
+    if BACKEND != "torch":
+        others -= {"jax"}  # Keras itself may import it.
+    code = "import sys, convnext_keras; print(*sys.modules)"
+    by_keras = subprocess.check_output(
+        [sys.executable, "-c", code.replace("convnext_keras", "keras")], text=True
+    ).split()
+    ours = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    assert not (others & set(ours)) - set(by_keras)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_examples_in_docstrings(module, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    tested = importlib.import_module(f"convnext_keras.{module}")
+    names = {**vars(tested), **{name: getattr(convnext_keras, name) for name in convnext_keras.__all__}}
+    names |= {"keras": keras, "np": np}
+    options = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+    finder, runner = doctest.DocTestFinder(), doctest.DocTestRunner(optionflags=options)
+    for example in finder.find(tested, globs=names):
+        runner.run(example)
+    assert runner.summarize().failed == 0
+
+
+@pytest.mark.parametrize("name", registry())
+def test_no_row_of_the_registry_misses_a_field(name):
+    row = registry()[name]
+    assert row.variant in VARIANTS
+    assert all([row.tag, row.file, row.sha256, row.license, row.source, row.top1])
+    assert re.fullmatch(r"[0-9a-f]{64}", row.sha256)
+    assert bool(row.headless_url) == bool(re.fullmatch(r"[0-9a-f]{64}", row.headless_sha256))
+    assert row.input_size >= 32
+    assert 0 < row.crop <= 1
+    assert row.statistics in STATISTICS
+    assert row.interpolation in INTERPOLATIONS
+    assert row.recipe(np.zeros((40, 50, 3), "uint8")).shape == (row.input_size, row.input_size, 3)
+    if not row.url:
+        assert download.file_sha256(BUNDLED / row.file) == row.sha256
+    else:
+        assert row.url.startswith("https://")
+
+
+def test_keras_files_are_those_that_keras_names():
+    from keras.src.applications.convnext import BASE_WEIGHTS_PATH, WEIGHTS_HASHES
+
+    for variant, hashes in WEIGHTS_HASHES.items():
+        row = registry()[f"{variant}.imagenet"]
+        assert (row.sha256, row.headless_sha256) == hashes
+        assert row.url == f"{BASE_WEIGHTS_PATH}{variant}.h5"
+        assert row.headless_url == f"{BASE_WEIGHTS_PATH}{variant}_notop.h5"
+
+
+@pytest.fixture(scope="module")
+def tiny_files(tmp_path_factory):
+    """Random stand-ins for Keras' two files of ConvNeXt-Tiny."""
+    folder = tmp_path_factory.mktemp("tiny")
+    for top in (True, False):
+        model = randomise(ConvNeXtTiny(weights=None, include_top=top))
+        with h5py.File(folder / f"{top}.h5", "w") as file:
+            legacy_h5_format.save_weights_to_hdf5_group(file, model)
+    return folder
+
+
+@needs_training
+def test_code_of_the_readme(tiny_files, monkeypatch, capsys):
+    monkeypatch.setattr(
+        "convnext_keras.loading.fetch",
+        lambda row, top: tiny_files / f"{top}.h5" if row.url else BUNDLED / row.file,
+    )
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    namespace = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), namespace)
+    assert len(blocks) == 3
+    assert "convnext_mini.digits" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="only PyTorch makes models without numbers")
+def test_table_of_the_readme():
+    import model_table
+
+    assert model_table.table() in (ROOT / "README.md").read_text()

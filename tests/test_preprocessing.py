@@ -1,0 +1,95 @@
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from conftest import to_numpy
+from PIL import Image
+
+from convnext_keras import preprocess_input
+from convnext_keras.preprocessing import STATISTICS, Recipe, center_crop, normalize, open_image
+
+
+def test_preprocess_input_is_the_identity():
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 4, 4, 3))
+    assert preprocess_input(pixels) is pixels
+    assert preprocess_input(pixels, data_format="channels_last") is pixels
+
+
+@pytest.mark.parametrize("pixels", [np.full((1, 2, 2, 3), 0.5), np.full((1, 2, 2, 3), -1.0)])
+def test_pixels_that_look_scaled_are_met_with_a_warning(pixels):
+    with pytest.warns(UserWarning, match=r"0\.\.255"):
+        assert preprocess_input(pixels) is pixels
+
+
+@pytest.mark.parametrize("pixels", [np.zeros((1, 2, 2, 3)), np.ones((1, 2, 2, 3), "uint8"), np.zeros((0, 2, 2, 3))])
+def test_black_bytes_and_nothing_are_not(pixels):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        preprocess_input(pixels)
+
+
+@pytest.mark.parametrize("statistics", STATISTICS)
+def test_normalize(statistics):
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 2, 2, 3), "uint8")
+    mean, std = STATISTICS[statistics]
+    expected = (pixels / 255.0 - mean) / std
+    np.testing.assert_allclose(normalize(pixels, statistics), expected, atol=1e-5)
+    np.testing.assert_allclose(
+        to_numpy(normalize(keras.ops.convert_to_tensor(pixels), statistics)), expected, atol=1e-5
+    )
+
+
+def test_normalize_refuses_unknown_statistics():
+    with pytest.raises(ValueError, match="clip.*half.*imagenet.*'openai'"):
+        normalize(np.zeros((1, 1, 3)), "openai")
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1", "LA", "I;16"])
+@pytest.mark.parametrize("size", [(40, 30), (300, 60), (10, 12)])
+def test_recipe_takes_any_picture(mode, size, tmp_path):
+    picture = Image.new(mode, size)
+    assert Recipe(32, crop=0.875)(picture).shape == (32, 32, 3)
+    if mode not in ("CMYK", "LA"):
+        picture.save(tmp_path / "picture.png")
+        np.testing.assert_array_equal(Recipe(32)(tmp_path / "picture.png"), Recipe(32)(str(tmp_path / "picture.png")))
+
+
+def test_recipe_takes_arrays():
+    random = np.random.default_rng(0)
+    grey = random.integers(0, 256, (40, 50), "uint8")
+    expected = Recipe(32)(Image.fromarray(grey))
+    np.testing.assert_array_equal(Recipe(32)(grey), expected)
+    np.testing.assert_array_equal(Recipe(32)(grey[..., None]), expected)
+    np.testing.assert_array_equal(Recipe(32)(np.stack([grey] * 3, axis=-1).astype("float64")), expected)
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 4, 4, 3), (4, 4, 2)])
+def test_arrays_of_other_shapes_are_refused(shape):
+    with pytest.raises(ValueError, match=r"\(H, W\), \(H, W, 1\) or \(H, W, 3\)"):
+        open_image(np.zeros(shape))
+
+
+def test_crop_is_the_middle():
+    picture = Image.fromarray(np.arange(100, dtype="uint8").reshape(10, 10))
+    np.testing.assert_array_equal(np.asarray(center_crop(picture, 4)), np.arange(100).reshape(10, 10)[3:7, 3:7])
+
+
+def test_squash_keeps_everything():
+    wide = np.zeros((10, 40, 3), "uint8")
+    wide[:, :4] = 255
+    assert Recipe(20, resize="squash")(wide)[:, 0].min() == 255
+    assert Recipe(20, resize="shortest")(wide).max() == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n broken", b"GIF89a"])
+def test_unreadable_files(content, tmp_path):
+    (tmp_path / "broken.png").write_bytes(content)
+    with pytest.raises(ValueError, match=r"broken\.png cannot be read as an image"):
+        open_image(tmp_path / "broken.png")
+
+
+@pytest.mark.parametrize("name", ["missing.png", "."])
+def test_missing_files_and_folders(name, tmp_path):
+    with pytest.raises(ValueError, match="cannot be read as an image"):
+        open_image(tmp_path / name)
