@@ -25,10 +25,9 @@ from convnext_keras.weights import BUNDLED, registry
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "convnext_keras"
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+LEAVES = ("layers", "preprocessing", "labels", "readers", "download", "layouts", "variants", "arguments")
 ALLOWED_IMPORTS = {
-    **dict.fromkeys(
-        ["layers", "preprocessing", "labels", "readers", "download", "layouts", "variants", "arguments"], set()
-    ),
+    **{module: set() for module in LEAVES},
     "weights": {"download", "readers", "preprocessing"},
     "loading": {"download", "layouts", "readers", "weights"},
     "convnext": {"arguments", "layers", "loading", "preprocessing", "variants", "weights"},
