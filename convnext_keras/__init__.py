@@ -1,16 +1,26 @@
 """Every public ConvNeXt, in Keras 3."""
 
-from convnext_keras.convnext import (
-    ConvNeXt,
-    ConvNeXtBase,
-    ConvNeXtLarge,
-    ConvNeXtSmall,
-    ConvNeXtTiny,
-    ConvNeXtXLarge,
-)
+from convnext_keras.convnext import ConvNeXt, ConvNeXtBase, ConvNeXtLarge, ConvNeXtSmall, ConvNeXtTiny, ConvNeXtXLarge
 from convnext_keras.labels import decode_predictions
 from convnext_keras.loading import load_weights
-from convnext_keras.models import create_model, list_models
+from convnext_keras.models import (
+    ConvNeXtAtto,
+    ConvNeXtFemto,
+    ConvNeXtNano,
+    ConvNeXtPico,
+    ConvNeXtV2Atto,
+    ConvNeXtV2Base,
+    ConvNeXtV2Femto,
+    ConvNeXtV2Huge,
+    ConvNeXtV2Large,
+    ConvNeXtV2Nano,
+    ConvNeXtV2Pico,
+    ConvNeXtV2Tiny,
+    ConvNeXtXXLarge,
+    create_model,
+    feature_extractor,
+    list_models,
+)
 from convnext_keras.preprocessing import preprocess_input
 from convnext_keras.readers import WeightsError
 from convnext_keras.weights import list_weights
@@ -19,14 +29,28 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ConvNeXt",
+    "ConvNeXtAtto",
     "ConvNeXtBase",
+    "ConvNeXtFemto",
     "ConvNeXtLarge",
+    "ConvNeXtNano",
+    "ConvNeXtPico",
     "ConvNeXtSmall",
     "ConvNeXtTiny",
+    "ConvNeXtV2Atto",
+    "ConvNeXtV2Base",
+    "ConvNeXtV2Femto",
+    "ConvNeXtV2Huge",
+    "ConvNeXtV2Large",
+    "ConvNeXtV2Nano",
+    "ConvNeXtV2Pico",
+    "ConvNeXtV2Tiny",
     "ConvNeXtXLarge",
+    "ConvNeXtXXLarge",
     "WeightsError",
     "create_model",
     "decode_predictions",
+    "feature_extractor",
     "list_models",
     "list_weights",
     "load_weights",

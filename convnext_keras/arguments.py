@@ -34,6 +34,14 @@ def check(pooling: Any, classes: Any, classifier_activation: Any, pretrained: bo
         )
 
 
+def checked_stride(output_stride: int | None, patch_size: int, full: int) -> int:
+    """The stride of the last feature map: None stands for `full`, and the first stage's cannot be undercut."""
+    valid = tuple(stride for stride in (full // 4, full // 2, full) if stride > patch_size) or (full,)
+    if output_stride is not None and output_stride not in valid:
+        raise ValueError(f"output_stride must be None or one of {valid}. Received: output_stride={output_stride!r}")
+    return output_stride or full
+
+
 def input_layer(input_tensor: Any, input_shape: Any, default_size: int | None, minimum: int, any_channels: bool) -> Any:
     """The tensor that a model starts from: `input_tensor`, or a new input of `input_shape`.
 

@@ -4,6 +4,7 @@
 Layer names and weight order are those of `keras.applications.convnext`, so files pass both ways.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -37,6 +38,7 @@ class Design(NamedTuple):
     name: str
     drop_path_rate: float
     layer_scale_init_value: float | None
+    output_stride: int
     dtype: Any
 
     def norm(self, name: str | None = None, dtype: Any = None) -> keras.Layer:
@@ -91,7 +93,7 @@ def convnext_block(inputs, name: str, kernel_size: int, drop_path_rate: float, d
     return layers.Add(name=f"{name}_add", dtype=dtype)([inputs, x])
 
 
-def convnext_stage(inputs, stage: int, drop_path_rates: list[float], design: Design):
+def convnext_stage(inputs, stage: int, drop_path_rates: list[float], design: Design, dilation_rate: int = 1):
     """Downsampling by two (before all stages but the first) and the blocks of one stage.
 
     Args:
@@ -99,31 +101,36 @@ def convnext_stage(inputs, stage: int, drop_path_rates: list[float], design: Des
         stage: 0 to 3.
         drop_path_rates: one for each block.
         design: of the whole model.
+        dilation_rate: 1 to halve height and width; otherwise they stay, and the kernels are spread so far in place.
 
     Returns:
-        `(N, H // 2, W // 2, dims[stage])`; for stage 0 of the height and width of `inputs`.
+        `(N, H // 2, W // 2, dims[stage])`; for stage 0, or if dilated, of the height and width of `inputs`.
     """
     name, dtype, variant = design.name, design.dtype, design.variant
     x = inputs
     if stage > 0:
         number = stage - 1
         norm = design.norm(f"{name}_downsampling_layernorm_{number}")
-        options = {"strides": 2, "kernel_initializer": initial(), "dtype": dtype, **LAST}
+        options = {"kernel_initializer": initial(), "dtype": dtype, **LAST}
+        if dilation_rate == 1:
+            options["strides"] = 2
+        else:  # The convolution still sees the stage before, which was spread half as far.
+            options |= {"padding": "same", "dilation_rate": dilation_rate // 2}
         conv = layers.Conv2D(variant.dims[stage], 2, name=f"{name}_downsampling_conv_{number}", **options)
         x = keras.Sequential([norm, conv], name=f"{name}_downsampling_block_{number}")(x)
     for block, rate in enumerate(drop_path_rates):
-        x = convnext_block(x, f"{name}_stage_{stage}_block_{block}", variant.kernel_sizes[stage], rate, design)
+        prefix = f"{name}_stage_{stage}_block_{block}"
+        x = convnext_block(x, prefix, variant.kernel_sizes[stage], rate, design, dilation_rate)
     return x
 
 
 def convnext_stem(inputs, design: Design):
     """Pixels to the first stage's channels: `(N, H, W, 3)` -> `(N, H // 4, W // 4, dims[0])`."""
     name, dtype, variant = design.name, design.dtype, design.variant
-    norm = design.norm(f"{name}_stem_layernorm")
     if variant.stem == "patch":
         size = variant.patch_size
         options = {"strides": size, "kernel_initializer": initial(), "dtype": dtype, **LAST}
-        steps = [layers.Conv2D(variant.dims[0], size, name=f"{name}_stem_conv", **options), norm]
+        steps = [layers.Conv2D(variant.dims[0], size, name=f"{name}_stem_conv", **options)]
     else:
         steps = []
         for number, width in enumerate((variant.stem_width, variant.dims[0]), start=1):
@@ -134,7 +141,8 @@ def convnext_stem(inputs, design: Design):
             ]
         if variant.stem == "overlap_gelu":
             steps.insert(2, layers.Activation("gelu", name=f"{name}_stem_gelu", dtype=dtype))
-        steps.append(norm)
+    if variant.stem_norm:
+        steps.append(design.norm(f"{name}_stem_layernorm"))
     return keras.Sequential(steps, name=f"{name}_stem")(inputs)
 
 
@@ -181,7 +189,8 @@ def convnext_model(
     rates = np.linspace(0, design.drop_path_rate, sum(depths)).tolist()
     for stage, depth in enumerate(depths):
         start = sum(depths[:stage])
-        x = convnext_stage(x, stage, rates[start : start + depth], design)
+        dilation_rate = max(1, design.variant.patch_size * 2**stage // design.output_stride)
+        x = convnext_stage(x, stage, rates[start : start + depth], design, dilation_rate)
     x = convnext_head(x, pooling, classes, activation, design)
     if first and len(x.shape) == 4:
         x = layers.Permute((3, 1, 2), name=f"{design.name}_channels_first", dtype=design.head_dtype)(x)
@@ -204,6 +213,7 @@ def ConvNeXt(  # noqa: N802 - named like the constructors of keras.applications
     name: str = "convnext",
     drop_path_rate: float = 0.0,
     layer_scale_init_value: float | None = 1e-6,
+    output_stride: int | None = None,
     dtype: Any = None,
     **architecture: Any,
 ) -> keras.Model:
@@ -223,6 +233,8 @@ def ConvNeXt(  # noqa: N802 - named like the constructors of keras.applications
         name: of the model and, followed by `_`, of all its layers.
         drop_path_rate: probability 0..1 of the last block; it rises linearly from 0 in the first one.
         layer_scale_init_value: see `LayerScale`; None for blocks without it.
+        output_stride: pixels of the input for one of the last feature map: 8, 16 or 32 (None) for the published
+            variants. Below 32, the last stages keep their resolution with dilated kernels, for dense prediction.
         dtype: type or policy of all layers, such as `"mixed_bfloat16"`; None for Keras' global one.
         **architecture: other attributes of `Variant`.
 
@@ -242,10 +254,14 @@ def ConvNeXt(  # noqa: N802 - named like the constructors of keras.applications
     source = weight_sets.find(weights, None)
     published = source if isinstance(source, weight_sets.WeightSet) else None
     arguments.check(pooling, classes, classifier_activation, include_top and source is not None, drop_path_rate)
+    if published and include_top and not published.classes:
+        raise ValueError(f"{published.name} has no classifier. Use include_top=False. Received: include_top=True")
+    stride = arguments.checked_stride(output_stride, variant.patch_size, variant.minimum_size)
     size = (published.input_size if published else variant.input_size) if include_top else None
     any_channels = source is None and not include_preprocessing
     inputs = arguments.input_layer(input_tensor, input_shape, size, variant.minimum_size, any_channels)
-    design = Design(variant, name, drop_path_rate, layer_scale_init_value if variant.layer_scale else None, dtype)
+    scale = layer_scale_init_value if variant.layer_scale else None
+    design = Design(variant, name, drop_path_rate, scale, stride, dtype)
     statistics = (published.statistics if published else "imagenet") if include_preprocessing else None
     head = ("avg", classes) if include_top else (pooling, None)
     model = convnext_model(design, inputs, statistics, *head, classifier_activation)
@@ -254,42 +270,25 @@ def ConvNeXt(  # noqa: N802 - named like the constructors of keras.applications
     return model
 
 
-def _constructor(function: str, variant: str, weights: str | None = "imagenet") -> Callable[..., keras.Model]:
-    """The constructor of one variant, with the signature of `keras.applications`."""
+def constructor_of(variant: str, function: str) -> Callable[..., keras.Model]:
+    """The constructor of one variant: `ConvNeXt` with the signature that `keras.applications` gives its five."""
+    default_weights = weight_sets.default_tag(variant)
+    changed = {"weights": default_weights, "name": variant}
+    parameters = list(inspect.signature(ConvNeXt).parameters.values())[2:-1]  # Without depths, dims and architecture.
+    parameters = [row.replace(default=changed.get(row.name, row.default)) for row in parameters]
+    last = [row.name for row in parameters].index("name")
+    by_position = [row.replace(kind=row.POSITIONAL_OR_KEYWORD) for row in parameters[: last + 1]]
+    signature = inspect.Signature([*by_position, *parameters[last + 1 :]], return_annotation=keras.Model)
 
-    def constructor(
-        include_top: bool = True,
-        include_preprocessing: bool = True,
-        weights: Any = weights,
-        input_tensor: Any = None,
-        input_shape: tuple[int | None, ...] | None = None,
-        pooling: str | None = None,
-        classes: int = 1000,
-        classifier_activation: Any = "softmax",
-        name: str = variant,
-        *,
-        drop_path_rate: float = 0.0,
-        layer_scale_init_value: float | None = 1e-6,
-        dtype: Any = None,
-    ) -> keras.Model:
-        return ConvNeXt(
-            **VARIANTS[variant]._asdict(),
-            include_top=include_top,
-            include_preprocessing=include_preprocessing,
-            weights=weight_sets.find(weights, variant),
-            input_tensor=input_tensor,
-            input_shape=input_shape,
-            pooling=pooling,
-            classes=classes,
-            classifier_activation=classifier_activation,
-            name=name,
-            drop_path_rate=drop_path_rate,
-            layer_scale_init_value=layer_scale_init_value,
-            dtype=dtype,
-        )
+    def constructor(*args: Any, **kwargs: Any) -> keras.Model:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        source = weight_sets.find(bound.arguments["weights"], variant)
+        return ConvNeXt(**VARIANTS[variant]._asdict(), **{**bound.arguments, "weights": source})
 
     constructor.__name__ = constructor.__qualname__ = function
-    constructor.__doc__ = f"""`{variant}`, with `weights={weights!r}` unless told otherwise.
+    constructor.__signature__ = signature
+    constructor.__doc__ = f"""`{variant}`, with `weights={default_weights!r}` unless told otherwise.
 
     The arguments are those of `ConvNeXt`; `weights` also takes the tags that `list_weights("{variant}.*")` lists.
 
@@ -300,8 +299,8 @@ def _constructor(function: str, variant: str, weights: str | None = "imagenet") 
     return constructor
 
 
-ConvNeXtTiny = _constructor("ConvNeXtTiny", "convnext_tiny")
-ConvNeXtSmall = _constructor("ConvNeXtSmall", "convnext_small")
-ConvNeXtBase = _constructor("ConvNeXtBase", "convnext_base")
-ConvNeXtLarge = _constructor("ConvNeXtLarge", "convnext_large")
-ConvNeXtXLarge = _constructor("ConvNeXtXLarge", "convnext_xlarge")
+ConvNeXtTiny = constructor_of("convnext_tiny", "ConvNeXtTiny")
+ConvNeXtSmall = constructor_of("convnext_small", "ConvNeXtSmall")
+ConvNeXtBase = constructor_of("convnext_base", "ConvNeXtBase")
+ConvNeXtLarge = constructor_of("convnext_large", "ConvNeXtLarge")
+ConvNeXtXLarge = constructor_of("convnext_xlarge", "ConvNeXtXLarge")

@@ -6,6 +6,7 @@ holds the same file names; `CONVNEXT_KERAS_OFFLINE`, which forbids the network w
 
 import hashlib
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -66,3 +67,39 @@ def fetch(url: str, sha256: str, megabytes: float) -> Path:
     os.umask(umask)
     path.chmod(0o666 & ~umask)  # A temporary file is its owner's alone; a cache may be shared.
     return path
+
+
+def fetch_from_hub(repository: str, file: str, revision: str = "") -> Path:
+    """The local copy of a file of the Hugging Face hub, in the hub's own cache and under its settings (`HF_HOME`, ...).
+
+    The hub names files in its cache by the sha256 that it states for them; what lies there is compared with its name.
+
+    Args:
+        repository: `owner/name`.
+        file: path in the repository.
+        revision: branch, tag or commit; empty for the main branch.
+
+    Raises:
+        OSError: if it cannot be fetched, or is damaged and cannot be fetched anew.
+    """
+    import huggingface_hub
+
+    source = {"repo_id": repository, "filename": file, "revision": revision or None}
+    try:
+        path = Path(huggingface_hub.hf_hub_download(**source, local_files_only=is_offline()))
+        if _is_damaged(path):
+            path = Path(huggingface_hub.hf_hub_download(**source, local_files_only=is_offline(), force_download=True))
+    except Exception as error:  # The errors of whatever HTTP library the hub's own library uses.
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise OSError(
+            f"{file} of https://huggingface.co/{repository} could not be had: {reason} If the repository is gated, accept "
+            "its terms there and set HF_TOKEN; offline (CONVNEXT_KERAS_OFFLINE, HF_HUB_OFFLINE) it must be in the cache."
+        ) from error
+    if _is_damaged(path):
+        raise OSError(f"{path}: its sha256 is not the one that the hub states. Remove it and try again.")
+    return path
+
+
+def _is_damaged(path: Path) -> bool:
+    stated = path.resolve().name
+    return bool(re.fullmatch(r"[0-9a-f]{64}", stated)) and file_sha256(path) != stated

@@ -147,12 +147,22 @@ LAYOUTS = {
             "pointwise_conv_1": ("stages.{stage}.layers.{block}.pointwise_conv1.{variable}",),
             "pointwise_conv_2": ("stages.{stage}.layers.{block}.pointwise_conv2.{variable}",),
             "layer_scale": ("stages.{stage}.layers.{block}.gamma",),
-            "head_layernorm": ("layer_norm.{variable}",),
+            "head_layernorm": ("layer_norm.{variable}", "/layer_norm.{variable}"),
         },
         marker="stages.0.downsample_layers.0.weight",
         prefixes=("", "model."),
     ),
 }
+# An OpenCLIP model whose image tower is timm's ConvNeXt.
+LAYOUTS["OpenCLIP"] = LAYOUTS["timm"]._replace(
+    prefixes=("visual.trunk.",),
+    dropped={
+        r"(module\.)?visual\.head\..*": "projection of the image tower",
+        r"(module\.)?(text\.)?(transformer|ln_final|token_embedding)\..*": "text tower",
+        r"(module\.)?(text\.)?(positional_embedding|text_projection)": "text tower",
+        r"(module\.)?logit_(scale|bias)": "temperature of the similarities",
+    },
+)
 
 
 def keras_legacy_key(name: str, prefix: str) -> str:

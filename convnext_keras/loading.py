@@ -19,8 +19,15 @@ from convnext_keras.weights import Provenance, WeightSet, fetch
 
 FLOATS = ("float32", "float16", "bfloat16")
 HEAD = ("head_hidden/kernel", "head_hidden/bias", "head_dense/kernel", "head_dense/bias")
-CLASSIFIER = HEAD[2:]
-SHOWN = 3
+FRESH = {
+    "head_dense": "The layer '{model}_{layer}' has fresh random weights: {file} has no classifier for these classes. "
+    "Train it, or set classes= to the weights', or include_top=False.",
+    "head_layernorm": "The last norm of {model!r} keeps its initial 1 and 0: {file} has none.",
+}
+SHOWN = 3  # examples of each fault in an error
+
+# A variable with its path in a `.weights.h5` file, by its key.
+Variables = Mapping[str, tuple[str, keras.Variable]]
 
 
 def load_weights(model: keras.Model, path: str | os.PathLike) -> None:
@@ -44,29 +51,41 @@ def load_weights(model: keras.Model, path: str | os.PathLike) -> None:
     load(model, Path(path))
 
 
-def load(model: keras.Model, path: Path, fresh_head: bool = False) -> bool:
-    """`load_weights` for a constructor, which may leave the classifier fresh.
+def load(model: keras.Model, path: Path, may_stay_fresh: bool = False) -> list[str]:
+    """`load_weights` for a constructor, which may leave the head fresh.
 
     Args:
         model: the model to fill.
         path: the file.
-        fresh_head: whether a classifier that the file has not, or has for other classes, stays as it is.
+        may_stay_fresh: whether a classifier that the file has not, or has for other classes, stays as it is, and with it
+            a last norm that the file has not.
 
     Returns:
-        Whether the classifier was left as it was.
+        Keys of the layers that were left as they were.
     """
     variables = named_variables(model)
     with open_weights(path) as file:
         fit = _match(file, variables)
-        head = {key: variables.pop(key) for key in CLASSIFIER if key in variables}
-        if not (fresh_head and head and not _fits(file, fit, head)):
-            variables |= head
+        fresh = _unfit_head(file, fit, variables) if may_stay_fresh else []
+        variables = {key: value for key, value in variables.items() if key.split("/")[0] not in fresh}
         _refuse(file, fit, variables, model.name)
         for key, (_, variable) in variables.items():
             _read(file, fit, key, variable)
         for key, (_, variable) in variables.items():
             variable.assign(_read(file, fit, key, variable))
-    return bool(head) and not head.keys() <= variables.keys()
+    return fresh
+
+
+def _unfit_head(file: WeightFile, fit: layouts.Match, variables: Variables) -> list[str]:
+    """Layers of the head that the file has no tensors for, or a classifier for other classes."""
+    head = [key for key in ("head_dense/kernel", "head_dense/bias") if key in variables]
+    norm = [key for key in variables if key.startswith("head_layernorm/")]
+    other = not all(key in fit.sources for key in head) or _misshapen(file, fit, {key: variables[key] for key in head})
+    fresh = ["head_dense"] if head and other else []
+    # Files of self-supervised training end before the last norm.
+    if "head_dense/kernel" not in fit.sources and not any(key in fit.sources for key in norm):
+        fresh += ["head_layernorm"]
+    return fresh
 
 
 def named_variables(model: keras.Model) -> dict[str, tuple[str, keras.Variable]]:
@@ -77,11 +96,12 @@ def named_variables(model: keras.Model) -> dict[str, tuple[str, keras.Variable]]
     named = {}
     for path, layer in found:
         name = layer.name
-        if type(layer) is keras.layers.LayerNormalization and re.fullmatch(r"layer_normalization(_\d+)?", name):
+        if re.fullmatch(r"(layer|rms|simple)_normalization(_\d+)?", name):
             name = f"{prefix}head_layernorm"  # Keras leaves the last norm unnamed in models without a top.
         for index, variable in enumerate(layer.weights):
             key = f"{name.removeprefix(prefix)}/{variable.name}"
             if variable.name != "seed_generator_state":
+                key = key if key not in named else f"{layer.path}/{variable.name}"
                 named[key] = (f"{path}/vars/{index}", variable)
     return named
 
@@ -99,21 +119,16 @@ def inner_layers(model: keras.Model, root: str = "") -> Iterator[tuple[str, kera
             yield path, layer
 
 
-def _match(file: WeightFile, variables: Mapping[str, tuple[str, keras.Variable]]) -> layouts.Match:
+def _match(file: WeightFile, variables: Variables) -> layouts.Match:
     files = {name: header.shape for name, header in file.headers.items()}
     shapes = {key: tuple(variable.shape) for key, (_, variable) in variables.items()}
     # A head that the model does not have is looked for too, to know it from a tensor that nobody expected.
     absent = dict.fromkeys((key for key in HEAD if key not in shapes), ())
     paths = {key: path for key, (path, _) in variables.items()}
-    fit = layouts.match(file.format, files, {**shapes, **absent}, paths)
-    return fit._replace(sources={key: name for key, name in fit.sources.items() if key in shapes})
+    return layouts.match(file.format, files, {**shapes, **absent}, paths)
 
 
-def _fits(file: WeightFile, fit: layouts.Match, variables: Mapping[str, tuple[str, keras.Variable]]) -> bool:
-    return all(key in fit.sources for key in variables) and not _misshapen(file, fit, variables)
-
-
-def _misshapen(file: WeightFile, fit: layouts.Match, variables: Mapping[str, tuple[str, keras.Variable]]) -> list[str]:
+def _misshapen(file: WeightFile, fit: layouts.Match, variables: Variables) -> list[str]:
     """What is wrong with shapes and types, one phrase for each variable."""
     wrong = []
     for key in (key for key in variables if key in fit.sources):
@@ -127,7 +142,7 @@ def _misshapen(file: WeightFile, fit: layouts.Match, variables: Mapping[str, tup
     return wrong
 
 
-def _refuse(file: WeightFile, fit: layouts.Match, variables: Mapping, model_name: str) -> None:
+def _refuse(file: WeightFile, fit: layouts.Match, variables: Variables, model_name: str) -> None:
     """Raises unless every variable has its tensor and every tensor its variable."""
     if fit.layout is None:
         raise WeightsError(f"{file.path}: its names are of no known layout; it begins with {_some(file.headers)}.")
@@ -168,15 +183,11 @@ def load_source(model: keras.Model, source: WeightSet | Path, include_top: bool)
     A classifier for other classes than the model's leaves the model's own as it is, with a warning that names it.
     """
     path = source if isinstance(source, Path) else fetch(source, include_top)
-    fresh = load(model, path, fresh_head=True)
-    if fresh:
-        warnings.warn(
-            f"The layer {model.layers[-1].name!r} has fresh random weights: {path.name} has no classifier for "
-            f"{model.output_shape[-1]} classes. Train it, or set classes= to the weights', or include_top=False.",
-            stacklevel=4,
-        )
+    fresh = load(model, path, may_stay_fresh=True)
+    for layer in fresh:
+        warnings.warn(FRESH[layer].format(layer=layer, file=path.name, model=model.name), stacklevel=5)
     if isinstance(source, WeightSet):
-        labels = None if fresh else source.labels
+        labels = None if "head_dense" in fresh else source.labels or None
         known = {"weights": source.name, "license": source.license, "recipe": source.recipe, "labels": labels}
     else:
         known = {}

@@ -6,6 +6,7 @@ import difflib
 import fnmatch
 import functools
 import os
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,12 @@ BUNDLED = next(
     for folder in (Path(__file__).parent / "bundled_weights", Path(__file__).parents[1] / "weights")
     if (folder / "registry.csv").is_file()
 )
+# Licences that do not allow any use, in a few words.
+RESTRICTED = {
+    "cc-by-nc-4.0": "not for commercial use (https://creativecommons.org/licenses/by-nc/4.0/)",
+    "dinov3-license": "Meta's own terms, which must be accepted on the hub first",
+    "fair-noncommercial-research-license": "for non-commercial research only",
+}
 
 
 class WeightSet(NamedTuple):
@@ -27,9 +34,12 @@ class WeightSet(NamedTuple):
     Attributes:
         variant: the architecture it belongs to.
         tag: its name among the variant's sets.
-        file: name of the file; in the folder `weights/` if `url` is empty.
-        url: address of the file with the classifier.
-        sha256: of that file, 64 hexadecimal digits.
+        layout: how the publisher names the tensors; see `layouts`.
+        repository: on the Hugging Face hub, as `owner/name`; empty if the file is not there.
+        revision: branch, tag or commit of the repository; empty for its main branch.
+        file: its name, in the repository, at the end of `url`, or in the folder `weights/`.
+        url: address of the file with the classifier, if it is not on the hub.
+        sha256: of that file, 64 hexadecimal digits; the hub states that of its own files.
         headless_url: address of the file without the classifier, if the publisher has one.
         headless_sha256: of that file.
         megabytes: about how large the file is.
@@ -37,16 +47,22 @@ class WeightSet(NamedTuple):
         labels: name of the label set of the classes.
         input_size: height and width in pixels that the set is evaluated at.
         crop: see `Recipe.crop`.
+        test_input_size: a larger size that was evaluated too, with `test_crop` and `test_top1`; empty if none was.
+        test_crop: crop at that size.
         resize: see `Recipe.resize`.
         interpolation: see `Recipe.interpolation`.
         statistics: the name of the statistics that the model embeds.
         license: of the weights, as their publisher states it.
         source: page that describes them.
-        top1: published accuracy in percent with this recipe, empty if none is.
+        top1: accuracy in percent with this recipe as published, of ImageNet-1k or the set's own task; empty if none is.
+        test_top1: accuracy at the test size.
     """
 
     variant: str
     tag: str
+    layout: str
+    repository: str
+    revision: str
     file: str
     url: str
     sha256: str
@@ -57,12 +73,15 @@ class WeightSet(NamedTuple):
     labels: str
     input_size: int
     crop: float
+    test_input_size: str
+    test_crop: str
     resize: str
     interpolation: str
     statistics: str
     license: str
     source: str
     top1: str
+    test_top1: str
 
     @property
     def name(self) -> str:
@@ -105,6 +124,11 @@ def registry() -> dict[str, WeightSet]:
     return {row.name: row for row in rows}
 
 
+def default_tag(variant: str) -> str | None:
+    """The tag of a variant's first row, which its constructor loads unless told otherwise; None if there is no row."""
+    return next((row.tag for row in registry().values() if row.variant == variant), None)
+
+
 def list_weights(pattern: str = "*") -> list[str]:
     """Names of the weight sets, each `variant.tag`.
 
@@ -129,11 +153,11 @@ def find(weights: str | os.PathLike | WeightSet | None, variant: str | None) -> 
         return weights
     if not isinstance(weights, str | os.PathLike):
         raise ValueError(f"weights must be None, the name of a weight set, or a path. Received: {weights!r}")
-    tags = {weight_set.tag: weight_set for weight_set in registry().values() if weight_set.variant == variant}
-    if str(weights) in tags:
-        return tags[str(weights)]
-    if str(weights) in registry() and registry()[str(weights)].variant == variant:
-        return registry()[str(weights)]
+    tags = {row.tag: row for row in registry().values() if row.variant == variant}
+    name, _, revision = str(weights).partition("@")
+    row = tags.get(name) or registry().get(name)
+    if row and row.variant == variant and bool(row.repository) >= bool(revision):
+        return row._replace(revision=revision or row.revision)
     if Path(weights).is_file():
         return Path(weights)
     if isinstance(weights, os.PathLike) or os.sep in weights or weights.endswith((".h5", ".safetensors", ".pth")):
@@ -146,6 +170,12 @@ def find(weights: str | os.PathLike | WeightSet | None, variant: str | None) -> 
     )
 
 
+@functools.cache  # Once for each licence is enough.
+def warn_of_license(license: str) -> None:
+    """Tells that a licence restricts the use of weights."""
+    warnings.warn(f"These weights are under {license}: {RESTRICTED[license]}.", stacklevel=5)
+
+
 def fetch(weight_set: WeightSet, include_top: bool = True) -> Path:
     """The local file of a weight set, downloaded if need be and checked against its sha256.
 
@@ -156,10 +186,14 @@ def fetch(weight_set: WeightSet, include_top: bool = True) -> Path:
     Raises:
         WeightsError: if it cannot be had, or its sha256 differs.
     """
+    if weight_set.license in RESTRICTED:
+        warn_of_license(weight_set.license)
     headless = not include_top and bool(weight_set.headless_url)
     url = weight_set.headless_url if headless else weight_set.url
     sha256 = weight_set.headless_sha256 if headless else weight_set.sha256
     try:
+        if weight_set.repository:
+            return download.fetch_from_hub(weight_set.repository, weight_set.file, weight_set.revision)
         if url:
             return download.fetch(url, sha256, weight_set.megabytes)
     except OSError as error:

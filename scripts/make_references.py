@@ -95,7 +95,221 @@ def keras_2() -> None:
     from_keras("tf_keras", build, lambda model, head: model.save_weights(REFERENCES / f"tf_keras_{head}.h5"))
 
 
-PEERS = {"keras": keras_3, "tf_keras": keras_2}
+# Each option of the variant table: what timm's ConvNeXt is told, and what ours is.
+SMALL = {"depths": (1, 1, 2, 1), "dims": (4, 8, 12, 16)}
+OPTIONS = {
+    "plain": ({}, {}),
+    "conv_mlp": ({"conv_mlp": True}, {}),
+    "overlap": ({"stem_type": "overlap"}, {"stem": "overlap", "stem_width": 4}),
+    "overlap_tiered": ({"stem_type": "overlap_tiered"}, {"stem": "overlap", "stem_width": 8}),
+    "overlap_act": ({"stem_type": "overlap_act", "conv_mlp": True}, {"stem": "overlap_gelu", "stem_width": 4}),
+    "norm_first": ({"head_norm_first": True}, {"head_norm_first": True}),
+    "hidden": ({"head_hidden_size": 10}, {"head_hidden": 10}),
+    "v2": ({"use_grn": True, "ls_init_value": None}, {"response_norm": True, "layer_scale": False}),
+    "v2_conv_mlp": (
+        {"use_grn": True, "ls_init_value": None, "conv_mlp": True},
+        {"response_norm": True, "layer_scale": False},
+    ),
+    "rms": ({"norm_layer": "rmsnorm2d", "conv_mlp": True}, {"norm": "rms"}),
+    "simple": ({"norm_layer": "simplenorm2d", "conv_mlp": True}, {"norm": "simple"}),
+    "epsilon": ({"norm_eps": 1e-2}, {"epsilon": 1e-2}),
+    "silu": ({"act_layer": "silu", "kernel_sizes": (7, 5, 5, 3)}, {"activation": "silu", "kernel_sizes": (7, 5, 5, 3)}),
+    "gelu_tanh": ({"act_layer": "gelu_tanh"}, {"activation": "gelu_tanh"}),
+}
+ISOTROPIC = {"depths": (3,), "dims": (8,), "patch_size": 16, "stem_norm": False, "kernel_sizes": (7,)}
+STRIDES = (8, 16)
+
+
+def normalised(statistics=((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))):
+    """The pictures as PyTorch's models take them: `(2, 3, 48, 64)`."""
+    import torch
+
+    mean, std = (np.array(row) * 255 for row in statistics)
+    return torch.tensor(((pictures() - mean) / std).transpose(0, 3, 1, 2).astype("float32"))
+
+
+def randomised(module):
+    """A PyTorch module in evaluation with `random_weights` in every parameter."""
+    import torch
+
+    def role(name, shape):
+        factors = ("gamma", "layer_scale", "layer_scale_parameter")
+        if name.endswith("bias") or name.endswith("grn.beta"):
+            return "offset"
+        return "factor" if len(shape) == 1 or name.rsplit(".")[-1] in factors or ".grn." in name else "kernel"
+
+    with torch.no_grad():
+        for seed, (name, parameter) in enumerate(module.named_parameters()):
+            shape = tuple(parameter.shape) or (1,)
+            # PyTorch keeps the outputs of a kernel first, `random_weights` expects them last.
+            (values,) = random_weights([(role(name, shape), (*shape[1:], shape[0]))], seed)
+            parameter.copy_(torch.tensor(np.moveaxis(values, -1, 0).reshape(parameter.shape)))
+    return module.eval()
+
+
+def hooked(module, places: dict, inputs) -> dict[str, np.ndarray]:
+    """The module's output as `logits`, and those of its parts in channels-last order."""
+    import torch
+
+    found, handles = {}, []
+    for name, part in places.items():
+        handles.append(part.register_forward_hook(lambda _m, _i, out, name=name: found.update({name: out})))
+    with torch.no_grad():
+        logits = module(inputs)
+    for handle in handles:
+        handle.remove()
+    logits = getattr(logits, "logits", logits)
+    logits = getattr(logits, "pooler_output", logits)
+    arrays = {name: np.ascontiguousarray(tensor.numpy().transpose(0, 2, 3, 1)) for name, tensor in found.items()}
+    return {**arrays, "logits": logits.numpy()}
+
+
+def write(name: str, tensors: dict, arrays: dict) -> None:
+    """One reference: the file as the peer publishes it, and what the peer computed."""
+    import safetensors.torch
+
+    tensors = {key: value.contiguous().clone() for key, value in tensors.items()}
+    safetensors.torch.save_file(tensors, REFERENCES / f"{name}.safetensors")
+    np.savez_compressed(REFERENCES / f"{name}.npz", **arrays)
+
+
+def timm_model(option: str, **arguments):
+    from timm.models.convnext import ConvNeXt
+
+    return randomised(ConvNeXt(**SMALL, num_classes=CLASSES, **{**OPTIONS[option][0], **arguments}))
+
+
+def timm_places(model) -> dict:
+    return {"stem": model.stem, **{f"stage_{number}": stage for number, stage in enumerate(model.stages)}}
+
+
+def timm() -> None:
+    """Every option of the variant table, and the dilated forms of the plain model."""
+    for option in OPTIONS:
+        model = timm_model(option)
+        arrays = hooked(model, timm_places(model), normalised())
+        if option == "plain":
+            for stride in STRIDES:
+                dilated = timm_model(option, output_stride=stride)
+                outputs = hooked(dilated, timm_places(dilated), normalised())
+                arrays |= {f"{key}_stride_{stride}": value for key, value in outputs.items()}
+        write(f"timm_{option}", model.state_dict(), arrays)
+
+
+def meta() -> None:
+    """Meta's original names, which timm's own filter must turn back into the model that they were made of."""
+    import re
+
+    import torch
+    from timm.models.convnext import checkpoint_filter_fn
+
+    rows = [
+        (r"^stem\.(\d)", r"downsample_layers.0.\1"),
+        (r"^stages\.(\d)\.downsample", r"downsample_layers.\1"),
+        (r"\.blocks\.", "."),
+        (r"\.conv_dw\.", ".dwconv."),
+        (r"\.mlp\.fc", ".pwconv"),
+        (r"\.mlp\.grn\.weight", ".grn.gamma"),
+        (r"\.mlp\.grn\.bias", ".grn.beta"),
+        (r"^head\.norm", "norm"),
+        (r"^head\.fc", "head"),
+    ]
+    for option in ("plain", "v2"):
+        model = timm_model(option)
+        tensors = {}
+        for name, tensor in model.state_dict().items():
+            for pattern, replacement in rows:
+                name = re.sub(pattern, replacement, name)
+            tensors[name] = tensor.reshape(1, 1, 1, -1) if ".grn." in name else tensor
+        back = checkpoint_filter_fn(dict(tensors), model)
+        if not all(torch.equal(back[name], tensor) for name, tensor in model.state_dict().items()):
+            raise SystemExit("timm does not read what is written in Meta's names.")
+        tensors["norms.0.weight"] = torch.ones(3)  # Self-supervised files hold such heads too.
+        write(f"meta_{option}", tensors, hooked(model, timm_places(model), normalised()))
+
+
+def meta_isotropic() -> None:
+    """The isotropic model of Meta's repository; no peer has it, so its few lines stand here, from the paper."""
+    import torch
+    from torch import nn
+
+    class Block(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.dwconv = nn.Conv2d(width, width, 7, padding=3, groups=width)
+            self.norm = nn.LayerNorm(width, eps=1e-6)
+            self.pwconv1, self.pwconv2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+            self.gamma = nn.Parameter(torch.ones(width))
+
+        def forward(self, inputs):
+            x = self.norm(self.dwconv(inputs).permute(0, 2, 3, 1))
+            return inputs + (self.gamma * self.pwconv2(nn.functional.gelu(self.pwconv1(x)))).permute(0, 3, 1, 2)
+
+    class Isotropic(nn.Module):
+        def __init__(self, depth, width):
+            super().__init__()
+            self.stem = nn.Conv2d(3, width, 16, stride=16)
+            self.blocks = nn.Sequential(*[Block(width) for _ in range(depth)])
+            self.norm, self.head = nn.LayerNorm(width, eps=1e-6), nn.Linear(width, CLASSES)
+
+        def forward(self, inputs):
+            return self.head(self.norm(self.blocks(self.stem(inputs)).mean((2, 3))))
+
+    model = randomised(Isotropic(ISOTROPIC["depths"][0], ISOTROPIC["dims"][0]))
+    arrays = hooked(model, {"stem": model.stem, "stage_0": model.blocks}, normalised())
+    write("meta_isotropic", model.state_dict(), arrays)
+
+
+def torchvision() -> None:
+    """torchvision's ConvNeXt."""
+    from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+
+    dims = (*SMALL["dims"], None)
+    settings = [CNBlockConfig(dims[i], dims[i + 1], depth) for i, depth in enumerate(SMALL["depths"])]
+    model = randomised(ConvNeXt(settings, num_classes=CLASSES))
+    stages = {f"stage_{number}": model.features[2 * number + 1] for number in range(4)}
+    write("torchvision", model.state_dict(), hooked(model, {"stem": model.features[0], **stages}, normalised()))
+
+
+def transformers() -> None:
+    """Hugging Face's ConvNext, ConvNextV2 and DINOv3ConvNext."""
+    import transformers as hf
+
+    sizes = {"depths": list(SMALL["depths"]), "hidden_sizes": list(SMALL["dims"]), "num_labels": CLASSES}
+    for name, kind in (("transformers_plain", "ConvNext"), ("transformers_v2", "ConvNextV2")):
+        model = randomised(getattr(hf, f"{kind}ForImageClassification")(getattr(hf, f"{kind}Config")(**sizes)))
+        base = getattr(model, kind.lower())
+        stages = {f"stage_{number}": stage for number, stage in enumerate(base.encoder.stages)}
+        write(name, model.state_dict(), hooked(model, {"stem": base.embeddings, **stages}, normalised()))
+    sizes.pop("num_labels")
+    model = randomised(hf.DINOv3ConvNextModel(hf.DINOv3ConvNextConfig(**sizes)))
+    write("transformers_dinov3", model.state_dict(), hooked(model, {}, normalised()))
+
+
+def open_clip() -> None:
+    """An OpenCLIP model around timm's smallest ConvNeXt; the logits here are the trunk's features."""
+    import torch
+    from open_clip.model import CLIP
+
+    vision = {"timm_model_name": "test_convnext", "timm_model_pretrained": False, "timm_pool": "", "timm_proj": "linear"}
+    text = {"context_length": 8, "vocab_size": 16, "width": 8, "heads": 2, "layers": 1}
+    model = randomised(CLIP(8, {**vision, "image_size": 64}, text))
+    trunk = model.visual.trunk
+    with torch.no_grad():
+        features = trunk(normalised())
+    write("open_clip", model.state_dict(), {"logits": features.numpy()})
+
+
+PEERS = {
+    "keras": keras_3,
+    "tf_keras": keras_2,
+    "timm": timm,
+    "meta": meta,
+    "meta_isotropic": meta_isotropic,
+    "torchvision": torchvision,
+    "transformers": transformers,
+    "open_clip": open_clip,
+}
 
 
 if __name__ == "__main__":
