@@ -32,14 +32,12 @@ class Layout(NamedTuple):
         rows: for each layer, its key with the numbers cut out, the names that it may have, in order of preference.
             Fields: `{stage}`, `{block}`; `{next}`, the stage after a downsampling block; `{odd}`, `2 stage + 1`;
             `{even}`, twice the stage after; `{variable}`, PyTorch's name of the variable, and `{keras}`, Keras'.
-        marker: a name that only this layout has, after the prefix.
         prefixes: what may stand before every name.
         dropped: patterns of names that are not part of a ConvNeXt, each with the reason.
         torch: whether arrays are laid out as PyTorch does.
     """
 
     rows: Mapping[str, tuple[str, ...]]
-    marker: str
     prefixes: tuple[str, ...] = ("",)
     dropped: Mapping[str, str] = {}
     torch: bool = True
@@ -65,7 +63,6 @@ LAYOUTS = {
             "head_hidden": ("head.pre_logits.fc.{variable}",),
             "head_dense": ("head.fc.{variable}",),
         },
-        marker="stem.0.weight",
     ),
     "meta": Layout(
         {
@@ -82,7 +79,6 @@ LAYOUTS = {
             "head_layernorm": ("norm.{variable}",),
             "head_dense": ("head.{variable}",),
         },
-        marker="downsample_layers.0.0.weight",
         dropped={
             r"norms\..*|projectors\..*": "heads of self-supervised training",
             r"norm[0-3]\..*": "norms of the stage outputs of dense-prediction backbones",
@@ -99,7 +95,6 @@ LAYOUTS = {
             "head_layernorm": ("norm.{variable}",),
             "head_dense": ("head.{variable}",),
         },
-        marker="blocks.0.dwconv.weight",
     ),
     "torchvision": Layout(
         {
@@ -115,7 +110,6 @@ LAYOUTS = {
             "head_layernorm": ("classifier.0.{variable}",),
             "head_dense": ("classifier.2.{variable}",),
         },
-        marker="features.0.0.weight",
     ),
     "transformers": Layout(
         {
@@ -133,7 +127,6 @@ LAYOUTS = {
             # The one layer outside the prefix.
             "head_dense": ("/classifier.{variable}",),
         },
-        marker="embeddings.patch_embeddings.weight",
         prefixes=("", "convnext.", "convnextv2."),
     ),
     "transformers DINOv3": Layout(
@@ -149,7 +142,6 @@ LAYOUTS = {
             "layer_scale": ("stages.{stage}.layers.{block}.gamma",),
             "head_layernorm": ("layer_norm.{variable}", "/layer_norm.{variable}"),
         },
-        marker="stages.0.downsample_layers.0.weight",
         prefixes=("", "model."),
     ),
 }
@@ -218,17 +210,18 @@ def torch_names(layout: Layout, shapes: Mapping[str, Shape], files: Mapping[str,
 def _candidates(layout: Layout, key: str) -> list[str]:
     layer, variable = key.split("/")
     place = re.match(PLACE, layer)
-    numbers = {name: int(text) for name, text in place.groupdict().items() if text} if place else {}
-    role = layer.replace(place[0], place["kind"] or "", 1) if place else layer
+    stage, block, kind, gap = place.groups("0") if place else ("0", "0", "0", "0")
+    role = kind if kind != "0" else re.sub(PLACE, "", layer)
     fields = {
-        "next": numbers.get("gap", 0) + 1,
-        "odd": 2 * numbers.get("stage", 0) + 1,
-        "even": 2 * numbers.get("gap", 0) + 2,
+        "stage": stage,
+        "block": block,
+        "next": int(gap) + 1,
+        "odd": 2 * int(stage) + 1,
+        "even": 2 * int(gap) + 2,
         "keras": variable,
         "variable": TORCH_VARIABLE.get(variable, variable),
     }
-    names = layout.rows.get(role, ())
-    return [name.format(**{**place.groupdict(), **fields} if place else fields) for name in names]
+    return [name.format(**fields) for name in layout.rows.get(role, ())]
 
 
 def torch_shapes(shape: Shape) -> tuple[Shape, ...]:
@@ -287,12 +280,14 @@ def match(format: str, files: Mapping[str, Shape], shapes: Mapping[str, Shape], 
         return _match("Keras .weights.h5", {key: plain[path] for key, path in wanted.items() if path in plain}, files)
     if any(re.fullmatch(r"stem_conv(_1)?/kernel", name) for name in files):
         return _match("convnext_keras", {key: key for key in shapes if key in files}, files)
-    for name, layout in LAYOUTS.items():
-        for prefix in (outer + inner for outer in ("", "module.") for inner in layout.prefixes):
-            if prefix + layout.marker in files:
-                sources = torch_names(layout, shapes, files, prefix)
-                return _match(name, sources, files, layout.dropped, torch=True)
-    return Match(None, {}, list(files))
+    fits = [
+        _match(name, torch_names(layout, shapes, files, outer + inner), files, layout.dropped, torch=True)
+        for name, layout in LAYOUTS.items()
+        for inner in layout.prefixes
+        for outer in ("", "module.")
+    ]
+    best = max(fits, key=lambda fit: len(fit.sources))
+    return best if 2 * len(best.sources) > len(shapes) else Match(None, {}, list(files))
 
 
 def _match(layout: str, sources: Mapping[str, str], files: Iterable[str], dropped=KERAS_DROPPED, torch=False) -> Match:

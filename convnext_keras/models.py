@@ -99,4 +99,4 @@ def feature_extractor(model: keras.Model, stages: Sequence[int] = (0, 1, 2, 3)) 
     missing = [stage for stage in stages if stage not in last_blocks]
     if missing or not stages:
         raise ValueError(f"stages must be some of {sorted(last_blocks)} for {model.name!r}. Received: {tuple(stages)}")
-    return keras.Model(model.inputs, [last_blocks[stage].output for stage in stages], name=f"{model.name}_features")
+    return keras.Model(model.input, [last_blocks[stage].output for stage in stages], name=f"{model.name}_features")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import safetensors.numpy
-from conftest import outputs
+from conftest import outputs, to_numpy
 from make_references import CLASSES, ISOTROPIC, OPTIONS, REFERENCES, SMALL, STRIDES
 
 from convnext_keras import ConvNeXt, WeightsError, create_model, feature_extractor, load_weights
@@ -37,7 +37,7 @@ def assert_stages_agree(model, pixels, expected, suffix=""):
     found = extractor(pixels)
     for number, array in zip(stages, found if isinstance(found, list) else [found], strict=True):
         wanted = expected[f"stage_{number}{suffix}"]
-        np.testing.assert_allclose(np.array(array), wanted, atol=STAGES * np.abs(wanted).max())
+        np.testing.assert_allclose(to_numpy(array), wanted, atol=STAGES * np.abs(wanted).max())
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -89,7 +89,7 @@ def test_every_tensor_counts(name, tmp_path):
     kept = [key for key in tensors if key not in dropped]
     assert len(kept) == len(model.weights)
     for changed in (
-        {key: value for key, value in tensors.items() if key != kept[-3]},
+        {key: value for key, value in tensors.items() if key != kept[len(kept) // 2]},
         {**tensors, "surplus.weight": np.zeros(2, "float32")},
     ):
         safetensors.numpy.save_file(changed, tmp_path / "changed.safetensors")
