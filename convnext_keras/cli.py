@@ -11,11 +11,13 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table
 
-from convnext_keras import create_model, decode_predictions, list_models
+from convnext_keras import create_model, decode_predictions, list_weights
 from convnext_keras.variants import VARIANTS
-from convnext_keras.weights import BUNDLED, WeightSet, fetch, find, registry
+from convnext_keras.weights import BUNDLED, RESTRICTED, WeightSet, fetch, find, registry
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+WHICH = "Weight set; 'convnext-keras models' lists them."
+WeightSetName = Annotated[str, typer.Option(help=WHICH)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 DEMO = "convnext_mini.digits"
 CELL, GAP = 48, 18  # pixels of a digit in the demo's picture, and of the line below it
@@ -46,17 +48,15 @@ def weight_set_named(name: str) -> WeightSet:
 @app.command()
 def classify(
     images: Annotated[list[Path], typer.Argument(help="Pictures: PNG, JPEG, WebP, GIF.", show_default=False)],
-    model: Annotated[
-        str, typer.Option(help="Weight set; 'convnext-keras models' lists them.")
-    ] = "convnext_tiny.imagenet",
+    weights: WeightSetName = "convnext_tiny.imagenet",
     top: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 5,
     as_json: AsJson = False,
 ) -> None:
     """Names what is in pictures.
 
-    [dim]convnext-keras classify cat.jpg dog.jpg --model convnext_base --top 3[/]
+    [dim]convnext-keras classify cat.jpg dog.jpg --weights convnext_base --top 3[/]
     """
-    weight_set = weight_set_named(model)
+    weight_set = weight_set_named(weights)
     if not weight_set.labels:
         raise ValueError(f"{weight_set.name} has no classes. Choose a weight set with a classifier.")
     pixels = np.stack([weight_set.recipe(image) for image in images])  # Before anything is fetched.
@@ -79,30 +79,36 @@ def classify(
 
 @app.command()
 def models(
-    pattern: Annotated[str, typer.Argument(help="Shell pattern of names.")] = "*",
+    pattern: Annotated[str, typer.Argument(help="Shell pattern of names, such as '*base*'.")] = "*",
+    license: Annotated[str, typer.Option(help="Only this licence, such as mit.")] = "",
+    labels: Annotated[str, typer.Option(help="Only this label set, such as imagenet-1k.")] = "",
+    size: Annotated[int, typer.Option(help="Only this input size in pixels.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Lists what exists: weight sets with their size, parameters, licence and published accuracy.
 
-    [dim]convnext-keras models "*base*"[/]
+    [dim]convnext-keras models "convnextv2*" --size 384[/]
     """
-    names = list_models() if pattern == "*" else [*list_models(pattern), *list_models(pattern.partition(".")[0])]
-    rows = [row for row in registry().values() if row.variant in names]
+    wanted = {"license": license, "labels": labels, "input_size": size}
+    rows = [registry()[name] for name in list_weights(pattern)]
+    rows = [row for row in rows if all(getattr(row, key) == value for key, value in wanted.items() if value)]
     if as_json:
         print(json.dumps([{"name": row.name, **row._asdict()} for row in rows], indent=2))
         return
     table = Table("weight set", "million parameters", "MB", "pixels", "classes", "top-1 %", "licence")
     for row in rows:
         million = f"{(VARIANTS[row.variant].parameters or 0) / 1e6:.1f}"
-        table.add_row(
-            row.name, million, str(row.megabytes), str(row.input_size), str(row.classes), row.top1, row.license
-        )
-    Console().print(table)
+        licence = f"[yellow]{row.license}[/]" if row.license in RESTRICTED else row.license
+        table.add_row(row.name, million, str(row.megabytes), str(row.input_size), str(row.classes), row.top1, licence)
+    console = Console()
+    console.print(table)
+    restrictions = "; ".join(f"{name}: {meaning}" for name, meaning in RESTRICTED.items())
+    console.print(f"[yellow]Licences in yellow[/] restrict the use: {restrictions}.")
 
 
 @app.command("fetch")
 def fetch_file(
-    name: Annotated[str, typer.Argument(help="Weight set; 'convnext-keras models' lists them.")],
+    name: Annotated[str, typer.Argument(help=WHICH)],
     top: Annotated[bool, typer.Option(help="The file with the classifier, or without.")] = True,
 ) -> None:
     """Downloads a weight set for later and prints where it lies.

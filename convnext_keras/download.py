@@ -92,8 +92,9 @@ def fetch_from_hub(repository: str, file: str, revision: str = "") -> Path:
     except Exception as error:  # The errors of whatever HTTP library the hub's own library uses.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise OSError(
-            f"{file} of https://huggingface.co/{repository} could not be had: {reason} If the repository is gated, accept "
-            "its terms there and set HF_TOKEN; offline (CONVNEXT_KERAS_OFFLINE, HF_HUB_OFFLINE) it must be in the cache."
+            f"{file} of https://huggingface.co/{repository} could not be had: {reason} If the repository is gated, "
+            "accept its terms there and set HF_TOKEN; with CONVNEXT_KERAS_OFFLINE or HF_HUB_OFFLINE set, it must be in "
+            "the hub's cache already."
         ) from error
     if _is_damaged(path):
         raise OSError(f"{path}: its sha256 is not the one that the hub states. Remove it and try again.")

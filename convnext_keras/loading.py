@@ -57,8 +57,8 @@ def load(model: keras.Model, path: Path, may_stay_fresh: bool = False) -> list[s
     Args:
         model: the model to fill.
         path: the file.
-        may_stay_fresh: whether a classifier that the file has not, or has for other classes, stays as it is, and with it
-            a last norm that the file has not.
+        may_stay_fresh: whether a classifier that the file has not, or has for other classes, stays as it is, and with
+            it a last norm that the file has not.
 
     Returns:
         Keys of the layers that were left as they were.

@@ -261,7 +261,7 @@ def meta_isotropic() -> None:
 
 
 def torchvision() -> None:
-    """torchvision's ConvNeXt."""
+    """Torchvision's ConvNeXt."""
     from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 
     dims = (*SMALL["dims"], None)
@@ -291,7 +291,7 @@ def open_clip() -> None:
     import torch
     from open_clip.model import CLIP
 
-    vision = {"timm_model_name": "test_convnext", "timm_model_pretrained": False, "timm_pool": "", "timm_proj": "linear"}
+    vision = {"timm_model_name": "test_convnext", "timm_pool": "", "timm_proj": "linear"}
     text = {"context_length": 8, "vocab_size": 16, "width": 8, "heads": 2, "layers": 1}
     model = randomised(CLIP(8, {**vision, "image_size": 64}, text))
     trunk = model.visual.trunk

@@ -72,10 +72,9 @@ def test_headless_dinov3():
 def test_image_tower_of_open_clip(prefix, tmp_path):
     pixels, expected = reference("open_clip")
     tensors = safetensors.numpy.load_file(REFERENCES / "open_clip.safetensors")
-    safetensors.numpy.save_file({prefix + name: tensor for name, tensor in tensors.items()}, tmp_path / "clip.safetensors")
-    model = create_model(
-        "test_convnext", weights=tmp_path / "clip.safetensors", include_top=False, pooling="avg", input_shape=(48, 64, 3)
-    )
+    path = tmp_path / "clip.safetensors"
+    safetensors.numpy.save_file({prefix + name: tensor for name, tensor in tensors.items()}, path)
+    model = create_model("test_convnext", weights=path, include_top=False, pooling="avg", input_shape=(48, 64, 3))
     np.testing.assert_allclose(outputs(model, pixels), expected["logits"], atol=LOGITS)
 
 
