@@ -168,15 +168,9 @@ def convnext_head(inputs, pooling: str | None, classes: int | None, classifier_a
 def convnext_model(
     design: Design, inputs, statistics: str | None, pooling: str | None, classes: int | None, activation: Any
 ):
-    """The whole network as a functional model.
+    """The whole network as a functional model, from `inputs` in Keras' data format.
 
-    Args:
-        design: architecture, name, type.
-        inputs: input tensor, or a tensor that comes from one, in Keras' data format.
-        statistics: name of the statistics to embed, None for pixels that are normalised outside.
-        pooling: None, `"avg"` or `"max"`.
-        classes: width of the classifier, None for features.
-        activation: of the classifier.
+    `statistics` names those to embed, None for pixels that are normalised outside; `classes` is None for features.
     """
     first = keras.config.image_data_format() == "channels_first"
     x = layers.Permute((2, 3, 1), name=f"{design.name}_channels_last")(inputs) if first else inputs

@@ -287,7 +287,8 @@ def match(format: str, files: Mapping[str, Shape], shapes: Mapping[str, Shape], 
         for outer in ("", "module.")
     ]
     best = max(fits, key=lambda fit: len(fit.sources))
-    return best if 2 * len(best.sources) > len(shapes) else Match(None, {}, list(files))
+    known = 2 * len(best.sources) > min(len(shapes), len(files))
+    return best if known else Match(None, {}, list(files))
 
 
 def _match(layout: str, sources: Mapping[str, str], files: Iterable[str], dropped=KERAS_DROPPED, torch=False) -> Match:

@@ -96,11 +96,12 @@ def open_image(image: str | os.PathLike | Image.Image | np.ndarray) -> Image.Ima
         ValueError: if it cannot be read as a picture.
     """
     if isinstance(image, Image.Image):
-        return image.convert("RGB")
+        # Pillow warns of palettes with transparency unless it is asked for; the colours are the same.
+        return (image.convert("RGBA") if "transparency" in image.info else image).convert("RGB")
     if isinstance(image, str | os.PathLike):
         try:
             with Image.open(Path(image)) as opened:
-                return opened.convert("RGB")
+                return open_image(opened)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(
                 f"{image} cannot be read as an image: {error}. Give a PNG, JPEG, WebP or GIF file."

@@ -300,10 +300,62 @@ def open_clip() -> None:
     write("open_clip", model.state_dict(), {"logits": features.numpy()})
 
 
+RECIPES = {
+    "crop": {"size": 64, "crop": 0.875, "resize": "shortest", "interpolation": "bicubic"},
+    "tight": {"size": 60, "crop": 0.95, "resize": "shortest", "interpolation": "bicubic"},
+    "squash": {"size": 64, "crop": 1.0, "resize": "squash", "interpolation": "bicubic"},
+    "bilinear": {"size": 56, "crop": 1.0, "resize": "shortest", "interpolation": "bilinear"},
+}
+
+
+def odd_pictures(folder: Path) -> list[Path]:
+    """Twenty PNG files of all kinds: modes, shapes, sizes, transparency, an orientation in the EXIF data."""
+    from PIL import Image
+
+    random = np.random.default_rng(3)
+    sizes = [(97, 131), (131, 97), (300, 60), (60, 300), (30, 20), (64, 64), (73, 73), (500, 401), (9, 7), (65, 64)]
+    modes = ["RGB", "L", "RGBA", "P", "LA", "1", "RGB", "RGBA", "L", "RGB"]
+    paths = []
+    for number, (size, mode) in enumerate(zip(sizes * 2, modes + modes[::-1], strict=True)):
+        noise = random.integers(0, 256, (max(2, size[1] // 5), max(2, size[0] // 5), 4), "uint8")
+        picture = Image.fromarray(noise, "RGBA").resize(size, Image.Resampling.BILINEAR).convert(mode)
+        exif = Image.Exif()
+        exif[0x0112] = 1 + number % 8
+        paths.append(folder / f"{number}.png")
+        picture.save(paths[-1], exif=exif)
+    return paths
+
+
+def timm_transforms() -> None:
+    """Timm's evaluation transform of the odd pictures, as pixels."""
+    import tempfile
+
+    from PIL import Image
+    from timm.data import create_transform
+
+    modes = {"shortest": "center", "squash": "squash"}
+    arrays = {}
+    with tempfile.TemporaryDirectory() as folder:
+        paths = odd_pictures(Path(folder))
+        for name, recipe in RECIPES.items():
+            transform = create_transform(
+                (3, recipe["size"], recipe["size"]),
+                interpolation=recipe["interpolation"],
+                crop_pct=recipe["crop"],
+                crop_mode=modes[recipe["resize"]],
+                mean=(0.0, 0.0, 0.0),
+                std=(1.0, 1.0, 1.0),
+            )
+            pixels = [transform(Image.open(path).convert("RGB")).numpy().transpose(1, 2, 0) * 255 for path in paths]
+            arrays[name] = np.rint(np.stack(pixels)).astype("uint8")
+    np.savez_compressed(REFERENCES / "timm_transforms.npz", **arrays)
+
+
 PEERS = {
     "keras": keras_3,
     "tf_keras": keras_2,
     "timm": timm,
+    "timm_transforms": timm_transforms,
     "meta": meta,
     "meta_isotropic": meta_isotropic,
     "torchvision": torchvision,

@@ -16,7 +16,9 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "convert_checkpoint.py"
 
 
 def convert(*arguments):
-    return subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(
+        [sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False, timeout=120
+    )
 
 
 @pytest.mark.parametrize("wrapper", [None, "model", "state_dict", "model_ema"])
@@ -38,10 +40,13 @@ class Hostile:
         return os.system, ("touch ran",)
 
 
-@pytest.mark.parametrize("content", [Hostile(), {"model": Hostile()}, 3, {"epoch": 3}], ids=["object", "inside", "number", "empty"])
+CONTENTS = {"object": Hostile(), "inside": {"model": Hostile()}, "number": 3, "no tensors": {"epoch": 3}}
+
+
+@pytest.mark.parametrize("content", CONTENTS)
 def test_nothing_is_run_or_left(content, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    torch.save(content, tmp_path / "bad.pth")
+    torch.save(CONTENTS[content], tmp_path / "bad.pth")
     done = convert(tmp_path / "bad.pth", tmp_path / "bad.safetensors")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

@@ -4,9 +4,13 @@ import functools
 import hashlib
 import http.server
 import os
+import re
 import socket
 import stat
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
 
@@ -29,6 +33,12 @@ class Handler(http.server.SimpleHTTPRequestHandler):
             self.send_header("Content-Length", str(len(CONTENT)))
             self.end_headers()
             self.wfile.write(CONTENT[:100])
+            return
+        if "stall" in self.path:
+            threading.Event().wait(3)  # Longer than the client's limit below.
+            return
+        if found := re.search(r"status-(\d+)", self.path):
+            self.send_error(int(found[1]))
             return
         super().do_GET()
 
@@ -82,11 +92,47 @@ def test_a_shared_cache_stays_readable(server):
     assert stat.S_IMODE(mode) == 0o666 & ~umask
 
 
-@pytest.mark.parametrize(("name", "sha256"), [("file.bin", "0" * 64), ("cut.bin", SHA256), ("missing.bin", SHA256)])
-def test_nothing_is_left_of_a_bad_download(server, name, sha256):
+FAULTS = ["cut.bin", "missing.bin", "stall.bin", *(f"status-{status}.bin" for status in (403, 429, 500, 503))]
+
+
+@pytest.mark.parametrize(("name", "sha256"), [("file.bin", "0" * 64), *((name, SHA256) for name in FAULTS)])
+def test_nothing_is_left_of_a_bad_download(server, name, sha256, monkeypatch):
+    monkeypatch.setattr(download, "TIMEOUT_SECONDS", 1)
     with pytest.raises(OSError, match=rf"{name} could not be downloaded.*{sha256}"):
         download.fetch(f"{server}/{name}", sha256, 1)
     assert not [path for path in download.cache_folder().rglob("*") if path.is_file()]
+
+
+def test_a_killed_download_does_no_harm(server, tmp_path):
+    code = "import sys; from convnext_keras import download; download.fetch(*sys.argv[1:3], 1)"
+    command = [sys.executable, "-c", code, f"{server}/stall/file.bin", SHA256]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not Handler.requests and process.poll() is None:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert download.fetch(f"{server}/file.bin", SHA256, 1).read_bytes() == CONTENT
+
+
+def test_several_at_once_get_the_same(server):
+    found = []
+
+    def fetch_one():
+        found.append(download.fetch(f"{server}/file.bin", SHA256, 1).read_bytes())
+
+    threads = [threading.Thread(target=fetch_one) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [CONTENT] * 5
+
+
+def test_a_cache_that_cannot_be_written(server, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("CONVNEXT_KERAS_CACHE", str(tmp_path / "file"))
+    with pytest.raises(OSError, match=r"file\.bin could not be downloaded"):
+        download.fetch(f"{server}/file.bin", SHA256, 1)
 
 
 def test_mirror(server, monkeypatch):

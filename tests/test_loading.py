@@ -1,6 +1,11 @@
 """Files of the peers into models, and what happens to files that do not fit."""
 
+import ctypes
+import gc
+import re
 import shutil
+import sys
+from pathlib import Path
 
 import h5py
 import keras
@@ -10,7 +15,7 @@ import safetensors.numpy
 from conftest import outputs, randomise, to_numpy
 from make_references import ARCHITECTURE, CLASSES, HEADS, REFERENCES
 
-from convnext_keras import ConvNeXt, WeightsError, create_model, load_weights
+from convnext_keras import ConvNeXt, WeightsError, create_model, load_weights, loading
 from convnext_keras.loading import named_variables
 
 # Outputs of order 1 in float32, against a peer that orders the same sums otherwise.
@@ -203,3 +208,35 @@ def test_mixed_precision_models_load(tmp_path):
     model = small(weights=REFERENCES / "keras_top.h5", dtype="mixed_bfloat16")
     pixels, expected = reference("keras")
     np.testing.assert_allclose(outputs(model, pixels), expected["top"], atol=0.05)
+
+
+def anonymous_bytes():
+    """Memory in use that no file backs; what the C library keeps of freed memory is given back first."""
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(r"RssAnon:\s*(\d+)", status)[1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is measured as Linux tells it")
+@pytest.mark.parametrize("form", FORMATS)
+def test_loading_holds_one_tensor_at_a_time(form, tmp_path, monkeypatch):
+    """Beyond the model itself: the largest tensor and 50 MB."""
+    depths, dims = (1, 1, 3, 2), (128, 256, 512, 1024)
+    model = ConvNeXt(depths, dims)
+    path = tmp_path / f"large.{form}"
+    write_safetensors(model, path) if form == "safetensors" else model.save_weights(path)
+    assert path.stat().st_size > 100e6
+    peak = []
+    read = loading._read
+
+    def measured(*arguments):
+        array = read(*arguments)
+        peak.append(anonymous_bytes())
+        return array
+
+    monkeypatch.setattr(loading, "_read", measured)
+    gc.collect()
+    before = anonymous_bytes()
+    load_weights(model, path)
+    largest = 4 * max(np.prod(weight.shape) for weight in model.weights)
+    assert max(peak) - before < largest + 50e6

@@ -162,7 +162,7 @@ def test_code_of_the_readme(tiny_files, monkeypatch, capsys):
     namespace = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), namespace)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     assert "convnext_mini.digits" in capsys.readouterr().out
 
 

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import to_numpy
+from make_references import RECIPES, REFERENCES, odd_pictures
 from PIL import Image
 
 from convnext_keras import preprocess_input
@@ -93,3 +94,14 @@ def test_unreadable_files(content, tmp_path):
 def test_missing_files_and_folders(name, tmp_path):
     with pytest.raises(ValueError, match="cannot be read as an image"):
         open_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_are_those_of_timm(name, tmp_path):
+    """Twenty odd pictures, to one step of 255."""
+    expected = np.load(REFERENCES / "timm_transforms.npz")[name].astype(int)
+    recipe = Recipe(**RECIPES[name])
+    for path, wanted in zip(odd_pictures(tmp_path), expected, strict=True):
+        with Image.open(path) as picture:
+            for source in (path, picture, np.asarray(open_image(picture))):
+                assert np.abs(recipe(source).astype(int) - wanted).max() <= 1, path
