@@ -71,6 +71,19 @@ def test_input_tensor():
     assert model.input is inputs
 
 
+def test_two_backbones_fit_in_one_model(tmp_path):
+    inputs = keras.Input((32, 32, 3))
+    left, right = (
+        small(name="left", include_top=False, pooling="avg"),
+        small(name="right", include_top=False, pooling="avg"),
+    )
+    both = randomise(keras.Model(inputs, keras.layers.Concatenate()([left(inputs), right(inputs)])))
+    both.save(tmp_path / "both.keras")
+    again = keras.saving.load_model(tmp_path / "both.keras")
+    pixels = some_pixels(1, 32, 32, 3)
+    np.testing.assert_array_equal(outputs(again, pixels), outputs(both, pixels))
+
+
 def test_input_tensor_of_another_layer():
     inputs = keras.Input((64, 64, 3))
     model = small(input_tensor=keras.layers.Rescaling(2.0)(inputs), input_shape=None)

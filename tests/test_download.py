@@ -194,3 +194,18 @@ def test_unknown_names():
     assert list_weights("convnext_mini*") == ["convnext_mini.digits"]
     with pytest.raises(ValueError, match=r"Did you mean 'convnext_mini\.digits'"):
         create_model("convnext_mini.digit")
+
+
+@pytest.mark.parametrize("name", ["encoder", "convnext_large", "convnext_tiny_encoder"])
+def test_the_name_of_a_model_never_decides_the_file(name, monkeypatch):
+    asked = []
+
+    def refuse(url, sha256, megabytes):
+        asked.append((url, sha256))
+        raise OSError("not now")
+
+    monkeypatch.setattr(download, "fetch", refuse)
+    with pytest.raises(WeightsError, match="not now"):
+        ConvNeXtTiny(name=name)
+    row = registry()["convnext_tiny.imagenet"]
+    assert asked == [(row.url, row.sha256)]

@@ -1,5 +1,6 @@
 """Every layout and every option of the variant table against the peer that publishes it, from pixels to logits."""
 
+import keras
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -45,6 +46,8 @@ def test_from_pixels_to_logits(name):
     pixels, expected = reference(name)
     model = ours(name)
     np.testing.assert_allclose(outputs(model, pixels), expected["logits"], atol=LOGITS)
+    stem = keras.Model(model.input, model.get_layer("small_stem").output)
+    np.testing.assert_allclose(outputs(stem, pixels), expected["stem"], atol=STAGES * np.abs(expected["stem"]).max())
     assert_stages_agree(model, pixels, expected)
 
 
