@@ -8,10 +8,11 @@ import threading
 import time
 
 import pytest
+import safetensors.numpy
 from huggingface_hub import constants
 from make_references import CLASSES, REFERENCES
 
-from convnext_keras import ConvNeXt, WeightsError, create_model, download
+from convnext_keras import ConvNeXt, WeightsError, create_model, download, load_weights
 from convnext_keras.weights import fetch, registry, warn_of_license
 
 CONTENT = (REFERENCES / "timm_plain.safetensors").read_bytes()
@@ -171,6 +172,19 @@ def test_headless_sets_have_no_classifier(tag, monkeypatch, tmp_path):
         ConvNeXt(**stand_in(monkeypatch, tmp_path, weights=row))
     model = ConvNeXt(**stand_in(monkeypatch, tmp_path, weights=row, include_top=False, pooling="avg"))
     assert model.output_shape == (None, 16)
+
+
+def test_files_without_a_last_norm_say_so(monkeypatch, tmp_path):
+    """FCMAE's files end before it, and timm leaves it at 1 and 0."""
+    row = registry()["convnextv2_atto.fcmae"]
+    arguments = stand_in(monkeypatch, tmp_path, weights=row, include_top=False, pooling="avg")
+    tensors = safetensors.numpy.load_file(tmp_path / "small.safetensors")
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
+    safetensors.numpy.save_file(tensors, tmp_path / "small.safetensors")
+    with pytest.warns(UserWarning, match="last norm of 'convnext' keeps its initial 1 and 0"):
+        ConvNeXt(**arguments)
+    with pytest.raises(WeightsError, match="2 missing: head_layernorm/gamma"):
+        load_weights(ConvNeXt(**{**arguments, "weights": None}), tmp_path / "small.safetensors")
 
 
 def test_restricted_licences_are_told_once(monkeypatch):
