@@ -132,13 +132,14 @@ def _misshapen(file: WeightFile, fit: layouts.Match, variables: Variables) -> li
     """What is wrong with shapes and types, one phrase for each variable."""
     wrong = []
     for key in (key for key in variables if key in fit.sources):
-        shape = tuple(variables[key][1].shape)
+        variable = variables[key][1]
+        shape = tuple(variable.shape)
         header = file.headers[fit.sources[key]]
         valid = layouts.torch_shapes(shape) if fit.torch else (shape,)
         if header.shape not in valid:
             wrong.append(f"{fit.sources[key]!r} is {header.shape}, expected {valid[0]}")
-        elif header.dtype not in FLOATS:
-            wrong.append(f"{fit.sources[key]!r} is of type {header.dtype}, expected float32, float16 or bfloat16")
+        elif header.dtype not in (*FLOATS, variable.dtype):
+            wrong.append(f"{fit.sources[key]!r} is of type {header.dtype}, expected one of {', '.join(FLOATS)}")
     return wrong
 
 
@@ -162,10 +163,10 @@ def _some(items) -> str:
 
 
 def _read(file: WeightFile, fit: layouts.Match, key: str, variable: keras.Variable) -> np.ndarray:
-    """One variable's values in float32, found finite in the variable's own type."""
+    """One variable's values in at least float32, found finite in the variable's own type."""
     name = fit.sources[key]
     try:
-        array = file.read(name).astype("float32")
+        array = file.read(name).astype("float64" if variable.dtype == "float64" else "float32")
     except (OSError, RuntimeError, ValueError) as error:
         raise WeightsError(f"{file.path}: {name!r} cannot be read: {error}") from error
     if fit.torch:

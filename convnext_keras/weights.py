@@ -160,7 +160,11 @@ def find(weights: str | os.PathLike | WeightSet | None, variant: str | None) -> 
         return row._replace(revision=revision or row.revision)
     if Path(weights).is_file():
         return Path(weights)
-    if isinstance(weights, os.PathLike) or os.sep in weights or weights.endswith((".h5", ".safetensors", ".pth")):
+    if (
+        isinstance(weights, os.PathLike)
+        or {"/", os.sep} & set(weights)
+        or weights.endswith((".h5", ".safetensors", ".pth"))
+    ):
         raise WeightsError(f"{weights}: no such file.")
     close = difflib.get_close_matches(weights, [*tags, *registry()], n=1)
     owner = variant or "a custom ConvNeXt"
