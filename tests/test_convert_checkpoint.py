@@ -11,6 +11,8 @@ from make_references import CLASSES, REFERENCES, SMALL
 
 from convnext_keras import ConvNeXt, WeightsError
 
+pytestmark = pytest.mark.any_backend
+
 torch = pytest.importorskip("torch")
 SCRIPT = Path(__file__).parents[1] / "scripts" / "convert_checkpoint.py"
 

@@ -17,6 +17,8 @@ import pytest
 from convnext_keras import ConvNeXtTiny, WeightsError, create_model, download, list_weights
 from convnext_keras.weights import fetch, registry
 
+pytestmark = pytest.mark.any_backend
+
 CONTENT = b"some weights" * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 

@@ -15,6 +15,8 @@ from make_references import CLASSES, REFERENCES
 from convnext_keras import ConvNeXt, WeightsError, create_model, download, load_weights
 from convnext_keras.weights import fetch, registry, warn_of_license
 
+pytestmark = pytest.mark.any_backend
+
 CONTENT = (REFERENCES / "timm_plain.safetensors").read_bytes()
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 COMMITS = {"main": "a" * 40, "v2": "b" * 40}

@@ -5,6 +5,8 @@ import pytest
 from convnext_keras import decode_predictions
 from convnext_keras.labels import LABEL_SETS, class_names
 
+pytestmark = pytest.mark.any_backend
+
 COUNTS = {"imagenet-1k": 1000, "imagenet-12k": 11821, "imagenet-22k": 21841, "digits": 10}
 # From the list that every ImageNet classifier uses (index, WordNet identifier, name).
 KNOWN = [

@@ -14,6 +14,8 @@ import safetensors.numpy
 from convnext_keras import WeightsError
 from convnext_keras.readers import open_weights
 
+pytestmark = pytest.mark.any_backend
+
 SECONDS, EXTRA_BYTES = 1.0, 64e6
 
 
