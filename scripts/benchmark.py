@@ -23,7 +23,12 @@ MODULES = {"tensorflow": "tensorflow_cpu", "jax": "jax", "torch": "torch", "open
 HEAD = "| backend | batch | measured | images/s | spread | keras.applications | spread | ratio |"
 
 
-def measure(batch: int, rounds: int, jit_compile: bool | None) -> dict:
+PREDICT, COMPILED, CALL = "predict", "predict, jit_compile=True", "call"
+# OpenVINO's predict computes in bfloat16 where the processor can, its call in float32.
+MODES = {"tensorflow": (PREDICT, COMPILED), "openvino": (PREDICT, CALL)}
+
+
+def measure(batch: int, rounds: int, mode: str) -> dict:
     """Images per second of both libraries in this process, one figure for each round."""
     import keras
     import numpy as np
@@ -34,9 +39,9 @@ def measure(batch: int, rounds: int, jit_compile: bool | None) -> dict:
     runs = {}
     for name, constructor in (("ours", convnext_keras.ConvNeXtTiny), ("keras", keras.applications.ConvNeXtTiny)):
         model = constructor(weights=None)
-        if jit_compile is not None:
-            model.compile(jit_compile=jit_compile)
-        if keras.backend.backend() == "openvino":  # Its predict computes in bfloat16 on some processors.
+        if mode == COMPILED:
+            model.compile(jit_compile=True)
+        if mode == CALL:
             runs[name] = lambda model=model: keras.ops.convert_to_numpy(model(pixels))
         else:
             runs[name] = lambda model=model: model.predict(pixels, batch_size=batch, verbose=0)
@@ -51,10 +56,9 @@ def measure(batch: int, rounds: int, jit_compile: bool | None) -> dict:
     return speeds
 
 
-def row(backend: str, batch: int, jit_compile: bool | None, speeds: dict) -> str:
+def row(backend: str, batch: int, mode: str, speeds: dict) -> str:
     """One line of the table."""
-    call = "call" if backend == "openvino" else "predict" + ("" if jit_compile is None else ", jit_compile=True")
-    cells = [backend, str(batch), call]
+    cells = [backend, str(batch), mode]
     for name in ("ours", "keras"):
         low, high = min(speeds[name]), max(speeds[name])
         cells += [f"{statistics.median(speeds[name]):.1f}", f"{low:.1f} - {high:.1f}"]
@@ -84,8 +88,8 @@ def installed(distribution: str) -> bool:
     return True
 
 
-def in_own_process(backend: str, batch: int, rounds: int, jit_compile: bool | None) -> dict:
-    arguments = ["--measure", json.dumps([batch, rounds, jit_compile])]
+def in_own_process(backend: str, batch: int, rounds: int, mode: str) -> dict:
+    arguments = ["--measure", json.dumps([batch, rounds, mode])]
     environment = {**os.environ, "KERAS_BACKEND": backend, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [sys.executable, __file__, *arguments]
     done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
@@ -109,9 +113,9 @@ def main() -> None:
     print("\n".join(table))
     for backend in options.backends:
         for batch in options.batches:
-            for jit_compile in (None, True) if backend == "tensorflow" else (None,):
-                speeds = in_own_process(backend, batch, options.rounds, jit_compile)
-                table.append(row(backend, batch, jit_compile, speeds))
+            for mode in MODES.get(backend, (PREDICT,)):
+                speeds = in_own_process(backend, batch, options.rounds, mode)
+                table.append(row(backend, batch, mode, speeds))
                 print(table[-1], flush=True)
     print(machine())
     if options.write:
