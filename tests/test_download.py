@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import os
 import re
+import signal
 import socket
 import stat
 import subprocess
@@ -128,6 +129,24 @@ def test_several_at_once_get_the_same(server):
     for thread in threads:
         thread.join()
     assert found == [CONTENT] * 5
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit of file sizes")
+def test_a_full_disk_leaves_nothing(server):
+    """Files may not grow beyond 5,000 bytes, which ends a write as a full disk does."""
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, limits[1]))
+        with pytest.raises(OSError, match=r"file\.bin could not be downloaded"):
+            download.fetch(f"{server}/file.bin", SHA256, 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not [path for path in download.cache_folder().rglob("*") if path.is_file()]
+    assert download.fetch(f"{server}/file.bin", SHA256, 1).read_bytes() == CONTENT
 
 
 def test_a_cache_that_cannot_be_written(server, tmp_path, monkeypatch):
