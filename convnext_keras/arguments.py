@@ -6,8 +6,18 @@ A module of its own because the checks are about Keras' conventions and not abou
 from typing import Any
 
 import keras
+from keras import layers
 
-POOLINGS = (None, "avg", "max")
+POOLINGS = {"avg": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}
+
+
+def check_stages(depths: tuple[int, ...], dims: tuple[int, ...], kernel_sizes: tuple[int, ...]) -> None:
+    """Raises ValueError unless every stage has its depth, its width and its kernel size."""
+    if not depths or len(depths) != len(dims) or len(depths) > len(kernel_sizes):
+        raise ValueError(
+            "depths, dims and kernel_sizes must have one number for each stage. "
+            f"Received: depths={depths}, dims={dims}, kernel_sizes={kernel_sizes}"
+        )
 
 
 def check(pooling: Any, classes: Any, classifier_activation: Any, pretrained: bool, drop_path_rate: float) -> None:
@@ -20,7 +30,7 @@ def check(pooling: Any, classes: Any, classifier_activation: Any, pretrained: bo
         pretrained: whether weights are loaded.
         drop_path_rate: 0 or more, below 1.
     """
-    if pooling not in POOLINGS:
+    if pooling not in (None, *POOLINGS):
         raise ValueError(f"pooling must be None, 'avg' or 'max'. Received: pooling={pooling!r}")
     if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
         raise ValueError(f"classes must be a positive whole number. Received: classes={classes!r}")

@@ -1,5 +1,6 @@
 """The command `convnext-keras`: parses, calls the library, prints."""
 
+import difflib
 import json
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.table import Table
 
 from convnext_keras import create_model, decode_predictions, list_weights
 from convnext_keras.variants import VARIANTS
-from convnext_keras.weights import BUNDLED, RESTRICTED, WeightSet, fetch, find, registry
+from convnext_keras.weights import BUNDLED, RESTRICTED, WeightSet, default, fetch, registry
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 WHICH = "Weight set; 'convnext-keras models' lists them."
@@ -38,10 +39,11 @@ def program() -> None:
 
 def weight_set_named(name: str) -> WeightSet:
     """The registry's row of that name, or of a variant's first weight set."""
-    variant = name if name in VARIANTS else name.partition(".")[0]
-    found = next((row for row in registry().values() if row.variant == name), None) or find(name, variant)
-    if not isinstance(found, WeightSet):
-        raise ValueError(f"{name!r} is no weight set. 'convnext-keras models' lists them.")
+    found = registry().get(name) or default(name)
+    if found is None:
+        close = difflib.get_close_matches(name, registry(), n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"{name!r} is no weight set.{hint} 'convnext-keras models' lists them.")
     return found
 
 

@@ -27,7 +27,6 @@ from convnext_keras.variants import VARIANTS, Variant
 
 NORMS = {"layer": layers.LayerNormalization, "rms": layers.RMSNormalization, "simple": SimpleNormalization}
 ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": gelu_tanh, "silu": "silu"}
-POOLINGS = {None: None, "avg": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}
 LAST = {"data_format": "channels_last"}
 
 
@@ -151,7 +150,7 @@ def convnext_head(inputs, pooling: str | None, classes: int | None, classifier_a
     name, dtype = f"{design.name}_head", design.head_dtype
     # Without a top, Keras leaves pooling and norm unnamed.
     names = (None, None) if classes is None else (f"{name}_gap", f"{name}_layernorm")
-    steps = [POOLINGS[pooling](name=names[0], dtype=dtype, **LAST)] if pooling else []
+    steps = [arguments.POOLINGS[pooling](name=names[0], dtype=dtype, **LAST)] if pooling else []
     steps.insert(0 if design.variant.head_norm_first else 1, design.norm(names[1], dtype))
     if design.variant.head_hidden and pooling:
         options = {"activation": "gelu", "kernel_initializer": initial(), "dtype": dtype}
@@ -245,6 +244,7 @@ def ConvNeXt(  # noqa: N802 - named like the constructors of keras.applications
         (None, 10)
     """
     variant = Variant(tuple(depths), tuple(dims), **architecture)
+    arguments.check_stages(variant.depths, variant.dims, variant.kernel_sizes)
     source = weight_sets.find(weights, None)
     published = source if isinstance(source, weight_sets.WeightSet) else None
     arguments.check(pooling, classes, classifier_activation, include_top and source is not None, drop_path_rate)
@@ -266,7 +266,7 @@ def ConvNeXt(  # noqa: N802 - named like the constructors of keras.applications
 
 def constructor_of(variant: str, function: str) -> Callable[..., keras.Model]:
     """The constructor of one variant: `ConvNeXt` with the signature that `keras.applications` gives its five."""
-    default_weights = weight_sets.default_tag(variant)
+    default_weights = getattr(weight_sets.default(variant), "tag", None)
     changed = {"weights": default_weights, "name": variant}
     parameters = list(inspect.signature(ConvNeXt).parameters.values())[2:-1]  # Without depths, dims and architecture.
     parameters = [row.replace(default=changed.get(row.name, row.default)) for row in parameters]

@@ -34,13 +34,11 @@ class Layout(NamedTuple):
             `{even}`, twice the stage after; `{variable}`, PyTorch's name of the variable, and `{keras}`, Keras'.
         prefixes: what may stand before every name.
         dropped: patterns of names that are not part of a ConvNeXt, each with the reason.
-        torch: whether arrays are laid out as PyTorch does.
     """
 
     rows: Mapping[str, tuple[str, ...]]
     prefixes: tuple[str, ...] = ("",)
     dropped: Mapping[str, str] = {}
-    torch: bool = True
 
 
 LAYOUTS = {

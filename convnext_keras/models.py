@@ -56,7 +56,7 @@ def create_model(name: str, **arguments: Any) -> keras.Model:
         (None, 10)
     """
     sets = weight_sets.registry()
-    weight_set = sets.get(name) or next((row for row in sets.values() if row.variant == name), None)
+    weight_set = sets.get(name) or weight_sets.default(name)
     variant = weight_set.variant if weight_set else name
     if variant not in VARIANTS:
         close = difflib.get_close_matches(name, [*VARIANTS, *sets], n=1)

@@ -124,9 +124,9 @@ def registry() -> dict[str, WeightSet]:
     return {row.name: row for row in rows}
 
 
-def default_tag(variant: str) -> str | None:
-    """The tag of a variant's first row, which its constructor loads unless told otherwise; None if there is no row."""
-    return next((row.tag for row in registry().values() if row.variant == variant), None)
+def default(variant: str) -> WeightSet | None:
+    """A variant's first row, which its constructor loads unless told otherwise; None if there is none."""
+    return next((row for row in registry().values() if row.variant == variant), None)
 
 
 def list_weights(pattern: str = "*") -> list[str]:

@@ -104,7 +104,7 @@ def test_help_has_an_example(command):
         (["classify", "missing.png", "--weights", DIGITS], "missing.png cannot be read as an image"),
         (["classify", __file__], "cannot be read as an image"),
         (["classify", "x.png", "--weights", "convnext_mini.digit"], "Did you mean 'convnext_mini.digits'"),
-        (["fetch", "resnet50"], "one of \\[\\]"),
+        (["fetch", "resnet50"], "'resnet50' is no weight set"),
         (["fetch", "convnext_tiny.imagenet"], "CONVNEXT_KERAS_OFFLINE"),
     ],
 )

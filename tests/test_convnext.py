@@ -27,12 +27,6 @@ def some_pixels(*shape):
     return np.random.default_rng(0).integers(0, 256, shape).astype("float32")
 
 
-def published(name):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(keras.utils, "get_file", None)
-        return getattr(keras.applications.convnext, name)(weights=None)
-
-
 def test_application_base():
     assert ConvNeXtTiny(weights=None).output_shape == (None, 1000)
 
@@ -119,7 +113,7 @@ def test_constructors_are_named(name):
 
 
 def test_layer_names_and_weight_order_are_those_of_keras():
-    ours, theirs = ConvNeXtTiny(weights=None), published("ConvNeXtTiny")
+    ours, theirs = ConvNeXtTiny(weights=None), keras.applications.ConvNeXtTiny(weights=None)
     names = {layer.name for layer in ours.layers}
     assert {layer.name for layer in theirs.layers} - names <= {theirs.layers[0].name}
     assert [weight.shape for weight in ours.weights] == [weight.shape for weight in theirs.weights]
@@ -257,6 +251,15 @@ def test_fit_learns(jit_compile):
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         ConvNeXtTiny(**{"weights": None, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("depths", "dims", "kernel_sizes"),
+    [((1, 1), (8, 12, 16), (7, 7, 7)), ((), (), ()), ((1,) * 5, (8,) * 5, (7,) * 4)],
+)
+def test_bad_stages(depths, dims, kernel_sizes):
+    with pytest.raises(ValueError, match="one number for each stage"):
+        ConvNeXt(depths, dims, kernel_sizes=kernel_sizes)
 
 
 @pytest.mark.parametrize(
