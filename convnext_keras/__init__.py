@@ -1,5 +1,6 @@
 """Every public ConvNeXt, in Keras 3."""
 
+from convnext_keras import clip
 from convnext_keras.convnext import ConvNeXt, ConvNeXtBase, ConvNeXtLarge, ConvNeXtSmall, ConvNeXtTiny, ConvNeXtXLarge
 from convnext_keras.labels import decode_predictions
 from convnext_keras.loading import load_weights
@@ -48,6 +49,7 @@ __all__ = [
     "ConvNeXtXLarge",
     "ConvNeXtXXLarge",
     "WeightsError",
+    "clip",
     "create_model",
     "decode_predictions",
     "feature_extractor",

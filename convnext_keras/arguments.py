@@ -52,6 +52,11 @@ def checked_stride(output_stride: int | None, patch_size: int, full: int) -> int
     return output_stride or full
 
 
+def square(size: int | None) -> tuple[int | None, int | None, int]:
+    """The shape of square RGB pictures, in Keras' data format."""
+    return (size, size, 3) if keras.config.image_data_format() == "channels_last" else (3, size, size)
+
+
 def input_layer(input_tensor: Any, input_shape: Any, default_size: int | None, minimum: int, any_channels: bool) -> Any:
     """The tensor that a model starts from: `input_tensor`, or a new input of `input_shape`.
 
@@ -73,9 +78,7 @@ def input_layer(input_tensor: Any, input_shape: Any, default_size: int | None, m
         )
     given = None if input_shape is None else _checked_shape(input_shape, "input_shape", minimum, any_channels)
     if input_tensor is None:
-        channels_last = (default_size, default_size, 3)
-        default = channels_last if keras.config.image_data_format() == "channels_last" else channels_last[::-1]
-        return keras.Input(given or default)
+        return keras.Input(given or square(default_size))
     if len(input_tensor.shape) != 4:
         raise ValueError(f"input_tensor must have shape (N, H, W, C). Received: {tuple(input_tensor.shape)}")
     shape = _checked_shape(input_tensor.shape[1:], "input_tensor", minimum, any_channels)

@@ -4,10 +4,12 @@ Environment variables: `CONVNEXT_KERAS_CACHE`, the folder that downloads go to; 
 holds the same file names; `CONVNEXT_KERAS_OFFLINE`, which forbids the network when it is 1.
 """
 
+import contextlib
 import hashlib
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pooch
@@ -69,32 +71,42 @@ def fetch(url: str, sha256: str, megabytes: float) -> Path:
     return path
 
 
-def fetch_from_hub(repository: str, file: str, revision: str = "") -> Path:
+def fetch_from_hub(repository: str, files: Sequence[str], revision: str = "") -> Path:
     """The local copy of a file of the Hugging Face hub, in the hub's own cache and under its settings (`HF_HOME`, ...).
 
     The hub names files in its cache by the sha256 that it states for them; what lies there is compared with its name.
 
     Args:
         repository: `owner/name`.
-        file: path in the repository.
+        files: paths in the repository that it may have, in order of preference.
         revision: branch, tag or commit; empty for the main branch.
 
     Raises:
-        OSError: if it cannot be fetched, or is damaged and cannot be fetched anew.
+        OSError: if none can be fetched, or it is damaged and cannot be fetched anew.
     """
     import huggingface_hub
 
-    source = {"repo_id": repository, "filename": file, "revision": revision or None}
+    def download(file: str, **options) -> Path:
+        source = {"repo_id": repository, "filename": file, "revision": revision or None}
+        return Path(huggingface_hub.hf_hub_download(**source, local_files_only=is_offline(), **options))
+
+    *others, last = files
+    path = None
     try:
-        path = Path(huggingface_hub.hf_hub_download(**source, local_files_only=is_offline()))
+        for file in others:
+            with contextlib.suppress(huggingface_hub.errors.EntryNotFoundError):
+                path = download(file)
+                break
+        path = path or download(last)
         if _is_damaged(path):
-            path = Path(huggingface_hub.hf_hub_download(**source, local_files_only=is_offline(), force_download=True))
+            path = download(path.name, force_download=True)
     except Exception as error:  # The errors of whatever HTTP library the hub's own library uses.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise OSError(
-            f"{file} of https://huggingface.co/{repository} could not be had: {reason} If the repository is gated, "
-            "accept its terms there and set HF_TOKEN; with CONVNEXT_KERAS_OFFLINE or HF_HUB_OFFLINE set, it must be in "
-            "the hub's cache already."
+            f"{' or '.join(files)} of https://huggingface.co/{repository} could not be had: {reason} If the repository "
+            "is gated, accept its terms there and set HF_TOKEN; with CONVNEXT_KERAS_OFFLINE or HF_HUB_OFFLINE set, it "
+            "must be in the hub's cache already; if it holds a .bin or .pth file only, convert that once by "
+            "scripts/convert_checkpoint.py."
         ) from error
     if _is_damaged(path):
         raise OSError(f"{path}: its sha256 is not the one that the hub states. Remove it and try again.")

@@ -12,7 +12,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from convnext_keras import layouts
+from convnext_keras import matching
 from convnext_keras.download import file_sha256
 from convnext_keras.readers import WeightFile, WeightsError, open_weights
 from convnext_keras.weights import Provenance, WeightSet, fetch
@@ -76,7 +76,7 @@ def load(model: keras.Model, path: Path, may_stay_fresh: bool = False) -> list[s
     return fresh
 
 
-def _unfit_head(file: WeightFile, fit: layouts.Match, variables: Variables) -> list[str]:
+def _unfit_head(file: WeightFile, fit: matching.Match, variables: Variables) -> list[str]:
     """Layers of the head that the file has no tensors for, or a classifier for other classes."""
     head = [key for key in ("head_dense/kernel", "head_dense/bias") if key in variables]
     norm = [key for key in variables if key.startswith("head_layernorm/")]
@@ -119,23 +119,23 @@ def inner_layers(model: keras.Model, root: str = "") -> Iterator[tuple[str, kera
             yield path, layer
 
 
-def _match(file: WeightFile, variables: Variables) -> layouts.Match:
+def _match(file: WeightFile, variables: Variables) -> matching.Match:
     files = {name: header.shape for name, header in file.headers.items()}
     shapes = {key: tuple(variable.shape) for key, (_, variable) in variables.items()}
     # A head that the model does not have is looked for too, to know it from a tensor that nobody expected.
     absent = dict.fromkeys((key for key in HEAD if key not in shapes), ())
     paths = {key: path for key, (path, _) in variables.items()}
-    return layouts.match(file.format, files, {**shapes, **absent}, paths)
+    return matching.match(file.format, files, {**shapes, **absent}, paths)
 
 
-def _misshapen(file: WeightFile, fit: layouts.Match, variables: Variables) -> list[str]:
+def _misshapen(file: WeightFile, fit: matching.Match, variables: Variables) -> list[str]:
     """What is wrong with shapes and types, one phrase for each variable."""
     wrong = []
     for key in (key for key in variables if key in fit.sources):
         variable = variables[key][1]
         shape = tuple(variable.shape)
         header = file.headers[fit.sources[key]]
-        valid = layouts.torch_shapes(shape) if fit.torch else (shape,)
+        valid = matching.torch_shapes(key, shape) if fit.torch else (shape,)
         if header.shape not in valid:
             wrong.append(f"{fit.sources[key]!r} is {header.shape}, expected {valid[0]}")
         elif header.dtype not in (*FLOATS, variable.dtype):
@@ -143,7 +143,7 @@ def _misshapen(file: WeightFile, fit: layouts.Match, variables: Variables) -> li
     return wrong
 
 
-def _refuse(file: WeightFile, fit: layouts.Match, variables: Variables, model_name: str) -> None:
+def _refuse(file: WeightFile, fit: matching.Match, variables: Variables, model_name: str) -> None:
     """Raises unless every variable has its tensor and every tensor its variable."""
     if fit.layout is None:
         raise WeightsError(f"{file.path}: its names are of no known layout; it begins with {_some(file.headers)}.")
@@ -162,7 +162,7 @@ def _some(items) -> str:
     return ", ".join(items[:SHOWN]) + (f" and {len(items) - SHOWN} more" if len(items) > SHOWN else "")
 
 
-def _read(file: WeightFile, fit: layouts.Match, key: str, variable: keras.Variable) -> np.ndarray:
+def _read(file: WeightFile, fit: matching.Match, key: str, variable: keras.Variable) -> np.ndarray:
     """One variable's values in at least float32, found finite in the variable's own type."""
     name = fit.sources[key]
     try:
@@ -170,7 +170,7 @@ def _read(file: WeightFile, fit: layouts.Match, key: str, variable: keras.Variab
     except (OSError, RuntimeError, ValueError) as error:
         raise WeightsError(f"{file.path}: {name!r} cannot be read: {error}") from error
     if fit.torch:
-        array = layouts.from_torch(array, tuple(variable.shape))
+        array = matching.from_torch(key, array, tuple(variable.shape))
     with np.errstate(over="ignore"):
         finite = np.isfinite(array.astype(variable.dtype)).all()
     if not finite:
@@ -178,13 +178,14 @@ def _read(file: WeightFile, fit: layouts.Match, key: str, variable: keras.Variab
     return array
 
 
-def load_source(model: keras.Model, source: WeightSet | Path, include_top: bool) -> None:
+def load_source(model: keras.Model, source: WeightSet | Path, include_top: bool, may_stay_fresh: bool = True) -> None:
     """Fills a fresh model from a weight set or a file, and notes where its weights come from.
 
-    A classifier for other classes than the model's leaves the model's own as it is, with a warning that names it.
+    A classifier for other classes than the model's leaves the model's own as it is, with a warning that names it,
+    unless nothing `may_stay_fresh`.
     """
     path = source if isinstance(source, Path) else fetch(source, include_top)
-    fresh = load(model, path, may_stay_fresh=True)
+    fresh = load(model, path, may_stay_fresh)
     for layer in fresh:
         warnings.warn(FRESH[layer].format(layer=layer, file=path.name, model=model.name), stacklevel=5)
     if isinstance(source, WeightSet):

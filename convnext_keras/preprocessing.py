@@ -4,9 +4,13 @@ Models of this library take pixels in 0..255 and normalise them in their first l
 decode, resize and crop, as the publisher of the weights did when the published accuracy was measured.
 """
 
+import collections
+import contextlib
 import math
 import os
 import warnings
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +31,10 @@ STATISTICS = {
     "clip": Statistics((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
     "half": Statistics((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
+
+# A picture as users have it: a path, a PIL image, or an array of pixels in 0..255.
+Picture = str | os.PathLike | Image.Image | np.ndarray
+MAX_PIXELS = 89_478_485  # Pillow's own limit, above which it warns of a decompression bomb
 
 INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -85,35 +93,51 @@ def preprocess_input(x: Any, data_format: str | None = None):
     return x
 
 
-def open_image(image: str | os.PathLike | Image.Image | np.ndarray) -> Image.Image:
-    """An RGB picture from a path, a PIL image or an array of pixels in 0..255.
+def open_image(image: Picture, as_rgb: bool = True) -> Image.Image:
+    """A decoded picture from a path, a PIL image or an array of pixels in 0..255.
 
     Args:
-        image: the picture; an array is `(H, W)`, `(H, W, 1)` or `(H, W, 3)`, and rounded if it is of floats. The
-            orientation in a file's EXIF data is not applied, as timm and OpenCLIP do not apply it either.
+        image: the picture; an array is `(H, W)`, `(H, W, 1)` or `(H, W, 3)`, and rounded if it is of floats. Of an
+            animation the first frame is taken. The orientation in a file's EXIF data is not applied, as timm and
+            OpenCLIP do not apply it either.
+        as_rgb: whether to convert it, or to leave it in the mode that it has.
 
     Raises:
-        ValueError: if it cannot be read as a picture.
+        ValueError: if it cannot be read as a picture, or has more than `MAX_PIXELS`.
     """
-    if isinstance(image, Image.Image):
-        # Pillow warns of palettes with transparency unless it is asked for; the colours are the same.
-        return (image.convert("RGBA") if "transparency" in image.info else image).convert("RGB")
-    if isinstance(image, str | os.PathLike):
+    if isinstance(image, Image.Image | str | os.PathLike):
         try:
-            with Image.open(Path(image)) as opened:
-                return open_image(opened)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            with contextlib.nullcontext(image) if isinstance(image, Image.Image) else Image.open(Path(image)) as opened:
+                if opened.width * opened.height > MAX_PIXELS:
+                    raise ValueError(f"{opened.width} x {opened.height} are more than {MAX_PIXELS} pixels")
+                opened.load()
+                return _as_rgb(opened) if as_rgb else opened.copy()
+        except (
+            OSError,
+            ValueError,
+            SyntaxError,
+            Image.DecompressionBombError,
+            Image.DecompressionBombWarning,
+        ) as error:
             raise ValueError(
                 f"{image} cannot be read as an image: {error}. Give a PNG, JPEG, WebP or GIF file."
             ) from error
     pixels = np.asarray(image)
     if pixels.ndim == 3 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
-    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[-1] != 3):
-        raise ValueError(f"An image array must be (H, W), (H, W, 1) or (H, W, 3). Received: shape {pixels.shape}")
+    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[-1] != 3) or not pixels.size:
+        raise ValueError(
+            "An image must be a path, a PIL image, or an array (H, W), (H, W, 1) or (H, W, 3). Received: "
+            + (f"shape {pixels.shape}" if pixels.ndim else f"{image!r} of type {type(image).__name__}")
+        )
     if pixels.dtype != np.uint8:
-        pixels = np.clip(np.rint(pixels), 0, 255).astype("uint8")
-    return Image.fromarray(pixels).convert("RGB")
+        pixels = np.clip(np.rint(preprocess_input(pixels)), 0, 255).astype("uint8")
+    return _as_rgb(Image.fromarray(pixels)) if as_rgb else Image.fromarray(pixels)
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    # Pillow warns of palettes with transparency unless it is asked for; the colours are the same.
+    return (image.convert("RGBA") if "transparency" in image.info else image).convert("RGB")
 
 
 def center_crop(image: Image.Image, size: int) -> Image.Image:
@@ -131,6 +155,7 @@ class Recipe(NamedTuple):
         resize: `"shortest"` keeps the proportions, `"squash"` does not.
         interpolation: a name in `INTERPOLATIONS`; always antialiased.
         statistics: the name of the statistics that the model embeds.
+        rgb_first: whether other modes become RGB before resizing, as timm does, or after cropping, as OpenCLIP does.
 
     Example:
         >>> Recipe(size=224, crop=0.875)(np.zeros((300, 451, 3), "uint8")).shape
@@ -142,10 +167,11 @@ class Recipe(NamedTuple):
     resize: str = "shortest"
     interpolation: str = "bicubic"
     statistics: str = "imagenet"
+    rgb_first: bool = True
 
-    def __call__(self, image: str | os.PathLike | Image.Image | np.ndarray) -> np.ndarray:
+    def __call__(self, image: Picture) -> np.ndarray:
         """Returns uint8 pixels `(size, size, 3)` in 0..255 of a path, a PIL image or an array; see `open_image`."""
-        picture = open_image(image)
+        picture = open_image(image, self.rgb_first)
         edge = math.floor(self.size / self.crop)
         width, height = picture.size
         if self.resize == "shortest":
@@ -155,4 +181,71 @@ class Recipe(NamedTuple):
             target = (edge, edge)
         if target != picture.size:
             picture = picture.resize(target, INTERPOLATIONS[self.interpolation])
-        return np.asarray(center_crop(picture, self.size))
+        return np.asarray(_as_rgb(center_crop(picture, self.size)))
+
+
+def pictures_of(images: Any) -> Iterable[Picture]:
+    """The pictures in what a user gives: one of them, a batch of pixels `(N, H, W, C)`, or any iterable of them."""
+    single = isinstance(images, str | os.PathLike | Image.Image) or (
+        isinstance(images, np.ndarray) and images.ndim < 4 and images.dtype != object
+    )
+    return [images] if single else images
+
+
+def in_batches(
+    images: Any, recipe: Callable[[Any], np.ndarray], batch_size: int, on_error: str = "raise"
+) -> Iterator[tuple[list, np.ndarray]]:
+    """Pictures as batches of pixels, decoded and resized in threads while the caller works on the batch before.
+
+    Args:
+        images: see `pictures_of`; an iterable is read no further than two batches ahead.
+        recipe: one item of `images` to pixels, all of one shape.
+        batch_size: most pictures of a batch.
+        on_error: `"raise"`, or `"skip"` to warn of a picture that cannot be read and go on.
+
+    Yields:
+        The items as they were given, and their pixels `(N, size, size, 3)`, uint8; in the order given.
+
+    Raises:
+        ValueError: if a picture cannot be read and is not to be skipped; the message names it.
+    """
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"on_error must be 'raise' or 'skip'. Received: on_error={on_error!r}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be 1 or more. Received: batch_size={batch_size}")
+    read: list[tuple[Any, np.ndarray]] = []
+    for image, pixels in _decoding(images, recipe, ahead=2 * batch_size):
+        read += _read(image, pixels, on_error)
+        if len(read) == batch_size:
+            yield _batch(read)
+            read = []
+    if read:
+        yield _batch(read)
+
+
+def _decoding(images: Any, recipe: Callable[[Any], np.ndarray], ahead: int) -> Iterator[tuple[Any, Future[np.ndarray]]]:
+    """Each picture with its pixels to come; at most `ahead` of them are begun at a time."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        waiting: collections.deque[tuple[Any, Future[np.ndarray]]] = collections.deque()
+        try:
+            for image in pictures_of(images):
+                waiting.append((image, pool.submit(recipe, image)))
+                if len(waiting) == ahead:
+                    yield waiting.popleft()
+            yield from waiting
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _batch(read: list[tuple[Any, np.ndarray]]) -> tuple[list, np.ndarray]:
+    return [image for image, _ in read], np.stack([pixels for _, pixels in read])
+
+
+def _read(image: Any, pixels: Future, on_error: str) -> list[tuple[Any, np.ndarray]]:
+    try:
+        return [(image, pixels.result())]
+    except ValueError as error:
+        if on_error == "raise":
+            raise
+        warnings.warn(f"Skipped: {error}", stacklevel=4)
+        return []

@@ -29,7 +29,9 @@ RESTRICTED = {
 
 
 class WeightSet(NamedTuple):
-    """One row of the registry, `weights/registry.csv`: a published set of weights and how to use it.
+    """One row of a registry: a published set of weights and how to use it.
+
+    The registries are `weights/registry.csv`, of classifiers and backbones, and `weights/clip.csv`, of ConvNeXt-CLIP.
 
     Attributes:
         variant: the architecture it belongs to.
@@ -37,7 +39,8 @@ class WeightSet(NamedTuple):
         layout: how the publisher names the tensors; see `layouts`.
         repository: on the Hugging Face hub, as `owner/name`; empty if the file is not there.
         revision: branch, tag or commit of the repository; empty for its main branch.
-        file: its name, in the repository, at the end of `url`, or in the folder `weights/`.
+        file: its name, in the repository, at the end of `url`, or in the folder `weights/`; names that it may have are
+            separated by `|`, in order of preference.
         url: address of the file with the classifier, if it is not on the hub.
         sha256: of that file, 64 hexadecimal digits; the hub states that of its own files.
         headless_url: address of the file without the classifier, if the publisher has one.
@@ -54,7 +57,8 @@ class WeightSet(NamedTuple):
         statistics: the name of the statistics that the model embeds.
         license: of the weights, as their publisher states it.
         source: page that describes them.
-        top1: accuracy in percent with this recipe as published, of ImageNet-1k or the set's own task; empty if none is.
+        top1: accuracy in percent with this recipe as published, of ImageNet-1k (of CLIP: zero-shot) or the set's own
+            task; empty if none is.
         test_top1: accuracy at the test size.
     """
 
@@ -116,17 +120,17 @@ class Provenance:
 
 
 @functools.cache
-def registry() -> dict[str, WeightSet]:
-    """Every weight set by its name, in the order of `weights/registry.csv`."""
+def registry(table: str = "registry") -> dict[str, WeightSet]:
+    """Every weight set of `weights/{table}.csv` by its name, in the table's order."""
     types = WeightSet.__annotations__
-    with (BUNDLED / "registry.csv").open(encoding="utf-8", newline="") as stream:
-        rows = [WeightSet(**{key: types[key](text) for key, text in row.items()}) for row in csv.DictReader(stream)]
+    with (BUNDLED / f"{table}.csv").open(encoding="utf-8", newline="") as stream:
+        rows = [WeightSet(**{key: types[key](row[key]) for key in types}) for row in csv.DictReader(stream)]
     return {row.name: row for row in rows}
 
 
-def default(variant: str) -> WeightSet | None:
+def default(variant: str, table: str = "registry") -> WeightSet | None:
     """A variant's first row, which its constructor loads unless told otherwise; None if there is none."""
-    return next((row for row in registry().values() if row.variant == variant), None)
+    return next((row for row in registry(table).values() if row.variant == variant), None)
 
 
 def list_weights(pattern: str = "*") -> list[str]:
@@ -142,8 +146,12 @@ def list_weights(pattern: str = "*") -> list[str]:
     return fnmatch.filter(registry(), pattern)
 
 
-def find(weights: str | os.PathLike | WeightSet | None, variant: str | None) -> WeightSet | Path | None:
+def find(
+    weights: str | os.PathLike | WeightSet | None, variant: str | None, table: str = "registry"
+) -> WeightSet | Path | None:
     """What `weights=` of a constructor stands for: a weight set of the variant, an existing file, or nothing.
+
+    A weight set goes by its tag, its name or its repository on the hub, in either case and with `-` or `_`.
 
     Raises:
         ValueError: if it is none of these; the message lists what is valid.
@@ -153,10 +161,10 @@ def find(weights: str | os.PathLike | WeightSet | None, variant: str | None) -> 
         return weights
     if not isinstance(weights, str | os.PathLike):
         raise ValueError(f"weights must be None, the name of a weight set, or a path. Received: {weights!r}")
-    tags = {row.tag: row for row in registry().values() if row.variant == variant}
+    rows = [row for row in registry(table).values() if row.variant == variant]
     name, _, revision = str(weights).partition("@")
-    row = tags.get(name) or registry().get(name)
-    if row and row.variant == variant and bool(row.repository) >= bool(revision):
+    row = next((row for row in rows if _plain(name) == _plain(row.tag) or is_called(row, name)), None)
+    if row and bool(row.repository) >= bool(revision):
         return row._replace(revision=revision or row.revision)
     if Path(weights).is_file():
         return Path(weights)
@@ -166,12 +174,22 @@ def find(weights: str | os.PathLike | WeightSet | None, variant: str | None) -> 
         or weights.endswith((".h5", ".safetensors", ".pth"))
     ):
         raise WeightsError(f"{weights}: no such file.")
-    close = difflib.get_close_matches(weights, [*tags, *registry()], n=1)
-    owner = variant or "a custom ConvNeXt"
+    tags = sorted(row.tag for row in rows)
+    close = difflib.get_close_matches(weights, [*tags, *registry(table)], n=1)
+    owner = variant or "a custom model"
     raise ValueError(
-        f"weights must be None, a path to an existing file, or one of {sorted(tags)} for {owner}."
+        f"weights must be None, a path to an existing file, or one of {tags} for {owner}."
         f" Received: weights={weights!r}" + (f". Did you mean {close[0]!r}?" if close else "")
     )
+
+
+def is_called(row: WeightSet, name: str) -> bool:
+    """Whether a name is a weight set's full name or its repository, in either case, with `-` or `_`."""
+    return _plain(name) in (_plain(known) for known in (row.name, row.repository) if known)
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "_")
 
 
 @functools.cache  # Once for each licence is enough.
@@ -197,7 +215,7 @@ def fetch(weight_set: WeightSet, include_top: bool = True) -> Path:
     sha256 = weight_set.headless_sha256 if headless else weight_set.sha256
     try:
         if weight_set.repository:
-            return download.fetch_from_hub(weight_set.repository, weight_set.file, weight_set.revision)
+            return download.fetch_from_hub(weight_set.repository, weight_set.file.split("|"), weight_set.revision)
         if url:
             return download.fetch(url, sha256, weight_set.megabytes)
     except OSError as error:

@@ -79,12 +79,12 @@ def hub(tmp_path, monkeypatch):
 
 
 def test_fetched_once_and_found_again_offline(hub, monkeypatch):
-    path = download.fetch_from_hub(REPOSITORY, FILE)
+    path = download.fetch_from_hub(REPOSITORY, [FILE])
     assert path.read_bytes() == CONTENT
     assert Hub.requests.count(f"GET /{REPOSITORY}/resolve/main/{FILE}") == 1
     monkeypatch.setenv("CONVNEXT_KERAS_OFFLINE", "1")
     Hub.requests.clear()
-    assert download.fetch_from_hub(REPOSITORY, FILE) == path
+    assert download.fetch_from_hub(REPOSITORY, [FILE]) == path
     assert not Hub.requests
 
 
@@ -99,17 +99,17 @@ def test_a_revision_can_be_pinned(hub):
 
 
 def test_damage_in_the_cache_is_repaired(hub):
-    path = download.fetch_from_hub(REPOSITORY, FILE)
+    path = download.fetch_from_hub(REPOSITORY, [FILE])
     damaged = bytearray(CONTENT)
     damaged[-1] ^= 1
     path.resolve().write_bytes(damaged)
-    assert download.fetch_from_hub(REPOSITORY, FILE).read_bytes() == CONTENT
+    assert download.fetch_from_hub(REPOSITORY, [FILE]).read_bytes() == CONTENT
 
 
 def test_another_content_than_the_hub_states_is_refused(hub, monkeypatch):
     monkeypatch.setattr(Hub, "fault", "wrong")
     with pytest.raises(OSError, match="its sha256 is not the one that the hub states"):
-        download.fetch_from_hub(REPOSITORY, FILE)
+        download.fetch_from_hub(REPOSITORY, [FILE])
 
 
 @pytest.mark.parametrize("fault", [401, 403, 404, 429, 500, "cut", "stall"])
@@ -117,14 +117,14 @@ def test_faults_end_in_one_error_and_leave_nothing(fault, hub, monkeypatch):
     monkeypatch.setattr(Hub, "fault", fault)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)  # The hub's library waits between its tries.
     with pytest.raises(OSError, match=f"{FILE} of https://huggingface.co/{REPOSITORY} could not be had"):
-        download.fetch_from_hub(REPOSITORY, FILE)
+        download.fetch_from_hub(REPOSITORY, [FILE])
     assert not list(hub.rglob(FILE))
 
 
 def test_ten_at_once_get_the_same(hub):
     found = []
     threads = [
-        threading.Thread(target=lambda: found.append(download.fetch_from_hub(REPOSITORY, FILE))) for _ in range(10)
+        threading.Thread(target=lambda: found.append(download.fetch_from_hub(REPOSITORY, [FILE]))) for _ in range(10)
     ]
     for thread in threads:
         thread.start()
@@ -135,7 +135,7 @@ def test_ten_at_once_get_the_same(hub):
 
 
 def test_standard_output_stays_empty(hub, capfd):
-    download.fetch_from_hub(REPOSITORY, FILE)
+    download.fetch_from_hub(REPOSITORY, [FILE])
     assert capfd.readouterr().out == ""
 
 

@@ -27,14 +27,33 @@ from convnext_keras.weights import BUNDLED, RESTRICTED, registry
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "convnext_keras"
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+MODULES = sorted(
+    str(path.relative_to(PACKAGE).with_suffix("")) for path in PACKAGE.rglob("*.py") if path.stem != "__init__"
+)
 LEAVES = ("layers", "preprocessing", "labels", "readers", "download", "layouts", "variants", "arguments")
+LEAVES += ("clip/tokenizer", "clip/inference")
 ALLOWED_IMPORTS = {
     **{module: set() for module in LEAVES},
+    "matching": {"layouts"},
     "weights": {"download", "readers", "preprocessing"},
-    "loading": {"download", "layouts", "readers", "weights"},
+    "loading": {"download", "matching", "readers", "weights"},
     "convnext": {"arguments", "layers", "loading", "preprocessing", "variants", "weights"},
     "models": {"convnext", "variants", "weights"},
+    "clip/text_tower": {"layers"},
+    "clip/model": {"clip/inference", "clip/tokenizer", "layers", "preprocessing"},
+    "clip/models": {
+        "arguments",
+        "clip/model",
+        "clip/text_tower",
+        "convnext",
+        "layers",
+        "loading",
+        "variants",
+        "weights",
+    },
+    "clip/training": {"clip/model", "layers", "preprocessing"},
+    "clip/zero_shot": {"clip/model", "layers"},
+    "clip/retrieval": {"clip/model", "preprocessing", "readers"},
 }
 
 
@@ -44,7 +63,7 @@ def imports(module):
         if isinstance(node, ast.ImportFrom) and node.module == "convnext_keras":
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("convnext_keras."):
-            yield node.module.split(".")[1]
+            yield node.module.removeprefix("convnext_keras.").replace(".", "/")
 
 
 @pytest.mark.parametrize("module", ALLOWED_IMPORTS)
@@ -56,13 +75,17 @@ def test_every_module_has_a_rule():
     assert set(MODULES) == {*ALLOWED_IMPORTS, "cli"}
 
 
-def test_exported_names_are_listed_sorted_and_documented():
-    names = convnext_keras.__all__
+RECORDS = {"ClipVariant", "Hit", "Prediction", "SimilarityScores", "TextTower", "interpolate"}
+
+
+@pytest.mark.parametrize("package", [convnext_keras, convnext_keras.clip])
+def test_exported_names_are_listed_sorted_and_documented(package):
+    names = package.__all__
     assert names == sorted(names)
-    public = {name for name in vars(convnext_keras) if not name.startswith("_")}
-    assert public - set(names) <= {*MODULES, "data"}
-    for name in names:
-        assert "Example:" in inspect.getdoc(getattr(convnext_keras, name)), name
+    public = {name for name in vars(package) if not name.startswith("_")}
+    assert public - set(names) <= {*(module.split("/")[-1] for module in MODULES), "data"}
+    for name in set(names) - RECORDS - {"clip"}:
+        assert "Example:" in inspect.getdoc(getattr(package, name)), name
 
 
 def test_importing_brings_no_other_backend():
@@ -78,7 +101,7 @@ def test_importing_brings_no_other_backend():
 @pytest.mark.parametrize("module", MODULES)
 def test_examples_in_docstrings(module, monkeypatch):
     monkeypatch.chdir(ROOT)
-    tested = importlib.import_module(f"convnext_keras.{module}")
+    tested = importlib.import_module(f"convnext_keras.{module.replace('/', '.')}")
     names = {**vars(tested), **{name: getattr(convnext_keras, name) for name in convnext_keras.__all__}}
     names |= {"keras": keras, "np": np}
     options = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS

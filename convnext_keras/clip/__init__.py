@@ -1,0 +1,46 @@
+"""ConvNeXt-CLIP in Keras 3: images and texts in one space."""
+
+from convnext_keras.clip.model import CLIP, SimilarityScores
+from convnext_keras.clip.models import (
+    CLIPConvNeXt,
+    CLIPConvNeXtBase,
+    CLIPConvNeXtBaseW,
+    CLIPConvNeXtBaseW320,
+    CLIPConvNeXtLargeD,
+    CLIPConvNeXtLargeD320,
+    CLIPConvNeXtXXLarge,
+    ClipVariant,
+    create_model,
+    list_weights,
+)
+from convnext_keras.clip.retrieval import Hit, ImageIndex
+from convnext_keras.clip.text_tower import TextTower
+from convnext_keras.clip.tokenizer import Tokenizer
+from convnext_keras.clip.training import ContrastiveLoss, RandomCropAndErase, interpolate
+from convnext_keras.clip.zero_shot import Prediction, ZeroShotClassifier, imagenet_classes, imagenet_templates
+
+__all__ = [
+    "CLIP",
+    "CLIPConvNeXt",
+    "CLIPConvNeXtBase",
+    "CLIPConvNeXtBaseW",
+    "CLIPConvNeXtBaseW320",
+    "CLIPConvNeXtLargeD",
+    "CLIPConvNeXtLargeD320",
+    "CLIPConvNeXtXXLarge",
+    "ClipVariant",
+    "ContrastiveLoss",
+    "Hit",
+    "ImageIndex",
+    "Prediction",
+    "RandomCropAndErase",
+    "SimilarityScores",
+    "TextTower",
+    "Tokenizer",
+    "ZeroShotClassifier",
+    "create_model",
+    "imagenet_classes",
+    "imagenet_templates",
+    "interpolate",
+    "list_weights",
+]

@@ -1,0 +1,207 @@
+"""The two towers joined, and what a ConvNeXt-CLIP is used for: embeddings, similarities, training.
+
+"Learning Transferable Visual Models From Natural Language Supervision" (https://arxiv.org/abs/2103.00020v1) with a
+ConvNeXt as the image tower, as LAION trained it with OpenCLIP (https://github.com/mlfoundations/open_clip).
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from convnext_keras.clip.inference import Runner, trimmed
+from convnext_keras.clip.tokenizer import Tokenizer
+from convnext_keras.layers import register
+from convnext_keras.preprocessing import Picture, Recipe, in_batches
+
+MAX_LOGIT_SCALE = math.log(100)
+INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
+
+
+@register
+class LogitScaleRange(keras.constraints.Constraint):
+    """Keeps the logarithm of the temperature's inverse in 0..ln 100, as CLIP was trained."""
+
+    def __call__(self, weight):
+        return ops.clip(weight, 0.0, MAX_LOGIT_SCALE)
+
+
+@register
+class Similarity(layers.Layer):
+    """Scaled cosines of all pairs: embeddings of images `(N, D)` and texts `(M, D)` -> logits `(N, M)`.
+
+    The factor is the exponential of the weight `logit_scale`, which training keeps at ln 100 or below.
+    """
+
+    def build(self, images_shape, texts_shape):
+        initializer = keras.initializers.Constant(INITIAL_LOGIT_SCALE)
+        self.logit_scale = self.add_weight(
+            name="logit_scale", shape=(), initializer=initializer, constraint=LogitScaleRange()
+        )
+
+    def call(self, images, texts):
+        cosines = ops.matmul(ops.normalize(images, axis=-1), ops.transpose(ops.normalize(texts, axis=-1)))
+        return ops.exp(self.logit_scale) * cosines
+
+    def compute_output_shape(self, images_shape, texts_shape):
+        return (images_shape[0], texts_shape[0])
+
+
+class SimilarityScores(NamedTuple):
+    """How alike images and texts are, each `(images, texts)` in float32.
+
+    Attributes:
+        cosine: of the angle between embeddings, -1..1; 0.2 to 0.35 for what belongs together in LAION's models.
+        logits: cosines times the checkpoint's scale, at most 100.
+        probs: softmax of the logits over the texts: each row sums to 1, so it only compares the texts given.
+    """
+
+    cosine: np.ndarray
+    logits: np.ndarray
+    probs: np.ndarray
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Vectors `(..., D)` divided by their lengths."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+
+
+@register
+class CLIP(keras.Model):
+    """A functional model from `{"images": (N, H, W, 3), "tokens": (M, L)}` to logits `(N, M)`, with CLIP's uses.
+
+    Pixels are in 0..255. Train it with `fit` and `ContrastiveLoss`, where N = M and each row is a pair.
+
+    Attributes:
+        image_encoder: functional model from pixels to embeddings `(N, D)`, not normalised.
+        text_encoder: functional model from token ids to embeddings `(M, D)`, not normalised.
+        tokenizer: strings to token ids.
+        recipe: the evaluation transform: a picture in, pixels out.
+        provenance: where the weights come from, None if they are random.
+        scale: factor from cosines to logits.
+
+    Example:
+        >>> from convnext_keras import clip
+        >>> model = clip.create_model("convnext_mini.shapes")
+        >>> red = np.full((64, 64, 3), (255, 0, 0), "uint8")
+        >>> model.similarity(red, ["a red background", "a blue background"]).probs.shape
+        (1, 2)
+    """
+
+    provenance = None
+
+    def __init__(self, inputs, outputs, name=None, **kwargs):
+        super().__init__(inputs, outputs, name=name, **kwargs)
+
+    @property
+    def image_encoder(self) -> keras.Model:
+        return self.get_layer("image_encoder")
+
+    @property
+    def text_encoder(self) -> keras.Model:
+        return self.get_layer("text_encoder")
+
+    @property
+    def scale(self) -> float:
+        return math.exp(float(ops.convert_to_numpy(self.get_layer("similarity").logit_scale)))
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        positions = self.text_encoder.get_layer("text_position_embedding")
+        return Tokenizer(self.text_encoder.get_layer("text_token_embedding").input_dim, positions.context_length)
+
+    @property
+    def recipe(self) -> Recipe:
+        return Recipe(self.image_encoder.input_shape[2], statistics="clip", rgb_first=False)
+
+    @functools.cached_property
+    def _run_image_encoder(self) -> Runner:
+        return Runner(self.image_encoder)
+
+    @functools.cached_property
+    def _run_text_encoder(self) -> Runner:
+        return Runner(self.text_encoder)
+
+    def encode_image(self, images: Any, batch_size: int = 32, on_error: str = "raise") -> np.ndarray:
+        """Embeddings of pictures.
+
+        Args:
+            images: a path, a PIL image, an array of pixels in 0..255, a batch `(N, H, W, 3)`, or any iterable of
+                these; read, resized and cropped in threads, a batch ahead of the model.
+            batch_size: most pictures at a time.
+            on_error: `"raise"`, or `"skip"` to leave out pictures that cannot be read, with a warning that names each.
+
+        Returns:
+            Unit vectors `(N, D)` float32, in the order given; `(0, D)` if there are none.
+
+        Raises:
+            ValueError: if a picture cannot be read; the message names it.
+        """
+        parts = [vectors for _, vectors in self.image_batches(images, batch_size, on_error)]
+        return np.concatenate([np.zeros((0, self.image_encoder.output_shape[-1]), "float32"), *parts])
+
+    def image_batches(
+        self,
+        images: Any,
+        batch_size: int = 32,
+        on_error: str = "raise",
+        picture: Callable[[Any], Picture] = lambda item: item,
+    ) -> Iterator[tuple[list, np.ndarray]]:
+        """`encode_image` batch by batch, so that any number of pictures takes the memory of two batches.
+
+        Args:
+            images: see `encode_image`.
+            batch_size: most pictures at a time.
+            on_error: see `encode_image`.
+            picture: takes an item of `images` and gives its picture, for items that are more than a picture.
+
+        Yields:
+            The items of a batch as they were given, and their unit vectors `(N, D)`.
+        """
+        for batch, pixels in in_batches(images, lambda item: self.recipe(picture(item)), batch_size, on_error):
+            if self.image_encoder.input_shape[1] == 3:  # Keras is set to channels first.
+                pixels = pixels.transpose(0, 3, 1, 2)
+            yield batch, unit(self._run_image_encoder(pixels.astype("float32"), batch_size))
+
+    def encode_text(self, texts: str | Sequence[str], batch_size: int = 256, truncate: str = "warn") -> np.ndarray:
+        """Embeddings of texts.
+
+        Args:
+            texts: one or several strings.
+            batch_size: most texts at a time.
+            truncate: what to do with texts over the context length; see `Tokenizer`.
+
+        Returns:
+            Unit vectors `(N, D)` float32; `(0, D)` if there are none.
+        """
+        tokens = self.tokenizer(texts, truncate=truncate)
+        batches = (tokens[start : start + batch_size] for start in range(0, len(tokens), batch_size))
+        parts = [self._run_text_encoder(trimmed(batch, self.tokenizer.end), batch_size) for batch in batches]
+        return unit(np.concatenate([np.zeros((0, self.text_encoder.output_shape[-1]), "float32"), *parts]))
+
+    def similarity(self, images: Any, texts: str | Sequence[str]) -> SimilarityScores:
+        """Compares each picture with each text; see `encode_image` and `encode_text` for what they may be."""
+        return self.scores(self.encode_image(images), self.encode_text(texts))
+
+    def scores(self, images: np.ndarray, texts: np.ndarray) -> SimilarityScores:
+        """`similarity` of unit vectors `(N, D)` and `(M, D)`."""
+        cosine = images @ texts.T
+        logits = (self.scale * cosine).astype("float32")
+        powers = np.exp(logits - logits.max(axis=-1, keepdims=True, initial=-np.inf))
+        return SimilarityScores(cosine, logits, powers / powers.sum(axis=-1, keepdims=True))
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """Without targets, rows with equal texts belong together: each row's target is its text's first row."""
+        if y is None and x is not None:
+            tokens = x["tokens"]
+            equal = ops.all(tokens[:, None] == tokens[None], axis=-1)
+            y = ops.argmax(equal, axis=-1)
+        return super().compute_loss(x, y, y_pred, sample_weight, training)
+
+
+# Whole-model .h5 files name the class without its package.
+keras.saving.get_custom_objects()["CLIP"] = CLIP

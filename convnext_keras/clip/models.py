@@ -1,0 +1,200 @@
+"""The ConvNeXt-CLIP architectures, one row each, their constructors, and models by name."""
+
+import dataclasses
+import difflib
+import fnmatch
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+from keras import layers
+
+from convnext_keras import arguments, loading
+from convnext_keras import weights as weight_sets
+from convnext_keras.clip.model import CLIP, Similarity
+from convnext_keras.clip.text_tower import TextTower, text_encoder
+from convnext_keras.convnext import Design, convnext_model
+from convnext_keras.layers import FusedDense
+from convnext_keras.variants import VARIANTS, Variant
+
+REGISTRY = "clip"
+
+
+class ClipVariant(NamedTuple):
+    """One ConvNeXt-CLIP architecture.
+
+    Attributes:
+        trunk: the ConvNeXt of the image tower.
+        text: sizes of the text tower.
+        embedding: width of the space that both towers end in.
+        image_size: height and width in pixels that the weights were trained at.
+        parameters: published count.
+        projection_hidden: width of a hidden layer between the trunk and the embedding, None if there is none.
+    """
+
+    trunk: Variant
+    text: TextTower
+    embedding: int
+    image_size: int = 224
+    parameters: int | None = None
+    projection_hidden: int | None = None
+
+
+BASE, LARGE, XXLARGE = (VARIANTS[f"convnext_{size}"] for size in ("base", "large", "xxlarge"))
+# OpenCLIP's names and sizes (model_configs/convnext_*.json of 3.3.0); the last is this project's own.
+CLIP_VARIANTS = {
+    "convnext_base": ClipVariant(BASE, TextTower(512, 8, 12), 512, 224, 151_518_849),
+    "convnext_base_w": ClipVariant(BASE, TextTower(640, 10, 12), 640, 256, 179_385_345),
+    "convnext_base_w_320": ClipVariant(BASE, TextTower(640, 10, 12), 640, 320, 179_385_345),
+    "convnext_large_d": ClipVariant(LARGE, TextTower(768, 12, 16), 768, 256, 351_772_609, 1536),
+    "convnext_large_d_320": ClipVariant(LARGE, TextTower(768, 12, 16), 768, 320, 351_772_609, 1536),
+    "convnext_xxlarge": ClipVariant(XXLARGE, TextTower(1024, 16, 24), 1024, 256, 1_200_576_385),
+    "convnext_mini": ClipVariant(
+        Variant((1, 1, 3, 1), (32, 64, 96, 160), input_size=64), TextTower(96, 4, 3, 40, 2048), 96, 64, 1_156_097
+    ),
+}
+
+
+def image_encoder(variant: ClipVariant, inputs, drop_path_rate: float, layer_scale: float, dtype: Any) -> keras.Model:
+    """The image tower: a ConvNeXt's pooled and normed features, projected; pixels -> `(N, embedding)`."""
+    trunk = variant.trunk
+    stride = arguments.checked_stride(None, trunk.patch_size, trunk.minimum_size)
+    design = Design(trunk, "image", drop_path_rate, layer_scale if trunk.layer_scale else None, stride, dtype)
+    features = convnext_model(design, inputs, "clip", "avg", None, None)
+    x = features.output
+    # PyTorch's own start of linear layers, which OpenCLIP leaves as it is here.
+    initial = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+    options = {"kernel_initializer": initial, "dtype": design.head_dtype}
+    if variant.projection_hidden:
+        x = FusedDense(variant.projection_hidden, activation="gelu", name="image_projection_hidden", **options)(x)
+    x = layers.Dense(variant.embedding, use_bias=False, name="image_projection", **options)(x)
+    return keras.Model(features.input, x, name="image_encoder")
+
+
+def CLIPConvNeXt(  # noqa: N802 - named like the constructors of keras.applications
+    variant: ClipVariant,
+    *,
+    weights: Any = None,
+    image_size: int | None = None,
+    name: str = "clip_convnext",
+    drop_path_rate: float = 0.0,
+    layer_scale_init_value: float = 1e-6,
+    dtype: Any = None,
+) -> CLIP:
+    """A ConvNeXt-CLIP of any sizes.
+
+    Args:
+        variant: the sizes of both towers.
+        weights: None for random ones, a path to a file of any known layout (see `load_weights`), or a `WeightSet`.
+        image_size: height and width of the pictures in pixels, 32 or more; the variant's if None. All weights fit
+            every size.
+        name: of the model.
+        drop_path_rate: probability 0..1 of the image tower's last block; it rises linearly from 0 in the first one.
+        layer_scale_init_value: see `LayerScale`.
+        dtype: type or policy of all layers, such as `"mixed_bfloat16"`; None for Keras' global one. Embeddings and
+            logits are float32 under mixed precision.
+
+    Returns:
+        See `CLIP`.
+
+    Raises:
+        ValueError: if an argument is not valid; nothing is fetched then.
+        WeightsError: if the file cannot be had or does not fit.
+
+    Example:
+        >>> from convnext_keras.clip import CLIPConvNeXt, ClipVariant, TextTower
+        >>> from convnext_keras.variants import Variant
+        >>> trunk = Variant((1, 1, 2, 1), (8, 16, 32, 64))
+        >>> variant = ClipVariant(trunk, TextTower(width=32, heads=2, depth=2, vocabulary_size=1024), embedding=16)
+        >>> CLIPConvNeXt(variant, image_size=64).image_encoder.output_shape
+        (None, 16)
+    """
+    source = weight_sets.find(weights, None, REGISTRY)
+    arguments.check(None, 1, None, False, drop_path_rate)
+    size = variant.image_size if image_size is None else image_size
+    inputs = arguments.input_layer(None, arguments.square(size), None, variant.trunk.minimum_size, False)
+    images = image_encoder(variant, inputs, drop_path_rate, layer_scale_init_value, dtype)
+    head_dtype = images.layers[-1].dtype_policy.name
+    texts = text_encoder(variant.text, variant.embedding, dtype, head_dtype, "text_encoder")
+    named = {
+        "images": keras.Input(images.input_shape[1:], name="images"),
+        "tokens": keras.Input((None,), dtype="int32", name="tokens"),
+    }
+    similarity = Similarity(name="similarity", dtype=head_dtype)
+    model = CLIP(named, similarity(images(named["images"]), texts(named["tokens"])), name=name)
+    if source is not None:
+        loading.load_source(model, source, include_top=True, may_stay_fresh=False)
+        model.provenance = dataclasses.replace(model.provenance, recipe=model.recipe)
+    return model
+
+
+def constructor_of(variant: str, function: str) -> Callable[..., CLIP]:
+    """The constructor of one variant: `CLIPConvNeXt` with the variant's default weights and name."""
+    default_weights = getattr(weight_sets.default(variant, REGISTRY), "tag", None)
+
+    def constructor(weights: Any = default_weights, *, name: str = f"clip_{variant}", **arguments: Any) -> CLIP:
+        source = weight_sets.find(weights, variant, REGISTRY)
+        return CLIPConvNeXt(CLIP_VARIANTS[variant], weights=source, name=name, **arguments)
+
+    constructor.__name__ = constructor.__qualname__ = function
+    constructor.__doc__ = f"""ConvNeXt-CLIP `{variant}`, with `weights={default_weights!r}` unless told otherwise.
+
+    The arguments are those of `CLIPConvNeXt`; `weights` also takes the tags that `clip.list_weights("{variant}.*")`
+    lists, and repositories of the hub that hold them.
+
+    Example:
+        >>> from convnext_keras import clip
+        >>> clip.{function}(weights=None).image_encoder.output_shape
+        (None, {CLIP_VARIANTS[variant].embedding})
+    """
+    return constructor
+
+
+CLIPConvNeXtBase = constructor_of("convnext_base", "CLIPConvNeXtBase")
+CLIPConvNeXtBaseW = constructor_of("convnext_base_w", "CLIPConvNeXtBaseW")
+CLIPConvNeXtBaseW320 = constructor_of("convnext_base_w_320", "CLIPConvNeXtBaseW320")
+CLIPConvNeXtLargeD = constructor_of("convnext_large_d", "CLIPConvNeXtLargeD")
+CLIPConvNeXtLargeD320 = constructor_of("convnext_large_d_320", "CLIPConvNeXtLargeD320")
+CLIPConvNeXtXXLarge = constructor_of("convnext_xxlarge", "CLIPConvNeXtXXLarge")
+
+
+def list_weights(pattern: str = "*") -> list[str]:
+    """Names of the weight sets of ConvNeXt-CLIP, each `variant.tag`.
+
+    Args:
+        pattern: shell pattern that the name matches, such as `"*laion2b*"`.
+
+    Example:
+        >>> from convnext_keras import clip
+        >>> clip.list_weights("convnext_xxlarge.*")[0]
+        'convnext_xxlarge.laion2b_s34b_b82k_augreg_soup'
+    """
+    return fnmatch.filter(weight_sets.registry(REGISTRY), pattern)
+
+
+def create_model(name: str, **arguments: Any) -> CLIP:
+    """A ConvNeXt-CLIP by the name of a variant, of a weight set, or of the hub's repository that holds it.
+
+    Args:
+        name: such as `"convnext_base_w"`, which comes with its default weights,
+            `"convnext_base_w.laion2b_s13b_b82k_augreg"` or `"laion/CLIP-convnext_base_w-laion2B-s13B-b82K-augreg"`.
+        **arguments: those of `CLIPConvNeXt`, such as `weights=None` for a variant from scratch.
+
+    Raises:
+        ValueError: if the name is unknown; see `CLIPConvNeXt` for others.
+
+    Example:
+        >>> from convnext_keras import clip
+        >>> clip.create_model("convnext_mini.shapes").text_encoder.output_shape
+        (None, 96)
+    """
+    sets = weight_sets.registry(REGISTRY)
+    found = weight_sets.default(name, REGISTRY)
+    found = found or next((row for row in sets.values() if weight_sets.is_called(row, name)), None)
+    variant = found.variant if found else name
+    if variant not in CLIP_VARIANTS:
+        close = difflib.get_close_matches(name, [*CLIP_VARIANTS, *sets], n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"name must be one of {[*CLIP_VARIANTS]} or clip.list_weights(). Received: {name!r}.{hint}")
+    source = weight_sets.find(arguments.pop("weights", found), variant, REGISTRY)
+    return CLIPConvNeXt(CLIP_VARIANTS[variant], weights=source, **{"name": f"clip_{variant}", **arguments})

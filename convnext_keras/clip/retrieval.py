@@ -1,0 +1,206 @@
+"""Search among pictures by text or by picture: exact cosines, kept in a folder that grows without being rewritten."""
+
+import csv
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from keras import ops
+
+from convnext_keras.clip.model import CLIP
+from convnext_keras.preprocessing import Picture, pictures_of
+from convnext_keras.readers import WeightsError
+
+PICTURE_FILES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+
+
+def fingerprint(model: CLIP) -> str:
+    """64 hexadecimal digits that two models share only if all weights are equal: vectors of others are no use."""
+    digest = hashlib.sha256()
+    for weight in model.weights:
+        digest.update(np.ascontiguousarray(ops.convert_to_numpy(weight)).tobytes())
+    return digest.hexdigest()
+
+
+def picture_files(folder: str | os.PathLike) -> list[Path]:
+    """The pictures in a folder and the folders in it, sorted.
+
+    Raises:
+        ValueError: if there is no such folder, or no picture in it.
+    """
+    if not Path(folder).is_dir():
+        raise ValueError(f"{folder} is not a folder.")
+    found = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in PICTURE_FILES and path.is_file())
+    if not found:
+        raise ValueError(f"{folder} has no pictures ({', '.join(PICTURE_FILES)}).")
+    return found
+
+
+class Hit(NamedTuple):
+    """One picture found: its name (the path, where it has one) and its cosine with what was looked for, -1..1."""
+
+    name: str
+    cosine: float
+
+
+class ImageIndex:
+    """Pictures to search by words or by another picture.
+
+    Args:
+        model: the ConvNeXt-CLIP that makes the vectors.
+
+    Attributes:
+        names: of the pictures, in the order in which they were added.
+        vectors: unit vectors `(N, D)` float32, in the same order.
+
+    Example:
+        >>> from convnext_keras import clip
+        >>> index = clip.ImageIndex(clip.create_model("convnext_mini.shapes"))
+        >>> index.add([np.full((64, 64, 3), grey, "uint8") for grey in (0, 255)], names=["black", "white"])
+        2
+        >>> [hit.name for hit in index.search("a white background", top=1)]
+        ['white']
+    """
+
+    def __init__(self, model: CLIP) -> None:
+        self.model = model
+        self.names: list[str] = []
+        self.vectors = np.zeros((0, model.image_encoder.output_shape[-1]), "float32")
+        self._saved: tuple[Path, int] | None = None  # the folder, and how many pictures it holds
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def add(
+        self,
+        images: str | os.PathLike | Iterable[Picture],
+        names: Iterable[str] | None = None,
+        batch_size: int = 32,
+        on_error: str = "raise",
+    ) -> int:
+        """Adds pictures, all or none of them.
+
+        Args:
+            images: a folder, which is searched with the folders in it, or what `CLIP.encode_image` takes.
+            names: one for each picture; if None, their paths, or `picture 0`, `picture 1`, ... for others.
+            batch_size: most pictures at a time.
+            on_error: `"raise"`, or `"skip"` to leave out pictures that cannot be read, with a warning for each.
+
+        Returns:
+            How many were added.
+
+        Raises:
+            ValueError: if a picture cannot be read, or there are more or fewer names than pictures.
+        """
+        if isinstance(images, str | os.PathLike) and Path(images).is_dir():
+            images = picture_files(images)
+        pictures = pictures_of(images)
+        if names is None:
+            named = ((_name(image, number), image) for number, image in enumerate(pictures, start=len(self)))
+        else:
+            named = zip(names, pictures, strict=True)
+        batches = self.model.image_batches(named, batch_size, on_error, picture=lambda item: item[1])
+        found = [([name for name, _ in items], vectors) for items, vectors in batches]
+        self.vectors = np.concatenate([self.vectors, *(vectors for _, vectors in found)])
+        self.names += [name for batch, _ in found for name in batch]
+        return sum(len(batch) for batch, _ in found)
+
+    def search(self, query: str | Picture, top: int = 10) -> list[Hit]:
+        """The pictures nearest to a text or to a picture.
+
+        Args:
+            query: a text, or a picture as a path object, a PIL image or an array; a string is always a text.
+            top: most pictures to return.
+
+        Returns:
+            The best first; fewer than `top` if there are fewer.
+
+        Raises:
+            ValueError: if the index is empty, the text is, or the picture cannot be read.
+        """
+        if not self.names:
+            raise ValueError("The index is empty. Add pictures first.")
+        if top < 1:
+            raise ValueError(f"top must be 1 or more. Received: top={top}")
+        if isinstance(query, str):
+            if not query.strip():
+                raise ValueError("The text to search for is empty.")
+            (vector,) = self.model.encode_text(query)
+        else:
+            (vector,) = self.model.encode_image([query])
+        cosines = self.vectors @ vector
+        top = min(top, len(cosines))
+        best = np.argpartition(-cosines, top - 1)[:top]
+        return [
+            Hit(self.names[index], float(cosines[index])) for index in best[np.argsort(-cosines[best], kind="stable")]
+        ]
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Writes what is new since it was last saved to, or loaded from, this folder: one more pair of files.
+
+        The folder has `0000.safetensors`, `0001.safetensors`, ... with vectors, and tables of the same names with the
+        names of the pictures. A pair counts once its vectors are there under their final name, which comes last.
+
+        Raises:
+            ValueError: if the folder holds another index.
+        """
+        folder = Path(folder)
+        present = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+        start = self._saved[1] if self._saved and self._saved[0] == folder.resolve() else 0
+        if present and not start:
+            raise ValueError(f"{folder} holds another index. Choose another folder, or load that one and add to it.")
+        if start == len(self):
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        target = folder / f"{len(present):04}.safetensors"
+        with target.with_suffix(".csv").open("w", encoding="utf-8", newline="") as stream:
+            csv.writer(stream, lineterminator="\n").writerows([["name"], *([name] for name in self.names[start:])])
+        content = safetensors.numpy.save({"vectors": self.vectors[start:]}, {"model": fingerprint(self.model)})
+        partial = target.with_suffix(".partial")
+        partial.write_bytes(content)
+        partial.replace(target)
+        self._saved = (folder.resolve(), len(self))
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike, model: CLIP) -> "ImageIndex":
+        """The index that `save` wrote into a folder.
+
+        Raises:
+            WeightsError: if it is missing, broken, or was made by another model.
+        """
+        folder, index = Path(folder), cls(model)
+        files = sorted(folder.glob("*.safetensors"))
+        if not files:
+            raise WeightsError(f"{folder}: holds no index. Make one by ImageIndex.save or 'convnext-keras index'.")
+        mine, parts = fingerprint(model), [index.vectors]
+        for file in files:
+            vectors, maker = _vectors(file)
+            if maker != mine or vectors.shape[1:] != index.vectors.shape[1:]:
+                raise WeightsError(f"{file}: was made by another model than {model.name!r}. Index the pictures anew.")
+            with file.with_suffix(".csv").open(encoding="utf-8", newline="") as stream:
+                names = [row["name"] for row in csv.DictReader(stream)]
+            if len(names) != len(vectors):
+                raise WeightsError(f"{file}: has {len(vectors)} vectors, but its table {len(names)} names.")
+            index.names += names
+            parts.append(vectors)
+        index.vectors = np.concatenate(parts)
+        index._saved = (folder.resolve(), len(index))
+        return index
+
+
+def _name(image: Picture, number: int) -> str:
+    return str(image) if isinstance(image, str | os.PathLike) else f"picture {number}"
+
+
+def _vectors(file: Path) -> tuple[np.ndarray, str]:
+    """The vectors of one file, and the fingerprint of the model that made them."""
+    try:
+        with safetensors.safe_open(file, "numpy") as opened:
+            return opened.get_tensor("vectors"), (opened.metadata() or {}).get("model", "")
+    except (OSError, safetensors.SafetensorError) as error:
+        raise WeightsError(f"{file}: is broken or not an index: {error}") from error

@@ -1,0 +1,168 @@
+"""The text tower: token ids to one embedding, through a causal pre-norm transformer.
+
+"Learning Transferable Visual Models From Natural Language Supervision" (https://arxiv.org/abs/2103.00020v1), section
+2.4, with the exact GELU that OpenCLIP's ConvNeXt models have.
+"""
+
+from typing import Any, NamedTuple
+
+import keras
+from keras import layers, ops
+
+from convnext_keras.layers import FusedDense, register, widened
+
+EPSILON = 1e-5  # of every norm
+
+
+class TextTower(NamedTuple):
+    """The sizes of a text tower.
+
+    Attributes:
+        width: channels of every token.
+        heads: of the attention; 64 channels each in all published models.
+        depth: number of blocks.
+        context_length: most tokens of a text.
+        vocabulary_size: number of token ids.
+    """
+
+    width: int
+    heads: int
+    depth: int
+    context_length: int = 77
+    vocabulary_size: int = 49408
+
+
+@register
+class PositionEmbedding(layers.Layer):
+    """Adds a learned vector for each position: `(N, L, C)` -> `(N, L, C)`, for any `L` up to the context length.
+
+    Args:
+        context_length: number of positions.
+    """
+
+    def __init__(self, context_length: int, **kwargs):
+        super().__init__(**kwargs)
+        self.context_length = context_length
+
+    def build(self, input_shape):
+        initializer = keras.initializers.RandomNormal(stddev=0.01)
+        shape = (self.context_length, input_shape[-1])
+        self.embeddings = self.add_weight(name="embeddings", shape=shape, initializer=initializer)
+
+    def call(self, inputs):
+        """Adds the first `L` vectors, counted so that `L` may be unknown until the model runs."""
+        positions = ops.cumsum(ops.ones_like(inputs[0, :, 0], dtype="int32")) - 1
+        return inputs + ops.take(ops.convert_to_tensor(self.embeddings), positions, axis=0)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "context_length": self.context_length}
+
+
+@register
+class CausalAttention(layers.Layer):
+    """Self-attention in which a token sees itself and those before it: `(N, L, 3 C)` -> `(N, L, C)`.
+
+    The channels are queries, keys and values, in this order; each head owns adjacent channels of each third. The
+    backend's fused attention is used where Keras offers one.
+
+    Args:
+        heads: how many.
+    """
+
+    def __init__(self, heads: int, **kwargs):
+        super().__init__(**kwargs)
+        self.heads = heads
+
+    def call(self, inputs):
+        channels, dtype = inputs.shape[-1] // 3, inputs.dtype
+        if keras.backend.standardize_dtype(dtype) == "float16" and keras.backend.backend() == "jax":
+            inputs = widened(inputs)  # JAX has no attention in float16 on CPUs.
+        split = ops.reshape(inputs, (-1, ops.shape(inputs)[1], 3, self.heads, channels // self.heads))
+        outputs = ops.dot_product_attention(split[:, :, 0], split[:, :, 1], split[:, :, 2], is_causal=True)
+        return ops.cast(ops.reshape(outputs, (-1, ops.shape(inputs)[1], channels)), dtype)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], input_shape[-1] // 3)
+
+    def get_config(self):
+        return {**super().get_config(), "heads": self.heads}
+
+
+@register
+class EndOfText(layers.Layer):
+    """The vector at each text's end token, projected: `(N, L, C)` and ids `(N, L)` -> `(N, D)`.
+
+    The end token has the largest id, so it is the first maximum. What follows it cannot reach it: attention is causal.
+
+    Args:
+        units: width `D` of the embedding.
+    """
+
+    def __init__(self, units: int, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+
+    def build(self, inputs_shape, tokens_shape=None):
+        channels = inputs_shape[-1]
+        initializer = keras.initializers.RandomNormal(stddev=channels**-0.5)
+        self.projection = self.add_weight(name="projection", shape=(channels, self.units), initializer=initializer)
+
+    def call(self, inputs, tokens):
+        ends = ops.expand_dims(ops.argmax(tokens, axis=-1), (-1, -2))
+        return ops.matmul(ops.squeeze(ops.take_along_axis(inputs, ends, axis=1), 1), self.projection)
+
+    def compute_output_shape(self, inputs_shape, tokens_shape=None):
+        return (inputs_shape[0], self.units)
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+def transformer_block(inputs, name: str, tower: TextTower, dtype: Any):
+    """One residual block of causal self-attention and one of two dense layers: `(N, L, C)` -> `(N, L, C)`."""
+    width = tower.width
+    residual = width**-0.5 * (2 * tower.depth) ** -0.5
+
+    def norm(number: int):
+        return layers.LayerNormalization(epsilon=EPSILON, name=f"{name}_norm_{number}", dtype=dtype)
+
+    def dense(units: int, role: str, deviation: float, **options: Any):
+        initializer = keras.initializers.RandomNormal(stddev=deviation)
+        return FusedDense(units, kernel_initializer=initializer, name=f"{name}_{role}", dtype=dtype, **options)
+
+    x = dense(3 * width, "attention_in", width**-0.5)(norm(1)(inputs))  # Queries, keys and values in one product.
+    x = CausalAttention(tower.heads, name=f"{name}_attention", dtype=dtype)(x)
+    x = dense(width, "attention_out", residual)(x)
+    x = layers.Add(name=f"{name}_attention_add", dtype=dtype)([inputs, x])
+    y = dense(4 * width, "mlp_in", (2 * width) ** -0.5, activation="gelu")(norm(2)(x))
+    y = dense(width, "mlp_out", residual)(y)
+    return layers.Add(name=f"{name}_mlp_add", dtype=dtype)([x, y])
+
+
+def text_encoder(tower: TextTower, embedding: int, dtype: Any, output_dtype: Any, name: str) -> keras.Model:
+    """The text tower as a functional model.
+
+    Args:
+        tower: its sizes.
+        embedding: width of the output.
+        dtype: type or policy of its layers.
+        output_dtype: that of the last norm and the projection.
+        name: of the model.
+
+    Returns:
+        A model from token ids `(N, L)`, `L` up to the context length, to embeddings `(N, embedding)` that are not
+        normalised. Ids behind the end token do not matter, so rows may be cut at the longest text's end.
+    """
+    tokens = keras.Input((None,), dtype="int32", name="tokens")
+    initializer = keras.initializers.RandomNormal(stddev=0.02)
+    options = {"embeddings_initializer": initializer, "name": "text_token_embedding", "dtype": dtype}
+    x = layers.Embedding(tower.vocabulary_size, tower.width, **options)(tokens)
+    x = PositionEmbedding(tower.context_length, name="text_position_embedding", dtype=dtype)(x)
+    for block in range(tower.depth):
+        x = transformer_block(x, f"text_block_{block}", tower, dtype)
+    x = layers.LayerNormalization(epsilon=EPSILON, name="text_final_norm", dtype=output_dtype)(x)
+    x = EndOfText(embedding, name="text_projection", dtype=output_dtype)(x, tokens)
+    return keras.Model(tokens, x, name=name)

@@ -1,0 +1,202 @@
+"""Classification with any labels: each label becomes prompts, and the prompts' mean embedding a classifier's column."""
+
+import collections
+import functools
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from convnext_keras.clip.model import CLIP, unit
+from convnext_keras.layers import register
+
+DATA = Path(__file__).parent / "data"
+TEMPLATE_FILES = {80: "imagenet_templates.txt", 7: "imagenet_templates_short.txt"}
+PLACE = "{}"  # of the label in a template
+
+
+@functools.cache
+def imagenet_classes() -> tuple[str, ...]:
+    """Names of the 1,000 classes of ImageNet-1k as OpenAI's prompts call them, in the order of the classes.
+
+    Two names occur twice ("missile" and "sunglasses"), so go by position.
+
+    Example:
+        >>> imagenet_classes()[0]
+        'tench'
+    """
+    return tuple((DATA / "imagenet_classes.txt").read_text(encoding="utf-8").split("\n"))
+
+
+@functools.cache
+def imagenet_templates(number: int = 80) -> tuple[str, ...]:
+    """OpenAI's templates of prompts for ImageNet.
+
+    Args:
+        number: 80 for all, 7 for the short list, which is nearly as good at a tenth of the cost.
+
+    Raises:
+        ValueError: if there is no list of that number.
+
+    Example:
+        >>> imagenet_templates(7)[0]
+        'itap of a {}.'
+    """
+    if number not in TEMPLATE_FILES:
+        raise ValueError(f"number must be one of {[*TEMPLATE_FILES]}. Received: number={number!r}")
+    return tuple((DATA / TEMPLATE_FILES[number]).read_text(encoding="utf-8").split("\n"))
+
+
+class Prediction(NamedTuple):
+    """One label for one picture.
+
+    Attributes:
+        label: None if it is none of the labels.
+        probability: softmax over all labels, 0..1.
+        cosine: of the angle between the picture and the label's prompts, -1..1.
+    """
+
+    label: str | None
+    probability: float
+    cosine: float
+
+
+@register
+class UnitVector(layers.Layer):
+    """Divides by the length: `(N, D)` -> `(N, D)`."""
+
+    def call(self, inputs):
+        return ops.normalize(inputs, axis=-1)
+
+
+class ZeroShotClassifier:
+    """Names which of any labels fits a picture.
+
+    Args:
+        model: a ConvNeXt-CLIP.
+        labels: what to tell apart, one or more strings. A softmax over one label is always 1, and equal labels share
+            theirs: both are met with a warning.
+        templates: one or more prompts with `{}` in the place of the label; their embeddings are averaged.
+        temperature: factor from cosines to logits; the checkpoint's if None.
+        threshold: cosine below which a picture is none of the labels; None to always name one. 0.2 is a start for
+            LAION's models; measure it on pictures of your own, some of which show none of the labels.
+        batch_size: most prompts at a time.
+
+    Raises:
+        ValueError: if there are no labels, an empty one, or a template without `{}`.
+
+    Example:
+        >>> from convnext_keras import clip
+        >>> model = clip.create_model("convnext_mini.shapes")
+        >>> classifier = clip.ZeroShotClassifier(model, ["red", "blue"], "a {} background")
+        >>> classifier.probabilities(np.zeros((2, 64, 64, 3), "uint8")).shape
+        (2, 2)
+    """
+
+    def __init__(
+        self,
+        model: CLIP,
+        labels: Sequence[str],
+        templates: str | Sequence[str] = "a photo of a {}.",
+        temperature: float | None = None,
+        threshold: float | None = None,
+        batch_size: int = 256,
+    ) -> None:
+        self.model, self.labels, self.threshold = model, checked_labels(labels), threshold
+        self.templates = checked_templates(templates)
+        self.temperature = model.scale if temperature is None else temperature
+        prompts = [prompt for label in self.labels for prompt in prompts_of(label, self.templates)]
+        vectors = model.encode_text(prompts, batch_size)
+        self.classes = unit(vectors.reshape(len(self.labels), len(self.templates), -1).mean(axis=1))
+
+    def cosines(self, images: Any, batch_size: int = 32) -> np.ndarray:
+        """Cosines `(N, labels)` of pictures, which may be all that `CLIP.encode_image` takes."""
+        return self.model.encode_image(images, batch_size) @ self.classes.T
+
+    def probabilities(self, images: Any, batch_size: int = 32) -> np.ndarray:
+        """Softmax `(N, labels)` of cosines times temperature; each row sums to 1."""
+        return self._softmax(self.cosines(images, batch_size))
+
+    def _softmax(self, cosines: np.ndarray) -> np.ndarray:
+        powers = np.exp(self.temperature * (cosines - cosines.max(axis=-1, keepdims=True, initial=-1)))
+        return (powers / powers.sum(axis=-1, keepdims=True)).astype("float32")
+
+    def predict(self, images: Any, top: int = 5, batch_size: int = 32) -> list[list[Prediction]]:
+        """The best labels of each picture, the best first.
+
+        Args:
+            images: what `CLIP.encode_image` takes.
+            top: how many labels of each picture.
+            batch_size: most pictures at a time.
+
+        Returns:
+            For each picture a list of `Prediction`. With a threshold, a picture below it has one whose label is None.
+        """
+        if top < 1:
+            raise ValueError(f"top must be 1 or more. Received: top={top}")
+        cosines = self.cosines(images, batch_size)
+        return [self._best(*row, top) for row in zip(cosines, self._softmax(cosines), strict=True)]
+
+    def _best(self, cosines: np.ndarray, probabilities: np.ndarray, top: int) -> list[Prediction]:
+        order = np.argsort(-cosines, kind="stable")[:top]
+        found = [Prediction(self.labels[index], float(probabilities[index]), float(cosines[index])) for index in order]
+        if self.threshold is not None and found[0].cosine < self.threshold:
+            return [found[0]._replace(label=None)]
+        return found
+
+    def as_model(self) -> keras.Model:
+        """One Keras model from pixels `(N, H, W, 3)` in 0..255 to probabilities `(N, labels)`, to save or export.
+
+        It shares the layers of the image tower; the labels are constants in its last layer.
+        """
+        encoder = self.model.image_encoder
+        unit_vectors = UnitVector(name="unit_vector", dtype="float32")(encoder.output)
+        options = {"use_bias": False, "activation": "softmax", "dtype": "float32"}
+        classes = layers.Dense(len(self.labels), name="labels", trainable=False, **options)
+        model = keras.Model(encoder.input, classes(unit_vectors), name="zero_shot_classifier")
+        classes.set_weights([self.temperature * self.classes.T])
+        return model
+
+
+def prompts_of(label: str, templates: Sequence[str]) -> list[str]:
+    """The label in each template, by plain replacement."""
+    return [template.replace(PLACE, label) for template in templates]
+
+
+def checked_labels(labels: Sequence[str]) -> tuple[str, ...]:
+    """The labels without blanks at their ends; raises ValueError if there are none, or an empty one."""
+    if isinstance(labels, str):
+        raise ValueError(f"labels must be a list of strings. Received one string: {labels!r}. Use labels=[{labels!r}].")
+    labels = [label.strip() if isinstance(label, str) else label for label in labels]
+    if wrong := [label for label in labels if not isinstance(label, str) or not label]:
+        raise ValueError(f"Each label must be a string that is not empty. Received: {wrong[0]!r}")
+    if not labels:
+        raise ValueError("labels must have at least one string. Received none.")
+    if len(set(labels)) < len(labels):
+        repeated = [label for label, count in collections.Counter(labels).items() if count > 1]
+        warnings.warn(
+            f"Labels that occur more than once share their probability: {repeated}. Tell them apart in words, or go by "
+            "position.",
+            stacklevel=3,
+        )
+    if len(labels) == 1:
+        warnings.warn(
+            f"With the one label {labels[0]!r} every probability is 1. Look at the cosine, or add other labels.",
+            stacklevel=3,
+        )
+    return tuple(labels)
+
+
+def checked_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
+    """The templates; raises ValueError if there are none, or one has no place for the label."""
+    templates = (templates,) if isinstance(templates, str) else tuple(templates)
+    if not templates:
+        raise ValueError("templates must have at least one string. Received none.")
+    for template in templates:
+        if not isinstance(template, str) or PLACE not in template:
+            raise ValueError(f"A template must have {PLACE} in the place of the label. Received: {template!r}")
+    return templates
