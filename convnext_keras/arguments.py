@@ -52,7 +52,7 @@ def checked_stride(output_stride: int | None, patch_size: int, full: int) -> int
     return output_stride or full
 
 
-def square(size: int | None) -> tuple[int | None, int | None, int]:
+def square(size: int | None) -> tuple[int | None, ...]:
     """The shape of square RGB pictures, in Keras' data format."""
     return (size, size, 3) if keras.config.image_data_format() == "channels_last" else (3, size, size)
 

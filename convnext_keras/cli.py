@@ -3,25 +3,33 @@
 import difflib
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
-from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table
+from tqdm import tqdm
 
-from convnext_keras import create_model, decode_predictions, list_weights
+from convnext_keras import clip, create_model, decode_predictions, list_weights, sheets
+from convnext_keras import demo as demonstration
+from convnext_keras.clip.models import CLIP_VARIANTS
+from convnext_keras.clip.retrieval import index_weights, picture_files, write_vectors
+from convnext_keras.clip.zero_shot import checked_labels, checked_templates
 from convnext_keras.variants import VARIANTS
-from convnext_keras.weights import BUNDLED, RESTRICTED, WeightSet, default, fetch, registry
+from convnext_keras.weights import RESTRICTED, WeightSet, default, fetch, registry
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 WHICH = "Weight set; 'convnext-keras models' lists them."
 WeightSetName = Annotated[str, typer.Option(help=WHICH)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-DEMO = "convnext_mini.digits"
-CELL, GAP = 48, 18  # pixels of a digit in the demo's picture, and of the line below it
+ClipName = Annotated[str, typer.Option("--weights", help="ConvNeXt-CLIP weight set; 'models --clip' lists them.")]
+Template = Annotated[list[str], typer.Option(help="Prompt with {} for the label; several are averaged.")]
+Pictures = Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.", show_default=False)]
+Top = Annotated[int, typer.Option(min=1, help="How many to show.")]
+CLIP = "convnext_base_w.laion2b_s13b_b82k_augreg"
 
 
 def main() -> None:
@@ -85,6 +93,7 @@ def models(
     license: Annotated[str, typer.Option(help="Only this licence, such as mit.")] = "",
     labels: Annotated[str, typer.Option(help="Only this label set, such as imagenet-1k.")] = "",
     size: Annotated[int, typer.Option(help="Only this input size in pixels.")] = 0,
+    clip_models: Annotated[bool, typer.Option("--clip", help="Those of ConvNeXt-CLIP.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Lists what exists: weight sets with their size, parameters, licence and published accuracy.
@@ -92,14 +101,18 @@ def models(
     [dim]convnext-keras models "convnextv2*" --size 384[/]
     """
     wanted = {"license": license, "labels": labels, "input_size": size}
-    rows = [registry()[name] for name in list_weights(pattern)]
+    if clip_models:
+        rows = [registry("clip")[name] for name in clip.list_weights(pattern)]
+        variants = CLIP_VARIANTS
+    else:
+        rows, variants = [registry()[name] for name in list_weights(pattern)], VARIANTS
     rows = [row for row in rows if all(getattr(row, key) == value for key, value in wanted.items() if value)]
     if as_json:
         print(json.dumps([{"name": row.name, **row._asdict()} for row in rows], indent=2))
         return
     table = Table("weight set", "million parameters", "MB", "pixels", "classes", "top-1 %", "licence")
     for row in rows:
-        million = f"{(VARIANTS[row.variant].parameters or 0) / 1e6:.1f}"
+        million = f"{(variants[row.variant].parameters or 0) / 1e6:.1f}"
         licence = f"[yellow]{row.license}[/]" if row.license in RESTRICTED else row.license
         table.add_row(row.name, million, str(row.megabytes), str(row.input_size), str(row.classes), row.top1, licence)
     console = Console()
@@ -120,51 +133,130 @@ def fetch_file(
     print(fetch(weight_set_named(name), include_top=top))
 
 
+def chosen_pictures(images: Iterable[Path]) -> list[Path]:
+    """The pictures given, and those in the folders given."""
+    return [path for given in images for path in (picture_files(given) if given.is_dir() else [given])]
+
+
+@app.command("zero-shot")
+def zero_shot(
+    images: Pictures,
+    labels: Annotated[str, typer.Option(help="What to tell apart, separated by commas.")],
+    template: Template = ["a photo of a {}."],  # noqa: B006 - typer copies it
+    weights: ClipName = CLIP,
+    top: Top = 5,
+    threshold: Annotated[float | None, typer.Option(help="Cosine below which it is none of the labels.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tells which of any labels fits a picture best.
+
+    [dim]convnext-keras zero-shot cat.jpg --labels "a cat, a dog, a bird" --template "{}"[/]
+    """
+    names = checked_labels([label for label in labels.split(",") if label.strip()])
+    templates = checked_templates(template)
+    paths = chosen_pictures(images)
+    classifier = clip.ZeroShotClassifier(clip.create_model(weights), names, templates, threshold=threshold)
+    predictions = classifier.predict(tqdm(paths, disable=None), top)
+    if as_json:
+        pairs = zip(paths, predictions, strict=True)
+        results = [{"image": str(path), "predictions": [row._asdict() for row in rows]} for path, rows in pairs]
+        print(json.dumps(results, indent=2))
+        return
+    table = Table("image", "label", "probability", "cosine")
+    for path, rows in zip(paths, predictions, strict=True):
+        for rank, row in enumerate(rows):
+            name, last = "" if rank else str(path), rank == len(rows) - 1
+            label = row.label or "none of these"
+            table.add_row(name, label, f"{row.probability:.4f}", f"{row.cosine:.3f}", end_section=last)
+    Console().print(table)
+
+
+@app.command()
+def embed(
+    inputs: Annotated[list[Path], typer.Argument(help="Pictures or folders, or one .txt file with a text a line.")],
+    output: Annotated[Path, typer.Option(help="A .safetensors or .parquet file (which needs pyarrow).")],
+    weights: ClipName = CLIP,
+    batch_size: Annotated[int, typer.Option(min=1, help="How many at a time.")] = 32,
+    skip: Annotated[bool, typer.Option(help="Leave out pictures that cannot be read, with a warning.")] = False,
+) -> None:
+    """Writes unit vectors of pictures or texts, with their names.
+
+    [dim]convnext-keras embed photos/ --output photos.safetensors[/]
+    """
+    texts = inputs[0].read_text(encoding="utf-8").splitlines() if inputs[0].suffix == ".txt" else None
+    items = chosen_pictures(inputs) if texts is None else texts
+    if not items:
+        raise ValueError(f"{inputs[0]} is empty.")
+    model = clip.create_model(weights)
+    progress = tqdm(items, disable=None)
+    if texts is None:
+        batches = model.image_batches(progress, batch_size, "skip" if skip else "raise")
+    else:
+        starts = range(0, len(texts), batch_size)
+        parts = (texts[start : start + batch_size] for start in tqdm(starts, disable=None))
+        batches = ((part, model.encode_text(part)) for part in parts)
+    print(f"{output}: {write_vectors(output, batches, model)} vectors of {model.output_width}")
+
+
+@app.command()
+def index(
+    folder: Annotated[Path, typer.Argument(help="Folder of pictures, searched with the folders in it.")],
+    output: Annotated[Path, typer.Option(help="Folder of the index; one that exists grows.")],
+    weights: ClipName = CLIP,
+    skip: Annotated[bool, typer.Option(help="Leave out pictures that cannot be read, with a warning.")] = False,
+) -> None:
+    """Makes a folder of pictures searchable, or adds what is new in it.
+
+    [dim]convnext-keras index photos/ --output photos.index[/]
+    """
+    paths, model = picture_files(folder), clip.create_model(weights)
+    found = clip.ImageIndex.load(output, model) if output.is_dir() else clip.ImageIndex(model)
+    known = set(found.names)
+    new = [path for path in paths if str(path) not in known]
+    added = found.add(tqdm(new, disable=None), on_error="skip" if skip else "raise")
+    found.save(output)
+    print(f"{output}: {added} pictures added, {len(found)} in all")
+
+
+@app.command()
+def search(
+    folder: Annotated[Path, typer.Argument(metavar="INDEX", help="Folder that 'index' wrote.")],
+    query: Annotated[str, typer.Argument(help="Words, or the path of a picture.")],
+    top: Top = 10,
+    sheet: Annotated[Path | None, typer.Option(help="Write a sheet of the pictures found, such as found.png.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Finds pictures by words or by another picture.
+
+    [dim]convnext-keras search photos.index "a lighthouse in fog" --sheet found.png[/]
+    """
+    found = clip.ImageIndex.load(folder, clip.create_model(index_weights(folder)))
+    hits = found.search(Path(query) if Path(query).is_file() else query, top)
+    if as_json:
+        print(json.dumps([hit._asdict() for hit in hits], indent=2))
+    else:
+        show_hits(hits)
+    if sheet:
+        cells = [(hit.name, f"{hit.cosine:.3f}", "black") for hit in hits]
+        sheets.sheet_of([cells[start : start + 5] for start in range(0, len(cells), 5)], cell=200).save(sheet)
+
+
+def show_hits(hits: list[clip.Hit]) -> None:
+    """Prints a table of what was found."""
+    table = Table("picture", "cosine")
+    for hit in hits:
+        table.add_row(hit.name, f"{hit.cosine:.3f}")
+    Console().print(table)
+
+
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option(help="Where the picture of predictions goes.")] = Path("predictions.png"),
+    output: Annotated[Path, typer.Option(help="Folder of the pictures that it writes.")] = Path(),
 ) -> None:
-    """Classifies the handwritten digits that the bundled model never saw in training.
+    """Runs the two bundled models on pictures that they never saw in training, offline.
 
-    [dim]convnext-keras demo --output predictions.png[/]
+    [dim]convnext-keras demo[/]
     """
-    digits, labels = held_out_digits()
-    model, recipe = create_model(DEMO), registry()[DEMO].recipe
-    scores = model.predict(np.stack([recipe(digit) for digit in digits]), verbose=0)
-    predicted = scores.argmax(axis=1)
-    table = Table("digit", "pictures", "right", "taken for", "mean score of the true digit")
-    for digit in range(10):
-        mine = labels == digit
-        wrong = ", ".join(str(other) for other in predicted[mine] if other != digit)
-        right = int((predicted[mine] == digit).sum())
-        table.add_row(str(digit), str(mine.sum()), str(right), wrong, f"{scores[mine, digit].mean():.3f}")
-    Console().print(table)
-    right = int((predicted == labels).sum())
-    print(f"{DEMO}: {right} of {len(labels)} held-out digits right, {100 * right / len(labels):.2f} %")
-    picture_of(digits, labels, predicted).save(output)
-    print(f"Look at {output}: each digit with its prediction below, green if right, red if wrong.")
-
-
-def held_out_digits() -> tuple[np.ndarray, np.ndarray]:
-    """Pixels `(N, 8, 8)` and labels `(N,)` of the sheet: one row for each digit, with empty cells at its end."""
-    sheet = np.asarray(Image.open(BUNDLED / "digits_held_out.png"))
-    cells = sheet.reshape(10, 8, -1, 8).swapaxes(1, 2)
-    filled = cells.any(axis=(2, 3))
-    return cells[filled], np.nonzero(filled)[0]
-
-
-def picture_of(digits: np.ndarray, labels: np.ndarray, predicted: np.ndarray) -> Image.Image:
-    """A grid of the digits, each with its prediction below, one row for each label."""
-    columns = int(np.bincount(labels).max())
-    picture = Image.new("RGB", (columns * CELL, 10 * (CELL + GAP)), "white")
-    draw = ImageDraw.Draw(picture)
-    for label in range(10):
-        mine = labels == label
-        for column, (digit, guess) in enumerate(zip(digits[mine], predicted[mine], strict=True)):
-            left, top = column * CELL, label * (CELL + GAP)
-            picture.paste(
-                Image.fromarray(255 - digit).resize((CELL - 4, CELL - 4), Image.Resampling.NEAREST), (left, top)
-            )
-            colour = "green" if guess == label else "red"
-            draw.text((left + CELL // 2 - 6, top + CELL - 6), str(guess), fill=colour, font_size=16)
-    return picture
+    output.mkdir(parents=True, exist_ok=True)
+    demonstration.classify_digits(output / "predictions.png")
+    demonstration.search_shapes(output / "search.png")

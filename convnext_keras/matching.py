@@ -80,9 +80,9 @@ def torch_names(
 def _candidates(layout: Layout, key: str) -> list[str]:
     layer, variable = key.split("/")
     place = re.match(PLACE, layer)
-    numbers = place.groupdict("0") if place else dict.fromkeys(("stage", "block", "gap", "text_block"), "0")
+    numbers = dict.fromkeys(("stage", "block", "gap", "text_block"), "0") | (place.groupdict("0") if place else {})
     role = (place and place["kind"]) or re.sub(PLACE, "", layer)
-    fields = {
+    fields: dict[str, str | int] = {
         **numbers,
         "next": int(numbers["gap"]) + 1,
         "odd": 2 * int(numbers["stage"]) + 1,

@@ -4,10 +4,12 @@ Run it in an environment that has the peers, with this package installed; it nee
 
     KERAS_BACKEND=torch python scripts/compare_full_sizes.py --peer timm [--write]
     KERAS_BACKEND=tensorflow python scripts/compare_full_sizes.py --peer keras --peer tf_keras [--write]
+    KERAS_BACKEND=torch python scripts/compare_full_sizes.py --peer open_clip [--write]
 
-Each peer builds its model with random weights far from their initial values and saves it in its own format; the file is
-loaded by `weights=`, and both compute two pictures. The difference is that of the outputs (timm: the logits; Keras: of
-each kind of head), relative to the largest output. The script fails where it is above the tolerance.
+Each peer builds its model with random weights far from their initial values and saves it in its own format. The file
+is loaded by `weights=`, and both compute a few pictures. The difference is that of the outputs (timm: the logits;
+Keras: of each kind of head; OpenCLIP: the unit vectors of both towers), relative to the largest output. The
+script fails where it is above the tolerance.
 """
 
 import argparse
@@ -22,14 +24,20 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 
 import keras
 import numpy as np
+from make_clip_references import TEXTS, images
 from make_references import HEADS, keras_roles, normalised, pictures, random_weights, randomised
+from PIL import Image
 
 import convnext_keras
+from convnext_keras.clip.model import unit
+from convnext_keras.clip.models import CLIP_VARIANTS
+from convnext_keras.clip.text_tower import text_encoder
 from convnext_keras.variants import VARIANTS
 
 PARITY = Path(__file__).parents[1] / "PARITY.md"
 SHAPE = (48, 64, 3)
 TOLERANCE = 1e-4
+DISTRIBUTIONS = {"open_clip": "open_clip_torch"}
 HEADER = "| peer | model | tensors | parameters | largest relative difference |\n|---|---|---:|---:|---:|"
 
 
@@ -60,12 +68,47 @@ def from_keras(library, name: str, head: str, path: Path) -> tuple[keras.Model, 
     return ours, np.asarray(ours(pictures().astype("float32"))), expected
 
 
+def from_open_clip(name: str, towers: tuple[str, ...], path: Path) -> tuple[keras.Model, np.ndarray, np.ndarray]:
+    """Our model, its unit vectors of three pictures and five texts, and those of OpenCLIP's; perhaps of one tower."""
+    import open_clip
+    import safetensors.torch
+    import torch
+
+    model = randomised(open_clip.create_model(name))
+    tensors = model.state_dict()
+    if towers == ("text",):
+        tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith("visual.")}
+    safetensors.torch.save_file(tensors, path)
+    transform = open_clip.transform.image_transform(model.visual.image_size, is_train=False)
+    expected = []
+    with torch.no_grad():
+        if "image" in towers:
+            pixels = torch.stack([transform(Image.fromarray(picture)) for picture in images()])
+            expected.append(model.encode_image(pixels, normalize=True).numpy())
+        expected.append(model.encode_text(open_clip.get_tokenizer(name)(TEXTS), normalize=True).numpy())
+    del model, tensors
+    if "image" in towers:
+        ours = convnext_keras.clip.create_model(name, weights=path)
+        found = [ours.encode_image(images()), ours.encode_text(TEXTS, truncate="silent")]
+        return ours, np.concatenate(found), np.concatenate(expected)
+    variant = CLIP_VARIANTS[name]
+    ours = text_encoder(variant.text, variant.embedding, None, None, "text_encoder")
+    convnext_keras.load_weights(ours, path)
+    vectors = keras.ops.convert_to_numpy(ours(convnext_keras.clip.Tokenizer()(TEXTS, truncate="silent")))
+    return ours, unit(vectors), np.concatenate(expected)
+
+
 def comparisons(peer: str, folder: Path) -> Iterator[tuple[str, keras.Model, np.ndarray, np.ndarray]]:
     """Name, model and both outputs of all models of a peer."""
     if peer == "timm":
         for name in VARIANTS:
             if "isotropic" not in name and name != "convnext_mini":
                 yield name, *from_timm(name, folder / "peer.safetensors")
+        return
+    if peer == "open_clip":
+        for name in ("convnext_base_w", "convnext_large_d"):
+            yield name, *from_open_clip(name, ("image", "text"), folder / "peer.safetensors")
+        yield "convnext_xxlarge, text", *from_open_clip("convnext_xxlarge", ("text",), folder / "peer.safetensors")
         return
     import tf_keras
 
@@ -79,12 +122,12 @@ def comparisons(peer: str, folder: Path) -> Iterator[tuple[str, keras.Model, np.
 def main() -> None:
     """Prints one row for each model, and fails after the last if one differs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peer", action="append", choices=["timm", "keras", "tf_keras"], required=True)
+    parser.add_argument("--peer", action="append", choices=["timm", "keras", "tf_keras", "open_clip"], required=True)
     parser.add_argument("--write", action="store_true", help="put the table into PARITY.md")
     options = parser.parse_args()
     worst = 0.0
     for peer in options.peer:
-        version = f"{peer} {importlib.metadata.version(peer)}"
+        version = f"{peer} {importlib.metadata.version(DISTRIBUTIONS.get(peer, peer))}"
         lines = []
         with tempfile.TemporaryDirectory() as folder:
             for name, model, found, expected in comparisons(peer, Path(folder)):

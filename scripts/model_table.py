@@ -1,4 +1,4 @@
-"""Prints the README's table of variants: parameters and multiply-adds counted on the built models.
+"""Prints the README's tables: variants with parameters and multiply-adds counted on the built models, and CLIP's sets.
 
     KERAS_BACKEND=torch python scripts/model_table.py [--write]
 
@@ -7,18 +7,19 @@ PyTorch, whose tensors without numbers make the largest model as cheap as the sm
 """
 
 import argparse
+import csv
 import math
 from pathlib import Path
 
 import keras
 
 from convnext_keras import create_model
+from convnext_keras.clip.models import CLIP_VARIANTS
 from convnext_keras.loading import inner_layers
 from convnext_keras.variants import VARIANTS
-from convnext_keras.weights import registry
+from convnext_keras.weights import BUNDLED, registry
 
 README = Path(__file__).parents[1] / "README.md"
-START, END = "<!-- variants -->\n", "<!-- end of variants -->"
 
 
 def multiply_adds(model: keras.Model) -> int:
@@ -40,6 +41,19 @@ def table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def clip_table() -> str:
+    """One row for each weight set of ConvNeXt-CLIP, with what its publisher measured."""
+    head = "| weight set | pixels | million parameters | ImageNet-1k top-1 | COCO text to image | COCO image to text |"
+    lines = [head, "|---|---:|---:|---:|---:|---:|"]
+    with (BUNDLED / "clip.csv").open(encoding="utf-8", newline="") as stream:
+        for row in csv.DictReader(stream):
+            name, million = f"{row['variant']}.{row['tag']}", f"{CLIP_VARIANTS[row['variant']].parameters / 1e6:.1f}"
+            results = [f"{row[key]} %" for key in ("top1", "coco_image_recall", "coco_text_recall") if row[key]]
+            if len(results) == 3:  # The bundled set is no model of photographs.
+                lines.append(f"| `{name}` | {row['input_size']} | {million} | {' | '.join(results)} |")
+    return "\n".join(lines) + "\n"
+
+
 def accuracy(row) -> float:
     return float(row.top1)
 
@@ -47,8 +61,10 @@ def accuracy(row) -> float:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="put the table into README.md")
-    printed = table()
-    print(printed, end="")
-    if parser.parse_args().write:
-        before, rest = README.read_text().split(START)
-        README.write_text(before + START + printed + END + rest.split(END)[1])
+    write = parser.parse_args().write
+    for section, printed in (("variants", table()), ("clip", clip_table())):
+        print(printed)
+        start, end = f"<!-- {section} -->\n", f"<!-- end of {section} -->"
+        if write:
+            before, rest = README.read_text().split(start)
+            README.write_text(before + start + printed + end + rest.split(end)[1])

@@ -35,7 +35,7 @@ SHAPES = {
     "triangle": 3,
     "star": 5,
     "cross": 12,
-}
+}  # `fine_tune_clip.py` adds a heart.
 SYNONYMS = {
     "small": ("small", "little", "tiny"),
     "large": ("large", "big", "huge"),
@@ -110,6 +110,10 @@ def corners(shape: str, angle: float) -> list[tuple[float, float]]:
     number = SHAPES[shape]
     if shape == "star":
         radii, number = (1.1, 0.45), 10
+    elif shape == "heart":
+        angles = [2 * math.pi * step / number for step in range(number)]
+        wave = [13 * math.cos(a) - 5 * math.cos(2 * a) - 2 * math.cos(3 * a) - math.cos(4 * a) for a in angles]
+        return [(math.sin(a) ** 3, -height / 16) for a, height in zip(angles, wave, strict=True)]
     elif shape == "cross":
         arm = 0.36
         points = [(arm, 1), (arm, arm), (1, arm), (1, -arm), (arm, -arm), (arm, -1)]

@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 
@@ -10,9 +11,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from convnext_keras import create_model, decode_predictions
-from convnext_keras.cli import app, held_out_digits, main
+from convnext_keras.cli import app, main
 from convnext_keras.loading import named_variables
 from convnext_keras.preprocessing import Recipe, normalize
+from convnext_keras.sheets import held_out_digits, held_out_shapes
 from convnext_keras.weights import registry
 
 DIGITS = "convnext_mini.digits"
@@ -31,13 +33,95 @@ def digit(tmp_path):
 
 
 def test_demo(tmp_path):
-    result = run("demo", "--output", tmp_path / "picture.png")
+    result = run("demo", "--output", tmp_path / "pictures")
     assert "356 of 359 held-out digits right, 99.16 %" in result.stdout
-    assert f"Look at {tmp_path}" in result.stdout
-    picture = np.asarray(Image.open(tmp_path / "picture.png"))
-    green, red = ((picture == colour).all(axis=-1).any() for colour in ((0, 128, 0), (255, 0, 0)))
+    right = re.search(r"(\d+) of 48 held-out pictures have their own caption first", result.stdout)
+    assert int(right[1]) >= 46
+    assert result.stdout.count("Look at") == 2
+    digits = np.asarray(Image.open(tmp_path / "pictures" / "predictions.png"))
+    green, red = ((digits == colour).all(axis=-1).any() for colour in ((0, 128, 0), (255, 0, 0)))
     assert green
     assert red
+    found = np.asarray(Image.open(tmp_path / "pictures" / "search.png"))[:128, :128]
+    assert (found.astype(int) @ (1, -1, 0) > 80).mean() > 0.05  # Red circles are red.
+
+
+@pytest.fixture
+def shapes(tmp_path):
+    pictures, captions = held_out_shapes()
+    folder = tmp_path / "shapes"
+    folder.mkdir()
+    for pixels, caption in zip(pictures[:9], captions[:9], strict=True):
+        Image.fromarray(pixels).save(folder / f"{caption}.png")
+    return folder
+
+
+def test_zero_shot(shapes):
+    paths = sorted(shapes.iterdir())
+    colours = [path.stem.split()[2] for path in paths]
+    labels = "red, green,blue, yellow,purple,orange"
+    arguments = ["zero-shot", shapes, "--labels", labels, "--template", "a {} shape", "--weights", "shapes"]
+    rows = json.loads(run(*arguments, "--template", "{}", "--json", "--top", 2).stdout)
+    assert [row["image"] for row in rows] == [str(path) for path in paths]
+    assert [row["predictions"][0]["label"] for row in rows] == colours
+    assert all(set(row["predictions"][1]) == {"label", "probability", "cosine"} for row in rows)
+    table = run(*arguments, "--top", 1, "--threshold", 1.1).stdout
+    assert table.count("none of these") == 9
+
+
+def test_embed_pictures_and_texts(shapes, tmp_path):
+    (tmp_path / "texts.txt").write_text("a red circle\na blue star\n")
+    for inputs, count in ((shapes, 9), (tmp_path / "texts.txt", 2)):
+        output = tmp_path / f"{count}.safetensors"
+        result = run("embed", inputs, "--output", output, "--weights", "shapes", "--batch-size", 4)
+        assert f"{count} vectors of 96" in result.stdout
+        with safetensors.safe_open(output, "numpy") as file:
+            vectors, names = file.get_tensor("vectors"), json.loads(file.metadata()["names"])
+        assert vectors.shape == (count, 96)
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+        assert len(names) == count
+    assert names == ["a red circle", "a blue star"]
+
+
+def test_index_and_search(shapes, tmp_path):
+    folder = tmp_path / "shapes.index"
+    moved = tmp_path / "later.png"
+    sorted(shapes.iterdir())[0].rename(moved)
+    assert "8 pictures added, 8 in all" in run("index", shapes, "--output", folder, "--weights", "shapes").stdout
+    moved.rename(shapes / "later.png")
+    assert "1 pictures added, 9 in all" in run("index", shapes, "--output", folder, "--weights", "shapes").stdout
+    assert "0 pictures added, 9 in all" in run("index", shapes, "--output", folder, "--weights", "shapes").stdout
+    wanted = sorted(shapes.iterdir())[4]
+    query = wanted.stem
+    hits = json.loads(run("search", folder, query, "--top", 3, "--json").stdout)
+    assert hits[0]["name"] == str(wanted)
+    assert len(hits) == 3
+    by_picture = run("search", folder, wanted, "--top", 1, "--sheet", tmp_path / "found.png").stdout
+    assert "1.000" in by_picture
+    assert Image.open(tmp_path / "found.png").size == (204, 222)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["zero-shot", "{digit}", "--labels", " , "], "labels must have at least one"),
+        (["zero-shot", "{digit}", "--labels", "a,b", "--template", "no place"], "in the place of the label"),
+        (["zero-shot", "missing.png", "--labels", "a,b", "--weights", "shapes"], "missing.png cannot be read"),
+        (["zero-shot", "{digit}", "--labels", "a,b", "--weights", "shape"], "Did you mean"),
+        (["embed", "{digit}", "--output", "out.npy", "--weights", "shapes"], ".safetensors or .parquet"),
+        (["search", "{folder}", "words"], "holds no index"),
+        (["index", "{folder}/missing", "--output", "x"], "is not a folder"),
+    ],
+)
+def test_errors_of_clip_are_one_sentence(arguments, message, digit, monkeypatch, capsys):
+    places = {"digit": digit, "folder": digit.parent}
+    monkeypatch.setattr(sys, "argv", ["convnext-keras", *(text.format(**places) for text in arguments)])
+    monkeypatch.chdir(digit.parent)
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert message in str(stop.value.code)
+    assert str(stop.value.code).startswith("convnext-keras: ")
+    assert [path.name for path in digit.parent.iterdir()] == ["digit.png"]
 
 
 def test_classify(digit):

@@ -19,6 +19,7 @@ from keras.src.legacy.saving import legacy_h5_format
 
 import convnext_keras
 from convnext_keras import ConvNeXtTiny, download
+from convnext_keras.clip.models import CLIP_VARIANTS
 from convnext_keras.labels import LABEL_SETS, class_names
 from convnext_keras.layouts import LAYOUTS
 from convnext_keras.preprocessing import INTERPOLATIONS, STATISTICS
@@ -54,6 +55,7 @@ ALLOWED_IMPORTS = {
     "clip/training": {"clip/model", "layers", "preprocessing"},
     "clip/zero_shot": {"clip/model", "layers"},
     "clip/retrieval": {"clip/model", "preprocessing", "readers"},
+    "sheets": {"preprocessing", "weights"},
 }
 
 
@@ -72,7 +74,7 @@ def test_imports_point_one_way(module):
 
 
 def test_every_module_has_a_rule():
-    assert set(MODULES) == {*ALLOWED_IMPORTS, "cli"}
+    assert set(MODULES) == {*ALLOWED_IMPORTS, "cli", "demo"}
 
 
 RECORDS = {"ClipVariant", "Hit", "Prediction", "SimilarityScores", "TextTower", "interpolate"}
@@ -148,6 +150,10 @@ def test_the_registry_is_complete():
     assert by_layout["Keras .h5"] == 5
     assert by_layout["timm"] == 101
     assert by_layout["transformers"] + by_layout["transformers DINOv3"] == 37
+    clip_rows = registry("clip").values()
+    assert len(clip_rows) == len({row.name for row in clip_rows}) == 13
+    assert all(row.license and row.source and row.file and row.top1 and row.megabytes for row in clip_rows)
+    assert {row.variant for row in clip_rows} == set(CLIP_VARIANTS)
     assert {row.license for row in rows} <= {"apache-2.0", "mit", *RESTRICTED}
     trained = {row.variant for row in rows}
     untrained = {"convnext_atto_rms", "convnextv2_small"} | {name for name in VARIANTS if "isotropic" in name}
@@ -176,7 +182,8 @@ def tiny_files(tmp_path_factory):
 
 
 @needs_training
-def test_code_of_the_readme(tiny_files, monkeypatch, capsys):
+def test_code_of_the_readme(tiny_files, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
         "convnext_keras.loading.fetch",
         lambda row, top: tiny_files / f"{top}.h5" if row.url else BUNDLED / row.file,
@@ -185,7 +192,7 @@ def test_code_of_the_readme(tiny_files, monkeypatch, capsys):
     namespace = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), namespace)
-    assert len(blocks) == 4
+    assert len(blocks) == 6
     assert "convnext_mini.digits" in capsys.readouterr().out
 
 
@@ -193,4 +200,6 @@ def test_code_of_the_readme(tiny_files, monkeypatch, capsys):
 def test_table_of_the_readme():
     import model_table
 
-    assert model_table.table() in (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
+    assert model_table.table() in readme
+    assert model_table.clip_table() in readme

@@ -17,7 +17,12 @@ from convnext_keras.clip.retrieval import Hit, ImageIndex
 from convnext_keras.clip.text_tower import TextTower
 from convnext_keras.clip.tokenizer import Tokenizer
 from convnext_keras.clip.training import ContrastiveLoss, RandomCropAndErase, interpolate
-from convnext_keras.clip.zero_shot import Prediction, ZeroShotClassifier, imagenet_classes, imagenet_templates
+from convnext_keras.clip.zero_shot import (
+    Prediction,
+    ZeroShotClassifier,
+    imagenet_classes,
+    imagenet_templates,
+)
 
 __all__ = [
     "CLIP",

@@ -79,6 +79,7 @@ class CLIP(keras.Model):
     Attributes:
         image_encoder: functional model from pixels to embeddings `(N, D)`, not normalised.
         text_encoder: functional model from token ids to embeddings `(M, D)`, not normalised.
+        output_width: `D`, the width of the embeddings.
         tokenizer: strings to token ids.
         recipe: the evaluation transform: a picture in, pixels out.
         provenance: where the weights come from, None if they are random.
@@ -108,6 +109,10 @@ class CLIP(keras.Model):
     @property
     def scale(self) -> float:
         return math.exp(float(ops.convert_to_numpy(self.get_layer("similarity").logit_scale)))
+
+    @property
+    def output_width(self) -> int:
+        return self.image_encoder.output_shape[-1]
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
@@ -142,7 +147,7 @@ class CLIP(keras.Model):
             ValueError: if a picture cannot be read; the message names it.
         """
         parts = [vectors for _, vectors in self.image_batches(images, batch_size, on_error)]
-        return np.concatenate([np.zeros((0, self.image_encoder.output_shape[-1]), "float32"), *parts])
+        return np.concatenate([np.zeros((0, self.output_width), "float32"), *parts])
 
     def image_batches(
         self,
@@ -181,7 +186,7 @@ class CLIP(keras.Model):
         tokens = self.tokenizer(texts, truncate=truncate)
         batches = (tokens[start : start + batch_size] for start in range(0, len(tokens), batch_size))
         parts = [self._run_text_encoder(trimmed(batch, self.tokenizer.end), batch_size) for batch in batches]
-        return unit(np.concatenate([np.zeros((0, self.text_encoder.output_shape[-1]), "float32"), *parts]))
+        return unit(np.concatenate([np.zeros((0, self.output_width), "float32"), *parts]))
 
     def similarity(self, images: Any, texts: str | Sequence[str]) -> SimilarityScores:
         """Compares each picture with each text; see `encode_image` and `encode_text` for what they may be."""

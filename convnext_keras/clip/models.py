@@ -177,7 +177,8 @@ def create_model(name: str, **arguments: Any) -> CLIP:
 
     Args:
         name: such as `"convnext_base_w"`, which comes with its default weights,
-            `"convnext_base_w.laion2b_s13b_b82k_augreg"` or `"laion/CLIP-convnext_base_w-laion2B-s13B-b82K-augreg"`.
+            `"convnext_base_w.laion2b_s13b_b82k_augreg"` or `"laion/CLIP-convnext_base_w-laion2B-s13B-b82K-augreg"`; a
+            tag alone if only one variant has it.
         **arguments: those of `CLIPConvNeXt`, such as `weights=None` for a variant from scratch.
 
     Raises:
@@ -191,6 +192,8 @@ def create_model(name: str, **arguments: Any) -> CLIP:
     sets = weight_sets.registry(REGISTRY)
     found = weight_sets.default(name, REGISTRY)
     found = found or next((row for row in sets.values() if weight_sets.is_called(row, name)), None)
+    if not found and len(rows := [row for row in sets.values() if row.tag == name]) == 1:
+        (found,) = rows
     variant = found.variant if found else name
     if variant not in CLIP_VARIANTS:
         close = difflib.get_close_matches(name, [*CLIP_VARIANTS, *sets], n=1)
