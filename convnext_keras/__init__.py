@@ -2,6 +2,7 @@
 
 from convnext_keras import clip
 from convnext_keras.convnext import ConvNeXt, ConvNeXtBase, ConvNeXtLarge, ConvNeXtSmall, ConvNeXtTiny, ConvNeXtXLarge
+from convnext_keras.folding import fold_for_inference
 from convnext_keras.labels import decode_predictions
 from convnext_keras.loading import load_weights
 from convnext_keras.models import (
@@ -53,6 +54,7 @@ __all__ = [
     "create_model",
     "decode_predictions",
     "feature_extractor",
+    "fold_for_inference",
     "list_models",
     "list_weights",
     "load_weights",

@@ -258,5 +258,9 @@ def demo(
     [dim]convnext-keras demo[/]
     """
     output.mkdir(parents=True, exist_ok=True)
-    demonstration.classify_digits(output / "predictions.png")
-    demonstration.search_shapes(output / "search.png")
+    shown = demonstration.classify_digits(output / "predictions.png")
+    for part in [*shown, *demonstration.search_shapes(output / "search.png")]:
+        if isinstance(part, str):
+            print(part)
+        else:
+            Console().print(part)

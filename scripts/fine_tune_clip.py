@@ -16,7 +16,7 @@ from train_shapes_clip import SEED, held_out_pictures
 from convnext_keras import clip
 
 NEW_COLOUR, NEW_SHAPE = ("pink", (245, 130, 190)), "heart"
-STEPS, BATCH, RATE = 150, 64, 3e-4
+STEPS, BATCH, RATE = 100, 64, 1e-3
 
 
 def new_scenes() -> list[shapes.Scene]:

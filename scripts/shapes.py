@@ -24,7 +24,7 @@ COLOURS = {
     "orange": (250, 140, 20),
 }
 BACKGROUNDS = {"white": (245, 245, 245), "black": (12, 12, 12), "grey": (128, 128, 128), "brown": (100, 62, 30)}
-RADII = {"small": 6.0, "large": 9.5}
+RADII = {"small": 6.5, "large": 10.0}
 PLACES = {"left": (14, 32), "right": (50, 32), "top": (32, 14), "bottom": (32, 50), "middle": (32, 32)}
 COUNTS = {"one": 1, "two": 2, "three": 3}
 # Corners on a circle of radius 1; a shape without them is drawn by itself.

@@ -97,6 +97,7 @@ def test_towers_load_apart(kind, checkpoints, tmp_path):
     np.testing.assert_allclose(outputs(mine, normalised), outputs(features, pixels), atol=1e-4)
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_that_does_not_fit_is_refused(kind, checkpoints, tmp_path):
     tensors = safetensors.numpy.load_file(checkpoints / f"{kind}.safetensors")
@@ -118,6 +119,7 @@ def test_a_file_that_does_not_fit_is_refused(kind, checkpoints, tmp_path):
         np.testing.assert_array_equal(old, new)
 
 
+@pytest.mark.any_backend
 def test_a_checkpoint_of_another_size_and_a_pickle_are_refused(checkpoints, tmp_path):
     with pytest.raises(WeightsError, match="unfit"):
         clip.CLIPConvNeXt(variant("custom_text"), weights=checkpoints / "linear.safetensors")
@@ -154,6 +156,7 @@ def test_single_items_and_none_at_all(model, tmp_path):
     assert model.encode_text([]).shape == model.encode_image([]).shape == (0, 16)
 
 
+@pytest.mark.any_backend
 def test_broken_pictures_are_named_and_skipped_if_asked(model, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"not a picture")
     first, last = pictures(2)
@@ -261,6 +264,7 @@ def test_parameter_counts_are_the_published_ones(name):
     assert built.count_params() == CLIP_VARIANTS[name].parameters
 
 
+@pytest.mark.any_backend
 def test_names_of_models():
     for name in clip.list_weights():
         row = weight_sets.registry("clip")[name]
@@ -327,6 +331,7 @@ def test_equal_texts_are_found_in_the_tokens(model):
     assert to_numpy(found) == pytest.approx(numpy_loss(logits, np.array([0, 1, 0, 3])), rel=1e-5)
 
 
+@pytest.mark.any_backend
 def test_interpolation_ends_are_exact(model):
     other = randomise(clip.CLIPConvNeXt(variant("linear")), seed=2)
     for weight, end in ((0, model), (1, other)):
@@ -342,6 +347,7 @@ def test_interpolation_ends_are_exact(model):
         clip.interpolate(model, clip.CLIPConvNeXt(variant("custom_text")), 0.5)
 
 
+@pytest.mark.any_backend
 def test_augmentation_crops_and_erases():
     picture = np.zeros((60, 80, 3), "uint8")
     erased = [clip.RandomCropAndErase(32, erase=1.0, seed=seed)(picture) for seed in range(20)]

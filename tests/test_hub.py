@@ -27,6 +27,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
     """Answers as the hub does for one repository; `fault` says what goes wrong."""
 
     fault: str | int = ""
+    missing_entries = False
     requests: list[str]
 
     def do_HEAD(self):
@@ -41,6 +42,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
         status = self.fault if isinstance(self.fault, int) else 200 if place and place[1] in COMMITS else 404
         self.send_response(status)
         if status != 200:
+            if self.missing_entries:
+                self.send_header("X-Error-Code", "EntryNotFound")
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
@@ -86,6 +89,19 @@ def test_fetched_once_and_found_again_offline(hub, monkeypatch):
     Hub.requests.clear()
     assert download.fetch_from_hub(REPOSITORY, [FILE]) == path
     assert not Hub.requests
+
+
+def test_other_names_of_a_file_are_tried_in_order(hub, monkeypatch):
+    """LAION's repositories have one of two .safetensors files, or neither; a header of the hub tells which."""
+    monkeypatch.setattr(Hub, "missing_entries", True)
+    path = download.fetch_from_hub(REPOSITORY, ["open_clip_model.safetensors", FILE])
+    assert path.read_bytes() == CONTENT
+    monkeypatch.setenv("CONVNEXT_KERAS_OFFLINE", "1")
+    assert download.fetch_from_hub(REPOSITORY, ["open_clip_model.safetensors", FILE]) == path
+    monkeypatch.delenv("CONVNEXT_KERAS_OFFLINE")
+    row = registry("clip")["convnext_base.laion400m_s13b_b51k"]
+    with pytest.raises(WeightsError, match=r"open_clip_model\.safetensors or .*\.bin .*convert_checkpoint\.py"):
+        fetch(row._replace(repository=REPOSITORY))
 
 
 def test_a_revision_can_be_pinned(hub):

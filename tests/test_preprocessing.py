@@ -1,14 +1,16 @@
+import hashlib
 import warnings
 
 import keras
 import numpy as np
 import pytest
 from conftest import to_numpy
+from make_clip_references import TRANSFORM_SIZE
 from make_references import RECIPES, REFERENCES, odd_pictures
 from PIL import Image
 
 from convnext_keras import preprocess_input
-from convnext_keras.preprocessing import STATISTICS, Recipe, center_crop, normalize, open_image
+from convnext_keras.preprocessing import STATISTICS, Recipe, center_crop, in_batches, normalize, open_image
 
 
 def test_preprocess_input_is_the_identity():
@@ -105,3 +107,78 @@ def test_recipes_are_those_of_timm(name, tmp_path):
         with Image.open(path) as picture:
             for source in (path, picture, np.asarray(open_image(picture))):
                 assert np.abs(recipe(source).astype(int) - wanted).max() <= 1, path
+
+
+def test_clip_recipe_is_that_of_open_clip(tmp_path):
+    """Twenty odd pictures, to one step of 255: other modes become RGB after resizing and cropping."""
+    expected = np.load(REFERENCES / "clip_transforms.npz")["pixels"].astype(int)
+    recipe = Recipe(TRANSFORM_SIZE, statistics="clip", rgb_first=False)
+    for path, wanted in zip(odd_pictures(tmp_path), expected, strict=True):
+        with Image.open(path) as picture:
+            for source in (path, picture):
+                assert np.abs(recipe(source).astype(int) - wanted).max() <= 1, path
+
+
+# Height, width, size: pixels [0, 0], [size / 2, size / 2] and [-1, -1], and the first 16 digits of the sha256, of what
+# OpenCLIP's transform makes of pixel(y, x, c) = (7 x + 13 y + 50 c) mod 256 (Pillow 13.0.0, torchvision 0.28.0).
+SYNTHETIC = {
+    (300, 451, 256): ((15, 66, 116), (202, 222, 46), (109, 159, 209), "ff513658c1661a3a"),
+    (256, 385, 256): ((192, 242, 36), (192, 242, 36), (172, 222, 16), "fc64c0d1147e69d4"),
+    (500, 333, 320): ((60, 110, 160), (64, 114, 164), (47, 97, 147), "b18a57d8761b3033"),
+    (100, 100, 256): ((0, 48, 98), (226, 16, 70), (190, 240, 34), "9ae3e731709bc73e"),
+    (256, 256, 256): ((0, 50, 100), (0, 50, 100), (236, 30, 80), "109e3f62b2b95bc2"),
+}
+
+
+@pytest.mark.parametrize("case", SYNTHETIC)
+def test_clip_recipe_on_synthetic_pictures(case):
+    height, width, size = case
+    y, x, channel = np.ogrid[:height, :width, :3]
+    found = Recipe(size, statistics="clip", rgb_first=False)(((7 * x + 13 * y + 50 * channel) % 256).astype("uint8"))
+    *pixels, digest = SYNTHETIC[case]
+    for place, expected in zip((0, size // 2, -1), pixels, strict=True):
+        assert np.abs(found[place, place].astype(int) - expected).max() <= 1
+    assert hashlib.sha256(found.tobytes()).hexdigest().startswith(digest)
+
+
+def test_animations_give_their_first_frame(tmp_path):
+    frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    assert open_image(tmp_path / "moving.gif").getpixel((0, 0)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("pixels", [100_000_000, 200_000_000])
+def test_huge_pictures_are_refused_before_they_are_decoded(pixels, tmp_path):
+    Image.new("1", (10_000, pixels // 10_000)).save(tmp_path / "bomb.png")
+    assert (tmp_path / "bomb.png").stat().st_size < 100_000
+    with pytest.raises(ValueError, match=r"bomb\.png cannot be read as an image.*(pixels|exceeds limit)"):
+        open_image(tmp_path / "bomb.png")
+
+
+def test_truncated_pictures_are_named(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), "uint8")
+    Image.fromarray(noise).save(tmp_path / "whole.jpg")
+    content = (tmp_path / "whole.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"cut\.jpg cannot be read as an image"):
+        Recipe(32, rgb_first=False)(tmp_path / "cut.jpg")
+
+
+def test_batches_read_no_further_than_they_must():
+    asked = []
+
+    def pictures():
+        for number in range(100):
+            asked.append(number)
+            yield np.full((4, 4, 3), number, "uint8")
+
+    batches = in_batches(pictures(), Recipe(8), batch_size=3)
+    first, pixels = next(batches)
+    assert len(asked) <= 9
+    assert [int(picture[0, 0, 0]) for picture in first] == [0, 1, 2]
+    assert pixels[:, 0, 0, 0].tolist() == [0, 1, 2]
+    batches.close()
+    assert len(asked) <= 9
+    rest = [pixels[:, 0, 0, 0].tolist() for _, pixels in in_batches(pictures(), Recipe(8), batch_size=32)]
+    assert [number for row in rest for number in row] == list(range(100))
+    assert [len(row) for row in rest] == [32, 32, 32, 4]

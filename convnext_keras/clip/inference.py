@@ -7,7 +7,7 @@ compiles anew for every size of the last batch.
 import keras
 import numpy as np
 
-TOKEN_STEP = 16  # texts are cut to a multiple of this
+TEXT_LENGTHS = (16, 32)  # in tokens, that texts are cut to where they fit
 
 
 class Runner:
@@ -50,9 +50,9 @@ def compile_openvino(model: keras.Model, precision: str = "f32"):
 
 
 def trimmed(tokens: np.ndarray, end: int) -> np.ndarray:
-    """Token ids `(N, L)` without columns that lie behind every text's end, up to a multiple of `TOKEN_STEP`.
+    """Token ids `(N, L)` cut to the first of `TEXT_LENGTHS` that every text with its end fits into, or as they are.
 
     What lies behind the end cannot change an embedding, but costs as much as the text itself.
     """
     longest = int((tokens == end).argmax(axis=-1).max()) + 1
-    return tokens[:, : -(-longest // TOKEN_STEP) * TOKEN_STEP]
+    return tokens[:, : next((length for length in TEXT_LENGTHS if length >= longest), None)]

@@ -168,9 +168,13 @@ class CLIP(keras.Model):
             The items of a batch as they were given, and their unit vectors `(N, D)`.
         """
         for batch, pixels in in_batches(images, lambda item: self.recipe(picture(item)), batch_size, on_error):
-            if self.image_encoder.input_shape[1] == 3:  # Keras is set to channels first.
-                pixels = pixels.transpose(0, 3, 1, 2)
-            yield batch, unit(self._run_image_encoder(pixels.astype("float32"), batch_size))
+            yield batch, self.encode_pixels(pixels, batch_size)
+
+    def encode_pixels(self, pixels: np.ndarray, batch_size: int) -> np.ndarray:
+        """Unit vectors `(N, D)` of what `recipe` gives, `(N, size, size, 3)`; at most `batch_size` of them."""
+        if self.image_encoder.input_shape[1] == 3:  # Keras is set to channels first.
+            pixels = pixels.transpose(0, 3, 1, 2)
+        return unit(self._run_image_encoder(pixels.astype("float32"), batch_size))
 
     def encode_text(self, texts: str | Sequence[str], batch_size: int = 256, truncate: str = "warn") -> np.ndarray:
         """Embeddings of texts.
@@ -185,8 +189,12 @@ class CLIP(keras.Model):
         """
         tokens = self.tokenizer(texts, truncate=truncate)
         batches = (tokens[start : start + batch_size] for start in range(0, len(tokens), batch_size))
-        parts = [self._run_text_encoder(trimmed(batch, self.tokenizer.end), batch_size) for batch in batches]
-        return unit(np.concatenate([np.zeros((0, self.output_width), "float32"), *parts]))
+        parts = [self.encode_tokens(batch, batch_size) for batch in batches]
+        return np.concatenate([np.zeros((0, self.output_width), "float32"), *parts])
+
+    def encode_tokens(self, tokens: np.ndarray, batch_size: int) -> np.ndarray:
+        """Unit vectors `(N, D)` of what `tokenizer` gives, `(N, L)`; at most `batch_size` of them."""
+        return unit(self._run_text_encoder(trimmed(tokens, self.tokenizer.end), batch_size))
 
     def similarity(self, images: Any, texts: str | Sequence[str]) -> SimilarityScores:
         """Compares each picture with each text; see `encode_image` and `encode_text` for what they may be."""

@@ -40,7 +40,7 @@ class ClipVariant(NamedTuple):
     projection_hidden: int | None = None
 
 
-BASE, LARGE, XXLARGE = (VARIANTS[f"convnext_{size}"] for size in ("base", "large", "xxlarge"))
+MINI, BASE, LARGE, XXLARGE = (VARIANTS[f"convnext_{size}"] for size in ("mini", "base", "large", "xxlarge"))
 # OpenCLIP's names and sizes (model_configs/convnext_*.json of 3.3.0); the last is this project's own.
 CLIP_VARIANTS = {
     "convnext_base": ClipVariant(BASE, TextTower(512, 8, 12), 512, 224, 151_518_849),
@@ -49,9 +49,7 @@ CLIP_VARIANTS = {
     "convnext_large_d": ClipVariant(LARGE, TextTower(768, 12, 16), 768, 256, 351_772_609, 1536),
     "convnext_large_d_320": ClipVariant(LARGE, TextTower(768, 12, 16), 768, 320, 351_772_609, 1536),
     "convnext_xxlarge": ClipVariant(XXLARGE, TextTower(1024, 16, 24), 1024, 256, 1_200_576_385),
-    "convnext_mini": ClipVariant(
-        Variant((1, 1, 3, 1), (32, 64, 96, 160), input_size=64), TextTower(96, 4, 3, 40, 2048), 96, 64, 1_156_097
-    ),
+    "convnext_mini": ClipVariant(MINI, TextTower(96, 4, 3, 40, 2048), 96, 64, 889_329),
 }
 
 
@@ -196,7 +194,7 @@ def create_model(name: str, **arguments: Any) -> CLIP:
         (found,) = rows
     variant = found.variant if found else name
     if variant not in CLIP_VARIANTS:
-        close = difflib.get_close_matches(name, [*CLIP_VARIANTS, *sets], n=1)
+        close = difflib.get_close_matches(name, [*CLIP_VARIANTS, *sets, *(row.tag for row in sets.values())], n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"name must be one of {[*CLIP_VARIANTS]} or clip.list_weights(). Received: {name!r}.{hint}")
     source = weight_sets.find(arguments.pop("weights", found), variant, REGISTRY)

@@ -51,10 +51,17 @@ def picture_files(folder: str | os.PathLike) -> list[Path]:
 
 
 class Hit(NamedTuple):
-    """One picture found: its name (the path, where it has one) and its cosine with what was looked for, -1..1."""
+    """One picture found.
+
+    Attributes:
+        name: its path, where it has one.
+        cosine: with what was looked for, -1..1.
+        place: in the index, from 0.
+    """
 
     name: str
     cosine: float
+    place: int
 
 
 class ImageIndex:
@@ -132,22 +139,25 @@ class ImageIndex:
         Raises:
             ValueError: if the index is empty, the text is, or the picture cannot be read.
         """
-        if not self.names:
-            raise ValueError("The index is empty. Add pictures first.")
-        if top < 1:
-            raise ValueError(f"top must be 1 or more. Received: top={top}")
         if isinstance(query, str):
             if not query.strip():
                 raise ValueError("The text to search for is empty.")
             (vector,) = self.model.encode_text(query)
         else:
             (vector,) = self.model.encode_image([query])
+        return self.nearest(vector, top)
+
+    def nearest(self, vector: np.ndarray, top: int = 10) -> list[Hit]:
+        """`search` with a unit vector `(D,)`."""
+        if not self.names:
+            raise ValueError("The index is empty. Add pictures first.")
+        if top < 1:
+            raise ValueError(f"top must be 1 or more. Received: top={top}")
         cosines = self.vectors @ vector
         top = min(top, len(cosines))
         best = np.argpartition(-cosines, top - 1)[:top]
-        return [
-            Hit(self.names[index], float(cosines[index])) for index in best[np.argsort(-cosines[best], kind="stable")]
-        ]
+        best = best[np.argsort(-cosines[best], kind="stable")]
+        return [Hit(self.names[place], float(cosines[place]), int(place)) for place in best]
 
     def save(self, folder: str | os.PathLike) -> None:
         """Writes what is new since it was last saved to, or loaded from, this folder: one more pair of files.
