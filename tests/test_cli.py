@@ -38,10 +38,9 @@ def test_demo(tmp_path):
     right = re.search(r"(\d+) of 48 held-out pictures have their own caption first", result.stdout)
     assert int(right[1]) >= 46
     assert result.stdout.count("Look at") == 2
-    digits = np.asarray(Image.open(tmp_path / "pictures" / "predictions.png"))
-    green, red = ((digits == colour).all(axis=-1).any() for colour in ((0, 128, 0), (255, 0, 0)))
-    assert green
-    assert red
+    digits = np.asarray(Image.open(tmp_path / "pictures" / "predictions.png")).astype(int)
+    assert (digits @ (-1, 1, 0)).max() > 60  # There are green numbers and red ones.
+    assert (digits @ (1, -1, 0)).max() > 120
     found = np.asarray(Image.open(tmp_path / "pictures" / "search.png"))[:128, :128]
     assert (found.astype(int) @ (-1, 1, 0) > 80).mean() > 0.05  # The stars found first are green.
 
