@@ -41,11 +41,12 @@ def accuracy(model: clip.CLIP, scenes: list[shapes.Scene], pictures: list[np.nda
 
 
 def fine_tune(model: clip.CLIP, scenes: list[shapes.Scene], random: np.random.Generator, steps: int) -> clip.CLIP:
-    """A copy of the model, both towers trained on pairs of the new classes; equal captions count as positives."""
+    """A copy of the model, both towers trained on pairs of the new classes and as many old ones, so that these stay."""
     tuned = clip.interpolate(model, model, 0)
     tuned.compile(keras.optimizers.AdamW(RATE, weight_decay=0.0), clip.ContrastiveLoss())
     augmented = clip.RandomCropAndErase(shapes.SIZE, (0.9, 1.0), 0.1, SEED)
-    rows = [scenes[index] for index in random.integers(len(scenes), size=steps * BATCH)]
+    sources = (scenes, shapes.split()[0])
+    rows = [source[random.integers(len(source))] for source in sources * (steps * BATCH // 2)]
     images = np.stack([augmented(shapes.draw(scene, random)) for scene in rows]).astype("float32")
     tokens = tuned.tokenizer([shapes.random_caption(scene, random) for scene in rows])
     tuned.fit({"images": images, "tokens": tokens}, batch_size=BATCH, verbose=2)
