@@ -29,7 +29,7 @@ ClipName = Annotated[str, typer.Option("--weights", help="ConvNeXt-CLIP weight s
 Template = Annotated[list[str], typer.Option(help="Prompt with {} for the label; several are averaged.")]
 Pictures = Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.", show_default=False)]
 Top = Annotated[int, typer.Option(min=1, help="How many to show.")]
-CLIP = "convnext_base_w.laion2b_s13b_b82k_augreg"
+CLIP = "convnext_base_w"
 
 
 def main() -> None:

@@ -26,9 +26,10 @@ def held_out_shapes() -> tuple[np.ndarray, list[str]]:
     """Pixels `(N, 64, 64, 3)` of combinations that the bundled ConvNeXt-CLIP never saw, and their captions."""
     sheet = np.asarray(Image.open(BUNDLED / "shapes_held_out.png"))
     with (BUNDLED / "shapes_held_out.csv").open(encoding="utf-8", newline="") as stream:
-        captions = [row["caption"] for row in csv.DictReader(stream)]
-    cells = sheet.reshape(sheet.shape[0] // 64, 64, -1, 64, 3).swapaxes(1, 2)
-    return cells.reshape(-1, 64, 64, 3), captions
+        places = list(csv.DictReader(stream))
+    size = sheet.shape[0] // (1 + int(places[-1]["row"]))
+    cells = sheet.reshape(-1, size, sheet.shape[1] // size, size, 3).swapaxes(1, 2)
+    return cells.reshape(-1, size, size, 3), [place["caption"] for place in places]
 
 
 def sheet_of_digits(digits: np.ndarray, labels: np.ndarray, predicted: np.ndarray) -> Image.Image:

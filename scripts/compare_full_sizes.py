@@ -92,7 +92,7 @@ def from_open_clip(name: str, towers: tuple[str, ...], path: Path) -> tuple[kera
         found = [ours.encode_image(images()), ours.encode_text(TEXTS, truncate="silent")]
         return ours, np.concatenate(found), np.concatenate(expected)
     variant = CLIP_VARIANTS[name]
-    ours = text_encoder(variant.text, variant.embedding, None, None, "text_encoder")
+    ours = text_encoder(variant.text, variant.embedding, None, None)
     convnext_keras.load_weights(ours, path)
     vectors = keras.ops.convert_to_numpy(ours(convnext_keras.clip.Tokenizer()(TEXTS, truncate="silent")))
     return ours, unit(vectors), np.concatenate(expected)

@@ -41,7 +41,7 @@ ALLOWED_IMPORTS = {
     "convnext": {"arguments", "layers", "loading", "preprocessing", "variants", "weights"},
     "models": {"convnext", "variants", "weights"},
     "folding": {"layers"},
-    "clip/text_tower": {"layers"},
+    "clip/text_tower": {"clip/tokenizer", "layers"},
     "clip/model": {"clip/inference", "clip/tokenizer", "layers", "preprocessing"},
     "clip/models": {
         "arguments",

@@ -36,8 +36,8 @@ class Runner:
         return self.compiled(inputs)[0]
 
 
-def compile_openvino(model: keras.Model, precision: str = "f32"):
-    """The model as OpenVINO compiles it for any number of rows, in a precision of OpenVINO's `inference_precision`."""
+def compile_openvino(model: keras.Model):
+    """The model as OpenVINO compiles it for any number of rows, in float32."""
     import openvino
     from keras.src.backend.openvino.core import OPENVINO_DTYPES, OpenVINOKerasTensor
     from openvino import opset15
@@ -46,7 +46,7 @@ def compile_openvino(model: keras.Model, precision: str = "f32"):
     parameter = opset15.parameter(shape, OPENVINO_DTYPES[model.inputs[0].dtype])
     outputs = model(OpenVINOKerasTensor(parameter.output(0)), training=False)
     graph = openvino.Model([opset15.result(outputs.output)], [parameter])
-    return openvino.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": precision})
+    return openvino.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
 
 def trimmed(tokens: np.ndarray, end: int) -> np.ndarray:

@@ -70,6 +70,12 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities over the last axis, `(..., C)` -> `(..., C)` float32."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True, initial=-np.inf))
+    return (powers / powers.sum(axis=-1, keepdims=True)).astype("float32")
+
+
 @register
 class CLIP(keras.Model):
     """A functional model from `{"images": (N, H, W, 3), "tokens": (M, L)}` to logits `(N, M)`, with CLIP's uses.
@@ -204,8 +210,7 @@ class CLIP(keras.Model):
         """`similarity` of unit vectors `(N, D)` and `(M, D)`."""
         cosine = images @ texts.T
         logits = (self.scale * cosine).astype("float32")
-        powers = np.exp(logits - logits.max(axis=-1, keepdims=True, initial=-np.inf))
-        return SimilarityScores(cosine, logits, powers / powers.sum(axis=-1, keepdims=True))
+        return SimilarityScores(cosine, logits, softmax(logits))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Without targets, rows with equal texts belong together: each row's target is its text's first row."""

@@ -113,7 +113,7 @@ def CLIPConvNeXt(  # noqa: N802 - named like the constructors of keras.applicati
     inputs = arguments.input_layer(None, arguments.square(size), None, variant.trunk.minimum_size, False)
     images = image_encoder(variant, inputs, drop_path_rate, layer_scale_init_value, dtype)
     head_dtype = images.layers[-1].dtype_policy.name
-    texts = text_encoder(variant.text, variant.embedding, dtype, head_dtype, "text_encoder")
+    texts = text_encoder(variant.text, variant.embedding, dtype, head_dtype)
     named = {
         "images": keras.Input(images.input_shape[1:], name="images"),
         "tokens": keras.Input((None,), dtype="int32", name="tokens"),

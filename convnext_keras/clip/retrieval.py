@@ -86,7 +86,7 @@ class ImageIndex:
     def __init__(self, model: CLIP) -> None:
         self.model = model
         self.names: list[str] = []
-        self.vectors = np.zeros((0, model.image_encoder.output_shape[-1]), "float32")
+        self.vectors = np.zeros((0, model.output_width), "float32")
         self._saved: tuple[Path, int] | None = None  # the folder, and how many pictures it holds
 
     def __len__(self) -> int:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import layers, ops
 
+from convnext_keras.clip.tokenizer import CONTEXT_LENGTH, VOCABULARY_SIZE
 from convnext_keras.layers import FusedDense, register, widened
 
 EPSILON = 1e-5  # of every norm
@@ -28,8 +29,8 @@ class TextTower(NamedTuple):
     width: int
     heads: int
     depth: int
-    context_length: int = 77
-    vocabulary_size: int = 49408
+    context_length: int = CONTEXT_LENGTH
+    vocabulary_size: int = VOCABULARY_SIZE
 
 
 @register
@@ -142,7 +143,7 @@ def transformer_block(inputs, name: str, tower: TextTower, dtype: Any):
     return layers.Add(name=f"{name}_mlp_add", dtype=dtype)([x, y])
 
 
-def text_encoder(tower: TextTower, embedding: int, dtype: Any, output_dtype: Any, name: str) -> keras.Model:
+def text_encoder(tower: TextTower, embedding: int, dtype: Any, output_dtype: Any) -> keras.Model:
     """The text tower as a functional model.
 
     Args:
@@ -150,7 +151,6 @@ def text_encoder(tower: TextTower, embedding: int, dtype: Any, output_dtype: Any
         embedding: width of the output.
         dtype: type or policy of its layers.
         output_dtype: that of the last norm and the projection.
-        name: of the model.
 
     Returns:
         A model from token ids `(N, L)`, `L` up to the context length, to embeddings `(N, embedding)` that are not
@@ -165,4 +165,4 @@ def text_encoder(tower: TextTower, embedding: int, dtype: Any, output_dtype: Any
         x = transformer_block(x, f"text_block_{block}", tower, dtype)
     x = layers.LayerNormalization(epsilon=EPSILON, name="text_final_norm", dtype=output_dtype)(x)
     x = EndOfText(embedding, name="text_projection", dtype=output_dtype)(x, tokens)
-    return keras.Model(tokens, x, name=name)
+    return keras.Model(tokens, x, name="text_encoder")

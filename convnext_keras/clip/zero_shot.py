@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from convnext_keras.clip.model import CLIP, unit
+from convnext_keras.clip.model import CLIP, softmax, unit
 from convnext_keras.layers import register
 
 DATA = Path(__file__).parent / "data"
@@ -119,11 +119,7 @@ class ZeroShotClassifier:
 
     def probabilities(self, images: Any, batch_size: int = 32) -> np.ndarray:
         """Softmax `(N, labels)` of cosines times temperature; each row sums to 1."""
-        return self._softmax(self.cosines(images, batch_size))
-
-    def _softmax(self, cosines: np.ndarray) -> np.ndarray:
-        powers = np.exp(self.temperature * (cosines - cosines.max(axis=-1, keepdims=True, initial=-1)))
-        return (powers / powers.sum(axis=-1, keepdims=True)).astype("float32")
+        return softmax(self.temperature * self.cosines(images, batch_size))
 
     def predict(self, images: Any, top: int = 5, batch_size: int = 32) -> list[list[Prediction]]:
         """The best labels of each picture, the best first.
@@ -139,7 +135,7 @@ class ZeroShotClassifier:
         if top < 1:
             raise ValueError(f"top must be 1 or more. Received: top={top}")
         cosines = self.cosines(images, batch_size)
-        return [self._best(*row, top) for row in zip(cosines, self._softmax(cosines), strict=True)]
+        return [self._best(*row, top) for row in zip(cosines, softmax(self.temperature * cosines), strict=True)]
 
     def _best(self, cosines: np.ndarray, probabilities: np.ndarray, top: int) -> list[Prediction]:
         order = np.argsort(-cosines, kind="stable")[:top]
