@@ -30,6 +30,7 @@ Template = Annotated[list[str], typer.Option(help="Prompt with {} for the label;
 Pictures = Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.", show_default=False)]
 Top = Annotated[int, typer.Option(min=1, help="How many to show.")]
 CLIP = "convnext_base_w"
+BUNDLED = "convnext_mini.shapes"
 
 
 def main() -> None:
@@ -235,18 +236,35 @@ def search(
     if as_json:
         print(json.dumps([hit._asdict() for hit in hits], indent=2))
     else:
-        show_hits(hits)
+        table = Table("picture", "cosine")
+        for hit in hits:
+            table.add_row(hit.name, f"{hit.cosine:.3f}")
+        Console().print(table)
     if sheet:
         cells = [(hit.name, f"{hit.cosine:.3f}", "black") for hit in hits]
         sheets.sheet_of([cells[start : start + 5] for start in range(0, len(cells), 5)], cell=200).save(sheet)
 
 
-def show_hits(hits: list[clip.Hit]) -> None:
-    """Prints a table of what was found."""
-    table = Table("picture", "cosine")
-    for hit in hits:
-        table.add_row(hit.name, f"{hit.cosine:.3f}")
-    Console().print(table)
+@app.command()
+def serve(
+    model: Annotated[str, typer.Option(help="ConvNeXt-CLIP weight set; 'models --clip' lists them.")] = BUNDLED,
+    host: Annotated[str, typer.Option(help="Address to listen at; beyond this machine only with keys.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    keys: Annotated[Path | None, typer.Option(help="File of keys, one a line; or set CONVNEXT_KERAS_API_KEYS.")] = None,
+    index: Annotated[list[str], typer.Option(help="NAME=FOLDER that 'index' wrote.")] = [],  # noqa: B006
+    image_urls: Annotated[str, typer.Option(help="Which pictures to fetch: public, allowlist or off.")] = "public",
+    image_host: Annotated[list[str], typer.Option(help="A host for the allowlist.")] = [],  # noqa: B006
+    batching: Annotated[bool, typer.Option(help="Run items of different requests together.")] = True,
+) -> None:
+    """Serves embeddings, zero-shot classification and search over HTTP, as OpenAI's clients expect.
+
+    [dim]convnext-keras serve --model convnext_base_w --index photos=photos.index[/]
+    """
+    try:
+        from convnext_keras import server
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{error}. The server needs more packages: pip install 'convnext-keras[server]'") from error
+    server.serve(model, host, port, keys, index, image_urls, image_host, batching)
 
 
 @app.command()

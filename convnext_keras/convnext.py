@@ -18,6 +18,7 @@ from convnext_keras.layers import (
     DepthwiseConvolution,
     FusedDense,
     GlobalResponseNormalization,
+    LayerNormalization,
     LayerScale,
     SimpleNormalization,
     gelu_tanh,
@@ -25,7 +26,7 @@ from convnext_keras.layers import (
 from convnext_keras.preprocessing import STATISTICS
 from convnext_keras.variants import VARIANTS, Variant
 
-NORMS = {"layer": layers.LayerNormalization, "rms": layers.RMSNormalization, "simple": SimpleNormalization}
+NORMS = {"layer": LayerNormalization, "rms": layers.RMSNormalization, "simple": SimpleNormalization}
 ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": gelu_tanh, "silu": "silu"}
 LAST = {"data_format": "channels_last"}
 
@@ -106,9 +107,8 @@ def convnext_stage(inputs, stage: int, drop_path_rates: list[float], design: Des
         `(N, H // 2, W // 2, dims[stage])`; for stage 0, or if dilated, of the height and width of `inputs`.
     """
     name, dtype, variant = design.name, design.dtype, design.variant
-    x = inputs
+    x, number = inputs, stage - 1
     if stage > 0:
-        number = stage - 1
         norm = design.norm(f"{name}_downsampling_layernorm_{number}")
         options = {"kernel_initializer": initial(), "dtype": dtype, **LAST}
         if dilation_rate == 1:

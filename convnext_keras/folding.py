@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from convnext_keras.layers import FusedDense, LayerScale
+from convnext_keras.layers import FusedDense, LayerNormalization, LayerScale
 
 # One block's names, as `convnext.convnext_block` gives them.
 NORM, FIRST, SECOND, SCALE = "_layernorm", "_pointwise_conv_1", "_pointwise_conv_2", "_layer_scale"
@@ -66,7 +66,7 @@ def _without_scales(model: keras.Model) -> keras.Model:
         if isinstance(layer, keras.Model) and _blocks(layer):
             return _without_scales(layer)
         config = layer.get_config()
-        if layer.name in norms and type(layer) is layers.LayerNormalization:
+        if layer.name in norms and isinstance(layer, LayerNormalization):
             config |= {"scale": False, "center": False}
         return type(layer).from_config(config)
 
@@ -95,7 +95,7 @@ def _does_nothing(layer: keras.Layer) -> bool:
 def _folded_dense(dense: FusedDense, norm: keras.Layer, scale: LayerScale | None) -> list[np.ndarray]:
     """Kernel and bias of a block's dense layer, with the norm before it or the scale after it."""
     kernel, bias = dense.get_weights()
-    if dense.name.endswith(FIRST) and type(norm) is layers.LayerNormalization:
+    if dense.name.endswith(FIRST) and isinstance(norm, LayerNormalization):
         gamma, beta = norm.get_weights()
         return [gamma[:, None] * kernel, bias + beta @ kernel]
     if dense.name.endswith(SECOND) and scale is not None:

@@ -4,117 +4,13 @@ The depthwise convolution is the reason for the library's speed on CPUs: it keep
 files and computes by whatever way is fast on the backend and device at hand.
 """
 
-import functools
-
 import keras
 from keras import layers, ops
 
+from convnext_keras.kernels import DENSE, DEPTHWISE, NORM, depthwise_native, widened
+
 # A promise: files saved with one version name these classes in the next.
 register = keras.saving.register_keras_serializable(package="convnext_keras")
-
-
-def widened(tensor):
-    """The tensor in at least float32: sums of many 16-bit numbers lose digits and overflow."""
-    return ops.cast(tensor, keras.backend.result_type(tensor.dtype, "float32"))
-
-
-def pad_same(inputs, kernel_size: tuple[int, int], dilation_rate: int):
-    """Zero-pads an odd kernel's margin: (N, H, W, C) -> (N, H + (kh-1)d, W + (kw-1)d, C)."""
-    height, width = ((size - 1) * dilation_rate // 2 for size in kernel_size)
-    return ops.pad(inputs, ((0, 0), (height, height), (width, width), (0, 0)))
-
-
-def shifted_sum(inputs, kernel, dilation_rate: int):
-    """Depthwise convolution as one multiply-add per kernel position, which XLA fuses into a single pass over memory."""
-    rows, columns = kernel.shape[:2]
-    padded = pad_same(inputs, (rows, columns), dilation_rate)
-    total = None
-    for row in range(rows):
-        for column in range(columns):
-            top, bottom = row * dilation_rate, (row - rows + 1) * dilation_rate or None
-            left, right = column * dilation_rate, (column - columns + 1) * dilation_rate or None
-            term = padded[:, top:bottom, left:right] * kernel[row, column, 0]
-            total = term if total is None else total + term
-    return total
-
-
-def shifted_kernel_gradient(inputs, upstream, kernel_size: tuple[int, int], dilation_rate: int):
-    """Gradient of `shifted_sum` for its kernel: one fused product and sum per position, in a loop so that XLA compiles
-    one of them and not all (49 in a row took five times as long to run and to compile).
-    """
-    rows, columns = kernel_size
-    padded = pad_same(inputs, kernel_size, dilation_rate)
-
-    def at_position(position):
-        top, left = position // columns * dilation_rate, position % columns * dilation_rate
-        window = ops.slice(padded, (0, top, left, 0), ops.shape(inputs))
-        return ops.sum(window * upstream, axis=(0, 1, 2))
-
-    gradient = ops.map(at_position, ops.arange(rows * columns))
-    return ops.reshape(gradient, (rows, columns, 1, inputs.shape[-1]))
-
-
-def shifted_depthwise(inputs, kernel, dilation_rate: int):
-    """`shifted_sum` in at least float32, with its gradients written out: XLA's own take tens of seconds to compile.
-
-    Args:
-        inputs: `(N, H, W, C)`.
-        kernel: `(kh, kw, 1, C)`, both sizes odd.
-        dilation_rate: distance between kernel positions, in pixels.
-
-    Returns:
-        `(N, H, W, C)` in the type of `inputs`.
-    """
-
-    @ops.custom_gradient
-    def convolve(inputs, kernel):
-        def gradient(upstream):
-            flipped = ops.flip(kernel, axis=(0, 1))
-            return (
-                shifted_sum(upstream, flipped, dilation_rate),
-                shifted_kernel_gradient(inputs, upstream, kernel.shape[:2], dilation_rate),
-            )
-
-        return shifted_sum(inputs, kernel, dilation_rate), gradient
-
-    return ops.cast(convolve(widened(inputs), widened(kernel)), inputs.dtype)
-
-
-def depthwise_tensorflow(inputs, kernel, dilation_rate: int):
-    """TensorFlow: its depthwise op, except where XLA compiles for a CPU, which has no fast convolution with groups."""
-    import tensorflow as tf
-    from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
-
-    accelerated = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU")
-    if not accelerated and GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
-        return shifted_depthwise(inputs, kernel, dilation_rate)
-    kernel = ops.transpose(kernel, (0, 1, 3, 2))  # (kh, kw, 1, C) -> (kh, kw, C, 1)
-    dtype = inputs.dtype
-    if not accelerated:  # The op is slow in 16 bits on a CPU (tensorflow#41715).
-        inputs, kernel = widened(inputs), widened(kernel)
-    options = {"padding": "same", "data_format": "channels_last", "dilation_rate": dilation_rate}
-    return ops.cast(ops.depthwise_conv(inputs, kernel, **options), dtype)
-
-
-def depthwise_native(inputs, kernel, dilation_rate: int):
-    """The backend's own convolution with one group a channel."""
-    return ops.conv(inputs, kernel, padding="same", data_format="channels_last", dilation_rate=dilation_rate)
-
-
-def depthwise_jax(inputs, kernel, dilation_rate: int):
-    """JAX: chosen when XLA lowers the program, by the platform that it lowers for."""
-    import jax
-
-    rate = {"dilation_rate": dilation_rate}
-    return jax.lax.platform_dependent(
-        inputs,
-        kernel,
-        cpu=jax.jit(functools.partial(shifted_depthwise, **rate)),
-        default=functools.partial(depthwise_native, **rate),
-    )
-
-
-DEPTHWISE = {"tensorflow": depthwise_tensorflow, "jax": depthwise_jax}
 
 
 @register
@@ -144,34 +40,15 @@ class DepthwiseConvolution(layers.Conv2D):
         if any(size % 2 == 0 for size in self.kernel_size):
             raise ValueError(f"kernel_size must be odd, as in 7 or (7, 5). Received: kernel_size={kernel_size}")
 
-    def convolution_op(self, inputs, kernel):
+    def call(self, inputs):
         depthwise = DEPTHWISE.get(keras.backend.backend(), depthwise_native)
-        return depthwise(inputs, ops.convert_to_tensor(kernel), self.dilation_rate[0])
+        bias = None if self.bias is None else ops.convert_to_tensor(self.bias)
+        outputs = depthwise(inputs, ops.convert_to_tensor(self.kernel), bias, self.dilation_rate[0])
+        return outputs if self.activation is None else self.activation(outputs)
 
     def get_config(self):
         config = super().get_config()
         return {key: value for key, value in config.items() if key not in {"groups", *self.FIXED}}
-
-
-def dense_tensorflow(inputs, kernel, bias, activation):
-    """On rows, where TensorFlow's graph optimiser makes one operation of product, bias and exact GELU."""
-    import tensorflow as tf
-
-    shape = tf.concat([tf.shape(inputs)[:-1], [kernel.shape[-1]]], 0)
-    rows = tf.reshape(inputs, (-1, kernel.shape[0]))
-    outputs = tf.reshape(activation(tf.nn.bias_add(tf.matmul(rows, kernel), bias)), shape)
-    outputs.set_shape([*inputs.shape[:-1], kernel.shape[-1]])
-    return outputs
-
-
-def dense_torch(inputs, kernel, bias, activation):
-    """One operation for product and bias, where Keras runs two."""
-    import torch
-
-    return activation(torch.nn.functional.linear(inputs, kernel.T, bias))
-
-
-DENSE = {"tensorflow": dense_tensorflow, "torch": dense_torch}
 
 
 @register
@@ -195,6 +72,21 @@ class FusedDense(layers.Dense):
     def quantize(self, mode=None, type_check=True, config=None):
         """As `keras.layers.Dense` does, which leaves subclasses out unless they ask."""
         super().quantize(mode, type_check=False, config=config)
+
+
+@register
+class LayerNormalization(layers.LayerNormalization):
+    """`keras.layers.LayerNormalization` of the last axis, in one operation where the backend has it.
+
+    `(..., C)` -> `(..., C)`; arguments, weights and outputs are those of `keras.layers.LayerNormalization`.
+    """
+
+    def call(self, inputs):
+        fused = NORM.get(keras.backend.backend())
+        is_last = list(self.axis) in ([-1], [len(inputs.shape) - 1])
+        if fused is None or not is_last or keras.backend.standardize_dtype(inputs.dtype) != "float32":
+            return super().call(inputs)
+        return ops.cast(fused(inputs, self.gamma, self.beta, self.epsilon), self.compute_dtype)
 
 
 @register

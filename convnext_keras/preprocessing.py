@@ -189,7 +189,8 @@ def pictures_of(images: Any) -> Iterable[Picture]:
     single = isinstance(images, str | os.PathLike | Image.Image) or (
         isinstance(images, np.ndarray) and images.ndim < 4 and images.dtype != object
     )
-    return [images] if single else images
+    pictures: Any = [images] if single else images
+    return pictures
 
 
 def in_batches(

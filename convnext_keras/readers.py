@@ -163,7 +163,7 @@ def _legacy_datasets(root: h5py.Group) -> Iterator[tuple[str, h5py.Dataset]]:
     for layer in _listed_names(root, "layer_names"):
         group = _member(root, layer)
         for weight in _listed_names(group, "weight_names"):
-            dataset = _member(group, weight)
+            dataset: Any = _member(group, weight)
             name = f"{layer}/{weight}"
             if name in seen:
                 raise WeightsError(f"names the tensor {name!r} twice")

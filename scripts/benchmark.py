@@ -1,10 +1,12 @@
-"""Measures ConvNeXt-Tiny at 224 x 224 against `keras.applications`, on every backend that is installed.
+"""Measures this library against keras.applications, timm and OpenCLIP, and against the machine's own limit.
 
-    python scripts/benchmark.py                 # prints a table
-    python scripts/benchmark.py --write         # and puts it into BENCHMARKS.md
+    python scripts/benchmark.py --peers PEERS/bin/python --write    # everything, into BENCHMARKS.md; about an hour
+    python scripts/benchmark.py --quick                             # ConvNeXt-Tiny, batch 8, fewer turns
 
-Each backend runs in its own process. In it the two libraries take turns, so that a machine that gets slower or faster
-meanwhile changes both; the ratio is the median of the ratios of the turns.
+Every contender runs in a process of its own. The contenders of one task take turns, so that a machine that gets slower
+or faster meanwhile changes all of them; figures are medians of the turns, and ratios are medians of the turns' ratios.
+`--peers` is the Python of an environment that has timm and OpenCLIP; peers that cannot be had are named as absent.
+On a machine with a GPU that JAX and PyTorch see, `--gpu` measures there, at batches of 64 and 256.
 """
 
 import argparse
@@ -15,69 +17,182 @@ import platform
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+from benchmark_worker import LIMIT_SIZE, Contender, Task
+
 BENCHMARKS = Path(__file__).parents[1] / "BENCHMARKS.md"
-MODULES = {"tensorflow": "tensorflow_cpu", "jax": "jax", "torch": "torch", "openvino": "openvino"}
-HEAD = "| backend | batch | measured | images/s | spread | keras.applications | spread | ratio |"
+PLOT = BENCHMARKS.with_suffix(".png")
+# 10^9 multiply-adds of one picture at its size, or one text of 77 tokens (model_table.py, OpenCLIP's profile).
+GIGA = {"tiny": 4.46, "base": 15.35, "clip image": 20.05, "clip text": 4.63}
 
-
-PREDICT, COMPILED, CALL = "predict", "predict, jit_compile=True", "call"
-# OpenVINO's predict computes in bfloat16 where the processor can, its call in float32.
-MODES = {"tensorflow": (PREDICT, COMPILED), "openvino": (PREDICT, CALL)}
-
-
-def measure(batch: int, rounds: int, mode: str) -> dict:
-    """Images per second of both libraries in this process, one figure for each round."""
-    import keras
-    import numpy as np
-
-    import convnext_keras
-
-    pixels = np.random.default_rng(0).uniform(0, 255, (batch, 224, 224, 3)).astype("float32")
-    runs = {}
-    for name, constructor in (("ours", convnext_keras.ConvNeXtTiny), ("keras", keras.applications.ConvNeXtTiny)):
-        model = constructor(weights=None)
-        if mode == COMPILED:
-            model.compile(jit_compile=True)
-        if mode == CALL:
-            runs[name] = lambda model=model: keras.ops.convert_to_numpy(model(pixels))
-        else:
-            runs[name] = lambda model=model: model.predict(pixels, batch_size=batch, verbose=0)
-        for _ in range(2):
-            runs[name]()
-    speeds = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            speeds[name].append(batch / (time.perf_counter() - start))
-    return speeds
-
-
-def row(backend: str, batch: int, mode: str, speeds: dict) -> str:
-    """One line of the table."""
-    cells = [backend, str(batch), mode]
-    for name in ("ours", "keras"):
-        low, high = min(speeds[name]), max(speeds[name])
-        cells += [f"{statistics.median(speeds[name]):.1f}", f"{low:.1f} - {high:.1f}"]
-    ratio = statistics.median(ours / theirs for ours, theirs in zip(speeds["ours"], speeds["keras"], strict=True))
-    return f"| {' | '.join(cells)} | {ratio:.2f} |"
-
-
-def machine() -> str:
-    """Processor, threads and versions, in one paragraph."""
-    cpu = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.processor(),
+KERAS = [
+    Contender(library, backend, precision, setting)
+    for backend, precision, setting in (
+        ("tensorflow", "float32", ""),
+        ("tensorflow", "float32", "jit_compile"),
+        ("jax", "float32", ""),
+        ("torch", "float32", ""),
+        ("openvino", "bfloat16", ""),
     )
-    versions = [
-        f"{name} {importlib.metadata.version(name)}" for name in ("keras", *MODULES.values()) if installed(name)
+    for library in ("ours", "keras")
+]
+FOLDED = [Contender("ours", backend, "float32", "folded") for backend in ("tensorflow", "jax", "torch")]
+TIMM = [
+    Contender("timm", "torch"),
+    Contender("timm", "torch", "float32", "channels_last"),
+    Contender("timm", "torch", "float32", "compiled"),
+    Contender("timm", "torch", "bfloat16"),
+]
+LIMITS = [Contender("limit", "torch", "float32"), Contender("limit", "torch", "bfloat16")]
+OUR_CLIP = [Contender("ours", backend) for backend in ("tensorflow", "jax", "torch", "openvino")]
+TRAINED = [row for row in KERAS if row.backend != "openvino" and row.setting != "jit_compile"]
+
+
+def contenders(task: Task, gpu: bool) -> list[Contender]:
+    """Who takes part in a task."""
+    if gpu:
+        rows = [Contender("ours", backend, kind) for backend in ("jax", "torch") for kind in ("tf32", "bfloat16")]
+        rows += [Contender("timm", "torch", kind, "channels_last") for kind in ("tf32", "bfloat16")]
+        return [*rows, *(Contender("timm", "torch", kind, "compiled") for kind in ("tf32", "bfloat16")), *GPU_LIMITS]
+    if task.model.startswith("clip"):
+        return [*OUR_CLIP, Contender("open_clip", "torch"), *LIMITS]
+    if task.action == "train":
+        return [*TRAINED, *TIMM[:1], *LIMITS]
+    if task.action == "call":
+        return [*(row for row in KERAS if row.setting == ""), *LIMITS]
+    return [*KERAS, *FOLDED, *TIMM, *LIMITS]
+
+
+GPU_LIMITS = [Contender("limit", "torch", "tf32"), Contender("limit", "torch", "bfloat16")]
+CPU_TASKS = [
+    *(Task(model, "predict", batch) for model in ("tiny", "base") for batch in (1, 8)),
+    Task("tiny", "call", 8),
+    *(Task("tiny", "train", batch) for batch in (8,)),
+    *(Task(model, "predict", batch) for model in ("clip image", "clip text") for batch in (1, 8)),
+]
+GPU_TASKS = [
+    Task(model, action, batch) for model in ("tiny", "base") for action in ("predict", "train") for batch in (64, 256)
+]
+QUICK_TASKS = [Task("tiny", "predict", 8)]
+
+
+def started(contender: Contender, task: Task, options) -> subprocess.Popen:
+    """A contender's process."""
+    peer = contender.library in ("timm", "open_clip")
+    python = options.peers if peer else sys.executable
+    hidden = {} if options.gpu else {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
+    backend = {
+        "KERAS_BACKEND": contender.backend,
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "BENCHMARK_GPU": "1" if options.gpu else "",
+    }
+    precision = {"NVIDIA_TF32_OVERRIDE": "1"} if contender.precision == "tf32" else {}
+    if contender.backend == "jax":
+        precision |= {"JAX_DEFAULT_MATMUL_PRECISION": "tensorfloat32"} if contender.precision == "tf32" else {}
+        precision |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    worker = str(Path(__file__).with_name("benchmark_worker.py"))
+    return subprocess.Popen(
+        [python, worker, json.dumps([contender, task])],
+        env={**os.environ, **hidden, **backend, **precision},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def answer(process: subprocess.Popen) -> list[float]:
+    """The next figures that a process prints, past anything else on its stdout."""
+    for line in process.stdout:
+        if line.startswith("["):
+            return json.loads(line)
+    raise ChildProcessError
+
+
+def measure(task: Task, options) -> dict[Contender, dict]:
+    """Seconds of each turn, start-up and peak memory of all who could take part."""
+    found = {}
+    try:
+        for contender in contenders(task, options.gpu):
+            if contender.library in ("timm", "open_clip") and not options.peers:
+                continue
+            process = started(contender, task, options)
+            try:
+                built, first = answer(process)
+            except ChildProcessError:
+                print(f"  absent: {contender.name}", flush=True)
+                continue
+            found[contender] = {"process": process, "built": built, "first": first, "seconds": []}
+        for _ in range(options.rounds):
+            for row in found.values():
+                row["process"].stdin.write("go\n")
+                row["process"].stdin.flush()
+                seconds, row["memory"] = answer(row["process"])
+                row["seconds"].append(seconds)
+    finally:
+        for row in found.values():
+            row.pop("process").kill()
+    return found
+
+
+def limit_of(found: dict[Contender, dict], precision: str) -> float | None:
+    """10^9 multiply-adds a second of large matrix products in the same run."""
+    for contender, row in found.items():
+        if contender.library == "limit" and contender.precision == precision:
+            size = LIMIT_SIZE * (4 if "tf32" in {other.precision for other in found} else 1)
+            return size**3 / 1e9 / statistics.median(row["seconds"])
+    return None
+
+
+def ratio(mine: dict, theirs: dict | None) -> str:
+    """How many times as fast, as the median of the turns' ratios."""
+    if theirs is None:
+        return ""
+    return f"{statistics.median(b / a for a, b in zip(mine['seconds'], theirs['seconds'], strict=True)):.2f}"
+
+
+def table(task: Task, found: dict[Contender, dict]) -> list[str]:
+    """One section of the report."""
+    steps = 3 if task.action == "train" else 1  # Training costs about three forward passes.
+    peer = "OpenCLIP" if task.model.startswith("clip") else "timm eager"
+    heads = ["contender", "images/s", "slowest - fastest", "x keras.applications", f"x {peer}", "% of limit"]
+    lines = [f"| {' | '.join([*heads, 'start, first run', 'MB'])} |", "|---|---:|---:|---:|---:|---:|---:|---:|"]
+    eager = next((row for who, row in found.items() if who in (TIMM[0], Contender("open_clip", "torch"))), None)
+    for who, row in found.items():
+        if who.library == "limit":
+            continue
+        speeds = [task.batch / seconds for seconds in row["seconds"]]
+        same = found.get(who._replace(library="keras", setting=who.setting.replace("folded", "")))
+        limit = limit_of(found, who.precision)
+        share = f"{100 * statistics.median(speeds) * GIGA[task.model] * steps / limit:.0f}" if limit else ""
+        against = ratio(row, same) if who.library == "ours" else ""
+        cells = [who.name, f"{statistics.median(speeds):.1f}", f"{min(speeds):.1f} - {max(speeds):.1f}", against]
+        cells += [ratio(row, eager), share, f"{row['built']:.1f} s, {row['first']:.1f} s", f"{row['memory']:.0f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    limits = [
+        f"{kind} {2 * limit_of(found, kind):.0f}" for kind in ("float32", "tf32", "bfloat16") if limit_of(found, kind)
     ]
-    return (
-        f"{cpu}, {os.cpu_count()} processors, no GPU used; Python {platform.python_version()}, {', '.join(versions)}."
-    )
+    return [*lines, "", f"Matrix limit in this run, GFLOP/s: {', '.join(limits)}."]
+
+
+def machine(options) -> str:
+    """Processor, threads and versions, in one paragraph."""
+    names = ("keras", "tensorflow_cpu", "jax", "torch", "openvino")
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in names if installed(name)]
+    if options.peers:
+        code = (
+            'from importlib.metadata import version as v; print(f\'timm {v("timm")}, OpenCLIP {v("open_clip_torch")}\')'
+        )
+        versions.append(subprocess.check_output([options.peers, "-c", code], text=True).strip())
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.processor())
+    card = "no GPU used"
+    if options.gpu:
+        query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+        card = subprocess.check_output(query, text=True).strip()
+    python = f"Python {platform.python_version()}"
+    return f"{cpu}, {os.cpu_count()} processors and threads, {card}; {', '.join([python, *versions])}."
 
 
 def installed(distribution: str) -> bool:
@@ -88,40 +203,55 @@ def installed(distribution: str) -> bool:
     return True
 
 
-def in_own_process(backend: str, batch: int, rounds: int, mode: str) -> dict:
-    arguments = ["--measure", json.dumps([batch, rounds, mode])]
-    environment = {**os.environ, "KERAS_BACKEND": backend, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, __file__, *arguments]
-    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
+def plot(results: dict[Task, dict[Contender, dict]]) -> None:
+    """Bars of images a second for batch 8 of ConvNeXt-Tiny."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    found = results.get(Task("tiny", "predict", 8))
+    if not found:
+        return
+    rows = [(who, 8 / statistics.median(row["seconds"])) for who, row in found.items() if who.library != "limit"]
+    rows.sort(key=lambda row: row[1])
+    colours = {"ours": "tab:blue", "keras": "tab:gray", "timm": "tab:orange"}
+    figure, axes = pyplot.subplots(figsize=(8, 0.32 * len(rows) + 1))
+    axes.barh(
+        [who.name for who, _ in rows], [speed for _, speed in rows], color=[colours[who.library] for who, _ in rows]
+    )
+    axes.set_xlabel("images a second, ConvNeXt-Tiny, 224 x 224, batch 8")
+    figure.tight_layout()
+    figure.savefig(PLOT, dpi=110)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--backends", nargs="+", choices=MODULES, default=[name for name in MODULES if installed(MODULES[name])]
-    )
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--write", action="store_true", help="put the table into BENCHMARKS.md")
-    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    parser.add_argument("--peers", help="Python of an environment that has timm and OpenCLIP")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--quick", action="store_true", help="ConvNeXt-Tiny at batch 8 only, three turns")
+    parser.add_argument("--gpu", action="store_true", help="on a GPU, with JAX and PyTorch")
+    parser.add_argument("--only", help="tasks whose name contains this, such as 'tiny train'")
+    parser.add_argument("--write", action="store_true", help="put the tables into BENCHMARKS.md")
     options = parser.parse_args()
-    if options.measure:
-        print(json.dumps(measure(*json.loads(options.measure))))
-        return
-    table = [HEAD, "|---|---:|---|---:|---:|---:|---:|---:|"]
-    print("\n".join(table))
-    for backend in options.backends:
-        for batch in options.batches:
-            for mode in MODES.get(backend, (PREDICT,)):
-                speeds = in_own_process(backend, batch, options.rounds, mode)
-                table.append(row(backend, batch, mode, speeds))
-                print(table[-1], flush=True)
-    print(machine())
+    if options.quick:
+        options.rounds = 3
+    tasks = GPU_TASKS if options.gpu else QUICK_TASKS if options.quick else CPU_TASKS
+    tasks = [task for task in tasks if not options.only or options.only in f"{task.model} {task.action} {task.batch}"]
+    report, results = [machine(options)], {}
+    print(report[0], flush=True)
+    for task in tasks:
+        found = results[task] = measure(task, options)
+        section = [f"### {task.model}, {task.action}, batch {task.batch}", "", *table(task, found)]
+        print("\n".join(["", *section]), flush=True)
+        report += ["", *section]
     if options.write:
-        text = BENCHMARKS.read_text()
-        before, after = text.split("<!-- table -->\n")[0], text.split("<!-- end -->")[1]
-        BENCHMARKS.write_text(f"{before}<!-- table -->\n{chr(10).join(table)}\n\n{machine()}\n<!-- end -->{after}")
+        section = "gpu" if options.gpu else "cpu"
+        before, rest = BENCHMARKS.read_text().split(f"<!-- {section} -->\n")
+        after = rest.split(f"<!-- end of {section} -->")[1]
+        text = "\n".join(report)
+        BENCHMARKS.write_text(f"{before}<!-- {section} -->\n{text}\n<!-- end of {section} -->{after}")
+        plot(results)
 
 
 if __name__ == "__main__":

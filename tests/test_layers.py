@@ -1,11 +1,21 @@
+import math
+
 import keras
 import numpy as np
 import pytest
 from conftest import BACKEND, needs_training, to_numpy
 from keras import ops
 
+from convnext_keras import kernels
 from convnext_keras import layers as convnext_layers
-from convnext_keras.layers import DepthwiseConvolution, GlobalResponseNormalization, LayerScale, SimpleNormalization
+from convnext_keras.layers import (
+    DepthwiseConvolution,
+    FusedDense,
+    GlobalResponseNormalization,
+    LayerNormalization,
+    LayerScale,
+    SimpleNormalization,
+)
 
 CASES = [
     # kernel size, dilation, (N, H, W, C)
@@ -69,8 +79,10 @@ def run_with_gradients(layer, inputs, upstream, compiled):
     if BACKEND == "jax":
         import jax
 
+        others = [variable.value for variable in layer.trainable_variables[1:]]
+
         def loss(inputs, kernel):
-            results = layer.stateless_call([kernel], [], inputs)[0]
+            results = layer.stateless_call([kernel, *others], [], inputs)[0]
             return (results * upstream).sum(), results
 
         step = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
@@ -108,7 +120,7 @@ def test_depthwise_gradients(kernel_size, rate, shape, compiled):
 def test_shifted_sum_takes_any_batch_and_size(kernel_size, rate, shape):
     layer, inputs, kernel, _ = example(kernel_size, rate, shape)
     expected, _ = depthwise_reference(inputs, kernel, rate)
-    found = convnext_layers.shifted_depthwise(ops.convert_to_tensor(inputs), layer.kernel.value, rate)
+    found = kernels.shifted_depthwise(ops.convert_to_tensor(inputs), layer.kernel.value, rate)
     np.testing.assert_allclose(to_numpy(found), expected, atol=TOLERANCE)
 
 
@@ -130,6 +142,104 @@ def test_depthwise_sums_in_float32(policy):
 def test_depthwise_refuses_even_kernels():
     with pytest.raises(ValueError, match="must be odd"):
         DepthwiseConvolution(3, 4)
+
+
+DENSE_SHAPES = [(2, 5, 7, 6), (1, 6), (3, 6), (2, 3, 6), (1, 32, 32, 6)]
+GELU_ERROR = 1e-5  # of float32 sums of six products of order 1, and of the error function
+
+
+def gelu_reference(x):
+    """Exact GELU and its derivative in float64."""
+    cumulative = 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+    return x * cumulative, cumulative + x * np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
+
+
+def dense_example(shape, activation):
+    random = np.random.default_rng(0)
+    layer = FusedDense(10, activation=activation)
+    layer.build(shape)
+    kernel, bias = random.normal(size=(shape[-1], 10)), random.normal(size=10)
+    layer.set_weights([kernel, bias])
+    inputs, upstream = random.normal(size=shape), random.normal(size=(*shape[:-1], 10))
+    outputs = inputs @ kernel + bias
+    slope = np.ones_like(outputs)
+    if activation == "gelu":
+        outputs, slope = gelu_reference(outputs)
+    rows = (upstream * slope).reshape(-1, 10)
+    for_kernel = inputs.reshape(-1, shape[-1]).T @ rows
+    return (
+        layer,
+        inputs.astype("float32"),
+        upstream.astype("float32"),
+        outputs,
+        ((upstream * slope) @ kernel.T, for_kernel),
+    )
+
+
+@pytest.mark.parametrize("activation", ["linear", "gelu"])
+@pytest.mark.parametrize("shape", DENSE_SHAPES)
+def test_dense_outputs(shape, activation):
+    layer, inputs, _, expected, _ = dense_example(shape, activation)
+    np.testing.assert_allclose(to_numpy(layer(inputs)), expected, atol=GELU_ERROR)
+    inside = keras.Model(layer_input := keras.Input(shape[1:]), layer(layer_input))
+    np.testing.assert_allclose(
+        inside.predict(inputs, verbose=0), expected, atol=4e-2 if BACKEND == "openvino" else GELU_ERROR
+    )
+
+
+@needs_training
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("activation", ["linear", "gelu"])
+@pytest.mark.parametrize("shape", DENSE_SHAPES)
+def test_dense_gradients(shape, activation, compiled):
+    layer, inputs, upstream, expected, gradients = dense_example(shape, activation)
+    results, found = run_with_gradients(layer, inputs, upstream, compiled)
+    np.testing.assert_allclose(to_numpy(results), expected, atol=GELU_ERROR)
+    for gradient, wanted in zip(found, gradients, strict=True):
+        np.testing.assert_allclose(to_numpy(gradient), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_layer_normalization(scaled):
+    random = np.random.default_rng(0)
+    inputs, (gamma, beta) = random.normal(3, 2, size=(2, 3, 4, 5)), random.normal(size=(2, 5))
+    layer = LayerNormalization(epsilon=1e-6, scale=scaled, center=scaled)
+    layer.build(inputs.shape)
+    layer.set_weights([gamma, beta] if scaled else [])
+    normal = (inputs - inputs.mean(-1, keepdims=True)) / np.sqrt(inputs.var(-1, keepdims=True) + 1e-6)
+    expected = normal * gamma + beta if scaled else normal
+    np.testing.assert_allclose(to_numpy(layer(inputs.astype("float32"))), expected, atol=TOLERANCE)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="the gradient is our own under PyTorch only")
+def test_dense_can_be_differentiated_twice_mapped_and_exported():
+    import torch
+
+    from convnext_keras import torch_kernels
+
+    random = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(shape, generator=random, requires_grad=True) for shape in ((2, 3, 4), (4, 5), (5,))]
+    with torch.no_grad():
+        assert torch_kernels.has_fast_product(*tensors[:2])
+
+    def plain(inputs, kernel, bias):
+        return torch.nn.functional.linear(inputs, kernel.T, bias)
+
+    def second(function):
+        (first,) = torch.autograd.grad((function(*tensors) ** 2).sum(), tensors[0], create_graph=True)
+        return torch.autograd.grad((first**2).sum(), tensors[:2])
+
+    def linear(inputs, kernel, bias):
+        return torch_kernels.dense(inputs, kernel, bias, keras.activations.linear)
+
+    for found, wanted in zip(second(linear), second(plain), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-4)
+    mapped = torch.func.vmap(linear, in_dims=(0, None, None))(*tensors)
+    torch.testing.assert_close(mapped, plain(*tensors))
+    layer = FusedDense(5, activation="gelu")
+    layer.build((None, 4))
+    program = torch.export.export(layer, (torch.zeros(2, 4),))
+    assert "mkldnn" not in str(program.graph)
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="the path that exports to a SavedModel")
@@ -190,6 +300,8 @@ def test_simple_normalization_divides_by_the_unbiased_deviation():
         LayerScale(0.5, name="b"),
         GlobalResponseNormalization(epsilon=1e-3, name="c"),
         SimpleNormalization(epsilon=1e-3, name="d"),
+        LayerNormalization(epsilon=1e-3, name="e"),
+        FusedDense(3, activation="gelu", name="f"),
     ],
     ids=lambda layer: type(layer).__name__,
 )

@@ -31,11 +31,13 @@ PACKAGE = ROOT / "convnext_keras"
 MODULES = sorted(
     str(path.relative_to(PACKAGE).with_suffix("")) for path in PACKAGE.rglob("*.py") if path.stem != "__init__"
 )
-LEAVES = ("layers", "preprocessing", "labels", "readers", "download", "layouts", "variants", "arguments")
+LEAVES = ("torch_kernels", "preprocessing", "labels", "readers", "download", "layouts", "variants", "arguments")
 LEAVES += ("clip/tokenizer", "clip/inference")
 ALLOWED_IMPORTS = {
     **{module: set() for module in LEAVES},
     "matching": {"layouts"},
+    "layers": {"kernels"},
+    "kernels": {"torch_kernels"},
     "weights": {"download", "readers", "preprocessing"},
     "loading": {"download", "matching", "readers", "weights"},
     "convnext": {"arguments", "layers", "loading", "preprocessing", "variants", "weights"},
@@ -57,6 +59,25 @@ ALLOWED_IMPORTS = {
     "clip/zero_shot": {"clip/model", "layers"},
     "clip/retrieval": {"clip/model", "preprocessing", "readers"},
     "sheets": {"preprocessing", "weights"},
+    "server/errors": set(),
+    "server/limits": set(),
+    "server/bodies": set(),
+    "server/metrics": set(),
+    "server/items": {"server/errors", "server/limits"},
+    "server/fetching": {"server/errors"},
+    "server/pictures": {"server/errors", "server/limits"},
+    "server/batching": {"server/errors"},
+    "server/security": {"server/errors", "server/limits"},
+    "server/engine": {
+        "clip",
+        *(f"server/{name}" for name in ("batching", "errors", "fetching", "items", "limits", "metrics", "pictures")),
+    },
+    "server/routes": {f"server/{name}" for name in ("bodies", "engine", "errors", "items", "limits")} | {"server"},
+    "server/app": {
+        "clip",
+        *(f"server/{name}" for name in ("engine", "errors", "fetching", "limits", "metrics", "routes", "security")),
+    },
+    "server/run": {f"server/{name}" for name in ("app", "fetching", "security")},
 }
 
 
@@ -104,6 +125,8 @@ def test_importing_brings_no_other_backend():
 @pytest.mark.parametrize("module", MODULES)
 def test_examples_in_docstrings(module, monkeypatch):
     monkeypatch.chdir(ROOT)
+    if module == "torch_kernels" and BACKEND != "torch":
+        pytest.skip("imported under PyTorch only")
     tested = importlib.import_module(f"convnext_keras.{module.replace('/', '.')}")
     names = {**vars(tested), **{name: getattr(convnext_keras, name) for name in convnext_keras.__all__}}
     names |= {"keras": keras, "np": np}

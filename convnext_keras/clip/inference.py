@@ -45,7 +45,7 @@ def compile_openvino(model: keras.Model):
     shape = [-1 if length is None else length for length in model.inputs[0].shape]
     parameter = opset15.parameter(shape, OPENVINO_DTYPES[model.inputs[0].dtype])
     outputs = model(OpenVINOKerasTensor(parameter.output(0)), training=False)
-    graph = openvino.Model([opset15.result(outputs.output)], [parameter])
+    graph = openvino.Model([opset15.result(outputs.output)], [parameter])  # pyright: ignore
     return openvino.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
 

@@ -10,7 +10,7 @@ import keras
 from keras import layers, ops
 
 from convnext_keras.clip.tokenizer import CONTEXT_LENGTH, VOCABULARY_SIZE
-from convnext_keras.layers import FusedDense, register, widened
+from convnext_keras.layers import FusedDense, LayerNormalization, register, widened
 
 EPSILON = 1e-5  # of every norm
 
@@ -128,7 +128,7 @@ def transformer_block(inputs, name: str, tower: TextTower, dtype: Any):
     residual = width**-0.5 * (2 * tower.depth) ** -0.5
 
     def norm(number: int):
-        return layers.LayerNormalization(epsilon=EPSILON, name=f"{name}_norm_{number}", dtype=dtype)
+        return LayerNormalization(epsilon=EPSILON, name=f"{name}_norm_{number}", dtype=dtype)
 
     def dense(units: int, role: str, deviation: float, **options: Any):
         initializer = keras.initializers.RandomNormal(stddev=deviation)
@@ -163,6 +163,6 @@ def text_encoder(tower: TextTower, embedding: int, dtype: Any, output_dtype: Any
     x = PositionEmbedding(tower.context_length, name="text_position_embedding", dtype=dtype)(x)
     for block in range(tower.depth):
         x = transformer_block(x, f"text_block_{block}", tower, dtype)
-    x = layers.LayerNormalization(epsilon=EPSILON, name="text_final_norm", dtype=output_dtype)(x)
+    x = LayerNormalization(epsilon=EPSILON, name="text_final_norm", dtype=output_dtype)(x)
     x = EndOfText(embedding, name="text_projection", dtype=output_dtype)(x, tokens)
     return keras.Model(tokens, x, name="text_encoder")

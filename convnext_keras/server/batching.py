@@ -1,0 +1,121 @@
+"""Items of many requests, run through a tower together."""
+
+import asyncio
+import collections
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+
+import numpy as np
+
+from convnext_keras.server.errors import ApiError
+
+
+class Batcher:
+    """A queue before one tower: what has waited longest runs first, as many together as have come.
+
+    An item waits at most `wait_seconds` for company, and not at all while the batch before it still runs. A request
+    that is cancelled takes its items out of the queue.
+
+    Args:
+        run: rows `(N, ...)` to vectors `(N, D)`.
+        max_batch: most rows at a time.
+        wait_seconds: how long the first row waits for others.
+        max_queue: most rows that wait; more are refused.
+        executor: where `run` runs; both towers share one, since the model is one.
+        observe: is told of each batch: its size, how long its first row waited, and how long it ran.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[np.ndarray], np.ndarray],
+        max_batch: int,
+        wait_seconds: float,
+        max_queue: int,
+        executor: Executor,
+        observe: Callable[[int, float, float], None] = lambda size, waited, ran: None,
+    ) -> None:
+        self.run, self.max_batch, self.wait_seconds, self.max_queue = run, max_batch, wait_seconds, max_queue
+        self.executor, self.observe = executor, observe
+        self.queue: collections.deque[tuple[np.ndarray, asyncio.Future, float]] = collections.deque()
+        self.arrived = asyncio.Event()
+        self.task: asyncio.Task | None = None
+        self.busy = False
+
+    def start(self) -> None:
+        """Begins to work; call it in the event loop."""
+        self.task = asyncio.create_task(self._work())
+
+    async def stop(self) -> None:
+        """Ends the work when the queue is empty."""
+        while self.queue or self.busy:
+            await asyncio.sleep(0.01)
+        if self.task:
+            self.task.cancel()
+            await asyncio.gather(self.task, return_exceptions=True)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the work goes on."""
+        return self.task is not None and not self.task.done()
+
+    def __len__(self) -> int:
+        return len(self.queue)
+
+    async def __call__(self, rows: list[np.ndarray]) -> np.ndarray:
+        """Vectors `(N, D)` of rows, in their order; many rows are queued a few batches at a time.
+
+        Raises:
+            ApiError: if the queue is full.
+        """
+        piece = 4 * self.max_batch
+        parts = [await self._queued(rows[start : start + piece]) for start in range(0, len(rows), piece)]
+        return np.concatenate(parts) if parts else np.zeros((0, 0), "float32")
+
+    async def _queued(self, rows: list[np.ndarray]) -> np.ndarray:
+        if len(self.queue) + len(rows) > self.max_queue:
+            raise ApiError(429, "queue_full", "Too many requests wait. Try again in a moment.")
+        loop = asyncio.get_running_loop()
+        futures = [loop.create_future() for _ in rows]
+        self.queue.extend((row, future, time.monotonic()) for row, future in zip(rows, futures, strict=True))
+        self.arrived.set()
+        try:
+            return np.stack([await future for future in futures])
+        finally:
+            for future in futures:
+                future.cancel()
+
+    async def _work(self) -> None:
+        while True:
+            await self.arrived.wait()
+            if len(self.queue) < self.max_batch and time.monotonic() - self.queue[0][2] < self.wait_seconds:
+                await asyncio.sleep(self.wait_seconds)
+            if batch := self._next_batch():
+                self.busy = True
+                await self._run(batch)
+                self.busy = False
+
+    def _next_batch(self) -> list[tuple[np.ndarray, asyncio.Future, float]]:
+        batch = []
+        while self.queue and len(batch) < self.max_batch:
+            entry = self.queue.popleft()
+            if not entry[1].done():
+                batch.append(entry)
+        if not self.queue:
+            self.arrived.clear()
+        return batch
+
+    async def _run(self, batch: list[tuple[np.ndarray, asyncio.Future, float]]) -> None:
+        start = time.monotonic()
+        try:
+            rows = np.stack([row for row, _, _ in batch])
+            vectors = await asyncio.get_running_loop().run_in_executor(self.executor, self.run, rows)
+        except Exception as error:  # Whatever a backend raises; its sender is told that something failed.
+            for _, future, _ in batch:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        for (_, future, _), vector in zip(batch, vectors, strict=True):
+            if not future.done():
+                future.set_result(vector)
+        self.observe(len(batch), start - batch[0][2], time.monotonic() - start)

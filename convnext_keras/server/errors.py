@@ -1,0 +1,40 @@
+"""Errors in OpenAI's form: `{"error": {"message", "type", "param", "code"}}`."""
+
+from collections.abc import Mapping
+
+# The type that OpenAI's clients see for a status, where it is not the usual one.
+TYPES = {429: "rate_limit_error", 500: "server_error", 503: "server_error"}
+RETRY_SECONDS = 1
+
+
+class ApiError(Exception):
+    """A request that cannot be answered, and what its sender is told.
+
+    Args:
+        status: of the HTTP response.
+        code: a short name for programs.
+        message: one sentence for people, without anything of the server's inside.
+        param: dotted path of the field at fault, such as `input.1`.
+    """
+
+    def __init__(self, status: int, code: str, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message, self.param = status, code, message, param
+
+    @property
+    def body(self) -> dict:
+        """The JSON of the response."""
+        kind = TYPES.get(self.status, "invalid_request_error")
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What goes with the status: when to try again, or how to authenticate."""
+        if self.status in (429, 503):
+            return {"retry-after": str(RETRY_SECONDS)}
+        return {"www-authenticate": "Bearer"} if self.status == 401 else {}
+
+
+def invalid(code: str, message: str, param: str | None = None) -> ApiError:
+    """The sender's fault: status 400."""
+    return ApiError(400, code, message, param)

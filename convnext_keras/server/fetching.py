@@ -1,0 +1,189 @@
+"""Pictures from addresses that strangers name, without letting them reach anything but the public internet.
+
+The name is resolved once, every address that it has is checked, and the checked address itself is dialled, so that no
+second answer of the name server can lead elsewhere; redirects are followed by hand through the same check.
+"""
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+from urllib.parse import urljoin, urlsplit
+
+import httpcore2
+
+from convnext_keras.server.errors import ApiError, invalid
+
+# Ranges that `ipaddress` calls global or does not know, and that lead to private hosts or to no host.
+REFUSED_NETWORKS = [
+    ipaddress.ip_network(network)
+    for network in ("192.0.0.0/24", "192.88.99.0/24", "::/96", "64:ff9b::/96", "64:ff9b:1::/48")
+]
+PORTS = {"http": 80, "https": 443}
+MAX_REDIRECTS = 3
+REDIRECTS = (301, 302, 303, 307, 308)
+MODES = ("public", "allowlist", "off")
+CHUNK_TIMEOUTS = {"connect": 3.0, "read": 5.0, "write": 5.0, "pool": 5.0}
+
+
+class Policy(NamedTuple):
+    """Which addresses may be fetched; `Policy.of` checks the mode and the hosts.
+
+    Attributes:
+        mode: `"public"`, every public host; `"allowlist"`, the hosts named; `"off"`, none.
+        hosts: for `"allowlist"`.
+        is_refused: whether an address of the network may not be dialled.
+        ports: that may be dialled; None for any.
+    """
+
+    mode: str = "public"
+    hosts: frozenset[str] = frozenset()
+    is_refused: Callable[[str], bool] = lambda address: is_private(address)
+    ports: frozenset[int] | None = frozenset(PORTS.values())
+
+    @classmethod
+    def of(cls, mode: str, hosts: Iterable[str] = ()) -> "Policy":
+        """The policy of a mode.
+
+        Raises:
+            ValueError: if there is no such mode, or hosts are named for another mode than `"allowlist"` or not for it.
+        """
+        known = frozenset(host.lower() for host in hosts)
+        if mode not in MODES:
+            raise ValueError(f"The policy for addresses of pictures must be one of {MODES}. Received: {mode!r}")
+        if bool(known) != (mode == "allowlist"):
+            raise ValueError(f"Hosts are needed for 'allowlist', and for it only. Received: {mode!r}, {sorted(known)}")
+        return cls(mode, known)
+
+
+class RefusedError(Exception):
+    """A fetch that the policy forbids or that failed; the sender is not told which."""
+
+
+def is_private(address: str) -> bool:
+    """Whether an IP address is anything but a public host's, in any of the spellings that hide one in another."""
+    parsed = ipaddress.ip_address(address.split("%")[0])
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.sixtofour or parsed.teredo:
+            return True
+        parsed = parsed.ipv4_mapped or parsed
+    special = not parsed.is_global or parsed.is_multicast or parsed.is_reserved
+    return special or any(parsed in network for network in REFUSED_NETWORKS if network.version == parsed.version)
+
+
+class PinnedBackend(httpcore2.AsyncNetworkBackend):
+    """Dials only addresses that it has resolved and checked itself."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.network = httpcore2.AnyIOBackend()
+
+    async def connect_tcp(self, host, port, timeout=None, local_address=None, socket_options=None):
+        """Resolves, checks every answer, and connects to the first that answers."""
+        loop = asyncio.get_running_loop()
+        try:
+            answers = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise RefusedError from error
+        addresses = list(dict.fromkeys(str(answer[4][0]) for answer in answers))
+        if not addresses or any(self.policy.is_refused(address) for address in addresses):
+            raise RefusedError
+        failure: Exception = RefusedError()
+        for address in addresses[:2]:
+            try:
+                return await self.network.connect_tcp(address, port, timeout, local_address, socket_options)
+            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
+                failure = error
+        raise failure
+
+    async def connect_unix_socket(self, path, timeout=None, socket_options=None):
+        """Never."""
+        raise RefusedError
+
+    async def sleep(self, seconds):
+        """Waits."""
+        await asyncio.sleep(seconds)
+
+
+class Fetcher:
+    """Fetches pictures under a policy.
+
+    Args:
+        policy: which addresses may be fetched.
+        seconds: for the whole of one fetch.
+        max_bytes: of one picture.
+    """
+
+    def __init__(self, policy: Policy, seconds: float, max_bytes: int) -> None:
+        self.policy, self.seconds, self.max_bytes = policy, seconds, max_bytes
+        self.pool = httpcore2.AsyncConnectionPool(network_backend=PinnedBackend(policy), max_connections=32)
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        await self.pool.aclose()
+
+    async def __call__(self, url: str, param: str) -> bytes:
+        """The bytes at an address.
+
+        Raises:
+            ApiError: if addresses are not allowed at all, or this one could not be had; one wording for all causes.
+        """
+        if self.policy.mode == "off":
+            message = f"{param}: addresses are not fetched here. Send the picture itself as a data URI."
+            raise invalid("image_url_not_allowed", message, param)
+        try:
+            async with asyncio.timeout(self.seconds):
+                return await self._follow(url)
+        except (RefusedError, TimeoutError, OSError, ValueError, *HTTP_FAILURES) as error:
+            raise failed(param) from error
+
+    async def _follow(self, url: str) -> bytes:
+        for _ in range(MAX_REDIRECTS + 1):
+            found = await self._get(url)
+            if isinstance(found, bytes):
+                return found
+            if urlsplit(url).scheme == "https" and urlsplit(found).scheme != "https":
+                raise RefusedError
+            url = found
+        raise RefusedError
+
+    async def _get(self, url: str) -> bytes | str:
+        """The content, or the address that it has moved to."""
+        self._check(url)
+        extensions = {"timeout": CHUNK_TIMEOUTS}
+        headers = {"accept-encoding": "identity", "accept": "image/*"}
+        async with self.pool.stream("GET", url, headers=headers, extensions=extensions) as response:
+            fields = {name.lower(): value for name, value in response.headers}
+            if response.status in REDIRECTS and b"location" in fields:
+                return urljoin(url, fields[b"location"].decode("latin-1"))
+            if response.status != 200 or int(fields.get(b"content-length", b"0")) > self.max_bytes:
+                raise RefusedError
+            content = bytearray()
+            async for chunk in response.aiter_stream():
+                content += chunk
+                if len(content) > self.max_bytes:
+                    raise RefusedError
+            return bytes(content)
+
+    def _check(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in PORTS or parts.username or parts.password or not parts.hostname:
+            raise RefusedError
+        if self.policy.ports is not None and (parts.port or PORTS[parts.scheme]) not in self.policy.ports:
+            raise RefusedError
+        if self.policy.mode == "allowlist" and parts.hostname.lower() not in self.policy.hosts:
+            raise RefusedError
+
+
+HTTP_FAILURES = (
+    httpcore2.NetworkError,
+    httpcore2.ProtocolError,
+    httpcore2.TimeoutException,
+    httpcore2.UnsupportedProtocol,
+)
+
+
+def failed(param: str) -> ApiError:
+    """The one error of all fetches that did not succeed."""
+    return invalid("image_fetch_failed", f"{param}: the picture could not be fetched. Send it as a data URI.", param)

@@ -1,0 +1,51 @@
+"""What one request, and all of them together, may cost."""
+
+from typing import NamedTuple
+
+
+class Limits(NamedTuple):
+    """Upper bounds; each can be set when the server is made.
+
+    Attributes:
+        max_texts: texts or documents of a request.
+        max_images: pictures of a request.
+        max_labels: labels of a request.
+        max_prompts: labels times templates of a request.
+        max_text_characters: of one text.
+        max_image_bytes: of one picture as it is sent or fetched.
+        max_image_pixels: of one picture, checked before it is decoded.
+        max_pixels_in_flight: of all pictures that are being decoded or wait.
+        max_body_bytes: of a request.
+        max_body_bytes_in_flight: of all requests together that are being answered.
+        max_requests: that are being answered at a time.
+        max_fetches: of pictures from addresses at a time.
+        max_queue: items that wait for a tower; more are refused with 429.
+        image_batch: most pictures that the model sees at a time.
+        text_batch: most texts that the model sees at a time.
+        wait_seconds: how long the first item of a batch waits for others.
+        body_seconds: for the whole request to arrive.
+        answer_seconds: for the answer to be ready.
+        fetch_seconds: for a picture to be fetched from its address.
+        cached_labels: labels whose vectors are kept for the next request.
+    """
+
+    max_texts: int = 2048
+    max_images: int = 64
+    max_labels: int = 1024
+    max_prompts: int = 16_384
+    max_text_characters: int = 10_000
+    max_image_bytes: int = 20 * 2**20
+    max_image_pixels: int = 40_000_000
+    max_pixels_in_flight: int = 200_000_000
+    max_body_bytes: int = 32 * 2**20
+    max_body_bytes_in_flight: int = 512 * 2**20
+    max_requests: int = 1024
+    max_fetches: int = 16
+    max_queue: int = 4096
+    image_batch: int = 32
+    text_batch: int = 64
+    wait_seconds: float = 0.004
+    body_seconds: float = 30.0
+    answer_seconds: float = 60.0
+    fetch_seconds: float = 10.0
+    cached_labels: int = 65_536

@@ -1,0 +1,67 @@
+"""What a running server tells of itself: counts and times, never keys, addresses or words."""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Metrics:
+    """Prometheus metrics of one server."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.requests = Counter("requests", "Answers", ["route", "status"], registry=registry)
+        self.seconds = Histogram("request_seconds", "Time to the answer", ["route"], registry=registry)
+        self.sizes = Histogram("batch_size", "Items of a batch", ["tower"], buckets=SIZES, registry=registry)
+        self.waited = Histogram("batch_wait_seconds", "Wait of a batch's first item", ["tower"], registry=registry)
+        self.ran = Histogram("batch_seconds", "Time of the model", ["tower"], registry=registry)
+        self.stages = Histogram("stage_seconds", "Time before the model", ["stage"], registry=registry)
+        self.images = Counter("images", "Pictures by outcome", ["outcome"], registry=registry)
+        self.labels = Counter("label_cache", "Sets of labels by whether they were kept", ["found"], registry=registry)
+        self.queued = Gauge("queued", "Items that wait", ["tower"], registry=registry)
+        self.memory = Gauge("memory_bytes", "Resident memory of the process", registry=registry)
+        self.memory.set_function(resident_memory)
+        Gauge("start_time_seconds", "Start, in Unix time", registry=registry).set(time.time())
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        """One answer."""
+        self.requests.labels(route, str(status)).inc()
+        self.seconds.labels(route).observe(seconds)
+
+    def batch(self, tower: str, size: int, waited: float, ran: float) -> None:
+        """One run of a tower."""
+        self.sizes.labels(tower).observe(size)
+        self.waited.labels(tower).observe(waited)
+        self.ran.labels(tower).observe(ran)
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Measures what is done before the model sees an item."""
+        with self.stages.labels(name).time():
+            yield
+
+    def image(self, outcome: str) -> None:
+        """One picture: `ok`, or the code of its error."""
+        self.images.labels(outcome).inc()
+
+    def label_cache(self, found: bool) -> None:
+        """One set of labels."""
+        self.labels.labels(str(found).lower()).inc()
+
+    def text(self) -> bytes:
+        """All of it, as Prometheus reads it."""
+        return generate_latest(self.registry)
+
+
+def resident_memory() -> float:
+    """Bytes of the process that are in memory; 0 where the system does not tell."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as stream:  # noqa: PTH123 - not a file
+            return float(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0.0

@@ -1,0 +1,192 @@
+"""The layers around every request: keys, the size and the pace of bodies, and a number for each request."""
+
+import asyncio
+import hashlib
+import hmac
+import json
+import logging
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from convnext_keras.server.errors import ApiError
+from convnext_keras.server.limits import Limits
+
+# Routes without a key: whether the server lives, its page, and the description of its routes.
+OPEN_ROUTES = frozenset({"/", "/health", "/health/ready", "/docs", "/openapi.json"})
+KEYS_VARIABLE = "CONVNEXT_KERAS_API_KEYS"
+log = logging.getLogger("convnext_keras.server")
+
+
+class Keys:
+    """The keys that are let in, kept as digests only.
+
+    Args:
+        keys: of which each request needs one; none to let everyone in.
+    """
+
+    def __init__(self, keys: Iterable[str] = ()) -> None:
+        self.digests = [_digest(key) for key in keys]
+
+    def __bool__(self) -> bool:
+        return bool(self.digests)
+
+    def accept(self, authorization: str) -> bool:
+        """Whether a request with this header is let in; takes as long for every key, right or wrong."""
+        scheme, _, key = authorization.partition(" ")
+        digest = _digest(key.strip())
+        found = False
+        for known in self.digests:
+            found |= hmac.compare_digest(known, digest)
+        return not self.digests or (found and scheme.lower() == "bearer")
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def configured_keys(file: str | os.PathLike | None = None) -> list[str]:
+    """Keys of a file, one a line, or of the environment variable `CONVNEXT_KERAS_API_KEYS`, separated by commas.
+
+    Raises:
+        ValueError: if the file has none.
+    """
+    if file is None:
+        return [key.strip() for key in os.environ.get(KEYS_VARIABLE, "").split(",") if key.strip()]
+    keys = [line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines()]
+    keys = [key for key in keys if key and not key.startswith("#")]
+    if not keys:
+        raise ValueError(f"{file} has no keys. Write one a line.")
+    return keys
+
+
+class Guard:
+    """The outermost layer of the application: numbers requests, asks for keys, bounds bodies, and writes the log.
+
+    Args:
+        app: the application inside.
+        keys: that are let in.
+        limits: of bodies and of requests at a time.
+        observe: is told of each answer: its route, status and seconds.
+    """
+
+    def __init__(self, app: Any, keys: Keys, limits: Limits, observe: Callable[[str, int, float], None]) -> None:
+        self.app, self.keys, self.limits, self.observe = app, keys, limits, observe
+        self.requests = self.bytes = 0  # that are being answered
+
+    async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        start, number, status = time.perf_counter(), f"req_{secrets.token_hex(8)}", 0
+
+        async def numbered(message: dict) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                took = f"{1000 * (time.perf_counter() - start):.1f}"
+                extra = [(b"x-request-id", number.encode()), (b"x-processing-ms", took.encode())]
+                message = {**message, "headers": [*message.get("headers", []), *extra]}
+            await send(message)
+
+        try:
+            await self._answer(scope, receive, numbered)
+        except ApiError as error:
+            await respond(error, numbered)
+        except Exception:
+            log.exception("%s failed", number)
+            if not status:
+                message = f"The server failed. Tell its operator the number {number}."
+                await respond(ApiError(500, "internal_error", message), numbered)
+        finally:
+            seconds = time.perf_counter() - start
+            route = getattr(scope.get("route"), "path", "other")
+            self.observe(route, status, seconds)
+            log.info(json.dumps({"request": number, "route": route, "status": status, "seconds": round(seconds, 4)}))
+
+    async def _answer(self, scope: dict, receive: Any, send: Any) -> None:
+        """Lets a request in if it may come in, and gives its work up if its sender goes away."""
+        if scope["path"] in OPEN_ROUTES:
+            await self.app(scope, receive, send)
+            return
+        length = self._declared_length(scope)
+        if self.requests >= self.limits.max_requests or self.bytes + length > self.limits.max_body_bytes_in_flight:
+            raise ApiError(429, "queue_full", "Too many requests are being answered. Try again in a moment.")
+        self.requests, self.bytes = self.requests + 1, self.bytes + length
+        try:
+            body = await self._body(receive)
+            gone = asyncio.ensure_future(receive())
+            work = asyncio.ensure_future(self.app(scope, _replayed(body, gone), send))
+            try:
+                await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in {work, gone}:
+                    task.cancel()
+                results = await asyncio.gather(work, gone, return_exceptions=True)
+            if isinstance(results[0], Exception):
+                raise results[0]
+        finally:
+            self.requests, self.bytes = self.requests - 1, self.bytes - length
+
+    def _declared_length(self, scope: dict) -> int:
+        """Bytes that the body may have, once key, length and type are found to be in order."""
+        headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        if not self.keys.accept(headers.get(b"authorization", "")):
+            message = "Send a valid key in the header 'Authorization: Bearer KEY'."
+            raise ApiError(401, "invalid_api_key", message)
+        if scope["method"] in ("GET", "HEAD", "OPTIONS"):
+            return 0
+        kind = headers.get(b"content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            message = f"The body must be JSON. Received: {kind or 'no type'}. Send 'Content-Type: application/json'."
+            raise ApiError(415, "unsupported_media_type", message)
+        length = headers.get(b"content-length", str(self.limits.max_body_bytes))
+        if not length.isdecimal():
+            raise ApiError(400, "invalid_value", "The header Content-Length must be a whole number.")
+        if int(length) > self.limits.max_body_bytes:
+            raise self._too_large()
+        return int(length)
+
+    async def _body(self, receive: Any) -> bytes:
+        """The whole body, if it is small enough and comes in time."""
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self.limits.body_seconds):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ApiError(400, "invalid_value", "The request ended before its body did.")
+                    body += message.get("body", b"")
+                    if len(body) > self.limits.max_body_bytes:
+                        raise self._too_large()
+                    if not message.get("more_body"):
+                        return bytes(body)
+        except TimeoutError as error:
+            message = f"The body did not arrive within {self.limits.body_seconds:.0f} seconds."
+            raise ApiError(400, "request_timeout", message) from error
+
+    def _too_large(self) -> ApiError:
+        return ApiError(413, "request_too_large", f"The body has more than {self.limits.max_body_bytes} bytes.")
+
+
+def _replayed(body: bytes, gone: asyncio.Future) -> Any:
+    """What an application receives: the body, and then the end of the connection."""
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> dict:
+        return messages.pop() if messages else await asyncio.shield(gone)
+
+    return replay
+
+
+async def respond(error: ApiError, send: Any) -> None:
+    """Sends an error as a response of its own."""
+    body = json.dumps(error.body).encode()
+    headers = [(name.encode(), value.encode()) for name, value in error.headers.items()]
+    headers += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
