@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 BACKEND = keras.backend.backend()
+pytest_plugins = ["serving"]
 needs_training = pytest.mark.skipif(BACKEND == "openvino", reason="OpenVINO only infers")
 
 

@@ -2,14 +2,12 @@
 
 import asyncio
 import base64
-import contextlib
+import concurrent.futures
 import io
-import os
 import signal
-import socket
+import statistics
 import struct
-import subprocess
-import sys
+import threading
 import time
 import zlib
 
@@ -19,98 +17,14 @@ import openai
 import pytest
 from huggingface_hub import InferenceClient
 from PIL import Image
+from serving import KEY, MODEL, SAME, data_uri, png, post, running
 
-from convnext_keras import clip, sheets
+from convnext_keras import clip
+from convnext_keras.server import create_app
+from convnext_keras.server.batching import Batcher
+from convnext_keras.server.errors import ApiError
 
 pytestmark = pytest.mark.any_backend
-
-KEY = "a key for the tests"
-MODEL = "convnext_mini.shapes"
-SAME = 1e-5
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def png(pixels):
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def data_uri(content, kind="image/png"):
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
-@pytest.fixture(scope="module")
-def model():
-    return clip.create_model("shapes")
-
-
-@pytest.fixture(scope="module")
-def pictures():
-    return sheets.held_out_shapes()
-
-
-@pytest.fixture(scope="module")
-def index_folder(tmp_path_factory, model, pictures):
-    folder = tmp_path_factory.mktemp("index")
-    for number, pixels in enumerate(pictures[0][:12]):
-        (folder / f"{number:02}.png").write_bytes(png(pixels))
-    index = clip.ImageIndex(model)
-    index.add(folder)
-    index.save(folder / "index")
-    return folder / "index"
-
-
-@contextlib.contextmanager
-def running(log, *arguments, key=KEY):
-    """A server in a process of its own, ready; its address and the process."""
-    port = free_port()
-    command = [sys.executable, "-c", "from convnext_keras.cli import main; main()", "serve", "--port", str(port)]
-    environment = {**os.environ, "CONVNEXT_KERAS_API_KEYS": key}
-    with (
-        log.open("w") as stream,
-        subprocess.Popen([*command, *map(str, arguments)], env=environment, stderr=stream, stdout=stream) as process,
-    ):
-        try:
-            wait_until_ready(process, f"http://127.0.0.1:{port}", log)
-            yield f"http://127.0.0.1:{port}", process
-        finally:
-            process.kill()
-
-
-def wait_until_ready(process, address, log):
-    for _ in range(600):
-        if process.poll() is not None:
-            raise ChildProcessError(log.read_text())
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"{address}/health/ready").status_code == 200:
-                return
-        time.sleep(0.2)
-    raise TimeoutError(log.read_text())
-
-
-@pytest.fixture(scope="module")
-def address(index_folder, tmp_path_factory):
-    with running(tmp_path_factory.mktemp("log") / "log.txt", "--index", f"shapes={index_folder}") as (address, process):
-        yield address
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=60) == -signal.SIGTERM
-
-
-@pytest.fixture(scope="module")
-def client(address):
-    return openai.OpenAI(base_url=f"{address}/v1", api_key=KEY, max_retries=0)
-
-
-def post(address, path, body, key=KEY, **options):
-    headers = {"authorization": f"Bearer {key}"} if key else {}
-    content = {"content": body} if isinstance(body, bytes) else {"json": body}
-    return httpx.post(address + path, headers=headers | options.pop("headers", {}), **content, **options)
 
 
 def test_stock_client_embeds_texts_and_pictures(client, model, pictures):
@@ -297,10 +211,27 @@ def test_bodies_that_are_no_json(body, address):
     assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
 
 
+ROUTES = {
+    *("/health", "/health/ready", "/metrics", "/v1/models", "/v1/models/{model}", "/v1/embeddings", "/v1/similarity"),
+    *("/v1/classify", "/v1/rerank", "/v1/score", "/hf/zero-shot-image-classification"),
+    *("/v1/indexes/{name}/search", "/v1/indexes/{name}/pictures/{number}"),
+}
+
+
+def test_description_of_the_routes_has_examples(address):
+    described = httpx.get(address + "/openapi.json").json()
+    assert set(described["paths"]) == ROUTES
+    for path, methods in described["paths"].items():
+        for method, route in methods.items():
+            assert route["description"], path
+            if method == "post":
+                name = route["requestBody"]["content"]["application/json"]["schema"]["$ref"].split("/")[-1]
+                assert described["components"]["schemas"][name]["examples"], path
+                assert route["responses"]["400"]["content"]["application/json"]["schema"]["$ref"].endswith("ErrorBody")
+
+
 def test_every_route_but_the_open_ones_needs_a_key(address):
-    routes = httpx.get(address + "/openapi.json").json()["paths"]
-    assert "/v1/embeddings" in routes
-    for path, methods in routes.items():
+    for path, methods in httpx.get(address + "/openapi.json").json()["paths"].items():
         for method in methods:
             status = httpx.request(method, address + path.replace("{number}", "0")).status_code
             assert status == (200 if path in ("/health", "/health/ready") else 401), path
@@ -309,3 +240,137 @@ def test_every_route_but_the_open_ones_needs_a_key(address):
     assert post(address, "/v1/nothing", {}).json()["error"]["code"] == "not_found"
     assert httpx.get(address + "/metrics", headers={"authorization": f"bearer {KEY}"}).status_code == 200
     assert httpx.get(address + "/metrics", headers={"authorization": "Bearer \u00fc".encode()}).status_code == 401
+
+
+def test_metrics_tell_no_content(address):
+    post(address, "/v1/embeddings", {"input": "a very secret text"})
+    told = httpx.get(address + "/metrics", headers={"authorization": f"Bearer {KEY}"}).text
+    for name in ("requests_total", "batch_size", "batch_wait_seconds", "stage_seconds", "images_total", "memory_bytes"):
+        assert name in told
+    assert "secret" not in told
+    assert KEY not in told
+
+
+def batcher_of(run, **options):
+    executor = concurrent.futures.ThreadPoolExecutor(1)
+    return Batcher(run, **{"max_batch": 8, "wait_seconds": 0.002, "max_queue": 1000, "executor": executor} | options)
+
+
+def test_answers_are_nobody_elses_and_cancelled_items_leave_the_queue():
+    seen = []
+
+    def run(rows):
+        time.sleep(0.002)
+        seen.extend(rows[:, 0].tolist())
+        return rows * 2
+
+    async def clients():
+        batcher = batcher_of(run)
+        batcher.start()
+        random = np.random.default_rng(0)
+        requests = [[np.array([number, part]) for part in range(random.integers(1, 20))] for number in range(60)]
+        tasks = [asyncio.create_task(batcher(rows)) for rows in requests]
+        await asyncio.sleep(0)
+        cancelled = set(range(30, 60, 3))
+        for number in cancelled:
+            tasks[number].cancel()
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        await batcher.stop()
+        return requests, answers, cancelled
+
+    requests, answers, cancelled = asyncio.run(clients())
+    for number, (rows, answer) in enumerate(zip(requests, answers, strict=True)):
+        if number in cancelled:
+            assert isinstance(answer, asyncio.CancelledError)
+        else:
+            np.testing.assert_array_equal(answer, 2 * np.stack(rows))
+    assert not cancelled & set(seen)
+
+
+def test_a_full_queue_and_a_failing_model_are_told():
+    def fails(rows):
+        raise RuntimeError("out of memory")
+
+    async def requests():
+        batcher = batcher_of(fails, max_queue=3)
+        batcher.start()
+        found = await asyncio.gather(*(batcher([np.zeros(1)] * 2) for _ in range(2)), return_exceptions=True)
+        again = await asyncio.gather(batcher([np.zeros(1)]), return_exceptions=True)
+        await batcher.stop()
+        return [*found, *again]
+
+    first, second, again = asyncio.run(requests())
+    assert isinstance(first, RuntimeError)
+    assert isinstance(second, ApiError)
+    assert (second.status, second.code, second.headers["retry-after"]) == (429, "queue_full", "1")
+    assert isinstance(again, RuntimeError)
+
+
+def test_a_fault_of_the_server_is_told_by_number_only(model, monkeypatch):
+    app = create_app(model, name="x")
+
+    def fails(*arguments, **options):
+        raise RuntimeError("a secret path")
+
+    async def request():
+        async with app.router.lifespan_context(app):
+            monkeypatch.setattr(app.state.engine, "vectors", fails)
+            transport = httpx.ASGITransport(app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
+                return await client.post("/v1/embeddings", json={"input": "a"})
+
+    answer = asyncio.run(request())
+    assert answer.status_code == 500
+    assert answer.json()["error"]["code"] == "internal_error"
+    assert answer.headers["x-request-id"] in answer.text
+    assert "secret" not in answer.text
+
+
+def test_not_ready_before_the_model_is_warm(model):
+    app = create_app(model)
+
+    async def request():
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
+            alive = await client.get("/health")
+            return alive, await client.get("/health/ready"), await client.post("/v1/embeddings", json={"input": "a"})
+
+    alive, ready, early = asyncio.run(request())
+    assert alive.status_code == 200
+    assert (ready.status_code, early.status_code) == (503, 503)
+    assert early.json()["error"]["code"] == "model_loading"
+    assert int(early.headers["retry-after"]) >= 1
+
+
+def test_health_answers_while_large_pictures_are_decoded(address):
+    large = data_uri(png(np.random.default_rng(0).integers(0, 256, (2000, 2000, 3), "uint8")))
+    requests = [threading.Thread(target=post, args=(address, "/v1/similarity", {"image": large, "texts": ["a"]}))]
+    requests += [threading.Thread(target=post, args=requests[0]._args) for _ in range(7)]
+    for request in requests:
+        request.start()
+    seconds = []
+    while any(request.is_alive() for request in requests):
+        start = time.perf_counter()
+        assert httpx.get(address + "/health").status_code == 200
+        seconds.append(time.perf_counter() - start)
+        time.sleep(0.01)
+    assert len(seconds) > 5
+    assert statistics.median(seconds) < 0.25  # One such picture takes longer than that, and tests run side by side.
+
+
+def test_sigterm_loses_no_accepted_request(tmp_path, model, pictures):
+    images = [data_uri(png(pixels)) for pixels in pictures[0][:64]]
+    expected = model.encode_image(pictures[0][:64])
+    with running(tmp_path / "log.txt") as (address, process), concurrent.futures.ThreadPoolExecutor(8) as pool:
+        body = {"input": images, "modality": "image"}
+        answers = [pool.submit(post, address, "/v1/embeddings", body, timeout=60) for _ in range(8)]
+        key = {"authorization": f"Bearer {KEY}"}
+        while 'tower="image"' not in httpx.get(address + "/metrics", headers=key).text:
+            time.sleep(0.01)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGTERM)
+        for answer in (future.result() for future in answers):
+            assert answer.status_code == 200
+            vectors = [row["embedding"] for row in answer.json()["data"]]
+            np.testing.assert_allclose(vectors, expected, atol=SAME)
+        assert process.wait(timeout=60) == -signal.SIGTERM

@@ -9,7 +9,7 @@ import ipaddress
 import socket
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 import httpcore2
 
@@ -22,6 +22,7 @@ REFUSED_NETWORKS = [
 ]
 PORTS = {"http": 80, "https": 443}
 MAX_REDIRECTS = 3
+KEPT = "%/?:@!$&'()*+,;=~"  # characters of paths and queries that mean something as they are
 REDIRECTS = (301, 302, 303, 307, 308)
 MODES = ("public", "allowlist", "off")
 CHUNK_TIMEOUTS = {"connect": 3.0, "read": 5.0, "write": 5.0, "pool": 5.0}
@@ -150,10 +151,10 @@ class Fetcher:
 
     async def _get(self, url: str) -> bytes | str:
         """The content, or the address that it has moved to."""
-        self._check(url)
+        checked = self._checked(url)
         extensions = {"timeout": CHUNK_TIMEOUTS}
         headers = {"accept-encoding": "identity", "accept": "image/*"}
-        async with self.pool.stream("GET", url, headers=headers, extensions=extensions) as response:
+        async with self.pool.stream("GET", checked, headers=headers, extensions=extensions) as response:
             fields = {name.lower(): value for name, value in response.headers}
             if response.status in REDIRECTS and b"location" in fields:
                 return urljoin(url, fields[b"location"].decode("latin-1"))
@@ -166,14 +167,18 @@ class Fetcher:
                     raise RefusedError
             return bytes(content)
 
-    def _check(self, url: str) -> None:
+    def _checked(self, url: str) -> httpcore2.URL:
+        """The parts of an address that the policy allows; what was checked is what is asked for, parsed only once."""
         parts = urlsplit(url)
         if parts.scheme not in PORTS or parts.username or parts.password or not parts.hostname:
             raise RefusedError
-        if self.policy.ports is not None and (parts.port or PORTS[parts.scheme]) not in self.policy.ports:
+        port = PORTS[parts.scheme] if parts.port is None else parts.port
+        if self.policy.ports is not None and port not in self.policy.ports:
             raise RefusedError
-        if self.policy.mode == "allowlist" and parts.hostname.lower() not in self.policy.hosts:
+        if self.policy.mode == "allowlist" and parts.hostname not in self.policy.hosts:
             raise RefusedError
+        target = quote(parts.path or "/", safe=KEPT) + (f"?{quote(parts.query, safe=KEPT)}" if parts.query else "")
+        return httpcore2.URL(scheme=parts.scheme, host=parts.hostname.encode("idna"), port=port, target=target)
 
 
 HTTP_FAILURES = (

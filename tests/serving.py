@@ -1,0 +1,106 @@
+"""A real server for the tests: a uvicorn process on loopback with the bundled model. A plugin of pytest."""
+
+import base64
+import contextlib
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import httpx2 as httpx
+import openai
+import pytest
+from PIL import Image
+
+from convnext_keras import clip, sheets
+
+KEY = "a key for the tests"
+MODEL = "convnext_mini.shapes"
+SAME = 1e-5
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def png(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def data_uri(content, kind="image/png"):
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+@pytest.fixture(scope="session")
+def model():
+    return clip.create_model("shapes")
+
+
+@pytest.fixture(scope="session")
+def pictures():
+    return sheets.held_out_shapes()
+
+
+@pytest.fixture(scope="session")
+def index_folder(tmp_path_factory, model, pictures):
+    folder = tmp_path_factory.mktemp("index")
+    for number, pixels in enumerate(pictures[0][:12]):
+        (folder / f"{number:02}.png").write_bytes(png(pixels))
+    index = clip.ImageIndex(model)
+    index.add(folder)
+    index.save(folder / "index")
+    return folder / "index"
+
+
+@contextlib.contextmanager
+def running(log, *arguments, key=KEY):
+    """A server in a process of its own, ready; its address and the process."""
+    port = free_port()
+    command = [sys.executable, "-c", "from convnext_keras.cli import main; main()", "serve", "--port", str(port)]
+    environment = {**os.environ, "CONVNEXT_KERAS_API_KEYS": key}
+    with (
+        log.open("w") as stream,
+        subprocess.Popen([*command, *map(str, arguments)], env=environment, stderr=stream, stdout=stream) as process,
+    ):
+        try:
+            wait_until_ready(process, f"http://127.0.0.1:{port}", log)
+            yield f"http://127.0.0.1:{port}", process
+        finally:
+            process.kill()
+
+
+def wait_until_ready(process, address, log):
+    for _ in range(600):
+        if process.poll() is not None:
+            raise ChildProcessError(log.read_text())
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"{address}/health/ready").status_code == 200:
+                return
+        time.sleep(0.2)
+    raise TimeoutError(log.read_text())
+
+
+@pytest.fixture(scope="session")
+def address(index_folder, tmp_path_factory):
+    with running(tmp_path_factory.mktemp("log") / "log.txt", "--index", f"shapes={index_folder}") as (address, process):
+        yield address
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == -signal.SIGTERM
+
+
+@pytest.fixture(scope="session")
+def client(address):
+    return openai.OpenAI(base_url=f"{address}/v1", api_key=KEY, max_retries=0)
+
+
+def post(address, path, body, key=KEY, **options):
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    content = {"content": body} if isinstance(body, bytes) else {"json": body}
+    return httpx.post(address + path, headers=headers | options.pop("headers", {}), **content, **options)
