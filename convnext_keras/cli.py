@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from convnext_keras import clip, create_model, decode_predictions, list_weights, sheets
+from convnext_keras import clip, create_model, decode_predictions, fold_for_inference, list_weights, sheets
 from convnext_keras import demo as demonstration
 from convnext_keras.clip.models import CLIP_VARIANTS
 from convnext_keras.clip.retrieval import index_weights, picture_files, write_vectors
@@ -37,7 +37,7 @@ def main() -> None:
     """Entry point: an error of the library is one sentence on stderr and exit code 1."""
     try:
         app()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"convnext-keras: {error}")
 
 
@@ -243,6 +243,21 @@ def search(
     if sheet:
         cells = [(hit.name, f"{hit.cosine:.3f}", "black") for hit in hits]
         sheets.sheet_of([cells[start : start + 5] for start in range(0, len(cells), 5)], cell=200).save(sheet)
+
+
+@app.command()
+def export(
+    weights: Annotated[str, typer.Argument(help=WHICH)],
+    output: Annotated[Path, typer.Option(help="Folder of a SavedModel, or file of another format.")],
+    file_format: Annotated[str, typer.Option("--format", help="What Keras exports.")] = "tf_saved_model",
+) -> None:
+    """Writes a model for inference in a format of other programs: tf_saved_model, openvino, onnx, litert or torch.
+
+    [dim]convnext-keras export convnext_tiny --output tiny.xml --format openvino[/]
+    """
+    model = fold_for_inference(create_model(weight_set_named(weights).name))
+    model.export(output, format=file_format, verbose=False)
+    print(output)
 
 
 @app.command()

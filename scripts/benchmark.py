@@ -183,19 +183,19 @@ def table(task: Task, found: dict[Contender, dict]) -> list[str]:
     return [*lines, "", f"Matrix limit in this run, GFLOP/s: {', '.join(limits)}."]
 
 
-def machine(options) -> str:
+def machine(peers: str | None = None, gpu: bool = False) -> str:
     """Processor, threads and versions, in one paragraph."""
     names = ("keras", "tensorflow_cpu", "jax", "torch", "openvino")
     versions = [f"{name} {importlib.metadata.version(name)}" for name in names if installed(name)]
-    if options.peers:
+    if peers:
         code = (
             'from importlib.metadata import version as v; print(f\'timm {v("timm")}, OpenCLIP {v("open_clip_torch")}\')'
         )
-        versions.append(subprocess.check_output([options.peers, "-c", code], text=True).strip())
+        versions.append(subprocess.check_output([peers, "-c", code], text=True).strip())
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.processor())
     card = "no GPU used"
-    if options.gpu:
+    if gpu:
         query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
         card = subprocess.check_output(query, text=True).strip()
     python = f"Python {platform.python_version()}"
@@ -208,6 +208,14 @@ def installed(distribution: str) -> bool:
     except importlib.metadata.PackageNotFoundError:
         return False
     return True
+
+
+def write_section(name: str, lines: list[str]) -> None:
+    """Puts lines between the marks of a section of BENCHMARKS.md."""
+    before, rest = BENCHMARKS.read_text().split(f"<!-- {name} -->\n")
+    after = rest.split(f"<!-- end of {name} -->")[1]
+    text = "\n".join(lines)
+    BENCHMARKS.write_text(f"{before}<!-- {name} -->\n{text}\n<!-- end of {name} -->{after}")
 
 
 def plot(results: dict[Task, dict[Contender, dict]]) -> None:
@@ -245,7 +253,7 @@ def main() -> None:
         options.rounds = 3
     tasks = GPU_TASKS if options.gpu else QUICK_TASKS if options.quick else CPU_TASKS
     tasks = [task for task in tasks if not options.only or options.only in f"{task.model} {task.action} {task.batch}"]
-    report, results = [machine(options)], {}
+    report, results = [machine(options.peers, options.gpu)], {}
     print(report[0], flush=True)
     for task in tasks:
         found = results[task] = measure(task, options)
@@ -253,11 +261,7 @@ def main() -> None:
         print("\n".join(["", *section]), flush=True)
         report += ["", *section]
     if options.write:
-        section = "gpu" if options.gpu else "cpu"
-        before, rest = BENCHMARKS.read_text().split(f"<!-- {section} -->\n")
-        after = rest.split(f"<!-- end of {section} -->")[1]
-        text = "\n".join(report)
-        BENCHMARKS.write_text(f"{before}<!-- {section} -->\n{text}\n<!-- end of {section} -->{after}")
+        write_section("gpu" if options.gpu else "cpu", report)
         plot(results)
 
 

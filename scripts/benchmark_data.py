@@ -18,13 +18,13 @@ from pathlib import Path
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
 import numpy as np
+from benchmark import machine, write_section
 from model_table import multiply_adds
 from PIL import Image
 
 from convnext_keras import clip, create_model
 from convnext_keras.preprocessing import in_batches
 
-BENCHMARKS = Path(__file__).parents[1] / "BENCHMARKS.md"
 PICTURES, HEIGHT, WIDTH = 512, 375, 500
 GROWTH = [
     *(("convnext_atto", 224, batch) for batch in (1, 4, 16)),
@@ -84,7 +84,8 @@ def data_path(folder: Path) -> list[str]:
         ),
         "files to vectors": rate(lambda: model.encode_image(paths), PICTURES),
     }
-    head = f"JPEGs of {WIDTH} x {HEIGHT} pixels, the bundled ConvNeXt-CLIP at 64 x 64, {os.environ['KERAS_BACKEND']}."
+    backend = os.environ["KERAS_BACKEND"]
+    head = f"{machine()}\n\nJPEGs of {WIDTH} x {HEIGHT} pixels, the bundled ConvNeXt-CLIP at 64 x 64, {backend}."
     table = [f"| {name} | {speed:.0f} |" for name, speed in rows.items()]
     return [head, "", "| | pictures/s |", "|---|---:|", *table]
 
@@ -140,9 +141,7 @@ def main() -> None:
     report += ["", *growth()]
     print("\n".join(report))
     if options.write:
-        before, rest = BENCHMARKS.read_text().split("<!-- data -->\n")
-        after = rest.split("<!-- end of data -->")[1]
-        BENCHMARKS.write_text(f"{before}<!-- data -->\n" + "\n".join(report) + f"\n<!-- end of data -->{after}")
+        write_section("data", report)
 
 
 if __name__ == "__main__":

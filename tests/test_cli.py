@@ -246,3 +246,43 @@ def test_clip_runs_without_peers_network_and_other_backends(shapes, tmp_path):
         assert done.returncode == 0, done.stderr
         # Keras imports TensorFlow by itself under OpenVINO if it is there; here it is not.
         assert done.stdout.splitlines()[-1] == str(BACKEND == "tensorflow")
+
+
+def saved_model_outputs(path, pixels):
+    import tensorflow as tf
+
+    return tf.saved_model.load(str(path)).serve(pixels).numpy()
+
+
+def openvino_outputs(path, pixels):
+    import openvino
+
+    return openvino.compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(pixels)[0]
+
+
+def torch_outputs(path, pixels):
+    import torch
+
+    return torch.export.load(str(path)).module()(torch.tensor(pixels)).detach().numpy()
+
+
+EXPORTS = {
+    "tensorflow": ("saved", "tf_saved_model", saved_model_outputs),
+    "openvino": ("model.xml", "openvino", openvino_outputs),
+    "torch": ("model.pt2", "torch", torch_outputs),
+}
+
+
+@pytest.mark.skipif(BACKEND not in EXPORTS, reason="Keras exports JAX's models through TensorFlow only")
+def test_export(tmp_path):
+    name, file_format, exported_outputs = EXPORTS[BACKEND]
+    result = run("export", DIGITS, "--output", tmp_path / name, "--format", file_format)
+    assert result.stdout.splitlines()[-1] == str(tmp_path / name)
+    pixels = held_out_digits()[0][:4].astype("float32")
+    expected = outputs(create_model(DIGITS), pixels)
+    np.testing.assert_allclose(exported_outputs(tmp_path / name, pixels), expected, atol=1e-5)
+
+
+def test_export_of_an_unknown_format(tmp_path):
+    with pytest.raises(ValueError, match="format"):
+        run("export", DIGITS, "--output", tmp_path / "x", "--format", "floppy")

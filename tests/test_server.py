@@ -4,12 +4,14 @@ import asyncio
 import base64
 import concurrent.futures
 import io
+import re
 import signal
 import statistics
 import struct
 import threading
 import time
 import zlib
+from pathlib import Path
 
 import httpx2 as httpx
 import numpy as np
@@ -24,6 +26,7 @@ from convnext_keras.server import create_app
 from convnext_keras.server.batching import Batcher
 from convnext_keras.server.errors import ApiError
 
+ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.any_backend
 
 
@@ -374,3 +377,14 @@ def test_sigterm_loses_no_accepted_request(tmp_path, model, pictures):
             vectors = [row["embedding"] for row in answer.json()["data"]]
             np.testing.assert_allclose(vectors, expected, atol=SAME)
         assert process.wait(timeout=60) == -signal.SIGTERM
+
+
+def test_code_of_the_documentation(address, pictures, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "star.png").write_bytes(png(pictures[0][0]))
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "SERVER.md").read_text(), re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        if "langchain" not in block:  # which is not among the packages of the tests
+            exec(block.replace("http://127.0.0.1:8000", address), {"KEY": KEY})
+    assert capsys.readouterr().out.count("a red star") == 3  # Two in the answer of /v1/classify, one of Hugging Face.

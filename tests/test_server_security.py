@@ -1,6 +1,7 @@
 """What strangers may try: addresses that lead inside, endless and slow bodies, keys."""
 
 import asyncio
+import base64
 import http.server
 import io
 import json
@@ -19,7 +20,7 @@ from serving import KEY, png, post
 
 from convnext_keras import server
 from convnext_keras.server.errors import ApiError
-from convnext_keras.server.fetching import Fetcher, Policy, is_private
+from convnext_keras.server.fetching import Fetcher, Policy
 from convnext_keras.server.limits import Limits
 from convnext_keras.server.security import Guard, Keys, configured_keys
 
@@ -119,7 +120,7 @@ def resolved(monkeypatch):
     return asked
 
 
-def fetched(url, port, policy=Policy(), seconds=5.0):
+def fetched(url, port, policy=Policy(), seconds=5.0):  # noqa: B008 - immutable
     """What a fetch gives, or its error, and who was dialled."""
 
     async def fetch():
@@ -200,7 +201,6 @@ def test_private_addresses_are_never_dialled(url, elsewhere, resolved):
     error, dialled = fetched(url, elsewhere)
     assert isinstance(error, ApiError)
     assert error.code == "image_fetch_failed"
-    assert all(not is_private(host) and urlsplit(url).hostname == host for host, _ in dialled), dialled
     assert not dialled
 
 
@@ -355,7 +355,7 @@ def test_work_ends_when_its_sender_goes_away():
 def test_keys(tmp_path, monkeypatch):
     keys = Keys(["one", "zw\u00f6lf"])
     assert keys.accept("Bearer one")
-    assert keys.accept("bearer zw\u00f6lf".encode().decode("latin-1").encode("latin-1").decode())
+    assert keys.accept("bearer zw\u00f6lf")
     for wrong in ("", "one", "Bearer", "Bearer ", "Basic one", "Bearer oneone", "Bearer on\u00e9", "Bearer two"):
         assert not keys.accept(wrong)
     assert Keys().accept("")
@@ -397,8 +397,6 @@ ODD = {
 
 @pytest.mark.parametrize("case", ODD)
 def test_odd_pictures_give_the_librarys_vectors(case, address, model, tmp_path):
-    import base64
-
     mode, kind = ODD[case]
     buffer = io.BytesIO()
     noise = Image.effect_noise((90, 70), 60)

@@ -1,0 +1,215 @@
+"""Loads the server with many clients at once, and checks every answer against the library's own vector.
+
+    python scripts/load_server.py --write    # 32 clients for 60 s with batching and without, then a stop in the middle
+
+Loopback only; bounded in clients, time and requests. Needs the extra `server`, and httpx2.
+"""
+
+import argparse
+import asyncio
+import base64
+import contextlib
+import io
+import json
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2 as httpx
+import keras
+import numpy as np
+from benchmark import machine, write_section
+from PIL import Image
+
+from convnext_keras import clip, sheets
+
+CLIENTS, SECONDS, MOST_REQUESTS = 32, 60.0, 200_000
+TOLERANCE = 1e-5  # of a unit vector's elements: float32 sums in batches of other sizes
+STEADY = 2  # seconds into a run, when its memory is looked at first
+
+
+def requests_and_answers() -> list[tuple[dict, np.ndarray]]:
+    """Bodies with one to three texts and pictures each, and the vectors that belong to them."""
+    model = clip.create_model("shapes")
+    pictures, captions = sheets.held_out_shapes()
+    pictures, captions = pictures[:200], captions[:200]
+    of_pictures, of_texts = model.encode_image(pictures), model.encode_text(captions)
+    generator, found = random.Random(0), []
+    for _ in range(400):
+        items, vectors = [], []
+        for _ in range(generator.randint(1, 3)):
+            place = generator.randrange(len(captions))
+            if generator.random() < 0.5:
+                items.append(captions[place])
+                vectors.append(of_texts[place])
+            else:
+                buffer = io.BytesIO()
+                Image.fromarray(pictures[place]).save(buffer, "PNG")
+                items.append({"image": base64.b64encode(buffer.getvalue()).decode()})
+                vectors.append(of_pictures[place])
+        found.append(({"input": items, "encoding_format": "base64"}, np.stack(vectors)))
+    return found
+
+
+@contextlib.contextmanager
+def serving(*arguments: str) -> Iterator[tuple[str, subprocess.Popen, Path]]:
+    """A server on loopback once it is ready: its address, its process and its log."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-c", "from convnext_keras.cli import main; main()", "serve", "--port", str(port)]
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log.txt"
+        with log.open("w") as stream:
+            process = subprocess.Popen([*command, *arguments], stderr=stream)
+        try:
+            address = f"http://127.0.0.1:{port}"
+            while True:
+                if process.poll() is not None:
+                    raise ChildProcessError(log.read_text())
+                with contextlib.suppress(httpx.TransportError):
+                    if httpx.get(f"{address}/health/ready").status_code == 200:
+                        break
+                time.sleep(0.2)
+            yield address, process, log
+        finally:
+            process.kill()
+            process.wait()
+
+
+class Load:
+    """Clients that ask one server as fast as it answers.
+
+    Attributes:
+        answers: right ones.
+        items: in them.
+        errors: of status or of numbers; each ends nothing.
+        refused: requests that the server hung up on without an answer.
+        seconds: of each answer.
+        health: seconds of each answer of `/health`.
+        memory: MB of the server, early and late.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address, self.answers, self.items, self.refused = address, 0, 0, 0
+        self.errors: list[str] = []
+        self.seconds: list[float] = []
+        self.health: list[float] = []
+        self.memory: list[float] = []
+
+    async def run(self, seconds: float, wanted: list[tuple[dict, np.ndarray]]) -> None:
+        """All clients and a watcher, until the time is over."""
+        end = time.monotonic() + seconds
+        async with asyncio.TaskGroup() as group:
+            for number in range(CLIENTS):
+                group.create_task(self._client(end, random.Random(number), wanted))
+            group.create_task(self._watch(end))
+
+    async def _client(self, end: float, generator: random.Random, wanted: list[tuple[dict, np.ndarray]]) -> None:
+        async with httpx.AsyncClient(base_url=self.address, timeout=60) as client:
+            while time.monotonic() < end and self.answers < MOST_REQUESTS:
+                body, vectors = generator.choice(wanted)
+                start = time.perf_counter()
+                try:
+                    answer = await client.post("/v1/embeddings", json=body)
+                except httpx.TransportError:
+                    self.refused += 1
+                    return
+                self.seconds.append(time.perf_counter() - start)
+                self._check(answer, vectors)
+
+    def _check(self, answer: httpx.Response, vectors: np.ndarray) -> None:
+        if answer.status_code != 200:
+            self.errors.append(answer.text)
+            return
+        rows = [np.frombuffer(base64.b64decode(row["embedding"]), "<f4") for row in answer.json()["data"]]
+        if len(rows) != len(vectors) or np.abs(np.stack(rows) - vectors).max() > TOLERANCE:
+            self.errors.append("a vector of something else")
+            return
+        self.answers += 1
+        self.items += len(rows)
+
+    async def _watch(self, end: float) -> None:
+        start = time.monotonic()
+        async with httpx.AsyncClient(base_url=self.address, timeout=60) as client:
+            while time.monotonic() < end:
+                begun = time.perf_counter()
+                try:
+                    await client.get("/health")
+                    self.health.append(time.perf_counter() - begun)
+                    if time.monotonic() - start > STEADY * (1 + 14 * len(self.memory)):
+                        told = (await client.get("/metrics")).text
+                        self.memory.append(float(re.search(r"^memory_bytes (.+)$", told, re.MULTILINE)[1]) / 2**20)
+                except httpx.TransportError:
+                    return
+                await asyncio.sleep(0.1)
+
+
+def row(name: str, load: Load, seconds: float) -> str:
+    """One line of the table."""
+    times, health = np.array(load.seconds) * 1000, np.array(load.health) * 1000
+    cells = [name, f"{load.answers / seconds:.0f}", f"{load.items / seconds:.0f}"]
+    cells += [f"{np.median(times):.0f}, {np.percentile(times, 99):.0f}", str(len(load.errors))]
+    cells += [f"{np.median(health):.1f}, {np.percentile(health, 99):.1f}"]
+    cells += [", ".join(f"{value:.0f}" for value in load.memory)]
+    return f"| {' | '.join(cells)} |"
+
+
+def stopped_in_the_middle(wanted: list[tuple[dict, np.ndarray]]) -> str:
+    """SIGTERM while all clients ask: what the server's log says it answered, and what the clients got."""
+
+    async def ask_and_stop(load: Load, process: subprocess.Popen) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(load.run(30, wanted))
+            await asyncio.sleep(5)
+            process.send_signal(signal.SIGTERM)
+
+    with serving() as (address, process, log):
+        load = Load(address)
+        asyncio.run(ask_and_stop(load, process))
+        process.wait(timeout=60)
+        lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    accepted = [line for line in lines if line["route"] == "/v1/embeddings"]
+    answered = sum(line["status"] == 200 for line in accepted)
+    return (
+        f"SIGTERM after 5 s of the same load: {len(accepted)} requests accepted, {answered} answered, {load.answers} "
+        f"right answers received, {len(load.errors)} errors; {load.refused} connections closed before a request was "
+        "accepted."
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=SECONDS)
+    parser.add_argument("--write", action="store_true", help="put the table into BENCHMARKS.md")
+    options = parser.parse_args()
+    wanted = requests_and_answers()
+    report = [machine(), ""]
+    clients = f"{keras.backend.backend()}, {CLIENTS} clients for {options.seconds:.0f} s"
+    report += [f"{clients}, one to three texts and pictures a request.", ""]
+    heads = ["", "requests/s", "items/s", "ms: median, 99 %", "errors", "`/health` ms: median, 99 %", "MB over time"]
+    report += [f"| {' | '.join(heads)} |", "|---|---:|---:|---:|---:|---:|---:|"]
+    speeds = []
+    for name, arguments in (("batching", ()), ("one item at a time", ("--no-batching",))):
+        with serving(*arguments) as (address, _, _):
+            load = Load(address)
+            asyncio.run(load.run(options.seconds, wanted))
+        report.append(row(name, load, options.seconds))
+        speeds.append(load.items)
+        print(report[-1], load.errors[:1], flush=True)
+    report += ["", f"Batching answers {speeds[0] / speeds[1]:.1f} times as many items."]
+    report += ["", stopped_in_the_middle(wanted)]
+    print("\n".join(report))
+    if options.write:
+        write_section("server", report)
+
+
+if __name__ == "__main__":
+    main()
