@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import gc
 import hashlib
 import json
 import os
@@ -68,6 +69,9 @@ class Engine:
         for batcher in self.towers.values():
             batcher.start()
         await asyncio.get_running_loop().run_in_executor(self.runner, self._warm_up)
+        # The garbage collector would look through the million objects of a backend for 0.3 s, again and again.
+        gc.collect()
+        gc.freeze()
         self.state = "ready"
 
     def _warm_up(self) -> None:
