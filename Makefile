@@ -1,6 +1,7 @@
 # Two commands for newcomers: `make demo` and `make test`. Each sets up .venv first if need be.
 PYTHON ?= python3
-BACKENDS ?= tensorflow jax torch openvino
+# Tests that no backend matters to run under the first, which starts fastest.
+BACKENDS ?= torch tensorflow jax openvino
 BIN := .venv/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 

@@ -1,7 +1,8 @@
 """Depthwise convolution and dense layer under PyTorch; imported under that backend only.
 
 On CPUs, `torch.nn.functional.linear` multiplies float32 matrices with MKL, which on AMD's processors takes twice as
-long as oneDNN. PyTorch has oneDNN's product as an operation of its own compiler, without a gradient; this adds one.
+long as oneDNN. PyTorch has oneDNN's product, with an activation appended, as an operation of its own compiler without a
+gradient; this adds one.
 """
 
 from typing import Any
@@ -45,7 +46,8 @@ def has_fast_product(inputs: torch.Tensor, kernel: torch.Tensor) -> bool:
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled
         and inputs.device.type == kernel.device.type == "cpu"
-        and inputs.dtype == kernel.dtype == torch.float32
+        and inputs.dtype == kernel.dtype
+        and inputs.dtype in (torch.float32, torch.bfloat16)
         and inputs.numel() > 0
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()

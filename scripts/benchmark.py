@@ -40,6 +40,7 @@ KERAS = [
 FOLDED = [Contender("ours", backend, "float32", "folded") for backend in ("tensorflow", "jax", "torch")]
 FOLDED += [Contender("ours", "openvino", "bfloat16", "folded")]
 FOLDED += [Contender("ours", "openvino", precision, "exported") for precision in ("float32", "bfloat16")]
+FOLDED += [Contender("ours", "torch", "bfloat16")]
 HUGE = [Contender(library, "torch", "float32", "huge_pages") for library in ("ours", "timm")]
 HUGE += [Contender("ours", "jax", "float32", "huge_pages")]
 TIMM = [

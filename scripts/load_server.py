@@ -1,6 +1,6 @@
 """Loads the server with many clients at once, and checks every answer against the library's own vector.
 
-    KERAS_BACKEND=torch python scripts/load_server.py --write    # 32 clients for 60 s with batching and without, then a stop in the middle
+    KERAS_BACKEND=torch python scripts/load_server.py --write    # for 60 s with batching and without, then a stop
 
 Loopback only; bounded in clients, time and requests. Needs the extra `server`, and httpx2.
 """

@@ -211,6 +211,23 @@ def test_layer_normalization(scaled):
     np.testing.assert_allclose(to_numpy(layer(inputs.astype("float32"))), expected, atol=TOLERANCE)
 
 
+@pytest.mark.skipif(BACKEND != "torch", reason="the path is our own under PyTorch only")
+@pytest.mark.parametrize("activation", ["linear", "gelu", "silu"])
+def test_dense_in_bfloat16(activation):
+    """Sums in float32, rounded once, as `torch.nn.functional.linear` does."""
+    import torch
+
+    from convnext_keras import torch_kernels
+
+    random = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(shape, generator=random).bfloat16() for shape in ((3, 5, 48), (48, 9), (9,))]
+    found = torch_kernels.dense(*tensors, keras.activations.get(activation))
+    inputs, kernel, bias = (tensor.double() for tensor in tensors)
+    wanted = keras.activations.get(activation)(inputs @ kernel + bias)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-2, atol=2e-2)
+
+
 @pytest.mark.skipif(BACKEND != "torch", reason="the gradient is our own under PyTorch only")
 def test_dense_can_be_differentiated_twice_mapped_and_exported():
     import torch

@@ -206,6 +206,7 @@ def tiny_files(tmp_path_factory):
     return folder
 
 
+@pytest.mark.any_backend
 @needs_training
 def test_code_of_the_readme(tiny_files, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)

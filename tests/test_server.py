@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import concurrent.futures
+import contextlib
 import io
 import re
 import signal
@@ -25,6 +26,7 @@ from convnext_keras import clip
 from convnext_keras.server import create_app
 from convnext_keras.server.batching import Batcher
 from convnext_keras.server.errors import ApiError
+from convnext_keras.server.limits import Limits
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.any_backend
@@ -117,7 +119,7 @@ def test_rerank_score_and_search(address, model, pictures):
     scores = post(address, "/v1/score", {"queries": query, "documents": documents}).json()["data"]
     np.testing.assert_allclose([row["score"] for row in scores], cosines, atol=SAME)
     hits = post(address, "/v1/indexes/shapes/search", {"query": query, "top_k": 2}).json()["data"]
-    assert hits[0]["id"].endswith("03.png")
+    assert hits[0]["id"] == "03.png"
     picture = httpx.get(
         f"{address}/v1/indexes/shapes/pictures/{hits[0]['place']}", headers={"authorization": f"Bearer {KEY}"}
     )
@@ -309,40 +311,60 @@ def test_a_full_queue_and_a_failing_model_are_told():
     assert isinstance(again, RuntimeError)
 
 
-def test_a_fault_of_the_server_is_told_by_number_only(model, monkeypatch):
-    app = create_app(model, name="x")
-
-    def fails(*arguments, **options):
-        raise RuntimeError("a secret path")
+def asked(app, path, body, meanwhile=lambda engine: None, started=True):
+    """The answer of an application in this process, after its start or without one."""
 
     async def request():
-        async with app.router.lifespan_context(app):
-            monkeypatch.setattr(app.state.engine, "vectors", fails)
+        async with contextlib.AsyncExitStack() as stack:
+            if started:
+                await stack.enter_async_context(app.router.lifespan_context(app))
+            meanwhile(app.state.engine)
             transport = httpx.ASGITransport(app)
-            async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
-                return await client.post("/v1/embeddings", json={"input": "a"})
+            client = await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://server"))
+            return await (client.get(path) if body is None else client.post(path, json=body))
 
-    answer = asyncio.run(request())
+    return asyncio.run(request())
+
+
+SMALL = Limits(image_batch=1, text_batch=1)  # whose first run of every shape is short
+
+
+def test_a_fault_of_the_server_is_told_by_number_only(model):
+    def breaks(engine):
+        def fails(*arguments, **options):
+            raise RuntimeError("a secret path")
+
+        engine.vectors = fails
+
+    answer = asked(create_app(model, limits=SMALL), "/v1/embeddings", {"input": "a"}, breaks)
     assert answer.status_code == 500
     assert answer.json()["error"]["code"] == "internal_error"
     assert answer.headers["x-request-id"] in answer.text
     assert "secret" not in answer.text
 
 
-def test_not_ready_before_the_model_is_warm(model):
+def test_an_answer_has_a_deadline(model):
+    answer = asked(create_app(model, limits=SMALL._replace(answer_seconds=1e-6)), "/v1/embeddings", {"input": "a"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "deadline_exceeded")
+    assert int(answer.headers["retry-after"]) >= 1
+
+
+@pytest.mark.parametrize(("state", "code"), [("loading", "model_loading"), ("stopping", "shutting_down")])
+def test_not_ready_before_the_model_is_warm_or_when_the_server_stops(state, code, model):
     app = create_app(model)
+    app.state.engine.state = state
+    assert asked(app, "/health", None, started=False).status_code == 200
+    for path, body in (("/health/ready", None), ("/v1/embeddings", {"input": "a"})):
+        answer = asked(app, path, body, started=False)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, code)
+        assert int(answer.headers["retry-after"]) >= 1
 
-    async def request():
-        transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as client:
-            alive = await client.get("/health")
-            return alive, await client.get("/health/ready"), await client.post("/v1/embeddings", json={"input": "a"})
 
-    alive, ready, early = asyncio.run(request())
-    assert alive.status_code == 200
-    assert (ready.status_code, early.status_code) == (503, 503)
-    assert early.json()["error"]["code"] == "model_loading"
-    assert int(early.headers["retry-after"]) >= 1
+def test_not_ready_when_a_queue_has_died(model):
+    def dies(engine):
+        engine.towers["image"].task.cancel()
+
+    assert asked(create_app(model, limits=SMALL), "/health/ready", None, dies).status_code == 503
 
 
 def test_health_answers_while_large_pictures_are_decoded(address):

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import socket
+import ssl
 import threading
 import time
 from urllib.parse import urlsplit
@@ -15,6 +16,7 @@ import httpcore2
 import httpx2 as httpx
 import numpy as np
 import pytest
+import trustme
 from PIL import Image
 from serving import KEY, png, post
 
@@ -102,6 +104,23 @@ def elsewhere():
         thread.join()
 
 
+@pytest.fixture(scope="module")
+def elsewhere_with_tls():
+    """The same with a certificate for img.example: its port, and a context that trusts it."""
+    authority = trustme.CA()
+    inside, outside = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("img.example").configure_cert(inside)
+    authority.configure_trust(outside)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Pictures) as listening:
+        listening.socket = inside.wrap_socket(listening.socket, server_side=True)
+        listening.handle_error = lambda *arguments: None  # of handshakes that the client breaks off
+        thread = threading.Thread(target=listening.serve_forever)
+        thread.start()
+        yield listening.server_port, outside
+        listening.shutdown()
+        thread.join()
+
+
 @pytest.fixture
 def resolved(monkeypatch):
     """Names are resolved by `HOSTS`, one answer after the other; the names that were asked for."""
@@ -120,12 +139,13 @@ def resolved(monkeypatch):
     return asked
 
 
-def fetched(url, port, policy=Policy(), seconds=5.0):  # noqa: B008 - immutable
+def fetched(url, port, policy=Policy(), seconds=5.0, trusted=None):  # noqa: B008 - immutable
     """What a fetch gives, or its error, and who was dialled."""
 
     async def fetch():
         fetcher = Fetcher(policy, seconds, max_bytes=50_000)
         wire = fetcher.pool._network_backend.network = Wire(port)
+        fetcher.pool._ssl_context = trusted
         try:
             return await fetcher(url, "input.0"), wire.dialled
         except ApiError as error:
@@ -152,6 +172,15 @@ def test_public_addresses_are_fetched(url, dialled, elsewhere, resolved):
 def test_a_name_is_resolved_once_and_the_checked_address_is_dialled(elsewhere, resolved):
     assert fetched("http://rebinding.example/ok.png", elsewhere) == (PICTURE, [(PUBLIC, 80)])
     assert resolved == ["rebinding.example"]
+
+
+def test_certificates_are_for_the_name_and_not_for_the_address(elsewhere_with_tls, resolved):
+    port, trusted = elsewhere_with_tls
+    url = "https://img.example/ok.png"
+    assert fetched(url, port, trusted=trusted) == (PICTURE, [(PUBLIC, 443)])
+    for wrong in (fetched(url, port), fetched("https://other.example/ok.png", port, trusted=trusted)):
+        assert isinstance(wrong[0], ApiError)
+        assert wrong[1]
 
 
 NEVER_DIALLED = [

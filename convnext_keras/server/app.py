@@ -1,8 +1,9 @@
 """The application: a model, its routes, and what surrounds them."""
 
 import contextlib
+import os
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -74,11 +75,20 @@ def create_app(
     app.state.engine, app.state.metrics, app.state.created = engine, metrics, int(time.time())
     app.state.name = name or str((served.provenance and served.provenance.weights) or served.name)
     app.state.indexes = {key: clip.ImageIndex.load(folder, served) for key, folder in (indexes or {}).items()}
+    app.state.folders = {key: common_folder(index.names) for key, index in app.state.indexes.items()}
     for kind in (ApiError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, answered)
     app.include_router(router)
     add_routes_of_the_server(app)
     return app
+
+
+def common_folder(names: Sequence[str]) -> str:
+    """The folder that all pictures of an index lie in, which clients are not told; empty if there is none."""
+    try:
+        return os.path.commonpath([os.path.dirname(name) for name in names])  # noqa: PTH120 - of strings
+    except ValueError:
+        return ""
 
 
 async def answered(request: Request, error: ApiError | RequestValidationError | HTTPException) -> Response:

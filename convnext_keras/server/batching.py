@@ -48,7 +48,7 @@ class Batcher:
 
     async def stop(self) -> None:
         """Ends the work when the queue is empty."""
-        while self.queue or self.busy:
+        while self.is_alive and (self.queue or self.busy):
             await asyncio.sleep(0.01)
         if self.task:
             self.task.cancel()

@@ -1,6 +1,7 @@
 """The routes: what each takes of a request and what it answers."""
 
 import base64
+import os
 import secrets
 import time
 from collections.abc import Sequence
@@ -208,6 +209,10 @@ async def search(request: Request, name: str, body: bodies.Search) -> dict:
         raise ApiError(404, "not_found", f"There is no index {name!r} here.", "name")
     found = await engine.vectors([item(body.query, "query", engine.limits)], ["query"], body.truncate == "end")
     hits = index.nearest(found.vectors[0], body.top_k)
-    data = [{"id": hit.name, "place": hit.place, "score": hit.cosine} for hit in hits]
+    folder = request.app.state.folders[name]
+    data = [
+        {"id": os.path.relpath(hit.name, folder) if folder else hit.name, "place": hit.place, "score": hit.cosine}
+        for hit in hits
+    ]
     answer = {"object": "search.results", "index": name, "model": request.app.state.name}
     return {**answer, "data": data, "usage": usage(found)}
