@@ -1,6 +1,7 @@
 """The command `convnext-keras`: parses, calls the library, prints."""
 
 import difflib
+import itertools
 import json
 import sys
 from collections.abc import Iterable
@@ -18,6 +19,7 @@ from convnext_keras import demo as demonstration
 from convnext_keras.clip.models import CLIP_VARIANTS
 from convnext_keras.clip.retrieval import index_weights, picture_files, write_vectors
 from convnext_keras.clip.zero_shot import checked_labels, checked_templates
+from convnext_keras.preprocessing import in_batches
 from convnext_keras.variants import VARIANTS
 from convnext_keras.weights import RESTRICTED, WeightSet, default, fetch, registry
 
@@ -58,20 +60,22 @@ def weight_set_named(name: str) -> WeightSet:
 
 @app.command()
 def classify(
-    images: Annotated[list[Path], typer.Argument(help="Pictures: PNG, JPEG, WebP, GIF.", show_default=False)],
+    images: Pictures,
     weights: WeightSetName = "convnext_tiny.imagenet",
-    top: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 5,
+    top: Top = 5,
     as_json: AsJson = False,
 ) -> None:
     """Names what is in pictures.
 
     [dim]convnext-keras classify cat.jpg dog.jpg --weights convnext_base --top 3[/]
     """
-    weight_set = weight_set_named(weights)
+    weight_set, images = weight_set_named(weights), chosen_pictures(images)
     if not weight_set.labels:
         raise ValueError(f"{weight_set.name} has no classes. Choose a weight set with a classifier.")
-    pixels = np.stack([weight_set.recipe(image) for image in images])  # Before anything is fetched.
-    scores = create_model(weight_set.name).predict(pixels, verbose=0)
+    batches = in_batches(images, weight_set.recipe, batch_size=32)
+    first = next(batches)  # Before anything is fetched.
+    model = create_model(weight_set.name)
+    scores = np.concatenate([model.predict_on_batch(pixels) for _, pixels in itertools.chain([first], batches)])
     decoded = decode_predictions(scores, top=top, labels=weight_set.labels)
     if as_json:
         keys = ("id", "name", "score")
@@ -82,9 +86,8 @@ def classify(
     table = Table("image", "class", "id", "score")
     for image, rows in zip(images, decoded, strict=True):
         for rank, (identifier, name, score) in enumerate(rows):
-            table.add_row(
-                "" if rank else str(image), name, identifier, f"{score:.4f}", end_section=rank == len(rows) - 1
-            )
+            shown, last = "" if rank else str(image), rank == len(rows) - 1
+            table.add_row(shown, name, identifier, f"{score:.4f}", end_section=last)
     Console().print(table)
 
 
@@ -116,10 +119,9 @@ def models(
         million = f"{(variants[row.variant].parameters or 0) / 1e6:.1f}"
         licence = f"[yellow]{row.license}[/]" if row.license in RESTRICTED else row.license
         table.add_row(row.name, million, str(row.megabytes), str(row.input_size), str(row.classes), row.top1, licence)
-    console = Console()
-    console.print(table)
+    Console().print(table)
     restrictions = "; ".join(f"{name}: {meaning}" for name, meaning in RESTRICTED.items())
-    console.print(f"[yellow]Licences in yellow[/] restrict the use: {restrictions}.")
+    Console().print(f"[yellow]Licences in yellow[/] restrict the use: {restrictions}.")
 
 
 @app.command("fetch")
@@ -255,8 +257,7 @@ def export(
 
     [dim]convnext-keras export convnext_tiny --output tiny.xml --format openvino[/]
     """
-    model = fold_for_inference(create_model(weight_set_named(weights).name))
-    model.export(output, format=file_format, verbose=False)
+    fold_for_inference(create_model(weight_set_named(weights).name)).export(output, format=file_format, verbose=False)
     print(output)
 
 

@@ -112,6 +112,10 @@ def test_index_and_search(shapes, tmp_path):
         (["embed", "{digit}", "--output", "out.npy", "--weights", "shapes"], ".safetensors or .parquet"),
         (["search", "{folder}", "words"], "holds no index"),
         (["index", "{folder}/missing", "--output", "x"], "is not a folder"),
+        (["serve", "--host", "0.0.0.0"], "must listen at 127.0.0.1"),
+        (["serve", "--index", "folder"], "must be NAME=FOLDER"),
+        (["serve", "--image-urls", "all"], "Received: 'all'"),
+        (["serve", "--keys", "{folder}/missing"], "No such file"),
     ],
 )
 def test_errors_of_clip_are_one_sentence(arguments, message, digit, monkeypatch, capsys):
@@ -128,6 +132,16 @@ def test_errors_of_clip_are_one_sentence(arguments, message, digit, monkeypatch,
 def test_classify(digit):
     result = run("classify", digit, "--weights", DIGITS, "--top", 2)
     assert "zero" in result.stdout
+
+
+def test_classify_a_folder_of_more_than_one_batch(tmp_path):
+    digits, labels = held_out_digits()
+    for number in range(40):
+        Image.fromarray(digits[number]).save(tmp_path / f"{number:02}.png")
+    rows = json.loads(run("classify", tmp_path, "--weights", DIGITS, "--top", 1, "--json").stdout)
+    assert [row["image"] for row in rows] == [str(tmp_path / f"{number:02}.png") for number in range(40)]
+    right = sum(row["predictions"][0]["id"] == str(label) for row, label in zip(rows, labels, strict=False))
+    assert right >= 38
 
 
 def test_classify_as_json(digit):
@@ -278,8 +292,9 @@ def test_export(tmp_path):
     name, file_format, exported_outputs = EXPORTS[BACKEND]
     result = run("export", DIGITS, "--output", tmp_path / name, "--format", file_format)
     assert result.stdout.splitlines()[-1] == str(tmp_path / name)
-    pixels = held_out_digits()[0][:4].astype("float32")
-    expected = outputs(create_model(DIGITS), pixels)
+    model = create_model(DIGITS)
+    pixels = np.stack([model.provenance.recipe(digit) for digit in held_out_digits()[0][:1]]).astype("float32")
+    expected = outputs(model, pixels)
     np.testing.assert_allclose(exported_outputs(tmp_path / name, pixels), expected, atol=1e-5)
 
 
