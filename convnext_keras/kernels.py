@@ -100,17 +100,25 @@ def depthwise_native(inputs, kernel, bias, dilation_rate: int):
     return with_bias(ops.conv(inputs, kernel, **options), bias)
 
 
-def depthwise_jax(inputs, kernel, bias, dilation_rate: int):
-    """JAX: chosen when XLA lowers the program, by the platform that it lowers for."""
+@functools.cache
+def compiled_depthwise(dilation_rate: int):
+    """A function of inputs and kernel, compiled even in a direct call of a model; inside a program it dissolves."""
     import jax
 
-    outputs = jax.lax.platform_dependent(
-        inputs,
-        kernel,
-        cpu=jax.jit(functools.partial(shifted_depthwise, dilation_rate=dilation_rate)),
-        default=functools.partial(depthwise_native, bias=None, dilation_rate=dilation_rate),
-    )
-    return with_bias(outputs, bias)
+    def convolve(inputs, kernel):
+        return jax.lax.platform_dependent(
+            inputs,
+            kernel,
+            cpu=functools.partial(shifted_depthwise, dilation_rate=dilation_rate),
+            default=functools.partial(depthwise_native, bias=None, dilation_rate=dilation_rate),
+        )
+
+    return jax.jit(convolve)
+
+
+def depthwise_jax(inputs, kernel, bias, dilation_rate: int):
+    """JAX: chosen when XLA lowers the program, by the platform that it lowers for."""
+    return with_bias(compiled_depthwise(dilation_rate)(inputs, kernel), bias)
 
 
 def depthwise_torch(inputs, kernel, bias, dilation_rate: int):
@@ -134,10 +142,21 @@ def dense_tensorflow(inputs, kernel, bias, activation):
     return outputs
 
 
+@functools.lru_cache(maxsize=64)
+def compiled_dense(activation):
+    """A function of inputs, kernel and bias, as `compiled_depthwise` is one."""
+    import jax
+
+    def on_rows(inputs, kernel, bias):
+        rows = activation(inputs.reshape(-1, kernel.shape[0]) @ kernel + bias)
+        return rows.reshape(*inputs.shape[:-1], kernel.shape[-1])
+
+    return jax.jit(on_rows)
+
+
 def dense_jax(inputs, kernel, bias, activation):
     """JAX: on rows, since XLA's gradients of products of four axes take two to three times as long on CPUs."""
-    rows = activation(ops.reshape(inputs, (-1, kernel.shape[0])) @ kernel + bias)
-    return ops.reshape(rows, (*inputs.shape[:-1], kernel.shape[-1]))
+    return compiled_dense(activation)(inputs, kernel, bias)
 
 
 def dense_torch(inputs, kernel, bias, activation):

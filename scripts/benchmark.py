@@ -1,7 +1,8 @@
 """Measures this library against keras.applications, timm and OpenCLIP, and against the machine's own limit.
 
-    python scripts/benchmark.py --peers PEERS/bin/python --write    # everything, into BENCHMARKS.md; about an hour
-    python scripts/benchmark.py --quick                             # ConvNeXt-Tiny, batch 8, fewer turns
+    python scripts/benchmark.py --peers PEERS/bin/python --write            # inference, into BENCHMARKS.md; 40 minutes
+    python scripts/benchmark.py --peers PEERS/bin/python --write --train    # a training step
+    python scripts/benchmark.py --quick                                     # ConvNeXt-Tiny, batch 8, fewer turns
 
 Every contender runs in a process of its own. The contenders of one task take turns, so that a machine that gets slower
 or faster meanwhile changes all of them; figures are medians of the turns, and ratios are medians of the turns' ratios.
@@ -63,7 +64,7 @@ def contenders(task: Task, gpu: bool) -> list[Contender]:
     if task.model.startswith("clip"):
         return [*OUR_CLIP, Contender("open_clip", "torch"), *LIMITS]
     if task.action == "train":
-        return [*TRAINED, *HUGE, *TIMM[:1], *LIMITS]
+        return [*(row for row in [*TRAINED, *HUGE[::2]] if row.backend == task.backend), *TIMM[:1], *LIMITS]
     if task.action == "call" or task.model == "base":  # All of Base do not fit into the memory of a small machine.
         return [*(row for row in KERAS if row.setting == ""), TIMM[0], TIMM[3], *LIMITS]
     return [*KERAS, *FOLDED, *HUGE, *TIMM, *LIMITS]
@@ -72,11 +73,11 @@ def contenders(task: Task, gpu: bool) -> list[Contender]:
 GPU_LIMITS = [Contender("limit", "torch", "tf32"), Contender("limit", "torch", "bfloat16")]
 CPU_TASKS = [
     *(Task("tiny", "predict", batch) for batch in (8, 1)),
-    Task("tiny", "train", 8),
     Task("tiny", "call", 8),
     *(Task("base", "predict", batch) for batch in (8, 1)),
     *(Task(model, "predict", batch) for model in ("clip image", "clip text") for batch in (1, 8)),
 ]
+TRAIN_TASKS = [Task("tiny", "train", 8, backend) for backend in ("tensorflow", "jax", "torch")]
 GPU_TASKS = [
     Task(model, action, batch) for model in ("tiny", "base") for action in ("predict", "train") for batch in (64, 256)
 ]
@@ -247,22 +248,24 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="ConvNeXt-Tiny at batch 8 only, three turns")
     parser.add_argument("--gpu", action="store_true", help="on a GPU, with JAX and PyTorch")
-    parser.add_argument("--only", help="tasks whose name contains this, such as 'tiny train'")
+    parser.add_argument("--train", action="store_true", help="a training step, one backend after the other")
+    parser.add_argument("--only", help="tasks whose name contains this, such as 'batch 1'")
     parser.add_argument("--write", action="store_true", help="put the tables into BENCHMARKS.md")
     options = parser.parse_args()
     if options.quick:
         options.rounds = 3
-    tasks = GPU_TASKS if options.gpu else QUICK_TASKS if options.quick else CPU_TASKS
-    tasks = [task for task in tasks if not options.only or options.only in f"{task.model} {task.action} {task.batch}"]
+    section = "gpu" if options.gpu else "training" if options.train else "cpu"
+    tasks = QUICK_TASKS if options.quick else {"gpu": GPU_TASKS, "training": TRAIN_TASKS, "cpu": CPU_TASKS}[section]
+    tasks = [task for task in tasks if not options.only or options.only in task.name]
     report, results = [machine(options.peers, options.gpu)], {}
     print(report[0], flush=True)
     for task in tasks:
         found = results[task] = measure(task, options)
-        section = [f"### {task.model}, {task.action}, batch {task.batch}", "", *table(task, found)]
-        print("\n".join(["", *section]), flush=True)
-        report += ["", *section]
+        lines = ["", f"### {task.name}", "", *table(task, found)]
+        print("\n".join(lines), flush=True)
+        report += lines
     if options.write:
-        write_section("gpu" if options.gpu else "cpu", report)
+        write_section(section, report)
         plot(results)
 
 

@@ -34,11 +34,20 @@ class Contender(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What is measured: a key of `GIGA`, what is done with it, and how many pictures or texts at a time."""
+    """What is measured: a key of `GIGA`, what is done with it, how many pictures or texts at a time, and where.
+
+    `backend` keeps to one of ours, where all together need more memory than small machines have.
+    """
 
     model: str
     action: str
     batch: int
+    backend: str = ""
+
+    @property
+    def name(self) -> str:
+        """All of it in a few words."""
+        return f"{self.model}, {self.action}, batch {self.batch}{self.backend and f', {self.backend}'}"
 
 
 def our_model(contender: Contender, task: Task):
