@@ -319,6 +319,7 @@ def asked(app, path, body, meanwhile=lambda engine: None, started=True):
             if started:
                 await stack.enter_async_context(app.router.lifespan_context(app))
             meanwhile(app.state.engine)
+            await asyncio.sleep(0.01)  # in which what was cancelled ends
             transport = httpx.ASGITransport(app)
             client = await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://server"))
             return await (client.get(path) if body is None else client.post(path, json=body))
