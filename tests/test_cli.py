@@ -265,7 +265,8 @@ def test_clip_runs_without_peers_network_and_other_backends(shapes, tmp_path):
 def saved_model_outputs(path, pixels):
     import tensorflow as tf
 
-    return tf.saved_model.load(str(path)).serve(pixels).numpy()
+    loaded = tf.saved_model.load(str(path))  # whose functions end with it
+    return loaded.serve(pixels).numpy()
 
 
 def openvino_outputs(path, pixels):
