@@ -1,13 +1,13 @@
 """Measures this library against keras.applications, timm and OpenCLIP, and against the machine's own limit.
 
-    python scripts/benchmark.py --peers PEERS/bin/python --write            # inference, into BENCHMARKS.md; 40 minutes
-    python scripts/benchmark.py --peers PEERS/bin/python --write --train    # a training step
-    python scripts/benchmark.py --quick                                     # ConvNeXt-Tiny, batch 8, fewer turns
+    python scripts/benchmark.py predict --peers PEERS/bin/python --write    # into BENCHMARKS.md; half an hour
+    python scripts/benchmark.py predict --quick                             # ConvNeXt-Tiny, batch 8, fewer turns
+
+`call` measures direct calls, `train` a training step, and `gpu` both on a GPU that JAX and PyTorch see.
 
 Every contender runs in a process of its own. The contenders of one task take turns, so that a machine that gets slower
 or faster meanwhile changes all of them; figures are medians of the turns, and ratios are medians of the turns' ratios.
 `--peers` is the Python of an environment that has timm and OpenCLIP; peers that cannot be had are named as absent.
-On a machine with a GPU that JAX and PyTorch see, `--gpu` measures there, at batches of 64 and 256.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -71,9 +72,8 @@ def contenders(task: Task, gpu: bool) -> list[Contender]:
 
 
 GPU_LIMITS = [Contender("limit", "torch", "tf32"), Contender("limit", "torch", "bfloat16")]
-CPU_TASKS = [
+PREDICT_TASKS = [
     *(Task("tiny", "predict", batch) for batch in (8, 1)),
-    Task("tiny", "call", 8),
     *(Task("base", "predict", batch) for batch in (8, 1)),
     *(Task(model, "predict", batch) for model in ("clip image", "clip text") for batch in (1, 8)),
 ]
@@ -82,6 +82,7 @@ GPU_TASKS = [
     Task(model, action, batch) for model in ("tiny", "base") for action in ("predict", "train") for batch in (64, 256)
 ]
 QUICK_TASKS = [Task("tiny", "predict", 8)]
+TASKS = {"predict": PREDICT_TASKS, "call": [Task("tiny", "call", 8)], "train": TRAIN_TASKS, "gpu": GPU_TASKS}
 
 
 def started(contender: Contender, task: Task, options) -> subprocess.Popen:
@@ -220,23 +221,20 @@ def write_section(name: str, lines: list[str]) -> None:
     BENCHMARKS.write_text(f"{before}<!-- {name} -->\n{text}\n<!-- end of {name} -->{after}")
 
 
-def plot(results: dict[Task, dict[Contender, dict]]) -> None:
-    """Bars of images a second for batch 8 of ConvNeXt-Tiny."""
+def plot() -> None:
+    """Bars of images a second, as the table of ConvNeXt-Tiny's `predict` at batch 8 in BENCHMARKS.md has them."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    found = results.get(Task("tiny", "predict", 8))
-    if not found:
-        return
-    rows = [(who, 8 / statistics.median(row["seconds"])) for who, row in found.items() if who.library != "limit"]
-    rows.sort(key=lambda row: row[1])
+    section = BENCHMARKS.read_text().split(f"### {QUICK_TASKS[0].name}\n")[1].split("###")[0]
+    rows = re.findall(r"^\| ((?:ours|keras|timm) .+?) \| ([\d.]+) \|", section, re.MULTILINE)
+    rows.sort(key=lambda row: float(row[1]))
     colours = {"ours": "tab:blue", "keras": "tab:gray", "timm": "tab:orange"}
     figure, axes = pyplot.subplots(figsize=(8, 0.32 * len(rows) + 1))
-    axes.barh(
-        [who.name for who, _ in rows], [speed for _, speed in rows], color=[colours[who.library] for who, _ in rows]
-    )
+    names, speeds = [name for name, _ in rows], [float(speed) for _, speed in rows]
+    axes.barh(names, speeds, color=[colours[name.split()[0]] for name in names])
     axes.set_xlabel("images a second, ConvNeXt-Tiny, 224 x 224, batch 8")
     figure.tight_layout()
     figure.savefig(PLOT, dpi=110)
@@ -244,29 +242,27 @@ def plot(results: dict[Task, dict[Contender, dict]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=TASKS)
     parser.add_argument("--peers", help="Python of an environment that has timm and OpenCLIP")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="ConvNeXt-Tiny at batch 8 only, three turns")
-    parser.add_argument("--gpu", action="store_true", help="on a GPU, with JAX and PyTorch")
-    parser.add_argument("--train", action="store_true", help="a training step, one backend after the other")
     parser.add_argument("--only", help="tasks whose name contains this, such as 'batch 1'")
     parser.add_argument("--write", action="store_true", help="put the tables into BENCHMARKS.md")
     options = parser.parse_args()
+    options.gpu = options.what == "gpu"
     if options.quick:
         options.rounds = 3
-    section = "gpu" if options.gpu else "training" if options.train else "cpu"
-    tasks = QUICK_TASKS if options.quick else {"gpu": GPU_TASKS, "training": TRAIN_TASKS, "cpu": CPU_TASKS}[section]
+    tasks = QUICK_TASKS if options.quick else TASKS[options.what]
     tasks = [task for task in tasks if not options.only or options.only in task.name]
-    report, results = [machine(options.peers, options.gpu)], {}
+    report = [machine(options.peers, options.gpu)]
     print(report[0], flush=True)
     for task in tasks:
-        found = results[task] = measure(task, options)
-        lines = ["", f"### {task.name}", "", *table(task, found)]
+        lines = ["", f"### {task.name}", "", *table(task, measure(task, options))]
         print("\n".join(lines), flush=True)
         report += lines
     if options.write:
-        write_section(section, report)
-        plot(results)
+        write_section(options.what, report)
+        plot()
 
 
 if __name__ == "__main__":
