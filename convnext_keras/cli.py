@@ -257,7 +257,7 @@ def export(
 
     [dim]convnext-keras export convnext_tiny --output tiny.xml --format openvino[/]
     """
-    fold_for_inference(create_model(weight_set_named(weights).name)).export(output, format=file_format, verbose=False)
+    fold_for_inference(create_model(weight_set_named(weights).name)).export(str(output), format=file_format, verbose=False)
     print(output)
 
 
