@@ -250,14 +250,14 @@ def search(
 @app.command()
 def export(
     weights: Annotated[str, typer.Argument(help=WHICH)],
-    output: Annotated[Path, typer.Option(help="Folder of a SavedModel, or file of another format.")],
+    output: Annotated[str, typer.Option(help="Folder of a SavedModel, or file of another format.")],
     file_format: Annotated[str, typer.Option("--format", help="What Keras exports.")] = "tf_saved_model",
 ) -> None:
     """Writes a model for inference in a format of other programs: tf_saved_model, openvino, onnx, litert or torch.
 
     [dim]convnext-keras export convnext_tiny --output tiny.xml --format openvino[/]
     """
-    fold_for_inference(create_model(weight_set_named(weights).name)).export(str(output), format=file_format, verbose=False)
+    fold_for_inference(create_model(weight_set_named(weights).name)).export(output, format=file_format, verbose=False)
     print(output)
 
 
