@@ -1,8 +1,7 @@
 # The server on a CPU, from the wheel:  python -m build --wheel && docker build --tag convnext-keras .
 # Keys come from a file or the environment at run time, never from the image.
 FROM python:3.13-slim
-# Large tensors then cost a page fault every 2 MB in place of every 4 KB.
-ENV KERAS_BACKEND=jax GLIBC_TUNABLES=glibc.malloc.hugetlb=1 CONVNEXT_KERAS_CACHE=/cache HF_HOME=/cache/hub
+ENV KERAS_BACKEND=jax CONVNEXT_KERAS_CACHE=/cache HF_HOME=/cache/hub
 COPY dist/*.whl /tmp/
 RUN pip install --no-cache-dir "$(ls /tmp/convnext_keras-*.whl)[jax,server]" \
     && useradd --create-home server && mkdir /cache && chown server /cache

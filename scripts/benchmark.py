@@ -66,7 +66,10 @@ def contenders(task: Task, gpu: bool) -> list[Contender]:
         return [*OUR_CLIP, Contender("open_clip", "torch"), *LIMITS]
     if task.action == "train":
         return [*(row for row in [*TRAINED, *HUGE[::2]] if row.backend == task.backend), *TIMM[:1], *LIMITS]
-    if task.action == "call" or task.model == "base":  # All of Base do not fit into the memory of a small machine.
+    if task.action == "call":  # which OpenVINO computes in float32
+        rows = [row._replace(precision="float32") for row in KERAS if row.setting == ""]
+        return [*rows, TIMM[0], *LIMITS]
+    if task.model == "base":  # All of Base do not fit into the memory of a small machine.
         return [*(row for row in KERAS if row.setting == ""), TIMM[0], TIMM[3], *LIMITS]
     return [*KERAS, *FOLDED, *HUGE, *TIMM, *LIMITS]
 
