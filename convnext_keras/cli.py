@@ -32,7 +32,6 @@ Template = Annotated[list[str], typer.Option(help="Prompt with {} for the label;
 Pictures = Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.", show_default=False)]
 Top = Annotated[int, typer.Option(min=1, help="How many to show.")]
 CLIP = "convnext_base_w"
-BUNDLED = "convnext_mini.shapes"
 
 
 def main() -> None:
@@ -263,7 +262,9 @@ def export(
 
 @app.command()
 def serve(
-    model: Annotated[str, typer.Option(help="ConvNeXt-CLIP weight set; 'models --clip' lists them.")] = BUNDLED,
+    model: Annotated[
+        str, typer.Option(help="ConvNeXt-CLIP weight set; 'models --clip' lists them.")
+    ] = demonstration.SHAPES,
     host: Annotated[str, typer.Option(help="Address to listen at; beyond this machine only with keys.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     keys: Annotated[Path | None, typer.Option(help="File of keys, one a line; or set CONVNEXT_KERAS_API_KEYS.")] = None,

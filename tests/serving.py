@@ -16,9 +16,10 @@ import pytest
 from PIL import Image
 
 from convnext_keras import clip, sheets
+from convnext_keras.demo import SHAPES
 
 KEY = "a key for the tests"
-MODEL = "convnext_mini.shapes"
+MODEL = SHAPES
 SAME = 1e-5
 
 

@@ -70,11 +70,13 @@ ALLOWED_IMPORTS = {
     "server/security": {"server/errors", "server/limits"},
     "server/engine": {
         "clip",
+        "clip/inference",
         *(f"server/{name}" for name in ("batching", "errors", "fetching", "items", "limits", "metrics", "pictures")),
     },
     "server/routes": {f"server/{name}" for name in ("bodies", "engine", "errors", "items", "limits")} | {"server"},
     "server/app": {
         "clip",
+        "demo",
         *(f"server/{name}" for name in ("engine", "errors", "fetching", "limits", "metrics", "routes", "security")),
     },
     "server/run": {f"server/{name}" for name in ("app", "fetching", "security")},

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import trustme
 from PIL import Image
-from serving import KEY, png, post
+from serving import KEY, MODEL, png, post
 
 from convnext_keras import server
 from convnext_keras.server.errors import ApiError
@@ -403,14 +403,14 @@ def test_nobody_else_may_listen_without_a_key(host, monkeypatch):
     monkeypatch.delenv("CONVNEXT_KERAS_API_KEYS", raising=False)
     monkeypatch.setattr("convnext_keras.server.run.create_app", never_called)
     with pytest.raises(ValueError, match=f"Received: host={host!r}"):
-        server.serve("convnext_mini.shapes", host=host)
+        server.serve(MODEL, host=host)
 
 
 @pytest.mark.parametrize("index", ["folder", "=folder", "a=", "a/b=c"])
 def test_indexes_are_named(index, monkeypatch):
     monkeypatch.setattr("convnext_keras.server.run.create_app", never_called)
     with pytest.raises(ValueError, match=re.escape(repr(index))):
-        server.serve("convnext_mini.shapes", indexes=[index])
+        server.serve(MODEL, indexes=[index])
 
 
 ODD = {

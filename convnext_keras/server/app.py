@@ -13,6 +13,7 @@ from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from convnext_keras import clip
+from convnext_keras.demo import SHAPES
 from convnext_keras.server.engine import Engine
 from convnext_keras.server.errors import ApiError
 from convnext_keras.server.fetching import Policy
@@ -21,14 +22,13 @@ from convnext_keras.server.metrics import Metrics
 from convnext_keras.server.routes import router
 from convnext_keras.server.security import Guard, Keys
 
-DEFAULT_MODEL = "convnext_mini.shapes"
 # The page loads nothing from elsewhere and is shown in no other page.
 PAGE_POLICY = "default-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; frame-ancestors 'none'"
 CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large", 415: "unsupported_media_type"}
 
 
 def create_app(
-    model: clip.CLIP | str = DEFAULT_MODEL,
+    model: clip.CLIP | str = SHAPES,
     *,
     name: str | None = None,
     keys: Iterable[str] = (),

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from convnext_keras.clip import CLIP
+from convnext_keras.clip.inference import TEXT_LENGTHS
 from convnext_keras.server.batching import Batcher
 from convnext_keras.server.errors import ApiError, invalid
 from convnext_keras.server.fetching import Fetcher, Policy
@@ -76,7 +77,8 @@ class Engine:
 
     def _warm_up(self) -> None:
         size, tokenizer = self.model.recipe.size, self.model.tokenizer
-        texts = ["a", "a " * 20, "a " * tokenizer.context_length]
+        # With the start and the end token, each fills one of the lengths that texts are cut to.
+        texts = ["a " * (length - 2) for length in (*TEXT_LENGTHS, tokenizer.context_length)]
         for tower, batcher in self.towers.items():
             rows = 1
             while rows <= batcher.max_batch:
