@@ -1,11 +1,8 @@
 """Every public ConvNeXt, in Keras 3."""
 
 from convnext_keras import clip
-from convnext_keras.convnext import ConvNeXt, ConvNeXtBase, ConvNeXtLarge, ConvNeXtSmall, ConvNeXtTiny, ConvNeXtXLarge
-from convnext_keras.folding import fold_for_inference
-from convnext_keras.labels import decode_predictions
-from convnext_keras.loading import load_weights
-from convnext_keras.models import (
+from convnext_keras.checkpoints import WeightsError, list_weights, load_weights, save_weights
+from convnext_keras.constructors import (
     ConvNeXtAtto,
     ConvNeXtFemto,
     ConvNeXtNano,
@@ -20,12 +17,13 @@ from convnext_keras.models import (
     ConvNeXtV2Tiny,
     ConvNeXtXXLarge,
     create_model,
-    feature_extractor,
     list_models,
 )
+from convnext_keras.convnext import ConvNeXt, ConvNeXtBase, ConvNeXtLarge, ConvNeXtSmall, ConvNeXtTiny, ConvNeXtXLarge
+from convnext_keras.deploy import fold_for_inference
+from convnext_keras.features import feature_extractor
+from convnext_keras.labels import decode_predictions
 from convnext_keras.preprocessing import preprocess_input
-from convnext_keras.readers import WeightsError
-from convnext_keras.weights import list_weights
 
 __version__ = "0.1.0"
 
@@ -59,4 +57,5 @@ __all__ = [
     "list_weights",
     "load_weights",
     "preprocess_input",
+    "save_weights",
 ]

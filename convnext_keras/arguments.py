@@ -3,6 +3,8 @@
 A module of its own because the checks are about Keras' conventions and not about ConvNeXt.
 """
 
+import difflib
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -11,13 +13,15 @@ from keras import layers
 POOLINGS = {"avg": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}
 
 
-def check_stages(depths: tuple[int, ...], dims: tuple[int, ...], kernel_sizes: tuple[int, ...]) -> None:
-    """Raises ValueError unless every stage has its depth, its width and its kernel size."""
-    if not depths or len(depths) != len(dims) or len(depths) > len(kernel_sizes):
-        raise ValueError(
-            "depths, dims and kernel_sizes must have one number for each stage. "
-            f"Received: depths={depths}, dims={dims}, kernel_sizes={kernel_sizes}"
-        )
+def did_you_mean(given: Any, known: Iterable[str]) -> str:
+    """A sentence with the known name that is most like the given one, after a blank; empty if none is like it.
+
+    Example:
+        >>> did_you_mean("convnext_tinny", ["convnext_tiny", "convnext_base"])
+        " Did you mean 'convnext_tiny'?"
+    """
+    close = difflib.get_close_matches(str(given), known, n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def check(pooling: Any, classes: Any, classifier_activation: Any, pretrained: bool, drop_path_rate: float) -> None:

@@ -5,15 +5,14 @@ Layer names and weight order are those of `keras.applications.convnext`, so file
 """
 
 import inspect
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import keras
 import numpy as np
 from keras import layers
 
-from convnext_keras import arguments, loading
-from convnext_keras import weights as weight_sets
+from convnext_keras import arguments, checkpoints
+from convnext_keras.checkpoints import WeightSet
 from convnext_keras.layers import (
     DepthwiseConvolution,
     FusedDense,
@@ -23,11 +22,14 @@ from convnext_keras.layers import (
     SimpleNormalization,
     gelu_tanh,
 )
+from convnext_keras.names import LayerName
 from convnext_keras.preprocessing import STATISTICS
-from convnext_keras.variants import VARIANTS, Variant
+from convnext_keras.provenance import ModelWithProvenance
+from convnext_keras.signatures import Constructor, InputShape, Pooling, Weights, signature_with
+from convnext_keras.variants import VARIANTS, Activation, Norm, Options, Variant, variant_of
 
-NORMS = {"layer": LayerNormalization, "rms": layers.RMSNormalization, "simple": SimpleNormalization}
-ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": gelu_tanh, "silu": "silu"}
+NORMS: dict[Norm, Any] = {"layer": LayerNormalization, "rms": layers.RMSNormalization, "simple": SimpleNormalization}
+ACTIVATIONS: dict[Activation, Any] = {"gelu": "gelu", "gelu_tanh": gelu_tanh, "silu": "silu"}
 LAST = {"data_format": "channels_last"}
 
 
@@ -40,6 +42,10 @@ class Design(NamedTuple):
     layer_scale_init_value: float | None
     output_stride: int
     dtype: Any
+
+    def layer_name(self, role: str, stage: int = 0, block: int = 0) -> str:
+        """The name of a layer of the model."""
+        return f"{self.name}_{LayerName(role, stage, block)}"
 
     def norm(self, name: str | None = None, dtype: Any = None) -> keras.Layer:
         """A new norm of the variant's kind."""
@@ -57,13 +63,13 @@ def initial():
     return keras.initializers.RandomNormal(stddev=0.02)
 
 
-def convnext_block(inputs, name: str, kernel_size: int, drop_path_rate: float, design: Design, dilation_rate: int = 1):
+def convnext_block(inputs, stage: int, block: int, drop_path_rate: float, design: Design, dilation_rate: int = 1):
     """One residual block: depthwise convolution, norm, and two pointwise layers with four times the channels between.
 
     Args:
         inputs: `(N, H, W, C)`.
-        name: prefix of the names of its layers.
-        kernel_size: height and width of the depthwise kernel, in pixels.
+        stage: 0 to 3.
+        block: in its stage, from 0.
         drop_path_rate: probability 0..1 with which a sample skips the block in training.
         design: of the whole model.
         dilation_rate: distance between positions of the depthwise kernel, in pixels.
@@ -71,26 +77,30 @@ def convnext_block(inputs, name: str, kernel_size: int, drop_path_rate: float, d
     Returns:
         `(N, H, W, C)`.
     """
-    channels, dtype = inputs.shape[-1], design.dtype
-    options = {"kernel_initializer": initial(), "dilation_rate": dilation_rate, "dtype": dtype}
-    x = DepthwiseConvolution(channels, kernel_size, name=f"{name}_depthwise_conv", **options)(inputs)
-    x = design.norm(f"{name}_layernorm")(x)
-    activation = design.variant.activation
-    options = {"kernel_initializer": initial(), "name": f"{name}_pointwise_conv_1", "dtype": dtype}
-    x = FusedDense(4 * channels, activation=ACTIVATIONS[activation], **options)(x)
+    channels, dtype, variant = inputs.shape[-1], design.dtype, design.variant
+
+    def name(role: str) -> str:
+        return design.layer_name(role, stage, block)
+
+    options: dict[str, Any] = {"kernel_initializer": initial(), "dilation_rate": dilation_rate, "dtype": dtype}
+    x = DepthwiseConvolution(channels, variant.kernel_sizes[stage], name=name("depthwise_conv"), **options)(inputs)
+    x = design.norm(name("layernorm"))(x)
+    options = {"kernel_initializer": initial(), "name": name("pointwise_conv_1"), "dtype": dtype}
+    x = FusedDense(4 * channels, activation=ACTIVATIONS[variant.activation], **options)(x)
     # Keras' name for the activation, which is applied inside the layer before.
-    x = layers.Activation("linear", name=f"{name}_{activation}", dtype=dtype)(x)
-    if design.variant.response_norm:
-        x = GlobalResponseNormalization(name=f"{name}_grn", dtype=dtype)(x)
-    x = FusedDense(channels, kernel_initializer=initial(), name=f"{name}_pointwise_conv_2", dtype=dtype)(x)
+    x = layers.Activation("linear", name=name(variant.activation), dtype=dtype)(x)
+    if variant.response_norm:
+        x = GlobalResponseNormalization(name=name("grn"), dtype=dtype)(x)
+    x = FusedDense(channels, **{**options, "name": name("pointwise_conv_2")})(x)
     if design.layer_scale_init_value is not None:
-        x = LayerScale(design.layer_scale_init_value, name=f"{name}_layer_scale", dtype=dtype)(x)
+        x = LayerScale(design.layer_scale_init_value, name=name("layer_scale"), dtype=dtype)(x)
     if drop_path_rate:
         # One choice a sample: stochastic depth is dropout of whole residual branches.
-        x = layers.Dropout(drop_path_rate, noise_shape=(None, 1, 1, 1), name=f"{name}_stochastic_depth", dtype=dtype)(x)
+        options = {"noise_shape": (None, 1, 1, 1), "name": name("stochastic_depth"), "dtype": dtype}
+        x = layers.Dropout(drop_path_rate, **options)(x)
     else:
-        x = layers.Activation("linear", name=f"{name}_identity", dtype=dtype)(x)
-    return layers.Add(name=f"{name}_add", dtype=dtype)([inputs, x])
+        x = layers.Activation("linear", name=name("identity"), dtype=dtype)(x)
+    return layers.Add(name=name("add"), dtype=dtype)([inputs, x])
 
 
 def convnext_stage(inputs, stage: int, drop_path_rates: list[float], design: Design, dilation_rate: int = 1):
@@ -106,58 +116,58 @@ def convnext_stage(inputs, stage: int, drop_path_rates: list[float], design: Des
     Returns:
         `(N, H // 2, W // 2, dims[stage])`; for stage 0, or if dilated, of the height and width of `inputs`.
     """
-    name, dtype, variant = design.name, design.dtype, design.variant
-    x, number = inputs, stage - 1
+    dtype, variant = design.dtype, design.variant
+    x = inputs
     if stage > 0:
-        norm = design.norm(f"{name}_downsampling_layernorm_{number}")
+        # Keras numbers the layers between two stages by the stage before.
+        names = {role: design.layer_name(f"downsampling_{role}", stage - 1) for role in ("layernorm", "conv", "block")}
         options = {"kernel_initializer": initial(), "dtype": dtype, **LAST}
         if dilation_rate == 1:
             options["strides"] = 2
         else:  # The convolution still sees the stage before, which was spread half as far.
             options |= {"padding": "same", "dilation_rate": dilation_rate // 2}
-        conv = layers.Conv2D(variant.dims[stage], 2, name=f"{name}_downsampling_conv_{number}", **options)
-        x = keras.Sequential([norm, conv], name=f"{name}_downsampling_block_{number}")(x)
+        conv = layers.Conv2D(variant.dims[stage], 2, name=names["conv"], **options)
+        x = keras.Sequential([design.norm(names["layernorm"]), conv], name=names["block"])(x)
     for block, rate in enumerate(drop_path_rates):
-        prefix = f"{name}_stage_{stage}_block_{block}"
-        x = convnext_block(x, prefix, variant.kernel_sizes[stage], rate, design, dilation_rate)
+        x = convnext_block(x, stage, block, rate, design, dilation_rate)
     return x
 
 
 def convnext_stem(inputs, design: Design):
     """Pixels to the first stage's channels: `(N, H, W, 3)` -> `(N, H // 4, W // 4, dims[0])`."""
-    name, dtype, variant = design.name, design.dtype, design.variant
+    dtype, variant, name = design.dtype, design.variant, design.layer_name
     if variant.stem == "patch":
         size = variant.patch_size
         options = {"strides": size, "kernel_initializer": initial(), "dtype": dtype, **LAST}
-        steps = [layers.Conv2D(variant.dims[0], size, name=f"{name}_stem_conv", **options)]
+        steps = [layers.Conv2D(variant.dims[0], size, name=name("stem_conv"), **options)]
     else:
         steps = []
         for number, width in enumerate((variant.stem_width, variant.dims[0]), start=1):
             options = {"strides": 2, "kernel_initializer": initial(), "dtype": dtype, **LAST}
             steps += [
-                layers.ZeroPadding2D(1, name=f"{name}_stem_padding_{number}", dtype=dtype, **LAST),
-                layers.Conv2D(width, 3, name=f"{name}_stem_conv_{number}", **options),
+                layers.ZeroPadding2D(1, name=name(f"stem_padding_{number}"), dtype=dtype, **LAST),
+                layers.Conv2D(width, 3, name=name(f"stem_conv_{number}"), **options),
             ]
         if variant.stem == "overlap_gelu":
-            steps.insert(2, layers.Activation("gelu", name=f"{name}_stem_gelu", dtype=dtype))
+            steps.insert(2, layers.Activation("gelu", name=name("stem_gelu"), dtype=dtype))
     if variant.stem_norm:
-        steps.append(design.norm(f"{name}_stem_layernorm"))
-    return keras.Sequential(steps, name=f"{name}_stem")(inputs)
+        steps.append(design.norm(name("stem_layernorm")))
+    return keras.Sequential(steps, name=name("stem"))(inputs)
 
 
 def convnext_head(inputs, pooling: str | None, classes: int | None, classifier_activation: Any, design: Design):
     """Pooling, norm and classifier: `(N, H, W, C)` -> `(N, classes)`, or features if `classes` is None."""
-    name, dtype = f"{design.name}_head", design.head_dtype
+    name, dtype = design.layer_name, design.head_dtype
     # Without a top, Keras leaves pooling and norm unnamed.
-    names = (None, None) if classes is None else (f"{name}_gap", f"{name}_layernorm")
+    names = (None, None) if classes is None else (name("head_gap"), name("head_layernorm"))
     steps = [arguments.POOLINGS[pooling](name=names[0], dtype=dtype, **LAST)] if pooling else []
     steps.insert(0 if design.variant.head_norm_first else 1, design.norm(names[1], dtype))
     if design.variant.head_hidden and pooling:
         options = {"activation": "gelu", "kernel_initializer": initial(), "dtype": dtype}
-        steps.append(FusedDense(design.variant.head_hidden, name=f"{name}_hidden", **options))
+        steps.append(FusedDense(design.variant.head_hidden, name=name("head_hidden"), **options))
     if classes is not None:
         options = {"activation": classifier_activation, "kernel_initializer": initial(), "dtype": dtype}
-        steps.append(FusedDense(classes, name=f"{name}_dense", **options))
+        steps.append(FusedDense(classes, name=name("head_dense"), **options))
     x = inputs
     for step in steps:
         x = step(x)
@@ -166,17 +176,17 @@ def convnext_head(inputs, pooling: str | None, classes: int | None, classifier_a
 
 def convnext_model(
     design: Design, inputs, statistics: str | None, pooling: str | None, classes: int | None, activation: Any
-):
+) -> ModelWithProvenance:
     """The whole network as a functional model, from `inputs` in Keras' data format.
 
     `statistics` names those to embed, None for pixels that are normalised outside; `classes` is None for features.
     """
     first = keras.config.image_data_format() == "channels_first"
-    x = layers.Permute((2, 3, 1), name=f"{design.name}_channels_last")(inputs) if first else inputs
+    x = layers.Permute((2, 3, 1), name=design.layer_name("channels_last"))(inputs) if first else inputs
     if statistics is not None:
         mean, std = (np.asarray(row) * 255 for row in STATISTICS[statistics])
         options = {"mean": mean.tolist(), "variance": (std**2).tolist(), "dtype": design.head_dtype}
-        x = layers.Normalization(name=f"{design.name}_prestem_normalization", **options)(x)
+        x = layers.Normalization(name=design.layer_name("prestem_normalization"), **options)(x)
     x = convnext_stem(x, design)
     depths = design.variant.depths
     rates = np.linspace(0, design.drop_path_rate, sum(depths)).tolist()
@@ -186,9 +196,9 @@ def convnext_model(
         x = convnext_stage(x, stage, rates[start : start + depth], design, dilation_rate)
     x = convnext_head(x, pooling, classes, activation, design)
     if first and len(x.shape) == 4:
-        x = layers.Permute((3, 1, 2), name=f"{design.name}_channels_first", dtype=design.head_dtype)(x)
+        x = layers.Permute((3, 1, 2), name=design.layer_name("channels_first"), dtype=design.head_dtype)(x)
     origins = keras.utils.get_source_inputs(inputs)
-    return keras.Model(origins[0] if len(origins) == 1 else origins, x, name=design.name)
+    return ModelWithProvenance(origins[0] if len(origins) == 1 else origins, x, name=design.name)
 
 
 def ConvNeXt(  # noqa: N802 - named like the constructors of keras.applications
@@ -197,10 +207,10 @@ def ConvNeXt(  # noqa: N802 - named like the constructors of keras.applications
     *,
     include_top: bool = True,
     include_preprocessing: bool = True,
-    weights: Any = None,
+    weights: Weights = None,
     input_tensor: Any = None,
-    input_shape: tuple[int | None, ...] | None = None,
-    pooling: str | None = None,
+    input_shape: InputShape = None,
+    pooling: Pooling = None,
     classes: int = 1000,
     classifier_activation: Any = "softmax",
     name: str = "convnext",
@@ -208,8 +218,8 @@ def ConvNeXt(  # noqa: N802 - named like the constructors of keras.applications
     layer_scale_init_value: float | None = 1e-6,
     output_stride: int | None = None,
     dtype: Any = None,
-    **architecture: Any,
-) -> keras.Model:
+    **architecture: Unpack[Options],
+) -> ModelWithProvenance:
     """A ConvNeXt of any depths and widths.
 
     Args:
@@ -243,10 +253,9 @@ def ConvNeXt(  # noqa: N802 - named like the constructors of keras.applications
         >>> ConvNeXt((1, 1, 2, 1), (16, 32, 64, 128), classes=10).output_shape
         (None, 10)
     """
-    variant = Variant(tuple(depths), tuple(dims), **architecture)
-    arguments.check_stages(variant.depths, variant.dims, variant.kernel_sizes)
-    source = weight_sets.find(weights, None)
-    published = source if isinstance(source, weight_sets.WeightSet) else None
+    variant = variant_of(depths, dims, architecture, others=inspect.signature(ConvNeXt).parameters)
+    source = checkpoints.resolve(weights, None)
+    published = source if isinstance(source, WeightSet) else None
     arguments.check(pooling, classes, classifier_activation, include_top and source is not None, drop_path_rate)
     if published and include_top and not published.classes:
         raise ValueError(f"{published.name} has no classifier. Use include_top=False. Received: include_top=True")
@@ -260,29 +269,25 @@ def ConvNeXt(  # noqa: N802 - named like the constructors of keras.applications
     head = ("avg", classes) if include_top else (pooling, None)
     model = convnext_model(design, inputs, statistics, *head, classifier_activation)
     if source is not None:
-        loading.load_source(model, source, include_top)
+        checkpoints.load_source(model, source, include_top)
     return model
 
 
-def constructor_of(variant: str, function: str) -> Callable[..., keras.Model]:
-    """The constructor of one variant: `ConvNeXt` with the signature that `keras.applications` gives its five."""
-    default_weights = getattr(weight_sets.default(variant), "tag", None)
-    changed = {"weights": default_weights, "name": variant}
-    parameters = list(inspect.signature(ConvNeXt).parameters.values())[2:-1]  # Without depths, dims and architecture.
-    parameters = [row.replace(default=changed.get(row.name, row.default)) for row in parameters]
-    last = [row.name for row in parameters].index("name")
-    by_position = [row.replace(kind=row.POSITIONAL_OR_KEYWORD) for row in parameters[: last + 1]]
-    signature = inspect.Signature([*by_position, *parameters[last + 1 :]], return_annotation=keras.Model)
+def constructor_of(variant: str, function: str) -> Constructor:
+    """The constructor of one variant, with its default weights and name in the signature of `Constructor`."""
+    changed = {"weights": getattr(checkpoints.default(variant), "tag", None), "name": variant}
+    signature = signature_with(Constructor, changed)
 
-    def constructor(*args: Any, **kwargs: Any) -> keras.Model:
+    def constructor(*args: Any, **kwargs: Any) -> ModelWithProvenance:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        source = weight_sets.find(bound.arguments["weights"], variant)
-        return ConvNeXt(**VARIANTS[variant]._asdict(), **{**bound.arguments, "weights": source})
+        options: dict[str, Any] = {**VARIANTS[variant]._asdict(), **bound.arguments}
+        options["weights"] = checkpoints.resolve(options["weights"], variant)
+        return ConvNeXt(**options)
 
     constructor.__name__ = constructor.__qualname__ = function
     constructor.__signature__ = signature
-    constructor.__doc__ = f"""`{variant}`, with `weights={default_weights!r}` unless told otherwise.
+    constructor.__doc__ = f"""`{variant}`, with `weights={changed["weights"]!r}` unless told otherwise.
 
     The arguments are those of `ConvNeXt`; `weights` also takes the tags that `list_weights("{variant}.*")` lists.
 

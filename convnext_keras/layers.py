@@ -7,7 +7,8 @@ files and computes by whatever way is fast on the backend and device at hand.
 import keras
 from keras import layers, ops
 
-from convnext_keras.kernels import DENSE, DEPTHWISE, NORM, depthwise_native, widened
+from convnext_keras import kernels
+from convnext_keras.kernels.shared import widened
 
 # A promise: files saved with one version name these classes in the next.
 register = keras.saving.register_keras_serializable(package="convnext_keras")
@@ -41,9 +42,8 @@ class DepthwiseConvolution(layers.Conv2D):
             raise ValueError(f"kernel_size must be odd, as in 7 or (7, 5). Received: kernel_size={kernel_size}")
 
     def call(self, inputs):
-        depthwise = DEPTHWISE.get(keras.backend.backend(), depthwise_native)
         bias = None if self.bias is None else ops.convert_to_tensor(self.bias)
-        outputs = depthwise(inputs, ops.convert_to_tensor(self.kernel), bias, self.dilation_rate[0])
+        outputs = kernels.depthwise(inputs, ops.convert_to_tensor(self.kernel), bias, self.dilation_rate[0])
         return outputs if self.activation is None else self.activation(outputs)
 
     def get_config(self):
@@ -63,11 +63,10 @@ class FusedDense(layers.Dense):
     """
 
     def call(self, inputs, training=None):
-        fused = DENSE.get(keras.backend.backend())
-        if fused is None or self.bias is None or self.lora_enabled or self.quantization_mode:
+        if kernels.dense is None or self.bias is None or self.lora_enabled or self.quantization_mode:
             return super().call(inputs, training=training)
         kernel, bias = (ops.convert_to_tensor(variable) for variable in (self.kernel, self.bias))
-        return fused(inputs, kernel, bias, self.activation)
+        return kernels.dense(inputs, kernel, bias, self.activation)
 
     def quantize(self, mode=None, type_check=True, config=None):
         """As `keras.layers.Dense` does, which leaves subclasses out unless they ask."""
@@ -82,11 +81,10 @@ class LayerNormalization(layers.LayerNormalization):
     """
 
     def call(self, inputs):
-        fused = NORM.get(keras.backend.backend())
-        is_last = list(self.axis) in ([-1], [len(inputs.shape) - 1])
-        if fused is None or not is_last or keras.backend.standardize_dtype(inputs.dtype) != "float32":
+        is_last = self.axis in ([-1], [len(inputs.shape) - 1], -1, len(inputs.shape) - 1)
+        if kernels.layer_norm is None or not is_last or keras.backend.standardize_dtype(inputs.dtype) != "float32":
             return super().call(inputs)
-        return ops.cast(fused(inputs, self.gamma, self.beta, self.epsilon), self.compute_dtype)
+        return ops.cast(kernels.layer_norm(inputs, self.gamma, self.beta, self.epsilon), self.compute_dtype)
 
 
 @register

@@ -4,13 +4,10 @@ Models of this library take pixels in 0..255 and normalise them in their first l
 decode, resize and crop, as the publisher of the weights did when the published accuracy was measured.
 """
 
-import collections
 import contextlib
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -172,81 +169,15 @@ class Recipe(NamedTuple):
     def __call__(self, image: Picture) -> np.ndarray:
         """Returns uint8 pixels `(size, size, 3)` in 0..255 of a path, a PIL image or an array; see `open_image`."""
         picture = open_image(image, self.rgb_first)
-        edge = math.floor(self.size / self.crop)
-        width, height = picture.size
-        if self.resize == "shortest":
-            # The shorter edge exactly, the longer one cut off, as torchvision rounds.
-            target = (edge, int(edge * height / width)) if width <= height else (int(edge * width / height), edge)
-        else:
-            target = (edge, edge)
+        target = self.resized(picture.size)
         if target != picture.size:
             picture = picture.resize(target, INTERPOLATIONS[self.interpolation])
         return np.asarray(_as_rgb(center_crop(picture, self.size)))
 
-
-def pictures_of(images: Any) -> Iterable[Picture]:
-    """The pictures in what a user gives: one of them, a batch of pixels `(N, H, W, C)`, or any iterable of them."""
-    single = isinstance(images, str | os.PathLike | Image.Image) or (
-        isinstance(images, np.ndarray) and images.ndim < 4 and images.dtype != object
-    )
-    pictures: Any = [images] if single else images
-    return pictures
-
-
-def in_batches(
-    images: Any, recipe: Callable[[Any], np.ndarray], batch_size: int, on_error: str = "raise"
-) -> Iterator[tuple[list, np.ndarray]]:
-    """Pictures as batches of pixels, decoded and resized in threads while the caller works on the batch before.
-
-    Args:
-        images: see `pictures_of`; an iterable is read no further than two batches ahead.
-        recipe: one item of `images` to pixels, all of one shape.
-        batch_size: most pictures of a batch.
-        on_error: `"raise"`, or `"skip"` to warn of a picture that cannot be read and go on.
-
-    Yields:
-        The items as they were given, and their pixels `(N, size, size, 3)`, uint8; in the order given.
-
-    Raises:
-        ValueError: if a picture cannot be read and is not to be skipped; the message names it.
-    """
-    if on_error not in ("raise", "skip"):
-        raise ValueError(f"on_error must be 'raise' or 'skip'. Received: on_error={on_error!r}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be 1 or more. Received: batch_size={batch_size}")
-    read: list[tuple[Any, np.ndarray]] = []
-    for image, pixels in _decoding(images, recipe, ahead=2 * batch_size):
-        read += _read(image, pixels, on_error)
-        if len(read) == batch_size:
-            yield _batch(read)
-            read = []
-    if read:
-        yield _batch(read)
-
-
-def _decoding(images: Any, recipe: Callable[[Any], np.ndarray], ahead: int) -> Iterator[tuple[Any, Future[np.ndarray]]]:
-    """Each picture with its pixels to come; at most `ahead` of them are begun at a time."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        waiting: collections.deque[tuple[Any, Future[np.ndarray]]] = collections.deque()
-        try:
-            for image in pictures_of(images):
-                waiting.append((image, pool.submit(recipe, image)))
-                if len(waiting) == ahead:
-                    yield waiting.popleft()
-            yield from waiting
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _batch(read: list[tuple[Any, np.ndarray]]) -> tuple[list, np.ndarray]:
-    return [image for image, _ in read], np.stack([pixels for _, pixels in read])
-
-
-def _read(image: Any, pixels: Future, on_error: str) -> list[tuple[Any, np.ndarray]]:
-    try:
-        return [(image, pixels.result())]
-    except ValueError as error:
-        if on_error == "raise":
-            raise
-        warnings.warn(f"Skipped: {error}", stacklevel=4)
-        return []
+    def resized(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height, before the crop, of a picture of this width and height."""
+        edge, (width, height) = math.floor(self.size / self.crop), size
+        if self.resize != "shortest":
+            return edge, edge
+        # The shorter edge exactly, the longer one cut off, as torchvision rounds.
+        return (edge, int(edge * height / width)) if width <= height else (int(edge * width / height), edge)

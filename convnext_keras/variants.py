@@ -1,6 +1,14 @@
-"""The architectures of the family, one row each; apart from the builders in `convnext` because the table is long."""
+"""The architectures of the family, one row each, and the words that describe them."""
 
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from numbers import Integral, Real
+from typing import Any, Literal, NamedTuple, TypedDict, get_args
+
+from convnext_keras.arguments import did_you_mean
+
+Stem = Literal["patch", "overlap", "overlap_gelu"]
+Norm = Literal["layer", "rms", "simple"]
+Activation = Literal["gelu", "gelu_tanh", "silu"]
 
 
 class Variant(NamedTuple):
@@ -17,9 +25,9 @@ class Variant(NamedTuple):
         stem_norm: whether a norm follows the stem.
         patch_size: kernel and stride of a patch stem, in pixels.
         kernel_sizes: of the depthwise convolution in each stage.
-        norm: a name in `NORMS`.
+        norm: `"layer"`, `"rms"`, or `"simple"`, which divides without subtracting the mean.
         epsilon: of every norm.
-        activation: a name in `ACTIVATIONS`.
+        activation: of the blocks: `"gelu"`, the exact one; `"gelu_tanh"`, its approximation; `"silu"`.
         response_norm: global response normalisation in each block, as ConvNeXt V2 has it.
         layer_scale: whether blocks have the layer scale of V1.
         head_norm_first: norm before the pooling and not after it.
@@ -30,14 +38,14 @@ class Variant(NamedTuple):
     dims: tuple[int, ...]
     parameters: int | None = None
     input_size: int = 224
-    stem: str = "patch"
+    stem: Stem = "patch"
     stem_width: int = 0
     stem_norm: bool = True
     patch_size: int = 4
     kernel_sizes: tuple[int, ...] = (7, 7, 7, 7)
-    norm: str = "layer"
+    norm: Norm = "layer"
     epsilon: float = 1e-6
-    activation: str = "gelu"
+    activation: Activation = "gelu"
     response_norm: bool = False
     layer_scale: bool = True
     head_norm_first: bool = False
@@ -49,16 +57,92 @@ class Variant(NamedTuple):
         return self.patch_size * 2 ** (len(self.depths) - 1)
 
 
+class Options(TypedDict, total=False):
+    """The attributes of `Variant` that have a default, as arguments of `ConvNeXt`."""
+
+    parameters: int | None
+    input_size: int
+    stem: Stem
+    stem_width: int
+    stem_norm: bool
+    patch_size: int
+    kernel_sizes: tuple[int, ...]
+    norm: Norm
+    epsilon: float
+    activation: Activation
+    response_norm: bool
+    layer_scale: bool
+    head_norm_first: bool
+    head_hidden: int
+
+
+WORDS = {"stem": get_args(Stem), "norm": get_args(Norm), "activation": get_args(Activation)}
+
+
+def check(variant: Variant) -> None:
+    """Raises ValueError unless a model can be built of the variant.
+
+    Example:
+        >>> check(Variant((1, 1), (8, 16), norm="batch"))
+        Traceback (most recent call last):
+        ValueError: norm must be one of ('layer', 'rms', 'simple'). Received: norm='batch'.
+    """
+    for name, words in WORDS.items():
+        word = getattr(variant, name)
+        if word not in words:
+            raise ValueError(f"{name} must be one of {words}. Received: {name}={word!r}.{did_you_mean(word, words)}")
+    depths, dims, kernel_sizes = variant.depths, variant.dims, variant.kernel_sizes
+    if not depths or len(depths) != len(dims) or len(depths) > len(kernel_sizes):
+        raise ValueError(
+            "depths, dims and kernel_sizes must have one number for each stage. "
+            f"Received: depths={depths}, dims={dims}, kernel_sizes={kernel_sizes}"
+        )
+    whole = {"depths": depths, "dims": dims, "kernel_sizes": kernel_sizes, "patch_size": (variant.patch_size,)}
+    whole |= {} if variant.stem == "patch" else {"stem_width": (variant.stem_width,)}
+    for name, numbers in whole.items():
+        if not all(isinstance(number, Integral) and int(number) > 0 for number in numbers):
+            raise ValueError(f"{name} must be positive and whole. Received: {name}={getattr(variant, name)!r}")
+    if not all(size % 2 for size in kernel_sizes):
+        raise ValueError(f"kernel_sizes must be odd. Received: kernel_sizes={kernel_sizes}")
+    if not isinstance(variant.epsilon, Real) or not variant.epsilon > 0:
+        raise ValueError(f"epsilon must be a number above 0. Received: epsilon={variant.epsilon!r}")
+
+
+def variant_of(depths: Any, dims: Any, options: Mapping[str, Any], others: Iterable[str] = ()) -> Variant:
+    """A checked variant of depths, widths and other attributes.
+
+    Args:
+        depths: blocks in each stage.
+        dims: channels in each stage.
+        options: other attributes of `Variant` by name.
+        others: further names that the caller takes, for the error about an unknown one.
+
+    Raises:
+        ValueError: if an attribute is unknown, or no model can be built.
+    """
+    for name in options.keys() - Options.__annotations__.keys():
+        valid = [*Options.__annotations__, *others]
+        raise ValueError(f"{name!r} is no option of a ConvNeXt. Valid: {valid}.{did_you_mean(name, valid)}")
+    given = {**options, "depths": depths, "dims": dims}
+    for name in {"depths", "dims", "kernel_sizes"} & given.keys():
+        if not isinstance(given[name], Iterable):
+            raise ValueError(f"{name} must have one number for each stage. Received: {name}={given[name]!r}")
+        given[name] = tuple(given[name])
+    variant = Variant(**given)
+    check(variant)
+    return variant
+
+
 # Depths and widths that several rows share.
 SIX, EIGHT, NINE, DEEP = (2, 2, 6, 2), (2, 2, 8, 2), (3, 3, 9, 3), (3, 3, 27, 3)
 ATTO, FEMTO, PICO, NANO = (40, 80, 160, 320), (48, 96, 192, 384), (64, 128, 256, 512), (80, 160, 320, 640)
 TINY, BASE, LARGE, XLARGE = (96, 192, 384, 768), (128, 256, 512, 1024), (192, 384, 768, 1536), (256, 512, 1024, 2048)
 XXLARGE, HUGE, ZEPTO = (384, 768, 1536, 3072), (352, 704, 1408, 2816), (32, 64, 128, 256)
 TEST = (32, 64, 96, 128)
-V2 = {"response_norm": True, "layer_scale": False}
-OVERLAP = {"stem": "overlap"}
+V2: dict[str, Any] = {"response_norm": True, "layer_scale": False}
+OVERLAP: dict[str, Any] = {"stem": "overlap"}
 # The stem of Meta's isotropic models: one convolution to the resolution that all blocks keep.
-ISOTROPIC = {"patch_size": 16, "stem_norm": False, "kernel_sizes": (7,)}
+ISOTROPIC: dict[str, Any] = {"patch_size": 16, "stem_norm": False, "kernel_sizes": (7,)}
 
 # The paper's five, then timm's names (https://github.com/huggingface/pytorch-image-models, convnext.py of 1.0.31).
 VARIANTS = {

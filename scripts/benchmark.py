@@ -116,7 +116,7 @@ def started(contender: Contender, task: Task, options) -> subprocess.Popen:
 
 def answer(process: subprocess.Popen) -> list[float]:
     """The next figures that a process prints, past anything else on its stdout."""
-    for line in process.stdout:
+    for line in process.stdout or ():
         if line.startswith("["):
             return json.loads(line)
     raise ChildProcessError
@@ -183,9 +183,8 @@ def table(task: Task, found: dict[Contender, dict]) -> list[str]:
         cells = [who.name, f"{statistics.median(speeds):.1f}", f"{min(speeds):.1f} - {max(speeds):.1f}", against]
         cells += [ratio(row, eager), share, f"{row['built']:.1f} s, {row['first']:.1f} s", f"{row['memory']:.0f}"]
         lines.append(f"| {' | '.join(cells)} |")
-    limits = [
-        f"{kind} {2 * limit_of(found, kind):.0f}" for kind in ("float32", "tf32", "bfloat16") if limit_of(found, kind)
-    ]
+    rates = {kind: limit_of(found, kind) for kind in ("float32", "tf32", "bfloat16")}
+    limits = [f"{kind} {2 * rate:.0f}" for kind, rate in rates.items() if rate]
     return [*lines, "", f"Matrix limit in this run, GFLOP/s: {', '.join(limits)}."]
 
 

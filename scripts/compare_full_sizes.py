@@ -30,8 +30,8 @@ from PIL import Image
 
 import convnext_keras
 from convnext_keras.clip.model import unit
-from convnext_keras.clip.models import CLIP_VARIANTS
 from convnext_keras.clip.text_tower import text_encoder
+from convnext_keras.clip.variants import CLIP_VARIANTS
 from convnext_keras.variants import VARIANTS
 
 PARITY = Path(__file__).parents[1] / "PARITY.md"
@@ -54,7 +54,7 @@ def from_timm(name: str, path: Path) -> tuple[keras.Model, np.ndarray, np.ndarra
     del model
     arguments = {"weights": path, "classes": 1000, "classifier_activation": None, "input_shape": SHAPE}
     ours = convnext_keras.create_model(name, **arguments)
-    return ours, keras.ops.convert_to_numpy(ours(pictures().astype("float32"))), expected
+    return ours, np.asarray(keras.ops.convert_to_numpy(ours(pictures().astype("float32")))), expected
 
 
 def from_keras(library, name: str, head: str, path: Path) -> tuple[keras.Model, np.ndarray, np.ndarray]:

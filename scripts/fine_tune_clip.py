@@ -11,11 +11,11 @@ import argparse
 import keras
 import numpy as np
 import shapes
-from train_shapes_clip import SEED, held_out_pictures
+from train_shapes_clip import SEED, pictures_of
 
 from convnext_keras import clip
 
-NEW_COLOUR, NEW_SHAPE = ("pink", (245, 130, 190)), "heart"
+NEW_COLOUR, NEW_SHAPE = ("pink", shapes.Hue((245, 130, 190), (325, 340), (0.4, 0.6), (0.85, 1))), "heart"
 STEPS, BATCH, RATE = 100, 64, 1e-3
 
 
@@ -45,7 +45,7 @@ def fine_tune(model: clip.CLIP, scenes: list[shapes.Scene], random: np.random.Ge
     tuned = clip.interpolate(model, model, 0)
     tuned.compile(keras.optimizers.AdamW(RATE, weight_decay=0.0), clip.ContrastiveLoss())
     augmented = clip.RandomCropAndErase(shapes.SIZE, (0.9, 1.0), 0.1, SEED)
-    sources = (scenes, shapes.split()[0])
+    sources = (scenes, shapes.split().training)
     rows = [source[random.integers(len(source))] for source in sources * (steps * BATCH // 2)]
     images = np.stack([augmented(shapes.draw(scene, random)) for scene in rows]).astype("float32")
     tokens = tuned.tokenizer([shapes.random_caption(scene, random) for scene in rows])
@@ -59,7 +59,7 @@ def main() -> None:
     options = parser.parse_args()
     keras.utils.set_random_seed(SEED)
     random = np.random.default_rng(SEED)
-    old_scenes, old_pictures = held_out_pictures(200)
+    old_scenes, old_pictures = pictures_of(shapes.split().held_out[:200], SEED + 1)
     shapes.COLOURS[NEW_COLOUR[0]], shapes.SHAPES[NEW_SHAPE] = NEW_COLOUR[1], 24
     scenes = new_scenes()
     order = random.permutation(len(scenes))

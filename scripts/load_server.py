@@ -28,7 +28,8 @@ import numpy as np
 from benchmark import machine, write_section
 from PIL import Image
 
-from convnext_keras import clip, sheets
+from convnext_keras import clip
+from convnext_keras.cli.demo import held_out_shapes
 
 CLIENTS, SECONDS, MOST_REQUESTS = 32, 60.0, 200_000
 TOLERANCE = 1e-5  # of a unit vector's elements: float32 sums in batches of other sizes
@@ -38,7 +39,7 @@ STEADY = 2  # seconds into a run, when its memory is looked at first
 def requests_and_answers() -> list[tuple[dict, np.ndarray]]:
     """Bodies with one to three texts and pictures each, and the vectors that belong to them."""
     model = clip.create_model("shapes")
-    pictures, captions = sheets.held_out_shapes()
+    pictures, captions = held_out_shapes()
     pictures, captions = pictures[:200], captions[:200]
     of_pictures, of_texts = model.encode_image(pictures), model.encode_text(captions)
     generator, found = random.Random(0), []

@@ -14,17 +14,17 @@ from pathlib import Path
 import keras
 
 from convnext_keras import create_model
-from convnext_keras.clip.models import CLIP_VARIANTS
-from convnext_keras.loading import inner_layers
+from convnext_keras.checkpoints import BUNDLED, weight_sets
+from convnext_keras.clip.variants import CLIP_VARIANTS
+from convnext_keras.features import inner_layers
 from convnext_keras.variants import VARIANTS
-from convnext_keras.weights import BUNDLED, registry
 
 README = Path(__file__).parents[1] / "README.md"
 
 
 def multiply_adds(model: keras.Model) -> int:
     """Of one picture: the kernel's size for each position of the output."""
-    layers = [layer for _, layer in inner_layers(model) if hasattr(layer, "kernel")]
+    layers = [layer for layer in inner_layers(model) if hasattr(layer, "kernel")]
     return sum(math.prod(layer.kernel.shape) * math.prod(layer.output.shape[1:-1]) for layer in layers)
 
 
@@ -34,7 +34,8 @@ def table() -> str:
     for name, variant in VARIANTS.items():
         with keras.device("meta"):
             model = create_model(name, weights=None, input_shape=(variant.input_size, variant.input_size, 3))
-        best = max((row for row in registry().values() if row.variant == name and row.top1), key=accuracy, default=None)
+        rows = [row for row in weight_sets().values() if row.variant == name and row.top1]
+        best = max(rows, key=accuracy, default=None)
         top1 = f"{best.top1} % (`{best.tag}`)" if best else ""
         size, giga = variant.input_size, multiply_adds(model) / 1e9
         lines.append(f"| `{name}` | {size} | {model.count_params():,} | {giga:.2f} G | {top1} |")

@@ -13,13 +13,11 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import safetensors.numpy
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from convnext_keras import create_model
-from convnext_keras.download import file_sha256
-from convnext_keras.loading import named_variables
+from convnext_keras import create_model, save_weights
+from convnext_keras.checkpoints.download import file_sha256
 from convnext_keras.preprocessing import Recipe
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
@@ -103,9 +101,8 @@ def main() -> None:
     print(f"{model.count_params()} parameters, {keras.backend.backend()}, {time.perf_counter() - start:.0f} s")
     if right < 0.985 * len(labels):
         raise SystemExit("Below 98.5 %: nothing written.")
-    arrays = {key: keras.ops.convert_to_numpy(variable) for key, (_, variable) in named_variables(model).items()}
     checkpoint = folder / "convnext_mini.digits.safetensors"
-    checkpoint.write_bytes(safetensors.numpy.save(arrays))
+    save_weights(model, checkpoint)
     write_sheet(pixels, labels, folder / "digits_held_out.png")
     few = np.stack([RECIPE(image) for image in pixels[:8]])
     np.savez_compressed(folder.parent / "tests" / "references" / "digits_jax.npz", pixels=few, scores=model(few))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 BACKEND = keras.backend.backend()
-pytest_plugins = ["serving"]
+pytest_plugins = ["serving", "clip_models"]
 needs_training = pytest.mark.skipif(BACKEND == "openvino", reason="OpenVINO only infers")
 
 
@@ -28,7 +28,7 @@ def _own_state(monkeypatch, tmp_path_factory):
 
 
 def to_numpy(tensor) -> np.ndarray:
-    return keras.ops.convert_to_numpy(tensor)
+    return np.asarray(keras.ops.convert_to_numpy(tensor))
 
 
 def outputs(model, inputs) -> np.ndarray:

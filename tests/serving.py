@@ -1,5 +1,6 @@
 """A real server for the tests: a uvicorn process on loopback with the bundled model. A plugin of pytest."""
 
+import asyncio
 import base64
 import contextlib
 import io
@@ -15,11 +16,13 @@ import openai
 import pytest
 from PIL import Image
 
-from convnext_keras import clip, sheets
-from convnext_keras.demo import SHAPES
+from convnext_keras import clip
+from convnext_keras.cli.demo import held_out_shapes
+from convnext_keras.clip.constructors import BUNDLED_CLIP
+from convnext_keras.server.limits import Limits
 
 KEY = "a key for the tests"
-MODEL = SHAPES
+MODEL = BUNDLED_CLIP
 SAME = 1e-5
 
 
@@ -46,7 +49,7 @@ def model():
 
 @pytest.fixture(scope="session")
 def pictures():
-    return sheets.held_out_shapes()
+    return held_out_shapes()
 
 
 @pytest.fixture(scope="session")
@@ -105,3 +108,28 @@ def post(address, path, body, key=KEY, **options):
     headers = {"authorization": f"Bearer {key}"} if key else {}
     content = {"content": body} if isinstance(body, bytes) else {"json": body}
     return httpx.post(address + path, headers=headers | options.pop("headers", {}), **content, **options)
+
+
+@contextlib.asynccontextmanager
+async def client_of(app, started=True):
+    """A client of an application in this process, after its start or without one."""
+    async with contextlib.AsyncExitStack() as stack:
+        if started:
+            await stack.enter_async_context(app.router.lifespan_context(app))
+        transport = httpx.ASGITransport(app)
+        yield await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://localhost"))
+
+
+def asked(app, path, body, meanwhile=lambda engine: None, started=True):
+    """The answer of an application in this process."""
+
+    async def request():
+        async with client_of(app, started) as client:
+            meanwhile(app.state.engine)
+            await asyncio.sleep(0.01)  # in which what was cancelled ends
+            return await (client.get(path) if body is None else client.post(path, json=body))
+
+    return asyncio.run(request())
+
+
+SMALL = Limits(image_batch=1, text_batch=1)  # whose first run of every shape is short

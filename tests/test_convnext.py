@@ -263,6 +263,27 @@ def test_bad_stages(depths, dims, kernel_sizes):
 
 
 @pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"norm": "batch"}, r"norm must be one of \('layer', 'rms', 'simple'\). Received: norm='batch'"),
+        ({"activation": "relu"}, r"activation must be one of \('gelu', 'gelu_tanh', 'silu'\). Received: .*'relu'"),
+        ({"stem": "overlaps"}, r"stem must be one of .*'overlaps'.*Did you mean 'overlap'\?"),
+        ({"stem": "overlap"}, "stem_width must be positive and whole. Received: stem_width=0"),
+        ({"drop_path": 0.1}, r"'drop_path' is no option of a ConvNeXt.*Did you mean 'drop_path_rate'\?"),
+        ({"depths": (1, 1.5)}, r"depths must be positive and whole. Received: depths=\(1, 1.5\)"),
+        ({"dims": (8, 0)}, r"dims must be positive and whole. Received: dims=\(8, 0\)"),
+        ({"kernel_sizes": 7}, "kernel_sizes must have one number for each stage. Received: kernel_sizes=7"),
+        ({"kernel_sizes": (7, 4)}, r"kernel_sizes must be odd. Received: kernel_sizes=\(7, 4\)"),
+        ({"norm": ["layer"]}, r"norm must be one of"),
+        ({"epsilon": 0}, "epsilon must be a number above 0. Received: epsilon=0"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        ConvNeXt(**{"depths": (1, 1), "dims": (8, 12), **options})
+
+
+@pytest.mark.parametrize(
     ("shape", "arguments", "message"),
     [
         ((32, 32, 1), {}, "3 channels"),
@@ -278,7 +299,7 @@ def test_bad_input_tensor(shape, arguments, message):
 
 @pytest.mark.parametrize("weights", [None, "imagenet"])
 def test_bad_arguments_fetch_nothing(weights, monkeypatch):
-    monkeypatch.setattr("convnext_keras.weights.fetch", None)
+    monkeypatch.setattr("convnext_keras.checkpoints.loading.fetch", None)
     with pytest.raises(ValueError, match="pooling"):
         ConvNeXtTiny(weights=weights, pooling="mean")
 

@@ -10,7 +10,7 @@ from make_references import RECIPES, REFERENCES, odd_pictures
 from PIL import Image
 
 from convnext_keras import preprocess_input
-from convnext_keras.preprocessing import STATISTICS, Recipe, center_crop, in_batches, normalize, open_image
+from convnext_keras.preprocessing import STATISTICS, Recipe, center_crop, normalize, open_image
 
 
 def test_preprocess_input_is_the_identity():
@@ -162,23 +162,3 @@ def test_truncated_pictures_are_named(tmp_path):
     (tmp_path / "cut.jpg").write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=r"cut\.jpg cannot be read as an image"):
         Recipe(32, rgb_first=False)(tmp_path / "cut.jpg")
-
-
-def test_batches_read_no_further_than_they_must():
-    asked = []
-
-    def pictures():
-        for number in range(100):
-            asked.append(number)
-            yield np.full((4, 4, 3), number, "uint8")
-
-    batches = in_batches(pictures(), Recipe(8), batch_size=3)
-    first, pixels = next(batches)
-    assert len(asked) <= 9
-    assert [int(picture[0, 0, 0]) for picture in first] == [0, 1, 2]
-    assert pixels[:, 0, 0, 0].tolist() == [0, 1, 2]
-    batches.close()
-    assert len(asked) <= 9
-    rest = [pixels[:, 0, 0, 0].tolist() for _, pixels in in_batches(pictures(), Recipe(8), batch_size=32)]
-    assert [number for row in rest for number in row] == list(range(100))
-    assert [len(row) for row in rest] == [32, 32, 32, 4]

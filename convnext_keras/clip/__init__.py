@@ -1,7 +1,6 @@
 """ConvNeXt-CLIP in Keras 3: images and texts in one space."""
 
-from convnext_keras.clip.model import CLIP, SimilarityScores
-from convnext_keras.clip.models import (
+from convnext_keras.clip.constructors import (
     CLIPConvNeXt,
     CLIPConvNeXtBase,
     CLIPConvNeXtBaseW,
@@ -9,14 +8,15 @@ from convnext_keras.clip.models import (
     CLIPConvNeXtLargeD,
     CLIPConvNeXtLargeD320,
     CLIPConvNeXtXXLarge,
-    ClipVariant,
     create_model,
     list_weights,
 )
+from convnext_keras.clip.model import CLIP, SimilarityScores
 from convnext_keras.clip.retrieval import Hit, ImageIndex
 from convnext_keras.clip.text_tower import TextTower
 from convnext_keras.clip.tokenizer import Tokenizer
 from convnext_keras.clip.training import ContrastiveLoss, RandomCropAndErase, interpolate
+from convnext_keras.clip.variants import ClipVariant
 from convnext_keras.clip.zero_shot import (
     Prediction,
     ZeroShotClassifier,

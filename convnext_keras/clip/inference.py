@@ -4,8 +4,12 @@ Keras' `predict` is not used for it: under OpenVINO it computes in bfloat16 on s
 compiles anew for every size of the last batch.
 """
 
+from collections.abc import Callable
+
 import keras
 import numpy as np
+
+from convnext_keras import kernels
 
 TEXT_LENGTHS = (16, 32)  # in tokens, that texts are cut to where they fit
 
@@ -19,34 +23,22 @@ class Runner:
 
     def __init__(self, model: keras.Model) -> None:
         self.model = model
-        self.compiled = None
-        self.values: list = []
+        self.program: Callable[[np.ndarray], np.ndarray] = model.predict_on_batch
+        self.values: list = []  # that the program was compiled with
 
     def __call__(self, inputs: np.ndarray, batch_size: int) -> np.ndarray:
         """Runs at most `batch_size` rows; their number is filled up to a power of two, so that few shapes occur."""
         rows = min(batch_size, 1 << (len(inputs) - 1).bit_length())
         filled = np.concatenate([inputs, np.zeros((rows - len(inputs), *inputs.shape[1:]), inputs.dtype)])
-        run = self._openvino if keras.backend.backend() == "openvino" else self.model.predict_on_batch
-        return np.asarray(run(filled), "float32")[: len(inputs)]
+        if kernels.compiled:
+            self._compile_anew(kernels.compiled)
+        return np.asarray(self.program(filled), "float32")[: len(inputs)]
 
-    def _openvino(self, inputs: np.ndarray) -> np.ndarray:
+    def _compile_anew(self, compiled: Callable[[keras.Model], Callable]) -> None:
+        """Compiles the model unless that was done with the very values that it has."""
         values = [variable.value for variable in self.model.weights]
-        if self.compiled is None or any(old is not new for old, new in zip(self.values, values, strict=True)):
-            self.compiled, self.values = compile_openvino(self.model), values
-        return self.compiled(inputs)[0]
-
-
-def compile_openvino(model: keras.Model):
-    """The model as OpenVINO compiles it for any number of rows, in float32."""
-    import openvino
-    from keras.src.backend.openvino.core import OPENVINO_DTYPES, OpenVINOKerasTensor
-    from openvino import opset15
-
-    shape = [-1 if length is None else length for length in model.inputs[0].shape]
-    parameter = opset15.parameter(shape, OPENVINO_DTYPES[model.inputs[0].dtype])
-    outputs = model(OpenVINOKerasTensor(parameter.output(0)), training=False)
-    graph = openvino.Model([opset15.result(outputs.output)], [parameter])  # pyright: ignore
-    return openvino.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        if len(values) != len(self.values) or any(a is not b for a, b in zip(self.values, values, strict=True)):
+            self.program, self.values = compiled(self.model), values
 
 
 def trimmed(tokens: np.ndarray, end: int) -> np.ndarray:

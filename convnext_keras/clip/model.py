@@ -13,10 +13,12 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from convnext_keras.batches import in_batches
 from convnext_keras.clip.inference import Runner, trimmed
 from convnext_keras.clip.tokenizer import Tokenizer
 from convnext_keras.layers import register
-from convnext_keras.preprocessing import Picture, Recipe, in_batches
+from convnext_keras.preprocessing import Picture, Recipe
+from convnext_keras.provenance import ModelWithProvenance
 
 MAX_LOGIT_SCALE = math.log(100)
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
@@ -77,7 +79,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 @register
-class CLIP(keras.Model):
+class CLIP(ModelWithProvenance):
     """A functional model from `{"images": (N, H, W, 3), "tokens": (M, L)}` to logits `(N, M)`, with CLIP's uses.
 
     Pixels are in 0..255. Train it with `fit` and `ContrastiveLoss`, where N = M and each row is a pair.
@@ -99,11 +101,6 @@ class CLIP(keras.Model):
         (1, 2)
     """
 
-    provenance = None
-
-    def __init__(self, inputs, outputs, name=None, **kwargs):
-        super().__init__(inputs, outputs, name=name, **kwargs)
-
     @property
     def image_encoder(self) -> keras.Model:
         return self.get_layer("image_encoder")
@@ -114,7 +111,7 @@ class CLIP(keras.Model):
 
     @property
     def scale(self) -> float:
-        return math.exp(float(ops.convert_to_numpy(self.get_layer("similarity").logit_scale)))
+        return math.exp(np.asarray(ops.convert_to_numpy(self.get_layer("similarity").logit_scale)).item())
 
     @property
     def output_width(self) -> int:
@@ -222,4 +219,4 @@ class CLIP(keras.Model):
 
 
 # Whole-model .h5 files name the class without its package.
-keras.saving.get_custom_objects()["CLIP"] = CLIP
+keras.saving.get_custom_objects()[CLIP.__name__] = CLIP

@@ -15,10 +15,12 @@ import safetensors
 import safetensors.numpy
 from keras import ops
 
+from convnext_keras.batches import pictures_of
+from convnext_keras.checkpoints import WeightsError
 from convnext_keras.clip.model import CLIP
-from convnext_keras.preprocessing import Picture, pictures_of
-from convnext_keras.readers import WeightsError
+from convnext_keras.preprocessing import Picture
 
+FOLDER = "folder"  # in an index's metadata: what it was made of, relative to the folder that the index lies in
 PICTURE_FILES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
@@ -50,6 +52,14 @@ def picture_files(folder: str | os.PathLike) -> list[Path]:
     return found
 
 
+def common_folder(names: Iterable[str]) -> str:
+    """The folder that all of these paths lie in; empty if there is none."""
+    try:
+        return os.path.commonpath([os.path.dirname(name) for name in names])  # noqa: PTH120 - of strings
+    except ValueError:
+        return ""
+
+
 class Hit(NamedTuple):
     """One picture found.
 
@@ -73,6 +83,7 @@ class ImageIndex:
     Attributes:
         names: of the pictures, in the order in which they were added.
         vectors: unit vectors `(N, D)` float32, in the same order.
+        picture_folders: below which `picture` gives files out.
 
     Example:
         >>> from convnext_keras import clip
@@ -87,6 +98,7 @@ class ImageIndex:
         self.model = model
         self.names: list[str] = []
         self.vectors = np.zeros((0, model.output_width), "float32")
+        self.picture_folders: list[Path] = []
         self._saved: tuple[Path, int] | None = None  # the folder, and how many pictures it holds
 
     def __len__(self) -> int:
@@ -121,10 +133,34 @@ class ImageIndex:
         else:
             named = zip(names, pictures, strict=True)
         batches = self.model.image_batches(named, batch_size, on_error, picture=lambda item: item[1])
-        found = [([name for name, _ in items], vectors) for items, vectors in batches]
-        self.vectors = np.concatenate([self.vectors, *(vectors for _, vectors in found)])
-        self.names += [name for batch, _ in found for name in batch]
-        return sum(len(batch) for batch, _ in found)
+        added = [([name for name, _ in items], vectors) for items, vectors in batches]
+        new = [name for batch, _ in added for name in batch]
+        self.vectors = np.concatenate([self.vectors, *(vectors for _, vectors in added)])
+        self.names += new
+        if folder := _folder_of(new):
+            self.picture_folders.append(folder)
+        return len(new)
+
+    def picture(self, position: int) -> Path:
+        """The file of a picture by its position in the index, with links resolved.
+
+        The folder that an index was saved to may come from others, and its table could name any file. Files are given
+        out only below the folders that pictures were added from; for a loaded index, below the folder that `load` was
+        told, or below the one that the index was made of if that lies beside the index.
+
+        Raises:
+            ValueError: if there is no such position, or its file lies elsewhere.
+            OSError: if the file is missing.
+        """
+        if not 0 <= position < len(self):
+            raise ValueError(f"position must be 0 to {len(self) - 1}. Received: position={position}")
+        path = Path(self.names[position]).resolve(strict=True)
+        if not path.is_file() or not any(path.is_relative_to(folder) for folder in self.picture_folders):
+            raise ValueError(
+                f"{path} is no file below the folders of this index: {[*map(str, self.picture_folders)]}. Name the "
+                "folder that its pictures lie in: ImageIndex.load(..., pictures=FOLDER), or --pictures."
+            )
+        return path
 
     def search(self, query: str | Picture, top: int = 10) -> list[Hit]:
         """The pictures nearest to a text or to a picture.
@@ -179,20 +215,33 @@ class ImageIndex:
         target = folder / f"{len(present):04}.safetensors"
         with target.with_suffix(".csv").open("w", encoding="utf-8", newline="") as stream:
             csv.writer(stream, lineterminator="\n").writerows([["name"], *([name] for name in self.names[start:])])
-        content = safetensors.numpy.save({"vectors": self.vectors[start:]}, described(self.model))
+        made_of = _folder_of(self.names[start:])
+        metadata = {
+            **described(self.model),
+            FOLDER: os.path.relpath(made_of, folder.resolve().parent) if made_of else "",
+        }
+        content = safetensors.numpy.save({"vectors": self.vectors[start:]}, metadata)
         partial = target.with_suffix(".partial")
         partial.write_bytes(content)
         partial.replace(target)
         self._saved = (folder.resolve(), len(self))
 
     @classmethod
-    def load(cls, folder: str | os.PathLike, model: CLIP) -> "ImageIndex":
+    def load(cls, folder: str | os.PathLike, model: CLIP, pictures: str | os.PathLike | None = None) -> "ImageIndex":
         """The index that `save` wrote into a folder.
 
+        Args:
+            folder: that it was saved to.
+            model: the ConvNeXt-CLIP that made it.
+            pictures: the folder below which its pictures lie; see `picture`.
+
         Raises:
-            WeightsError: if it is missing, broken, or was made by another model.
+            ValueError: if there is no such folder of pictures.
+            WeightsError: if the index is missing, broken, or was made by another model.
         """
-        folder, index = Path(folder), cls(model)
+        if pictures is not None and not Path(pictures).is_dir():
+            raise ValueError(f"{pictures} is not a folder.")
+        folder, index, beside = Path(folder), cls(model), Path(folder).resolve().parent
         files = sorted(folder.glob("*.safetensors"))
         if not files:
             raise WeightsError(f"{folder}: holds no index. Make one by ImageIndex.save or 'convnext-keras index'.")
@@ -207,7 +256,11 @@ class ImageIndex:
                 raise WeightsError(f"{file}: has {len(vectors)} vectors, but its table {len(names)} names.")
             index.names += names
             parts.append(vectors)
+            made_of = (beside / (metadata.get(FOLDER) or "..")).resolve()
+            index.picture_folders += [made_of] if made_of.is_relative_to(beside) else []
         index.vectors = np.concatenate(parts)
+        if pictures is not None:
+            index.picture_folders = [Path(pictures).resolve()]
         index._saved = (folder.resolve(), len(index))
         return index
 
@@ -281,6 +334,12 @@ def _write_parquet(path: Path, batches: Iterable[tuple[list, np.ndarray]], model
             writer.write_table(pyarrow.table(columns, schema=schema))
             count += len(items)
     return count
+
+
+def _folder_of(names: Iterable[str]) -> Path | None:
+    """The folder that the files among these names lie in; None if there are none."""
+    files = [str(Path(name).resolve()) for name in names if Path(name).is_file()]
+    return Path(common_folder(files)) if files else None
 
 
 def _name(image: Picture, number: int) -> str:

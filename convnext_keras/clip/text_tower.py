@@ -10,7 +10,10 @@ import keras
 from keras import layers, ops
 
 from convnext_keras.clip.tokenizer import CONTEXT_LENGTH, VOCABULARY_SIZE
-from convnext_keras.layers import FusedDense, LayerNormalization, register, widened
+from convnext_keras.kernels.shared import widened
+from convnext_keras.layers import FusedDense, LayerNormalization, register
+from convnext_keras.names import LayerName
+from convnext_keras.provenance import ModelWithProvenance
 
 EPSILON = 1e-5  # of every norm
 
@@ -122,28 +125,32 @@ class EndOfText(layers.Layer):
         return {**super().get_config(), "units": self.units}
 
 
-def transformer_block(inputs, name: str, tower: TextTower, dtype: Any):
+def transformer_block(inputs, block: int, tower: TextTower, dtype: Any):
     """One residual block of causal self-attention and one of two dense layers: `(N, L, C)` -> `(N, L, C)`."""
     width = tower.width
     residual = width**-0.5 * (2 * tower.depth) ** -0.5
 
-    def norm(number: int):
-        return LayerNormalization(epsilon=EPSILON, name=f"{name}_norm_{number}", dtype=dtype)
+    def name(role: str) -> str:
+        return str(LayerName(role, block=block))
+
+    def norm(role: str):
+        return LayerNormalization(epsilon=EPSILON, name=name(role), dtype=dtype)
 
     def dense(units: int, role: str, deviation: float, **options: Any):
-        initializer = keras.initializers.RandomNormal(stddev=deviation)
-        return FusedDense(units, kernel_initializer=initializer, name=f"{name}_{role}", dtype=dtype, **options)
+        options |= {"kernel_initializer": keras.initializers.RandomNormal(stddev=deviation), "dtype": dtype}
+        return FusedDense(units, name=name(role), **options)
 
-    x = dense(3 * width, "attention_in", width**-0.5)(norm(1)(inputs))  # Queries, keys and values in one product.
-    x = CausalAttention(tower.heads, name=f"{name}_attention", dtype=dtype)(x)
+    # Queries, keys and values in one product.
+    x = dense(3 * width, "attention_in", width**-0.5)(norm("norm_1")(inputs))
+    x = CausalAttention(tower.heads, name=name("attention"), dtype=dtype)(x)
     x = dense(width, "attention_out", residual)(x)
-    x = layers.Add(name=f"{name}_attention_add", dtype=dtype)([inputs, x])
-    y = dense(4 * width, "mlp_in", (2 * width) ** -0.5, activation="gelu")(norm(2)(x))
+    x = layers.Add(name=name("attention_add"), dtype=dtype)([inputs, x])
+    y = dense(4 * width, "mlp_in", (2 * width) ** -0.5, activation="gelu")(norm("norm_2")(x))
     y = dense(width, "mlp_out", residual)(y)
-    return layers.Add(name=f"{name}_mlp_add", dtype=dtype)([x, y])
+    return layers.Add(name=name("mlp_add"), dtype=dtype)([x, y])
 
 
-def text_encoder(tower: TextTower, embedding: int, dtype: Any, output_dtype: Any) -> keras.Model:
+def text_encoder(tower: TextTower, embedding: int, dtype: Any, output_dtype: Any) -> ModelWithProvenance:
     """The text tower as a functional model.
 
     Args:
@@ -162,7 +169,7 @@ def text_encoder(tower: TextTower, embedding: int, dtype: Any, output_dtype: Any
     x = layers.Embedding(tower.vocabulary_size, tower.width, **options)(tokens)
     x = PositionEmbedding(tower.context_length, name="text_position_embedding", dtype=dtype)(x)
     for block in range(tower.depth):
-        x = transformer_block(x, f"text_block_{block}", tower, dtype)
+        x = transformer_block(x, block, tower, dtype)
     x = LayerNormalization(epsilon=EPSILON, name="text_final_norm", dtype=output_dtype)(x)
     x = EndOfText(embedding, name="text_projection", dtype=output_dtype)(x, tokens)
-    return keras.Model(tokens, x, name="text_encoder")
+    return ModelWithProvenance(tokens, x, name="text_encoder")

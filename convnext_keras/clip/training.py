@@ -80,7 +80,7 @@ class RandomCropAndErase:
         """A random box inside: top, left, height, width; None if ten tries do not fit."""
         for _ in range(10):
             area = height * width * self.random.uniform(*scale)
-            ratio = math.exp(self.random.uniform(*(math.log(bound) for bound in ratios)))
+            ratio = math.exp(self.random.uniform(math.log(ratios[0]), math.log(ratios[1])))
             box_width, box_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
             if 0 < box_width <= width and 0 < box_height <= height:
                 top, left = self.random.integers(0, (height - box_height + 1, width - box_width + 1))

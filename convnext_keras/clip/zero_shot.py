@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import keras
 import numpy as np
 from keras import layers, ops
 
 from convnext_keras.clip.model import CLIP, softmax, unit
 from convnext_keras.layers import register
+from convnext_keras.provenance import ModelWithProvenance
 
 DATA = Path(__file__).parent / "data"
 TEMPLATE_FILES = {80: "imagenet_templates.txt", 7: "imagenet_templates_short.txt"}
-PLACE = "{}"  # of the label in a template
+LABEL_FIELD = "{}"  # the place of the label in a template
+TEMPLATE = "a photo of a {}."
 
 
 @functools.cache
@@ -101,7 +102,7 @@ class ZeroShotClassifier:
         self,
         model: CLIP,
         labels: Sequence[str],
-        templates: str | Sequence[str] = "a photo of a {}.",
+        templates: str | Sequence[str] = TEMPLATE,
         temperature: float | None = None,
         threshold: float | None = None,
         batch_size: int = 256,
@@ -109,9 +110,9 @@ class ZeroShotClassifier:
         self.model, self.labels, self.threshold = model, checked_labels(labels), threshold
         self.templates = checked_templates(templates)
         self.temperature = model.scale if temperature is None else temperature
-        prompts = [prompt for label in self.labels for prompt in prompts_of(label, self.templates)]
-        vectors = model.encode_text(prompts, batch_size)
-        self.classes = unit(vectors.reshape(len(self.labels), len(self.templates), -1).mean(axis=1))
+        self.classes = class_vectors(
+            model.encode_text(prompts_of(self.labels, self.templates), batch_size), len(self.labels)
+        )
 
     def cosines(self, images: Any, batch_size: int = 32) -> np.ndarray:
         """Cosines `(N, labels)` of pictures, which may be all that `CLIP.encode_image` takes."""
@@ -144,7 +145,7 @@ class ZeroShotClassifier:
             return [found[0]._replace(label=None)]
         return found
 
-    def as_model(self) -> keras.Model:
+    def as_model(self) -> ModelWithProvenance:
         """One Keras model from pixels `(N, H, W, 3)` in 0..255 to probabilities `(N, labels)`, to save or export.
 
         It shares the layers of the image tower; the labels are constants in its last layer.
@@ -153,14 +154,20 @@ class ZeroShotClassifier:
         unit_vectors = UnitVector(name="unit_vector", dtype="float32")(encoder.output)
         options = {"use_bias": False, "activation": "softmax", "dtype": "float32"}
         classes = layers.Dense(len(self.labels), name="labels", trainable=False, **options)
-        model = keras.Model(encoder.input, classes(unit_vectors), name="zero_shot_classifier")
+        model = ModelWithProvenance(encoder.input, classes(unit_vectors), name="zero_shot_classifier")
+        model.provenance = self.model.provenance
         classes.set_weights([self.temperature * self.classes.T])
         return model
 
 
-def prompts_of(label: str, templates: Sequence[str]) -> list[str]:
-    """The label in each template, by plain replacement."""
-    return [template.replace(PLACE, label) for template in templates]
+def prompts_of(labels: Sequence[str], templates: Sequence[str]) -> list[str]:
+    """Each label in each template, by plain replacement; label by label."""
+    return [template.replace(LABEL_FIELD, label) for label in labels for template in templates]
+
+
+def class_vectors(prompts: np.ndarray, labels: int) -> np.ndarray:
+    """Unit vectors `(labels, D)`: the mean of each label's prompts, from unit vectors of what `prompts_of` gives."""
+    return unit(prompts.reshape(labels, -1, prompts.shape[-1]).mean(axis=1))
 
 
 def checked_labels(labels: Sequence[str]) -> tuple[str, ...]:
@@ -193,6 +200,6 @@ def checked_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
     if not templates:
         raise ValueError("templates must have at least one string. Received none.")
     for template in templates:
-        if not isinstance(template, str) or PLACE not in template:
-            raise ValueError(f"A template must have {PLACE} in the place of the label. Received: {template!r}")
+        if not isinstance(template, str) or LABEL_FIELD not in template:
+            raise ValueError(f"A template must have {LABEL_FIELD} in the place of the label. Received: {template!r}")
     return templates

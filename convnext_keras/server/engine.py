@@ -2,25 +2,31 @@
 
 import asyncio
 import collections
+import contextlib
 import gc
 import hashlib
 import json
+import logging
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from convnext_keras.clip import CLIP
 from convnext_keras.clip.inference import TEXT_LENGTHS
+from convnext_keras.clip.zero_shot import class_vectors, prompts_of
 from convnext_keras.server.batching import Batcher
+from convnext_keras.server.decoding import Decoder
 from convnext_keras.server.errors import ApiError, invalid
 from convnext_keras.server.fetching import Fetcher, Policy
-from convnext_keras.server.items import Image, Text
 from convnext_keras.server.limits import Limits
 from convnext_keras.server.metrics import Metrics
-from convnext_keras.server.pictures import Decoder
+from convnext_keras.server.requests import ImageItem, TextItem
+
+log = logging.getLogger("convnext_keras.server")
 
 
 class Vectors(NamedTuple):
@@ -65,35 +71,52 @@ class Engine:
         self.labels: collections.OrderedDict[bytes, np.ndarray] = collections.OrderedDict()
 
     async def start(self) -> None:
-        """Starts the queues, and runs every shape of batch once, so that no request waits for a compilation."""
+        """Starts the queues, and runs the usual shapes of batch once, so that few requests wait for a compilation.
+
+        The other shapes run between requests, once the server is ready.
+        """
         self.fetcher = Fetcher(self.policy, self.limits.fetch_seconds, self.limits.max_image_bytes)
         for batcher in self.towers.values():
             batcher.start()
-        await asyncio.get_running_loop().run_in_executor(self.runner, self._warm_up)
+        usual, others = self._shapes()
+        await self._warm_up(usual, "usual")
+        self.state = "ready"
+        self.warming_up = asyncio.create_task(self._warm_up(others, "other"))
+
+    def _shapes(self) -> tuple[list[tuple[str, np.ndarray]], list[tuple[str, np.ndarray]]]:
+        """Inputs of every shape that a tower is run with: the usual ones, which are single items and full batches of
+        pictures and of short texts; and all others, the smallest first.
+        """
+        size, tokenizer = self.model.recipe.size, self.model.tokenizer
+        # With the start and the end token, each fills one of the lengths that texts are cut to.
+        texts = [
+            tokenizer("a " * (length - 2), truncate="silent") for length in (*TEXT_LENGTHS, tokenizer.context_length)
+        ]
+        rows_of = {"image": [np.zeros((1, size, size, 3), "uint8")], "text": texts}
+        usual, others = [], []
+        for tower, batcher in self.towers.items():
+            for row in rows_of[tower]:
+                counts = [1 << power for power in range(batcher.max_batch.bit_length())]
+                for count in counts:
+                    is_usual = row is rows_of[tower][0] and count in (1, counts[-1])
+                    (usual if is_usual else others).append((tower, np.repeat(row, count, axis=0)))
+        return usual, sorted(others, key=lambda shape: shape[1].size)
+
+    async def _warm_up(self, shapes: list[tuple[str, np.ndarray]], kind: str) -> None:
+        loop, start = asyncio.get_running_loop(), time.monotonic()
+        for number, (tower, inputs) in enumerate(shapes, start=1):
+            await loop.run_in_executor(self.runner, self.towers[tower].run, inputs)
+            log.info(
+                json.dumps(
+                    {"warm_up": kind, "shape": number, "of": len(shapes), "seconds": round(time.monotonic() - start, 2)}
+                )
+            )
         # The garbage collector would look through the million objects of a backend for 0.3 s, again and again.
         gc.collect()
         gc.freeze()
-        self.state = "ready"
 
-    def _warm_up(self) -> None:
-        size, tokenizer = self.model.recipe.size, self.model.tokenizer
-        # With the start and the end token, each fills one of the lengths that texts are cut to.
-        texts = ["a " * (length - 2) for length in (*TEXT_LENGTHS, tokenizer.context_length)]
-        for tower, batcher in self.towers.items():
-            rows = 1
-            while rows <= batcher.max_batch:
-                if tower == "image":
-                    batcher.run(np.zeros((rows, size, size, 3), "uint8"))
-                for text in texts if tower == "text" else []:
-                    batcher.run(np.repeat(tokenizer(text, truncate="silent"), rows, axis=0))
-                rows *= 2
-
-    def check(self) -> None:
-        """Nothing, or the error of a server that cannot answer now.
-
-        Raises:
-            ApiError: if the model is not there yet, the server stops, or a queue's task has died.
-        """
+    def check_ready(self) -> None:
+        """Raises ApiError if the server cannot answer: it is not warm yet, it stops, or a queue's task has died."""
         if self.state == "stopping":
             raise ApiError(503, "shutting_down", "The server stops. Try another one, or again in a moment.")
         if self.state == "loading" or not all(batcher.is_alive for batcher in self.towers.values()):
@@ -102,13 +125,26 @@ class Engine:
     async def stop(self) -> None:
         """Answers what is in the queues and ends."""
         self.state = "stopping"
+        self.warming_up.cancel()
+        await asyncio.gather(self.warming_up, return_exceptions=True)
         for batcher in self.towers.values():
             await batcher.stop()
         await self.fetcher.close()
         self.decoder.close()
         self.runner.shutdown(wait=False)
 
-    async def vectors(self, items: Sequence[Text | Image], params: Sequence[str], truncate: bool = True) -> Vectors:
+    @contextlib.asynccontextmanager
+    async def deadline(self) -> AsyncIterator[None]:
+        """Ends the work inside it, with the error that tells so, when the answer takes too long."""
+        try:
+            async with asyncio.timeout(self.limits.answer_seconds):
+                yield
+        except TimeoutError as error:
+            raise ApiError(503, "deadline_exceeded", "The answer took too long. Try again later.") from error
+
+    async def vectors(
+        self, items: Sequence[TextItem | ImageItem], params: Sequence[str], truncate: bool = True
+    ) -> Vectors:
         """Vectors of texts and pictures, mixed as they may be.
 
         Args:
@@ -119,50 +155,55 @@ class Engine:
         Raises:
             ApiError: if an item cannot be used, or the answer takes too long.
         """
-        pictures = [place for place, item in enumerate(items) if isinstance(item, Image)]
-        words = [place for place, item in enumerate(items) if isinstance(item, Text)]
-        texts = [(items[place].text, params[place]) for place in words]
-        tokens = await self._tokens(texts, truncate)
-        try:
-            async with asyncio.timeout(self.limits.answer_seconds):
-                of_words, of_pictures = await self._both(tokens, [(items[place], params[place]) for place in pictures])
-        except TimeoutError as error:
-            raise ApiError(503, "deadline_exceeded", "The answer took too long. Try again later.") from error
+        images = {number: item for number, item in enumerate(items) if isinstance(item, ImageItem)}
+        texts = {number: item.text for number, item in enumerate(items) if isinstance(item, TextItem)}
+        async with self.deadline():
+            tokens = await self._tokens([(text, params[number]) for number, text in texts.items()], truncate)
+            pictures = [(item, params[number]) for number, item in images.items()]
+            of_texts, of_pictures = await self._both(tokens, pictures)
         vectors = np.zeros((len(items), self.model.output_width), "float32")
-        if words:
-            vectors[words] = of_words
-        if pictures:
-            vectors[pictures] = of_pictures
-        counted = int((tokens == self.model.tokenizer.end).argmax(axis=-1).sum() + len(tokens)) if words else 0
-        return Vectors(vectors, counted, len(pictures))
+        if texts:
+            vectors[[*texts]] = of_texts
+        if images:
+            vectors[[*images]] = of_pictures
+        counted = int((tokens == self.model.tokenizer.end).argmax(axis=-1).sum() + len(tokens)) if texts else 0
+        return Vectors(vectors, counted, len(images))
 
-    async def _both(self, tokens: np.ndarray, pictures: list[tuple[Image, str]]) -> tuple[np.ndarray, np.ndarray]:
+    async def _both(self, tokens: np.ndarray, pictures: list[tuple[ImageItem, str]]) -> tuple[np.ndarray, np.ndarray]:
         """Vectors of texts and of pictures, at the same time; the first error ends both."""
         try:
             async with asyncio.TaskGroup() as group:
-                of_words = group.create_task(self.towers["text"](list(tokens)))
+                of_texts = group.create_task(self.towers["text"](list(tokens)))
                 of_pictures = group.create_task(self._pictures(pictures))
         except ExceptionGroup as errors:
             raise first(errors) from errors
-        return of_words.result(), of_pictures.result()
+        return of_texts.result(), of_pictures.result()
 
-    async def _pictures(self, pictures: list[tuple[Image, str]]) -> np.ndarray:
+    async def _pictures(self, pictures: list[tuple[ImageItem, str]]) -> np.ndarray:
         async with asyncio.TaskGroup() as group:
             pixels = [group.create_task(self._pixels(item, param)) for item, param in pictures]
         return await self.towers["image"]([task.result() for task in pixels])
 
     async def _tokens(self, texts: list[tuple[str, str]], truncate: bool) -> np.ndarray:
+        if not truncate:
+            await self._check_lengths(texts)
+        tokenizer, words = self.model.tokenizer, [text for text, _ in texts]
+        with self.metrics.stage("tokenise"):
+            return await self._in_thread(lambda: tokenizer(words, truncate="silent"))
+
+    async def _check_lengths(self, texts: list[tuple[str, str]]) -> None:
+        """Raises ApiError for the first text, with its path in the request, that has too many tokens."""
         tokenizer = self.model.tokenizer
-        for text, param in [] if truncate else texts:
-            if (count := tokenizer.count_tokens(text)) > tokenizer.context_length:
+        counts = await self._in_thread(lambda: [tokenizer.count_tokens(text) for text, _ in texts])
+        for count, (_, param) in zip(counts, texts, strict=True):
+            if count > tokenizer.context_length:
                 message = f"{param}: has {count} tokens; the limit is {tokenizer.context_length}."
                 raise invalid("context_length_exceeded", message, param)
-        words = [text for text, _ in texts]
-        loop = asyncio.get_running_loop()
-        with self.metrics.stage("tokenise"):
-            return await loop.run_in_executor(self.decoder.pool, lambda: tokenizer(words, truncate="silent"))
 
-    async def _pixels(self, item: Image, param: str) -> np.ndarray:
+    async def _in_thread(self, work: Callable[[], Any]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self.decoder.pool, work)
+
+    async def _pixels(self, item: ImageItem, param: str) -> np.ndarray:
         try:
             if item.url is None:
                 pixels = await self._decoded(item.content or b"", param)
@@ -181,21 +222,30 @@ class Engine:
         with self.metrics.stage("decode"):
             return await self.decoder(content, param)
 
-    async def class_vectors(self, labels: tuple[str, ...], templates: tuple[str, ...]) -> tuple[np.ndarray, int]:
-        """Mean vectors `(labels, D)` of the labels' prompts, kept for the next request, and the prompts' tokens."""
+    async def class_vectors(
+        self, labels: tuple[str, ...], templates: tuple[str, ...], truncate: bool = True
+    ) -> tuple[np.ndarray, int]:
+        """Vectors `(labels, D)` of labels, kept for the next request, and the tokens of the prompts that were encoded.
+
+        Args:
+            labels: what to tell apart.
+            templates: prompts with a place for the label.
+            truncate: whether prompts that are too long are cut, or refused.
+        """
+        prompts = prompts_of(labels, templates)
+        params = [f"labels.{number}" for number in range(len(labels)) for _ in templates]
+        if not truncate:
+            await self._check_lengths([*zip(prompts, params, strict=True)])
         key = hashlib.sha256(json.dumps([labels, templates]).encode()).digest()
         self.metrics.label_cache(key in self.labels)
         if key in self.labels:
             self.labels.move_to_end(key)
             return self.labels[key], 0
-        prompts = [template.replace("{}", label) for label in labels for template in templates]
-        found = await self.vectors([Text(prompt) for prompt in prompts], ["labels"] * len(prompts))
-        means = found.vectors.reshape(len(labels), len(templates), -1).mean(axis=1)
-        means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
-        self.labels[key] = means
+        result = await self.vectors([TextItem(prompt) for prompt in prompts], params)
+        self.labels[key] = classes = class_vectors(result.vectors, len(labels))
         while sum(map(len, self.labels.values())) > self.limits.cached_labels:
             self.labels.popitem(last=False)
-        return means, found.tokens
+        return classes, result.tokens
 
 
 def first(group: ExceptionGroup) -> Exception:

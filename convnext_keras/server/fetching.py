@@ -8,7 +8,7 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote, urljoin, urlsplit
 
 import httpcore2
@@ -78,7 +78,7 @@ class PinnedBackend(httpcore2.AsyncNetworkBackend):
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
-        self.network = httpcore2.AnyIOBackend()
+        self.network: Any = httpcore2.AnyIOBackend()
 
     async def connect_tcp(self, host, port, timeout=None, local_address=None, socket_options=None):
         """Resolves, checks every answer, and connects to the first that answers."""
@@ -153,7 +153,7 @@ class Fetcher:
         """The content, or the address that it has moved to."""
         checked = self._checked(url)
         extensions = {"timeout": CHUNK_TIMEOUTS}
-        headers = {"accept-encoding": "identity", "accept": "image/*"}
+        headers = [("accept-encoding", "identity"), ("accept", "image/*")]
         async with self.pool.stream("GET", checked, headers=headers, extensions=extensions) as response:
             fields = {name.lower(): value for name, value in response.headers}
             if response.status in REDIRECTS and b"location" in fields:

@@ -12,8 +12,12 @@ class Limits(NamedTuple):
         max_labels: labels of a request.
         max_prompts: labels times templates of a request.
         max_text_characters: of one text.
+        max_characters: of all texts of a request, or of all its prompts; tokenising so many takes about a second.
+        max_scores: numbers in the answer: pictures times texts, or items times labels.
         max_image_bytes: of one picture as it is sent or fetched.
-        max_image_pixels: of one picture, checked before it is decoded.
+        max_image_pixels: of one picture, checked before it is decoded, and once it is resized.
+        max_image_scans: times that a progressive JPEG draws its pixels anew.
+        max_image_parts: segments, chunks or blocks of a picture's file.
         max_pixels_in_flight: of all pictures that are being decoded or wait.
         max_body_bytes: of a request.
         max_body_bytes_in_flight: of all requests together that are being answered.
@@ -34,8 +38,12 @@ class Limits(NamedTuple):
     max_labels: int = 1024
     max_prompts: int = 16_384
     max_text_characters: int = 10_000
+    max_characters: int = 1_000_000
+    max_scores: int = 262_144
     max_image_bytes: int = 20 * 2**20
     max_image_pixels: int = 40_000_000
+    max_image_scans: int = 50
+    max_image_parts: int = 20_000
     max_pixels_in_flight: int = 200_000_000
     max_body_bytes: int = 32 * 2**20
     max_body_bytes_in_flight: int = 512 * 2**20

@@ -5,20 +5,26 @@ import os
 import secrets
 import time
 from collections.abc import Sequence
+from importlib import resources
 from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse, Response
 
-from convnext_keras.server import bodies
+from convnext_keras.clip.retrieval import ImageIndex, common_folder
+from convnext_keras.clip.zero_shot import LABEL_FIELD, TEMPLATE
+from convnext_keras.server import requests
 from convnext_keras.server.engine import Engine, Vectors
 from convnext_keras.server.errors import ApiError, invalid
-from convnext_keras.server.items import Image, Text, image, item, text
 from convnext_keras.server.limits import Limits
+from convnext_keras.server.requests import ImageItem, TextItem, parsed_image, parsed_item, parsed_text
 
-FAILURES = (400, 401, 404, 413, 415, 429, 500, 503)
-router = APIRouter(responses={status: {"model": bodies.ErrorBody} for status in FAILURES})
-PLACE = "{}"
+FAILURES = (400, 401, 404, 413, 415, 421, 429, 500, 503)
+router = APIRouter(responses={status: {"model": requests.ErrorBody} for status in FAILURES})
+# The page loads nothing from elsewhere and is shown in no other page; a picture is never taken for a page.
+PAGE_POLICY = "default-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; frame-ancestors 'none'"
+PICTURE_HEADERS = {"x-content-type-options": "nosniff", "content-security-policy": "default-src 'none'; sandbox"}
 
 
 def engine_of(request: Request, model: str | None = None) -> Engine:
@@ -27,8 +33,16 @@ def engine_of(request: Request, model: str | None = None) -> Engine:
     if model is not None and model != state.name:
         message = f"The model {model!r} is not served here. GET /v1/models lists what is."
         raise ApiError(404, "model_not_found", message, "model")
-    state.engine.check()
+    state.engine.check_ready()
     return state.engine
+
+
+def index_of(request: Request, name: str) -> ImageIndex:
+    """The index of a name."""
+    index = request.app.state.indexes.get(name)
+    if index is None:
+        raise ApiError(404, "not_found", f"There is no index {name!r} here.", "name")
+    return index
 
 
 def listed(value: Any) -> list:
@@ -36,17 +50,23 @@ def listed(value: Any) -> list:
     return value if isinstance(value, list) else [value]
 
 
+def check_at_most(count: int, limit: int, what: str, param: str) -> None:
+    """Raises ApiError if there is more of something than one request may have."""
+    if count > limit:
+        raise invalid("too_many_inputs", f"{param}: has {count} {what}; the limit is {limit}.", param)
+
+
 def items_of(values: Sequence[Any], param: str, limits: Limits, is_image: bool = False) -> tuple[list, list[str]]:
     """Items and their paths, few enough of each kind."""
     if not values:
         raise invalid("invalid_value", f"{param}: must not be empty.", param)
-    params = [f"{param}.{place}" for place in range(len(values))]
-    found = [item(value, place, limits, is_image) for value, place in zip(values, params, strict=True)]
-    for kind, most, name in ((Text, limits.max_texts, "texts"), (Image, limits.max_images, "pictures")):
-        count = sum(isinstance(row, kind) for row in found)
-        if count > most:
-            raise invalid("too_many_inputs", f"{param}: has {count} {name}; the limit is {most}.", param)
-    return found, params
+    params = [f"{param}.{position}" for position in range(len(values))]
+    items = [parsed_item(value, path, limits, is_image) for value, path in zip(values, params, strict=True)]
+    texts = [item.text for item in items if isinstance(item, TextItem)]
+    check_at_most(len(texts), limits.max_texts, "texts", param)
+    check_at_most(sum(map(len, texts)), limits.max_characters, "characters", param)
+    check_at_most(sum(isinstance(item, ImageItem) for item in items), limits.max_images, "pictures", param)
+    return items, params
 
 
 def usage(*parts: Vectors, tokens: int = 0) -> dict[str, int]:
@@ -63,38 +83,37 @@ def encoded(vector: np.ndarray, encoding_format: str) -> str | list[float]:
 
 
 @router.post("/v1/embeddings")
-async def embeddings(request: Request, body: bodies.Embeddings) -> dict:
+async def embeddings(request: Request, body: requests.Embeddings) -> dict:
     """Vectors of texts and pictures, in the order of the request."""
     engine = engine_of(request, body.model)
     width = engine.model.output_width
     if body.dimensions not in (None, width):
         message = f"dimensions: this model has {width}; vectors cannot be shortened."
         raise invalid("dimensions_unsupported", message, "dimensions")
-    values = listed(body.input)
-    items, params = items_of(values, "input", engine.limits, body.modality == "image")
-    found = await engine.vectors(items, params, body.truncate == "end")
+    items, params = items_of(listed(body.input), "input", engine.limits, body.modality == "image")
+    result = await engine.vectors(items, params, body.truncate == "end")
     data = [
-        {"object": "embedding", "index": place, "embedding": encoded(vector, body.encoding_format)}
-        for place, vector in enumerate(found.vectors)
+        {"object": "embedding", "index": position, "embedding": encoded(vector, body.encoding_format)}
+        for position, vector in enumerate(result.vectors)
     ]
-    return {"object": "list", "model": request.app.state.name, "data": data, "usage": usage(found)}
+    return {"object": "list", "model": request.app.state.name, "data": data, "usage": usage(result)}
 
 
 @router.post("/v1/similarity")
-async def similarity(request: Request, body: bodies.Similarity) -> dict:
+async def similarity(request: Request, body: requests.Similarity) -> dict:
     """Cosines and probabilities of each picture over the texts."""
     engine = engine_of(request, body.model)
     if (body.image is None) == (body.images is None):
         raise invalid("missing_required_parameter", "image: give either 'image' or 'images'.", "image")
-    pictures, of_pictures = items_of(
-        listed(body.image) if body.images is None else body.images, "image", engine.limits, is_image=True
-    )
-    words, of_words = items_of(listed(body.texts), "texts", engine.limits)
-    found = await engine.vectors([*pictures, *words], [*of_pictures, *of_words], body.truncate == "end")
-    scores = engine.model.scores(found.vectors[: len(pictures)], found.vectors[len(pictures) :])
+    values = listed(body.image) if body.images is None else body.images
+    pictures, of_pictures = items_of(values, "image", engine.limits, is_image=True)
+    texts, of_texts = items_of(listed(body.texts), "texts", engine.limits)
+    check_at_most(len(pictures) * len(texts), engine.limits.max_scores, "pairs of picture and text", "texts")
+    result = await engine.vectors([*pictures, *texts], [*of_pictures, *of_texts], body.truncate == "end")
+    scores = engine.model.scores(result.vectors[: len(pictures)], result.vectors[len(pictures) :])
     data = [
-        {"object": "similarity.result", "index": place, "scores": cosines.tolist(), "probs": probabilities.tolist()}
-        for place, (cosines, probabilities) in enumerate(zip(scores.cosine, scores.probs, strict=True))
+        {"object": "similarity.result", "index": position, "scores": cosines.tolist(), "probs": probabilities.tolist()}
+        for position, (cosines, probabilities) in enumerate(zip(scores.cosine, scores.probs, strict=True))
     ]
     return {
         "id": f"sim-{secrets.token_hex(6)}",
@@ -103,71 +122,69 @@ async def similarity(request: Request, body: bodies.Similarity) -> dict:
         "model": request.app.state.name,
         "logit_scale": engine.model.scale,
         "data": data,
-        "usage": usage(found),
+        "usage": usage(result),
     }
 
 
 @router.post("/v1/classify")
-async def classify(request: Request, body: bodies.Classify) -> dict:
+async def classify(request: Request, body: requests.Classify) -> dict:
     """The labels that fit each picture or text best."""
     engine = engine_of(request, body.model)
-    labels, templates = prompts_of(body.labels, listed(body.templates), engine.limits)
+    labels, templates = checked_prompts(body.labels, listed(body.templates), engine.limits)
     items, params = items_of(listed(body.input), "input", engine.limits)
-    found = await engine.vectors(items, params, body.truncate == "end")
-    classes, tokens = await engine.class_vectors(labels, templates)
-    scores = engine.model.scores(found.vectors, classes)
+    check_at_most(len(items) * len(labels), engine.limits.max_scores, "scores, items times labels,", "labels")
+    truncate = body.truncate == "end"
+    async with engine.deadline():
+        classes, tokens = await engine.class_vectors(labels, templates, truncate)
+        result = await engine.vectors(items, params, truncate)
     data = []
-    for place, probabilities in enumerate(scores.probs):
+    for position, probabilities in enumerate(engine.model.scores(result.vectors, classes).probs):
         order = np.argsort(-probabilities, kind="stable")[: body.top_k]
-        rows = [{"label": labels[index], "score": float(probabilities[index])} for index in order]
-        best = rows[0]
-        data.append({"object": "classification", "index": place, "prediction": best["label"], "score": best["score"]})
-        data[-1]["predictions"] = rows
-    used = usage(found, tokens=tokens)
+        rows = [{"label": labels[number], "score": float(probabilities[number])} for number in order]
+        best = {"prediction": rows[0]["label"], "score": rows[0]["score"]}
+        data.append({"object": "classification", "index": position, **best, "predictions": rows})
+    used = usage(result, tokens=tokens)
     return {"object": "list", "model": request.app.state.name, "data": data, "usage": used}
 
 
-def prompts_of(labels: list[str], templates: list[str], limits: Limits) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Labels and templates that can be used."""
-    if not labels:
-        raise invalid("invalid_value", "labels: must not be empty.", "labels")
-    if len(labels) > limits.max_labels:
-        message = f"labels: has {len(labels)} labels; the limit is {limits.max_labels}."
-        raise invalid("too_many_inputs", message, "labels")
-    words = tuple(text(label, f"labels.{place}", limits).text for place, label in enumerate(labels))
-    for place, template in enumerate(templates):
-        if template.count(PLACE) != 1:
-            param = f"templates.{place}"
-            raise invalid("invalid_value", f"{param}: must have {PLACE} exactly once.", param)
-        text(template, f"templates.{place}", limits)
-    if not templates:
-        raise invalid("invalid_value", "templates: must not be empty.", "templates")
-    if len(labels) * len(templates) > limits.max_prompts:
-        message = f"labels: {len(labels)} labels times {len(templates)} templates; the limit is {limits.max_prompts}."
-        raise invalid("too_many_inputs", message, "labels")
+def checked_prompts(labels: list[str], templates: list[str], limits: Limits) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Labels and templates that can be used, and that together make no more prompts than one request may have."""
+    for name, values in (("labels", labels), ("templates", templates)):
+        if not values:
+            raise invalid("invalid_value", f"{name}: must not be empty.", name)
+    check_at_most(len(labels), limits.max_labels, "labels", "labels")
+    check_at_most(len(labels) * len(templates), limits.max_prompts, "prompts, labels times templates,", "labels")
+    words = tuple(parsed_text(label, f"labels.{number}", limits).text for number, label in enumerate(labels))
+    for number, template in enumerate(templates):
+        param = f"templates.{number}"
+        if template.count(LABEL_FIELD) != 1:
+            raise invalid("invalid_value", f"{param}: must have {LABEL_FIELD} exactly once.", param)
+        parsed_text(template, param, limits)
+    characters = len(templates) * sum(map(len, words)) + len(words) * sum(map(len, templates))
+    check_at_most(characters, limits.max_characters, "characters in all prompts", "labels")
     return words, tuple(templates)
 
 
 @router.post("/v1/rerank")
-async def rerank(request: Request, body: bodies.Rerank) -> dict:
+async def rerank(request: Request, body: requests.Rerank) -> dict:
     """Documents by their cosine with the query, the best first."""
     engine = engine_of(request, body.model)
     documents, params = items_of(body.documents, "documents", engine.limits)
-    query = item(body.query, "query", engine.limits)
-    found = await engine.vectors([query, *documents], ["query", *params], body.truncate == "end")
-    cosines = found.vectors[1:] @ found.vectors[0]
+    query = parsed_item(body.query, "query", engine.limits)
+    result = await engine.vectors([query, *documents], ["query", *params], body.truncate == "end")
+    cosines = result.vectors[1:] @ result.vectors[0]
     results = [
-        {"index": int(index), "relevance_score": float(cosines[index])}
-        for index in np.argsort(-cosines, kind="stable")[: body.top_n]
+        {"index": int(number), "relevance_score": float(cosines[number])}
+        for number in np.argsort(-cosines, kind="stable")[: body.top_n]
     ]
     if body.return_documents:
         results = [{**row, "document": body.documents[row["index"]]} for row in results]
-    number = f"rerank-{secrets.token_hex(6)}"
-    return {"id": number, "model": request.app.state.name, "results": results, "usage": usage(found)}
+    identifier = f"rerank-{secrets.token_hex(6)}"
+    return {"id": identifier, "model": request.app.state.name, "results": results, "usage": usage(result)}
 
 
 @router.post("/v1/score")
-async def score(request: Request, body: bodies.Score) -> dict:
+async def score(request: Request, body: requests.Score) -> dict:
     """Cosines of pairs: one query with each document, or as many queries as documents."""
     engine = engine_of(request, body.model)
     queries, of_queries = items_of(listed(body.queries), "queries", engine.limits)
@@ -175,14 +192,14 @@ async def score(request: Request, body: bodies.Score) -> dict:
     if len(queries) not in (1, len(documents)):
         message = f"queries: must be one, or as many as documents ({len(documents)}); there are {len(queries)}."
         raise invalid("invalid_value", message, "queries")
-    found = await engine.vectors([*queries, *documents], [*of_queries, *of_documents], body.truncate == "end")
-    cosines = (found.vectors[: len(queries)] * found.vectors[len(queries) :]).sum(axis=1)
-    data = [{"object": "score", "index": place, "score": float(value)} for place, value in enumerate(cosines)]
-    return {"object": "list", "model": request.app.state.name, "data": data, "usage": usage(found)}
+    result = await engine.vectors([*queries, *documents], [*of_queries, *of_documents], body.truncate == "end")
+    cosines = (result.vectors[: len(queries)] * result.vectors[len(queries) :]).sum(axis=1)
+    data = [{"object": "score", "index": number, "score": float(value)} for number, value in enumerate(cosines)]
+    return {"object": "list", "model": request.app.state.name, "data": data, "usage": usage(result)}
 
 
 @router.post("/hf/zero-shot-image-classification")
-async def hugging_face(request: Request, body: bodies.HuggingFaceZeroShot) -> list[dict]:
+async def hugging_face(request: Request, body: requests.HuggingFaceZeroShot) -> list[dict]:
     """Labels with probabilities, the best first, in the form of the Hugging Face inference API."""
     engine = engine_of(request)
     picture = body.inputs.get("image") if isinstance(body.inputs, dict) else body.inputs
@@ -191,28 +208,96 @@ async def hugging_face(request: Request, body: bodies.HuggingFaceZeroShot) -> li
     if not isinstance(labels, list):
         param = "parameters.candidate_labels"
         raise invalid("missing_required_parameter", f"{param}: must be a list of labels.", param)
-    template = body.parameters.get("hypothesis_template") or "a photo of a {}."
-    words, templates = prompts_of(labels, [str(template)], engine.limits)
-    found = await engine.vectors([image(picture, "inputs", engine.limits)], ["inputs"])
+    template = body.parameters.get("hypothesis_template") or TEMPLATE
+    words, templates = checked_prompts(labels, [str(template)], engine.limits)
+    result = await engine.vectors([parsed_image(picture, "inputs", engine.limits)], ["inputs"])
     classes, _ = await engine.class_vectors(words, templates)
-    (probabilities,) = engine.model.scores(found.vectors, classes).probs
+    (probabilities,) = engine.model.scores(result.vectors, classes).probs
     rows = [{"label": label, "score": float(value)} for label, value in zip(words, probabilities, strict=True)]
     return sorted(rows, key=lambda row: -row["score"])
 
 
 @router.post("/v1/indexes/{name}/search")
-async def search(request: Request, name: str, body: bodies.Search) -> dict:
+async def search(request: Request, name: str, body: requests.Search) -> dict:
     """Pictures of an index that are nearest to a text or a picture."""
-    engine = engine_of(request, body.model)
-    index = request.app.state.indexes.get(name)
-    if index is None:
-        raise ApiError(404, "not_found", f"There is no index {name!r} here.", "name")
-    found = await engine.vectors([item(body.query, "query", engine.limits)], ["query"], body.truncate == "end")
-    hits = index.nearest(found.vectors[0], body.top_k)
-    folder = request.app.state.folders[name]
+    engine, index = engine_of(request, body.model), index_of(request, name)
+    query = parsed_item(body.query, "query", engine.limits)
+    result = await engine.vectors([query], ["query"], body.truncate == "end")
+    hits, folder = index.nearest(result.vectors[0], body.top_k), common_folder(index.names)
     data = [
         {"id": os.path.relpath(hit.name, folder) if folder else hit.name, "place": hit.place, "score": hit.cosine}
         for hit in hits
     ]
     answer = {"object": "search.results", "index": name, "model": request.app.state.name}
-    return {**answer, "data": data, "usage": usage(found)}
+    return {**answer, "data": data, "usage": usage(result)}
+
+
+@router.get("/v1/indexes/{name}/pictures/{number}", response_class=Response)
+async def picture(request: Request, name: str, number: int) -> Response:
+    """A picture of an index, by its position in it; see `ImageIndex.picture` for which files are given out."""
+    engine, index = request.app.state.engine, index_of(request, name)
+    try:
+        content, media_type = await engine.decoder.file(index.picture(number))
+    except (OSError, ValueError, ApiError) as error:
+        raise ApiError(404, "not_found", "There is no such picture.", "number") from error
+    return Response(content, media_type=media_type, headers=PICTURE_HEADERS)
+
+
+@router.get("/", response_class=HTMLResponse, include_in_schema=False)
+async def page() -> HTMLResponse:
+    """The page of the server."""
+    text = resources.files("convnext_keras.server").joinpath("page.html").read_text(encoding="utf-8")
+    return HTMLResponse(text, headers={"content-security-policy": PAGE_POLICY})
+
+
+@router.get("/health")
+async def health() -> dict:
+    """Whether the process lives."""
+    return {"status": "ok"}
+
+
+@router.get("/health/ready")
+async def ready(request: Request) -> dict:
+    """Whether requests are answered: once the usual shapes have run, and not while the server stops."""
+    request.app.state.engine.check_ready()
+    return {"status": "ready"}
+
+
+@router.get("/metrics")
+async def prometheus(request: Request) -> Response:
+    """What the server tells of itself, as Prometheus reads it."""
+    engine = request.app.state.engine
+    for tower, batcher in engine.towers.items():
+        engine.metrics.queued.labels(tower).set(len(batcher))
+    return Response(engine.metrics.text(), media_type="text/plain; version=0.0.4")
+
+
+def description(request: Request) -> dict:
+    """What clients are told of the model."""
+    state = request.app.state
+    model = state.engine.model
+    return {
+        "id": state.name,
+        "object": "model",
+        "created": state.created,
+        "owned_by": "local",
+        "capabilities": ["text", "image", "similarity", "classify"],
+        "dimensions": model.output_width,
+        "context_length": model.tokenizer.context_length,
+        "limits": state.engine.limits._asdict(),
+        "indexes": sorted(state.indexes),
+    }
+
+
+@router.get("/v1/models")
+async def models(request: Request) -> dict:
+    """The models that are served: one."""
+    return {"object": "list", "data": [description(request)]}
+
+
+@router.get("/v1/models/{model:path}")
+async def one_model(request: Request, model: str) -> dict:
+    """A model by its name."""
+    if model != request.app.state.name:
+        raise ApiError(404, "model_not_found", f"The model {model!r} is not served here.", "model")
+    return description(request)

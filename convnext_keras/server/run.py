@@ -3,14 +3,16 @@
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
+from convnext_keras import kernels
+from convnext_keras.checkpoints.download import cache_folder
 from convnext_keras.server.app import create_app
 from convnext_keras.server.fetching import Policy
-from convnext_keras.server.security import configured_keys
+from convnext_keras.server.security import LOOPBACK, configured_keys
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 DRAIN_SECONDS = 30  # that accepted requests have once the server is told to stop
 
 
@@ -19,7 +21,9 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     keys_file: str | os.PathLike | None = None,
+    allowed_hosts: Iterable[str] = (),
     indexes: Iterable[str] = (),
+    pictures: Iterable[str] = (),
     image_urls: str = "public",
     image_hosts: Iterable[str] = (),
     batching: bool = True,
@@ -31,7 +35,9 @@ def serve(
         host: address to listen at.
         port: port to listen at.
         keys_file: see `configured_keys`.
+        allowed_hosts: names that the server is reached by, beside `host` and those of this machine.
         indexes: folders made by `convnext-keras index`, each `NAME=FOLDER`.
+        pictures: folders below which the pictures of an index lie, each `NAME=FOLDER` with an index's name.
         image_urls: `"public"`, `"allowlist"` or `"off"`; see `Policy`.
         image_hosts: for `"allowlist"`.
         batching: whether items of different requests run together.
@@ -46,23 +52,28 @@ def serve(
             "CONVNEXT_KERAS_API_KEYS or give --keys FILE."
         )
     policy = Policy.of(image_urls, image_hosts)
-    app = create_app(model, keys=keys, indexes=named_folders(indexes), policy=policy, batching=batching)
+    folders: dict[str, Any] = {
+        "indexes": named_folders("--index", indexes),
+        "pictures": named_folders("--pictures", pictures),
+    }
+    kernels.keep_compiled(cache_folder() / "compiled")
+    app = create_app(model, keys=keys, hosts=[host, *allowed_hosts], **folders, policy=policy, batching=batching)
     # Headers of proxies are not believed, and the access log is the application's own.
     quiet = {"access_log": False, "proxy_headers": False, "server_header": False, "log_config": LOGGING}
     uvicorn.run(app, host=host, port=port, timeout_graceful_shutdown=DRAIN_SECONDS, **quiet)
 
 
-def named_folders(indexes: Iterable[str]) -> dict[str, Path]:
+def named_folders(option: str, values: Iterable[str]) -> dict[str, Path]:
     """`["photos=folder"]` as a mapping.
 
     Raises:
         ValueError: if one has no name or no folder, or two have the same name.
     """
     folders = {}
-    for given in indexes:
+    for given in values:
         name, equals, folder = given.partition("=")
         if not (name and equals and folder) or "/" in name or name in folders:
-            raise ValueError(f"--index must be NAME=FOLDER with a name of its own. Received: {given!r}")
+            raise ValueError(f"{option} must be NAME=FOLDER with a name of its own. Received: {given!r}")
         folders[name] = Path(folder)
     return folders
 

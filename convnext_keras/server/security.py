@@ -6,6 +6,7 @@ import hmac
 import json
 import logging
 import os
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterable
@@ -17,6 +18,8 @@ from convnext_keras.server.limits import Limits
 
 # Routes without a key: whether the server lives, its page, and the description of its routes.
 OPEN_ROUTES = frozenset({"/", "/health", "/health/ready", "/docs", "/openapi.json"})
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+HOST = re.compile(r"(?:\[(?P<address>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9._-]+))(?::\d+)?")
 KEYS_VARIABLE = "CONVNEXT_KERAS_API_KEYS"
 log = logging.getLogger("convnext_keras.server")
 
@@ -48,6 +51,34 @@ def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
+class Hosts:
+    """The names and addresses that the server answers to; a web page must not reach it by a name of its own.
+
+    A page whose name is made to lead to this machine (DNS rebinding) could read from a server without keys whatever its
+    visitor can; its requests name another host.
+
+    Args:
+        names: names or addresses, beside those of this machine and the address that a connection came in at.
+    """
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self.names = {name.lower().strip("[]").rstrip(".") for name in (*LOOPBACK, *names)}
+
+    def accept(self, headers: Iterable[tuple[bytes, bytes]], server: tuple[str, int] | None) -> bool:
+        """Whether a request's one header `Host` is a known name, with or without a port.
+
+        Args:
+            headers: of the request.
+            server: address and port that its connection came in at, if known.
+        """
+        given = [value.decode("latin-1") for name, value in headers if name.lower() == b"host"]
+        parsed = HOST.fullmatch(given[0]) if len(given) == 1 else None
+        if not parsed:
+            return False
+        name = (parsed["address"] or parsed["name"]).lower().rstrip(".")
+        return name in self.names or bool(server and name == server[0].lower())
+
+
 def configured_keys(file: str | os.PathLike | None = None) -> list[str]:
     """Keys of a file, one a line, or of the environment variable `CONVNEXT_KERAS_API_KEYS`, separated by commas.
 
@@ -69,12 +100,15 @@ class Guard:
     Args:
         app: the application inside.
         keys: that are let in.
+        hosts: that the server answers to.
         limits: of bodies and of requests at a time.
         observe: is told of each answer: its route, status and seconds.
     """
 
-    def __init__(self, app: Any, keys: Keys, limits: Limits, observe: Callable[[str, int, float], None]) -> None:
-        self.app, self.keys, self.limits, self.observe = app, keys, limits, observe
+    def __init__(
+        self, app: Any, keys: Keys, hosts: Hosts, limits: Limits, observe: Callable[[str, int, float], None]
+    ) -> None:
+        self.app, self.keys, self.hosts, self.limits, self.observe = app, keys, hosts, limits, observe
         self.requests = self.bytes = 0  # that are being answered
 
     async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
@@ -110,6 +144,9 @@ class Guard:
 
     async def _answer(self, scope: dict, receive: Any, send: Any) -> None:
         """Lets a request in if it may come in, and gives its work up if its sender goes away."""
+        if not self.hosts.accept(scope["headers"], scope.get("server")):
+            message = "The header Host names another server. Its operator can allow the name with --allow-host NAME."
+            raise ApiError(421, "misdirected_request", message)
         if scope["path"] in OPEN_ROUTES:
             await self.app(scope, receive, send)
             return

@@ -1,0 +1,69 @@
+"""A PyTorch checkpoint into a `.safetensors` file, once; the only module that opens a pickle, and that needs PyTorch.
+
+The pickle is opened with `weights_only=True`, which builds tensors and nothing else. Names stay the publisher's: the
+layout is recognised when the file is loaded.
+"""
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+
+from convnext_keras.checkpoints.readers import WeightsError
+from convnext_keras.checkpoints.saving import Tensor, write_safetensors
+
+# Where publishers put the tensors, and how training wrappers call them; the moving average comes first.
+WRAPPERS = ("model_ema", "state_dict_ema", "model", "state_dict", "model_state_dict")
+
+
+def convert_checkpoint(checkpoint: str | os.PathLike, output: str | os.PathLike) -> dict[str, Tensor]:
+    """Writes the tensors of a PyTorch checkpoint to a `.safetensors` file.
+
+    Args:
+        checkpoint: a `.pth`, `.pt` or `.bin` file.
+        output: the file to write, which must not exist.
+
+    Returns:
+        The tensors by name.
+
+    Raises:
+        ImportError: if PyTorch is not installed.
+        WeightsError: if the checkpoint cannot be read safely, holds no tensors, or the output exists.
+    """
+    checkpoint, output = Path(checkpoint), Path(output)
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError("Opening a pickle needs PyTorch: pip install 'convnext-keras[torch]'.") from error
+    if output.exists():
+        raise WeightsError(f"{output} exists already. Choose another name or remove it.")
+    try:
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise WeightsError(f"{checkpoint} cannot be read safely: {str(error).splitlines()[0]}") from error
+    values = {name: value for name, value in _unwrapped(content, checkpoint).items() if torch.is_tensor(value)}
+    tensors = {name: _tensor(value.detach().contiguous(), torch.int16) for name, value in values.items()}
+    if not tensors:
+        raise WeightsError(f"{checkpoint} holds no tensors.")
+    write_safetensors(output, tensors, {})
+    return tensors
+
+
+def _unwrapped(content: Any, checkpoint: Path) -> dict[str, Any]:
+    """The named tensors in what PyTorch read, out of their wrappers."""
+    while isinstance(content, dict):
+        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), None)
+        if inner is None:
+            return content
+        content = inner
+    raise WeightsError(f"{checkpoint} holds a {type(content).__name__}, not named tensors.")
+
+
+def _tensor(value: Any, two_bytes: Any) -> Tensor:
+    """A tensor of PyTorch as one to be written; bfloat16, which NumPy lacks, by way of another type of two bytes."""
+    shape, dtype = tuple(value.shape), str(value.dtype).removeprefix("torch.")
+    if dtype == "bfloat16":
+        return Tensor(shape, dtype, lambda: value.view(two_bytes).numpy().view(ml_dtypes.bfloat16))
+    return Tensor(shape, dtype, value.numpy)

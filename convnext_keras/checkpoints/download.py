@@ -1,0 +1,174 @@
+"""Files of the web and of the Hugging Face hub to verified local files; pooch and the hub's library do the transfer.
+
+Environment variables: `CONVNEXT_KERAS_CACHE`, the folder that downloads go to; `CONVNEXT_KERAS_MIRROR`, an address that
+holds the same file names; `CONVNEXT_KERAS_OFFLINE`, which forbids the network when it is 1.
+"""
+
+import contextlib
+import datetime
+import email.utils
+import hashlib
+import os
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pooch
+import requests
+import urllib3
+
+TIMEOUT_SECONDS = 30  # without a byte
+RETRY_PAUSES = (1, 2, 4, 8, 16)  # seconds before each new try, or as long as the server asks for
+RETRY_SECONDS = 60  # after which nothing is tried again
+RETRIED_STATUSES = (429, 500, 502, 503, 504)
+
+
+class VerifiedFile(NamedTuple):
+    """A local file and the sha256 of its content, 64 lower-case hexadecimal digits."""
+
+    path: Path
+    sha256: str
+
+
+def cache_folder() -> Path:
+    """Where downloads go: `CONVNEXT_KERAS_CACHE`, or the user's cache folder of the operating system."""
+    return Path(os.environ.get("CONVNEXT_KERAS_CACHE") or pooch.os_cache("convnext_keras")).expanduser()
+
+
+def is_offline() -> bool:
+    """Whether `CONVNEXT_KERAS_OFFLINE` forbids the network."""
+    return os.environ.get("CONVNEXT_KERAS_OFFLINE", "0").strip().lower() not in ("", "0", "false", "no")
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file, 64 lower-case hexadecimal digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def fetch(url: str, sha256: str, megabytes: float) -> VerifiedFile:
+    """The local copy of a file on the web, downloaded if it is missing or damaged.
+
+    The transfer goes to a temporary file beside the target, is compared with the sha256 and then renamed, so that no
+    one ever sees half a file. Servers that are busy and connections that break are tried again for `RETRY_SECONDS`.
+
+    Args:
+        url: address of the file; `CONVNEXT_KERAS_MIRROR` replaces all of it but the name.
+        sha256: 64 hexadecimal digits.
+        megabytes: about how large it is; told to the user when it cannot be fetched.
+
+    Returns:
+        The file in `cache_folder()`.
+
+    Raises:
+        OSError: if it cannot be fetched, or what arrives has another sha256; the message names the remedy.
+    """
+    name = url.rsplit("/", 1)[-1]
+    path = cache_folder() / name
+    sha256 = sha256.lower()
+    if path.is_file() and file_sha256(path) == sha256:
+        return VerifiedFile(path, sha256)
+    if mirror := os.environ.get("CONVNEXT_KERAS_MIRROR"):
+        url = f"{mirror.rstrip('/')}/{name}"
+    by_hand = f"Or put the file there by hand: {url} as {path} (about {megabytes:.0f} MB, sha256 {sha256})."
+    if is_offline():
+        raise OSError(f"{name} is not in the cache and CONVNEXT_KERAS_OFFLINE forbids to fetch it. Unset it. {by_hand}")
+    try:
+        _retrieve(url, path, sha256)
+    except (OSError, ValueError) as error:  # pooch raises ValueError over a wrong hash, requests OSError
+        raise OSError(f"{name} could not be downloaded: {error} Try again. {by_hand}") from error
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(0o666 & ~umask)  # A temporary file is its owner's alone; a cache may be shared.
+    return VerifiedFile(path, sha256)
+
+
+def _retrieve(url: str, path: Path, sha256: str) -> None:
+    """Downloads a file, again and again while its server is busy or breaks the connection."""
+    downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=TIMEOUT_SECONDS)
+    deadline = time.monotonic() + RETRY_SECONDS
+    for pause in (*RETRY_PAUSES, None):
+        try:
+            pooch.retrieve(url, f"sha256:{sha256}", path.name, path.parent, downloader=downloader)  # pyright: ignore[reportArgumentType] - as pooch documents it
+            return
+        except requests.RequestException as error:
+            if pause is None or not _is_passing(error):
+                raise
+            pause = max(pause, _asked_pause(error))
+            if time.monotonic() + pause > deadline:
+                raise
+            time.sleep(pause)
+
+
+def _is_passing(error: requests.RequestException) -> bool:
+    """Whether a new try may succeed: a busy or failing server, or a connection that broke once it was there."""
+    if error.response is not None:
+        return error.response.status_code in RETRIED_STATUSES
+    broken = isinstance(error, requests.ConnectionError) and isinstance(
+        next(iter(error.args), None), urllib3.exceptions.ProtocolError
+    )
+    return broken or isinstance(error, requests.exceptions.ChunkedEncodingError)
+
+
+def _asked_pause(error: requests.RequestException) -> float:
+    """Seconds that the header Retry-After asks for, as a number or a date; 0 if there is none."""
+    value = "" if error.response is None else error.response.headers.get("retry-after", "")
+    if value.isdecimal():
+        return float(value)
+    try:
+        until = email.utils.parsedate_to_datetime(value)
+    except ValueError:
+        return 0.0
+    return (until - datetime.datetime.now(datetime.UTC)).total_seconds()
+
+
+def fetch_from_hub(repository: str, files: Sequence[str], revision: str = "") -> VerifiedFile:
+    """The local copy of a file of the Hugging Face hub, in the hub's own cache and under its settings (`HF_HOME`, ...).
+
+    The hub names files in its cache by the sha256 that it states for them; what lies there is compared with its name.
+
+    Args:
+        repository: `owner/name`.
+        files: paths in the repository that it may have, in order of preference.
+        revision: branch, tag or commit; empty for the main branch.
+
+    Raises:
+        OSError: if none can be fetched, or it is damaged and cannot be fetched anew.
+    """
+    import huggingface_hub
+
+    def download(file: str, **options: Any) -> VerifiedFile:
+        source = {"repo_id": repository, "filename": file, "revision": revision or None}
+        path = Path(huggingface_hub.hf_hub_download(**source, local_files_only=is_offline(), **options))
+        return VerifiedFile(path, file_sha256(path))
+
+    *others, last = files
+    found = None
+    try:
+        for file in others:
+            with contextlib.suppress(huggingface_hub.errors.EntryNotFoundError):
+                found = download(file)
+                break
+        found = found or download(last)
+        if _is_damaged(found):
+            found = download(found.path.name, force_download=True)
+    except Exception as error:  # The errors of whatever HTTP library the hub's own library uses.
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise OSError(
+            f"{' or '.join(files)} of https://huggingface.co/{repository} could not be had: {reason} If the repository "
+            "is gated, accept its terms there and set HF_TOKEN; with CONVNEXT_KERAS_OFFLINE or HF_HUB_OFFLINE set, it "
+            "must be in the hub's cache already; if it holds a .bin or .pth file only, convert that once by "
+            "'convnext-keras convert'."
+        ) from error
+    if _is_damaged(found):
+        raise OSError(f"{found.path}: its sha256 is not the one that the hub states. Remove it and try again.")
+    return found
+
+
+def _is_damaged(file: VerifiedFile) -> bool:
+    """Whether a file's content differs from its name in the hub's cache, where that is a sha256."""
+    stated = file.path.resolve().name
+    return bool(re.fullmatch(r"[0-9a-f]{64}", stated)) and file.sha256 != stated

@@ -1,0 +1,223 @@
+"""A weight file into a model: one strict gate for every format and layout, all or nothing."""
+
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from convnext_keras.checkpoints import matching
+from convnext_keras.checkpoints.download import file_sha256
+from convnext_keras.checkpoints.matching import Key
+from convnext_keras.checkpoints.readers import WeightFile, WeightsError, open_weights
+from convnext_keras.checkpoints.registry import WeightSet, fetch
+from convnext_keras.layers import DepthwiseConvolution, FusedDense, LayerNormalization, SimpleNormalization
+from convnext_keras.names import LAST_NORM, LayerName, read_model
+from convnext_keras.provenance import ModelWithProvenance, Provenance
+
+FLOATS = ("float32", "float16", "bfloat16")
+NORMS = (LayerNormalization, keras.layers.RMSNormalization, SimpleNormalization)
+CLASSIFIER = LayerName("head_dense")
+CLASSIFIER_KEYS = [Key(CLASSIFIER, variable) for variable in ("kernel", "bias")]
+# What a file may have for a model without a head.
+HEAD = [*(Key(LayerName("head_hidden"), variable) for variable in ("kernel", "bias")), *CLASSIFIER_KEYS]
+FRESH = {
+    CLASSIFIER: "The layer '{model}_{layer}' has fresh random weights: {file} has no classifier for these classes. "
+    "Train it, or set classes= to the weights', or include_top=False.",
+    LAST_NORM: "The last norm of {model!r} keeps its initial 1 and 0: {file} has none.",
+}
+SHOWN = 3  # examples of each fault in an error
+
+# The classes of this library that stand for one of Keras' in models that keras.applications' ConvNeXt is part of.
+KERAS_CLASSES = {DepthwiseConvolution: "Conv2D", FusedDense: "Dense", ModelWithProvenance: "Functional"}
+
+
+class Slot(NamedTuple):
+    """A variable of a model, and its path in a `.weights.h5` file: as we write it, and as keras.applications does."""
+
+    variable: keras.Variable
+    path: str
+    keras_path: str
+
+
+def load_weights(model: keras.Model, path: str | os.PathLike) -> None:
+    """Loads a weight file of any published layout into a model, strictly.
+
+    Names, shapes and types of all tensors are compared with the model before any data is read, then all data is read
+    and found finite, and only then is anything assigned. A classifier in the file is left out if the model has none.
+
+    Args:
+        model: a model of this library, or one built on it.
+        path: `.h5` of Keras 2 or 3, `.weights.h5`, or `.safetensors` of any layout that `layouts` lists.
+
+    Raises:
+        WeightsError: if the file does not fit; the model is then as it was before.
+
+    Example:
+        >>> from convnext_keras import create_model, load_weights
+        >>> model = create_model("convnext_mini", weights=None, classes=10)
+        >>> load_weights(model, "weights/convnext_mini.digits.safetensors")
+    """
+    load(model, Path(path))
+
+
+def load(model: keras.Model, path: Path, is_fresh: bool = False, may_stay_fresh: bool = False) -> list[LayerName]:
+    """`load_weights` for a constructor, which may leave the head fresh.
+
+    Args:
+        model: the model to fill.
+        path: the file.
+        is_fresh: whether the model is nobody's yet and is thrown away if loading fails.
+        may_stay_fresh: whether a classifier that the file has not, or has for other classes, stays as it is, and with
+            it a last norm that the file has not.
+
+    Returns:
+        The layers that were left as they were.
+    """
+    slots = slots_of(model)
+    with open_weights(path) as file:
+        fit = _match(file, slots)
+        fresh = _unfit_head(file, fit, slots) if may_stay_fresh else []
+        slots = {key: slot for key, slot in slots.items() if key.layer not in fresh}
+        _refuse(file, fit, slots, model.name)
+        if not is_fresh:
+            # Reading all of it twice is the price of changing nothing unless all is good, with one tensor in memory.
+            for key, slot in slots.items():
+                _read(file, fit, key, slot.variable)
+        for key, slot in slots.items():
+            slot.variable.assign(_read(file, fit, key, slot.variable))
+    return fresh
+
+
+def _unfit_head(file: WeightFile, fit: matching.Match, slots: Mapping[Key, Slot]) -> list[LayerName]:
+    """Layers of the head that the file has no tensors for, or a classifier for other classes."""
+    head = {key: slots[key] for key in CLASSIFIER_KEYS if key in slots}
+    other = not all(key in fit.sources for key in head) or _misshapen(file, fit, head)
+    fresh = [CLASSIFIER] if head and other else []
+    # Files of self-supervised training end before the last norm.
+    has_norm = any(key.layer == LAST_NORM for key in fit.sources)
+    return fresh if has_norm or CLASSIFIER_KEYS[0] in fit.sources else [*fresh, LAST_NORM]
+
+
+def slots_of(model: keras.Model) -> dict[Key, Slot]:
+    """Each variable of a model but the state of random generators, by its key."""
+    layers = dict(inner_layers(model, lambda kind: kind.__name__))
+    keras_paths = [path for path, _ in inner_layers(model, lambda kind: KERAS_CLASSES.get(kind, kind.__name__))]
+    unique: dict[str, keras.Layer] = {}
+    for path, layer in layers.items():
+        unique[path if layer.name in unique else layer.name] = layer
+    names = read_model({name: type(layer) in NORMS for name, layer in unique.items()})
+    slots = {}
+    for (path, layer), keras_path, name in zip(layers.items(), keras_paths, names.values(), strict=True):
+        for index, variable in enumerate(layer.weights):
+            if variable.name != "seed_generator_state":
+                end = f"vars/{index}"
+                slots[Key(name, variable.name)] = Slot(variable, f"{path}/{end}", f"{keras_path}/{end}")
+    return slots
+
+
+def snake_case(class_name: str) -> str:
+    """The name that Keras gives layers of a class in `.weights.h5` files.
+
+    Example:
+        >>> snake_case("LayerNormalization")
+        'layer_normalization'
+    """
+    return re.sub(r"(?<=.)(?=[A-Z][a-z])|(?<=[a-z])(?=[A-Z])", "_", class_name).lower()
+
+
+def inner_layers(
+    model: keras.Model, class_name: Callable[[type], str], root: str = ""
+) -> Iterator[tuple[str, keras.Layer]]:
+    """The innermost layers of a model, with the paths that Keras' `.weights.h5` gives them: class and count."""
+    counts: dict[str, int] = {}
+    for layer in model.layers:
+        kind = snake_case(class_name(type(layer)))
+        count = counts[kind] = counts.get(kind, -1) + 1
+        path = f"{root}layers/{kind}_{count}" if count else f"{root}layers/{kind}"
+        if isinstance(layer, keras.Model):
+            yield from inner_layers(layer, class_name, f"{path}/")
+        else:
+            yield path, layer
+
+
+def _match(file: WeightFile, slots: Mapping[Key, Slot]) -> matching.Match:
+    files = {name: header.shape for name, header in file.headers.items()}
+    shapes = {key: tuple(slot.variable.shape) for key, slot in slots.items()}
+    # A head that the model does not have is looked for too, to know it from a tensor that nobody expected.
+    absent = dict.fromkeys((key for key in HEAD if key not in shapes), ())
+    paths = [{key: slot.path for key, slot in slots.items()}, {key: slot.keras_path for key, slot in slots.items()}]
+    return matching.match(file.format, files, {**shapes, **absent}, paths)
+
+
+def _misshapen(file: WeightFile, fit: matching.Match, slots: Mapping[Key, Slot]) -> list[str]:
+    """What is wrong with shapes and types, one phrase for each variable."""
+    wrong = []
+    for key in (key for key in slots if key in fit.sources):
+        variable, name = slots[key].variable, fit.sources[key]
+        shape, header = tuple(variable.shape), file.headers[name]
+        valid = matching.torch_shapes(key, shape) if fit.torch else (shape,)
+        if header.shape not in valid:
+            wrong.append(f"{name!r} is {header.shape}, expected {valid[0]}")
+        elif header.dtype not in (*FLOATS, variable.dtype):
+            wrong.append(f"{name!r} is of type {header.dtype}, expected one of {', '.join(FLOATS)}")
+    return wrong
+
+
+def _refuse(file: WeightFile, fit: matching.Match, slots: Mapping[Key, Slot], model_name: str) -> None:
+    """Raises unless every variable has its tensor and every tensor its variable."""
+    if fit.layout is None:
+        raise WeightsError(f"{file.path}: its names are of no known layout; it begins with {_some(file.headers)}.")
+    faults = {
+        "missing": [str(key) for key in slots if key not in fit.sources],
+        "not expected": [repr(name) for name in fit.surplus],
+        "unfit": _misshapen(file, fit, slots),
+    }
+    if any(faults.values()):
+        text = "; ".join(f"{len(cases)} {kind}: {_some(cases)}" for kind, cases in faults.items() if cases)
+        raise WeightsError(f"{file.path} (layout {fit.layout}) does not fit the model {model_name!r}: {text}.")
+
+
+def _some(items) -> str:
+    items = list(items)
+    return ", ".join(items[:SHOWN]) + (f" and {len(items) - SHOWN} more" if len(items) > SHOWN else "")
+
+
+def _read(file: WeightFile, fit: matching.Match, key: Key, variable: keras.Variable) -> np.ndarray:
+    """One variable's values in at least float32, found finite in the variable's own type."""
+    name = fit.sources[key]
+    try:
+        array = file.read(name).astype("float64" if variable.dtype == "float64" else "float32")
+    except (OSError, RuntimeError, ValueError) as error:
+        raise WeightsError(f"{file.path}: {name!r} cannot be read: {error}") from error
+    if fit.torch:
+        array = matching.from_torch(key, array, tuple(variable.shape))
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(array.astype(variable.dtype)).all()
+    if not finite:
+        raise WeightsError(f"{file.path}: {name!r} holds values that are not finite in {variable.dtype}.")
+    return array
+
+
+def load_source(
+    model: ModelWithProvenance, source: WeightSet | Path, include_top: bool = True, may_stay_fresh: bool = True
+) -> Provenance:
+    """Fills a fresh model from a weight set or a file, and notes where its weights come from.
+
+    A classifier for other classes than the model's leaves the model's own as it is, with a warning that names it,
+    unless nothing `may_stay_fresh`.
+    """
+    path, sha256 = (source, None) if isinstance(source, Path) else fetch(source, include_top)
+    fresh = load(model, path, is_fresh=True, may_stay_fresh=may_stay_fresh)
+    for layer in fresh:
+        warnings.warn(FRESH[layer].format(layer=layer, file=path.name, model=model.name), stacklevel=5)
+    known = {}
+    if isinstance(source, WeightSet):
+        labels = None if CLASSIFIER in fresh else source.labels or None
+        known = {"weights": source.name, "license": source.license, "recipe": source.recipe, "labels": labels}
+    model.provenance = Provenance(file=path, sha256=sha256 or file_sha256(path), **known)
+    return model.provenance

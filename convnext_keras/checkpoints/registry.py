@@ -1,0 +1,210 @@
+"""The registries of weight sets: from a name to a row, and from a row to a verified local file."""
+
+import csv
+import fnmatch
+import functools
+import os
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+from convnext_keras.arguments import did_you_mean
+from convnext_keras.checkpoints import download
+from convnext_keras.checkpoints.download import VerifiedFile
+from convnext_keras.checkpoints.readers import WeightsError
+from convnext_keras.preprocessing import Recipe
+
+# In a wheel the top-level folder `weights/` lies inside the package; in a checkout it lies beside it.
+BUNDLED = next(
+    folder
+    for folder in (Path(__file__).parents[1] / "bundled_weights", Path(__file__).parents[2] / "weights")
+    if (folder / "registry.csv").is_file()
+)
+CLASSIFIERS, CLIP = "registry", "clip"  # the tables
+# Licences that do not allow any use, in a few words.
+RESTRICTED = {
+    "cc-by-nc-4.0": "not for commercial use (https://creativecommons.org/licenses/by-nc/4.0/)",
+    "dinov3-license": "Meta's own terms, which must be accepted on the hub first",
+    "fair-noncommercial-research-license": "for non-commercial research only",
+}
+
+
+class WeightSet(NamedTuple):
+    """One row of a registry: a published set of weights and how to use it.
+
+    The registries are `weights/registry.csv`, of classifiers and backbones, and `weights/clip.csv`, of ConvNeXt-CLIP.
+
+    Attributes:
+        variant: the architecture it belongs to.
+        tag: its name among the variant's sets.
+        layout: how the publisher names the tensors; see `layouts`.
+        repository: on the Hugging Face hub, as `owner/name`; empty if the file is not there.
+        revision: branch, tag or commit of the repository; empty for its main branch.
+        file: its name, in the repository, at the end of `url`, or in the folder `weights/`; names that it may have are
+            separated by `|`, in order of preference.
+        url: address of the file with the classifier, if it is not on the hub.
+        sha256: of that file, 64 hexadecimal digits; the hub states that of its own files.
+        headless_url: address of the file without the classifier, if the publisher has one.
+        headless_sha256: of that file.
+        megabytes: about how large the file is.
+        classes: width of the classifier, 0 if there is none.
+        labels: name of the label set of the classes.
+        input_size: height and width in pixels that the set is evaluated at.
+        crop: see `Recipe.crop`.
+        test_input_size: a larger size that was evaluated too, with `test_crop` and `test_top1`; empty if none was.
+        test_crop: crop at that size.
+        resize: see `Recipe.resize`.
+        interpolation: see `Recipe.interpolation`.
+        statistics: the name of the statistics that the model embeds.
+        license: of the weights, as their publisher states it.
+        source: page that describes them.
+        top1: accuracy in percent with this recipe as published, of ImageNet-1k (of CLIP: zero-shot) or the set's own
+            task; empty if none is.
+        test_top1: accuracy at the test size.
+    """
+
+    variant: str
+    tag: str
+    layout: str
+    repository: str
+    revision: str
+    file: str
+    url: str
+    sha256: str
+    headless_url: str
+    headless_sha256: str
+    megabytes: int
+    classes: int
+    labels: str
+    input_size: int
+    crop: float
+    test_input_size: str
+    test_crop: str
+    resize: str
+    interpolation: str
+    statistics: str
+    license: str
+    source: str
+    top1: str
+    test_top1: str
+
+    @property
+    def name(self) -> str:
+        """`variant.tag`, unique in the registry."""
+        return f"{self.variant}.{self.tag}"
+
+    @property
+    def recipe(self) -> Recipe:
+        """The evaluation transform: a picture in, the model's pixels out."""
+        return Recipe(self.input_size, self.crop, self.resize, self.interpolation, self.statistics)
+
+
+@functools.cache
+def weight_sets(table: str = CLASSIFIERS) -> dict[str, WeightSet]:
+    """Every weight set of `weights/{table}.csv` by its name, in the table's order."""
+    types = WeightSet.__annotations__
+    with (BUNDLED / f"{table}.csv").open(encoding="utf-8", newline="") as stream:
+        rows = [WeightSet(**{key: types[key](row[key]) for key in types}) for row in csv.DictReader(stream)]
+    return {row.name: row for row in rows}
+
+
+def default(variant: str, table: str = CLASSIFIERS) -> WeightSet | None:
+    """A variant's first row, which its constructor loads unless told otherwise; None if there is none."""
+    return next((row for row in weight_sets(table).values() if row.variant == variant), None)
+
+
+def list_weights(pattern: str = "*") -> list[str]:
+    """Names of the weight sets, each `variant.tag`.
+
+    Args:
+        pattern: shell pattern that the name matches, such as `"convnext_base.*"`.
+
+    Example:
+        >>> list_weights("convnext_mini.*")
+        ['convnext_mini.digits']
+    """
+    return fnmatch.filter(weight_sets(), pattern)
+
+
+def named(name: str, table: str = CLASSIFIERS, variant: str | None = None) -> WeightSet | None:
+    """The weight set that goes by a name: its full name, its repository on the hub, or a tag that no other has.
+
+    Args:
+        name: in either case, with `-` or `_`; `@revision` may follow the name of a set on the hub.
+        table: the registry.
+        variant: whose sets are meant; None for all.
+    """
+    plain, _, revision = name.partition("@")
+    rows = [row for row in weight_sets(table).values() if variant in (None, row.variant)]
+    found = [row for row in rows if _plain(plain) in (_plain(row.name), _plain(row.repository) or None)]
+    found = found or [row for row in rows if _plain(plain) == _plain(row.tag)]
+    if len(found) != 1 or (revision and not found[0].repository):
+        return None
+    return found[0]._replace(revision=revision or found[0].revision)
+
+
+def resolve(
+    weights: str | os.PathLike | WeightSet | None, variant: str | None, table: str = CLASSIFIERS
+) -> WeightSet | Path | None:
+    """What `weights=` of a constructor stands for: a weight set of the variant, an existing file, or nothing.
+
+    A weight set goes by its tag, its name or its repository on the hub, in either case and with `-` or `_`.
+
+    Raises:
+        ValueError: if it is none of these; the message lists what is valid.
+        WeightsError: if it looks like a path and there is no such file.
+    """
+    if weights is None or isinstance(weights, WeightSet):
+        return weights
+    if not isinstance(weights, str | os.PathLike):
+        raise ValueError(f"weights must be None, the name of a weight set, or a path. Received: {weights!r}")
+    if variant and (row := named(str(weights), table, variant)):
+        return row
+    if Path(weights).is_file():
+        return Path(weights)
+    looks_like_a_path = isinstance(weights, os.PathLike) or {"/", os.sep} & set(weights)
+    if looks_like_a_path or str(weights).endswith((".h5", ".safetensors", ".pth")):
+        raise WeightsError(f"{weights}: no such file.")
+    tags = sorted(row.tag for row in weight_sets(table).values() if row.variant == variant)
+    raise ValueError(
+        f"weights must be None, a path to an existing file, or one of {tags} for {variant or 'a custom model'}. "
+        f"Received: weights={weights!r}.{did_you_mean(weights, [*tags, *weight_sets(table)])}"
+    )
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "_")
+
+
+@functools.cache  # Once for each licence is enough.
+def warn_of_license(license: str) -> None:
+    """Tells that a licence restricts the use of weights."""
+    warnings.warn(f"These weights are under {license}: {RESTRICTED[license]}.", stacklevel=5)
+
+
+def fetch(weight_set: WeightSet, include_top: bool = True) -> VerifiedFile:
+    """The local file of a weight set, downloaded if need be and checked against its sha256.
+
+    Args:
+        weight_set: a row of the registry.
+        include_top: False to take the publisher's file without the classifier where there is one.
+
+    Raises:
+        WeightsError: if it cannot be had, or its sha256 differs.
+    """
+    if weight_set.license in RESTRICTED:
+        warn_of_license(weight_set.license)
+    headless = not include_top and bool(weight_set.headless_url)
+    url = weight_set.headless_url if headless else weight_set.url
+    sha256 = weight_set.headless_sha256 if headless else weight_set.sha256
+    try:
+        if weight_set.repository:
+            return download.fetch_from_hub(weight_set.repository, weight_set.file.split("|"), weight_set.revision)
+        if url:
+            return download.fetch(url, sha256, weight_set.megabytes)
+    except OSError as error:
+        raise WeightsError(f"{weight_set.name}: {error}") from error
+    path = BUNDLED / weight_set.file
+    if not path.is_file() or download.file_sha256(path) != sha256:
+        raise WeightsError(f"{path}: is missing or differs from the registry's sha256. Install convnext-keras again.")
+    return VerifiedFile(path, sha256)

@@ -1,0 +1,101 @@
+"""A model's weights into a file of the library's own layout: one tensor a variable, named by layer and variable."""
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import ml_dtypes  # noqa: F401 - teaches NumPy the type bfloat16
+import numpy as np
+
+from convnext_keras.checkpoints.loading import slots_of
+
+# NumPy's names of types, and those of .safetensors.
+TYPES = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int64": "I64",
+    "int32": "I32",
+    "int16": "I16",
+    "int8": "I8",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
+
+
+class Tensor(NamedTuple):
+    """A tensor to be written: its shape, the name of its type, and the function that gives its values."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    values: Callable[[], np.ndarray]
+
+
+def save_weights(model: keras.Model, path: str | os.PathLike) -> None:
+    """Writes a model's weights to a `.safetensors` file that `load_weights` reads, whole or not at all.
+
+    A tensor is named by its layer, without the model's name, and its variable: `stage_0_block_0_depthwise_conv/kernel`.
+    Numbers are stored as the variables have them; what an optimizer or a random generator keeps is left out.
+
+    Args:
+        model: a model of this library, or one built on it.
+        path: the file, which must end in `.safetensors`; one that exists is replaced.
+
+    Raises:
+        ValueError: if the path ends otherwise.
+
+    Example:
+        >>> from convnext_keras import create_model, load_weights, save_weights
+        >>> model = create_model("convnext_mini.digits")
+        >>> save_weights(model, "mine.safetensors")
+        >>> load_weights(model, "mine.safetensors")
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(
+            f"path must end in .safetensors. Received: {path}. Keras' model.save_weights writes .weights.h5."
+        )
+    write_safetensors(path, {str(key): tensor_of(slot.variable) for key, slot in slots_of(model).items()}, {})
+
+
+def tensor_of(variable: keras.Variable) -> Tensor:
+    """A variable as a tensor to be written."""
+    return Tensor(tuple(variable.shape), variable.dtype, lambda: np.asarray(keras.ops.convert_to_numpy(variable)))
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Writes tensors one after the other, so that no more than one is in memory.
+
+    Args:
+        path: the file, replaced once all is written.
+        tensors: by their names.
+        metadata: texts for the file's header.
+    """
+    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    start = 0
+    for name, tensor in tensors.items():
+        end = start + int(np.prod(tensor.shape)) * np.dtype(tensor.dtype).itemsize
+        header[name] = {"dtype": TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+        start = end
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    with written_whole(path) as partial, partial.open("wb") as stream:
+        stream.write(len(encoded).to_bytes(8, "little") + encoded)
+        for tensor in tensors.values():
+            stream.write(np.ascontiguousarray(tensor.values()).tobytes())
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A path beside another one, to write to: it replaces the other in the end, or is removed after an error."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,37 @@
+"""The command `convnext-keras`: parses, calls the library, prints. One module for each group of commands."""
+
+import sys
+
+import typer
+
+from convnext_keras.cli import classifiers, clip, demo, server, weights
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+COMMANDS = {
+    "demo": demo.demo,
+    "models": weights.models,
+    "fetch": weights.fetch,
+    "convert": weights.convert,
+    "classify": classifiers.classify,
+    "export": classifiers.export,
+    "zero-shot": clip.zero_shot,
+    "embed": clip.embed,
+    "index": clip.index,
+    "search": clip.search,
+    "serve": server.serve,
+}
+for name, command in COMMANDS.items():
+    app.command(name)(command)
+
+
+@app.callback()
+def program() -> None:
+    """Every public ConvNeXt, in Keras 3. Set [bold]KERAS_BACKEND[/] to tensorflow, jax, torch or openvino."""
+
+
+def main() -> None:
+    """Entry point: an error of the library is one sentence on stderr and exit code 1."""
+    try:
+        app()
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"convnext-keras: {error}")

@@ -1,0 +1,123 @@
+"""The commands of ConvNeXt-CLIP: `zero-shot`, `embed`, `index` and `search`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from convnext_keras import clip
+from convnext_keras.cli.options import DEFAULT_CLIP, AsJson, ClipName, Pictures, Skip, Top, chosen_pictures
+from convnext_keras.clip.retrieval import index_weights, picture_files, write_vectors
+from convnext_keras.clip.zero_shot import TEMPLATE, checked_labels, checked_templates
+from convnext_keras.sheets import sheet_of
+
+Template = Annotated[list[str], typer.Option(help="Prompt with {} for the label; several are averaged.")]
+
+
+def zero_shot(
+    images: Pictures,
+    labels: Annotated[str, typer.Option(help="What to tell apart, separated by commas.")],
+    template: Template = [TEMPLATE],  # noqa: B006 - typer copies it
+    weights: ClipName = DEFAULT_CLIP,
+    top: Top = 5,
+    threshold: Annotated[float | None, typer.Option(help="Cosine below which it is none of the labels.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tells which of any labels fits a picture best.
+
+    [dim]convnext-keras zero-shot cat.jpg --labels "a cat, a dog, a bird" --template "{}"[/]
+    """
+    names = checked_labels([label for label in labels.split(",") if label.strip()])
+    templates = checked_templates(template)
+    paths = chosen_pictures(images)
+    classifier = clip.ZeroShotClassifier(clip.create_model(weights), names, templates, threshold=threshold)
+    predictions = classifier.predict(tqdm(paths, disable=None), top)
+    if as_json:
+        pairs = zip(paths, predictions, strict=True)
+        results = [{"image": str(path), "predictions": [row._asdict() for row in rows]} for path, rows in pairs]
+        print(json.dumps(results, indent=2))
+        return
+    table = Table("image", "label", "probability", "cosine")
+    for path, rows in zip(paths, predictions, strict=True):
+        for rank, row in enumerate(rows):
+            name, last = "" if rank else str(path), rank == len(rows) - 1
+            label = row.label or "none of these"
+            table.add_row(name, label, f"{row.probability:.4f}", f"{row.cosine:.3f}", end_section=last)
+    Console().print(table)
+
+
+def embed(
+    inputs: Annotated[list[Path], typer.Argument(help="Pictures or folders, or one .txt file with a text a line.")],
+    output: Annotated[Path, typer.Option(help="A .safetensors or .parquet file (which needs pyarrow).")],
+    weights: ClipName = DEFAULT_CLIP,
+    batch_size: Annotated[int, typer.Option(min=1, help="How many at a time.")] = 32,
+    skip: Skip = False,
+) -> None:
+    """Writes unit vectors of pictures or texts, with their names.
+
+    [dim]convnext-keras embed photos/ --output photos.safetensors[/]
+    """
+    texts = inputs[0].read_text(encoding="utf-8").splitlines() if inputs[0].suffix == ".txt" else None
+    items = chosen_pictures(inputs) if texts is None else texts
+    if not items:
+        raise ValueError(f"{inputs[0]} is empty.")
+    model = clip.create_model(weights)
+    progress = tqdm(items, disable=None)
+    if texts is None:
+        batches = model.image_batches(progress, batch_size, "skip" if skip else "raise")
+    else:
+        starts = range(0, len(texts), batch_size)
+        parts = (texts[start : start + batch_size] for start in tqdm(starts, disable=None))
+        batches = ((part, model.encode_text(part)) for part in parts)
+    print(f"{output}: {write_vectors(output, batches, model)} vectors of {model.output_width}")
+
+
+def index(
+    folder: Annotated[Path, typer.Argument(help="Folder of pictures, searched with the folders in it.")],
+    output: Annotated[Path, typer.Option(help="Folder of the index; one that exists grows.")],
+    weights: ClipName = DEFAULT_CLIP,
+    skip: Skip = False,
+) -> None:
+    """Makes a folder of pictures searchable, or adds what is new in it.
+
+    [dim]convnext-keras index photos/ --output photos.index[/]
+    """
+    paths, model = picture_files(folder), clip.create_model(weights)
+    pictures = clip.ImageIndex.load(output, model) if output.is_dir() else clip.ImageIndex(model)
+    known = set(pictures.names)
+    new = [path for path in paths if str(path) not in known]
+    added = pictures.add(tqdm(new, disable=None), on_error="skip" if skip else "raise")
+    pictures.save(output)
+    print(f"{output}: {added} pictures added, {len(pictures)} in all")
+
+
+def search(
+    folder: Annotated[Path, typer.Argument(metavar="INDEX", help="Folder that 'index' wrote.")],
+    query: Annotated[str, typer.Argument(help="Words, or the path of a picture.")],
+    top: Top = 10,
+    sheet: Annotated[Path | None, typer.Option(help="Write a sheet of the pictures found, such as found.png.")] = None,
+    pictures: Annotated[
+        Path | None, typer.Option(help="Folder of the pictures, if it is not beside the index.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Finds pictures by words or by another picture.
+
+    [dim]convnext-keras search photos.index "a lighthouse in fog" --sheet found.png[/]
+    """
+    index = clip.ImageIndex.load(folder, clip.create_model(index_weights(folder)), pictures)
+    hits = index.search(Path(query) if Path(query).is_file() else query, top)
+    if as_json:
+        print(json.dumps([hit._asdict() for hit in hits], indent=2))
+    else:
+        table = Table("picture", "cosine")
+        for hit in hits:
+            table.add_row(hit.name, f"{hit.cosine:.3f}")
+        Console().print(table)
+    if sheet:
+        cells = [(index.picture(hit.place), f"{hit.cosine:.3f}", "black") for hit in hits]
+        sheet_of([cells[start : start + 5] for start in range(0, len(cells), 5)], cell=200).save(sheet)

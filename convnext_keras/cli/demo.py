@@ -1,0 +1,115 @@
+"""`convnext-keras demo`: the two bundled models on pictures that they never saw."""
+
+import csv
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from convnext_keras import clip, create_model
+from convnext_keras.checkpoints import BUNDLED, weight_sets
+from convnext_keras.clip.constructors import BUNDLED_CLIP
+from convnext_keras.sheets import sheet_of
+
+DIGITS = "convnext_mini.digits"
+SHAPE_QUERIES = (
+    "three big green stars in the lower part on black",
+    "a pair of huge orange squares at the left on grey",
+    "a tiny purple square at the top on brown",
+)
+
+
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder of the pictures that it writes.")] = Path(),
+) -> None:
+    """Runs the two bundled models on pictures that they never saw in training, offline.
+
+    [dim]convnext-keras demo[/]
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    shown = [*classify_digits(output / "predictions.png"), *search_shapes(output / "search.png")]
+    for part in shown:
+        if isinstance(part, str):
+            print(part)
+        else:
+            Console().print(part)
+
+
+def held_out_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Pixels `(N, 8, 8)` and labels `(N,)` of the sheet: one row for each digit, with empty cells at its end."""
+    sheet = np.asarray(Image.open(BUNDLED / "digits_held_out.png"))
+    cells = sheet.reshape(10, 8, -1, 8).swapaxes(1, 2)
+    filled = cells.any(axis=(2, 3))
+    return cells[filled], np.nonzero(filled)[0]
+
+
+def held_out_shapes() -> tuple[np.ndarray, list[str]]:
+    """Pixels `(N, 64, 64, 3)` of combinations that the bundled ConvNeXt-CLIP never saw, and their captions."""
+    sheet = np.asarray(Image.open(BUNDLED / "shapes_held_out.png"))
+    with (BUNDLED / "shapes_held_out.csv").open(encoding="utf-8", newline="") as stream:
+        places = list(csv.DictReader(stream))
+    size = sheet.shape[0] // (1 + int(places[-1]["row"]))
+    cells = sheet.reshape(-1, size, sheet.shape[1] // size, size, 3).swapaxes(1, 2)
+    return cells.reshape(-1, size, size, 3), [place["caption"] for place in places]
+
+
+def sheet_of_digits(digits: np.ndarray, labels: np.ndarray, predicted: np.ndarray) -> Image.Image:
+    """A grid of the digits, each with its prediction below, green if right, red if wrong; one row for each label."""
+    rows = []
+    for label in range(10):
+        mine = labels == label
+        guesses = [(str(guess), "green" if guess == label else "red") for guess in predicted[mine]]
+        rows.append([(255 - digit, *guess) for digit, guess in zip(digits[mine], guesses, strict=True)])
+    return sheet_of(rows, cell=44)
+
+
+def classify_digits(output: Path) -> list[Table | str]:
+    """Handwritten digits, each with its prediction; returns what is to be printed."""
+    digits, labels = held_out_digits()
+    model, recipe = create_model(DIGITS), weight_sets()[DIGITS].recipe
+    scores = model.predict_on_batch(np.stack([recipe(digit) for digit in digits]))
+    predicted = scores.argmax(axis=1)
+    table = Table("digit", "pictures", "right", "taken for", "mean score of the true digit")
+    for digit in range(10):
+        mine = labels == digit
+        wrong = ", ".join(str(other) for other in predicted[mine] if other != digit)
+        right = int((predicted[mine] == digit).sum())
+        table.add_row(str(digit), str(mine.sum()), str(right), wrong, f"{scores[mine, digit].mean():.3f}")
+    right = int((predicted == labels).sum())
+    sheet_of_digits(digits, labels, predicted).save(output)
+    return [
+        table,
+        f"{DIGITS}: {right} of {len(labels)} held-out digits right, {100 * right / len(labels):.2f} %",
+        f"Look at {output}: each digit with its prediction below, green if right, red if wrong.",
+    ]
+
+
+def search_shapes(output: Path) -> list[Table | str]:
+    """Zero-shot labels of pictures of shapes, and pictures found by words; returns what is to be printed."""
+    pictures, captions = held_out_shapes()
+    model = clip.create_model(BUNDLED_CLIP)
+    classifier = clip.ZeroShotClassifier(model, captions, "{}")
+    table = Table("picture shows", "best of 48 captions", "probability")
+    best = [rows[0] for rows in classifier.predict(pictures, top=1)]
+    for caption, row in list(zip(captions, best, strict=True))[:6]:
+        table.add_row(caption, row.label, f"{row.probability:.3f}")
+    right = sum(caption == row.label for caption, row in zip(captions, best, strict=True))
+    index = clip.ImageIndex(model)
+    index.add(pictures)
+    rows = []
+    for number, query in enumerate(SHAPE_QUERIES, start=1):
+        hits = index.search(query, top=6)
+        texts = [f"row {number}: {hit.cosine:.2f}" for hit in hits]
+        shown = [pictures[hit.place] for hit in hits]
+        rows.append([(picture, text, "black") for picture, text in zip(shown, texts, strict=True)])
+    sheet_of(rows, cell=128).save(output)
+    queries = ", ".join(repr(query) for query in SHAPE_QUERIES)
+    return [
+        table,
+        f"{BUNDLED_CLIP}: {right} of {len(captions)} held-out pictures have their own caption first (chance: 1)",
+        f"Look at {output}: the pictures nearest to {queries}, one row each.",
+    ]

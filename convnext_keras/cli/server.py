@@ -1,0 +1,32 @@
+"""The command `serve`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from convnext_keras.cli.options import WHICH_CLIP
+from convnext_keras.clip.constructors import BUNDLED_CLIP
+
+
+def serve(
+    model: Annotated[str, typer.Option(help=WHICH_CLIP)] = BUNDLED_CLIP,
+    host: Annotated[str, typer.Option(help="Address to listen at; beyond this machine only with keys.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    keys: Annotated[Path | None, typer.Option(help="File of keys, one a line; or set CONVNEXT_KERAS_API_KEYS.")] = None,
+    allow_host: Annotated[list[str], typer.Option(help="A name that clients reach the server by.")] = [],  # noqa: B006
+    index: Annotated[list[str], typer.Option(help="NAME=FOLDER that 'index' wrote.")] = [],  # noqa: B006
+    pictures: Annotated[list[str], typer.Option(help="NAME=FOLDER that an index's pictures lie in.")] = [],  # noqa: B006
+    image_urls: Annotated[str, typer.Option(help="Which pictures to fetch: public, allowlist or off.")] = "public",
+    image_host: Annotated[list[str], typer.Option(help="A host for the allowlist.")] = [],  # noqa: B006
+    batching: Annotated[bool, typer.Option(help="Run items of different requests together.")] = True,
+) -> None:
+    """Serves embeddings, zero-shot classification and search over HTTP, as OpenAI's clients expect.
+
+    [dim]convnext-keras serve --model convnext_base_w --index photos=photos.index[/]
+    """
+    try:
+        from convnext_keras import server
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{error}. The server needs more packages: pip install 'convnext-keras[server]'") from error
+    server.serve(model, host, port, keys, allow_host, index, pictures, image_urls, image_host, batching)

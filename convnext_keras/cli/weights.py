@@ -1,0 +1,69 @@
+"""The commands of weight files: `models`, `fetch` and `convert`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from convnext_keras import checkpoints, clip, list_weights
+from convnext_keras.checkpoints import CLIP, RESTRICTED, weight_sets
+from convnext_keras.cli.options import WHICH, AsJson, weight_set_named
+from convnext_keras.clip.variants import CLIP_VARIANTS
+from convnext_keras.variants import VARIANTS
+
+
+def models(
+    pattern: Annotated[str, typer.Argument(help="Shell pattern of names, such as '*base*'.")] = "*",
+    license: Annotated[str, typer.Option(help="Only this licence, such as mit.")] = "",
+    labels: Annotated[str, typer.Option(help="Only this label set, such as imagenet-1k.")] = "",
+    size: Annotated[int, typer.Option(help="Only this input size in pixels.")] = 0,
+    clip_models: Annotated[bool, typer.Option("--clip", help="Those of ConvNeXt-CLIP.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Lists what exists: weight sets with their size, parameters, licence and published accuracy.
+
+    [dim]convnext-keras models "convnextv2*" --size 384[/]
+    """
+    wanted = {"license": license, "labels": labels, "input_size": size}
+    if clip_models:
+        rows, variants = [weight_sets(CLIP)[name] for name in clip.list_weights(pattern)], CLIP_VARIANTS
+    else:
+        rows, variants = [weight_sets()[name] for name in list_weights(pattern)], VARIANTS
+    rows = [row for row in rows if all(getattr(row, key) == value for key, value in wanted.items() if value)]
+    if as_json:
+        print(json.dumps([{"name": row.name, **row._asdict()} for row in rows], indent=2))
+        return
+    table = Table("weight set", "million parameters", "MB", "pixels", "classes", "top-1 %", "licence")
+    for row in rows:
+        million = f"{(variants[row.variant].parameters or 0) / 1e6:.1f}"
+        licence = f"[yellow]{row.license}[/]" if row.license in RESTRICTED else row.license
+        table.add_row(row.name, million, str(row.megabytes), str(row.input_size), str(row.classes), row.top1, licence)
+    Console().print(table)
+    restrictions = "; ".join(f"{name}: {meaning}" for name, meaning in RESTRICTED.items())
+    Console().print(f"[yellow]Licences in yellow[/] restrict the use: {restrictions}.")
+
+
+def fetch(
+    name: Annotated[str, typer.Argument(help=WHICH)],
+    top: Annotated[bool, typer.Option(help="The file with the classifier, or without.")] = True,
+) -> None:
+    """Downloads a weight set for later and prints where it lies.
+
+    [dim]convnext-keras fetch convnext_base.imagenet --no-top[/]
+    """
+    print(checkpoints.fetch(weight_set_named(name), include_top=top).path)
+
+
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(help="A PyTorch checkpoint: a .pth, .pt or .bin file.")],
+    output: Annotated[Path, typer.Argument(help="The .safetensors file to write, which must not exist.")],
+) -> None:
+    """Turns a PyTorch checkpoint into a .safetensors file, once; needs PyTorch, and runs nothing that is in the file.
+
+    [dim]convnext-keras convert convnext_tiny_1k_224_ema.pth convnext_tiny.safetensors[/]
+    """
+    tensors = checkpoints.convert_checkpoint(checkpoint, output)
+    print(f"{output}: {len(tensors)} tensors")

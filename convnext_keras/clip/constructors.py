@@ -1,0 +1,196 @@
+"""The constructors of ConvNeXt-CLIP, and models by name."""
+
+import dataclasses
+import fnmatch
+from typing import Any, Protocol
+
+import keras
+from keras import layers
+
+from convnext_keras import arguments, checkpoints
+from convnext_keras.arguments import did_you_mean
+from convnext_keras.clip.model import CLIP, Similarity
+from convnext_keras.clip.text_tower import text_encoder
+from convnext_keras.clip.variants import CLIP_VARIANTS, ClipVariant
+from convnext_keras.convnext import Design, convnext_model
+from convnext_keras.layers import FusedDense
+from convnext_keras.provenance import ModelWithProvenance
+from convnext_keras.signatures import Weights, signature_with
+
+BUNDLED_CLIP = "convnext_mini.shapes"  # the weight set that ships with the package
+
+
+class ClipConstructor(Protocol):
+    """What the constructors of the variants take; their documentation and `CLIPConvNeXt` say what it means.
+
+    Each variant has its own defaults of `weights` and `name`.
+    """
+
+    __name__: str
+
+    def __call__(
+        self,
+        weights: Weights = ...,
+        *,
+        image_size: int | None = None,
+        name: str = ...,
+        drop_path_rate: float = 0.0,
+        layer_scale_init_value: float = 1e-6,
+        dtype: Any = None,
+    ) -> CLIP:
+        """Builds the model."""
+        ...
+
+
+def image_encoder(
+    variant: ClipVariant, inputs, drop_path_rate: float, layer_scale: float, dtype: Any
+) -> ModelWithProvenance:
+    """The image tower: a ConvNeXt's pooled and normed features, projected; pixels -> `(N, embedding)`."""
+    trunk = variant.trunk
+    stride = arguments.checked_stride(None, trunk.patch_size, trunk.minimum_size)
+    design = Design(trunk, "image", drop_path_rate, layer_scale if trunk.layer_scale else None, stride, dtype)
+    features = convnext_model(design, inputs, "clip", "avg", None, None)
+    x = features.output
+    # PyTorch's own start of linear layers, which OpenCLIP leaves as it is here.
+    initial = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+    options = {"kernel_initializer": initial, "dtype": design.head_dtype}
+    if variant.projection_hidden:
+        x = FusedDense(
+            variant.projection_hidden, activation="gelu", name=design.layer_name("projection_hidden"), **options
+        )(x)
+    x = layers.Dense(variant.embedding, use_bias=False, name=design.layer_name("projection"), **options)(x)
+    return ModelWithProvenance(features.input, x, name="image_encoder")
+
+
+def CLIPConvNeXt(  # noqa: N802 - named like the constructors of keras.applications
+    variant: ClipVariant,
+    *,
+    weights: Weights = None,
+    image_size: int | None = None,
+    name: str = "clip_convnext",
+    drop_path_rate: float = 0.0,
+    layer_scale_init_value: float = 1e-6,
+    dtype: Any = None,
+) -> CLIP:
+    """A ConvNeXt-CLIP of any sizes.
+
+    Args:
+        variant: the sizes of both towers.
+        weights: None for random ones, a path to a file of any known layout (see `load_weights`), or a `WeightSet`.
+        image_size: height and width of the pictures in pixels, 32 or more; the variant's if None. All weights fit
+            every size.
+        name: of the model.
+        drop_path_rate: probability 0..1 of the image tower's last block; it rises linearly from 0 in the first one.
+        layer_scale_init_value: see `LayerScale`.
+        dtype: type or policy of all layers, such as `"mixed_bfloat16"`; None for Keras' global one. Embeddings and
+            logits are float32 under mixed precision.
+
+    Returns:
+        See `CLIP`.
+
+    Raises:
+        ValueError: if an argument is not valid; nothing is fetched then.
+        WeightsError: if the file cannot be had or does not fit.
+
+    Example:
+        >>> from convnext_keras.clip import CLIPConvNeXt, ClipVariant, TextTower
+        >>> from convnext_keras.variants import Variant
+        >>> trunk = Variant((1, 1, 2, 1), (8, 16, 32, 64))
+        >>> variant = ClipVariant(trunk, TextTower(width=32, heads=2, depth=2, vocabulary_size=1024), embedding=16)
+        >>> CLIPConvNeXt(variant, image_size=64).image_encoder.output_shape
+        (None, 16)
+    """
+    source = checkpoints.resolve(weights, None, checkpoints.CLIP)
+    arguments.check(None, 1, None, False, drop_path_rate)
+    size = variant.image_size if image_size is None else image_size
+    inputs = arguments.input_layer(None, arguments.square(size), None, variant.trunk.minimum_size, False)
+    images = image_encoder(variant, inputs, drop_path_rate, layer_scale_init_value, dtype)
+    head_dtype = images.layers[-1].dtype_policy.name
+    texts = text_encoder(variant.text, variant.embedding, dtype, head_dtype)
+    named = {
+        "images": keras.Input(images.input_shape[1:], name="images"),
+        "tokens": keras.Input((None,), dtype="int32", name="tokens"),
+    }
+    similarity = Similarity(name="similarity", dtype=head_dtype)
+    model = CLIP(named, similarity(images(named["images"]), texts(named["tokens"])), name=name)
+    if source is not None:
+        provenance = checkpoints.load_source(model, source, may_stay_fresh=False)
+        known = dataclasses.replace(provenance, recipe=model.recipe)
+        model.provenance = images.provenance = texts.provenance = known
+    return model
+
+
+def constructor_of(variant: str, function: str) -> ClipConstructor:
+    """The constructor of one variant: `CLIPConvNeXt` with the variant's default weights and name."""
+    default = checkpoints.default(variant, checkpoints.CLIP)
+    changed = {"weights": default and default.tag, "name": f"clip_{variant}"}
+    signature = signature_with(ClipConstructor, changed)
+
+    def constructor(*args: Any, **kwargs: Any) -> CLIP:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        source = checkpoints.resolve(bound.arguments["weights"], variant, checkpoints.CLIP)
+        return CLIPConvNeXt(CLIP_VARIANTS[variant], **{**bound.arguments, "weights": source})
+
+    constructor.__name__ = constructor.__qualname__ = function
+    constructor.__signature__ = signature
+    constructor.__doc__ = f"""ConvNeXt-CLIP `{variant}`, with `weights={changed["weights"]!r}` unless told otherwise.
+
+    The arguments are those of `CLIPConvNeXt`; `weights` also takes the tags that `clip.list_weights("{variant}.*")`
+    lists, and repositories of the hub that hold them.
+
+    Example:
+        >>> from convnext_keras import clip
+        >>> clip.{function}(weights=None).image_encoder.output_shape
+        (None, {CLIP_VARIANTS[variant].embedding})
+    """
+    return constructor
+
+
+CLIPConvNeXtBase = constructor_of("convnext_base", "CLIPConvNeXtBase")
+CLIPConvNeXtBaseW = constructor_of("convnext_base_w", "CLIPConvNeXtBaseW")
+CLIPConvNeXtBaseW320 = constructor_of("convnext_base_w_320", "CLIPConvNeXtBaseW320")
+CLIPConvNeXtLargeD = constructor_of("convnext_large_d", "CLIPConvNeXtLargeD")
+CLIPConvNeXtLargeD320 = constructor_of("convnext_large_d_320", "CLIPConvNeXtLargeD320")
+CLIPConvNeXtXXLarge = constructor_of("convnext_xxlarge", "CLIPConvNeXtXXLarge")
+
+
+def list_weights(pattern: str = "*") -> list[str]:
+    """Names of the weight sets of ConvNeXt-CLIP, each `variant.tag`.
+
+    Args:
+        pattern: shell pattern that the name matches, such as `"*laion2b*"`.
+
+    Example:
+        >>> from convnext_keras import clip
+        >>> clip.list_weights("convnext_xxlarge.*")[0]
+        'convnext_xxlarge.laion2b_s34b_b82k_augreg_soup'
+    """
+    return fnmatch.filter(checkpoints.weight_sets(checkpoints.CLIP), pattern)
+
+
+def create_model(name: str, **arguments: Any) -> CLIP:
+    """A ConvNeXt-CLIP by the name of a variant, of a weight set, or of the hub's repository that holds it.
+
+    Args:
+        name: such as `"convnext_base_w"`, which comes with its default weights,
+            `"convnext_base_w.laion2b_s13b_b82k_augreg"` or `"laion/CLIP-convnext_base_w-laion2B-s13B-b82K-augreg"`; a
+            tag alone if only one variant has it.
+        **arguments: those of `CLIPConvNeXt`, such as `weights=None` for a variant from scratch.
+
+    Raises:
+        ValueError: if the name is unknown; see `CLIPConvNeXt` for others.
+
+    Example:
+        >>> from convnext_keras import clip
+        >>> clip.create_model("convnext_mini.shapes").text_encoder.output_shape
+        (None, 96)
+    """
+    weight_set = checkpoints.named(name, checkpoints.CLIP) or checkpoints.default(name, checkpoints.CLIP)
+    variant = weight_set.variant if weight_set else name
+    if variant not in CLIP_VARIANTS:
+        sets = checkpoints.weight_sets(checkpoints.CLIP)
+        hint = did_you_mean(name, [*CLIP_VARIANTS, *sets, *(row.tag for row in sets.values())])
+        raise ValueError(f"name must be one of {[*CLIP_VARIANTS]} or clip.list_weights(). Received: {name!r}.{hint}")
+    source = checkpoints.resolve(arguments.pop("weights", weight_set), variant, checkpoints.CLIP)
+    return CLIPConvNeXt(CLIP_VARIANTS[variant], weights=source, **{"name": f"clip_{variant}", **arguments})

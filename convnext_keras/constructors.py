@@ -1,0 +1,69 @@
+"""The constructors of the rest of the family, and models by name; apart so that `convnext` stays one readable file."""
+
+import fnmatch
+from typing import Any
+
+from convnext_keras import checkpoints
+from convnext_keras.arguments import did_you_mean
+from convnext_keras.checkpoints import WeightSet
+from convnext_keras.convnext import ConvNeXt, constructor_of
+from convnext_keras.provenance import ModelWithProvenance
+from convnext_keras.variants import VARIANTS
+
+ConvNeXtAtto = constructor_of("convnext_atto", "ConvNeXtAtto")
+ConvNeXtFemto = constructor_of("convnext_femto", "ConvNeXtFemto")
+ConvNeXtPico = constructor_of("convnext_pico", "ConvNeXtPico")
+ConvNeXtNano = constructor_of("convnext_nano", "ConvNeXtNano")
+ConvNeXtXXLarge = constructor_of("convnext_xxlarge", "ConvNeXtXXLarge")
+ConvNeXtV2Atto = constructor_of("convnextv2_atto", "ConvNeXtV2Atto")
+ConvNeXtV2Femto = constructor_of("convnextv2_femto", "ConvNeXtV2Femto")
+ConvNeXtV2Pico = constructor_of("convnextv2_pico", "ConvNeXtV2Pico")
+ConvNeXtV2Nano = constructor_of("convnextv2_nano", "ConvNeXtV2Nano")
+ConvNeXtV2Tiny = constructor_of("convnextv2_tiny", "ConvNeXtV2Tiny")
+ConvNeXtV2Base = constructor_of("convnextv2_base", "ConvNeXtV2Base")
+ConvNeXtV2Large = constructor_of("convnextv2_large", "ConvNeXtV2Large")
+ConvNeXtV2Huge = constructor_of("convnextv2_huge", "ConvNeXtV2Huge")
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of the variants.
+
+    Args:
+        pattern: shell pattern that the name matches, such as `"*base*"`.
+
+    Example:
+        >>> list_models("*mini")
+        ['convnext_mini']
+    """
+    return fnmatch.filter(VARIANTS, pattern)
+
+
+def create_model(name: str | WeightSet, **arguments: Any) -> ModelWithProvenance:
+    """A model by the name of a variant or of a weight set.
+
+    Args:
+        name: a variant of `list_models()`, which comes with its default weights, or a weight set of `list_weights()`;
+            or the weight set itself, a row of the registry.
+        **arguments: those of `ConvNeXt`, such as `weights=None` for a variant from scratch. Classes, input size and the
+            presence of a classifier are the weight set's unless given.
+
+    Raises:
+        ValueError: if the name is unknown; see `ConvNeXt` for others.
+
+    Example:
+        >>> create_model("convnext_mini.digits").output_shape
+        (None, 10)
+    """
+    weight_set = name if isinstance(name, WeightSet) else checkpoints.named(name) or checkpoints.default(name)
+    variant = weight_set.variant if weight_set else str(name)
+    if variant not in VARIANTS:
+        hint = did_you_mean(name, [*VARIANTS, *checkpoints.weight_sets()])
+        raise ValueError(f"name must be one of list_models() or list_weights(). Received: name={name!r}.{hint}")
+    source = checkpoints.resolve(arguments.pop("weights", weight_set), variant)
+    defaults: dict[str, Any] = {**VARIANTS[variant]._asdict(), "name": variant}
+    if isinstance(source, WeightSet):
+        defaults |= {"include_top": source.classes > 0, "classes": source.classes or 1000}
+        if not source.labels:  # The classifier's outputs are an embedding, not scores of classes.
+            defaults["classifier_activation"] = None
+    options: dict[str, Any] = {**defaults, **arguments, "weights": source}
+    return ConvNeXt(**options)

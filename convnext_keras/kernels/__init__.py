@@ -1,0 +1,27 @@
+"""The few operations that take nearly all of a model's time, by the way that is fast on the backend at hand.
+
+Each module is for one backend and is chosen once, here. They are the only ones that use private names of other
+libraries; where one of these is absent, a public way gives the same numbers, more slowly.
+"""
+
+import importlib
+
+import keras
+
+from convnext_keras.kernels import shared
+
+MODULES = ("tensorflow", "jax", "torch", "openvino")
+_backend = keras.backend.backend()
+_chosen = importlib.import_module(f"convnext_keras.kernels.{_backend}") if _backend in MODULES else None
+
+# `(inputs, kernel, bias, dilation_rate) -> outputs`: depthwise convolution of stride 1, zero-padded.
+depthwise = getattr(_chosen, "depthwise", shared.depthwise_native)
+# `(inputs, kernel, bias, activation) -> outputs`: a dense layer; None where Keras' own is as good.
+dense = getattr(_chosen, "dense", None)
+# `(inputs, gamma, beta, epsilon) -> outputs`: layer normalization of the last axis, or None.
+layer_norm = getattr(_chosen, "layer_norm", None)
+# `model -> (array -> array)`: a model of one input compiled for inference in float32 and any number of rows, or None
+# where `predict_on_batch` is that.
+compiled = getattr(_chosen, "compiled", None)
+# `folder -> None`: keeps what the backend compiles in a folder, for the next process.
+keep_compiled = getattr(_chosen, "keep_compiled", lambda folder: None)

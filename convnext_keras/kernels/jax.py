@@ -1,0 +1,52 @@
+"""JAX: chosen when XLA lowers a program, by the platform that it lowers for, and compiled in direct calls too."""
+
+import functools
+import os
+from pathlib import Path
+
+import jax
+
+from convnext_keras.kernels.shared import depthwise_native, shifted_depthwise, with_bias
+
+
+@functools.cache
+def _compiled_depthwise(dilation_rate: int):
+    """A function of inputs and kernel, compiled even in a direct call of a model; inside a program it dissolves."""
+
+    def convolve(inputs, kernel):
+        return jax.lax.platform_dependent(
+            inputs,
+            kernel,
+            cpu=functools.partial(shifted_depthwise, dilation_rate=dilation_rate),
+            default=functools.partial(depthwise_native, bias=None, dilation_rate=dilation_rate),
+        )
+
+    return jax.jit(convolve)
+
+
+def depthwise(inputs, kernel, bias, dilation_rate: int):
+    """Shifted products on CPUs, which XLA fuses into one pass; the native convolution elsewhere."""
+    return with_bias(_compiled_depthwise(dilation_rate)(inputs, kernel), bias)
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled_dense(activation):
+    """A function of inputs, kernel and bias, as `_compiled_depthwise` is one."""
+
+    def on_rows(inputs, kernel, bias):
+        rows = activation(inputs.reshape(-1, kernel.shape[0]) @ kernel + bias)
+        return rows.reshape(*inputs.shape[:-1], kernel.shape[-1])
+
+    return jax.jit(on_rows)
+
+
+def dense(inputs, kernel, bias, activation):
+    """On rows, since XLA's gradients of products of four axes take two to three times as long on CPUs."""
+    return _compiled_dense(activation)(inputs, kernel, bias)
+
+
+def keep_compiled(folder: Path) -> None:
+    """Programs that took a while to compile are read from the folder, unless JAX was given another one."""
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

@@ -1,0 +1,82 @@
+"""What several backends share: the depthwise convolution as a sum of shifted inputs, and Keras' own."""
+
+import keras
+from keras import ops
+
+
+def widened(tensor):
+    """The tensor in at least float32: sums of many 16-bit numbers lose digits and overflow."""
+    return ops.cast(tensor, keras.backend.result_type(tensor.dtype, "float32"))
+
+
+def with_bias(outputs, bias):
+    """The sum of `(N, H, W, C)` and `(C,)`, or the former alone if there is no bias."""
+    return outputs if bias is None else outputs + bias
+
+
+def pad_same(inputs, kernel_size: tuple[int, int], dilation_rate: int):
+    """Zero-pads an odd kernel's margin: (N, H, W, C) -> (N, H + (kh-1)d, W + (kw-1)d, C)."""
+    height, width = ((size - 1) * dilation_rate // 2 for size in kernel_size)
+    return ops.pad(inputs, ((0, 0), (height, height), (width, width), (0, 0)))
+
+
+def shifted_sum(inputs, kernel, dilation_rate: int):
+    """Depthwise convolution as one multiply-add per kernel position, which XLA fuses into a single pass over memory."""
+    rows, columns = kernel.shape[:2]
+    padded = pad_same(inputs, (rows, columns), dilation_rate)
+    total = None
+    for row in range(rows):
+        for column in range(columns):
+            top, bottom = row * dilation_rate, (row - rows + 1) * dilation_rate or None
+            left, right = column * dilation_rate, (column - columns + 1) * dilation_rate or None
+            term = padded[:, top:bottom, left:right] * kernel[row, column, 0]
+            total = term if total is None else total + term
+    return total
+
+
+def shifted_kernel_gradient(inputs, upstream, kernel_size: tuple[int, int], dilation_rate: int):
+    """Gradient of `shifted_sum` for its kernel: one fused product and sum per position, in a loop so that XLA compiles
+    one of them and not all (49 in a row took five times as long to run and to compile).
+    """
+    rows, columns = kernel_size
+    padded = pad_same(inputs, kernel_size, dilation_rate)
+
+    def at_position(position):
+        top, left = position // columns * dilation_rate, position % columns * dilation_rate
+        window = ops.slice(padded, (0, top, left, 0), ops.shape(inputs))
+        return ops.sum(window * upstream, axis=(0, 1, 2))
+
+    gradient = ops.map(at_position, ops.arange(rows * columns))
+    return ops.reshape(gradient, (rows, columns, 1, inputs.shape[-1]))
+
+
+def shifted_depthwise(inputs, kernel, dilation_rate: int):
+    """`shifted_sum` in at least float32, with its gradients written out: XLA's own take tens of seconds to compile.
+
+    Args:
+        inputs: `(N, H, W, C)`.
+        kernel: `(kh, kw, 1, C)`, both sizes odd.
+        dilation_rate: distance between kernel positions, in pixels.
+
+    Returns:
+        `(N, H, W, C)` in the type of `inputs`.
+    """
+
+    @ops.custom_gradient
+    def convolve(inputs, kernel):
+        def gradient(upstream):
+            flipped = ops.flip(kernel, axis=(0, 1))
+            return (
+                shifted_sum(upstream, flipped, dilation_rate),
+                shifted_kernel_gradient(inputs, upstream, kernel.shape[:2], dilation_rate),
+            )
+
+        return shifted_sum(inputs, kernel, dilation_rate), gradient
+
+    return ops.cast(convolve(widened(inputs), widened(kernel)), inputs.dtype)
+
+
+def depthwise_native(inputs, kernel, bias, dilation_rate: int):
+    """The backend's own convolution with one group a channel."""
+    options = {"padding": "same", "data_format": "channels_last", "dilation_rate": dilation_rate}
+    return with_bias(ops.conv(inputs, kernel, **options), bias)

@@ -1,0 +1,39 @@
+"""TensorFlow: its own depthwise operation outside XLA, and dense layers that its graph optimiser can fuse."""
+
+import tensorflow as tf
+from keras import ops
+
+from convnext_keras.kernels.shared import shifted_depthwise, widened, with_bias
+
+try:
+    from tensorflow.python.ops import control_flow_util
+except ImportError:
+    control_flow_util = None
+
+
+def is_compiled_by_xla() -> bool:
+    """Whether XLA compiles what is being built; where TensorFlow does not tell, XLA gets what is slow but right."""
+    asked = getattr(control_flow_util, "GraphOrParentsInXlaContext", lambda graph: False)
+    return asked(tf.compat.v1.get_default_graph())
+
+
+def depthwise(inputs, kernel, bias, dilation_rate: int):
+    """The depthwise operation, except where XLA compiles for a CPU, which has no fast convolution with groups."""
+    accelerated = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU")
+    if not accelerated and is_compiled_by_xla():
+        return with_bias(shifted_depthwise(inputs, kernel, dilation_rate), bias)
+    kernel = ops.transpose(kernel, (0, 1, 3, 2))  # (kh, kw, 1, C) -> (kh, kw, C, 1)
+    dtype = inputs.dtype
+    if not accelerated:  # The operation is slow in 16 bits on a CPU (tensorflow#41715).
+        inputs, kernel = widened(inputs), widened(kernel)
+    options = {"padding": "same", "data_format": "channels_last", "dilation_rate": dilation_rate}
+    return with_bias(ops.cast(ops.depthwise_conv(inputs, kernel, **options), dtype), bias)
+
+
+def dense(inputs, kernel, bias, activation):
+    """On rows, where TensorFlow's graph optimiser makes one operation of product, bias and exact GELU."""
+    shape = tf.concat([tf.shape(inputs)[:-1], [kernel.shape[-1]]], 0)
+    rows = tf.reshape(inputs, (-1, kernel.shape[0]))
+    outputs = tf.reshape(activation(tf.nn.bias_add(tf.matmul(rows, kernel), bias)), shape)
+    outputs.set_shape([*inputs.shape[:-1], kernel.shape[-1]])
+    return outputs

@@ -1,0 +1,86 @@
+"""PyTorch: convolution without a copy of its input, and dense layers through oneDNN.
+
+On CPUs, `torch.nn.functional.linear` multiplies float32 matrices with MKL, which on AMD's processors takes twice as
+long as oneDNN. PyTorch has oneDNN's product, with an activation appended, as an operation of its own compiler without a
+gradient; this adds one.
+"""
+
+from typing import Any
+
+import keras
+import torch
+
+PRODUCT: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+# Whether vmap and the like are at work; where PyTorch does not tell, they are taken to be.
+is_transformed: Any = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+# Keras' activation -> name, numbers and algorithm of what the operation appends to the product.
+APPENDED = {keras.activations.linear: ("none", [], ""), keras.activations.gelu: ("gelu", [], "none")}
+
+
+class Linear(torch.autograd.Function):
+    """`inputs @ kernel + bias`; its gradients are such products too, so it has gradients of every order."""
+
+    @staticmethod
+    def forward(inputs, kernel, bias):
+        """`(..., C)`, `(C, D)`, `(D,)` or None -> `(..., D)`."""
+        return PRODUCT(inputs, kernel.T, bias, *APPENDED[keras.activations.linear])
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        """Keeps what the gradients need."""
+        ctx.save_for_backward(*inputs[:2])
+
+    @staticmethod
+    def backward(ctx, *upstreams):
+        """Gradients for inputs, kernel and bias, those that are asked for."""
+        (upstream,), (inputs, kernel) = upstreams, ctx.saved_tensors
+        needs = ctx.needs_input_grad
+        rows = inputs.reshape(-1, inputs.shape[-1]), upstream.reshape(-1, upstream.shape[-1])
+        for_inputs = Linear.apply(upstream, kernel.T, None) if needs[0] else None
+        for_kernel = Linear.apply(rows[0].T, rows[1], None) if needs[1] else None
+        return for_inputs, for_kernel, rows[1].sum(0) if needs[2] else None
+
+
+def has_fast_product(inputs: torch.Tensor, kernel: torch.Tensor) -> bool:
+    """Whether oneDNN can take the product: not in programs that leave this process or that PyTorch compiles itself."""
+    return (
+        PRODUCT is not None
+        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.enabled
+        and inputs.device.type == kernel.device.type == "cpu"
+        and inputs.dtype == kernel.dtype
+        and inputs.dtype in (torch.float32, torch.bfloat16)
+        and inputs.numel() > 0
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+        and not is_transformed()
+    )
+
+
+def dense(inputs, kernel, bias, activation):
+    """`activation(inputs @ kernel + bias)`: `(..., C)`, `(C, D)`, `(D,)` -> `(..., D)`."""
+    if not has_fast_product(inputs, kernel):
+        return activation(torch.nn.functional.linear(inputs, kernel.T, bias))
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (inputs, kernel, bias)):
+        return activation(Linear.apply(inputs, kernel, bias))
+    if activation in APPENDED:
+        return PRODUCT(inputs, kernel.T, bias, *APPENDED[activation])
+    return activation(PRODUCT(inputs, kernel.T, bias, *APPENDED[keras.activations.linear]))
+
+
+def depthwise(inputs, kernel, bias, dilation_rate: int):
+    """Zero-padded convolution, one group a channel: `(N, H, W, C)`, `(kh, kw, 1, C)`, `(C,)` or None -> `(N, H, W, C)`.
+
+    A view of the input with its channels in front is what PyTorch calls channels last: nothing is copied.
+    """
+    padding = [(size - 1) * dilation_rate // 2 for size in kernel.shape[:2]]
+    outputs = torch.nn.functional.conv2d(
+        inputs.permute(0, 3, 1, 2),
+        kernel.permute(3, 2, 0, 1),
+        bias,
+        padding=padding,
+        dilation=dilation_rate,
+        groups=kernel.shape[-1],
+    )
+    return outputs.permute(0, 2, 3, 1)

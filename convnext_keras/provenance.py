@@ -1,0 +1,75 @@
+"""Where a model's weights come from, and the class of models that remember it."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from convnext_keras.layers import register
+from convnext_keras.preprocessing import Recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class Provenance:
+    """Where a model's weights come from, as `model.provenance`.
+
+    Attributes:
+        file: path of the file; only its name in a model that was saved and loaded again.
+        sha256: of the file, 64 hexadecimal digits.
+        weights: name of the weight set, None for a file of the user's.
+        license: of the weights, None if unknown.
+        recipe: evaluation transform of the weight set, None if unknown.
+        labels: name of the label set of the model's classes, None if unknown or the head is fresh.
+    """
+
+    file: Path
+    sha256: str
+    weights: str | None = None
+    license: str | None = None
+    recipe: Recipe | None = None
+    labels: str | None = None
+
+    def to_config(self) -> dict[str, Any]:
+        """The provenance as plain data, for a model's configuration; without the folder, which is this machine's."""
+        recipe = self.recipe and self.recipe._asdict()
+        return {**dataclasses.asdict(self), "file": self.file.name, "recipe": recipe}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Provenance":
+        """The reverse of `to_config`."""
+        recipe = config["recipe"] and Recipe(**config["recipe"])
+        return cls(**{**config, "file": Path(config["file"]), "recipe": recipe})
+
+
+@register
+class ModelWithProvenance(keras.Model):
+    """A functional model that knows where its weights come from, also after it was saved and loaded again.
+
+    Attributes:
+        provenance: None if the weights are random.
+
+    Example:
+        >>> from convnext_keras import create_model
+        >>> create_model("convnext_mini.digits").provenance.license
+        'apache-2.0'
+    """
+
+    provenance: Provenance | None = None
+
+    def get_config(self) -> dict[str, Any]:
+        """The functional model's configuration and the provenance."""
+        return {**super().get_config(), "provenance": self.provenance and self.provenance.to_config()}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> keras.Model:
+        """The reverse of `get_config`."""
+        provenance = config.get("provenance")
+        functional = {key: value for key, value in config.items() if key != "provenance"}
+        model = super().from_config(functional, custom_objects)
+        model.provenance = provenance and Provenance.from_config(provenance)
+        return model
+
+
+# Whole-model .h5 files name the class without its package.
+keras.saving.get_custom_objects()[ModelWithProvenance.__name__] = ModelWithProvenance

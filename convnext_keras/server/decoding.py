@@ -1,0 +1,201 @@
+"""Bytes from strangers to pixels: checked before they are decoded, in threads, and never more at a time than fit.
+
+A thread cannot be ended, so a file's structure is read first: a small file may ask for minutes of work, by drawing its
+pixels again and again or by being cut into millions of parts.
+"""
+
+import asyncio
+import io
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from convnext_keras.preprocessing import Recipe
+from convnext_keras.server.errors import ApiError, invalid
+from convnext_keras.server.limits import Limits
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
+# A marker that ends the compressed data of a scan: neither a stuffed byte nor a restart.
+NEXT_MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
+GIF_EXTENSION, GIF_IMAGE = 0x21, 0x2C
+
+
+def jpeg_parts(content: bytes) -> Iterator[str]:
+    """`"scan"` for each scan of a JPEG, and `"segment"` for each other segment (ITU-T T.81, annex B)."""
+    position = 2
+    while marker := NEXT_MARKER.search(content, position):
+        kind, position = content[marker.end() - 1], marker.end()
+        if kind == END_OF_IMAGE:
+            return
+        yield "scan" if kind == START_OF_SCAN else "segment"
+        if kind != 0x01:
+            position += max(2, int.from_bytes(content[position : position + 2], "big"))
+
+
+def png_parts(content: bytes) -> Iterator[str]:
+    """`"chunk"` for each chunk of a PNG (https://www.w3.org/TR/png-3/, section 5.3)."""
+    position = 8
+    while position < len(content):
+        yield "chunk"
+        position += 12 + int.from_bytes(content[position : position + 4], "big")
+
+
+def webp_parts(content: bytes) -> Iterator[str]:
+    """`"chunk"` for each chunk of a WebP (RFC 9649, section 2.3)."""
+    position = 12
+    while position < len(content):
+        yield "chunk"
+        size = int.from_bytes(content[position + 4 : position + 8], "little")
+        position += 8 + size + size % 2
+
+
+def gif_parts(content: bytes) -> Iterator[str]:
+    """`"block"` for each block of a GIF before its first picture (GIF89a, sections 15 to 26)."""
+    flags = content[10] if len(content) > 10 else 0
+    position = 13 + (3 << ((flags & 7) + 1) if flags & 0x80 else 0)
+    while position + 1 < len(content) and content[position] != GIF_IMAGE:
+        yield "block"
+        if content[position] != GIF_EXTENSION:
+            position += 1
+            continue
+        position += 2
+        while position < len(content) and (size := content[position]):
+            yield "block"
+            position += 1 + size
+        position += 1
+
+
+PARTS = {b"\xff\xd8": jpeg_parts, b"\x89PNG": png_parts, b"RIFF": webp_parts, b"GIF8": gif_parts}
+# Blocks that Pillow joins one by one, each time with a copy of all before it.
+FEWER = {"block": 1000}
+
+
+def check_parts(content: bytes, param: str, limits: Limits) -> int:
+    """The number of scans of a picture, 1 for formats without them, from its bytes alone.
+
+    Raises:
+        ApiError: if it has more scans or other parts than `limits` allow.
+    """
+    parts = next((parts for magic, parts in PARTS.items() if content.startswith(magic)), None)
+    counts: dict[str, int] = {}
+    for kind in parts(content) if parts else ():
+        counts[kind] = counts.get(kind, 0) + 1
+        limit = limits.max_image_scans if kind == "scan" else FEWER.get(kind, limits.max_image_parts)
+        if counts[kind] > limit:
+            raise invalid("image_too_complex", f"{param}: has more than {limit} {kind}s. Save it anew.", param)
+    return max(1, counts.get("scan", 1))
+
+
+class PixelBudget:
+    """Lets pictures in as long as their pixels together stay within a bound.
+
+    Args:
+        most: pixels at a time; one picture alone is always let in.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most, self.used = most, 0
+        self.freed = asyncio.Condition()
+
+    async def take(self, pixels: int) -> None:
+        """Waits until there is room."""
+        async with self.freed:
+            await self.freed.wait_for(lambda: self.used == 0 or self.used + pixels <= self.most)
+            self.used += pixels
+
+    async def give(self, pixels: int) -> None:
+        """Makes room."""
+        async with self.freed:
+            self.used -= pixels
+            self.freed.notify_all()
+
+
+class Decoder:
+    """Bytes to the model's pixels.
+
+    Args:
+        recipe: a picture to pixels; the same as in the library, so that vectors agree.
+        limits: of sizes.
+        threads: how many pictures are decoded at a time.
+    """
+
+    def __init__(self, recipe: Recipe, limits: Limits, threads: int) -> None:
+        self.recipe, self.limits = recipe, limits
+        self.pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self.budget = PixelBudget(limits.max_pixels_in_flight)
+
+    async def __call__(self, content: bytes, param: str) -> np.ndarray:
+        """Uint8 pixels `(size, size, 3)`.
+
+        Raises:
+            ApiError: if it is no picture, of another format, too large or too complex.
+        """
+        return await self._decoded(await self._opened(content, param), self.recipe, param)
+
+    async def file(self, path: Path) -> tuple[bytes, str]:
+        """A picture file as it is, and its media type, once it has been decoded.
+
+        Raises:
+            OSError: if it cannot be read.
+            ApiError: if it is no picture that a client might send too.
+        """
+        if path.stat().st_size > self.limits.max_image_bytes:
+            raise invalid("image_too_large", f"{path.name}: has too many bytes.")
+        content = await asyncio.get_running_loop().run_in_executor(self.pool, path.read_bytes)
+        picture = await self._opened(content, "number")
+        await self._decoded(picture, lambda picture: picture.load(), "number")
+        return content, Image.MIME[picture.format or "PNG"]
+
+    async def _opened(self, content: bytes, param: str) -> Image.Image:
+        return await asyncio.get_running_loop().run_in_executor(self.pool, self.opened, content, param)
+
+    async def _decoded(self, picture: Image.Image, decode: Callable, param: str) -> np.ndarray:
+        pixels = picture.width * picture.height
+        await self.budget.take(pixels)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.pool, decode, picture)
+        except (OSError, ValueError, SyntaxError, MemoryError) as error:
+            raise unreadable(param) from error
+        finally:
+            await self.budget.give(pixels)
+
+    def opened(self, content: bytes, param: str) -> Image.Image:
+        """A picture whose structure and header were found harmless; its pixels are not decoded yet."""
+        limit = self.limits.max_image_pixels
+        scans = check_parts(content, param, self.limits)
+        try:
+            picture = Image.open(io.BytesIO(content), formats=FORMATS)
+        except UnidentifiedImageError as error:
+            message = f"{param}: is not a picture of the formats {', '.join(FORMATS)}."
+            raise invalid("unsupported_image_format", message, param) from error
+        except Image.DecompressionBombError as error:
+            raise too_many_pixels(param, limit) from error
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombWarning) as error:
+            raise unreadable(param) from error
+        # A small picture may be long and thin, and huge once its shorter edge is resized.
+        width, height = self.recipe.resized(picture.size)
+        if max(picture.width * picture.height * max(1, scans // SCANS_OF_ONE_PASS), width * height) > limit:
+            raise too_many_pixels(param, limit)
+        return picture
+
+    def close(self) -> None:
+        """Ends the threads."""
+        self.pool.shutdown(wait=False, cancel_futures=True)
+
+
+SCANS_OF_ONE_PASS = 10  # that usual progressive JPEGs have
+
+
+def too_many_pixels(param: str, limit: int) -> ApiError:
+    """The error of a picture that would take too long or too much memory to decode or to resize."""
+    return invalid("image_too_large", f"{param}: has too many pixels; the limit is {limit}.", param)
+
+
+def unreadable(param: str) -> ApiError:
+    """The error of a broken picture."""
+    return invalid("invalid_image", f"{param}: is not a readable picture.", param)

@@ -1,0 +1,213 @@
+"""What requests hold: the bodies of the routes, and the many forms of items, each parsed to a text or a picture."""
+
+import base64
+import binascii
+import re
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from convnext_keras.clip.zero_shot import TEMPLATE
+from convnext_keras.server.errors import ApiError, invalid
+from convnext_keras.server.limits import Limits
+
+PICTURE = {"type": "image_url", "image_url": {"url": "https://img.example/kayak.jpg"}}
+Item = Annotated[Any, Field(description="A text, or an object with a text or a picture.")]
+Picture = Annotated[Any, Field(description="An address, a data URI or base64, or an object with one of them.")]
+Words = str | list[str]
+
+
+def example(**body: Any) -> ConfigDict:
+    """What the description of a route shows as a body."""
+    return ConfigDict(extra="ignore", json_schema_extra={"examples": [body]})
+
+
+class Body(BaseModel):
+    """What all have in common."""
+
+    model: str | None = None
+    truncate: Literal["end", "none"] = "end"
+
+
+class Embeddings(Body):
+    """`POST /v1/embeddings`."""
+
+    model_config = example(input=["a red kayak", PICTURE], encoding_format="float")
+    input: Any
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = None
+    normalize: Literal[True] = True
+    modality: Literal["text", "image"] | None = None
+    user: str | None = None
+
+
+class Similarity(Body):
+    """`POST /v1/similarity`."""
+
+    model_config = example(image="https://img.example/harbour.jpg", texts=["a harbour at dusk", "a bowl of ramen"])
+    image: Picture = None
+    images: list[Picture] | None = None
+    texts: Words
+
+
+class Classify(Body):
+    """`POST /v1/classify`."""
+
+    model_config = example(input=[PICTURE], labels=["kayak", "canoe"], templates=[TEMPLATE], top_k=2)
+    input: list[Item] | Item
+    labels: list[str]
+    templates: Words = TEMPLATE
+    top_k: Annotated[int, Field(ge=1)] | None = None
+
+
+class Rerank(Body):
+    """`POST /v1/rerank`."""
+
+    model_config = example(query="sunset over water", documents=[PICTURE, "a harbour"], top_n=1)
+    query: Item
+    documents: list[Item]
+    top_n: Annotated[int, Field(ge=1)] | None = None
+    return_documents: bool = False
+
+
+class Score(Body):
+    """`POST /v1/score`."""
+
+    model_config = example(queries="a red kayak", documents=[PICTURE])
+    queries: list[Item] | Item
+    documents: list[Item] | Item
+
+
+class HuggingFaceZeroShot(BaseModel):
+    """`POST /hf/zero-shot-image-classification`."""
+
+    model_config = example(inputs="iVBOR...", parameters={"candidate_labels": ["kayak", "canoe"]})
+    inputs: Any
+    parameters: dict[str, Any]
+
+
+class Search(Body):
+    """`POST /v1/indexes/{name}/search`."""
+
+    model_config = example(query="red boats", top_k=3)
+    query: Item
+    top_k: Annotated[int, Field(ge=1, le=1000)] = 10
+
+
+class ErrorObject(BaseModel):
+    """What went wrong: for people, and for programs."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """Every answer that is not of status 200."""
+
+    error: ErrorObject
+
+
+DATA_URI = re.compile(r"data:[^,]*;base64\s*,", re.IGNORECASE)
+URL = re.compile(r"https?://", re.IGNORECASE)
+# Keys of an object that hold a picture, in the forms of OpenAI, Jina, SGLang and Voyage.
+IMAGE_KEYS = ("image_url", "image", "image_base64", "input_image")
+
+
+class TextItem(NamedTuple):
+    """A text to embed."""
+
+    text: str
+
+
+class ImageItem(NamedTuple):
+    """A picture to embed: its bytes, or the address that they are to be fetched from."""
+
+    content: bytes | None
+    url: str | None = None
+
+
+def parsed_item(value: Any, param: str, limits: Limits, is_image: bool = False) -> TextItem | ImageItem:
+    """The text or the picture that an item of a request stands for.
+
+    Args:
+        value: a string, or an object of any known form. A string is a text, even if it looks like an address, unless it
+            is a data URI.
+        param: its path in the request.
+        limits: of sizes.
+        is_image: whether the field's name says that strings are pictures.
+
+    Raises:
+        ApiError: if it is none of these.
+    """
+    if isinstance(value, str):
+        if is_image or DATA_URI.match(value):
+            return parsed_image(value, param, limits)
+        return parsed_text(value, param, limits)
+    if isinstance(value, int | float) or (isinstance(value, list) and value and isinstance(value[0], int)):
+        raise invalid(
+            "token_input_unsupported",
+            f"{param}: token ids are not accepted, since those of other models mean nothing here. Send strings; in "
+            "LangChain, set check_embedding_ctx_length=False.",
+            param,
+        )
+    if not isinstance(value, dict):
+        raise invalid("invalid_value", f"{param}: must be a string or an object.", param)
+    if isinstance(value.get("content"), list):
+        if len(value["content"]) != 1:
+            message = f"{param}: must have exactly one part; CLIP has no vector for a text and a picture together."
+            raise invalid("interleaved_input_unsupported", message, param)
+        return parsed_item(value["content"][0], f"{param}.content.0", limits, is_image)
+    for key in IMAGE_KEYS:
+        if key in value:
+            inner = value[key]
+            return parsed_image(inner.get("url") if isinstance(inner, dict) else inner, f"{param}.{key}", limits)
+    if "text" in value:
+        return parsed_text(value["text"], f"{param}.text", limits)
+    raise invalid("invalid_value", f"{param}: must have 'text' or 'image_url'.", param)
+
+
+def parsed_text(value: Any, param: str, limits: Limits) -> TextItem:
+    """The text of a string that is neither empty nor too long."""
+    if not isinstance(value, str):
+        raise invalid("invalid_value", f"{param}: must be a string.", param)
+    if not value.strip():
+        raise invalid("invalid_value", f"{param}: must not be empty.", param)
+    if len(value) > limits.max_text_characters:
+        message = f"{param}: has {len(value)} characters; the limit is {limits.max_text_characters}."
+        raise invalid("context_length_exceeded", message, param)
+    return TextItem(value)
+
+
+def parsed_image(value: Any, param: str, limits: Limits) -> ImageItem:
+    """The picture of an address, a data URI or bare base64."""
+    if not isinstance(value, str) or not value.strip():
+        raise invalid("invalid_value", f"{param}: must be an address, a data URI or base64.", param)
+    if URL.match(value):
+        return ImageItem(None, value)
+    start = DATA_URI.match(value)
+    if value[:5].lower() == "data:" and not start:
+        raise invalid("invalid_base64", f"{param}: a data URI must say ';base64,'.", param)
+    return ImageItem(decoded_base64(value[start.end() :] if start else value, param, limits))
+
+
+def decoded_base64(value: str, param: str, limits: Limits) -> bytes:
+    """The bytes of base64 of either alphabet, with or without blanks and padding; anything else is refused."""
+    if len(value) > 2 * limits.max_image_bytes:
+        raise too_large(param, limits)
+    plain = "".join(value.split()).replace("-", "+").replace("_", "/").rstrip("=")
+    try:
+        content = base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise invalid("invalid_base64", f"{param}: is not base64.", param) from error
+    if len(content) > limits.max_image_bytes:
+        raise too_large(param, limits)
+    if not content:
+        raise invalid("invalid_image", f"{param}: is empty.", param)
+    return content
+
+
+def too_large(param: str, limits: Limits) -> ApiError:
+    """The error of a picture of too many bytes."""
+    return invalid("image_too_large", f"{param}: has more than {limits.max_image_bytes} bytes.", param)

@@ -1,0 +1,216 @@
+"""Downloads from the Hugging Face hub, played by a server on this machine."""
+
+import hashlib
+import http.server
+import re
+import shutil
+import threading
+import time
+
+import pytest
+import safetensors.numpy
+from huggingface_hub import constants
+from make_references import CLASSES, REFERENCES
+
+from convnext_keras import ConvNeXt, WeightsError, create_model, load_weights
+from convnext_keras.checkpoints import download, loading
+from convnext_keras.checkpoints.download import VerifiedFile
+from convnext_keras.checkpoints.registry import fetch, warn_of_license, weight_sets
+
+pytestmark = pytest.mark.any_backend
+
+CONTENT = (REFERENCES / "timm_plain.safetensors").read_bytes()
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+COMMITS = {"main": "a" * 40, "v2": "b" * 40}
+REPOSITORY, FILE = "timm/convnext_tiny.in12k_ft_in1k", "model.safetensors"
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """Answers as the hub does for one repository; `fault` says what goes wrong."""
+
+    fault: str | int = ""
+    missing_entries = False
+    requests: list[str]
+
+    def do_HEAD(self):
+        self.answer(body=False)
+
+    def do_GET(self):
+        self.answer(body=True)
+
+    def answer(self, body):
+        type(self).requests.append(f"{self.command} {self.path}")
+        place = re.fullmatch(rf"/{REPOSITORY}/resolve/(\w+)/{FILE}", self.path)
+        status = self.fault if isinstance(self.fault, int) else 200 if place and place[1] in COMMITS else 404
+        self.send_response(status)
+        if status != 200:
+            if self.missing_entries:
+                self.send_header("X-Error-Code", "EntryNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.send_header("X-Repo-Commit", COMMITS[place[1]])
+        self.send_header("ETag", f'"{SHA256}"')
+        self.send_header("Content-Length", str(len(CONTENT)))
+        self.end_headers()
+        if body and self.fault == "stall":
+            threading.Event().wait(3)  # Longer than the client's limit below.
+        elif body:
+            sent = {"cut": CONTENT[: len(CONTENT) // 2], "wrong": CONTENT[::-1]}.get(self.fault, CONTENT)
+            self.wfile.write(sent)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    monkeypatch.setenv("CONVNEXT_KERAS_OFFLINE", "0")
+    monkeypatch.setattr(Hub, "fault", "")
+    Hub.requests = []
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as running:
+        address = f"http://127.0.0.1:{running.server_port}"
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        template = address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 2)
+        monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 1)
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield tmp_path / "hub"
+        running.shutdown()
+        thread.join()
+
+
+def test_fetched_once_and_found_again_offline(hub, monkeypatch):
+    path, _ = download.fetch_from_hub(REPOSITORY, [FILE])
+    assert path.read_bytes() == CONTENT
+    assert Hub.requests.count(f"GET /{REPOSITORY}/resolve/main/{FILE}") == 1
+    monkeypatch.setenv("CONVNEXT_KERAS_OFFLINE", "1")
+    Hub.requests.clear()
+    assert download.fetch_from_hub(REPOSITORY, [FILE]).path == path
+    assert not Hub.requests
+
+
+def test_other_names_of_a_file_are_tried_in_order(hub, monkeypatch):
+    """LAION's repositories have one of two .safetensors files, or neither; a header of the hub tells which."""
+    monkeypatch.setattr(Hub, "missing_entries", True)
+    path, _ = download.fetch_from_hub(REPOSITORY, ["open_clip_model.safetensors", FILE])
+    assert path.read_bytes() == CONTENT
+    monkeypatch.setenv("CONVNEXT_KERAS_OFFLINE", "1")
+    assert download.fetch_from_hub(REPOSITORY, ["open_clip_model.safetensors", FILE]).path == path
+    monkeypatch.delenv("CONVNEXT_KERAS_OFFLINE")
+    row = weight_sets("clip")["convnext_base.laion400m_s13b_b51k"]
+    with pytest.raises(WeightsError, match=r"open_clip_model\.safetensors or .*\.bin .*convnext-keras convert"):
+        fetch(row._replace(repository=REPOSITORY))
+
+
+def test_a_revision_can_be_pinned(hub):
+    row = weight_sets()["convnext_tiny.in12k_ft_in1k"]
+    assert "/snapshots/" + COMMITS["main"] in str(fetch(row).path)
+    assert "/snapshots/" + COMMITS["v2"] in str(fetch(row._replace(revision="v2")).path)
+    asked = [request for request in Hub.requests if "/resolve/v2/" in request]
+    with pytest.raises(WeightsError, match="does not fit"):  # The file is of a small model.
+        create_model("convnext_tiny", weights="in12k_ft_in1k@v2")
+    assert len([request for request in Hub.requests if "/resolve/v2/" in request]) > len(asked)
+
+
+def test_damage_in_the_cache_is_repaired(hub):
+    path, _ = download.fetch_from_hub(REPOSITORY, [FILE])
+    damaged = bytearray(CONTENT)
+    damaged[-1] ^= 1
+    path.resolve().write_bytes(damaged)
+    assert download.fetch_from_hub(REPOSITORY, [FILE]).path.read_bytes() == CONTENT
+
+
+def test_another_content_than_the_hub_states_is_refused(hub, monkeypatch):
+    monkeypatch.setattr(Hub, "fault", "wrong")
+    with pytest.raises(OSError, match="its sha256 is not the one that the hub states"):
+        download.fetch_from_hub(REPOSITORY, [FILE])
+
+
+@pytest.mark.parametrize("fault", [401, 403, 404, 429, 500, "cut", "stall"])
+def test_faults_end_in_one_error_and_leave_nothing(fault, hub, monkeypatch):
+    monkeypatch.setattr(Hub, "fault", fault)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # The hub's library waits between its tries.
+    with pytest.raises(OSError, match=f"{FILE} of https://huggingface.co/{REPOSITORY} could not be had"):
+        download.fetch_from_hub(REPOSITORY, [FILE])
+    assert not list(hub.rglob(FILE))
+
+
+def test_ten_at_once_get_the_same(hub):
+    found = []
+    threads = [
+        threading.Thread(target=lambda: found.append(download.fetch_from_hub(REPOSITORY, [FILE]))) for _ in range(10)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 10
+    assert all(file.path.read_bytes() == CONTENT for file in found)
+
+
+def test_standard_output_stays_empty(hub, capfd):
+    download.fetch_from_hub(REPOSITORY, [FILE])
+    assert capfd.readouterr().out == ""
+
+
+def test_offline_and_missing(hub, monkeypatch):
+    monkeypatch.setenv("CONVNEXT_KERAS_OFFLINE", "1")
+    with pytest.raises(WeightsError, match=r"convnext_tiny\.in12k_ft_in1k.*CONVNEXT_KERAS_OFFLINE"):
+        create_model("convnext_tiny.in12k_ft_in1k")
+    assert not Hub.requests
+
+
+def stand_in(monkeypatch, tmp_path, **arguments):
+    """A small file and its architecture stand in for a weight set of the registry."""
+    path = tmp_path / "small.safetensors"
+    shutil.copy(REFERENCES / "timm_plain.safetensors", path)
+    monkeypatch.setattr(loading, "fetch", lambda row, top: VerifiedFile(path, SHA256))
+    return {"depths": (1, 1, 2, 1), "dims": (4, 8, 12, 16), "classes": CLASSES, **arguments}
+
+
+def test_a_weight_set_brings_its_statistics_size_and_labels(monkeypatch, tmp_path):
+    row = weight_sets()["convnext_base.clip_laion2b_augreg_ft_in12k_in1k"]
+    model = ConvNeXt(**stand_in(monkeypatch, tmp_path, weights=row))
+    assert model.input_shape == (None, 256, 256, 3)
+    mean = model.get_layer("convnext_prestem_normalization").input_mean
+    assert [round(float(value), 3) for value in mean] == [122.771, 116.746, 104.094]
+    assert model.provenance.labels == "imagenet-1k"
+    assert model.provenance.recipe.size == 256
+    another = ConvNeXt(**stand_in(monkeypatch, tmp_path, weights=row, input_shape=(64, 96, 3)))
+    assert another.input_shape == (None, 64, 96, 3)
+
+
+@pytest.mark.parametrize("tag", ["dinov3_lvd1689m", "eupe_lvd1689m"])
+def test_headless_sets_have_no_classifier(tag, monkeypatch, tmp_path):
+    row = weight_sets()[f"convnext_tiny.{tag}"]
+    warn_of_license.cache_clear()
+    with pytest.raises(ValueError, match=f"convnext_tiny.{tag} has no classifier. Use include_top=False"):
+        ConvNeXt(**stand_in(monkeypatch, tmp_path, weights=row))
+    model = ConvNeXt(**stand_in(monkeypatch, tmp_path, weights=row, include_top=False, pooling="avg"))
+    assert model.output_shape == (None, 16)
+
+
+def test_files_without_a_last_norm_say_so(monkeypatch, tmp_path):
+    """FCMAE's files end before it, and timm leaves it at 1 and 0."""
+    row = weight_sets()["convnextv2_atto.fcmae"]
+    arguments = stand_in(monkeypatch, tmp_path, weights=row, include_top=False, pooling="avg")
+    tensors = safetensors.numpy.load_file(tmp_path / "small.safetensors")
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
+    safetensors.numpy.save_file(tensors, tmp_path / "small.safetensors")
+    with pytest.warns(UserWarning, match="last norm of 'convnext' keeps its initial 1 and 0"):
+        ConvNeXt(**arguments)
+    with pytest.raises(WeightsError, match="2 missing: head_layernorm/gamma"):
+        load_weights(ConvNeXt(**{**arguments, "weights": None}), tmp_path / "small.safetensors")
+
+
+def test_restricted_licences_are_told_once(monkeypatch):
+    monkeypatch.setattr(download, "fetch_from_hub", lambda *arguments: None)
+    row = weight_sets()["convnextv2_atto.fcmae_ft_in1k"]
+    warn_of_license.cache_clear()
+    with pytest.warns(UserWarning, match=r"cc-by-nc-4\.0: not for commercial use"):
+        fetch(row)
+    fetch(row)  # Warnings are errors in these tests: a second one would fail.

@@ -1,0 +1,67 @@
+"""The registries of weight sets: complete, and in the publishers' own words."""
+
+import collections
+import re
+
+import pytest
+
+from convnext_keras.checkpoints import BUNDLED, CLIP, RESTRICTED, download, weight_sets
+from convnext_keras.checkpoints.layouts import LAYOUTS
+from convnext_keras.clip.variants import CLIP_VARIANTS
+from convnext_keras.labels import LABEL_SETS, class_names
+from convnext_keras.preprocessing import INTERPOLATIONS, STATISTICS
+from convnext_keras.variants import VARIANTS
+
+COUNTS = {len(class_names(labels)): labels for labels in LABEL_SETS}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_no_row_of_the_registry_misses_a_field(variant):
+    for row in (row for row in weight_sets().values() if row.variant == variant):
+        assert all([row.tag, row.layout, row.file, row.license, row.source, row.megabytes]), row
+        assert row.layout in {*LAYOUTS, "Keras .h5", "convnext_keras"}, row
+        assert row.labels == COUNTS.get(row.classes, ""), row
+        assert row.statistics in STATISTICS, row
+        assert row.interpolation in INTERPOLATIONS, row
+        assert row.resize in ("shortest", "squash"), row
+        assert 32 <= row.input_size <= 512, row
+        assert 0 < row.crop <= 1, row
+        assert bool(row.test_input_size) == bool(row.test_crop), row
+        # Accuracies are published for classifiers of ImageNet-1k, and measured by us for our own.
+        assert bool(row.top1) == (row.labels in ("imagenet-1k", "digits")), row
+        assert not row.top1 or 40 < float(row.top1) < 100, row
+        if row.repository:
+            assert row.url + row.sha256 + row.headless_url == "", row
+            assert row.source == f"https://huggingface.co/{row.repository}", row
+        else:
+            assert re.fullmatch(r"[0-9a-f]{64}", row.sha256), row
+            assert bool(row.headless_url) == bool(row.headless_sha256), row
+            assert row.url.startswith("https://") or download.file_sha256(BUNDLED / row.file) == row.sha256, row
+
+
+def test_the_registry_is_complete():
+    """Keras' five, timm's 101, the hub's 37 of Meta, and this project's."""
+    rows = weight_sets().values()
+    assert len({row.name for row in rows}) == len(rows)
+    by_layout = collections.Counter(row.layout for row in rows)
+    assert by_layout["Keras .h5"] == 5
+    assert by_layout["timm"] == 101
+    assert by_layout["transformers"] + by_layout["transformers DINOv3"] == 37
+    clip_rows = weight_sets(CLIP).values()
+    assert len(clip_rows) == len({row.name for row in clip_rows}) == 13
+    assert all(row.license and row.source and row.file and row.top1 and row.megabytes for row in clip_rows)
+    assert {row.variant for row in clip_rows} == set(CLIP_VARIANTS)
+    assert {row.license for row in rows} <= {"apache-2.0", "mit", *RESTRICTED}
+    trained = {row.variant for row in rows}
+    untrained = {"convnext_atto_rms", "convnextv2_small"} | {name for name in VARIANTS if "isotropic" in name}
+    assert trained == set(VARIANTS) - untrained
+
+
+def test_keras_files_are_those_that_keras_names():
+    from keras.src.applications.convnext import BASE_WEIGHTS_PATH, WEIGHTS_HASHES
+
+    for variant, hashes in WEIGHTS_HASHES.items():
+        row = weight_sets()[f"{variant}.imagenet"]
+        assert (row.sha256, row.headless_sha256) == hashes
+        assert row.url == f"{BASE_WEIGHTS_PATH}{variant}.h5"
+        assert row.headless_url == f"{BASE_WEIGHTS_PATH}{variant}_notop.h5"

@@ -1,0 +1,304 @@
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from conftest import BACKEND, outputs, randomise
+from PIL import Image
+from typer.testing import CliRunner
+
+from convnext_keras import create_model, decode_predictions, save_weights
+from convnext_keras.checkpoints import weight_sets
+from convnext_keras.checkpoints.download import VerifiedFile
+from convnext_keras.cli import COMMANDS, app, main
+from convnext_keras.cli.demo import held_out_digits, held_out_shapes
+from convnext_keras.preprocessing import Recipe, normalize
+
+DIGITS = "convnext_mini.digits"
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+@pytest.fixture
+def digit(tmp_path):
+    digits, labels = held_out_digits()
+    Image.fromarray(digits[0]).save(tmp_path / "digit.png")
+    assert labels[0] == 0
+    return tmp_path / "digit.png"
+
+
+def test_demo(tmp_path):
+    result = run("demo", "--output", tmp_path / "pictures")
+    assert "356 of 359 held-out digits right, 99.16 %" in result.stdout
+    right = re.search(r"(\d+) of 48 held-out pictures have their own caption first", result.stdout)
+    assert int(right[1]) >= 46
+    assert result.stdout.count("Look at") == 2
+    digits = np.asarray(Image.open(tmp_path / "pictures" / "predictions.png")).astype(int)
+    assert (digits @ (-1, 1, 0)).max() > 60  # There are green numbers and red ones.
+    assert (digits @ (1, -1, 0)).max() > 120
+    found = np.asarray(Image.open(tmp_path / "pictures" / "search.png"))[:128, :128]
+    assert (found.astype(int) @ (-1, 1, 0) > 80).mean() > 0.05  # The stars found first are green.
+
+
+@pytest.fixture
+def shapes(tmp_path):
+    pictures, captions = held_out_shapes()
+    folder = tmp_path / "shapes"
+    folder.mkdir()
+    for pixels, caption in zip(pictures[:9], captions[:9], strict=True):
+        Image.fromarray(pixels).save(folder / f"{caption}.png")
+    return folder
+
+
+def test_zero_shot(shapes):
+    paths = sorted(shapes.iterdir())
+    colours = [path.stem.split()[2] for path in paths]
+    labels = "red, green,blue, yellow,purple,orange"
+    arguments = ["zero-shot", shapes, "--labels", labels, "--template", "a {} shape", "--weights", "shapes"]
+    rows = json.loads(run(*arguments, "--template", "{}", "--json", "--top", 2).stdout)
+    assert [row["image"] for row in rows] == [str(path) for path in paths]
+    assert [row["predictions"][0]["label"] for row in rows] == colours
+    assert all(set(row["predictions"][1]) == {"label", "probability", "cosine"} for row in rows)
+    table = run(*arguments, "--top", 1, "--threshold", 1.1).stdout
+    assert table.count("none of these") == 9
+
+
+def test_embed_pictures_and_texts(shapes, tmp_path):
+    (tmp_path / "texts.txt").write_text("a red circle\na blue star\n")
+    for inputs, count in ((shapes, 9), (tmp_path / "texts.txt", 2)):
+        output = tmp_path / f"{count}.safetensors"
+        result = run("embed", inputs, "--output", output, "--weights", "shapes", "--batch-size", 4)
+        assert f"{count} vectors of 96" in result.stdout
+        with safetensors.safe_open(output, "numpy") as file:
+            vectors, names = file.get_tensor("vectors"), json.loads(file.metadata()["names"])
+        assert vectors.shape == (count, 96)
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+        assert len(names) == count
+    assert names == ["a red circle", "a blue star"]
+
+
+def test_index_and_search(shapes, tmp_path):
+    folder = tmp_path / "shapes.index"
+    moved = tmp_path / "later.png"
+    sorted(shapes.iterdir())[0].rename(moved)
+    assert "8 pictures added, 8 in all" in run("index", shapes, "--output", folder, "--weights", "shapes").stdout
+    moved.rename(shapes / "later.png")
+    assert "1 pictures added, 9 in all" in run("index", shapes, "--output", folder, "--weights", "shapes").stdout
+    assert "0 pictures added, 9 in all" in run("index", shapes, "--output", folder, "--weights", "shapes").stdout
+    wanted = sorted(shapes.iterdir())[4]
+    query = wanted.stem
+    hits = json.loads(run("search", folder, query, "--top", 3, "--json").stdout)
+    assert hits[0]["name"] == str(wanted)
+    assert len(hits) == 3
+    by_picture = run("search", folder, wanted, "--top", 1, "--sheet", tmp_path / "found.png").stdout
+    assert "1.000" in by_picture
+    with Image.open(tmp_path / "found.png") as sheet:
+        assert sheet.size == (204, 222)
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["zero-shot", "{digit}", "--labels", " , "], "labels must have at least one"),
+        (["zero-shot", "{digit}", "--labels", "a,b", "--template", "no place"], "in the place of the label"),
+        (["zero-shot", "missing.png", "--labels", "a,b", "--weights", "shapes"], "missing.png cannot be read"),
+        (["zero-shot", "{digit}", "--labels", "a,b", "--weights", "shape"], "Did you mean"),
+        (["embed", "{digit}", "--output", "out.npy", "--weights", "shapes"], ".safetensors or .parquet"),
+        (["search", "{folder}", "words"], "holds no index"),
+        (["index", "{folder}/missing", "--output", "x"], "is not a folder"),
+        (["serve", "--host", "0.0.0.0"], "must listen at 127.0.0.1"),
+        (["serve", "--index", "folder"], "must be NAME=FOLDER"),
+        (["serve", "--image-urls", "all"], "Received: 'all'"),
+        (["serve", "--keys", "{folder}/missing"], "No such file"),
+    ],
+)
+def test_errors_of_clip_are_one_sentence(arguments, message, digit, monkeypatch, capsys):
+    places = {"digit": digit, "folder": digit.parent}
+    monkeypatch.setattr(sys, "argv", ["convnext-keras", *(text.format(**places) for text in arguments)])
+    monkeypatch.chdir(digit.parent)
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert message in str(stop.value.code)
+    assert str(stop.value.code).startswith("convnext-keras: ")
+    assert [path.name for path in digit.parent.iterdir()] == ["digit.png"]
+
+
+def test_classify(digit):
+    result = run("classify", digit, "--weights", DIGITS, "--top", 2)
+    assert "zero" in result.stdout
+
+
+def test_classify_a_folder_of_more_than_one_batch(tmp_path):
+    digits, labels = held_out_digits()
+    for number in range(40):
+        Image.fromarray(digits[number]).save(tmp_path / f"{number:02}.png")
+    rows = json.loads(run("classify", tmp_path, "--weights", DIGITS, "--top", 1, "--json").stdout)
+    assert [row["image"] for row in rows] == [str(tmp_path / f"{number:02}.png") for number in range(40)]
+    right = sum(row["predictions"][0]["id"] == str(label) for row, label in zip(rows, labels, strict=False))
+    assert right >= 38
+
+
+def test_classify_as_json(digit):
+    rows = json.loads(run("classify", digit, digit, "--weights", DIGITS, "--json").stdout)
+    assert [row["image"] for row in rows] == [str(digit)] * 2
+    best = rows[0]["predictions"][0]
+    assert (best["id"], best["name"]) == ("0", "zero")
+    assert best["score"] > 0.5
+    assert len(rows[0]["predictions"]) == 5
+
+
+def listed(*arguments):
+    return [row["name"] for row in json.loads(run("models", *arguments, "--json").stdout)]
+
+
+def test_models():
+    assert listed() == list(weight_sets())
+    assert listed("*mini*") == [DIGITS]
+    assert listed("--license", "cc-by-nc-4.0", "--size", 512) == [
+        "convnextv2_huge.fcmae_ft_in22k_in1k_512",
+        "convnextv2_huge.hf_22k_512",
+    ]
+    assert listed("convnext_small.*", "--labels", "imagenet-12k") == ["convnext_small.in12k"]
+    assert listed("resnet*") == []
+    assert "not for commercial use" in " ".join(run("models").stdout.split())
+
+
+def test_classify_needs_no_further_options(tmp_path, monkeypatch):
+    """A local file stands in for the download; transform, statistics and labels are the weight set's."""
+    model = randomise(create_model("test_convnext", weights=None, classifier_activation=None))
+    save_weights(model, tmp_path / "model.safetensors")
+    file = VerifiedFile(tmp_path / "model.safetensors", "0" * 64)
+    monkeypatch.setattr("convnext_keras.checkpoints.loading.fetch", lambda row, top: file)
+    picture = np.random.default_rng(0).integers(0, 256, (200, 300, 3), "uint8")
+    Image.fromarray(picture).save(tmp_path / "photo.png")
+    arguments = ("--weights", "test_convnext.r160_in1k", "--json")
+    (row,) = json.loads(run("classify", tmp_path / "photo.png", *arguments).stdout)
+    recipe = Recipe(160, 0.95, "shortest", "bicubic", "half")
+    plain = create_model("test_convnext", weights=None, include_preprocessing=False)
+    plain.set_weights(model.get_weights())
+    expected = decode_predictions(outputs(plain, normalize(recipe(picture)[None], "half")))[0]
+    assert row["predictions"][0]["id"] == expected[0][0]
+    assert row["predictions"][0]["score"] == pytest.approx(expected[0][2], rel=0.05)
+
+
+def test_fetch():
+    assert run("fetch", DIGITS).stdout.strip().endswith("convnext_mini.digits.safetensors")
+
+
+@pytest.mark.parametrize("command", [*COMMANDS])
+def test_help_has_an_example(command):
+    assert f"convnext-keras {command} " in run(command, "--help").stdout
+    assert command in run("--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["classify", "missing.png", "--weights", DIGITS], "missing.png cannot be read as an image"),
+        (["classify", __file__], "cannot be read as an image"),
+        (["classify", "x.png", "--weights", "convnext_mini.digit"], "Did you mean 'convnext_mini.digits'"),
+        (["fetch", "resnet50"], "'resnet50' is no weight set"),
+        (["fetch", "convnext_tiny.imagenet"], "CONVNEXT_KERAS_OFFLINE"),
+    ],
+)
+def test_errors_are_one_sentence_on_standard_error(arguments, message, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["convnext-keras", *arguments])
+    with pytest.raises(SystemExit, match=message) as raised:
+        main()
+    assert str(raised.value).startswith("convnext-keras: ")
+    assert "\n" not in str(raised.value)
+
+
+def test_installed_command_exits_with_one(tmp_path):
+    code = "from convnext_keras.cli import main; main()"
+    command = [sys.executable, "-c", code, "classify", str(tmp_path / "no.png")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("convnext-keras: ")
+
+
+ALONE = """
+import socket, sys
+from importlib.machinery import PathFinder
+
+class Hiding(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.split(".")[0] in blocked else super().find_spec(name, path, target)
+
+def refuse(*arguments, **options):
+    raise OSError("no network")
+
+blocked = set(sys.argv.pop(1).split(","))
+sys.meta_path[sys.meta_path.index(PathFinder)] = Hiding
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
+from convnext_keras.cli import app
+app(standalone_mode=False)
+print("tensorflow" in sys.modules)
+"""
+
+
+def test_clip_runs_without_peers_network_and_other_backends(shapes, tmp_path):
+    """Every command of ConvNeXt-CLIP, from the bundled checkpoint."""
+    blocked = {"timm", "open_clip", "torchvision", "transformers", "torch", "tensorflow"} - {BACKEND}
+    index = tmp_path / "shapes.index"
+    for arguments in (
+        ["zero-shot", shapes, "--labels", "red,blue", "--weights", "shapes"],
+        ["index", shapes, "--output", index, "--weights", "shapes"],
+        ["search", index, "red circles", "--sheet", tmp_path / "found.png"],
+    ):
+        command = [sys.executable, "-c", ALONE, ",".join(blocked), *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        # Keras imports TensorFlow by itself under OpenVINO if it is there; here it is not.
+        assert done.stdout.splitlines()[-1] == str(BACKEND == "tensorflow")
+
+
+def saved_model_outputs(path, pixels):
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(path))  # whose functions end with it
+    return loaded.serve(pixels).numpy()
+
+
+def openvino_outputs(path, pixels):
+    import openvino
+
+    return openvino.compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(pixels)[0]
+
+
+def torch_outputs(path, pixels):
+    import torch
+
+    return torch.export.load(str(path)).module()(torch.tensor(pixels)).detach().numpy()
+
+
+EXPORTS = {
+    "tensorflow": ("saved", "tf_saved_model", saved_model_outputs),
+    "openvino": ("model.xml", "openvino", openvino_outputs),
+    "torch": ("model.pt2", "torch", torch_outputs),
+}
+
+
+@pytest.mark.skipif(BACKEND not in EXPORTS, reason="Keras exports JAX's models through TensorFlow only")
+def test_export(tmp_path):
+    name, file_format, exported_outputs = EXPORTS[BACKEND]
+    result = run("export", DIGITS, "--output", tmp_path / name, "--format", file_format)
+    assert result.stdout.splitlines()[-1] == str(tmp_path / name)
+    model = create_model(DIGITS)
+    pixels = np.stack([model.provenance.recipe(digit) for digit in held_out_digits()[0][:1]]).astype("float32")
+    expected = outputs(model, pixels)
+    np.testing.assert_allclose(exported_outputs(tmp_path / name, pixels), expected, atol=1e-5)
+
+
+def test_export_of_an_unknown_format(tmp_path):
+    with pytest.raises(ValueError, match="format"):
+        run("export", DIGITS, "--output", tmp_path / "x", "--format", "floppy")

@@ -1,0 +1,68 @@
+"""Items of many requests, run together."""
+
+import asyncio
+import concurrent.futures
+import time
+
+import numpy as np
+import pytest
+
+from convnext_keras.server.batching import Batcher
+from convnext_keras.server.errors import ApiError
+
+pytestmark = pytest.mark.any_backend
+
+
+def batcher_of(run, **options):
+    executor = concurrent.futures.ThreadPoolExecutor(1)
+    return Batcher(run, **{"max_batch": 8, "wait_seconds": 0.002, "max_queue": 1000, "executor": executor} | options)
+
+
+def test_answers_are_nobody_elses_and_cancelled_items_leave_the_queue():
+    seen = []
+
+    def run(rows):
+        time.sleep(0.002)
+        seen.extend(rows[:, 0].tolist())
+        return rows * 2
+
+    async def clients():
+        batcher = batcher_of(run)
+        batcher.start()
+        random = np.random.default_rng(0)
+        requests = [[np.array([number, part]) for part in range(random.integers(1, 20))] for number in range(60)]
+        tasks = [asyncio.create_task(batcher(rows)) for rows in requests]
+        await asyncio.sleep(0)
+        cancelled = set(range(30, 60, 3))
+        for number in cancelled:
+            tasks[number].cancel()
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        await batcher.stop()
+        return requests, answers, cancelled
+
+    requests, answers, cancelled = asyncio.run(clients())
+    for number, (rows, answer) in enumerate(zip(requests, answers, strict=True)):
+        if number in cancelled:
+            assert isinstance(answer, asyncio.CancelledError)
+        else:
+            np.testing.assert_array_equal(answer, 2 * np.stack(rows))
+    assert not cancelled & set(seen)
+
+
+def test_a_full_queue_and_a_failing_model_are_told():
+    def fails(rows):
+        raise RuntimeError("out of memory")
+
+    async def requests():
+        batcher = batcher_of(fails, max_queue=3)
+        batcher.start()
+        found = await asyncio.gather(*(batcher([np.zeros(1)] * 2) for _ in range(2)), return_exceptions=True)
+        again = await asyncio.gather(batcher([np.zeros(1)]), return_exceptions=True)
+        await batcher.stop()
+        return [*found, *again]
+
+    first, second, again = asyncio.run(requests())
+    assert isinstance(first, RuntimeError)
+    assert isinstance(second, ApiError)
+    assert (second.status, second.code, second.headers["retry-after"]) == (429, "queue_full", "1")
+    assert isinstance(again, RuntimeError)

@@ -1,0 +1,85 @@
+"""The bundled ConvNeXt-CLIP, and the scripts that train, measure and tune it."""
+
+import csv
+import sys
+
+import evaluate_zero_shot
+import fine_tune_clip
+import numpy as np
+import pytest
+import shapes
+import train_shapes_clip
+from conftest import BACKEND, needs_training
+from PIL import Image
+
+from convnext_keras import clip
+from convnext_keras.cli.demo import held_out_shapes
+
+# Percent, as the card in weights/README.md promises them.
+PROMISED = {"whole captions": 90, "recall@1 of text to image": 90, "colour and shape": 95}
+PROMISED |= {"shape only": 90, "colour only": 95}
+
+
+def test_the_bundled_model_reaches_what_its_card_says(model):
+    """On combinations of attributes that were never in training, and on free pictures."""
+    combinations = shapes.split()
+    assert not set(combinations.training) & set(combinations.held_out)
+    assert not set(combinations.validation) & {*combinations.training, *combinations.held_out}
+    assert (len(combinations.validation), len(combinations.held_out)) == (432, 864)
+    accuracies = train_shapes_clip.measure(model, combinations.held_out, train_shapes_clip.SEED + 1)
+    assert accuracies.keys() == PROMISED.keys()
+    for name, percent in accuracies.items():
+        assert percent >= PROMISED[name], name
+
+
+@pytest.mark.any_backend
+def test_evaluation_by_folders(folder, tmp_path, monkeypatch, capsys):
+    pictures, captions = held_out_shapes()
+    for pixels, caption in zip(pictures, captions, strict=True):
+        path = tmp_path / "classes" / caption.split()[2] / f"{caption}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    command = ["evaluate", "--weights", "shapes", "--images", str(tmp_path / "classes"), "--template", "a {} shape"]
+    monkeypatch.setattr(sys, "argv", [*command, "--state", str(tmp_path / "state")])
+    evaluate_zero_shot.main()
+    first = capsys.readouterr().out
+    assert "pictures: 48\nclasses: 6\ntemplates: 1\n" in first
+    assert float(first.split("top-1: ")[1].split(" %")[0]) > 90  # chance: 17
+    assert float(first.split("top-5: ")[1].split(" %")[0]) > 97
+    monkeypatch.setattr(clip.CLIP, "encode_image", None)  # Nothing is computed twice.
+    evaluate_zero_shot.main()
+    assert capsys.readouterr().out == first
+
+
+@pytest.mark.any_backend
+def test_evaluation_by_captions(tmp_path, monkeypatch, capsys):
+    pictures, captions = held_out_shapes()
+    with (tmp_path / "captions.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["file", "caption"])
+        for number, (pixels, caption) in enumerate(zip(pictures, captions, strict=True)):
+            Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+            writer.writerows([[f"{number}.png", caption], [f"{number}.png", f"a picture of {caption}"]])
+    command = ["evaluate", "--weights", "shapes", "--images", str(tmp_path), "--state", str(tmp_path / "state")]
+    monkeypatch.setattr(sys, "argv", [*command, "--captions", str(tmp_path / "captions.csv")])
+    evaluate_zero_shot.main()
+    found = dict(line.split(": ") for line in capsys.readouterr().out.splitlines()[1:])
+    assert (found["pictures"], found["captions"]) == ("48", "96")
+    for direction in ("text to image", "image to text"):
+        one, five, ten = (float(found[f"{direction} recall@{rank}"].removesuffix(" %")) for rank in (1, 5, 10))
+        assert 90 <= one <= five <= ten <= 100
+
+
+@needs_training
+@pytest.mark.skipif(BACKEND == "jax", reason="compiling takes a minute and shows nothing that the others do not")
+def test_fine_tuning_learns_new_classes(model, monkeypatch):
+    monkeypatch.setattr(shapes, "COLOURS", dict([*shapes.COLOURS.items(), fine_tune_clip.NEW_COLOUR]))
+    monkeypatch.setattr(shapes, "SHAPES", {**shapes.SHAPES, "heart": 24})
+    random = np.random.default_rng(0)
+    scenes = fine_tune_clip.new_scenes()
+    order = random.permutation(len(scenes))
+    training, held_out = [scenes[index] for index in order[100:]], [scenes[index] for index in order[:100]]
+    pictures = [shapes.draw(scene, random) for scene in held_out]
+    before = fine_tune_clip.accuracy(model, held_out, pictures)
+    tuned = fine_tune_clip.fine_tune(model, training, random, steps=20)
+    assert fine_tune_clip.accuracy(tuned, held_out, pictures) > before
