@@ -5,7 +5,7 @@ BACKENDS ?= torch tensorflow jax openvino
 BIN := .venv/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test check clean
+.PHONY: demo test check coverage wheel clean
 
 demo: .venv/demo
 	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(BIN)/convnext-keras demo
@@ -22,8 +22,22 @@ check: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+# Under one backend, with everything that is run once; pyproject.toml has the floor.
+coverage: .venv/dev
+	KERAS_BACKEND=torch $(BIN)/python -m pytest --numprocesses 2 --cov --cov-report=term
+
+# Built, installed without extras beside one backend, and used.
+wheel: .venv/bin/python
+	rm -rf dist .venv/wheel
+	$(BIN)/python -m pip install --quiet build
+	$(BIN)/python -m build --outdir dist .
+	$(PYTHON) -m venv .venv/wheel
+	.venv/wheel/bin/python -m pip install --quiet dist/*.whl jax
+	cd .venv/wheel && KERAS_BACKEND=jax bin/python -c "import convnext_keras; convnext_keras.create_model('convnext_mini.digits')"
+	cd .venv/wheel && KERAS_BACKEND=jax bin/convnext-keras models "*mini*" && KERAS_BACKEND=jax bin/convnext-keras demo
+
 clean:
-	rm -rf .venv
+	rm -rf .venv dist
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -4,6 +4,7 @@
 Layer names and weight order are those of `keras.applications.convnext`, so files pass both ways.
 """
 
+import functools
 import inspect
 from typing import Any, NamedTuple, Unpack
 
@@ -14,22 +15,19 @@ from keras import layers
 from convnext_keras import arguments, checkpoints
 from convnext_keras.checkpoints import WeightSet
 from convnext_keras.layers import (
+    ACTIVATIONS,
+    NORMS,
     DepthwiseConvolution,
     FusedDense,
     GlobalResponseNormalization,
-    LayerNormalization,
     LayerScale,
-    SimpleNormalization,
-    gelu_tanh,
 )
 from convnext_keras.names import LayerName
 from convnext_keras.preprocessing import STATISTICS
 from convnext_keras.provenance import ModelWithProvenance
 from convnext_keras.signatures import Constructor, InputShape, Pooling, Weights, signature_with
-from convnext_keras.variants import VARIANTS, Activation, Norm, Options, Variant, variant_of
+from convnext_keras.variants import VARIANTS, Options, Variant, variant_of
 
-NORMS: dict[Norm, Any] = {"layer": LayerNormalization, "rms": layers.RMSNormalization, "simple": SimpleNormalization}
-ACTIVATIONS: dict[Activation, Any] = {"gelu": "gelu", "gelu_tanh": gelu_tanh, "silu": "silu"}
 LAST = {"data_format": "channels_last"}
 
 
@@ -78,10 +76,7 @@ def convnext_block(inputs, stage: int, block: int, drop_path_rate: float, design
         `(N, H, W, C)`.
     """
     channels, dtype, variant = inputs.shape[-1], design.dtype, design.variant
-
-    def name(role: str) -> str:
-        return design.layer_name(role, stage, block)
-
+    name = functools.partial(design.layer_name, stage=stage, block=block)
     options: dict[str, Any] = {"kernel_initializer": initial(), "dilation_rate": dilation_rate, "dtype": dtype}
     x = DepthwiseConvolution(channels, variant.kernel_sizes[stage], name=name("depthwise_conv"), **options)(inputs)
     x = design.norm(name("layernorm"))(x)

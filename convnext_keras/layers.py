@@ -167,3 +167,8 @@ class SimpleNormalization(layers.Layer):
 def gelu_tanh(inputs):
     """The tanh approximation of GELU, of the same shape; the family's own activation is the exact one."""
     return ops.gelu(inputs, approximate=True)
+
+
+# The words of `Variant` for norms and activations, and what they stand for.
+NORMS = {"layer": LayerNormalization, "rms": layers.RMSNormalization, "simple": SimpleNormalization}
+ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": gelu_tanh, "silu": "silu"}

@@ -23,7 +23,8 @@ from model_table import multiply_adds
 from PIL import Image
 
 from convnext_keras import clip, create_model
-from convnext_keras.preprocessing import Recipe, in_batches
+from convnext_keras.batches import in_batches
+from convnext_keras.preprocessing import Recipe
 
 PICTURES, HEIGHT, WIDTH = 512, 375, 500
 FEW, BATCH = 128, 16  # for ConvNeXt-Tiny

@@ -10,6 +10,7 @@ import argparse
 import csv
 import math
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -24,7 +25,7 @@ README = Path(__file__).parents[1] / "README.md"
 
 def multiply_adds(model: keras.Model) -> int:
     """Of one picture: the kernel's size for each position of the output."""
-    layers = [layer for layer in inner_layers(model) if hasattr(layer, "kernel")]
+    layers: list[Any] = [layer for layer in inner_layers(model) if hasattr(layer, "kernel")]
     return sum(math.prod(layer.kernel.shape) * math.prod(layer.output.shape[1:-1]) for layer in layers)
 
 

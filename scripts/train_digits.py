@@ -10,6 +10,7 @@ C. Kaynak, 1998, https://doi.org/10.24432/C50P49, CC BY 4.0), 8 x 8 pixels of 17
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -27,7 +28,7 @@ SEED, EPOCHS, BATCH = 0, 120, 64
 
 def split() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Pixels `(N, 8, 8)` in 0..255 and labels, for training and held out: a fixed fifth."""
-    digits = load_digits()
+    digits: Any = load_digits()
     pixels = np.rint(digits.images * 255 / 16).astype("uint8")
     order = np.random.default_rng(SEED).permutation(len(pixels))
     held_out, training = np.split(order, [len(order) // 5])

@@ -3,11 +3,11 @@
     KERAS_BACKEND=tensorflow python scripts/train_shapes_clip.py
 
 `shapes.py` makes the pictures. First the image tower alone learns to name the attributes of a scene, which takes far
-fewer steps than to find out from captions what a shape is; then both towers learn from captions. The script words all of
-them, so it knows of every caption of a batch whether it is true of each picture, and the loss is told. The validation
-combinations guided the recipe and its length; the held-out ones are measured once, at the end. Writes the checkpoint and a
-sheet of held-out pictures with their captions into `weights/`, and prints the accuracies beside those of chance, and the
-sha256 for `weights/clip.csv`.
+fewer steps than to find out from captions what a shape is; then both towers learn from captions. The script words all
+of them, so it knows of every caption of a batch whether it is true of each picture, and the loss is told. The
+validation combinations guided the recipe and its length; the held-out ones are measured once, at the end. Writes the
+checkpoint and a sheet of held-out pictures with their captions into `weights/`, and prints the accuracies beside those
+of chance, and the sha256 for `weights/clip.csv`.
 """
 
 import argparse
@@ -71,15 +71,15 @@ class AttributeLoss(keras.losses.Loss):
 
     def call(self, y_true, y_pred):
         """Returns one value for each picture, `(N,)`."""
-        total, start = 0.0, 0
+        losses, start = [], 0
         for number, (field, values) in enumerate(zip(Scene._fields, VALUES, strict=True)):
             label, end = y_true[:, number], start + len(values)
             log_probabilities = ops.log_softmax(y_pred[:, start:end], axis=-1)
             one_hot = ops.one_hot(ops.cast(label, "int32"), len(values))  # All zeros where there is no name.
             weight = SHAPE_WEIGHT if field == "shape" else 1.0
-            total = total - weight * ops.sum(one_hot * log_probabilities, axis=-1)
+            losses.append(ops.sum(-weight * one_hot * log_probabilities, axis=-1))
             start = end
-        return total
+        return ops.sum(ops.stack(losses), axis=0)
 
 
 class TruthLoss(keras.losses.Loss):
@@ -257,7 +257,8 @@ def told(accuracies: dict[str, float]) -> str:
 
 def write_sheet(folder: Path) -> None:
     """A grid of held-out pictures in one PNG, and their captions in a table, row by row."""
-    scenes, pictures = (rows[: SHEET_COLUMNS * SHEET_ROWS] for rows in pictures_of(split().held_out, SEED + 1))
+    scenes, pictures = pictures_of(split().held_out, SEED + 1)
+    scenes, pictures = scenes[: SHEET_COLUMNS * SHEET_ROWS], pictures[: SHEET_COLUMNS * SHEET_ROWS]
     cells = np.stack(pictures).reshape(SHEET_ROWS, SHEET_COLUMNS, SIZE, SIZE, 3).swapaxes(1, 2)
     sheet = Image.fromarray(cells.reshape(SHEET_ROWS * SIZE, SHEET_COLUMNS * SIZE, 3))
     sheet.save(folder / "shapes_held_out.png", optimize=True)

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from convnext_keras.preprocessing import Recipe, in_batches
+from convnext_keras.batches import in_batches
+from convnext_keras.preprocessing import Recipe
 
 
 def test_batches_read_no_further_than_they_must():

@@ -146,15 +146,15 @@ def fetch_from_hub(repository: str, files: Sequence[str], revision: str = "") ->
         return VerifiedFile(path, file_sha256(path))
 
     *others, last = files
-    found = None
+    cached = None
     try:
         for file in others:
             with contextlib.suppress(huggingface_hub.errors.EntryNotFoundError):
-                found = download(file)
+                cached = download(file)
                 break
-        found = found or download(last)
-        if _is_damaged(found):
-            found = download(found.path.name, force_download=True)
+        cached = cached or download(last)
+        if _is_damaged(cached):
+            cached = download(cached.path.name, force_download=True)
     except Exception as error:  # The errors of whatever HTTP library the hub's own library uses.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise OSError(
@@ -163,9 +163,9 @@ def fetch_from_hub(repository: str, files: Sequence[str], revision: str = "") ->
             "must be in the hub's cache already; if it holds a .bin or .pth file only, convert that once by "
             "'convnext-keras convert'."
         ) from error
-    if _is_damaged(found):
-        raise OSError(f"{found.path}: its sha256 is not the one that the hub states. Remove it and try again.")
-    return found
+    if _is_damaged(cached):
+        raise OSError(f"{cached.path}: its sha256 is not the one that the hub states. Remove it and try again.")
+    return cached
 
 
 def _is_damaged(file: VerifiedFile) -> bool:

@@ -15,12 +15,11 @@ from convnext_keras.checkpoints.download import file_sha256
 from convnext_keras.checkpoints.matching import Key
 from convnext_keras.checkpoints.readers import WeightFile, WeightsError, open_weights
 from convnext_keras.checkpoints.registry import WeightSet, fetch
-from convnext_keras.layers import DepthwiseConvolution, FusedDense, LayerNormalization, SimpleNormalization
+from convnext_keras.layers import NORMS, DepthwiseConvolution, FusedDense
 from convnext_keras.names import LAST_NORM, LayerName, read_model
 from convnext_keras.provenance import ModelWithProvenance, Provenance
 
 FLOATS = ("float32", "float16", "bfloat16")
-NORMS = (LayerNormalization, keras.layers.RMSNormalization, SimpleNormalization)
 CLASSIFIER = LayerName("head_dense")
 CLASSIFIER_KEYS = [Key(CLASSIFIER, variable) for variable in ("kernel", "bias")]
 # What a file may have for a model without a head.
@@ -110,7 +109,7 @@ def slots_of(model: keras.Model) -> dict[Key, Slot]:
     unique: dict[str, keras.Layer] = {}
     for path, layer in layers.items():
         unique[path if layer.name in unique else layer.name] = layer
-    names = read_model({name: type(layer) in NORMS for name, layer in unique.items()})
+    names = read_model({name: type(layer) in NORMS.values() for name, layer in unique.items()})
     slots = {}
     for (path, layer), keras_path, name in zip(layers.items(), keras_paths, names.values(), strict=True):
         for index, variable in enumerate(layer.weights):

@@ -68,8 +68,8 @@ def match(
         keys = keras_legacy_keys(files, shapes)
         return _matched("Keras .h5", _wanted(keys, shapes), files)
     if format == "weights.h5":
-        found = [{key: path for key, path in written.items() if path in files} for written in paths]
-        return _matched("Keras .weights.h5", max(found, key=len), files)
+        present = [{key: path for key, path in written.items() if path in files} for written in paths]
+        return _matched("Keras .weights.h5", max(present, key=len), files)
     own = own_keys(files, shapes)
     fits = [_matched("convnext_keras", _wanted(own, shapes), files)]
     fits += [
@@ -174,16 +174,16 @@ def torch_names(
         prefix: one of the layout's, which follows it.
     """
     available = dict(files)
-    found = {}
+    names_by_key = {}
     for key, shape in shapes.items():
         names = [outer + (row[1:] if row.startswith("/") else prefix + row) for row in names_of(layout, key)]
         present = [name for name in names if name in available]
         # A stem's norm and its last convolution may share a name's number: the one that fits is meant.
         fitting = [name for name in present if available[name] in torch_shapes(key, shape)] or present
         if fitting:
-            found[key] = fitting[0]
+            names_by_key[key] = fitting[0]
             del available[fitting[0]]
-    return found
+    return names_by_key
 
 
 def names_of(layout: Layout, key: Key) -> list[str]:

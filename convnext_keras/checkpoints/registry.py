@@ -136,11 +136,11 @@ def named(name: str, table: str = CLASSIFIERS, variant: str | None = None) -> We
     """
     plain, _, revision = name.partition("@")
     rows = [row for row in weight_sets(table).values() if variant in (None, row.variant)]
-    found = [row for row in rows if _plain(plain) in (_plain(row.name), _plain(row.repository) or None)]
-    found = found or [row for row in rows if _plain(plain) == _plain(row.tag)]
-    if len(found) != 1 or (revision and not found[0].repository):
+    matches = [row for row in rows if _plain(plain) in (_plain(row.name), _plain(row.repository) or None)]
+    matches = matches or [row for row in rows if _plain(plain) == _plain(row.tag)]
+    if len(matches) != 1 or (revision and not matches[0].repository):
         return None
-    return found[0]._replace(revision=revision or found[0].revision)
+    return matches[0]._replace(revision=revision or matches[0].revision)
 
 
 def resolve(

@@ -29,4 +29,15 @@ def serve(
         from convnext_keras import server
     except ModuleNotFoundError as error:
         raise ValueError(f"{error}. The server needs more packages: pip install 'convnext-keras[server]'") from error
-    server.serve(model, host, port, keys, allow_host, index, pictures, image_urls, image_host, batching)
+    server.serve(
+        model,
+        host=host,
+        port=port,
+        keys_file=keys,
+        allowed_hosts=allow_host,
+        indexes=index,
+        pictures=pictures,
+        image_urls=image_urls,
+        image_hosts=image_host,
+        batching=batching,
+    )

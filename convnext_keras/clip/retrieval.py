@@ -1,11 +1,7 @@
 """Search among pictures by text or by picture: exact cosines, kept in a folder that grows without being rewritten."""
 
 import csv
-import hashlib
-import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -13,29 +9,15 @@ from typing import NamedTuple
 import numpy as np
 import safetensors
 import safetensors.numpy
-from keras import ops
 
 from convnext_keras.batches import pictures_of
 from convnext_keras.checkpoints import WeightsError
 from convnext_keras.clip.model import CLIP
+from convnext_keras.clip.vectors import described, fingerprint, read_vectors
 from convnext_keras.preprocessing import Picture
 
 FOLDER = "folder"  # in an index's metadata: what it was made of, relative to the folder that the index lies in
 PICTURE_FILES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-
-
-def fingerprint(model: CLIP) -> str:
-    """64 hexadecimal digits that two models share only if all weights are equal: vectors of others are no use."""
-    digest = hashlib.sha256()
-    for weight in model.weights:
-        digest.update(np.ascontiguousarray(ops.convert_to_numpy(weight)).tobytes())
-    return digest.hexdigest()
-
-
-def described(model: CLIP) -> dict[str, str]:
-    """What a file of vectors says of the model that made them: its fingerprint, and its weight set or file."""
-    source = model.provenance and (model.provenance.weights or model.provenance.file)
-    return {"model": fingerprint(model), "weights": str(source or "")}
 
 
 def picture_files(folder: str | os.PathLike) -> list[Path]:
@@ -46,10 +28,12 @@ def picture_files(folder: str | os.PathLike) -> list[Path]:
     """
     if not Path(folder).is_dir():
         raise ValueError(f"{folder} is not a folder.")
-    found = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in PICTURE_FILES and path.is_file())
-    if not found:
+    pictures = sorted(
+        path for path in Path(folder).rglob("*") if path.suffix.lower() in PICTURE_FILES and path.is_file()
+    )
+    if not pictures:
         raise ValueError(f"{folder} has no pictures ({', '.join(PICTURE_FILES)}).")
-    return found
+    return pictures
 
 
 def common_folder(names: Iterable[str]) -> str:
@@ -247,7 +231,7 @@ class ImageIndex:
             raise WeightsError(f"{folder}: holds no index. Make one by ImageIndex.save or 'convnext-keras index'.")
         mine, parts = fingerprint(model), [index.vectors]
         for file in files:
-            vectors, metadata = _vectors(file)
+            vectors, metadata = read_vectors(file)
             if metadata.get("model") != mine or vectors.shape[1:] != index.vectors.shape[1:]:
                 raise WeightsError(f"{file}: was made by another model than {model.name!r}. Index the pictures anew.")
             with file.with_suffix(".csv").open(encoding="utf-8", newline="") as stream:
@@ -274,66 +258,10 @@ def index_weights(folder: str | os.PathLike) -> str:
     first = Path(folder) / "0000.safetensors"
     if not first.is_file():
         raise WeightsError(f"{folder}: holds no index. Make one by ImageIndex.save or 'convnext-keras index'.")
-    weights = _vectors(first)[1].get("weights", "")
+    weights = read_vectors(first)[1].get("weights", "")
     if not weights:
         raise WeightsError(f"{folder}: was made by a model without published weights; load it with ImageIndex.load.")
     return weights
-
-
-def write_vectors(path: Path, batches: Iterable[tuple[list, np.ndarray]], model: CLIP) -> int:
-    """Streams vectors to a `.safetensors` or `.parquet` file, whole or not at all; returns how many.
-
-    A `.safetensors` file has the tensor `vectors` `(N, D)` float32, and in its metadata `names`, a JSON list, and what
-    `described` says; a `.parquet` file has the columns `name` and `vector`, and the same metadata.
-
-    Raises:
-        ValueError: if the path ends otherwise, or pyarrow is missing.
-    """
-    writers = {".safetensors": _write_safetensors, ".parquet": _write_parquet}
-    if path.suffix not in writers:
-        raise ValueError(f"The output must end in {' or '.join(writers)}. Received: {path}")
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        count = writers[path.suffix](partial, batches, model)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return count
-
-
-def _write_safetensors(path: Path, batches: Iterable[tuple[list, np.ndarray]], model: CLIP) -> int:
-    """The header needs the number of rows, so the data go to a file of their own first."""
-    names: list[str] = []
-    with tempfile.TemporaryFile(dir=path.parent) as rows, path.open("wb") as output:
-        for items, vectors in batches:
-            names += [str(item) for item in items]
-            rows.write(vectors.astype("<f4").tobytes())
-        shape = [len(names), model.output_width]
-        tensor = {"dtype": "F32", "shape": shape, "data_offsets": [0, rows.tell()]}
-        metadata = {**described(model), "names": json.dumps(names)}
-        header = json.dumps({"__metadata__": metadata, "vectors": tensor}).encode()
-        header += b" " * (-len(header) % 8)
-        output.write(len(header).to_bytes(8, "little") + header)
-        rows.seek(0)
-        shutil.copyfileobj(rows, output)
-    return len(names)
-
-
-def _write_parquet(path: Path, batches: Iterable[tuple[list, np.ndarray]], model: CLIP) -> int:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise ValueError("A .parquet file needs pyarrow: pip install pyarrow. Or write a .safetensors file.") from error
-    vector = pyarrow.list_(pyarrow.float32(), model.output_width)
-    schema = pyarrow.schema({"name": pyarrow.string(), "vector": vector}, metadata=described(model))
-    count = 0
-    with pyarrow.parquet.ParquetWriter(path, schema) as writer:
-        for items, vectors in batches:
-            columns = [pyarrow.array([str(item) for item in items]), pyarrow.array(vectors.tolist(), vector)]
-            writer.write_table(pyarrow.table(columns, schema=schema))
-            count += len(items)
-    return count
 
 
 def _folder_of(names: Iterable[str]) -> Path | None:
@@ -344,12 +272,3 @@ def _folder_of(names: Iterable[str]) -> Path | None:
 
 def _name(image: Picture, number: int) -> str:
     return str(image) if isinstance(image, str | os.PathLike) else f"picture {number}"
-
-
-def _vectors(file: Path) -> tuple[np.ndarray, dict[str, str]]:
-    """The vectors of one file, and what it says of the model that made them."""
-    try:
-        with safetensors.safe_open(file, "numpy") as opened:
-            return opened.get_tensor("vectors"), opened.metadata() or {}
-    except (OSError, safetensors.SafetensorError) as error:
-        raise WeightsError(f"{file}: is broken or not an index: {error}") from error

@@ -140,10 +140,10 @@ class ZeroShotClassifier:
 
     def _best(self, cosines: np.ndarray, probabilities: np.ndarray, top: int) -> list[Prediction]:
         order = np.argsort(-cosines, kind="stable")[:top]
-        found = [Prediction(self.labels[index], float(probabilities[index]), float(cosines[index])) for index in order]
-        if self.threshold is not None and found[0].cosine < self.threshold:
-            return [found[0]._replace(label=None)]
-        return found
+        best = [Prediction(self.labels[index], float(probabilities[index]), float(cosines[index])) for index in order]
+        if self.threshold is not None and best[0].cosine < self.threshold:
+            return [best[0]._replace(label=None)]
+        return best
 
     def as_model(self) -> ModelWithProvenance:
         """One Keras model from pixels `(N, H, W, 3)` in 0..255 to probabilities `(N, labels)`, to save or export.

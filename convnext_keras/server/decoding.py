@@ -103,13 +103,13 @@ class PixelBudget:
         self.freed = asyncio.Condition()
 
     async def take(self, pixels: int) -> None:
-        """Waits until there is room."""
+        """Waits until so many more pixels are within the bound, and counts them."""
         async with self.freed:
             await self.freed.wait_for(lambda: self.used == 0 or self.used + pixels <= self.most)
             self.used += pixels
 
     async def give(self, pixels: int) -> None:
-        """Makes room."""
+        """Takes back pixels that are decoded, for those that wait."""
         async with self.freed:
             self.used -= pixels
             self.freed.notify_all()

@@ -99,11 +99,11 @@ class PinnedBackend(httpcore2.AsyncNetworkBackend):
         raise failure
 
     async def connect_unix_socket(self, path, timeout=None, socket_options=None):
-        """Never."""
+        """Refuses: nothing behind a socket of this machine is fetched."""
         raise RefusedError
 
     async def sleep(self, seconds):
-        """Waits."""
+        """Waits as long as the pool asks for."""
         await asyncio.sleep(seconds)
 
 
@@ -141,12 +141,12 @@ class Fetcher:
 
     async def _follow(self, url: str) -> bytes:
         for _ in range(MAX_REDIRECTS + 1):
-            found = await self._get(url)
-            if isinstance(found, bytes):
-                return found
-            if urlsplit(url).scheme == "https" and urlsplit(found).scheme != "https":
+            answer = await self._get(url)
+            if isinstance(answer, bytes):
+                return answer
+            if urlsplit(url).scheme == "https" and urlsplit(answer).scheme != "https":
                 raise RefusedError
-            url = found
+            url = answer
         raise RefusedError
 
     async def _get(self, url: str) -> bytes | str:

@@ -22,19 +22,19 @@ class Metrics:
         self.ran = Histogram("batch_seconds", "Time of the model", ["tower"], registry=registry)
         self.stages = Histogram("stage_seconds", "Time before the model", ["stage"], registry=registry)
         self.images = Counter("images", "Pictures by outcome", ["outcome"], registry=registry)
-        self.labels = Counter("label_cache", "Sets of labels by whether they were kept", ["found"], registry=registry)
+        self.labels = Counter("label_cache", "Sets of labels by whether they were kept", ["kept"], registry=registry)
         self.queued = Gauge("queued", "Items that wait", ["tower"], registry=registry)
         self.memory = Gauge("memory_bytes", "Resident memory of the process", registry=registry)
         self.memory.set_function(resident_memory)
         Gauge("start_time_seconds", "Start, in Unix time", registry=registry).set(time.time())
 
     def request(self, route: str, status: int, seconds: float) -> None:
-        """One answer."""
+        """Counts an answer and its time."""
         self.requests.labels(route, str(status)).inc()
         self.seconds.labels(route).observe(seconds)
 
     def batch(self, tower: str, size: int, waited: float, ran: float) -> None:
-        """One run of a tower."""
+        """Counts a run of a tower: its size, how long its first item waited, and how long it took."""
         self.sizes.labels(tower).observe(size)
         self.waited.labels(tower).observe(waited)
         self.ran.labels(tower).observe(ran)
@@ -46,15 +46,15 @@ class Metrics:
             yield
 
     def image(self, outcome: str) -> None:
-        """One picture: `ok`, or the code of its error."""
+        """Counts a picture by its outcome: `ok`, or the code of its error."""
         self.images.labels(outcome).inc()
 
-    def label_cache(self, found: bool) -> None:
-        """One set of labels."""
-        self.labels.labels(str(found).lower()).inc()
+    def label_cache(self, kept: bool) -> None:
+        """Counts a set of labels by whether its vectors were kept from an earlier request."""
+        self.labels.labels(str(kept).lower()).inc()
 
     def text(self) -> bytes:
-        """All of it, as Prometheus reads it."""
+        """All metrics in the form that Prometheus reads."""
         return generate_latest(self.registry)
 
 

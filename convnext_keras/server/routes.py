@@ -115,15 +115,9 @@ async def similarity(request: Request, body: requests.Similarity) -> dict:
         {"object": "similarity.result", "index": position, "scores": cosines.tolist(), "probs": probabilities.tolist()}
         for position, (cosines, probabilities) in enumerate(zip(scores.cosine, scores.probs, strict=True))
     ]
-    return {
-        "id": f"sim-{secrets.token_hex(6)}",
-        "object": "similarity",
-        "created": int(time.time()),
-        "model": request.app.state.name,
-        "logit_scale": engine.model.scale,
-        "data": data,
-        "usage": usage(result),
-    }
+    answer = {"id": f"sim-{secrets.token_hex(6)}", "object": "similarity", "created": int(time.time())}
+    answer |= {"model": request.app.state.name, "logit_scale": engine.model.scale}
+    return {**answer, "data": data, "usage": usage(result)}
 
 
 @router.post("/v1/classify")

@@ -18,6 +18,7 @@ DRAIN_SECONDS = 30  # that accepted requests have once the server is told to sto
 
 def serve(
     model: str,
+    *,
     host: str = "127.0.0.1",
     port: int = 8000,
     keys_file: str | os.PathLike | None = None,

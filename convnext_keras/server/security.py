@@ -41,10 +41,10 @@ class Keys:
         """Whether a request with this header is let in; takes as long for every key, right or wrong."""
         scheme, _, key = authorization.partition(" ")
         digest = _digest(key.strip())
-        found = False
+        is_known = False
         for known in self.digests:
-            found |= hmac.compare_digest(known, digest)
-        return not self.digests or (found and scheme.lower() == "bearer")
+            is_known |= hmac.compare_digest(known, digest)
+        return not self.digests or (is_known and scheme.lower() == "bearer")
 
 
 def _digest(key: str) -> bytes:
@@ -112,7 +112,7 @@ class Guard:
         self.requests = self.bytes = 0  # that are being answered
 
     async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
-        """One request."""
+        """Answers a request, and tells the log and the metrics of it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

@@ -1,7 +1,6 @@
 """The command that turns pickles into safetensors, once."""
 
 import os
-import subprocess
 import sys
 
 import pytest
@@ -11,31 +10,37 @@ from make_references import CLASSES, REFERENCES, SMALL
 from convnext_keras import ConvNeXt, WeightsError
 from convnext_keras.checkpoints import convert_checkpoint
 from convnext_keras.checkpoints.readers import open_weights
+from convnext_keras.cli import main
 
 pytestmark = pytest.mark.any_backend
 
 torch = pytest.importorskip("torch")
-CODE = "from convnext_keras.cli import main; main()"
 
 
-def convert(*arguments):
-    return subprocess.run(
-        [sys.executable, "-c", CODE, "convert", *arguments], capture_output=True, text=True, check=False, timeout=120
-    )
+@pytest.fixture
+def convert(monkeypatch, capsys):
+    """The command as a user runs it: what it prints, or the sentence that it ends with."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["convnext-keras", "convert", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return str(end.value.code) if end.value.code else capsys.readouterr().out
+
+    return run
 
 
 @pytest.mark.parametrize("wrapper", [None, "model", "state_dict", "model_ema"])
-def test_converted_files_load(wrapper, tmp_path):
+def test_converted_files_load(wrapper, convert, tmp_path):
     tensors = safetensors.numpy.load_file(REFERENCES / "meta_plain.safetensors")
     tensors = {name: torch.tensor(tensor) for name, tensor in tensors.items()}
     wrapped = {wrapper: tensors, "epoch": 300, "optimizer": {"step": torch.ones(1)}} if wrapper else tensors
     torch.save(wrapped, tmp_path / "meta.pth")
     with pytest.raises(WeightsError, match=r"zip archive.*convnext-keras convert FILE OUT.safetensors"):
         ConvNeXt(**SMALL, classes=CLASSES, weights=tmp_path / "meta.pth")
-    done = convert(tmp_path / "meta.pth", tmp_path / "meta.safetensors")
-    assert f"{len(tensors)} tensors" in done.stdout
+    assert f"{len(tensors)} tensors" in convert(tmp_path / "meta.pth", tmp_path / "meta.safetensors")
     ConvNeXt(**SMALL, classes=CLASSES, weights=tmp_path / "meta.safetensors")
-    assert "exists already" in convert(tmp_path / "meta.pth", tmp_path / "meta.safetensors").stderr
+    assert "exists already" in convert(tmp_path / "meta.pth", tmp_path / "meta.safetensors")
 
 
 class Hostile:
@@ -47,12 +52,12 @@ CONTENTS = {"object": Hostile(), "inside": {"model": Hostile()}, "number": 3, "n
 
 
 @pytest.mark.parametrize("content", CONTENTS)
-def test_nothing_is_run_or_left(content, tmp_path, monkeypatch):
+def test_nothing_is_run_or_left(content, convert, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save(CONTENTS[content], tmp_path / "bad.pth")
-    done = convert(tmp_path / "bad.pth", tmp_path / "bad.safetensors")
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
+    ended = convert(tmp_path / "bad.pth", tmp_path / "bad.safetensors")
+    assert ended.startswith("convnext-keras: ")
+    assert "\n" not in ended
     assert [path.name for path in tmp_path.iterdir()] == ["bad.pth"]
 
 

@@ -226,7 +226,7 @@ def test_installed_command_exits_with_one(tmp_path):
 
 
 ALONE = """
-import socket, sys
+import json, socket, sys
 from importlib.machinery import PathFinder
 
 class Hiding(PathFinder):
@@ -237,11 +237,12 @@ class Hiding(PathFinder):
 def refuse(*arguments, **options):
     raise OSError("no network")
 
-blocked = set(sys.argv.pop(1).split(","))
+blocked, commands = json.loads(sys.argv[1])
 sys.meta_path[sys.meta_path.index(PathFinder)] = Hiding
 socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
 from convnext_keras.cli import app
-app(standalone_mode=False)
+for command in commands:
+    app(command, standalone_mode=False)
 print("tensorflow" in sys.modules)
 """
 
@@ -249,17 +250,18 @@ print("tensorflow" in sys.modules)
 def test_clip_runs_without_peers_network_and_other_backends(shapes, tmp_path):
     """Every command of ConvNeXt-CLIP, from the bundled checkpoint."""
     blocked = {"timm", "open_clip", "torchvision", "transformers", "torch", "tensorflow"} - {BACKEND}
-    index = tmp_path / "shapes.index"
-    for arguments in (
-        ["zero-shot", shapes, "--labels", "red,blue", "--weights", "shapes"],
-        ["index", shapes, "--output", index, "--weights", "shapes"],
-        ["search", index, "red circles", "--sheet", tmp_path / "found.png"],
-    ):
-        command = [sys.executable, "-c", ALONE, ",".join(blocked), *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        # Keras imports TensorFlow by itself under OpenVINO if it is there; here it is not.
-        assert done.stdout.splitlines()[-1] == str(BACKEND == "tensorflow")
+    index = str(tmp_path / "shapes.index")
+    commands = [
+        ["zero-shot", str(shapes), "--labels", "red,blue", "--weights", "shapes"],
+        ["index", str(shapes), "--output", index, "--weights", "shapes"],
+        ["search", index, "red circles", "--sheet", str(tmp_path / "found.png")],
+    ]
+    command = [sys.executable, "-c", ALONE, json.dumps([sorted(blocked), commands])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "found.png").is_file()
+    # Keras imports TensorFlow by itself under OpenVINO if it is there; here it is not.
+    assert done.stdout.splitlines()[-1] == str(BACKEND == "tensorflow")
 
 
 def saved_model_outputs(path, pixels):

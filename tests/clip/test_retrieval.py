@@ -7,7 +7,8 @@ import safetensors.numpy
 from PIL import Image
 
 from convnext_keras import WeightsError, clip
-from convnext_keras.clip.retrieval import index_weights, picture_files, write_vectors
+from convnext_keras.clip.retrieval import index_weights, picture_files
+from convnext_keras.clip.vectors import write_vectors
 
 SAME = 1e-5
 
@@ -61,7 +62,7 @@ def test_indexes_of_other_models_and_broken_ones_are_refused(model, folder, tmp_
     with pytest.raises(WeightsError, match="12 vectors, but its table 1 names"):
         clip.ImageIndex.load(tmp_path / "index", model)
     (tmp_path / "index" / "0000.safetensors").write_bytes(b"broken")
-    with pytest.raises(WeightsError, match="broken or not an index"):
+    with pytest.raises(WeightsError, match="broken or not a file of vectors"):
         clip.ImageIndex.load(tmp_path / "index", model)
     with pytest.raises(WeightsError, match="holds no index"):
         clip.ImageIndex.load(tmp_path, model)

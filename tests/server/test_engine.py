@@ -81,8 +81,8 @@ def test_the_cache_of_labels_forgets_what_was_used_longest_ago(model):
     tokens = [tokens for _, tokens in labelled(engine, *sets)]
     assert [count > 0 for count in tokens] == [True, True, False, True, False, True]
     assert sum(map(len, engine.labels.values())) <= 5
-    assert counted(engine.metrics, "label_cache_total", found="true") == 2
-    assert counted(engine.metrics, "label_cache_total", found="false") == 4
+    assert counted(engine.metrics, "label_cache_total", kept="true") == 2
+    assert counted(engine.metrics, "label_cache_total", kept="false") == 4
 
 
 def test_more_labels_than_the_cache_holds_are_answered_all_the_same(model):
