@@ -10,7 +10,7 @@ from conftest import BACKEND, outputs, randomise
 from PIL import Image
 from typer.testing import CliRunner
 
-from convnext_keras import create_model, decode_predictions, save_weights
+from convnext_keras import clip, create_model, decode_predictions, save_weights
 from convnext_keras.checkpoints import weight_sets
 from convnext_keras.checkpoints.download import VerifiedFile
 from convnext_keras.cli import COMMANDS, app, main
@@ -304,3 +304,21 @@ def test_export(tmp_path):
 def test_export_of_an_unknown_format(tmp_path):
     with pytest.raises(ValueError, match="format"):
         run("export", DIGITS, "--output", tmp_path / "x", "--format", "floppy")
+
+
+@pytest.mark.any_backend
+def test_sheets_show_pictures_of_the_indexs_folder_only(shapes, tmp_path, monkeypatch, capsys):
+    """An index from elsewhere names any files; those outside of its folder are not opened."""
+    model = clip.create_model("shapes")
+    secret = tmp_path / "secret.png"
+    Image.new("RGB", (64, 64)).save(secret)
+    index = clip.ImageIndex(model)
+    index.add([np.zeros((64, 64, 3), "uint8")], names=[str(secret)])
+    index.save(tmp_path / "elsewhere" / "index")
+    arguments = ["search", str(tmp_path / "elsewhere" / "index"), "black", "--sheet", str(tmp_path / "found.png")]
+    monkeypatch.setattr(sys, "argv", ["convnext-keras", *arguments])
+    with pytest.raises(SystemExit, match=r"secret\.png is no file below the folders.*--pictures"):
+        main()
+    assert not (tmp_path / "found.png").exists()
+    run(*arguments, "--pictures", tmp_path)
+    assert (tmp_path / "found.png").exists()

@@ -1,0 +1,58 @@
+"""Models by name."""
+
+import pytest
+
+from convnext_keras import checkpoints, create_model, list_models, list_weights
+from convnext_keras.variants import VARIANTS
+
+pytestmark = pytest.mark.any_backend
+
+
+def test_names_are_listed_and_filtered():
+    assert list_models() == [*VARIANTS]
+    assert list_models("*mini") == ["convnext_mini"]
+    assert list_models("resnet*") == []
+
+
+def test_a_variant_by_name():
+    model = create_model("convnext_mini", weights=None, classes=3, pooling="max", include_top=False)
+    assert (model.name, model.output_shape, model.provenance) == ("convnext_mini", (None, 128), None)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["convnext_mini.digits", "CONVNEXT-MINI.DIGITS", "digits", "convnext_mini"],
+)
+def test_a_weight_set_by_any_of_its_names(name):
+    model = create_model(name)
+    assert model.provenance.weights == "convnext_mini.digits"
+    assert (model.input_shape, model.output_shape) == ((None, 32, 32, 3), (None, 10))
+
+
+def test_a_weight_set_itself_is_not_looked_up_again(monkeypatch):
+    row = checkpoints.weight_sets()["convnext_mini.digits"]
+    monkeypatch.setattr(checkpoints.registry, "weight_sets", None)
+    monkeypatch.setattr(checkpoints, "named", None)
+    assert create_model(row).provenance.weights == row.name
+
+
+def test_every_weight_set_is_found_by_its_name():
+    for name in list_weights():
+        row = checkpoints.named(name)
+        assert row is not None
+        assert row.name == name
+        assert checkpoints.resolve(row.tag, row.variant) == row
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("convnext_tinny", "Did you mean 'convnext_tiny'"),
+        ("convnext_mini.digit", r"Did you mean 'convnext_mini\.digits'"),
+        ("resnet50", r"list_models\(\) or list_weights\(\). Received: name='resnet50'"),
+        ("fb_in1k", r"list_models\(\) or list_weights\(\)"),  # a tag that many variants have
+    ],
+)
+def test_unknown_names(name, message):
+    with pytest.raises(ValueError, match=message):
+        create_model(name)
