@@ -8,6 +8,7 @@ import contextlib
 import math
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -137,9 +138,14 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return (image.convert("RGBA") if "transparency" in image.info else image).convert("RGB")
 
 
-def center_crop(image: Image.Image, size: int) -> Image.Image:
-    """The middle `size` x `size` pixels; black is added where the picture is smaller. Offsets round half to even."""
-    left, top = (round((length - size) / 2) for length in image.size)
+# How the offset of a centre crop is rounded where an odd number of pixels is cut off: timm and OpenCLIP round half to
+# even, as Python does; transformers rounds down.
+ROUNDINGS: dict[str, Callable[[float], int]] = {"half_even": round, "down": math.floor}
+
+
+def center_crop(image: Image.Image, size: int, rounding: str = "half_even") -> Image.Image:
+    """The middle `size` x `size` pixels; black is added where the picture is smaller; `rounding` is of `ROUNDINGS`."""
+    left, top = (ROUNDINGS[rounding]((length - size) / 2) for length in image.size)
     return image.crop((left, top, left + size, top + size))
 
 
@@ -153,6 +159,7 @@ class Recipe(NamedTuple):
         interpolation: a name in `INTERPOLATIONS`; always antialiased.
         statistics: the name of the statistics that the model embeds.
         rgb_first: whether other modes become RGB before resizing, as timm does, or after cropping, as OpenCLIP does.
+        rounding: of the crop's offset, a name in `ROUNDINGS`.
 
     Example:
         >>> Recipe(size=224, crop=0.875)(np.zeros((300, 451, 3), "uint8")).shape
@@ -165,6 +172,7 @@ class Recipe(NamedTuple):
     interpolation: str = "bicubic"
     statistics: str = "imagenet"
     rgb_first: bool = True
+    rounding: str = "half_even"
 
     def __call__(self, image: Picture) -> np.ndarray:
         """Returns uint8 pixels `(size, size, 3)` in 0..255 of a path, a PIL image or an array; see `open_image`."""
@@ -172,7 +180,7 @@ class Recipe(NamedTuple):
         target = self.resized(picture.size)
         if target != picture.size:
             picture = picture.resize(target, INTERPOLATIONS[self.interpolation])
-        return np.asarray(_as_rgb(center_crop(picture, self.size)))
+        return np.asarray(_as_rgb(center_crop(picture, self.size, self.rounding)))
 
     def resized(self, size: tuple[int, int]) -> tuple[int, int]:
         """Width and height, before the crop, of a picture of this width and height."""

@@ -351,6 +351,27 @@ def timm_transforms() -> None:
     np.savez_compressed(REFERENCES / "timm_transforms.npz", **arrays)
 
 
+def transformers_transforms() -> None:
+    """The pixels that transformers' processor of ConvNeXt makes of the odd pictures, by Pillow."""
+    import tempfile
+
+    from PIL import Image
+    from transformers import ConvNextImageProcessorPil
+
+    recipe = RECIPES["crop"]
+    processor = ConvNextImageProcessorPil(
+        size={"shortest_edge": recipe["size"]},
+        crop_pct=recipe["crop"],
+        resample=3,
+        do_normalize=False,
+        do_rescale=False,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        pictures = [Image.open(path).convert("RGB") for path in odd_pictures(Path(folder))]
+        pixels = [processor(picture)["pixel_values"][0].transpose(1, 2, 0) for picture in pictures]
+    np.savez_compressed(REFERENCES / "transformers_transforms.npz", crop=np.stack(pixels).astype("uint8"))
+
+
 PEERS = {
     "keras": keras_3,
     "tf_keras": keras_2,
@@ -360,6 +381,7 @@ PEERS = {
     "meta_isotropic": meta_isotropic,
     "torchvision": torchvision,
     "transformers": transformers,
+    "transformers_transforms": transformers_transforms,
     "open_clip": open_clip,
 }
 

@@ -10,6 +10,7 @@ from make_references import RECIPES, REFERENCES, odd_pictures
 from PIL import Image
 
 from convnext_keras import preprocess_input
+from convnext_keras.checkpoints import weight_sets
 from convnext_keras.preprocessing import STATISTICS, Recipe, center_crop, normalize, open_image
 
 
@@ -107,6 +108,22 @@ def test_recipes_are_those_of_timm(name, tmp_path):
         with Image.open(path) as picture:
             for source in (path, picture, np.asarray(open_image(picture))):
                 assert np.abs(recipe(source).astype(int) - wanted).max() <= 1, path
+
+
+def test_recipes_of_transformers_are_its_own(tmp_path):
+    """Twenty odd pictures, every pixel equal; with the rounding of timm some are not."""
+    expected = np.load(REFERENCES / "transformers_transforms.npz")["crop"]
+    recipe = Recipe(**RECIPES["crop"], rounding="down")
+    paths = odd_pictures(tmp_path)
+    for path, wanted in zip(paths, expected, strict=True):
+        np.testing.assert_array_equal(recipe(path), wanted, err_msg=path.name)
+    others = [Recipe(**RECIPES["crop"])(path) for path in paths]
+    assert sum(not np.array_equal(pixels, wanted) for pixels, wanted in zip(others, expected, strict=True)) >= 2
+
+
+def test_sets_of_transformers_round_as_transformers_does():
+    assert weight_sets()["convnext_tiny.hf_1k_224"].recipe.rounding == "down"
+    assert weight_sets()["convnext_tiny.fb_in1k"].recipe.rounding == "half_even"
 
 
 def test_clip_recipe_is_that_of_open_clip(tmp_path):

@@ -21,6 +21,8 @@ BUNDLED = next(
     if (folder / "registry.csv").is_file()
 )
 CLASSIFIERS, CLIP = "registry", "clip"  # the tables
+# By the form that a set is published in: how its processor rounds the crop's offset, where not as timm does.
+ROUNDING = {"transformers": "down"}
 # Licences that do not allow any use, in a few words.
 RESTRICTED = {
     "cc-by-nc-4.0": "not for commercial use (https://creativecommons.org/licenses/by-nc/4.0/)",
@@ -96,7 +98,8 @@ class WeightSet(NamedTuple):
     @property
     def recipe(self) -> Recipe:
         """The evaluation transform: a picture in, the model's pixels out."""
-        return Recipe(self.input_size, self.crop, self.resize, self.interpolation, self.statistics)
+        rounding = ROUNDING.get(self.layout, "half_even")
+        return Recipe(self.input_size, self.crop, self.resize, self.interpolation, self.statistics, rounding=rounding)
 
 
 @functools.cache

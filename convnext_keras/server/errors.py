@@ -36,5 +36,5 @@ class ApiError(Exception):
 
 
 def invalid(code: str, message: str, param: str | None = None) -> ApiError:
-    """The sender's fault: status 400."""
+    """An error of status 400: the request itself is at fault."""
     return ApiError(400, code, message, param)

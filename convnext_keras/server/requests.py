@@ -23,7 +23,7 @@ def example(**body: Any) -> ConfigDict:
 
 
 class Body(BaseModel):
-    """What all have in common."""
+    """The fields that all bodies have."""
 
     model: str | None = None
     truncate: Literal["end", "none"] = "end"

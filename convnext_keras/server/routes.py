@@ -70,7 +70,7 @@ def items_of(values: Sequence[Any], param: str, limits: Limits, is_image: bool =
 
 
 def usage(*parts: Vectors, tokens: int = 0) -> dict[str, int]:
-    """What a request is counted as."""
+    """Tokens and pictures of a request, counted as OpenAI reports them."""
     tokens += sum(part.tokens for part in parts)
     return {"prompt_tokens": tokens, "total_tokens": tokens, "image_count": sum(part.images for part in parts)}
 
@@ -285,7 +285,7 @@ def description(request: Request) -> dict:
 
 @router.get("/v1/models")
 async def models(request: Request) -> dict:
-    """The models that are served: one."""
+    """A list of the one model that is served."""
     return {"object": "list", "data": [description(request)]}
 
 

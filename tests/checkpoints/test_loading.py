@@ -290,7 +290,7 @@ TRANSFER = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+@pytest.mark.any_backend
 @pytest.mark.parametrize("form", ["weights.h5", "h5", "safetensors"])
 @pytest.mark.parametrize("case", TRANSFER)
 def test_own_files_of_transfer_models(case, form, tmp_path):
@@ -330,6 +330,7 @@ def test_transfer_models_built_on_keras_applications(nested, tmp_path):
     np.testing.assert_allclose(outputs(models[1], pixels), outputs(models[0], pixels), atol=1e-4)
 
 
+@pytest.mark.any_backend
 def test_a_fresh_model_reads_each_tensor_once(monkeypatch):
     """Loading into a user's model reads twice, so that nothing changes unless all is good; see `loading.load`."""
     reads = []
@@ -342,6 +343,7 @@ def test_a_fresh_model_reads_each_tensor_once(monkeypatch):
     assert len(reads) == 2 * len(model.weights)
 
 
+@pytest.mark.any_backend
 def test_a_users_layer_may_be_called_like_one_of_the_librarys(tmp_path):
     base = small("avg")
     names = ("head_dense", "stage_0_block_0_pointwise_conv_1", "projection")

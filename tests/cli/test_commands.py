@@ -215,6 +215,7 @@ def test_errors_are_one_sentence_on_standard_error(arguments, message, monkeypat
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.any_backend
 def test_installed_command_exits_with_one(tmp_path):
     code = "from convnext_keras.cli import main; main()"
     command = [sys.executable, "-c", code, "classify", str(tmp_path / "no.png")]
