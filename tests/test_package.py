@@ -42,7 +42,8 @@ FLOORS = (
 ROOMS = {
     "kernels": ("shared", "tensorflow", "jax", "torch", "openvino", "__init__"),
     "checkpoints": (
-        *("readers", "layouts", "download", "registry", "matching", "loading", "saving", "conversion", "__init__"),
+        *("readers", "shards", "layouts", "download", "registry", "matching"),
+        *("loading", "saving", "conversion", "__init__"),
     ),
     "deploy": ("folding", "__init__"),
     "clip": (

@@ -13,8 +13,9 @@ import numpy as np
 from convnext_keras.checkpoints import matching
 from convnext_keras.checkpoints.download import file_sha256
 from convnext_keras.checkpoints.matching import Key
-from convnext_keras.checkpoints.readers import WeightFile, WeightsError, open_weights
+from convnext_keras.checkpoints.readers import WeightFile, WeightsError
 from convnext_keras.checkpoints.registry import WeightSet, fetch
+from convnext_keras.checkpoints.shards import open_checkpoint
 from convnext_keras.layers import NORMS, DepthwiseConvolution, FusedDense
 from convnext_keras.names import LAST_NORM, LayerName, read_model
 from convnext_keras.provenance import ModelWithProvenance, Provenance
@@ -51,7 +52,8 @@ def load_weights(model: keras.Model, path: str | os.PathLike) -> None:
 
     Args:
         model: a model of this library, or one built on it.
-        path: `.h5` of Keras 2 or 3, `.weights.h5`, or `.safetensors` of any layout that `layouts` lists.
+        path: `.h5` of Keras 2 or 3, `.weights.h5`, `.safetensors` of any layout that `layouts` lists, or the index
+            `model.safetensors.index.json` of one that is cut into several files.
 
     Raises:
         WeightsError: if the file does not fit; the model is then as it was before.
@@ -78,7 +80,7 @@ def load(model: keras.Model, path: Path, is_fresh: bool = False, may_stay_fresh:
         The layers that were left as they were.
     """
     slots = slots_of(model)
-    with open_weights(path) as file:
+    with open_checkpoint(path) as file:
         fit = _match(file, slots)
         fresh = _unfit_head(file, fit, slots) if may_stay_fresh else []
         slots = {key: slot for key, slot in slots.items() if key.layer not in fresh}

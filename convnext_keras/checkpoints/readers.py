@@ -139,21 +139,20 @@ def _open_safetensors(path: Path, stack: contextlib.ExitStack) -> WeightFile:
         length = int.from_bytes(stream.read(8), "little")
         if length > MAX_HEADER_BYTES:
             raise WeightsError(f"its header says that it is {length} bytes long; at most {MAX_HEADER_BYTES} are read")
-        header = json.loads(stream.read(length), object_pairs_hook=_without_repetition)
-    file: Any = stack.enter_context(safetensors.safe_open(path, framework="numpy"))
-    headers = {}
-    for name in sorted(file.keys(), key=lambda name: header[name]["data_offsets"]):  # as they were written
-        view = file.get_slice(name)
-        headers[name] = Header(tuple(view.get_shape()), FLOAT_TYPES.get(str(view.get_dtype()), str(view.get_dtype())))
+        header = json.loads(stream.read(length), object_pairs_hook=without_repetition)
+    file: Any = stack.enter_context(safetensors.safe_open(path, framework="numpy"))  # which checks the header
+    names = sorted(file.keys(), key=lambda name: header[name]["data_offsets"])  # as they were written
+    types = {name: header[name]["dtype"] for name in names}
+    headers = {name: Header(tuple(header[name]["shape"]), FLOAT_TYPES.get(kind, kind)) for name, kind in types.items()}
     return WeightFile(path, "safetensors", headers, file.get_tensor)
 
 
-def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object, refused if it has a key twice: programs differ in which of the two they believe."""
     keys: dict[str, Any] = {}
     for key, value in pairs:
         if key in keys:
-            raise WeightsError(f"its header names {key!r} twice")
+            raise WeightsError(f"names {key!r} twice")
         keys[key] = value
     return keys
 

@@ -166,7 +166,7 @@ def resolve(
     if Path(weights).is_file():
         return Path(weights)
     looks_like_a_path = isinstance(weights, os.PathLike) or {"/", os.sep} & set(weights)
-    if looks_like_a_path or str(weights).endswith((".h5", ".safetensors", ".pth")):
+    if looks_like_a_path or str(weights).endswith((".h5", ".safetensors", ".json", ".pth")):
         raise WeightsError(f"{weights}: no such file.")
     tags = sorted(row.tag for row in weight_sets(table).values() if row.variant == variant)
     raise ValueError(

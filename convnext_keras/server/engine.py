@@ -5,6 +5,7 @@ import collections
 import contextlib
 import gc
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -95,22 +96,19 @@ class Engine:
         rows_of = {"image": [np.zeros((1, size, size, 3), "uint8")], "text": texts}
         usual, others = [], []
         for tower, batcher in self.towers.items():
-            for row in rows_of[tower]:
-                counts = [1 << power for power in range(batcher.max_batch.bit_length())]
-                for count in counts:
-                    is_usual = row is rows_of[tower][0] and count in (1, counts[-1])
-                    (usual if is_usual else others).append((tower, np.repeat(row, count, axis=0)))
+            full = batcher.max_batch
+            counts = [*(1 << power for power in range((full - 1).bit_length())), full]  # as `Runner` fills batches up
+            for row, count in itertools.product(rows_of[tower], counts):
+                is_usual = row is rows_of[tower][0] and count in (1, full)
+                (usual if is_usual else others).append((tower, np.repeat(row, count, axis=0)))
         return usual, sorted(others, key=lambda shape: shape[1].size)
 
     async def _warm_up(self, shapes: list[tuple[str, np.ndarray]], kind: str) -> None:
         loop, start = asyncio.get_running_loop(), time.monotonic()
         for number, (tower, inputs) in enumerate(shapes, start=1):
             await loop.run_in_executor(self.runner, self.towers[tower].run, inputs)
-            log.info(
-                json.dumps(
-                    {"warm_up": kind, "shape": number, "of": len(shapes), "seconds": round(time.monotonic() - start, 2)}
-                )
-            )
+            seconds = round(time.monotonic() - start, 2)
+            log.info(json.dumps({"warm_up": kind, "shape": number, "of": len(shapes), "seconds": seconds}))
         # The garbage collector would look through the million objects of a backend for 0.3 s, again and again.
         gc.collect()
         gc.freeze()

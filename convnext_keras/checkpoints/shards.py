@@ -1,0 +1,95 @@
+"""Weights cut into several `.safetensors` files, with an index that says which file holds which tensor.
+
+The form is that of transformers: `model.safetensors.index.json` holds `{"weight_map": {tensor: file}}`.
+"""
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from convnext_keras.checkpoints.readers import (
+    MAX_HEADER_BYTES,
+    MAX_TENSORS,
+    WeightFile,
+    WeightsError,
+    open_weights,
+    without_repetition,
+)
+
+INDEX = ".safetensors.index.json"
+MAX_SHARDS = 1_000
+SHARD = re.compile(r"[\w.-]+\.safetensors")  # a bare name: an index that names other folders is never followed
+
+
+@contextlib.contextmanager
+def open_checkpoint(path: str | os.PathLike) -> Iterator[WeightFile]:
+    """`open_weights`, and the shards behind an index as one file.
+
+    Args:
+        path: a weight file, or an index whose name ends in `.safetensors.index.json`; its shards lie beside it.
+
+    Yields:
+        A `WeightFile`; of shards, one tensor at a time is read from its own file.
+
+    Raises:
+        WeightsError: see `open_weights`; also if the index is broken or disagrees with its shards.
+
+    Example:
+        >>> with open_checkpoint("weights/convnext_mini.digits.safetensors") as file:
+        ...     file.format
+        'safetensors'
+    """
+    path = Path(path)
+    with contextlib.ExitStack() as stack:
+        if not path.name.endswith(INDEX):
+            yield stack.enter_context(open_weights(path))
+            return
+        wanted = _weight_map(path)
+        owners: dict[str, WeightFile] = {}
+        for name in dict.fromkeys(wanted.values()):
+            shard = stack.enter_context(open_weights(_beside(path, name)))
+            if repeated := owners.keys() & shard.headers.keys():
+                raise WeightsError(f"{path}: the tensor {min(repeated)!r} is in two of its files.")
+            owners |= dict.fromkeys(shard.headers, shard)
+        for tensor, name in wanted.items():
+            if tensor not in owners or owners[tensor].path.name != name:
+                raise WeightsError(f"{path}: the tensor {tensor!r} is not in {name}, where the index says it is.")
+        headers = {tensor: shard.headers[tensor] for tensor, shard in owners.items()}
+        yield WeightFile(path, "safetensors", headers, lambda tensor: owners[tensor].read(tensor))
+
+
+def _weight_map(path: Path) -> dict[str, str]:
+    """The file of each tensor, by an index that says nothing else."""
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file.")
+    if path.stat().st_size > MAX_HEADER_BYTES:
+        raise WeightsError(f"{path}: has more than {MAX_HEADER_BYTES} bytes.")
+    try:
+        index: Any = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=without_repetition)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise WeightsError(f"{path}: is broken or not an index: {error}") from error
+    files = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(files, dict) or not files:
+        raise WeightsError(f"{path}: 'weight_map' must be an object of tensors and their files.")
+    if len(files) > MAX_TENSORS or len({*map(str, files.values())}) > MAX_SHARDS:
+        raise WeightsError(f"{path}: names more than {MAX_TENSORS} tensors or {MAX_SHARDS} files.")
+    for tensor, name in files.items():
+        if not isinstance(name, str) or not SHARD.fullmatch(name):
+            raise WeightsError(
+                f"{path}: the file of {tensor!r} must be a bare name that ends in .safetensors: {name!r}."
+            )
+    return files
+
+
+def _beside(index: Path, name: str) -> Path:
+    """The path of a shard, which must lie where its index lies: the hub's cache links both into one other folder."""
+    shard = index.parent / name
+    if shard.exists() and shard.resolve().parent not in (index.parent.resolve(), index.resolve().parent):
+        raise WeightsError(f"{index}: {name} is a link to elsewhere, which is never followed.")
+    return shard
