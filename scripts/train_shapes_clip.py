@@ -173,7 +173,7 @@ def train() -> clip.CLIP:
     model = clip.create_model("convnext_mini", weights=None, drop_path_rate=0.0, layer_scale_init_value=1.0)
     start_wider(model.image_encoder)
     combinations = split()
-    learn_attributes(model.image_encoder, Scenes(combinations.training, SEED))
+    learn_attributes(model.image_encoder, Scenes(combinations.training, SEED + 1))
     learn_captions(model, Pairs(combinations.training, model.tokenizer, SEED))
     print(f"validation: {told(measure(model, combinations.validation, SEED + 2))}", flush=True)
     return model

@@ -15,9 +15,9 @@ from PIL import Image
 from convnext_keras import clip
 from convnext_keras.cli.demo import held_out_shapes
 
-# Percent, as the card in weights/README.md promises them.
-PROMISED = {"whole captions": 90, "recall@1 of text to image": 90, "colour and shape": 95}
-PROMISED |= {"shape only": 90, "colour only": 95}
+# Percent, what the card in weights/README.md says less half of one: backends differ in the last digits.
+PROMISED = {"whole captions": 99.5, "recall@1 of text to image": 99.5, "colour and shape": 94.5}
+PROMISED |= {"shape only": 95.5, "colour only": 99}
 
 
 def test_the_bundled_model_reaches_what_its_card_says(model):
