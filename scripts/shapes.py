@@ -50,7 +50,7 @@ SHAPES = {
     "triangle": 3,
     "star": 5,
     "cross": 12,
-}  # `fine_tune_clip.py` adds a heart.
+}  # `fine_tune_clip.py` adds others.
 RING_WIDTH = (0.32, 0.48)  # of the radius; an outline is thinner, so that an outlined circle is no ring
 OUTLINE_WIDTH = (0.08, 0.18)
 SMALLEST_OUTLINED = 9.0  # radius, below which an outline has no room

@@ -73,8 +73,8 @@ def test_evaluation_by_captions(tmp_path, monkeypatch, capsys):
 @needs_training
 @pytest.mark.skipif(BACKEND == "jax", reason="compiling takes a minute and shows nothing that the others do not")
 def test_fine_tuning_learns_new_classes(model, monkeypatch):
-    monkeypatch.setattr(shapes, "COLOURS", dict([*shapes.COLOURS.items(), fine_tune_clip.NEW_COLOUR]))
-    monkeypatch.setattr(shapes, "SHAPES", {**shapes.SHAPES, "heart": 24})
+    monkeypatch.setattr(shapes, "COLOURS", {**shapes.COLOURS, **fine_tune_clip.NEW_COLOURS})
+    monkeypatch.setattr(shapes, "SHAPES", {**shapes.SHAPES, **fine_tune_clip.NEW_SHAPES})
     random = np.random.default_rng(0)
     scenes = fine_tune_clip.new_scenes()
     order = random.permutation(len(scenes))
