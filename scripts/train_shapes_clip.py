@@ -77,7 +77,7 @@ class AttributeLoss(keras.losses.Loss):
             log_probabilities = ops.log_softmax(y_pred[:, start:end], axis=-1)
             one_hot = ops.one_hot(ops.cast(label, "int32"), len(values))  # All zeros where there is no name.
             weight = SHAPE_WEIGHT if field == "shape" else 1.0
-            losses.append(ops.sum(-weight * one_hot * log_probabilities, axis=-1))
+            losses.append(ops.sum(ops.multiply(one_hot, log_probabilities), axis=-1) * -weight)
             start = end
         return ops.sum(ops.stack(losses), axis=0)
 

@@ -142,7 +142,7 @@ def _open_safetensors(path: Path, stack: contextlib.ExitStack) -> WeightFile:
         header = json.loads(stream.read(length), object_pairs_hook=without_repetition)
     file: Any = stack.enter_context(safetensors.safe_open(path, framework="numpy"))  # which checks the header
     names = sorted(file.keys(), key=lambda name: header[name]["data_offsets"])  # as they were written
-    types = {name: header[name]["dtype"] for name in names}
+    types = {name: str(header[name]["dtype"]) for name in names}
     headers = {name: Header(tuple(header[name]["shape"]), FLOAT_TYPES.get(kind, kind)) for name, kind in types.items()}
     return WeightFile(path, "safetensors", headers, file.get_tensor)
 

@@ -18,8 +18,8 @@ from convnext_keras.sheets import sheet_of
 DIGITS = "convnext_mini.digits"
 SHAPE_QUERIES = (
     "three big green stars in the lower part on black",
-    "a pair of huge orange squares at the left on grey",
-    "a tiny purple square at the top on brown",
+    "a pair of little yellow circles in the lower part on brown",
+    "a group of three purple squares on the right side",
 )
 
 
