@@ -12,7 +12,8 @@ class Limits(NamedTuple):
         max_labels: labels of a request.
         max_prompts: labels times templates of a request.
         max_text_characters: of one text.
-        max_characters: of all texts of a request, or of all its prompts; tokenising so many takes about a second.
+        max_word_characters: of a text without a blank; tokenising a word takes time with the square of its length.
+        max_characters: of all texts of a request, or of all its prompts.
         max_scores: numbers in the answer: pictures times texts, or items times labels.
         max_image_bytes: of one picture as it is sent or fetched.
         max_image_pixels: of one picture, checked before it is decoded, and once it is resized.
@@ -38,6 +39,7 @@ class Limits(NamedTuple):
     max_labels: int = 1024
     max_prompts: int = 16_384
     max_text_characters: int = 10_000
+    max_word_characters: int = 500
     max_characters: int = 1_000_000
     max_scores: int = 262_144
     max_image_bytes: int = 20 * 2**20

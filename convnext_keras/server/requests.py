@@ -177,6 +177,9 @@ def parsed_text(value: Any, param: str, limits: Limits) -> TextItem:
     if len(value) > limits.max_text_characters:
         message = f"{param}: has {len(value)} characters; the limit is {limits.max_text_characters}."
         raise invalid("context_length_exceeded", message, param)
+    if max(map(len, value.split())) > limits.max_word_characters:
+        message = f"{param}: has a word of more than {limits.max_word_characters} characters."
+        raise invalid("context_length_exceeded", message, param)
     return TextItem(value)
 
 

@@ -158,6 +158,7 @@ ERRORS = {
     "other format": ({"input": "a", "encoding_format": "hex"}, 400, "invalid_value", "encoding_format"),
     "long text": ({"input": "red " * 60, "truncate": "none"}, 400, "context_length_exceeded", "input.0"),
     "very long text": ({"input": "red " * 5000}, 400, "context_length_exceeded", "input.0"),
+    "very long word": ({"input": "x" * 501}, 400, "context_length_exceeded", "input.0"),
     "too many": ({"input": ["a"] * 2049}, 400, "too_many_inputs", "input"),
     "too many pictures": ({"input": [{"image": "aGVsbG8="}] * 65}, 400, "too_many_inputs", "input"),
     "no base64": ({"input": [{"image": "not base64!"}]}, 400, "invalid_base64", "input.0.image"),
@@ -306,14 +307,14 @@ def test_code_of_the_documentation(address, pictures, tmp_path, monkeypatch, cap
 
 # Each within every limit of its own parts; the product is what costs.
 PRODUCTS = {
-    "long labels": ("/v1/classify", {"input": ["a"], "labels": ["x" * 9_999] * 1024, "templates": ["{}"]}),
+    "long labels": ("/v1/classify", {"input": ["a"], "labels": ["x " * 4_999] * 1024, "templates": ["{}"]}),
     "long templates": (
         "/v1/classify",
         {"input": ["a"], "labels": ["x"] * 1024, "templates": ["red " * 2000 + "{}"] * 16},
     ),
     "many scores": ("/v1/classify", {"input": ["a"] * 2048, "labels": ["x"] * 1024, "templates": ["{}"]}),
-    "long texts": ("/v1/embeddings", {"input": ["y" * 9_999] * 2048}),
-    "many pairs": ("/v1/similarity", {"images": ["aGVsbG8="] * 64, "texts": ["z" * 900] * 2048}),
+    "long texts": ("/v1/embeddings", {"input": ["y " * 4_999] * 2048}),
+    "many pairs": ("/v1/similarity", {"images": ["aGVsbG8="] * 64, "texts": ["z " * 450] * 2048}),
 }
 
 
