@@ -8,9 +8,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import keras
-from keras import layers
-
-POOLINGS = {"avg": layers.GlobalAveragePooling2D, "max": layers.GlobalMaxPooling2D}
 
 
 def did_you_mean(given: Any, known: Iterable[str]) -> str:
@@ -24,44 +21,68 @@ def did_you_mean(given: Any, known: Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
-def check(pooling: Any, classes: Any, classifier_activation: Any, pretrained: bool, drop_path_rate: float) -> None:
+def alternatives(words: Iterable[Any]) -> str:
+    """Words for a sentence.
+
+    Example:
+        >>> alternatives([None, "avg", "max"])
+        "None, 'avg' or 'max'"
+    """
+    *others, last = map(repr, words)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def check(
+    pooling: Any,
+    poolings: Iterable[str],
+    classes: Any,
+    classifier_activation: Any,
+    activations: Iterable[str | None] | None,
+    drop_path_rate: float,
+) -> None:
     """Raises ValueError for an argument that no model can be built with.
 
     Args:
-        pooling: None, `"avg"` or `"max"`.
+        pooling: None or one of `poolings`.
+        poolings: the valid ones.
         classes: a positive whole number.
-        classifier_activation: anything that `keras.activations.get` knows; None or softmax with pretrained weights.
-        pretrained: whether weights are loaded.
+        classifier_activation: anything that `keras.activations.get` knows, or one of `activations`.
+        activations: those that pretrained weights can be used with; None for any.
         drop_path_rate: 0 or more, below 1.
     """
-    if pooling not in (None, *POOLINGS):
-        raise ValueError(f"pooling must be None, 'avg' or 'max'. Received: pooling={pooling!r}")
+    if pooling not in (None, *poolings):
+        raise ValueError(f"pooling must be {alternatives([None, *poolings])}. Received: pooling={pooling!r}")
     if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
         raise ValueError(f"classes must be a positive whole number. Received: classes={classes!r}")
     if not 0 <= drop_path_rate < 1:
         raise ValueError(f"drop_path_rate must be 0 or more and below 1. Received: drop_path_rate={drop_path_rate!r}")
-    published = (None, keras.activations.linear, keras.activations.softmax)
-    if pretrained and keras.activations.get(classifier_activation) not in published:
+    given = keras.activations.get(classifier_activation)
+    if activations is not None and given not in [keras.activations.get(activation) for activation in activations]:
         raise ValueError(
-            "classifier_activation must be None or 'softmax' with pretrained weights, which were trained so. "
-            f"Received: classifier_activation={classifier_activation!r}. Put other activations on top of the logits."
+            f"classifier_activation must be {alternatives(activations)} with pretrained weights, which were trained "
+            f"so. Received: classifier_activation={classifier_activation!r}. "
+            "Put other activations on top of the logits."
         )
 
 
-def checked_stride(output_stride: int | None, patch_size: int, full: int) -> int:
-    """The stride of the last feature map: None stands for `full`, and the first stage's cannot be undercut."""
-    valid = tuple(stride for stride in (full // 4, full // 2, full) if stride > patch_size) or (full,)
+def checked_stride(output_stride: int | None, first: int, full: int) -> int:
+    """The stride of the last feature map: None stands for `full`, and the `first` stage's cannot be undercut."""
+    valid = tuple(stride for stride in (full // 4, full // 2, full) if stride > first) or (full,)
     if output_stride is not None and output_stride not in valid:
         raise ValueError(f"output_stride must be None or one of {valid}. Received: output_stride={output_stride!r}")
     return output_stride or full
 
 
-def square(size: int | None) -> tuple[int | None, ...]:
-    """The shape of square RGB pictures, in Keras' data format."""
-    return (size, size, 3) if keras.config.image_data_format() == "channels_last" else (3, size, size)
+def shape_of(size: int | tuple[int, int] | None, channels: int = 3) -> tuple[int | None, ...]:
+    """The shape of pictures of a height and width, or of a square size, in Keras' data format."""
+    height, width = size if isinstance(size, tuple) else (size, size)
+    last = keras.config.image_data_format() == "channels_last"
+    return (height, width, channels) if last else (channels, height, width)
 
 
-def input_layer(input_tensor: Any, input_shape: Any, default_size: int | None, minimum: int, any_channels: bool) -> Any:
+def input_layer(
+    input_tensor: Any, input_shape: Any, default_size: int | tuple[int, int] | None, minimum: int, channels: int | None
+) -> Any:
     """The tensor that a model starts from: `input_tensor`, or a new input of `input_shape`.
 
     Args:
@@ -70,7 +91,7 @@ def input_layer(input_tensor: Any, input_shape: Any, default_size: int | None, m
             height or width.
         default_size: height and width of a new input if `input_shape` is None, None for any.
         minimum: the smallest height and width that the model can take.
-        any_channels: whether others than 3 channels are valid.
+        channels: how many the model takes; None for 3, or any that are asked for.
 
     Raises:
         ValueError: if the two disagree, or the shape cannot be used.
@@ -80,18 +101,18 @@ def input_layer(input_tensor: Any, input_shape: Any, default_size: int | None, m
             "input_tensor must be the output of a Keras layer, such as keras.Input((224, 224, 3)). "
             f"Received: {type(input_tensor).__name__}. Call the finished model on arrays."
         )
-    given = None if input_shape is None else _checked_shape(input_shape, "input_shape", minimum, any_channels)
+    given = None if input_shape is None else _checked_shape(input_shape, "input_shape", minimum, channels)
     if input_tensor is None:
-        return keras.Input(given or square(default_size))
+        return keras.Input(given or shape_of(default_size, channels or 3))
     if len(input_tensor.shape) != 4:
         raise ValueError(f"input_tensor must have shape (N, H, W, C). Received: {tuple(input_tensor.shape)}")
-    shape = _checked_shape(input_tensor.shape[1:], "input_tensor", minimum, any_channels)
+    shape = _checked_shape(input_tensor.shape[1:], "input_tensor", minimum, channels)
     if given is not None and any(None not in pair and pair[0] != pair[1] for pair in zip(shape, given, strict=True)):
         raise ValueError(f"input_tensor of shape {shape} disagrees with input_shape={given}. Leave input_shape out.")
     return input_tensor
 
 
-def _checked_shape(shape: Any, source: str, minimum: int, any_channels: bool) -> tuple[int | None, ...]:
+def _checked_shape(shape: Any, source: str, minimum: int, valid_channels: int | None) -> tuple[int | None, ...]:
     order = keras.config.image_data_format()
     names = "(H, W, C)" if order == "channels_last" else "(C, H, W)"
     try:
@@ -103,9 +124,9 @@ def _checked_shape(shape: Any, source: str, minimum: int, any_channels: bool) ->
     *sizes, channels = shape if order == "channels_last" else (*shape[1:], shape[0])
     if any(size is not None and size < minimum for size in sizes):
         raise ValueError(f"{source} must be at least {minimum} pixels high and wide. Received: {shape}, {names}")
-    if channels is None or channels < 1 or (channels != 3 and not any_channels):
+    if channels is None or channels < 1 or channels != (valid_channels or channels):
         raise ValueError(
-            f"{source} must have 3 channels, {names}. Received: {shape}. Convert the pictures to RGB; other "
-            "channel counts need weights=None and include_preprocessing=False, since both are for RGB."
+            f"{source} must have {valid_channels or 3} channels, {names}. Received: {shape}. Convert the pictures; "
+            "other channel counts need weights=None and include_preprocessing=False, since both are for these."
         )
     return shape

@@ -1,11 +1,12 @@
 """The constructors of the rest of the family, and models by name; apart so that `convnext` stays one readable file."""
 
 import fnmatch
+import os
 from typing import Any
 
-from convnext_keras import checkpoints
+from convnext_keras import checkpoints, hub
 from convnext_keras.arguments import did_you_mean
-from convnext_keras.checkpoints import WeightSet
+from convnext_keras.checkpoints import Published, WeightSet
 from convnext_keras.convnext import ConvNeXt, constructor_of
 from convnext_keras.provenance import ModelWithProvenance
 from convnext_keras.variants import VARIANTS
@@ -38,28 +39,39 @@ def list_models(pattern: str = "*") -> list[str]:
     return fnmatch.filter(VARIANTS, pattern)
 
 
-def create_model(name: str | WeightSet, **arguments: Any) -> ModelWithProvenance:
-    """A model by the name of a variant or of a weight set.
+def create_model(name: str | os.PathLike | Published, **arguments: Any) -> ModelWithProvenance:
+    """A model by the name of a variant, of a weight set, or of any repository that holds a ConvNeXt.
 
     Args:
         name: a variant of `list_models()`, which comes with its default weights, or a weight set of `list_weights()`;
-            or the weight set itself, a row of the registry.
-        **arguments: those of `ConvNeXt`, such as `weights=None` for a variant from scratch. Classes, input size and the
-            presence of a classifier are the weight set's unless given.
+            or a repository of the hub, `"hf://owner/name"` or `"hf://owner/name@revision"`, or a folder, as timm,
+            transformers and `save_pretrained` write them, whose own files say what the model is; or the row of a
+            registry, or the description of a repository, itself.
+        **arguments: those of `ConvNeXt`, such as `weights=None` for a variant from scratch. Architecture, classes,
+            input size, pooling and the presence of a classifier are the published ones unless given.
 
     Raises:
         ValueError: if the name is unknown; see `ConvNeXt` for others.
+        WeightsError: if a description cannot be had, or cannot be followed.
 
     Example:
         >>> create_model("convnext_mini.digits").output_shape
         (None, 10)
     """
-    weight_set = name if isinstance(name, WeightSet) else checkpoints.named(name) or checkpoints.default(name)
+    weight_set = name if isinstance(name, WeightSet) else None
+    if isinstance(name, str):
+        weight_set = checkpoints.named(name) or checkpoints.default(name)
     variant = weight_set.variant if weight_set else str(name)
+    if variant not in VARIANTS and (description := hub.described(name)):
+        described: dict[str, Any] = {"weights": description, **description.arguments, **arguments}
+        return ConvNeXt(**described)
     if variant not in VARIANTS:
         hint = did_you_mean(name, [*VARIANTS, *checkpoints.weight_sets()])
-        raise ValueError(f"name must be one of list_models() or list_weights(). Received: name={name!r}.{hint}")
-    source = checkpoints.resolve(arguments.pop("weights", weight_set), variant)
+        raise ValueError(
+            "name must be one of list_models() or list_weights(), a repository such as 'hf://owner/name', or a folder. "
+            f"Received: name={name!r}.{hint}"
+        )
+    source = hub.resolve(arguments.pop("weights", weight_set), variant)
     defaults: dict[str, Any] = {**VARIANTS[variant]._asdict(), "name": variant}
     if isinstance(source, WeightSet):
         defaults |= {"include_top": source.classes > 0, "classes": source.classes or 1000}

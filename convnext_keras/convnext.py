@@ -6,24 +6,25 @@ Layer names and weight order are those of `keras.applications.convnext`, so file
 
 import functools
 import inspect
+from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
 import keras
 import numpy as np
 from keras import layers
 
-from convnext_keras import arguments, checkpoints
-from convnext_keras.checkpoints import WeightSet
+from convnext_keras import arguments, checkpoints, hub
 from convnext_keras.layers import (
     ACTIVATIONS,
     NORMS,
+    POOLINGS,
     DepthwiseConvolution,
     FusedDense,
     GlobalResponseNormalization,
     LayerScale,
 )
 from convnext_keras.names import LayerName
-from convnext_keras.preprocessing import STATISTICS
+from convnext_keras.preprocessing import Recipe, Statistics, statistics_of
 from convnext_keras.provenance import ModelWithProvenance
 from convnext_keras.signatures import Constructor, InputShape, Pooling, Weights, signature_with
 from convnext_keras.variants import VARIANTS, Options, Variant, variant_of
@@ -45,9 +46,14 @@ class Design(NamedTuple):
         """The name of a layer of the model."""
         return f"{self.name}_{LayerName(role, stage, block)}"
 
-    def norm(self, name: str | None = None, dtype: Any = None) -> keras.Layer:
+    def norm(self, name: str | None = None, dtype: Any = None, epsilon: float | None = None) -> keras.Layer:
         """A new norm of the variant's kind."""
-        return NORMS[self.variant.norm](epsilon=self.variant.epsilon, name=name, dtype=dtype or self.dtype)
+        return NORMS[self.variant.norm](epsilon=epsilon or self.variant.epsilon, name=name, dtype=dtype or self.dtype)
+
+    @property
+    def convolution(self) -> dict[str, Any]:
+        """What all convolutions have in common."""
+        return {"kernel_initializer": initial(), "use_bias": self.variant.conv_bias, "dtype": self.dtype}
 
     @property
     def head_dtype(self) -> Any:
@@ -77,8 +83,8 @@ def convnext_block(inputs, stage: int, block: int, drop_path_rate: float, design
     """
     channels, dtype, variant = inputs.shape[-1], design.dtype, design.variant
     name = functools.partial(design.layer_name, stage=stage, block=block)
-    options: dict[str, Any] = {"kernel_initializer": initial(), "dilation_rate": dilation_rate, "dtype": dtype}
-    x = DepthwiseConvolution(channels, variant.kernel_sizes[stage], name=name("depthwise_conv"), **options)(inputs)
+    options: dict[str, Any] = {"name": name("depthwise_conv"), "dilation_rate": dilation_rate, **design.convolution}
+    x = DepthwiseConvolution(channels, variant.kernel_sizes[stage], **options)(inputs)
     x = design.norm(name("layernorm"))(x)
     options = {"kernel_initializer": initial(), "name": name("pointwise_conv_1"), "dtype": dtype}
     x = FusedDense(4 * channels, activation=ACTIVATIONS[variant.activation], **options)(x)
@@ -87,7 +93,7 @@ def convnext_block(inputs, stage: int, block: int, drop_path_rate: float, design
     if variant.response_norm:
         x = GlobalResponseNormalization(name=name("grn"), dtype=dtype)(x)
     x = FusedDense(channels, **{**options, "name": name("pointwise_conv_2")})(x)
-    if design.layer_scale_init_value is not None:
+    if variant.layer_scale and design.layer_scale_init_value is not None:
         x = LayerScale(design.layer_scale_init_value, name=name("layer_scale"), dtype=dtype)(x)
     if drop_path_rate:
         # One choice a sample: stochastic depth is dropout of whole residual branches.
@@ -99,7 +105,7 @@ def convnext_block(inputs, stage: int, block: int, drop_path_rate: float, design
 
 
 def convnext_stage(inputs, stage: int, drop_path_rates: list[float], design: Design, dilation_rate: int = 1):
-    """Downsampling by two (before all stages but the first) and the blocks of one stage.
+    """Downsampling by two (before all stages but, as a rule, the first) and the blocks of one stage.
 
     Args:
         inputs: `(N, H, W, C)` with the channels of the stage before.
@@ -111,16 +117,14 @@ def convnext_stage(inputs, stage: int, drop_path_rates: list[float], design: Des
     Returns:
         `(N, H // 2, W // 2, dims[stage])`; for stage 0, or if dilated, of the height and width of `inputs`.
     """
-    dtype, variant = design.dtype, design.variant
-    x = inputs
-    if stage > 0:
+    variant, x = design.variant, inputs
+    if stage > 0 or variant.first_downsampling:
         # Keras numbers the layers between two stages by the stage before.
-        names = {role: design.layer_name(f"downsampling_{role}", stage - 1) for role in ("layernorm", "conv", "block")}
-        options = {"kernel_initializer": initial(), "dtype": dtype, **LAST}
-        if dilation_rate == 1:
-            options["strides"] = 2
-        else:  # The convolution still sees the stage before, which was spread half as far.
-            options |= {"padding": "same", "dilation_rate": dilation_rate // 2}
+        kind, number = ("downsampling", stage - 1) if stage > 0 else ("first_downsampling", 0)
+        names = {role: design.layer_name(f"{kind}_{role}", number) for role in ("layernorm", "conv", "block")}
+        # A dilated convolution still sees the stage before, which was spread half as far.
+        dilated = {"padding": "same", "dilation_rate": dilation_rate // 2}
+        options = {**design.convolution, **LAST, **({"strides": 2} if dilation_rate == 1 else dilated)}
         conv = layers.Conv2D(variant.dims[stage], 2, name=names["conv"], **options)
         x = keras.Sequential([design.norm(names["layernorm"]), conv], name=names["block"])(x)
     for block, rate in enumerate(drop_path_rates):
@@ -132,13 +136,12 @@ def convnext_stem(inputs, design: Design):
     """Pixels to the first stage's channels: `(N, H, W, 3)` -> `(N, H // 4, W // 4, dims[0])`."""
     dtype, variant, name = design.dtype, design.variant, design.layer_name
     if variant.stem == "patch":
-        size = variant.patch_size
-        options = {"strides": size, "kernel_initializer": initial(), "dtype": dtype, **LAST}
-        steps = [layers.Conv2D(variant.dims[0], size, name=name("stem_conv"), **options)]
+        options = {"strides": variant.patch_size, "name": name("stem_conv"), **design.convolution, **LAST}
+        steps = [layers.Conv2D(variant.dims[0], variant.patch_size, **options)]
     else:
         steps = []
         for number, width in enumerate((variant.stem_width, variant.dims[0]), start=1):
-            options = {"strides": 2, "kernel_initializer": initial(), "dtype": dtype, **LAST}
+            options = {"strides": 2, **design.convolution, **LAST}
             steps += [
                 layers.ZeroPadding2D(1, name=name(f"stem_padding_{number}"), dtype=dtype, **LAST),
                 layers.Conv2D(width, 3, name=name(f"stem_conv_{number}"), **options),
@@ -152,43 +155,35 @@ def convnext_stem(inputs, design: Design):
 
 def convnext_head(inputs, pooling: str | None, classes: int | None, classifier_activation: Any, design: Design):
     """Pooling, norm and classifier: `(N, H, W, C)` -> `(N, classes)`, or features if `classes` is None."""
-    name, dtype = design.layer_name, design.head_dtype
+    name, dtype, variant = design.layer_name, design.head_dtype, design.variant
     # Without a top, Keras leaves pooling and norm unnamed.
     names = (None, None) if classes is None else (name("head_gap"), name("head_layernorm"))
-    steps = [arguments.POOLINGS[pooling](name=names[0], dtype=dtype, **LAST)] if pooling else []
-    steps.insert(0 if design.variant.head_norm_first else 1, design.norm(names[1], dtype))
-    if design.variant.head_hidden and pooling:
-        options = {"activation": "gelu", "kernel_initializer": initial(), "dtype": dtype}
-        steps.append(FusedDense(design.variant.head_hidden, name=name("head_hidden"), **options))
+    steps: list[Any] = [POOLINGS[pooling](name=names[0], dtype=dtype, **LAST)] if pooling else []
+    steps.insert(0 if variant.head_norm_first else 1, design.norm(names[1], dtype, variant.head_epsilon))
+    options: dict[str, Any] = {"kernel_initializer": initial(), "dtype": dtype}
+    if variant.head_hidden and (pooling or classes is not None):
+        steps.append(FusedDense(variant.head_hidden, activation="gelu", name=name("head_hidden"), **options))
     if classes is not None:
-        options = {"activation": classifier_activation, "kernel_initializer": initial(), "dtype": dtype}
-        steps.append(FusedDense(classes, name=name("head_dense"), **options))
-    x = inputs
-    for step in steps:
-        x = step(x)
-    return x
+        steps.append(FusedDense(classes, activation=classifier_activation, name=name("head_dense"), **options))
+    return functools.reduce(lambda x, layer: layer(x), steps, inputs)
 
 
 def convnext_model(
-    design: Design, inputs, statistics: str | None, pooling: str | None, classes: int | None, activation: Any
+    design: Design, inputs, statistics: str | Statistics | None, pooling: str | None, classes: int | None, activation
 ) -> ModelWithProvenance:
-    """The whole network as a functional model, from `inputs` in Keras' data format.
-
-    `statistics` names those to embed, None for pixels that are normalised outside; `classes` is None for features.
-    """
+    """The whole network from `inputs` in Keras' data format; without statistics or classes it has no such layers."""
     first = keras.config.image_data_format() == "channels_first"
     x = layers.Permute((2, 3, 1), name=design.layer_name("channels_last"))(inputs) if first else inputs
     if statistics is not None:
-        mean, std = (np.asarray(row) * 255 for row in STATISTICS[statistics])
+        mean, std = (np.asarray(row) * 255 for row in statistics_of(statistics))
         options = {"mean": mean.tolist(), "variance": (std**2).tolist(), "dtype": design.head_dtype}
         x = layers.Normalization(name=design.layer_name("prestem_normalization"), **options)(x)
     x = convnext_stem(x, design)
     depths = design.variant.depths
     rates = np.linspace(0, design.drop_path_rate, sum(depths)).tolist()
     for stage, depth in enumerate(depths):
-        start = sum(depths[:stage])
-        dilation_rate = max(1, design.variant.patch_size * 2**stage // design.output_stride)
-        x = convnext_stage(x, stage, rates[start : start + depth], design, dilation_rate)
+        dilation_rate = max(1, design.variant.stride(stage) // design.output_stride)
+        x = convnext_stage(x, stage, rates[sum(depths[:stage]) :][:depth], design, dilation_rate)
     x = convnext_head(x, pooling, classes, activation, design)
     if first and len(x.shape) == 4:
         x = layers.Permute((3, 1, 2), name=design.layer_name("channels_first"), dtype=design.head_dtype)(x)
@@ -222,10 +217,11 @@ def ConvNeXt(  # noqa: N802 - named like the constructors of keras.applications
         dims: channels in each stage.
         include_top: whether the classifier is part of the model.
         include_preprocessing: whether the model normalises pixels of 0..255; if not, see `preprocessing.normalize`.
-        weights: None for random ones, a path to a file (see `load_weights`), or a `WeightSet`.
+        weights: None for random ones, a path to a file (see `load_weights`), a `WeightSet`, or a folder or repository
+            of the hub, `"hf://owner/name"`, that describes the same architecture.
         input_tensor: output of a Keras layer to start from.
         input_shape: `(H, W, 3)` in pixels; height and width may be None.
-        pooling: without the top: None for the last feature map, `"avg"` or `"max"` for one vector a picture.
+        pooling: without the top: None for the last feature map, or a key of `layers.POOLINGS` for one vector a picture.
         classes: width of the classifier.
         classifier_activation: of the classifier; None for logits.
         name: of the model and, followed by `_`, of all its layers.
@@ -249,22 +245,26 @@ def ConvNeXt(  # noqa: N802 - named like the constructors of keras.applications
         (None, 10)
     """
     variant = variant_of(depths, dims, architecture, others=inspect.signature(ConvNeXt).parameters)
-    source = checkpoints.resolve(weights, None)
-    published = source if isinstance(source, WeightSet) else None
-    arguments.check(pooling, classes, classifier_activation, include_top and source is not None, drop_path_rate)
-    if published and include_top and not published.classes:
-        raise ValueError(f"{published.name} has no classifier. Use include_top=False. Received: include_top=True")
-    stride = arguments.checked_stride(output_stride, variant.patch_size, variant.minimum_size)
-    size = (published.input_size if published else variant.input_size) if include_top else None
-    any_channels = source is None and not include_preprocessing
-    inputs = arguments.input_layer(input_tensor, input_shape, size, variant.minimum_size, any_channels)
-    scale = layer_scale_init_value if variant.layer_scale else None
-    design = Design(variant, name, drop_path_rate, scale, stride, dtype)
-    statistics = (published.statistics if published else "imagenet") if include_preprocessing else None
-    head = ("avg", classes) if include_top else (pooling, None)
-    model = convnext_model(design, inputs, statistics, *head, classifier_activation)
-    if source is not None:
-        checkpoints.load_source(model, source, include_top)
+    source = hub.resolve(weights)
+    published = None if isinstance(source, Path) else source
+    trained_with = published.activations if published else (None, "softmax")
+    valid = trained_with if include_top and source is not None else None
+    arguments.check(pooling, POOLINGS, classes, classifier_activation, valid, drop_path_rate)
+    if published:
+        published.check(variant, include_top)
+    stride = arguments.checked_stride(output_stride, variant.stride(0), variant.minimum_size)
+    recipe = published.recipe if published else Recipe(variant.input_size)
+    channels = None if source is None and not include_preprocessing else recipe.channels
+    size = recipe.size if include_top else None
+    inputs = arguments.input_layer(input_tensor, input_shape, size, variant.minimum_size, channels)
+    file = None if source is None else checkpoints.fetch(source, include_top)
+    design = Design(variant, name, drop_path_rate, layer_scale_init_value, stride, dtype)
+    statistics = recipe.statistics if include_preprocessing else None
+    if include_top:
+        pooling = None if variant.head_pooling == "none" else variant.head_pooling
+    model = convnext_model(design, inputs, statistics, pooling, classes if include_top else None, classifier_activation)
+    if source is not None and file is not None:
+        checkpoints.load_source(model, source, file)
     return model
 
 
@@ -277,7 +277,7 @@ def constructor_of(variant: str, function: str) -> Constructor:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         options: dict[str, Any] = {**VARIANTS[variant]._asdict(), **bound.arguments}
-        options["weights"] = checkpoints.resolve(options["weights"], variant)
+        options["weights"] = hub.resolve(options["weights"], variant)
         return ConvNeXt(**options)
 
     constructor.__name__ = constructor.__qualname__ = function

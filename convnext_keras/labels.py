@@ -6,6 +6,7 @@ The table of ImageNet's classes is made by `scripts/make_labels.py`, which says 
 import csv
 import functools
 import gzip
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,16 @@ def class_names(labels: str) -> tuple[tuple[str, str], ...]:
     return tuple((row["wnid"], row["name"]) for row in sorted(rows, key=lambda row: int(row[labels])))
 
 
-def decode_predictions(preds: Any, top: int = 5, labels: str | None = None) -> list[list[tuple[str, str, float]]]:
+def decode_predictions(
+    preds: Any, top: int = 5, labels: str | Sequence[str] | Sequence[tuple[str, str]] | None = None
+) -> list[list[tuple[str, str, float]]]:
     """The best classes of each row of scores, as `keras.applications.convnext.decode_predictions` gives them, offline.
 
     Args:
         preds: scores `(N, classes)`, array or tensor.
         top: how many classes to give, 1 or more.
-        labels: a name in `LABEL_SETS`; None for the one that has as many classes.
+        labels: a name in `LABEL_SETS`; the names of the classes themselves, each alone or as `(identifier, name)`,
+            such as `model.provenance.labels`; None for the set that has as many classes.
 
     Returns:
         For each row, the `top` best as `(identifier, name, score)`, best first.
@@ -65,9 +69,11 @@ def decode_predictions(preds: Any, top: int = 5, labels: str | None = None) -> l
         raise ValueError(f"preds must have shape (N, classes). Received: shape {preds.shape}")
     if top < 1:
         raise ValueError(f"top must be 1 or more. Received: top={top}")
-    counts = {len(class_names(name)): name for name in ((labels,) if labels else LABEL_SETS)}
+    sets = [labels] if labels else LABEL_SETS
+    known = [class_names(names) if isinstance(names, str) else names for names in sets]
+    counts = {len(names): [(name, name) if isinstance(name, str) else name for name in names] for names in known}
     if preds.shape[1] not in counts:
         raise ValueError(f"preds must have {' or '.join(map(str, counts))} columns. Received: shape {preds.shape}")
-    names = class_names(counts[preds.shape[1]])
+    names = counts[preds.shape[1]]
     best = np.argsort(-preds, axis=1, kind="stable")[:, :top]
     return [[(*names[number], float(row[number])) for number in order] for row, order in zip(preds, best, strict=True)]

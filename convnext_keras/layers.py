@@ -4,11 +4,15 @@ The depthwise convolution is the reason for the library's speed on CPUs: it keep
 files and computes by whatever way is fast on the backend and device at hand.
 """
 
+import functools
+from typing import get_args
+
 import keras
 from keras import layers, ops
 
 from convnext_keras import kernels
 from convnext_keras.kernels.shared import widened
+from convnext_keras.variants import Activation
 
 # A promise: files saved with one version name these classes in the next.
 register = keras.saving.register_keras_serializable(package="convnext_keras")
@@ -169,6 +173,53 @@ def gelu_tanh(inputs):
     return ops.gelu(inputs, approximate=True)
 
 
-# The words of `Variant` for norms and activations, and what they stand for.
+@register
+def quick_gelu(inputs):
+    """The sigmoid approximation of GELU that OpenAI's CLIP has."""
+    return inputs * ops.sigmoid(1.702 * inputs)
+
+
+@register
+def leaky_relu(inputs):
+    """The leaky ReLU with PyTorch's slope of 0.01; Keras' own has 0.2."""
+    return ops.leaky_relu(inputs, negative_slope=0.01)
+
+
+@register
+def hard_mish(inputs):
+    """`x clip(x + 2, 0, 2) / 2`, as timm has it."""
+    return inputs * ops.clip(inputs + 2.0, 0.0, 2.0) * 0.5
+
+
+@register
+class AverageMaxPooling2D(layers.Layer):
+    """Mean and maximum over all positions: `(N, H, W, C)` -> `(N, C)`, their mean, or `(N, 2 C)`, side by side.
+
+    Args:
+        concatenate: whether both are kept, the mean first.
+        data_format: `"channels_last"`, the only one.
+    """
+
+    def __init__(self, concatenate: bool = False, data_format: str = "channels_last", **kwargs):
+        super().__init__(**kwargs)
+        self.concatenate, self.data_format = concatenate, data_format
+
+    def call(self, inputs):
+        both = ops.mean(inputs, axis=(1, 2)), ops.max(inputs, axis=(1, 2))
+        return ops.concatenate(both, axis=-1) if self.concatenate else (both[0] + both[1]) / 2
+
+    def get_config(self):
+        return {**super().get_config(), "concatenate": self.concatenate, "data_format": self.data_format}
+
+
+# The words of `Variant` for norms, poolings and activations, and what they stand for.
 NORMS = {"layer": LayerNormalization, "rms": layers.RMSNormalization, "simple": SimpleNormalization}
-ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": gelu_tanh, "silu": "silu"}
+POOLINGS = {
+    "avg": layers.GlobalAveragePooling2D,
+    "max": layers.GlobalMaxPooling2D,
+    "avgmax": AverageMaxPooling2D,
+    "catavgmax": functools.partial(AverageMaxPooling2D, concatenate=True),
+}
+# Those that Keras has stand for themselves.
+OWN_ACTIVATIONS = {function.__name__: function for function in (gelu_tanh, quick_gelu, leaky_relu, hard_mish)}
+ACTIVATIONS = {name: OWN_ACTIVATIONS.get(name, name) for name in get_args(Activation)}

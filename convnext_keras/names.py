@@ -7,7 +7,9 @@ the similarities of ConvNeXt-CLIP have fixed ones.
 import functools
 import string
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, get_args
+
+from convnext_keras.variants import Activation
 
 ONCE = (
     "channels_last",
@@ -20,6 +22,9 @@ ONCE = (
     "stem_padding_2",
     "stem_gelu",
     "stem_layernorm",
+    "first_downsampling_block",
+    "first_downsampling_layernorm",
+    "first_downsampling_conv",
     "head_gap",
     "head_layernorm",
     "head_hidden",
@@ -33,9 +38,7 @@ BLOCK = (
     "depthwise_conv",
     "layernorm",
     "pointwise_conv_1",
-    "gelu",
-    "gelu_tanh",
-    "silu",
+    *get_args(Activation),
     "grn",
     "pointwise_conv_2",
     "layer_scale",

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from convnext_keras.layers import register
-from convnext_keras.preprocessing import Recipe
+from convnext_keras.preprocessing import Recipe, Statistics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Provenance:
         weights: name of the weight set, None for a file of the user's.
         license: of the weights, None if unknown.
         recipe: evaluation transform of the weight set, None if unknown.
-        labels: name of the label set of the model's classes, None if unknown or the head is fresh.
+        labels: name of the label set of the model's classes, or each class as `(identifier, name)`; None if unknown or
+            the head is fresh.
     """
 
     file: Path
@@ -28,18 +29,30 @@ class Provenance:
     weights: str | None = None
     license: str | None = None
     recipe: Recipe | None = None
-    labels: str | None = None
+    labels: str | tuple[tuple[str, str], ...] | None = None
 
     def to_config(self) -> dict[str, Any]:
         """The provenance as plain data, for a model's configuration; without the folder, which is this machine's."""
-        recipe = self.recipe and self.recipe._asdict()
-        return {**dataclasses.asdict(self), "file": self.file.name, "recipe": recipe}
+        recipe = self.recipe and {name: as_lists(value) for name, value in self.recipe._asdict().items()}
+        return {**vars(self), "file": self.file.name, "recipe": recipe, "labels": as_lists(self.labels)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Provenance":
         """The reverse of `to_config`."""
-        recipe = config["recipe"] and Recipe(**config["recipe"])
-        return cls(**{**config, "file": Path(config["file"]), "recipe": recipe})
+        fields = {name: _as_tuples(value) for name, value in (config["recipe"] or {}).items()}
+        if isinstance(fields.get("statistics"), tuple):
+            fields["statistics"] = Statistics(*fields["statistics"])
+        known = {"file": Path(config["file"]), "labels": _as_tuples(config["labels"])}
+        return cls(**{**config, **known, "recipe": Recipe(**fields) if fields else None})
+
+
+def as_lists(value: Any) -> Any:
+    """A value with lists in place of tuples, also inside, as JSON has them."""
+    return [as_lists(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(_as_tuples(item) for item in value) if isinstance(value, list | tuple) else value
 
 
 @register

@@ -5,12 +5,12 @@ import os
 from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 
-from convnext_keras.checkpoints import WeightSet
+from convnext_keras.checkpoints import Published
 from convnext_keras.provenance import ModelWithProvenance
 
-Weights = str | os.PathLike | WeightSet | None
+Weights = str | os.PathLike | Published | None
 InputShape = tuple[int | None, ...] | None
-Pooling = Literal["avg", "max"] | None
+Pooling = Literal["avg", "max", "avgmax", "catavgmax"] | None
 
 
 class Constructor(Protocol):

@@ -8,7 +8,26 @@ from convnext_keras.arguments import did_you_mean
 
 Stem = Literal["patch", "overlap", "overlap_gelu"]
 Norm = Literal["layer", "rms", "simple"]
-Activation = Literal["gelu", "gelu_tanh", "silu"]
+Activation = Literal[
+    "gelu",
+    "gelu_tanh",
+    "quick_gelu",
+    "silu",
+    "relu",
+    "relu6",
+    "leaky_relu",
+    "elu",
+    "celu",
+    "selu",
+    "mish",
+    "hard_mish",
+    "hard_sigmoid",
+    "hard_silu",
+    "sigmoid",
+    "tanh",
+    "linear",
+]
+HeadPooling = Literal["avg", "max", "avgmax", "catavgmax", "none"]
 
 
 class Variant(NamedTuple):
@@ -27,11 +46,16 @@ class Variant(NamedTuple):
         kernel_sizes: of the depthwise convolution in each stage.
         norm: `"layer"`, `"rms"`, or `"simple"`, which divides without subtracting the mean.
         epsilon: of every norm.
-        activation: of the blocks: `"gelu"`, the exact one; `"gelu_tanh"`, its approximation; `"silu"`.
+        head_epsilon: of the last norm, None for that of the others.
+        activation: of the blocks, a word of `Activation`: `"gelu"` is the exact one, `"gelu_tanh"` its approximation.
+        conv_bias: whether stem, depthwise and downsampling convolutions have a bias.
+        first_downsampling: whether the first stage halves the resolution too, as timm does behind a patch stem of 2.
         response_norm: global response normalisation in each block, as ConvNeXt V2 has it.
         layer_scale: whether blocks have the layer scale of V1.
         head_norm_first: norm before the pooling and not after it.
         head_hidden: width of a hidden layer in the head, 0 for none.
+        head_pooling: before the classifier: `"avg"`, `"max"`, `"avgmax"`, the mean of both, `"catavgmax"`, both side by
+            side, or `"none"` for scores at every position.
     """
 
     depths: tuple[int, ...]
@@ -45,16 +69,24 @@ class Variant(NamedTuple):
     kernel_sizes: tuple[int, ...] = (7, 7, 7, 7)
     norm: Norm = "layer"
     epsilon: float = 1e-6
+    head_epsilon: float | None = None
     activation: Activation = "gelu"
+    conv_bias: bool = True
+    first_downsampling: bool = False
     response_norm: bool = False
     layer_scale: bool = True
     head_norm_first: bool = False
     head_hidden: int = 0
+    head_pooling: HeadPooling = "avg"
+
+    def stride(self, stage: int) -> int:
+        """Pixels of the input for one of a stage's output, from 0; nothing is dilated."""
+        return self.patch_size * 2 ** (stage + self.first_downsampling)
 
     @property
     def minimum_size(self) -> int:
         """The smallest height and width in pixels that leave one pixel after the last stage."""
-        return self.patch_size * 2 ** (len(self.depths) - 1)
+        return self.stride(len(self.depths) - 1)
 
 
 class Options(TypedDict, total=False):
@@ -69,14 +101,23 @@ class Options(TypedDict, total=False):
     kernel_sizes: tuple[int, ...]
     norm: Norm
     epsilon: float
+    head_epsilon: float | None
     activation: Activation
+    conv_bias: bool
+    first_downsampling: bool
     response_norm: bool
     layer_scale: bool
     head_norm_first: bool
     head_hidden: int
+    head_pooling: HeadPooling
 
 
-WORDS = {"stem": get_args(Stem), "norm": get_args(Norm), "activation": get_args(Activation)}
+WORDS = {
+    "stem": get_args(Stem),
+    "norm": get_args(Norm),
+    "activation": get_args(Activation),
+    "head_pooling": get_args(HeadPooling),
+}
 
 
 def check(variant: Variant) -> None:
@@ -104,8 +145,48 @@ def check(variant: Variant) -> None:
             raise ValueError(f"{name} must be positive and whole. Received: {name}={getattr(variant, name)!r}")
     if not all(size % 2 for size in kernel_sizes):
         raise ValueError(f"kernel_sizes must be odd. Received: kernel_sizes={kernel_sizes}")
-    if not isinstance(variant.epsilon, Real) or not variant.epsilon > 0:
-        raise ValueError(f"epsilon must be a number above 0. Received: epsilon={variant.epsilon!r}")
+    for name in ("epsilon", "head_epsilon"):
+        number = getattr(variant, name)
+        if not (isinstance(number, Real) and float(number) > 0) and (name, number) != ("head_epsilon", None):
+            raise ValueError(f"{name} must be a number above 0. Received: {name}={number!r}")
+    if variant.head_norm_first and variant.head_hidden:
+        raise ValueError(
+            "A head with a hidden layer has its norm after the pooling. "
+            f"Received: head_hidden={variant.head_hidden}, head_norm_first=True"
+        )
+    if variant.head_pooling == "catavgmax" and not variant.head_norm_first:
+        raise ValueError("head_pooling='catavgmax' doubles the channels, which needs head_norm_first=True.")
+
+
+def parameter_count(variant: Variant, classes: int = 0, channels: int = 3) -> int:
+    """How many numbers a model of the variant is trained in.
+
+    Args:
+        variant: the architecture.
+        classes: width of the classifier, 0 for a model without one, whose output is the head's input to it.
+        channels: of the pictures.
+
+    Example:
+        >>> parameter_count(VARIANTS["convnext_tiny"], classes=1000)
+        28589128
+    """
+    dims, bias = variant.dims, int(variant.conv_bias)
+    norm = 2 if variant.norm == "layer" else 1  # numbers a channel
+    if variant.stem == "patch":
+        count = (variant.patch_size**2 * channels + bias) * dims[0]
+    else:
+        count = (9 * channels + bias) * variant.stem_width + (9 * variant.stem_width + bias) * dims[0]
+    count += norm * dims[0] * variant.stem_norm
+    before = [dims[0] if variant.first_downsampling else 0, *dims[:-1]]
+    for depth, width, inputs, size in zip(variant.depths, dims, before, variant.kernel_sizes, strict=False):
+        count += (norm * inputs + (4 * inputs + bias) * width) if inputs else 0
+        one_each = size**2 + bias + norm + variant.layer_scale + 8 * variant.response_norm
+        count += depth * width * (one_each + (4 * width + 4) + (4 * width + 1))
+    features = dims[-1] * (2 if variant.head_pooling == "catavgmax" else 1)
+    count += norm * dims[-1]
+    if variant.head_hidden:
+        count, features = count + (features + 1) * variant.head_hidden, variant.head_hidden
+    return count + (features + 1) * classes
 
 
 def variant_of(depths: Any, dims: Any, options: Mapping[str, Any], others: Iterable[str] = ()) -> Variant:

@@ -31,7 +31,7 @@ from PIL import Image
 import convnext_keras
 from convnext_keras.clip.model import unit
 from convnext_keras.clip.text_tower import text_encoder
-from convnext_keras.clip.variants import CLIP_VARIANTS
+from convnext_keras.clip_variants import CLIP_VARIANTS
 from convnext_keras.variants import VARIANTS
 
 PARITY = Path(__file__).parents[1] / "PARITY.md"

@@ -175,7 +175,7 @@ def stopped_in_the_middle(wanted: list[tuple[dict, np.ndarray]]) -> str:
         asyncio.run(ask_and_stop(load, process))
         process.wait(timeout=60)
         lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
-    accepted = [line for line in lines if line["route"] == "/v1/embeddings"]
+    accepted = [line for line in lines if line.get("route") == "/v1/embeddings"]
     answered = sum(line["status"] == 200 for line in accepted)
     return (
         f"SIGTERM after 5 s of the same load: {len(accepted)} requests accepted, {answered} answered, {load.answers} "

@@ -16,7 +16,7 @@ import keras
 
 from convnext_keras import create_model
 from convnext_keras.checkpoints import BUNDLED, weight_sets
-from convnext_keras.clip.variants import CLIP_VARIANTS
+from convnext_keras.clip_variants import CLIP_VARIANTS
 from convnext_keras.features import inner_layers
 from convnext_keras.variants import VARIANTS
 

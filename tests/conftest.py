@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 BACKEND = keras.backend.backend()
-pytest_plugins = ["serving", "clip_models"]
+pytest_plugins = ["serving", "clip_models", "hub_stand_in"]
 needs_training = pytest.mark.skipif(BACKEND == "openvino", reason="OpenVINO only infers")
 
 

@@ -217,8 +217,8 @@ def test_fit_learns(jit_compile):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"pooling": "mean", "include_top": False}, "None, 'avg' or 'max'.*'mean'"),
-        ({"pooling": "mean"}, "None, 'avg' or 'max'.*'mean'"),
+        ({"pooling": "mean", "include_top": False}, "None, 'avg', 'max'.*'mean'"),
+        ({"pooling": "mean"}, "None, 'avg', 'max'.*'mean'"),
         ({"input_shape": (31, 32, 3)}, "at least 32 pixels.*31"),
         ({"input_shape": (32, 32, 1)}, "3 channels.*32, 32, 1"),
         ({"input_shape": (3, 32, 32)}, "at least 32 pixels"),
@@ -261,7 +261,7 @@ def test_bad_input_tensor(shape, arguments, message):
 
 @pytest.mark.parametrize("weights", [None, "imagenet"])
 def test_bad_arguments_fetch_nothing(weights, monkeypatch):
-    monkeypatch.setattr("convnext_keras.checkpoints.loading.fetch", None)
+    monkeypatch.setattr("convnext_keras.checkpoints.fetch", None)
     with pytest.raises(ValueError, match="pooling"):
         ConvNeXtTiny(weights=weights, pooling="mean")
 

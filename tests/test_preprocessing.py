@@ -70,7 +70,7 @@ def test_recipe_takes_arrays():
 
 @pytest.mark.parametrize("shape", [(4,), (4, 4, 4, 3), (4, 4, 2)])
 def test_arrays_of_other_shapes_are_refused(shape):
-    with pytest.raises(ValueError, match=r"\(H, W\), \(H, W, 1\) or \(H, W, 3\)"):
+    with pytest.raises(ValueError, match=r"\(H, W\) or one of \(H, W, 1\), \(H, W, 3\)"):
         open_image(np.zeros(shape))
 
 

@@ -29,7 +29,10 @@ def test_bad_stages(depths, dims, kernel_sizes):
     ("options", "message"),
     [
         ({"norm": "batch"}, r"norm must be one of \('layer', 'rms', 'simple'\). Received: norm='batch'"),
-        ({"activation": "relu"}, r"activation must be one of \('gelu', 'gelu_tanh', 'silu'\). Received: .*'relu'"),
+        (
+            {"activation": "prelu"},
+            r"activation must be one of \('gelu', .*Received: .*'prelu'.* mean 'relu'",
+        ),
         ({"stem": "overlaps"}, r"stem must be one of .*'overlaps'.*Did you mean 'overlap'\?"),
         ({"stem": "overlap"}, "stem_width must be positive and whole. Received: stem_width=0"),
         ({"drop_path": 0.1}, r"'drop_path' is no option of a ConvNeXt.*Did you mean 'drop_path_rate'\?"),

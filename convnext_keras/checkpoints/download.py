@@ -12,9 +12,9 @@ import os
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pooch
 import requests
@@ -138,24 +138,50 @@ def fetch_from_hub(repository: str, files: Sequence[str], revision: str = "") ->
     Raises:
         OSError: if none can be fetched, or it is damaged and cannot be fetched anew.
     """
+    *others, last = files
+    for file in others:
+        if found := find_on_hub(repository, file, revision, absent_if_unknown=True):
+            return found
+    with _refusing(repository, files):
+        return _downloaded(repository, last, revision)
+
+
+def find_on_hub(repository: str, file: str, revision: str = "", absent_if_unknown: bool = False) -> VerifiedFile | None:
+    """`fetch_from_hub` of a file that the repository may lack: None then, or if it is not in the cache offline.
+
+    With `absent_if_unknown`, also if the hub cannot be reached.
+    """
     import huggingface_hub
 
-    def download(file: str, **options: Any) -> VerifiedFile:
-        source = {"repo_id": repository, "filename": file, "revision": revision or None}
-        path = Path(huggingface_hub.hf_hub_download(**source, local_files_only=is_offline(), **options))
-        return VerifiedFile(path, file_sha256(path))
+    with _refusing(repository, [file]):
+        try:
+            return _downloaded(repository, file, revision)
+        except huggingface_hub.errors.LocalEntryNotFoundError:
+            if is_offline() or absent_if_unknown:
+                return None
+            raise
+        except huggingface_hub.errors.EntryNotFoundError:
+            return None
 
-    *others, last = files
-    cached = None
+
+def _downloaded(repository: str, file: str, revision: str) -> VerifiedFile:
+    import huggingface_hub
+
+    source = {"repo_id": repository, "filename": file, "revision": revision or None}
+    for is_last in (False, True):  # What is damaged in the cache is fetched anew, once.
+        path = huggingface_hub.hf_hub_download(**source, local_files_only=is_offline(), force_download=is_last)
+        found = VerifiedFile(Path(path), file_sha256(Path(path)))
+        if not _is_damaged(found):
+            return found
+    raise OSError(f"{found.path}: its sha256 is not the one that the hub states. Remove it and try again.")
+
+
+@contextlib.contextmanager
+def _refusing(repository: str, files: Sequence[str]) -> Iterator[None]:
+    """Turns the errors of whatever HTTP library the hub's own library uses into one."""
     try:
-        for file in others:
-            with contextlib.suppress(huggingface_hub.errors.EntryNotFoundError):
-                cached = download(file)
-                break
-        cached = cached or download(last)
-        if _is_damaged(cached):
-            cached = download(cached.path.name, force_download=True)
-    except Exception as error:  # The errors of whatever HTTP library the hub's own library uses.
+        yield
+    except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise OSError(
             f"{' or '.join(files)} of https://huggingface.co/{repository} could not be had: {reason} If the repository "
@@ -163,9 +189,6 @@ def fetch_from_hub(repository: str, files: Sequence[str], revision: str = "") ->
             "must be in the hub's cache already; if it holds a .bin or .pth file only, convert that once by "
             "'convnext-keras convert'."
         ) from error
-    if _is_damaged(cached):
-        raise OSError(f"{cached.path}: its sha256 is not the one that the hub states. Remove it and try again.")
-    return cached
 
 
 def _is_damaged(file: VerifiedFile) -> bool:

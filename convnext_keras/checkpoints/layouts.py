@@ -32,6 +32,8 @@ LAYOUTS = {
             # An activation between the two overlapping convolutions shifts what follows by one.
             "stem_conv_2": ("stem.1.{variable}", "stem.2.{variable}"),
             "stem_layernorm": ("stem.1.{variable}", "stem.2.{variable}", "stem.3.{variable}"),
+            "first_downsampling_layernorm": ("stages.0.downsample.0.{variable}",),
+            "first_downsampling_conv": ("stages.0.downsample.1.{variable}",),
             "downsampling_layernorm": ("stages.{next}.downsample.0.{variable}",),
             "downsampling_conv": ("stages.{next}.downsample.1.{variable}",),
             "depthwise_conv": ("stages.{stage}.blocks.{block}.conv_dw.{variable}",),
@@ -156,7 +158,7 @@ OPEN_CLIP_PARTS = {
 
 # The whole model, and each tower by itself, where the rest of the file is left out.
 LAYOUTS |= {
-    "OpenCLIP": Layout({**OPEN_CLIP_IMAGE, **OPEN_CLIP_TEXT, "similarity": ("/logit_scale",)}, OPEN_CLIP_PREFIXES),
+    "OpenCLIP": Layout({**OPEN_CLIP_IMAGE, **OPEN_CLIP_TEXT, "similarity": ("/{keras}",)}, OPEN_CLIP_PREFIXES),
     "OpenCLIP image tower": Layout(
         OPEN_CLIP_IMAGE,
         OPEN_CLIP_PREFIXES,

@@ -11,10 +11,10 @@ import keras
 import numpy as np
 
 from convnext_keras.checkpoints import matching
-from convnext_keras.checkpoints.download import file_sha256
+from convnext_keras.checkpoints.download import VerifiedFile
 from convnext_keras.checkpoints.matching import Key
 from convnext_keras.checkpoints.readers import WeightFile, WeightsError
-from convnext_keras.checkpoints.registry import WeightSet, fetch
+from convnext_keras.checkpoints.registry import Published
 from convnext_keras.checkpoints.shards import open_checkpoint
 from convnext_keras.layers import NORMS, DepthwiseConvolution, FusedDense
 from convnext_keras.names import LAST_NORM, LayerName, read_model
@@ -104,16 +104,21 @@ def _unfit_head(file: WeightFile, fit: matching.Match, slots: Mapping[Key, Slot]
     return fresh if has_norm or CLASSIFIER_KEYS[0] in fit.sources else [*fresh, LAST_NORM]
 
 
-def slots_of(model: keras.Model) -> dict[Key, Slot]:
-    """Each variable of a model but the state of random generators, by its key."""
-    layers = dict(inner_layers(model, lambda kind: kind.__name__))
-    keras_paths = [path for path, _ in inner_layers(model, lambda kind: KERAS_CLASSES.get(kind, kind.__name__))]
+def named_layers(model: keras.Model) -> list[tuple[LayerName, keras.Layer]]:
+    """The innermost layers of a model in the order of the graph, each with its name as the table of names has it."""
     unique: dict[str, keras.Layer] = {}
-    for path, layer in layers.items():
+    for path, layer in inner_layers(model, lambda kind: kind.__name__):
         unique[path if layer.name in unique else layer.name] = layer
     names = read_model({name: type(layer) in NORMS.values() for name, layer in unique.items()})
+    return [*zip(names.values(), unique.values(), strict=True)]
+
+
+def slots_of(model: keras.Model) -> dict[Key, Slot]:
+    """Each variable of a model but the state of random generators, by its key."""
+    paths = [path for path, _ in inner_layers(model, lambda kind: kind.__name__)]
+    keras_paths = [path for path, _ in inner_layers(model, lambda kind: KERAS_CLASSES.get(kind, kind.__name__))]
     slots = {}
-    for (path, layer), keras_path, name in zip(layers.items(), keras_paths, names.values(), strict=True):
+    for (name, layer), path, keras_path in zip(named_layers(model), paths, keras_paths, strict=True):
         for index, variable in enumerate(layer.weights):
             if variable.name != "seed_generator_state":
                 end = f"vars/{index}"
@@ -205,20 +210,19 @@ def _read(file: WeightFile, fit: matching.Match, key: Key, variable: keras.Varia
 
 
 def load_source(
-    model: ModelWithProvenance, source: WeightSet | Path, include_top: bool = True, may_stay_fresh: bool = True
+    model: ModelWithProvenance, source: Published | Path, file: VerifiedFile, may_stay_fresh: bool = True
 ) -> Provenance:
-    """Fills a fresh model from a weight set or a file, and notes where its weights come from.
+    """Fills a fresh model from the file that was fetched of a source, and notes where its weights come from.
 
     A classifier for other classes than the model's leaves the model's own as it is, with a warning that names it,
     unless nothing `may_stay_fresh`.
     """
-    path, sha256 = (source, None) if isinstance(source, Path) else fetch(source, include_top)
-    fresh = load(model, path, is_fresh=True, may_stay_fresh=may_stay_fresh)
+    fresh = load(model, file.path, is_fresh=True, may_stay_fresh=may_stay_fresh)
     for layer in fresh:
-        warnings.warn(FRESH[layer].format(layer=layer, file=path.name, model=model.name), stacklevel=5)
+        warnings.warn(FRESH[layer].format(layer=layer, file=file.path.name, model=model.name), stacklevel=5)
     known = {}
-    if isinstance(source, WeightSet):
+    if isinstance(source, Published):
         labels = None if CLASSIFIER in fresh else source.labels or None
         known = {"weights": source.name, "license": source.license, "recipe": source.recipe, "labels": labels}
-    model.provenance = Provenance(file=path, sha256=sha256 or file_sha256(path), **known)
+    model.provenance = Provenance(file.path, file.sha256, **known)
     return model.provenance

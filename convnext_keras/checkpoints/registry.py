@@ -6,13 +6,14 @@ import functools
 import os
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from convnext_keras.arguments import did_you_mean
 from convnext_keras.checkpoints import download
 from convnext_keras.checkpoints.download import VerifiedFile
 from convnext_keras.checkpoints.readers import WeightsError
 from convnext_keras.preprocessing import Recipe
+from convnext_keras.variants import Variant
 
 # In a wheel the top-level folder `weights/` lies inside the package; in a checkout it lies beside it.
 BUNDLED = next(
@@ -21,14 +22,57 @@ BUNDLED = next(
     if (folder / "registry.csv").is_file()
 )
 CLASSIFIERS, CLIP = "registry", "clip"  # the tables
-# By the form that a set is published in: how its processor rounds the crop's offset, where not as timm does.
-ROUNDING = {"transformers": "down"}
+# By the form that a set is published in: what its processor does otherwise than timm's.
+PROCESSORS = {"transformers": {"rounding": "down"}, "transformers DINOv3": {"levels": False}}
 # Licences that do not allow any use, in a few words.
 RESTRICTED = {
     "cc-by-nc-4.0": "not for commercial use (https://creativecommons.org/licenses/by-nc/4.0/)",
     "dinov3-license": "Meta's own terms, which must be accepted on the hub first",
     "fair-noncommercial-research-license": "for non-commercial research only",
 }
+
+
+@runtime_checkable
+class Published(Protocol):
+    """Weights that somebody published, and what is known of them: a `WeightSet`, or a `hub.Description`."""
+
+    @property
+    def name(self) -> str:
+        """By which a model remembers them."""
+        ...
+
+    @property
+    def classes(self) -> int:
+        """Width of the classifier, 0 if there is none."""
+        ...
+
+    @property
+    def labels(self) -> str | tuple[tuple[str, str], ...] | None:
+        """The label set of the classes, or each class as `(identifier, name)`; None or empty if unknown."""
+        ...
+
+    @property
+    def license(self) -> str | None:
+        """Of the weights, None if unknown."""
+        ...
+
+    @property
+    def recipe(self) -> Recipe:
+        """The evaluation transform: a picture in, the model's pixels out."""
+        ...
+
+    @property
+    def activations(self) -> tuple[str | None, ...]:
+        """Those that the classifier can be used with."""
+        ...
+
+    def check(self, variant: Variant, include_top: bool) -> None:
+        """Raises ValueError if the weights are for another architecture, or have no classifier where one is wanted."""
+        ...
+
+    def fetch(self, include_top: bool) -> VerifiedFile:
+        """The local file, downloaded if need be; without the classifier if it is not wanted and there is one so."""
+        ...
 
 
 class WeightSet(NamedTuple):
@@ -98,8 +142,42 @@ class WeightSet(NamedTuple):
     @property
     def recipe(self) -> Recipe:
         """The evaluation transform: a picture in, the model's pixels out."""
-        rounding = ROUNDING.get(self.layout, "half_even")
-        return Recipe(self.input_size, self.crop, self.resize, self.interpolation, self.statistics, rounding=rounding)
+        others: dict[str, Any] = PROCESSORS.get(self.layout, {})
+        return Recipe(self.input_size, self.crop, self.resize, self.interpolation, self.statistics, **others)
+
+    @property
+    def activations(self) -> tuple[str | None, ...]:
+        """Those that the classifier can be used with."""
+        return (None, "softmax")
+
+    def check(self, variant: Variant, include_top: bool) -> None:
+        """Raises ValueError if there is no classifier where one is wanted; the architecture is the row's own."""
+        if include_top and not self.classes:
+            raise ValueError(f"{self.name} has no classifier. Use include_top=False. Received: include_top=True")
+
+    def fetch(self, include_top: bool) -> VerifiedFile:
+        """The local file, downloaded if need be and checked against its sha256.
+
+        Raises:
+            WeightsError: if it cannot be had, or its sha256 differs.
+        """
+        if self.license in RESTRICTED:
+            warn_of_license(self.license)
+        headless = not include_top and bool(self.headless_url)
+        url, sha256 = (self.headless_url, self.headless_sha256) if headless else (self.url, self.sha256)
+        try:
+            if self.repository:
+                return download.fetch_from_hub(self.repository, self.file.split("|"), self.revision)
+            if url:
+                return download.fetch(url, sha256, self.megabytes)
+        except OSError as error:
+            raise WeightsError(f"{self.name}: {error}") from error
+        path = BUNDLED / self.file
+        if not path.is_file() or download.file_sha256(path) != sha256:
+            raise WeightsError(
+                f"{path}: is missing or differs from the registry's sha256. Install convnext-keras again."
+            )
+        return VerifiedFile(path, sha256)
 
 
 @functools.cache
@@ -147,8 +225,8 @@ def named(name: str, table: str = CLASSIFIERS, variant: str | None = None) -> We
 
 
 def resolve(
-    weights: str | os.PathLike | WeightSet | None, variant: str | None, table: str = CLASSIFIERS
-) -> WeightSet | Path | None:
+    weights: str | os.PathLike | Published | None, variant: str | None, table: str = CLASSIFIERS
+) -> Published | Path | None:
     """What `weights=` of a constructor stands for: a weight set of the variant, an existing file, or nothing.
 
     A weight set goes by its tag, its name or its repository on the hub, in either case and with `-` or `_`.
@@ -157,7 +235,7 @@ def resolve(
         ValueError: if it is none of these; the message lists what is valid.
         WeightsError: if it looks like a path and there is no such file.
     """
-    if weights is None or isinstance(weights, WeightSet):
+    if weights is None or isinstance(weights, Published):
         return weights
     if not isinstance(weights, str | os.PathLike):
         raise ValueError(f"weights must be None, the name of a weight set, or a path. Received: {weights!r}")
@@ -182,32 +260,17 @@ def _plain(name: str) -> str:
 @functools.cache  # Once for each licence is enough.
 def warn_of_license(license: str) -> None:
     """Tells that a licence restricts the use of weights."""
-    warnings.warn(f"These weights are under {license}: {RESTRICTED[license]}.", stacklevel=5)
+    warnings.warn(f"These weights are under {license}: {RESTRICTED[license]}.", stacklevel=6)
 
 
-def fetch(weight_set: WeightSet, include_top: bool = True) -> VerifiedFile:
-    """The local file of a weight set, downloaded if need be and checked against its sha256.
+def fetch(source: Published | Path, include_top: bool = True) -> VerifiedFile:
+    """The local file of weights that are published, or a file of the user's, with its sha256.
 
     Args:
-        weight_set: a row of the registry.
+        source: what `resolve` gives.
         include_top: False to take the publisher's file without the classifier where there is one.
 
     Raises:
-        WeightsError: if it cannot be had, or its sha256 differs.
+        WeightsError: if it cannot be had, or its sha256 is not the stated one.
     """
-    if weight_set.license in RESTRICTED:
-        warn_of_license(weight_set.license)
-    headless = not include_top and bool(weight_set.headless_url)
-    url = weight_set.headless_url if headless else weight_set.url
-    sha256 = weight_set.headless_sha256 if headless else weight_set.sha256
-    try:
-        if weight_set.repository:
-            return download.fetch_from_hub(weight_set.repository, weight_set.file.split("|"), weight_set.revision)
-        if url:
-            return download.fetch(url, sha256, weight_set.megabytes)
-    except OSError as error:
-        raise WeightsError(f"{weight_set.name}: {error}") from error
-    path = BUNDLED / weight_set.file
-    if not path.is_file() or download.file_sha256(path) != sha256:
-        raise WeightsError(f"{path}: is missing or differs from the registry's sha256. Install convnext-keras again.")
-    return VerifiedFile(path, sha256)
+    return VerifiedFile(source, download.file_sha256(source)) if isinstance(source, Path) else source.fetch(include_top)

@@ -62,19 +62,44 @@ def open_checkpoint(path: str | os.PathLike) -> Iterator[WeightFile]:
         yield WeightFile(path, "safetensors", headers, lambda tensor: owners[tensor].read(tensor))
 
 
-def _weight_map(path: Path) -> dict[str, str]:
-    """The file of each tensor, by an index that says nothing else."""
+def json_object(path: Path, max_bytes: int) -> dict[str, Any]:
+    """What a JSON file holds, which must be an object.
+
+    Args:
+        path: the file.
+        max_bytes: how large it may be.
+
+    Raises:
+        WeightsError: if it is missing, larger, broken, or names a key twice, or a number that JSON does not have.
+    """
     if not path.is_file():
         raise WeightsError(f"{path}: no such file.")
-    if path.stat().st_size > MAX_HEADER_BYTES:
-        raise WeightsError(f"{path}: has more than {MAX_HEADER_BYTES} bytes.")
+    if path.stat().st_size > max_bytes:
+        raise WeightsError(f"{path}: has more than {max_bytes} bytes.")
+
+    def refuse(constant: str) -> None:
+        raise WeightsError(f"says {constant}, which is no number of JSON")
+
     try:
-        index: Any = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=without_repetition)
+        content = path.read_text(encoding="utf-8")
+        value: Any = json.loads(content, object_pairs_hook=without_repetition, parse_constant=refuse)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise WeightsError(f"{path}: is broken or not an index: {error}") from error
-    files = index.get("weight_map") if isinstance(index, dict) else None
+        raise WeightsError(f"{path}: is broken or not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise WeightsError(f"{path}: must be an object of JSON. Received: {type(value).__name__}.")
+    return value
+
+
+def shard_names(index: Path) -> list[str]:
+    """The files that an index names, in its order, each once; see `open_checkpoint` for errors."""
+    return [*dict.fromkeys(_weight_map(index).values())]
+
+
+def _weight_map(path: Path) -> dict[str, str]:
+    """The file of each tensor, by an index that says nothing else."""
+    files = json_object(path, MAX_HEADER_BYTES).get("weight_map")
     if not isinstance(files, dict) or not files:
         raise WeightsError(f"{path}: 'weight_map' must be an object of tensors and their files.")
     if len(files) > MAX_TENSORS or len({*map(str, files.values())}) > MAX_SHARDS:

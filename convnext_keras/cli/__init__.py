@@ -11,6 +11,7 @@ COMMANDS = {
     "demo": demo.demo,
     "models": weights.models,
     "fetch": weights.fetch,
+    "inspect": weights.inspect,
     "convert": weights.convert,
     "classify": classifiers.classify,
     "export": classifiers.export,

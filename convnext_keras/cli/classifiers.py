@@ -11,7 +11,8 @@ from rich.table import Table
 
 from convnext_keras import create_model, decode_predictions, fold_for_inference
 from convnext_keras.batches import in_batches
-from convnext_keras.cli.options import WHICH, AsJson, Pictures, Top, WeightSetName, chosen_pictures, weight_set_named
+from convnext_keras.checkpoints import WeightSet
+from convnext_keras.cli.options import WHICH, AsJson, Pictures, Top, WeightSetName, chosen_pictures, weights_named
 
 
 def classify(
@@ -24,14 +25,16 @@ def classify(
 
     [dim]convnext-keras classify cat.jpg dog.jpg --weights convnext_base --top 3[/]
     """
-    weight_set, images = weight_set_named(weights), chosen_pictures(images)
-    if not weight_set.labels:
+    weight_set, images = weights_named(weights), chosen_pictures(images)
+    unnamed = () if isinstance(weight_set, WeightSet) else tuple(str(number) for number in range(weight_set.classes))
+    labels = weight_set.labels or unnamed
+    if not labels:
         raise ValueError(f"{weight_set.name} has no classes. Choose a weight set with a classifier.")
     batches = in_batches(images, weight_set.recipe, batch_size=32)
     first = next(batches)  # Before anything is fetched.
     model = create_model(weight_set)
     scores = np.concatenate([model.predict_on_batch(pixels) for _, pixels in itertools.chain([first], batches)])
-    decoded = decode_predictions(scores, top=top, labels=weight_set.labels)
+    decoded = decode_predictions(scores, top=top, labels=labels)
     if as_json:
         keys = ("id", "name", "score")
         rows = [[dict(zip(keys, row, strict=True)) for row in rows] for rows in decoded]
@@ -55,5 +58,5 @@ def export(
 
     [dim]convnext-keras export convnext_tiny --output tiny.xml --format openvino[/]
     """
-    fold_for_inference(create_model(weight_set_named(weights))).export(output, format=file_format, verbose=False)
+    fold_for_inference(create_model(weights_named(weights))).export(output, format=file_format, verbose=False)
     print(output)

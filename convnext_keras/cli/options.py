@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from convnext_keras import checkpoints
+from convnext_keras import checkpoints, hub
 from convnext_keras.arguments import did_you_mean
 from convnext_keras.checkpoints import WeightSet
 from convnext_keras.clip.retrieval import picture_files
 
-WHICH = "Weight set; 'convnext-keras models' lists them."
-WHICH_CLIP = "ConvNeXt-CLIP weight set; 'convnext-keras models --clip' lists them."
+WHICH = "Weight set; 'convnext-keras models' lists them. Or hf://owner/name, or a folder."
+WHICH_CLIP = "ConvNeXt-CLIP weight set; 'convnext-keras models --clip' lists them. Or hf://owner/name, or a folder."
 WeightSetName = Annotated[str, typer.Option(help=WHICH)]
 ClipName = Annotated[str, typer.Option("--weights", help=WHICH_CLIP)]
 DEFAULT_CLIP = "convnext_base_w"
@@ -22,13 +22,13 @@ Skip = Annotated[bool, typer.Option(help="Leave out pictures that cannot be read
 Top = Annotated[int, typer.Option(min=1, help="How many to show.")]
 
 
-def weight_set_named(name: str) -> WeightSet:
-    """The registry's row of that name, or of a variant's first weight set.
+def weights_named(name: str) -> WeightSet | hub.Description:
+    """The registry's row of that name, or of a variant's first weight set, or what a repository describes.
 
     Raises:
         ValueError: if there is none.
     """
-    weight_set = checkpoints.named(name) or checkpoints.default(name)
+    weight_set = checkpoints.named(name) or checkpoints.default(name) or hub.described(name)
     if weight_set is None:
         hint = did_you_mean(name, checkpoints.weight_sets())
         raise ValueError(f"{name!r} is no weight set.{hint} 'convnext-keras models' lists them.")

@@ -7,12 +7,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from convnext_keras import checkpoints, clip, list_weights
+from convnext_keras import checkpoints, clip, hub, list_weights
 from convnext_keras.checkpoints import CLIP, RESTRICTED, weight_sets
-from convnext_keras.cli.options import WHICH, AsJson, weight_set_named
-from convnext_keras.clip.variants import CLIP_VARIANTS
-from convnext_keras.variants import VARIANTS
+from convnext_keras.cli.options import WHICH, AsJson, weights_named
+from convnext_keras.clip_variants import CLIP_VARIANTS
+from convnext_keras.variants import VARIANTS, Variant
 
 
 def models(
@@ -54,7 +55,45 @@ def fetch(
 
     [dim]convnext-keras fetch convnext_base.imagenet --no-top[/]
     """
-    print(checkpoints.fetch(weight_set_named(name), include_top=top).path)
+    print(checkpoints.fetch(weights_named(name), include_top=top).path)
+
+
+def inspect(
+    name: Annotated[str, typer.Argument(help="hf://owner/name, with @revision or not, or a folder.")],
+    as_json: AsJson = False,
+) -> None:
+    """Tells what a repository describes - architecture, classes, transform, licence - without fetching its weights.
+
+    [dim]convnext-keras inspect hf://timm/convnextv2_nano.fcmae_ft_in1k[/]
+    """
+    description = hub.described(name)
+    if description is None:
+        raise ValueError(f"{name!r} is neither hf://owner/name nor a folder.")
+    names = description.labels if isinstance(description.labels, tuple) else ()
+    shown = ", ".join(label for _, label in names[:5]) + (", ..." if len(names) > 5 else "")
+    towers = description.clip
+    default = Variant(description.variant.depths, description.variant.dims)._asdict()
+    others = {key: value for key, value in description.variant._asdict().items() if value != default[key]}
+    facts = {
+        "format": description.format,
+        "depths": description.variant.depths,
+        "dims": description.variant.dims,
+        **others,
+        **({"embedding": towers.embedding, **towers.text._asdict()} if towers else {}),
+        "parameters": description.parameters,
+        "classes": f"{description.classes} {shown or (description.labels or '')}".strip(),
+        "activation": description.activation,
+        **{f"transform: {key}": value for key, value in description.recipe._asdict().items()},
+        "licence": description.license or "not stated",
+        "notes": " ".join(description.notes),
+    }
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    table = Table("what", "as described", show_lines=False)
+    for key, value in facts.items():
+        table.add_row(key, Text(str(value)))  # Not markup: the words are a stranger's.
+    Console().print(table)
 
 
 def convert(

@@ -13,16 +13,15 @@ from convnext_keras.clip.constructors import (
 )
 from convnext_keras.clip.model import CLIP, SimilarityScores
 from convnext_keras.clip.retrieval import Hit, ImageIndex
-from convnext_keras.clip.text_tower import TextTower
 from convnext_keras.clip.tokenizer import Tokenizer
 from convnext_keras.clip.training import ContrastiveLoss, RandomCropAndErase, interpolate
-from convnext_keras.clip.variants import ClipVariant
 from convnext_keras.clip.zero_shot import (
     Prediction,
     ZeroShotClassifier,
     imagenet_classes,
     imagenet_templates,
 )
+from convnext_keras.clip_variants import ClipVariant, TextTower
 
 __all__ = [
     "CLIP",

@@ -2,18 +2,20 @@
 
 import dataclasses
 import fnmatch
+import os
 from typing import Any, Protocol
 
 import keras
 from keras import layers
 
-from convnext_keras import arguments, checkpoints
+from convnext_keras import arguments, checkpoints, hub
 from convnext_keras.arguments import did_you_mean
-from convnext_keras.clip.model import CLIP, Similarity
+from convnext_keras.clip.model import CLIP, OPEN_CLIP_RECIPE, Similarity
 from convnext_keras.clip.text_tower import text_encoder
-from convnext_keras.clip.variants import CLIP_VARIANTS, ClipVariant
+from convnext_keras.clip_variants import CLIP_VARIANTS, ClipVariant
 from convnext_keras.convnext import Design, convnext_model
 from convnext_keras.layers import FusedDense
+from convnext_keras.preprocessing import Statistics
 from convnext_keras.provenance import ModelWithProvenance
 from convnext_keras.signatures import Weights, signature_with
 
@@ -32,7 +34,7 @@ class ClipConstructor(Protocol):
         self,
         weights: Weights = ...,
         *,
-        image_size: int | None = None,
+        image_size: int | tuple[int, int] | None = None,
         name: str = ...,
         drop_path_rate: float = 0.0,
         layer_scale_init_value: float = 1e-6,
@@ -43,13 +45,17 @@ class ClipConstructor(Protocol):
 
 
 def image_encoder(
-    variant: ClipVariant, inputs, drop_path_rate: float, layer_scale: float, dtype: Any
+    variant: ClipVariant,
+    inputs,
+    statistics: str | Statistics,
+    drop_path_rate: float,
+    layer_scale: float,
+    dtype: Any,
 ) -> ModelWithProvenance:
     """The image tower: a ConvNeXt's pooled and normed features, projected; pixels -> `(N, embedding)`."""
     trunk = variant.trunk
-    stride = arguments.checked_stride(None, trunk.patch_size, trunk.minimum_size)
-    design = Design(trunk, "image", drop_path_rate, layer_scale if trunk.layer_scale else None, stride, dtype)
-    features = convnext_model(design, inputs, "clip", "avg", None, None)
+    design = Design(trunk, "image", drop_path_rate, layer_scale, trunk.minimum_size, dtype)
+    features = convnext_model(design, inputs, statistics, trunk.head_pooling, None, None)
     x = features.output
     # PyTorch's own start of linear layers, which OpenCLIP leaves as it is here.
     initial = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
@@ -58,7 +64,8 @@ def image_encoder(
         x = FusedDense(
             variant.projection_hidden, activation="gelu", name=design.layer_name("projection_hidden"), **options
         )(x)
-    x = layers.Dense(variant.embedding, use_bias=False, name=design.layer_name("projection"), **options)(x)
+    options["use_bias"] = variant.projection_bias
+    x = layers.Dense(variant.embedding, name=design.layer_name("projection"), **options)(x)
     return ModelWithProvenance(features.input, x, name="image_encoder")
 
 
@@ -66,7 +73,7 @@ def CLIPConvNeXt(  # noqa: N802 - named like the constructors of keras.applicati
     variant: ClipVariant,
     *,
     weights: Weights = None,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
     name: str = "clip_convnext",
     drop_path_rate: float = 0.0,
     layer_scale_init_value: float = 1e-6,
@@ -76,9 +83,10 @@ def CLIPConvNeXt(  # noqa: N802 - named like the constructors of keras.applicati
 
     Args:
         variant: the sizes of both towers.
-        weights: None for random ones, a path to a file of any known layout (see `load_weights`), or a `WeightSet`.
-        image_size: height and width of the pictures in pixels, 32 or more; the variant's if None. All weights fit
-            every size.
+        weights: None for random ones, a path to a file of any known layout (see `load_weights`), or a `WeightSet`;
+            also a folder or a repository of the hub, `"hf://owner/name"`, in OpenCLIP's format.
+        image_size: height and width of the pictures in pixels, 32 or more, or `(height, width)`; the variant's if
+            None. All weights fit every size.
         name: of the model.
         drop_path_rate: probability 0..1 of the image tower's last block; it rises linearly from 0 in the first one.
         layer_scale_init_value: see `LayerScale`.
@@ -100,21 +108,25 @@ def CLIPConvNeXt(  # noqa: N802 - named like the constructors of keras.applicati
         >>> CLIPConvNeXt(variant, image_size=64).image_encoder.output_shape
         (None, 16)
     """
-    source = checkpoints.resolve(weights, None, checkpoints.CLIP)
-    arguments.check(None, 1, None, False, drop_path_rate)
+    source = hub.resolve(weights, table=checkpoints.CLIP)
+    arguments.check(None, (), 1, None, None, drop_path_rate)
+    if isinstance(source, hub.Description):
+        source.check_clip(variant)
     size = variant.image_size if image_size is None else image_size
-    inputs = arguments.input_layer(None, arguments.square(size), None, variant.trunk.minimum_size, False)
-    images = image_encoder(variant, inputs, drop_path_rate, layer_scale_init_value, dtype)
+    inputs = arguments.input_layer(None, arguments.shape_of(size), None, variant.trunk.minimum_size, 3)
+    file = None if source is None else checkpoints.fetch(source)
+    statistics = (source.recipe if isinstance(source, checkpoints.Published) else OPEN_CLIP_RECIPE).statistics
+    images = image_encoder(variant, inputs, statistics, drop_path_rate, layer_scale_init_value, dtype)
     head_dtype = images.layers[-1].dtype_policy.name
     texts = text_encoder(variant.text, variant.embedding, dtype, head_dtype)
     named = {
         "images": keras.Input(images.input_shape[1:], name="images"),
         "tokens": keras.Input((None,), dtype="int32", name="tokens"),
     }
-    similarity = Similarity(name="similarity", dtype=head_dtype)
+    similarity = Similarity(variant.logit_bias, name="similarity", dtype=head_dtype)
     model = CLIP(named, similarity(images(named["images"]), texts(named["tokens"])), name=name)
-    if source is not None:
-        provenance = checkpoints.load_source(model, source, may_stay_fresh=False)
+    if source is not None and file is not None:
+        provenance = checkpoints.load_source(model, source, file, may_stay_fresh=False)
         known = dataclasses.replace(provenance, recipe=model.recipe)
         model.provenance = images.provenance = texts.provenance = known
     return model
@@ -129,7 +141,7 @@ def constructor_of(variant: str, function: str) -> ClipConstructor:
     def constructor(*args: Any, **kwargs: Any) -> CLIP:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        source = checkpoints.resolve(bound.arguments["weights"], variant, checkpoints.CLIP)
+        source = hub.resolve(bound.arguments["weights"], variant, checkpoints.CLIP)
         return CLIPConvNeXt(CLIP_VARIANTS[variant], **{**bound.arguments, "weights": source})
 
     constructor.__name__ = constructor.__qualname__ = function
@@ -169,28 +181,37 @@ def list_weights(pattern: str = "*") -> list[str]:
     return fnmatch.filter(checkpoints.weight_sets(checkpoints.CLIP), pattern)
 
 
-def create_model(name: str, **arguments: Any) -> CLIP:
+def create_model(name: str | os.PathLike | hub.Description, **arguments: Any) -> CLIP:
     """A ConvNeXt-CLIP by the name of a variant, of a weight set, or of the hub's repository that holds it.
 
     Args:
         name: such as `"convnext_base_w"`, which comes with its default weights,
             `"convnext_base_w.laion2b_s13b_b82k_augreg"` or `"laion/CLIP-convnext_base_w-laion2B-s13B-b82K-augreg"`; a
-            tag alone if only one variant has it.
+            tag alone if only one variant has it. Or any repository in OpenCLIP's format, `"hf://owner/name"` or
+            `"hf://owner/name@revision"`, or a folder of that form, whose description decides the sizes.
         **arguments: those of `CLIPConvNeXt`, such as `weights=None` for a variant from scratch.
 
     Raises:
         ValueError: if the name is unknown; see `CLIPConvNeXt` for others.
+        WeightsError: if a description cannot be had, or cannot be followed.
 
     Example:
         >>> from convnext_keras import clip
         >>> clip.create_model("convnext_mini.shapes").text_encoder.output_shape
         (None, 96)
     """
-    weight_set = checkpoints.named(name, checkpoints.CLIP) or checkpoints.default(name, checkpoints.CLIP)
-    variant = weight_set.variant if weight_set else name
+    weight_set = None
+    if isinstance(name, str):
+        weight_set = checkpoints.named(name, checkpoints.CLIP) or checkpoints.default(name, checkpoints.CLIP)
+    if weight_set is None and name not in CLIP_VARIANTS and (description := hub.described(name)):
+        variant = description.clip
+        if variant is None:
+            raise checkpoints.WeightsError(f"{description.name} is a classifier: use convnext_keras.create_model.")
+        return CLIPConvNeXt(variant, **{"weights": description, **arguments})
+    variant = weight_set.variant if weight_set else str(name)
     if variant not in CLIP_VARIANTS:
         sets = checkpoints.weight_sets(checkpoints.CLIP)
         hint = did_you_mean(name, [*CLIP_VARIANTS, *sets, *(row.tag for row in sets.values())])
         raise ValueError(f"name must be one of {[*CLIP_VARIANTS]} or clip.list_weights(). Received: {name!r}.{hint}")
-    source = checkpoints.resolve(arguments.pop("weights", weight_set), variant, checkpoints.CLIP)
+    source = hub.resolve(arguments.pop("weights", weight_set), variant, checkpoints.CLIP)
     return CLIPConvNeXt(CLIP_VARIANTS[variant], weights=source, **{"name": f"clip_{variant}", **arguments})

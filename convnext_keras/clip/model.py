@@ -20,8 +20,10 @@ from convnext_keras.layers import register
 from convnext_keras.preprocessing import Picture, Recipe
 from convnext_keras.provenance import ModelWithProvenance
 
+OPEN_CLIP_RECIPE = Recipe(224, statistics="clip", rgb_first=False)
 MAX_LOGIT_SCALE = math.log(100)
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
+INITIAL_LOGIT_BIAS = -10.0  # of "Sigmoid Loss for Language Image Pre-Training" (https://arxiv.org/abs/2303.15343v4)
 
 
 @register
@@ -37,17 +39,32 @@ class Similarity(layers.Layer):
     """Scaled cosines of all pairs: embeddings of images `(N, D)` and texts `(M, D)` -> logits `(N, M)`.
 
     The factor is the exponential of the weight `logit_scale`, which training keeps at ln 100 or below.
+
+    Args:
+        use_bias: whether the weight `logit_bias` is added, as the sigmoid loss needs it.
     """
+
+    def __init__(self, use_bias: bool = False, **kwargs):
+        super().__init__(**kwargs)
+        self.use_bias = use_bias
+        self.logit_bias = None
 
     def build(self, images_shape, texts_shape):
         initializer = keras.initializers.Constant(INITIAL_LOGIT_SCALE)
         self.logit_scale = self.add_weight(
             name="logit_scale", shape=(), initializer=initializer, constraint=LogitScaleRange()
         )
+        if self.use_bias:
+            initializer = keras.initializers.Constant(INITIAL_LOGIT_BIAS)
+            self.logit_bias = self.add_weight(name="logit_bias", shape=(), initializer=initializer)
 
     def call(self, images, texts):
         cosines = ops.matmul(ops.normalize(images, axis=-1), ops.transpose(ops.normalize(texts, axis=-1)))
-        return ops.exp(self.logit_scale) * cosines
+        logits = ops.exp(self.logit_scale) * cosines
+        return logits if self.logit_bias is None else logits + self.logit_bias
+
+    def get_config(self):
+        return {**super().get_config(), "use_bias": self.use_bias}
 
     def compute_output_shape(self, images_shape, texts_shape):
         return (images_shape[0], texts_shape[0])
@@ -58,7 +75,7 @@ class SimilarityScores(NamedTuple):
 
     Attributes:
         cosine: of the angle between embeddings, -1..1; 0.2 to 0.35 for what belongs together in LAION's models.
-        logits: cosines times the checkpoint's scale, at most 100.
+        logits: cosines times the checkpoint's scale, at most 100, plus its bias if it has one.
         probs: softmax of the logits over the texts: each row sums to 1, so it only compares the texts given.
     """
 
@@ -92,6 +109,7 @@ class CLIP(ModelWithProvenance):
         recipe: the evaluation transform: a picture in, pixels out.
         provenance: where the weights come from, None if they are random.
         scale: factor from cosines to logits.
+        bias: what is added to logits; 0 for models trained with CLIP's own loss.
 
     Example:
         >>> from convnext_keras import clip
@@ -114,6 +132,11 @@ class CLIP(ModelWithProvenance):
         return math.exp(np.asarray(ops.convert_to_numpy(self.get_layer("similarity").logit_scale)).item())
 
     @property
+    def bias(self) -> float:
+        bias = self.get_layer("similarity").logit_bias
+        return 0.0 if bias is None else np.asarray(ops.convert_to_numpy(bias)).item()
+
+    @property
     def output_width(self) -> int:
         return self.image_encoder.output_shape[-1]
 
@@ -124,7 +147,11 @@ class CLIP(ModelWithProvenance):
 
     @property
     def recipe(self) -> Recipe:
-        return Recipe(self.image_encoder.input_shape[2], statistics="clip", rgb_first=False)
+        known = self.provenance and self.provenance.recipe
+        shape = self.image_encoder.input_shape
+        size = shape[1:3] if keras.config.image_data_format() == "channels_last" else shape[2:]
+        square = size[0] == size[1]
+        return (known or OPEN_CLIP_RECIPE)._replace(size=size[0] if square else tuple(size), rgb_first=False)
 
     @functools.cached_property
     def _run_image_encoder(self) -> Runner:
@@ -206,7 +233,7 @@ class CLIP(ModelWithProvenance):
     def scores(self, images: np.ndarray, texts: np.ndarray) -> SimilarityScores:
         """`similarity` of unit vectors `(N, D)` and `(M, D)`."""
         cosine = images @ texts.T
-        logits = (self.scale * cosine).astype("float32")
+        logits = (self.scale * cosine + self.bias).astype("float32")
         return SimilarityScores(cosine, logits, softmax(logits))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):

@@ -4,36 +4,18 @@
 2.4, with the exact GELU that OpenCLIP's ConvNeXt models have.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 from keras import layers, ops
 
-from convnext_keras.clip.tokenizer import CONTEXT_LENGTH, VOCABULARY_SIZE
+from convnext_keras.clip_variants import TextTower
 from convnext_keras.kernels.shared import widened
-from convnext_keras.layers import FusedDense, LayerNormalization, register
+from convnext_keras.layers import ACTIVATIONS, FusedDense, LayerNormalization, register
 from convnext_keras.names import LayerName
 from convnext_keras.provenance import ModelWithProvenance
 
 EPSILON = 1e-5  # of every norm
-
-
-class TextTower(NamedTuple):
-    """The sizes of a text tower.
-
-    Attributes:
-        width: channels of every token.
-        heads: of the attention; 64 channels each in all published models.
-        depth: number of blocks.
-        context_length: most tokens of a text.
-        vocabulary_size: number of token ids.
-    """
-
-    width: int
-    heads: int
-    depth: int
-    context_length: int = CONTEXT_LENGTH
-    vocabulary_size: int = VOCABULARY_SIZE
 
 
 @register
@@ -145,7 +127,8 @@ def transformer_block(inputs, block: int, tower: TextTower, dtype: Any):
     x = CausalAttention(tower.heads, name=name("attention"), dtype=dtype)(x)
     x = dense(width, "attention_out", residual)(x)
     x = layers.Add(name=name("attention_add"), dtype=dtype)([inputs, x])
-    y = dense(4 * width, "mlp_in", (2 * width) ** -0.5, activation="gelu")(norm("norm_2")(x))
+    activation = ACTIVATIONS[tower.activation]
+    y = dense(tower.mlp_width, "mlp_in", (2 * width) ** -0.5, activation=activation)(norm("norm_2")(x))
     y = dense(width, "mlp_out", residual)(y)
     return layers.Add(name=name("mlp_add"), dtype=dtype)([x, y])
 

@@ -17,8 +17,8 @@ import numpy as np
 import regex
 
 MERGES = Path(__file__).parent / "data" / "bpe_merges.txt.gz"
-VOCABULARY_SIZE = 49408  # 512 for bytes, one for each of the 48,894 merges, start and end
 BYTE_TOKENS = 512
+VOCABULARY_SIZE = 49_408  # 512 for bytes, one for each of the 48,894 merges, start and end
 CONTEXT_LENGTH = 77
 START, END = "<start_of_text>", "<end_of_text>"
 WORD_END = "</w>"

@@ -88,12 +88,12 @@ class Engine:
         """Inputs of every shape that a tower is run with: the usual ones, which are single items and full batches of
         pictures and of short texts; and all others, the smallest first.
         """
-        size, tokenizer = self.model.recipe.size, self.model.tokenizer
+        tokenizer = self.model.tokenizer
         # With the start and the end token, each fills one of the lengths that texts are cut to.
         texts = [
             tokenizer("a " * (length - 2), truncate="silent") for length in (*TEXT_LENGTHS, tokenizer.context_length)
         ]
-        rows_of = {"image": [np.zeros((1, size, size, 3), "uint8")], "text": texts}
+        rows_of = {"image": [np.zeros((1, *self.model.recipe.shape), "uint8")], "text": texts}
         usual, others = [], []
         for tower, batcher in self.towers.items():
             full = batcher.max_batch

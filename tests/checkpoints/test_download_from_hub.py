@@ -1,89 +1,23 @@
 """Downloads from the Hugging Face hub, played by a server on this machine."""
 
-import hashlib
-import http.server
-import re
 import shutil
 import threading
 import time
 
 import pytest
 import safetensors.numpy
-from huggingface_hub import constants
+from hub_stand_in import COMMITS, CONTENT, FILE, REPOSITORY, SHA256, Hub
 from make_references import CLASSES, REFERENCES
 
-from convnext_keras import ConvNeXt, WeightsError, create_model, load_weights
-from convnext_keras.checkpoints import download, loading
+from convnext_keras import ConvNeXt, WeightsError, checkpoints, create_model, load_weights
+from convnext_keras.checkpoints import download
 from convnext_keras.checkpoints.download import VerifiedFile
 from convnext_keras.checkpoints.registry import fetch, warn_of_license, weight_sets
 
 pytestmark = pytest.mark.any_backend
 
-CONTENT = (REFERENCES / "timm_plain.safetensors").read_bytes()
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
-COMMITS = {"main": "a" * 40, "v2": "b" * 40}
-REPOSITORY, FILE = "timm/convnext_tiny.in12k_ft_in1k", "model.safetensors"
 
-
-class Hub(http.server.BaseHTTPRequestHandler):
-    """Answers as the hub does for one repository; `fault` says what goes wrong."""
-
-    fault: str | int = ""
-    missing_entries = False
-    requests: list[str]
-
-    def do_HEAD(self):
-        self.answer(body=False)
-
-    def do_GET(self):
-        self.answer(body=True)
-
-    def answer(self, body):
-        type(self).requests.append(f"{self.command} {self.path}")
-        place = re.fullmatch(rf"/{REPOSITORY}/resolve/(\w+)/{FILE}", self.path)
-        status = self.fault if isinstance(self.fault, int) else 200 if place and place[1] in COMMITS else 404
-        self.send_response(status)
-        if status != 200:
-            if self.missing_entries:
-                self.send_header("X-Error-Code", "EntryNotFound")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        self.send_header("X-Repo-Commit", COMMITS[place[1]])
-        self.send_header("ETag", f'"{SHA256}"')
-        self.send_header("Content-Length", str(len(CONTENT)))
-        self.end_headers()
-        if body and self.fault == "stall":
-            threading.Event().wait(3)  # Longer than the client's limit below.
-        elif body:
-            sent = {"cut": CONTENT[: len(CONTENT) // 2], "wrong": CONTENT[::-1]}.get(self.fault, CONTENT)
-            self.wfile.write(sent)
-
-    def log_message(self, *arguments):
-        pass
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    monkeypatch.setenv("CONVNEXT_KERAS_OFFLINE", "0")
-    monkeypatch.setattr(Hub, "fault", "")
-    Hub.requests = []
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as running:
-        address = f"http://127.0.0.1:{running.server_port}"
-        monkeypatch.setattr(constants, "ENDPOINT", address)
-        template = address + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-        monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 2)
-        monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 1)
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
-        yield tmp_path / "hub"
-        running.shutdown()
-        thread.join()
-
-
-def test_fetched_once_and_found_again_offline(hub, monkeypatch):
+def test_fetched_once_and_found_again_offline(hub_server, monkeypatch):
     path, _ = download.fetch_from_hub(REPOSITORY, [FILE])
     assert path.read_bytes() == CONTENT
     assert Hub.requests.count(f"GET /{REPOSITORY}/resolve/main/{FILE}") == 1
@@ -93,7 +27,7 @@ def test_fetched_once_and_found_again_offline(hub, monkeypatch):
     assert not Hub.requests
 
 
-def test_other_names_of_a_file_are_tried_in_order(hub, monkeypatch):
+def test_other_names_of_a_file_are_tried_in_order(hub_server, monkeypatch):
     """LAION's repositories have one of two .safetensors files, or neither; a header of the hub tells which."""
     monkeypatch.setattr(Hub, "missing_entries", True)
     path, _ = download.fetch_from_hub(REPOSITORY, ["open_clip_model.safetensors", FILE])
@@ -106,7 +40,7 @@ def test_other_names_of_a_file_are_tried_in_order(hub, monkeypatch):
         fetch(row._replace(repository=REPOSITORY))
 
 
-def test_a_revision_can_be_pinned(hub):
+def test_a_revision_can_be_pinned(hub_server):
     row = weight_sets()["convnext_tiny.in12k_ft_in1k"]
     assert "/snapshots/" + COMMITS["main"] in str(fetch(row).path)
     assert "/snapshots/" + COMMITS["v2"] in str(fetch(row._replace(revision="v2")).path)
@@ -116,7 +50,7 @@ def test_a_revision_can_be_pinned(hub):
     assert len([request for request in Hub.requests if "/resolve/v2/" in request]) > len(asked)
 
 
-def test_damage_in_the_cache_is_repaired(hub):
+def test_damage_in_the_cache_is_repaired(hub_server):
     path, _ = download.fetch_from_hub(REPOSITORY, [FILE])
     damaged = bytearray(CONTENT)
     damaged[-1] ^= 1
@@ -124,22 +58,22 @@ def test_damage_in_the_cache_is_repaired(hub):
     assert download.fetch_from_hub(REPOSITORY, [FILE]).path.read_bytes() == CONTENT
 
 
-def test_another_content_than_the_hub_states_is_refused(hub, monkeypatch):
+def test_another_content_than_the_hub_states_is_refused(hub_server, monkeypatch):
     monkeypatch.setattr(Hub, "fault", "wrong")
     with pytest.raises(OSError, match="its sha256 is not the one that the hub states"):
         download.fetch_from_hub(REPOSITORY, [FILE])
 
 
 @pytest.mark.parametrize("fault", [401, 403, 404, 429, 500, "cut", "stall"])
-def test_faults_end_in_one_error_and_leave_nothing(fault, hub, monkeypatch):
+def test_faults_end_in_one_error_and_leave_nothing(fault, hub_server, monkeypatch):
     monkeypatch.setattr(Hub, "fault", fault)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)  # The hub's library waits between its tries.
     with pytest.raises(OSError, match=f"{FILE} of https://huggingface.co/{REPOSITORY} could not be had"):
         download.fetch_from_hub(REPOSITORY, [FILE])
-    assert not list(hub.rglob(FILE))
+    assert not list(hub_server.rglob(FILE))
 
 
-def test_ten_at_once_get_the_same(hub):
+def test_ten_at_once_get_the_same(hub_server):
     found = []
     threads = [
         threading.Thread(target=lambda: found.append(download.fetch_from_hub(REPOSITORY, [FILE]))) for _ in range(10)
@@ -152,12 +86,12 @@ def test_ten_at_once_get_the_same(hub):
     assert all(file.path.read_bytes() == CONTENT for file in found)
 
 
-def test_standard_output_stays_empty(hub, capfd):
+def test_standard_output_stays_empty(hub_server, capfd):
     download.fetch_from_hub(REPOSITORY, [FILE])
     assert capfd.readouterr().out == ""
 
 
-def test_offline_and_missing(hub, monkeypatch):
+def test_offline_and_missing(hub_server, monkeypatch):
     monkeypatch.setenv("CONVNEXT_KERAS_OFFLINE", "1")
     with pytest.raises(WeightsError, match=r"convnext_tiny\.in12k_ft_in1k.*CONVNEXT_KERAS_OFFLINE"):
         create_model("convnext_tiny.in12k_ft_in1k")
@@ -168,7 +102,7 @@ def stand_in(monkeypatch, tmp_path, **arguments):
     """A small file and its architecture stand in for a weight set of the registry."""
     path = tmp_path / "small.safetensors"
     shutil.copy(REFERENCES / "timm_plain.safetensors", path)
-    monkeypatch.setattr(loading, "fetch", lambda row, top: VerifiedFile(path, SHA256))
+    monkeypatch.setattr(checkpoints, "fetch", lambda row, top: VerifiedFile(path, SHA256))
     return {"depths": (1, 1, 2, 1), "dims": (4, 8, 12, 16), "classes": CLASSES, **arguments}
 
 

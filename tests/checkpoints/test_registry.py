@@ -7,7 +7,7 @@ import pytest
 
 from convnext_keras.checkpoints import BUNDLED, CLIP, RESTRICTED, download, weight_sets
 from convnext_keras.checkpoints.layouts import LAYOUTS
-from convnext_keras.clip.variants import CLIP_VARIANTS
+from convnext_keras.clip_variants import CLIP_VARIANTS
 from convnext_keras.labels import LABEL_SETS, class_names
 from convnext_keras.preprocessing import INTERPOLATIONS, STATISTICS
 from convnext_keras.variants import VARIANTS

@@ -71,14 +71,14 @@ def lies(files):
         "unknown tensor": (json.dumps({"weight_map": {**files, "x": SHARDS[0]}}), "'x' is not in"),
         "no map": ("{}", "'weight_map' must be an object"),
         "empty map": ('{"weight_map": {}}', "'weight_map' must be an object"),
-        "list": ("[]", "'weight_map' must be an object"),
-        "not JSON": ("{", "broken or not an index"),
-        "deep": ("[" * 100_000, "broken or not an index"),
+        "list": ("[]", "must be an object"),
+        "not JSON": ("{", "broken or not JSON"),
+        "deep": ("[" * 100_000, "broken or not JSON"),
         "twice": ('{"weight_map": {"a": "b.safetensors", "a": "c.safetensors"}}', "names 'a' twice"),
         "many shards": (json.dumps({"weight_map": {str(n): f"{n}.safetensors" for n in range(1001)}}), "more than"),
         "many tensors": (json.dumps({"weight_map": {str(n): "a.safetensors" for n in range(10_001)}}), "more than"),
         "large": (" " * 2_000_001, "has more than"),
-        "page": ("<html>", "broken or not an index"),
+        "page": ("<html>", "broken or not JSON"),
     }
 
 

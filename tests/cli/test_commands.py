@@ -174,7 +174,7 @@ def test_classify_needs_no_further_options(tmp_path, monkeypatch):
     model = randomise(create_model("test_convnext", weights=None, classifier_activation=None))
     save_weights(model, tmp_path / "model.safetensors")
     file = VerifiedFile(tmp_path / "model.safetensors", "0" * 64)
-    monkeypatch.setattr("convnext_keras.checkpoints.loading.fetch", lambda row, top: file)
+    monkeypatch.setattr("convnext_keras.checkpoints.fetch", lambda row, top: file)
     picture = np.random.default_rng(0).integers(0, 256, (200, 300, 3), "uint8")
     Image.fromarray(picture).save(tmp_path / "photo.png")
     arguments = ("--weights", "test_convnext.r160_in1k", "--json")

@@ -9,7 +9,7 @@ from make_clip_references import images
 
 from convnext_keras import checkpoints, clip
 from convnext_keras.checkpoints import CLIP
-from convnext_keras.clip.variants import CLIP_VARIANTS
+from convnext_keras.clip_variants import CLIP_VARIANTS
 
 
 def test_other_picture_sizes(clip_checkpoints):

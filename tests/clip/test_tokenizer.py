@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from make_references import REFERENCES
 
+from convnext_keras import clip_variants
 from convnext_keras.clip import Tokenizer, tokenizer
 from convnext_keras.clip.zero_shot import imagenet_classes, imagenet_templates
 
@@ -125,6 +126,11 @@ def test_small_vocabularies_keep_the_ends_last():
     assert ids[0, 0] == 998
     assert ids.max() == 999
     assert small.decode(small.encode("a triangle")) == "a triangle"
+
+
+def test_text_towers_have_the_sizes_of_the_tokenizer():
+    sizes = (clip_variants.VOCABULARY_SIZE, clip_variants.CONTEXT_LENGTH)
+    assert sizes == (tokenizer.VOCABULARY_SIZE, tokenizer.CONTEXT_LENGTH)
 
 
 def test_the_module_imports_no_keras():

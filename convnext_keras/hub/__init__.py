@@ -1,0 +1,8 @@
+"""Repositories that describe a ConvNeXt, read and written: of timm, transformers, OpenCLIP and this library."""
+
+from convnext_keras.hub.descriptions import Description
+from convnext_keras.hub.reading import described, resolve
+
+# from convnext_keras.hub.saving import push_to_hub, save_pretrained
+
+__all__ = ["Description", "described", "resolve"]

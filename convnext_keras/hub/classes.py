@@ -1,0 +1,51 @@
+"""The classes of a description: how many there are, their names, and whether they exclude each other."""
+
+from typing import Any
+
+from convnext_keras.hub import fields
+from convnext_keras.hub.fields import Fields
+
+MAX_CLASSES = 1_000_000
+WHOLE_CLASSES = fields.whole(0, MAX_CLASSES)
+# transformers' words for what a classifier was trained for, and the activation that makes scores of its outputs.
+PROBLEM_TYPES = {
+    "single_label_classification": "softmax",
+    "multi_label_classification": "sigmoid",
+    "regression": None,
+}
+
+
+def read_activation(config: Fields, classes: int) -> str | None:
+    """The activation of the classifier: softmax unless the description says that classes do not exclude each other."""
+    words = fields.word({name: name for name in PROBLEM_TYPES})
+    kind = config.read("problem_type", fields.optional(words)) or "single_label_classification"
+    return PROBLEM_TYPES[kind] if classes else None
+
+
+def a_list_of_names(value: Any) -> tuple[str, ...]:
+    """A list of texts."""
+    return fields.several(fields.text, range(MAX_CLASSES + 1))(value)
+
+
+def a_table_of_names(value: Any) -> dict[int, str]:
+    """An object of texts, by whole numbers that are written as text."""
+    try:
+        return {natural(key): fields.text(item) for key, item in fields.a_mapping(value).items()}
+    except ValueError as error:
+        raise ValueError("a list of texts, or an object of texts by whole numbers") from error
+
+
+def natural(key: str) -> int:
+    """A whole number that is written as text.
+
+    Raises:
+        ValueError: if it is not one below `MAX_CLASSES`.
+    """
+    if not (key.isascii() and key.isdecimal() and len(key) <= 7 and int(key) < MAX_CLASSES):
+        raise ValueError("a whole number as text")
+    return int(key)
+
+
+def a_mapping_of_texts(value: Any) -> dict[str, str]:
+    """An object of texts."""
+    return {key: fields.text(item) for key, item in fields.a_mapping(value).items()}

@@ -1,0 +1,131 @@
+"""This library's own repositories: `convnext_keras.json`, which can say all that a model of the library can be."""
+
+from typing import Any
+
+from convnext_keras import preprocessing
+from convnext_keras.checkpoints import WeightsError
+from convnext_keras.clip_variants import ClipVariant, TextTower
+from convnext_keras.hub import fields
+from convnext_keras.hub.classes import WHOLE_CLASSES
+from convnext_keras.hub.descriptions import SHARDED, SINGLE, Description
+from convnext_keras.hub.fields import Fields
+from convnext_keras.hub.pixels import MAX_EDGE, MAX_SIZE, named_statistics
+from convnext_keras.hub.repositories import Repository
+from convnext_keras.hub.timm import MAX_BLOCKS, MAX_WIDTH
+from convnext_keras.preprocessing import INTERPOLATIONS, STATISTICS, Recipe, Statistics
+from convnext_keras.provenance import as_lists
+from convnext_keras.variants import WORDS, Variant, check
+
+FILE = "convnext_keras.json"
+
+
+def words(known: Any) -> fields.Reading:
+    """One of some words, as it is."""
+    return fields.word({word: word for word in known})
+
+
+STAGES = range(1, 9)
+WIDTH, FLAG, EDGE = fields.whole(1, MAX_WIDTH), fields.a_flag, fields.whole(1, MAX_SIZE)
+SIZE = fields.either(EDGE, fields.several(EDGE, (2,)))
+LEVELS = fields.several(fields.number(-1e6, 1e6), range(1, 1025))
+# How each attribute is read; what is left out has the class's default.
+VARIANT = {
+    "depths": fields.several(fields.whole(1, MAX_BLOCKS), STAGES),
+    "dims": fields.several(WIDTH, STAGES),
+    "stem_width": fields.whole(0, MAX_WIDTH),
+    "stem_norm": FLAG,
+    "patch_size": fields.whole(1, 32),
+    "kernel_sizes": fields.several(fields.whole(1, 63), STAGES),
+    "epsilon": fields.EPSILON,
+    "head_epsilon": fields.optional(fields.EPSILON),
+    "conv_bias": FLAG,
+    "first_downsampling": FLAG,
+    "response_norm": FLAG,
+    "layer_scale": FLAG,
+    "head_norm_first": FLAG,
+    "head_hidden": fields.whole(0, MAX_WIDTH),
+    **{name: words(known) for name, known in WORDS.items()},
+}
+TEXT = {
+    **dict.fromkeys(("width", "heads"), WIDTH),
+    **dict.fromkeys(("depth", "context_length"), fields.whole(1, 4096)),
+    "vocabulary_size": fields.whole(514, 10_000_000),
+    "activation": VARIANT["activation"],
+    "mlp_ratio": fields.number(0.01, 64),
+}
+CLIP = {
+    "embedding": WIDTH,
+    "image_size": SIZE,
+    "projection_hidden": fields.optional(WIDTH),
+    "projection_bias": FLAG,
+    "logit_bias": FLAG,
+}
+RECIPE = {
+    "size": SIZE,
+    "crop": fields.number(0.05, 1),
+    "resize": words(("shortest", "longest", "squash", "none")),
+    "interpolation": words(INTERPOLATIONS),
+    "statistics": fields.either(words(STATISTICS), fields.several(LEVELS, (2,))),
+    "rgb_first": FLAG,
+    "rounding": words(preprocessing.ROUNDINGS),
+    "edge": fields.optional(fields.either(fields.whole(1, MAX_EDGE), fields.several(fields.whole(1, MAX_EDGE), (2,)))),
+    "channels": fields.whole(1, 1024),
+    "fill": fields.either(fields.whole(0, 255), fields.several(fields.whole(0, 255), range(1, 1025))),
+    "levels": FLAG,
+}
+CLASS = fields.several(fields.text, (2,))
+TOP = {
+    "classes": WHOLE_CLASSES,
+    "activation": fields.optional(words(("softmax", "sigmoid"))),
+    "labels": fields.optional(fields.either(fields.text, fields.several(CLASS, range(1, 1_000_001)))),
+    "license": fields.optional(fields.text),
+    "output_stride": fields.optional(fields.whole(1, 1024)),
+}
+
+
+def read_all(place: Fields, readings: dict[str, fields.Reading], others: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The attributes that are there."""
+    place.refuse_unknown((*readings, *others), "attribute")
+    return {key: place.read(key, readings[key]) for key in place.values if key in readings}
+
+
+def describe(repository: Repository, config: Fields, license: str | None) -> Description:
+    """The description in `convnext_keras.json`."""
+    top = read_all(config, TOP, ("architecture", "recipe", "clip"))
+    try:
+        variant = Variant(**read_all(config.section("architecture"), VARIANT))
+        check(variant)
+        recipe = Recipe(**read_all(config.section("recipe"), RECIPE))
+        clip = read_clip(config.section("clip"), variant) if "clip" in config.values else None
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"{config.path}: {str(error).removeprefix(f'{config.path}: ')}") from error
+    if not isinstance(recipe.statistics, str):
+        recipe = recipe._replace(statistics=Statistics(*recipe.statistics))
+    if len(preprocessing.statistics_of(recipe.statistics).mean) != recipe.channels:
+        raise config.error("recipe", f"with statistics of {recipe.channels} channels")
+    if isinstance(top.get("labels"), tuple) and len(top["labels"]) != top.get("classes"):
+        raise config.error("labels", "as many as there are classes")
+    known = {**top, "license": license or top.get("license"), "clip": clip}
+    return Description(repository, "keras", variant, recipe=recipe, files=(SINGLE, SHARDED), **{"classes": 0, **known})
+
+
+def read_clip(place: Fields, trunk: Variant) -> ClipVariant:
+    """Both towers of a ConvNeXt-CLIP."""
+    text = TextTower(**read_all(place.section("text"), TEXT))
+    return ClipVariant(trunk, text, **read_all(place, CLIP, ("text",)))
+
+
+def written(description: Description) -> dict[str, Any]:
+    """What `describe` reads, of a description."""
+    variant, recipe = description.variant._asdict(), description.recipe._asdict()
+    if not isinstance(description.recipe.statistics, str):
+        recipe["statistics"] = named_statistics(description.recipe.statistics)
+    content: dict[str, Any] = {
+        "architecture": {name: as_lists(variant[name]) for name in VARIANT},
+        "recipe": {name: as_lists(recipe[name]) for name in RECIPE},
+        **{name: as_lists(getattr(description, name)) for name in TOP},
+    }
+    if description.clip:
+        clip, text = description.clip._asdict(), description.clip.text._asdict()
+        content["clip"] = {**{name: as_lists(clip[name]) for name in CLIP}, "text": {name: text[name] for name in TEXT}}
+    return content

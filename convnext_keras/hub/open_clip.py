@@ -1,0 +1,133 @@
+"""OpenCLIP's repositories: `open_clip_config.json`, and weights of both towers.
+
+The form is that of OpenCLIP 3.3.0 (https://github.com/mlfoundations/open_clip).
+"""
+
+from typing import Any
+
+from convnext_keras.clip_variants import CONTEXT_LENGTH, VOCABULARY_SIZE, ClipVariant, TextTower
+from convnext_keras.hub import fields
+from convnext_keras.hub.descriptions import SINGLE, Description
+from convnext_keras.hub.fields import Fields
+from convnext_keras.hub.pixels import MAX_SIZE, read_statistics
+from convnext_keras.hub.repositories import Repository
+from convnext_keras.hub.timm import ARCHITECTURES
+from convnext_keras.preprocessing import Recipe
+from convnext_keras.variants import Variant
+
+FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", SINGLE)
+POOLINGS = {"": "avg", "avg": "avg", "max": "max", "avgmax": "avgmax"}
+PROJECTIONS = {"linear": False, "mlp": True}  # whether there is a hidden layer
+INTERPOLATIONS = {"bicubic": "bicubic", "bilinear": "bilinear", "random": "bicubic"}
+RESIZE_MODES = {name: name for name in ("shortest", "longest", "squash")}
+EDGE = fields.whole(1, MAX_SIZE)
+SIZE = fields.either(EDGE, fields.several(EDGE, (2,)))
+# Options of the towers that are about training only.
+TRAINING = {"timm_drop", "timm_drop_path", "timm_model_pretrained", "patch_dropout", "init_logit_scale"}
+# Options that no ConvNeXt-CLIP has otherwise than so; null stands for the same.
+FIXED_TEXT = {
+    **{"pool_type": "argmax", "proj_type": "linear", "proj_bias": False, "no_causal_mask": False},
+    **{"embed_cls": False, "qk_norm": False, "scaled_cosine_attn": False, "scale_heads": False},
+    **{"scale_attn_inner": False, "scale_attn": False, "scale_fc": False, "final_ln_after_pool": False},
+    **{"output_tokens": False, "pad_id": 0, "tokenizer_kwargs": None, "text_mask": "first", "eos_id": 2},
+    **{"ls_init_value": None, "hf_model_name": None, "act_kwargs": None, "norm_kwargs": None, "block_type": None},
+    **{"hf_pooler_type": "mean_pooler", "hf_proj_type": "mlp", "hf_model_pretrained": True, "hf_model_config": None},
+}
+TEXT_KEYS = ("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "hf_tokenizer_name")
+VISION_KEYS = ("timm_model_name", "timm_pool", "timm_proj", "timm_proj_bias", "image_size", *TRAINING)
+MODEL_KEYS = (
+    *("embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text", "init_logit_scale", "init_logit_bias"),
+    *("nonscalar_logit_scale", "multimodal_cfg", "cast_dtype", "output_dict"),
+)
+
+
+def describe(repository: Repository, config: Fields, license: str | None) -> Description:
+    """The description in `open_clip_config.json`."""
+    model = config.section("model_cfg")
+    model.refuse_unknown(MODEL_KEYS, "option of a ConvNeXt-CLIP")
+    if model.values.get("multimodal_cfg") is not None:
+        raise model.error("multimodal_cfg", "absent: captioning models are not ConvNeXt-CLIPs")
+    variant = read_variant(model)
+    pixels = config.section("preprocess_cfg")
+    return Description(
+        repository,
+        "open_clip",
+        variant.trunk,
+        0,
+        read_recipe(pixels, variant.image_size),
+        files=FILES,
+        license=license,
+        clip=variant,
+    )
+
+
+def read_variant(model: Fields) -> ClipVariant:
+    """Both towers."""
+    vision, embedding = model.section("vision_cfg"), model.read("embed_dim", fields.whole(1, 8192))
+    vision.refuse_unknown(VISION_KEYS, "option of an image tower by timm")
+    if embedding is None:
+        raise model.error("embed_dim", "a whole number 1..8192")
+    projection = vision.read("timm_proj", fields.word(PROJECTIONS), None)
+    if projection is None:
+        raise vision.error("timm_proj", "'linear' or 'mlp'")
+    bias = vision.read("timm_proj_bias", fields.optional(fields.a_flag), False)
+    return ClipVariant(
+        read_trunk(vision),
+        read_text(model),
+        embedding,
+        image_size=vision.read("image_size", SIZE, 224),
+        projection_hidden=2 * embedding if projection else None,
+        projection_bias=bool(bias),
+        logit_bias=model.read("init_logit_bias", fields.optional(fields.number(-1e6, 1e6))) is not None,
+    )
+
+
+def read_trunk(vision: Fields) -> Variant:
+    """The ConvNeXt of the image tower, which goes by timm's name."""
+    name = vision.read("timm_model_name", fields.text, "")
+    if name not in ARCHITECTURES:
+        raise vision.error("timm_model_name", f"one of timm's ConvNeXts, such as {', '.join([*ARCHITECTURES][:3])}")
+    return ARCHITECTURES[name]._replace(head_pooling=vision.read("timm_pool", fields.word(POOLINGS), "avg"))
+
+
+def read_text(model: Fields) -> TextTower:
+    """The text tower."""
+    text = model.section("text_cfg")
+    text.refuse_unknown((*TEXT_KEYS, *FIXED_TEXT), "option of a text tower")
+    for key, valid in FIXED_TEXT.items():
+        if text.values.get(key, valid) not in (valid, None):
+            raise text.error(key, f"{valid!r} or absent")
+    tokenizer = text.read("hf_tokenizer_name", fields.optional(fields.text)) or "openai/clip"
+    if not tokenizer.lower().startswith(("openai/clip", "laion/clip")):
+        raise text.error("hf_tokenizer_name", "absent or CLIP's own, such as 'openai/clip-vit-base-patch32'")
+    tower = TextTower(
+        text.read("width", fields.whole(1, 8192), 512),
+        text.read("heads", fields.whole(1, 1024), 8),
+        text.read("layers", fields.whole(1, 1000), 12),
+        text.read("context_length", fields.whole(2, 4096), CONTEXT_LENGTH),
+        text.read("vocab_size", fields.whole(514, VOCABULARY_SIZE), VOCABULARY_SIZE),
+        "quick_gelu" if model.read("quick_gelu", fields.a_flag, False) else "gelu",
+        text.read("mlp_ratio", fields.number(0.01, 64), 4.0),
+    )
+    if tower.width % tower.heads:
+        raise text.error("heads", f"a divisor of the width, {tower.width}")
+    return tower
+
+
+def read_recipe(pixels: Fields, size: Any) -> Recipe:
+    """The evaluation transform; the size is the image tower's."""
+    mode = pixels.read("mode", fields.optional(fields.text)) or "RGB"
+    if mode != "RGB":
+        raise pixels.error("mode", "'RGB'")
+    resize = pixels.read("resize_mode", fields.optional(fields.word(RESIZE_MODES))) or "shortest"
+    interpolation = pixels.read("interpolation", fields.optional(fields.word(INTERPOLATIONS))) or "bicubic"
+    is_square = not isinstance(size, tuple) or size[0] == size[1]
+    return Recipe(
+        size,
+        resize=resize,
+        # OpenCLIP resizes to a rectangle with its own default.
+        interpolation="bicubic" if resize == "shortest" and not is_square else interpolation,
+        statistics=read_statistics(pixels, ("mean", "std"), 3, "clip"),
+        rgb_first=False,
+        fill=pixels.read("fill_color", fields.optional(fields.whole(0, 255))) or 0 if resize == "longest" else 0,
+    )

@@ -1,0 +1,102 @@
+"""transformers' repositories: `config.json` of ConvNext, ConvNextV2 and DINOv3's ConvNeXt, and a processor's file.
+
+The form is that of transformers 5 (https://github.com/huggingface/transformers), and the older ones that it reads.
+"""
+
+from convnext_keras.hub import fields, processors
+from convnext_keras.hub.classes import MAX_CLASSES, WHOLE_CLASSES, a_table_of_names, read_activation
+from convnext_keras.hub.descriptions import SHARDED, SINGLE, Description
+from convnext_keras.hub.fields import Fields, read_fields
+from convnext_keras.hub.repositories import Repository
+from convnext_keras.hub.timm import MAX_BLOCKS, MAX_WIDTH
+from convnext_keras.variants import Variant
+
+MODEL_TYPES = ("convnext", "convnextv2", "dinov3_convnext")
+ACTIVATIONS = {
+    **dict.fromkeys(("gelu", "gelu_python"), "gelu"),
+    **dict.fromkeys(("gelu_new", "gelu_pytorch_tanh", "gelu_python_tanh", "gelu_fast"), "gelu_tanh"),
+    **dict.fromkeys(("silu", "swish"), "silu"),
+    **{name: name for name in ("quick_gelu", "relu", "relu6", "leaky_relu", "sigmoid", "tanh", "mish", "linear")},
+}
+# What the last word of a class in `architectures` says of the model.
+KINDS = ("ForImageClassification", "Model", "Backbone")
+
+
+def describe(repository: Repository, config: Fields, license: str | None) -> Description:
+    """The description in `config.json` and `preprocessor_config.json`."""
+    model_type = config.values["model_type"]
+    channels = config.read("num_channels", fields.whole(1, 1024), 3)
+    classes, labels = read_classes(config)
+    path, notes = repository.find("preprocessor_config.json"), ()
+    if path is None:  # The processor's own defaults, at the size that the model was trained at.
+        size = config.read("image_size", fields.optional(processors.EDGE), 224) or 224
+        notes = (f"There is no preprocessor_config.json; the usual transform to {size} pixels is assumed.",)
+        processor = Fields(config.path, {"size": size})
+    else:
+        processor = read_fields(path)
+    return Description(
+        repository,
+        "transformers",
+        read_variant(config, model_type),
+        classes,
+        processors.read_recipe(processor, model_type, channels),
+        files=(SINGLE, SHARDED),
+        activation=read_activation(config, classes),
+        labels=labels,
+        license=license,
+        notes=notes,
+    )
+
+
+def read_variant(config: Fields, model_type: str) -> Variant:
+    """The architecture."""
+    stages = range(1, 9)
+    depths = config.read("depths", fields.several(fields.whole(1, MAX_BLOCKS), stages), (3, 3, 9, 3))
+    dims = config.read("hidden_sizes", fields.several(fields.whole(1, MAX_WIDTH), stages), (96, 192, 384, 768))
+    if len(dims) != len(depths):
+        raise config.error("hidden_sizes", f"{len(depths)} numbers, as many as depths has")
+    if config.read("num_stages", fields.whole(1, 8), len(depths)) != len(depths):
+        raise config.error("num_stages", f"{len(depths)}, as many as depths has")
+    if sum(depths) > MAX_BLOCKS:
+        raise config.error("depths", f"{MAX_BLOCKS} blocks in all at most")
+    edge = fields.whole(1, 32)
+    patch = config.read("patch_size", fields.either(edge, fields.several(edge, (2,))), 4)
+    height, width = (patch, patch) if isinstance(patch, int) else patch
+    if height != width:
+        raise config.error("patch_size", "one number, or the same twice")
+    is_dinov3, is_v2 = model_type == "dinov3_convnext", model_type == "convnextv2"
+    epsilon = config.read("layer_norm_eps", fields.EPSILON, 1e-6 if is_dinov3 else 1e-12)
+    scale = config.read("layer_scale_init_value", fields.optional(fields.number(-1e6, 1e6)), 1e-6) or 0
+    config.read("drop_path_rate", fields.optional(fields.number(0, 1)))
+    return Variant(
+        depths,
+        dims,
+        patch_size=height,
+        kernel_sizes=(7,) * max(4, len(depths)),
+        epsilon=epsilon if is_dinov3 else 1e-6,
+        # Of the last norm only; in all others the model has a number of its own.
+        head_epsilon=None if is_dinov3 or epsilon == 1e-6 else epsilon,
+        activation=config.read("hidden_act", fields.word(ACTIVATIONS), "gelu"),
+        response_norm=is_v2,
+        layer_scale=is_dinov3 or (not is_v2 and scale > 0),
+    )
+
+
+def read_classes(config: Fields) -> tuple[int, tuple[tuple[str, str], ...] | None]:
+    """The width of the classifier, 0 if there is none, and the names of its classes."""
+    architectures = config.read("architectures", fields.optional(fields.several(fields.text, range(1, 9)))) or ("",)
+    kind = next((kind for kind in KINDS if architectures[0].endswith(kind)), None)
+    if kind == "Backbone" or (kind is None and architectures[0]):
+        raise config.error("architectures", "a model that ends in ForImageClassification or Model")
+    names = config.read("id2label", fields.optional(a_table_of_names))
+    count = config.read("num_labels", fields.optional(WHOLE_CLASSES))
+    if names is not None and count not in (None, len(names)):
+        raise config.error("num_labels", f"{len(names)}, as many as id2label has")
+    # Without a class's name, a classifier is there if something is said of its classes.
+    if kind == "Model" or (kind is None and names is None and count is None):
+        return 0, None
+    count = len(names) if names is not None else 2 if count is None else count
+    if count > MAX_CLASSES:
+        raise config.error("id2label", f"at most {MAX_CLASSES} names")
+    filled = [(names or {}).get(number, f"LABEL_{number}") for number in range(count)]
+    return count, tuple((name, name) for name in filled) or None
