@@ -22,6 +22,7 @@ from convnext_keras.constructors import (
 from convnext_keras.convnext import ConvNeXt, ConvNeXtBase, ConvNeXtLarge, ConvNeXtSmall, ConvNeXtTiny, ConvNeXtXLarge
 from convnext_keras.deploy import fold_for_inference
 from convnext_keras.features import feature_extractor
+from convnext_keras.hub import push_to_hub, save_pretrained
 from convnext_keras.labels import decode_predictions
 from convnext_keras.preprocessing import preprocess_input
 
@@ -57,5 +58,7 @@ __all__ = [
     "list_weights",
     "load_weights",
     "preprocess_input",
+    "push_to_hub",
+    "save_pretrained",
     "save_weights",
 ]

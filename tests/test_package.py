@@ -48,7 +48,7 @@ ROOMS = {
     ),
     "hub": (
         *("fields", "classes", "pixels", "repositories", "descriptions", "timm", "processors", "transformers"),
-        *("open_clip", "keras_format", "reading", "__init__"),
+        *("open_clip", "keras_format", "reading", "architecture", "writing", "cards", "saving", "__init__"),
     ),
     "deploy": ("folding", "__init__"),
     "clip": (
@@ -172,7 +172,7 @@ def test_code_of_the_readme(tiny_files, monkeypatch, capsys, tmp_path):
     namespace = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), namespace)
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     assert "convnext_mini.digits" in capsys.readouterr().out
 
 

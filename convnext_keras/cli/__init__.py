@@ -12,6 +12,7 @@ COMMANDS = {
     "models": weights.models,
     "fetch": weights.fetch,
     "inspect": weights.inspect,
+    "save": weights.save,
     "convert": weights.convert,
     "classify": classifiers.classify,
     "export": classifiers.export,

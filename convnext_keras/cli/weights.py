@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from convnext_keras import checkpoints, clip, hub, list_weights
+from convnext_keras import checkpoints, clip, create_model, hub, list_weights, load_weights, save_pretrained
 from convnext_keras.checkpoints import CLIP, RESTRICTED, weight_sets
 from convnext_keras.cli.options import WHICH, AsJson, weights_named
 from convnext_keras.clip_variants import CLIP_VARIANTS
@@ -94,6 +94,24 @@ def inspect(
     for key, value in facts.items():
         table.add_row(key, Text(str(value)))  # Not markup: the words are a stranger's.
     Console().print(table)
+
+
+def save(
+    name: Annotated[str, typer.Argument(help=WHICH)],
+    folder: Annotated[Path, typer.Argument(help="The folder to write, which must not exist.")],
+    file_format: Annotated[str, typer.Option("--format", help="timm, transformers, open_clip or keras.")] = "timm",
+    weights: Annotated[Path | None, typer.Option(help="A file of your own for the same model.")] = None,
+) -> None:
+    """Writes weights as a repository that timm, transformers, OpenCLIP or this library loads.
+
+    [dim]convnext-keras save convnext_tiny.imagenet tiny --format transformers[/]
+    """
+    is_clip = file_format == "open_clip" or getattr(hub.described(name), "clip", None)
+    model = clip.create_model(name) if is_clip else create_model(weights_named(name))
+    if weights:
+        load_weights(model, weights)
+    save_pretrained(model, folder, file_format)
+    print(folder)
 
 
 def convert(

@@ -2,7 +2,6 @@
 
 from convnext_keras.hub.descriptions import Description
 from convnext_keras.hub.reading import described, resolve
+from convnext_keras.hub.saving import push_to_hub, save_pretrained
 
-# from convnext_keras.hub.saving import push_to_hub, save_pretrained
-
-__all__ = ["Description", "described", "resolve"]
+__all__ = ["Description", "described", "push_to_hub", "resolve", "save_pretrained"]

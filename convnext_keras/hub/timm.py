@@ -25,6 +25,12 @@ from convnext_keras.variants import VARIANTS, Variant
 MAX_WIDTH, MAX_BLOCKS = 8_192, 1_000  # channels of a stage, blocks in all
 # timm's architectures: all of the table but Meta's isotropic ones and this project's own.
 ARCHITECTURES = {name: row for name, row in VARIANTS.items() if not name.startswith(("convnext_iso", "convnext_mini"))}
+# Those whose dense layers are stored as convolutions of one pixel, unless model_args says otherwise.
+CONV_MLP = {
+    *(f"convnext_{name}" for name in ("atto", "atto_ols", "atto_rms", "femto", "femto_ols", "pico", "pico_ols")),
+    *(f"convnext_{name}" for name in ("nano", "nano_ols", "tiny_hnf", "zepto_rms", "zepto_rms_ols")),
+    *(f"convnextv2_{name}" for name in ("atto", "femto", "pico", "nano")),
+}
 ACTIVATIONS = {
     **{name: name for name in ("gelu", "gelu_tanh", "quick_gelu", "silu", "relu", "relu6", "leaky_relu", "elu")},
     **{name: name for name in ("celu", "selu", "mish", "hard_mish", "hard_sigmoid", "sigmoid", "tanh")},

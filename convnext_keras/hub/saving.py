@@ -1,0 +1,198 @@
+"""A built model into a folder, or a repository of the hub, that timm, transformers, OpenCLIP or this library loads."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from convnext_keras.checkpoints.saving import Tensor, write_safetensors
+from convnext_keras.hub.architecture import Reading, read_built
+from convnext_keras.hub.cards import card
+from convnext_keras.hub.descriptions import SHARDED, Description
+from convnext_keras.hub.repositories import Repository
+from convnext_keras.hub.writing import FORMS
+from convnext_keras.labels import class_names as names_of_set
+from convnext_keras.preprocessing import Recipe
+from convnext_keras.provenance import ModelWithProvenance, Provenance
+
+MAX_SHARD_BYTES = 5_000_000_000
+
+
+def save_pretrained(
+    model: keras.Model,
+    folder: str | os.PathLike,
+    format: str = "timm",
+    *,
+    class_names: Sequence[str] | Sequence[tuple[str, str]] | str | None = None,
+    recipe: Recipe | None = None,
+    license: str | None = None,
+    intended_use: str | None = None,
+    metrics: Mapping[str, float] | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Writes a model as a repository: weights, description, names of classes, transform and a model card.
+
+    Everything is written beside the folder and put in its place at the end. Outputs are logits in all formats; softmax
+    or sigmoid becomes the kind of the problem where a format has a word for it.
+
+    Args:
+        model: a model of this library, or one built on it, such as `Sequential([backbone, Dense(3)])`.
+        folder: to write to; it must not exist, or be empty.
+        format: `"timm"`, which transformers reads too if timm is installed, `"transformers"`, `"open_clip"`, or
+            `"keras"`, which only this library reads and which can say all that a model can be.
+        class_names: the classes in order, each a name or `(identifier, name)`, or the name of a label set; by default
+            those of the weights that the model was made with, if the classifier is theirs.
+        recipe: the evaluation transform; by default that of the weights that the model was made with.
+        license: of the weights; by default that of the weights that the model was made with.
+        intended_use: for the card, in sentences.
+        metrics: for the card, results by their names.
+        max_shard_bytes: a larger weight file is cut, in the formats that have shards: transformers and keras.
+
+    Raises:
+        ValueError: if the folder has files, a part of the model stands in no description, or the format cannot say it;
+            the message names the formats that can.
+
+    Example:
+        >>> from convnext_keras import create_model, save_pretrained
+        >>> save_pretrained(create_model("convnext_mini.digits"), "digits", format="keras")
+        >>> create_model("./digits").provenance.labels[3]
+        ('3', 'three')
+    """
+    folder = Path(folder)
+    if format not in FORMS:
+        raise ValueError(f"format must be one of {[*FORMS]}. Received: format={format!r}")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} exists and is not an empty folder. Choose another one, or remove it.")
+    reading = read_built(model)
+    origin = model.provenance if isinstance(model, ModelWithProvenance) else _origin(model)
+    description = _description(reading, folder, format, origin, class_names, recipe, license)
+    form = FORMS[format]
+    files, tensors = form.files(description), form.tensors(description, reading.tensors)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        for name, content in files.items():
+            (partial / name).write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+        text = card(description, origin, folder.name, intended_use, metrics or {})
+        (partial / "README.md").write_text(text, encoding="utf-8")
+        _write_weights(partial, form.weights, tensors, max_shard_bytes if form.shards else None)
+        partial.chmod(0o755)
+        if folder.exists():
+            folder.rmdir()
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _origin(model: keras.Model) -> Provenance | None:
+    """The provenance of a backbone that is one of the model's layers."""
+    inner = (layer.provenance for layer in model.layers if isinstance(layer, ModelWithProvenance))
+    return next((provenance for provenance in inner if provenance), None)
+
+
+def _description(
+    reading: Reading,
+    folder: Path,
+    format: str,
+    origin: Provenance | None,
+    class_names: Any,
+    recipe: Recipe | None,
+    license: str | None,
+) -> Description:
+    """The model's own facts, with what was given or is known of its origin."""
+    if class_names is None and origin and origin.labels:
+        known = names_of_set(origin.labels) if isinstance(origin.labels, str) else origin.labels
+        class_names = known if len(known) == reading.classes else None
+    class_names = names_of_set(class_names) if isinstance(class_names, str) else class_names
+    labels = None if class_names is None else tuple((n, n) if isinstance(n, str) else tuple(n) for n in class_names)
+    if labels is not None and len(labels) != reading.classes:
+        raise ValueError(f"class_names must be {reading.classes}, one for each class. Received: {len(labels)}")
+    # Without a transform of its own, a model gets the usual one, rounded as the format rounds.
+    usual = Recipe(224, rgb_first=reading.clip is None, rounding="down" if format == "transformers" else "half_even")
+    recipe = recipe or (origin and origin.recipe) or usual
+    if reading.size and recipe.shape[:2] != reading.size:
+        square = reading.size[0] == reading.size[1]
+        recipe = recipe._replace(size=reading.size[0] if square else reading.size, edge=None)
+    recipe = recipe._replace(channels=reading.channels, statistics=reading.statistics or recipe.statistics)
+    return Description(
+        Repository(str(folder), folder),
+        format,
+        reading.variant,
+        reading.classes,
+        recipe,
+        activation=reading.activation,
+        labels=labels,
+        license=license or (origin and origin.license),
+        output_stride=None if reading.output_stride == reading.variant.minimum_size else reading.output_stride,
+        clip=reading.clip,
+    )
+
+
+def _write_weights(folder: Path, name: str, tensors: dict[str, Tensor], max_shard_bytes: int | None) -> None:
+    """One file, or an index and its shards."""
+    sizes = {key: int(np.prod(tensor.shape)) * np.dtype(tensor.dtype).itemsize for key, tensor in tensors.items()}
+    metadata = {"format": "pt"}
+    if max_shard_bytes is None or sum(sizes.values()) <= max_shard_bytes:
+        write_safetensors(folder / name, tensors, metadata)
+        return
+    shards: list[dict[str, Tensor]] = [{}]
+    filled = 0
+    for key, tensor in tensors.items():
+        if shards[-1] and filled + sizes[key] > max_shard_bytes:
+            shards.append({})
+            filled = 0
+        shards[-1][key], filled = tensor, filled + sizes[key]
+    places = {}
+    for number, shard in enumerate(shards, start=1):
+        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        write_safetensors(folder / file, shard, metadata)
+        places |= dict.fromkeys(shard, file)
+    index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places}
+    (folder / SHARDED).write_text(json.dumps(index, indent=2), encoding="utf-8")
+
+
+def push_to_hub(
+    model: keras.Model,
+    repository: str,
+    format: str = "timm",
+    *,
+    private: bool = False,
+    token: str | None = None,
+    commit_message: str = "Add a ConvNeXt by convnext_keras",
+    **options: Any,
+) -> str:
+    """`save_pretrained` into a repository of the Hugging Face hub, which is made if there is none; needs an account.
+
+    Args:
+        model: see `save_pretrained`.
+        repository: `owner/name`.
+        format: see `save_pretrained`.
+        private: whether a new repository is hidden from others.
+        token: of the account; by default the one that `hf auth login` or `HF_TOKEN` gave.
+        commit_message: of the one commit.
+        **options: the other arguments of `save_pretrained`.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        ValueError: see `save_pretrained`; nothing is uploaded then.
+
+    Example:
+        >>> from convnext_keras import create_model, push_to_hub
+        >>> push_to_hub(create_model("convnext_mini.digits"), "me/digits", format="keras")  # doctest: +SKIP
+    """
+    import huggingface_hub
+
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent) / repository.rpartition("/")[2]
+        save_pretrained(model, folder, format, **options)
+        api = huggingface_hub.HfApi(token=token)
+        api.create_repo(repository, private=private, exist_ok=True)
+        return str(api.upload_folder(repo_id=repository, folder_path=folder, commit_message=commit_message))

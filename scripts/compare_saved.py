@@ -1,0 +1,137 @@
+"""Compares what `save_pretrained` writes with the models that it was written from, by the libraries that it is for.
+
+    python scripts/compare_saved.py write FOLDER              # here: repositories, a picture, and scores of ours
+    python scripts/compare_saved.py judge FOLDER              # in an environment that has timm and transformers
+
+`write` takes every variant of the table with random weights, at its own size, and reads each repository back: the
+numbers must be the same bits. `judge` loads each repository with its own library, gives it the same picture by that
+library's processor, and prints a table.
+"""
+
+import argparse
+import fnmatch
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CLASSES = 5
+SIZE = 64  # of the pictures that the models take
+
+
+def write(output: Path, pattern: str) -> None:
+    import keras
+    from make_hub_references import picture
+    from make_references import keras_roles, random_weights
+
+    from convnext_keras import create_model, save_pretrained
+    from convnext_keras.preprocessing import Recipe
+    from convnext_keras.variants import VARIANTS
+
+    output.mkdir(parents=True, exist_ok=True)
+    picture().save(output / "picture.png")
+    for name, variant in VARIANTS.items():
+        if not fnmatch.fnmatch(name, pattern):
+            continue
+        size = max(SIZE, variant.minimum_size)
+        model: Any = create_model(name, weights=None, classes=CLASSES, input_shape=(size, size, 3))
+        model.set_weights(random_weights(keras_roles(model)))
+        for form in ("timm", "transformers"):
+            folder, row = output / f"{name}.{form}", {"name": name, "form": form, "parameters": model.count_params()}
+            shutil.rmtree(folder, ignore_errors=True)
+            try:
+                # A transform whose crop cuts an even number of pixels off, which all libraries round alike.
+                recipe = Recipe(size, edge=size + 16, rounding="down" if form == "transformers" else "half_even")
+                save_pretrained(model, folder, form, class_names=[f"class {n}" for n in range(CLASSES)], recipe=recipe)
+            except ValueError as error:
+                row["refused"] = str(error)
+            else:
+                again: Any = create_model(folder)
+                pixels = again.provenance.recipe(output / "picture.png")[None].astype("float32")
+                scores, back = (np.asarray(keras.ops.convert_to_numpy(one(pixels))) for one in (model, again))
+                row |= {"scores": scores[0].tolist(), "same_bits": bool((scores == back).all())}
+            (output / f"{name}.{form}.json").write_text(json.dumps(row))
+            print(name, form, row.get("refused", row.get("same_bits")), flush=True)
+
+
+def write_clips(output: Path) -> None:
+    """The small ConvNeXt-CLIPs of the references, written again."""
+    from make_hub_references import HUB, OPEN_CLIP
+
+    from convnext_keras import clip, save_pretrained
+
+    for kind in OPEN_CLIP:
+        name = f"clip_{kind}"
+        model, folder = clip.create_model(HUB / f"open_clip_{kind}"), output / f"{name}.open_clip"
+        shutil.rmtree(folder, ignore_errors=True)
+        save_pretrained(model, folder, "open_clip")
+        vectors = [one.encode_image(output / "picture.png")[0] for one in (model, clip.create_model(folder))]
+        same = bool((vectors[0] == vectors[1]).all())
+        row = {"name": name, "form": "open_clip", "parameters": model.count_params(), "same_bits": same}
+        (output / f"{name}.open_clip.json").write_text(json.dumps({**row, "scores": vectors[0].tolist()}))
+
+
+def by_open_clip(folder: Path, path: Path) -> list[float]:
+    import open_clip
+    from PIL import Image
+
+    model, transform = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
+    return model.eval().encode_image(transform(Image.open(path))[None], normalize=True)[0].tolist()
+
+
+def by_timm(folder: Path, path: Path) -> list[float]:
+    import timm
+    from PIL import Image
+
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=model))
+    return model(transform(Image.open(path).convert("RGB"))[None]).softmax(1)[0].tolist()
+
+
+def by_transformers(folder: Path, path: Path) -> list[float]:
+    from transformers import AutoImageProcessor, pipeline
+
+    processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    classify = pipeline("image-classification", model=str(folder), image_processor=processor)
+    scores = {row["label"]: row["score"] for row in classify(str(path), top_k=CLASSES)}
+    return [scores[f"class {number}"] for number in range(CLASSES)]
+
+
+JUDGES = {"timm": by_timm, "transformers": by_transformers, "open_clip": by_open_clip}
+
+
+def judge(output: Path) -> None:
+    import torch
+
+    torch.set_grad_enabled(False)
+    print(
+        "| variant | format | million parameters | read back | scores, relative difference |\n|---|---|---:|---|---:|"
+    )
+    for path in sorted(output.glob("*.json")):
+        row = json.loads(path.read_text())
+        start = f"| `{row['name']}` | {row['form']} | {row['parameters'] / 1e6:.1f} |"
+        if "refused" in row:
+            print(f"{start} {row['refused'].partition('. ')[0]} | |")
+            continue
+        found = JUDGES[row["form"]](path.with_suffix(""), output / "picture.png")
+        worst = np.abs(np.subtract(found, row["scores"])).max() / np.abs(row["scores"]).max()
+        print(f"{start} {'same bits' if row['same_bits'] else 'DIFFERS'} | {worst:.1e} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("step", choices=["write", "judge"])
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--pattern", default="*", help="of the variants' names")
+    options = parser.parse_args()
+    if options.step == "judge":
+        judge(options.output)
+        return
+    write(options.output, options.pattern)
+    write_clips(options.output)
+
+
+if __name__ == "__main__":
+    main()

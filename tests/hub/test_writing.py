@@ -1,0 +1,224 @@
+"""Models written as repositories, and read back: the same bits, or an error that says which format can."""
+
+import json
+
+import huggingface_hub
+import keras
+import numpy as np
+import pytest
+from conftest import randomise
+from make_hub_references import HUB, OPEN_CLIP
+from typer.testing import CliRunner
+
+from convnext_keras import ConvNeXt, clip, create_model, fold_for_inference, push_to_hub, save_pretrained
+from convnext_keras.cli import app
+from convnext_keras.preprocessing import Recipe, Statistics
+
+pytestmark = pytest.mark.any_backend
+
+SMALL = {"depths": (1, 1, 2, 1), "dims": (4, 8, 12, 16), "classes": 5, "input_shape": (64, 64, 3)}
+# Each kind of model, and the formats that can say it beside `keras`.
+KINDS = {
+    "v1": ({}, "timm transformers"),
+    "v2": ({"response_norm": True, "layer_scale": False}, "timm transformers"),
+    "both": ({"response_norm": True}, "timm"),
+    "zepto": ({"stem": "overlap_gelu", "stem_width": 4, "norm": "simple"}, "timm"),
+    "tiered_hidden": ({"stem": "overlap", "stem_width": 8, "head_hidden": 7}, "timm"),
+    "biasless_max": ({"conv_bias": False, "head_pooling": "max", "activation": "mish"}, "timm"),
+    "both_poolings": ({"head_norm_first": True, "head_pooling": "catavgmax"}, "timm"),
+    "small_patch": ({"patch_size": 2}, "transformers"),
+    "small_patch_of_timm": ({"patch_size": 2, "first_downsampling": True}, "timm"),
+    "last_epsilon": ({"head_epsilon": 1e-2}, "transformers"),
+    "unpooled": ({"head_pooling": "none"}, "timm"),
+    "dilated": ({"output_stride": 8}, "timm"),
+    "rms_multi_label": ({"norm": "rms", "classifier_activation": "sigmoid"}, "timm"),
+    "maps": ({"include_top": False}, "timm"),
+    "vectors": ({"include_top": False, "pooling": "avg"}, "timm transformers"),
+    "three_stages": ({"depths": (1, 2, 1), "dims": (4, 8, 12)}, "transformers"),
+    "isotropic": ({"depths": (2,), "dims": (8,), "patch_size": 16, "stem_norm": False, "kernel_sizes": (7,)}, ""),
+}
+
+
+def outputs(model):
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype("float32")
+    return np.asarray(keras.ops.convert_to_numpy(model(pixels)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_read_back_with_the_same_bits(kind, tmp_path):
+    options, formats = KINDS[kind]
+    model = randomise(ConvNeXt(**{**SMALL, **options}))
+    for form in ("timm", "transformers", "keras"):
+        if form in (*formats.split(), "keras"):
+            save_pretrained(model, tmp_path / form, form)
+            np.testing.assert_array_equal(outputs(create_model(tmp_path / form)), outputs(model))
+            assert (tmp_path / form / "model.safetensors").stat().st_mode & 0o777 == 0o644
+        else:
+            with pytest.raises(ValueError, match=rf"The format '{form}' cannot say .*Use .*keras"):
+                save_pretrained(model, tmp_path / form, form)
+    assert {path.name for path in tmp_path.iterdir()} == {*formats.split(), "keras"}
+
+
+@pytest.mark.parametrize("form", ["timm", "transformers", "keras"])
+def test_transfer_models_in_their_usual_forms(form, tmp_path):
+    backbone = ConvNeXt(**{**SMALL, "include_top": False, "pooling": "avg"})
+    dropout, dense = keras.layers.Dropout(0.2), keras.layers.Dense(3, use_bias=False)
+    sequential = keras.Sequential([backbone, dropout, dense, keras.layers.Softmax()])
+    sequential.build((None, 64, 64, 3))
+    maps = ConvNeXt(**{**SMALL, "include_top": False})
+    x = keras.layers.GlobalAveragePooling2D()(maps.output)
+    functional = keras.Model(maps.input, keras.layers.Dense(3, activation="softmax")(x))
+    for name, model in {"sequential": sequential, "functional": functional}.items():
+        if (name, form) == ("functional", "transformers"):  # The norm stands before the pooling.
+            continue
+        save_pretrained(randomise(model), tmp_path / name, form, class_names=["a", "b", "c"])
+        again = create_model(tmp_path / name)
+        # Keras' own Dense multiplies in another order than the library's.
+        np.testing.assert_allclose(outputs(again), outputs(model), rtol=1e-6)
+        assert again.provenance.labels == (("a", "a"), ("b", "b"), ("c", "c"))
+
+
+@pytest.mark.parametrize("kind", OPEN_CLIP)
+@pytest.mark.parametrize("form", ["open_clip", "keras"])
+def test_clips(kind, form, tmp_path):
+    model = clip.create_model(HUB / f"open_clip_{kind}")
+    save_pretrained(model, tmp_path / "saved", form)
+    again = clip.create_model(tmp_path / "saved")
+    assert again.recipe == model.recipe
+    np.testing.assert_array_equal(again.encode_image(HUB / "picture.png"), model.encode_image(HUB / "picture.png"))
+    np.testing.assert_array_equal(again.encode_text("a b"), model.encode_text("a b"))
+    with pytest.raises(ValueError, match="ConvNeXt-CLIP"):
+        save_pretrained(model, tmp_path / "other", "timm")
+
+
+@pytest.mark.parametrize("form", ["timm", "transformers", "keras"])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe(64, 0.9),
+        Recipe(64, edge=73, rounding="down", interpolation="bilinear"),
+        Recipe((64, 64), resize="squash", statistics=Statistics((0.1, 0.2, 0.3), (0.3, 0.2, 0.4))),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*may be shifted by one")
+def test_transforms_come_back(recipe, form, tmp_path):
+    model = ConvNeXt(**SMALL)
+    save_pretrained(model, tmp_path / "saved", form, recipe=recipe)
+    again = create_model(tmp_path / "saved").provenance.recipe
+    picture = HUB / "picture.png"
+    rounding = {"timm": "half_even", "transformers": "down"}.get(form, recipe.rounding)
+    np.testing.assert_array_equal(again(picture), recipe._replace(rounding=rounding)(picture))
+
+
+def test_what_is_known_of_the_weights_goes_along(tmp_path):
+    model = create_model(HUB / "timm_v2")
+    save_pretrained(
+        model, tmp_path / "saved", "timm", intended_use="Foxes only.", metrics={"accuracy": 0.91}, license="mit"
+    )
+    again = create_model(tmp_path / "saved")
+    assert again.provenance.labels == model.provenance.labels
+    assert again.provenance.license == "mit"
+    assert again.provenance.recipe == model.provenance.recipe
+    text = (tmp_path / "saved" / "README.md").read_text()
+    for words in ("license: mit", "Foxes only.", "| accuracy | 0.91 |", model.provenance.sha256):
+        assert words in text
+
+
+def test_shards(tmp_path):
+    model = randomise(ConvNeXt(**SMALL))
+    save_pretrained(model, tmp_path / "saved", "transformers", max_shard_bytes=20_000)
+    index = json.loads((tmp_path / "saved" / "model.safetensors.index.json").read_text())
+    assert len(set(index["weight_map"].values())) > 1
+    np.testing.assert_array_equal(outputs(create_model(tmp_path / "saved")), outputs(model))
+
+
+def test_nothing_is_left_of_what_failed(tmp_path, monkeypatch):
+    model = ConvNeXt(**SMALL)
+    monkeypatch.setattr("convnext_keras.hub.saving.write_safetensors", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        save_pretrained(model, tmp_path / "saved")
+    assert not list(tmp_path.iterdir())
+
+
+def test_folders_with_files_are_left_alone(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match="exists and is not an empty folder"):
+        save_pretrained(ConvNeXt(**SMALL), tmp_path)
+
+
+def unlike(kind):
+    model = ConvNeXt(**SMALL)
+    if kind == "folded":
+        return fold_for_inference(model)
+    if kind == "rescaled":
+        inputs = keras.Input((64, 64, 3))
+        return ConvNeXt(**{**SMALL, "input_shape": None, "input_tensor": keras.layers.Rescaling(2.0)(inputs)})
+    if kind == "activation":
+        return ConvNeXt(**SMALL, classifier_activation="tanh")
+    return keras.Sequential([keras.Input((8,)), keras.layers.Dense(2)])
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("folded", "folded"),
+        ("rescaled", "before the stem stands in no description"),
+        ("activation", "activation 'tanh'"),
+        ("another", "has no ConvNeXt in it"),
+    ],
+)
+def test_models_that_no_description_can_say(kind, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        save_pretrained(unlike(kind), tmp_path / "saved", "keras")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"format": "onnx"}, r"format must be one of \['timm', 'transformers', 'open_clip', 'keras'\]"),
+        ({"format": "open_clip"}, "of ConvNeXt-CLIPs. Use timm, transformers or keras"),
+        ({"class_names": ["a"]}, "class_names must be 5, one for each class. Received: 1"),
+    ],
+)
+def test_bad_arguments(options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        save_pretrained(ConvNeXt(**SMALL), tmp_path / "saved", **options)
+
+
+def test_push_to_hub_uploads_one_folder(monkeypatch):
+    calls = []
+
+    class Api:
+        def __init__(self, token):
+            calls.append(("token", token))
+
+        def create_repo(self, name, **options):
+            calls.append(("create", name, options))
+
+        def upload_folder(self, repo_id, folder_path, commit_message):
+            calls.append(("upload", repo_id, sorted(path.name for path in folder_path.iterdir())))
+            return "https://hub/commit"
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    assert push_to_hub(ConvNeXt(**SMALL), "me/small", "transformers", private=True, token="t") == "https://hub/commit"
+    assert calls == [
+        ("token", "t"),
+        ("create", "me/small", {"private": True, "exist_ok": True}),
+        ("upload", "me/small", ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]),
+    ]
+    calls.clear()
+    with pytest.raises(ValueError, match="cannot say"):
+        push_to_hub(ConvNeXt(**SMALL, norm="rms"), "me/small", "transformers")
+    assert not calls
+
+
+def test_the_command_saves(tmp_path):
+    names = [str(HUB / "timm_grey_relu"), str(tmp_path / "saved")]
+    result = CliRunner().invoke(app, ["save", *names, "--format", "keras"])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip() == names[1]
+    np.testing.assert_array_equal(
+        create_model(tmp_path / "saved").provenance.recipe(HUB / "picture.png"),
+        create_model(HUB / "timm_grey_relu").provenance.recipe(HUB / "picture.png"),
+    )
