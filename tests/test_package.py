@@ -48,7 +48,8 @@ ROOMS = {
     ),
     "hub": (
         *("fields", "classes", "pixels", "repositories", "descriptions", "timm", "processors", "transformers"),
-        *("open_clip", "keras_format", "reading", "architecture", "writing", "cards", "saving", "__init__"),
+        *("open_clip", "keras_format", "reading", "architecture", "writing", "tensors", "forms", "cards", "saving"),
+        "__init__",
     ),
     "deploy": ("folding", "__init__"),
     "clip": (

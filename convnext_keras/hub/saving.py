@@ -15,8 +15,8 @@ from convnext_keras.checkpoints.saving import Tensor, write_safetensors
 from convnext_keras.hub.architecture import Reading, read_built
 from convnext_keras.hub.cards import card
 from convnext_keras.hub.descriptions import SHARDED, Description
+from convnext_keras.hub.forms import FORMS
 from convnext_keras.hub.repositories import Repository
-from convnext_keras.hub.writing import FORMS
 from convnext_keras.labels import class_names as names_of_set
 from convnext_keras.preprocessing import Recipe
 from convnext_keras.provenance import ModelWithProvenance, Provenance
@@ -73,7 +73,7 @@ def save_pretrained(
     origin = model.provenance if isinstance(model, ModelWithProvenance) else _origin(model)
     description = _description(reading, folder, format, origin, class_names, recipe, license)
     form = FORMS[format]
-    files, tensors = form.files(description), form.tensors(description, reading.tensors)
+    files, tensors = form.files(description), form.names(description, reading.tensors)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:

@@ -124,6 +124,14 @@ def test_what_is_known_of_the_weights_goes_along(tmp_path):
         assert words in text
 
 
+def test_folders_of_timm_have_no_nulls(tmp_path):
+    """The timm_wrapper of transformers drops them, and takes timm's own defaults in their place."""
+    for kind, (options, formats) in KINDS.items():
+        if "timm" in formats:
+            save_pretrained(ConvNeXt(**{**SMALL, **options}), tmp_path / kind, "timm")
+            assert "null" not in (tmp_path / kind / "config.json").read_text()
+
+
 def test_shards(tmp_path):
     model = randomise(ConvNeXt(**SMALL))
     save_pretrained(model, tmp_path / "saved", "transformers", max_shard_bytes=20_000)
