@@ -332,7 +332,7 @@ def random_transformers(random: np.random.Generator) -> tuple[str, dict, str, di
     options |= {"layer_norm_eps": one(1e-12, 1e-6, 1e-3)}
     if kind != "dinov3_convnext":
         options |= {"num_stages": stages, "patch_size": one(4, 4, 2, 8), "layer_scale_init_value": one(1e-6, 0.0, 0.1)}
-        options |= {"num_labels": int(random.integers(1, 9)), "headless": one(True, False, False)}
+        options |= {"num_labels": int(random.integers(2, 9)), "headless": one(True, False, False)}
         options |= {
             "problem_type": one(None, "single_label_classification", "multi_label_classification", "regression")
         }

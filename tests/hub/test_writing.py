@@ -2,11 +2,11 @@
 
 import json
 
-import huggingface_hub
 import keras
 import numpy as np
 import pytest
 from conftest import randomise
+from hub_stand_in import Hub
 from make_hub_references import HUB, OPEN_CLIP
 from typer.testing import CliRunner
 
@@ -194,31 +194,18 @@ def test_bad_arguments(options, message, tmp_path):
         save_pretrained(ConvNeXt(**SMALL), tmp_path / "saved", **options)
 
 
-def test_push_to_hub_uploads_one_folder(monkeypatch):
-    calls = []
-
-    class Api:
-        def __init__(self, token):
-            calls.append(("token", token))
-
-        def create_repo(self, name, **options):
-            calls.append(("create", name, options))
-
-        def upload_folder(self, repo_id, folder_path, commit_message):
-            calls.append(("upload", repo_id, sorted(path.name for path in folder_path.iterdir())))
-            return "https://hub/commit"
-
-    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    assert push_to_hub(ConvNeXt(**SMALL), "me/small", "transformers", private=True, token="t") == "https://hub/commit"
-    assert calls == [
-        ("token", "t"),
-        ("create", "me/small", {"private": True, "exist_ok": True}),
-        ("upload", "me/small", ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]),
-    ]
-    calls.clear()
+def test_push_to_hub_and_read_it_from_there(hub_server, monkeypatch):
+    monkeypatch.setattr(Hub, "missing_entries", True)
+    monkeypatch.setattr(Hub, "files", {})
+    model = randomise(ConvNeXt(**SMALL))
     with pytest.raises(ValueError, match="cannot say"):
-        push_to_hub(ConvNeXt(**SMALL, norm="rms"), "me/small", "transformers")
-    assert not calls
+        push_to_hub(ConvNeXt(**SMALL, norm="rms"), "me/small", "transformers", token="hf_x")
+    assert not Hub.requests
+    address = push_to_hub(model, "me/small", "transformers", private=True, token="hf_x")
+    assert "/me/small/commit/" in address
+    names = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
+    assert Hub.files.keys() == {f"me/small/{name}" for name in names}
+    np.testing.assert_array_equal(outputs(create_model("hf://me/small")), outputs(model))
 
 
 def test_the_command_saves(tmp_path):
