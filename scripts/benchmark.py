@@ -84,7 +84,6 @@ TRAIN_TASKS = [Task("tiny", "train", 8, backend) for backend in ("tensorflow", "
 GPU_TASKS = [
     Task(model, action, batch) for model in ("tiny", "base") for action in ("predict", "train") for batch in (64, 256)
 ]
-QUICK_TASKS = [Task("tiny", "predict", 8)]
 TASKS = {"predict": PREDICT_TASKS, "call": [Task("tiny", "call", 8)], "train": TRAIN_TASKS, "gpu": GPU_TASKS}
 
 
@@ -230,7 +229,7 @@ def plot() -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    section = BENCHMARKS.read_text().split(f"### {QUICK_TASKS[0].name}\n")[1].split("###")[0]
+    section = BENCHMARKS.read_text().split(f"### {PREDICT_TASKS[0].name}\n")[1].split("###")[0]
     rows = re.findall(r"^\| ((?:ours|keras|timm) .+?) \| ([\d.]+) \|", section, re.MULTILINE)
     rows.sort(key=lambda row: float(row[1]))
     colours = {"ours": "tab:blue", "keras": "tab:gray", "timm": "tab:orange"}
@@ -247,15 +246,14 @@ def main() -> None:
     parser.add_argument("what", choices=TASKS)
     parser.add_argument("--peers", help="Python of an environment that has timm and OpenCLIP")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="ConvNeXt-Tiny at batch 8 only, three turns")
+    parser.add_argument("--quick", action="store_true", help="the first task only, three turns")
     parser.add_argument("--only", help="tasks whose name contains this, such as 'batch 1'")
     parser.add_argument("--write", action="store_true", help="put the tables into BENCHMARKS.md")
     options = parser.parse_args()
     options.gpu = options.what == "gpu"
+    tasks = [task for task in TASKS[options.what] if not options.only or options.only in task.name]
     if options.quick:
-        options.rounds = 3
-    tasks = QUICK_TASKS if options.quick else TASKS[options.what]
-    tasks = [task for task in tasks if not options.only or options.only in task.name]
+        options.rounds, tasks = 3, tasks[:1]
     report = [machine(options.peers, options.gpu)]
     print(report[0], flush=True)
     for task in tasks:
