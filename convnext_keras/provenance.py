@@ -17,7 +17,7 @@ class Provenance:
     Attributes:
         file: path of the file; only its name in a model that was saved and loaded again.
         sha256: of the file, 64 hexadecimal digits.
-        weights: name of the weight set, None for a file of the user's.
+        weights: name of the weight set, or of the repository or folder that describes them; None for a lone file.
         license: of the weights, None if unknown.
         recipe: evaluation transform of the weight set, None if unknown.
         labels: name of the label set of the model's classes, or each class as `(identifier, name)`; None if unknown or

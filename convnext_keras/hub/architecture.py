@@ -13,6 +13,7 @@ from convnext_keras.checkpoints.loading import named_layers
 from convnext_keras.checkpoints.matching import Key
 from convnext_keras.checkpoints.saving import Tensor, tensor_of
 from convnext_keras.clip_variants import ClipVariant, TextTower, clip_parameter_count
+from convnext_keras.hub.classes import CLASSIFIER_ACTIVATIONS
 from convnext_keras.hub.pixels import named_statistics
 from convnext_keras.layers import ACTIVATIONS, NORMS, AverageMaxPooling2D
 from convnext_keras.names import BLOCK, LayerName
@@ -22,7 +23,6 @@ from convnext_keras.variants import Variant, parameter_count
 Named = list[tuple[LayerName, keras.Layer]]
 DENSE_ROLES = {"head_hidden", "projection_hidden"}  # layers before the last one
 ACTIVATION_LAYERS = layers.Activation | layers.Softmax
-CLASSIFIER_ACTIVATIONS = ("softmax", "sigmoid")
 
 
 class Reading(NamedTuple):
@@ -188,7 +188,7 @@ def _read_head(model: keras.Model, behind: Named) -> Head:
             head = head._replace(activation=_classifier_activation(layer))
         else:
             raise ValueError(f"{layer.name!r} of {model.name!r}, behind the blocks, stands in no description.")
-    if head.norm is None or type(head.norm) not in (*NORMS.values(), layers.LayerNormalization):
+    if head.norm is None:
         raise ValueError(f"{model.name!r} has no norm behind its blocks, which every published ConvNeXt has.")
     return head
 
@@ -242,6 +242,9 @@ def _read_trunk(model: keras.Model, trunk: Named, head: Head) -> Variant:
         overlap["stem_width"] = first("stem_conv_1").filters
     kernel_sizes = tuple(rows[0].kernel_size[0] for rows in convolutions)
     norm_word: Any = next(word for word, kind in NORMS.items() if type(norm) is kind)
+    # Keras' own class of the user's computes the same.
+    if not isinstance(head.norm, layers.LayerNormalization if norm_word == "layer" else NORMS[norm_word]):
+        raise ValueError(f"{head.norm.name!r} is of another kind than the norms of the blocks, {norm_word!r}.")
     pooling: Any = head.pooling or "none"
     return Variant(
         tuple(len(rows) for rows in convolutions),

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from convnext_keras.hub.descriptions import Description
 from convnext_keras.provenance import Provenance
 
-LIBRARIES = {"timm": "timm", "transformers": "transformers", "open_clip": "open_clip", "keras": "keras"}
 LOADED_BY = {
     "timm": 'timm.create_model("hf-hub:OWNER/NAME", pretrained=True)',
     "transformers": 'AutoModelForImageClassification.from_pretrained("OWNER/NAME")',
@@ -32,7 +31,8 @@ def card(
     form, variant, recipe = description.format, description.variant, description.recipe
     task = "image-classification" if description.classes else "image-feature-extraction"
     task = "zero-shot-image-classification" if description.clip else task
-    head = [f"library_name: {LIBRARIES[form]}", f"pipeline_tag: {task}", "tags:", "- convnext", "- convnext_keras"]
+    library = "convnext_keras" if form == "keras" else form  # Keras' own loader expects other files.
+    head = [f"library_name: {library}", f"pipeline_tag: {task}", "tags:", "- convnext", "- convnext_keras"]
     head = [f"license: {description.license}", *head] if description.license else head
     base = (origin and origin.weights) or ""
     if base.startswith("hf://"):
@@ -53,12 +53,6 @@ def card(
     lines += ["", "## Use", "", "```python", *calls, "```", "", "## Intended use", ""]
     lines += [intended_use or "Not stated by whoever saved it."]
     if metrics:
-        lines += [
-            "",
-            "## Results",
-            "",
-            "| | |",
-            "|---|---|",
-            *(f"| {key} | {value} |" for key, value in metrics.items()),
-        ]
+        lines += ["", "## Results", "", "| | |", "|---|---|"]
+        lines += [f"| {key} | {value} |" for key, value in metrics.items()]
     return "\n".join([*lines, "", "Written by convnext_keras.", ""])

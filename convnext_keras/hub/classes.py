@@ -15,6 +15,10 @@ PROBLEM_TYPES = {
 }
 
 
+# Those that a classifier may have; outputs are logits in all formats.
+CLASSIFIER_ACTIVATIONS = ("softmax", "sigmoid")
+
+
 def read_activation(config: Fields, classes: int) -> str | None:
     """The activation of the classifier: softmax unless the description says that classes do not exclude each other."""
     words = fields.word({name: name for name in PROBLEM_TYPES})

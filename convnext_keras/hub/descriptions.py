@@ -8,8 +8,10 @@ from typing import Any
 
 from convnext_keras.checkpoints import WeightsError
 from convnext_keras.checkpoints.download import VerifiedFile
+from convnext_keras.checkpoints.registry import RESTRICTED, warn_of_license
 from convnext_keras.checkpoints.shards import open_checkpoint
 from convnext_keras.clip_variants import ClipVariant, clip_parameter_count
+from convnext_keras.hub.classes import CLASSIFIER_ACTIVATIONS
 from convnext_keras.hub.repositories import Repository
 from convnext_keras.preprocessing import Recipe
 from convnext_keras.variants import Variant, parameter_count
@@ -60,7 +62,7 @@ class Description:
     @property
     def activations(self) -> tuple[str | None, ...]:
         """Those that the classifier can be used with: any, since no field of a description is sure to say it."""
-        return (None, "softmax", "sigmoid")
+        return (None, *CLASSIFIER_ACTIVATIONS)
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -115,6 +117,8 @@ class Description:
         Raises:
             WeightsError: if it cannot be had, or holds another count.
         """
+        if self.license in RESTRICTED:
+            warn_of_license(self.license)
         file = self.repository.require(self.files)
         with open_checkpoint(file.path) as opened:
             count = sum(math.prod(header.shape) for header in opened.headers.values())

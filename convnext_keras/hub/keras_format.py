@@ -6,7 +6,7 @@ from convnext_keras import preprocessing
 from convnext_keras.checkpoints import WeightsError
 from convnext_keras.clip_variants import ClipVariant, TextTower
 from convnext_keras.hub import fields
-from convnext_keras.hub.classes import WHOLE_CLASSES
+from convnext_keras.hub.classes import CLASSIFIER_ACTIVATIONS, MAX_CLASSES, WHOLE_CLASSES
 from convnext_keras.hub.descriptions import SHARDED, SINGLE, Description
 from convnext_keras.hub.fields import Fields
 from convnext_keras.hub.pixels import MAX_EDGE, MAX_SIZE, named_statistics
@@ -76,8 +76,8 @@ RECIPE = {
 CLASS = fields.several(fields.text, (2,))
 TOP = {
     "classes": WHOLE_CLASSES,
-    "activation": fields.optional(words(("softmax", "sigmoid"))),
-    "labels": fields.optional(fields.either(fields.text, fields.several(CLASS, range(1, 1_000_001)))),
+    "activation": fields.optional(words(CLASSIFIER_ACTIVATIONS)),
+    "labels": fields.optional(fields.either(fields.text, fields.several(CLASS, range(1, MAX_CLASSES + 1)))),
     "license": fields.optional(fields.text),
     "output_stride": fields.optional(fields.whole(1, 1024)),
 }
@@ -112,6 +112,8 @@ def describe(repository: Repository, config: Fields, license: str | None) -> Des
 def read_clip(place: Fields, trunk: Variant) -> ClipVariant:
     """Both towers of a ConvNeXt-CLIP."""
     text = TextTower(**read_all(place.section("text"), TEXT))
+    if text.width % text.heads:
+        raise place.section("text").error("heads", f"a divisor of the width, {text.width}")
     return ClipVariant(trunk, text, **read_all(place, CLIP, ("text",)))
 
 

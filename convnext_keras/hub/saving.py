@@ -1,5 +1,6 @@
 """A built model into a folder, or a repository of the hub, that timm, transformers, OpenCLIP or this library loads."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -91,9 +92,9 @@ def save_pretrained(
 
 
 def _origin(model: keras.Model) -> Provenance | None:
-    """The provenance of a backbone that is one of the model's layers."""
+    """The provenance of a backbone that is one of the model's layers; its classes are not the model's."""
     inner = (layer.provenance for layer in model.layers if isinstance(layer, ModelWithProvenance))
-    return next((provenance for provenance in inner if provenance), None)
+    return next((dataclasses.replace(provenance, labels=None) for provenance in inner if provenance), None)
 
 
 def _description(

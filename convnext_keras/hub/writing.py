@@ -7,16 +7,16 @@ import math
 import warnings
 from typing import Any
 
-from convnext_keras.hub import keras_format, timm, transformers
+from convnext_keras.hub import keras_format, processors, timm, transformers
+from convnext_keras.hub.classes import PROBLEM_TYPES
 from convnext_keras.hub.descriptions import PUBLISHED_FACTS, Description
 from convnext_keras.preprocessing import Recipe, statistics_of
 from convnext_keras.variants import Variant
 
 Files = dict[str, dict[str, Any]]
-PROBLEMS = {"softmax": "single_label_classification", "sigmoid": "multi_label_classification"}
+PROBLEMS = {activation: kind for kind, activation in PROBLEM_TYPES.items()}
 WORDS_OF_TIMM = {word: name for name, word in reversed(timm.ACTIVATIONS.items())}
 WORDS_OF_TRANSFORMERS = {word: name for name, word in reversed(transformers.ACTIVATIONS.items())}
-SQUASHED_FROM = 384  # pixels, from which transformers' own processor squashes
 
 
 class FormatError(ValueError):
@@ -32,8 +32,10 @@ def require(is_said: bool, format: str, what: str) -> None:
 
 def problem_type(description: Description) -> str | None:
     """Transformers' word for what the classifier was trained for; outputs are logits in all formats."""
-    single = "regression" if description.classes == 1 else PROBLEMS["softmax"]
-    return (PROBLEMS.get(description.activation or "", single)) if description.classes else None
+    if not description.classes:
+        return None
+    logits = None if description.classes == 1 else "softmax"  # what is to be made of the outputs of no activation
+    return PROBLEMS[description.activation or logits]
 
 
 def names_of_classes(description: Description) -> list[tuple[str, str]] | None:
@@ -72,19 +74,19 @@ def timm_files(description: Description) -> Files:
     return {"config.json": content}
 
 
-def timm_arguments(variant: Variant) -> tuple[str, dict[str, Any]]:
-    """Timm's name of an architecture, and the arguments that it differs by."""
+def timm_arguments(variant: Variant, form: str = "timm") -> tuple[str, dict[str, Any]]:
+    """Timm's name of an architecture, and the arguments that it differs by, for a format that needs them."""
 
     def plain(row: Variant) -> Variant:
         return row._replace(**{**dict.fromkeys(PUBLISHED_FACTS), "head_pooling": "avg"})
 
     stem_type = timm.stem_type_of(variant)
-    require(len(variant.depths) == 4, "timm", f"{len(variant.depths)} stages")
-    require(stem_type is not None, "timm", f"a stem of inner width {variant.stem_width}")
-    require(variant.stem_norm, "timm", "a stem without a norm")
-    require(variant.head_epsilon is None, "timm", f"head_epsilon={variant.head_epsilon}")
+    require(len(variant.depths) == 4, form, f"{len(variant.depths)} stages")
+    require(stem_type is not None, form, f"a stem of inner width {variant.stem_width}")
+    require(variant.stem_norm, form, "a stem without a norm")
+    require(variant.head_epsilon is None, form, f"head_epsilon={variant.head_epsilon}")
     small_patch = variant.patch_size == 2 and variant.stem == "patch"
-    require(small_patch == variant.first_downsampling, "timm", f"patch_size={variant.patch_size} with this first stage")
+    require(small_patch == variant.first_downsampling, form, f"patch_size={variant.patch_size} with this first stage")
     pooling = variant.head_pooling
     arguments: dict[str, Any] = {} if pooling == "avg" else {"global_pool": "" if pooling == "none" else pooling}
     name = next((name for name, row in timm.ARCHITECTURES.items() if plain(row) == plain(variant)), None)
@@ -188,7 +190,7 @@ def processor_of(recipe: Recipe) -> dict[str, Any]:
     """The transform in `preprocessor_config.json`, all switches written out."""
     height, width, channels = recipe.shape
     statistics = statistics_of(recipe.statistics)
-    resample = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming").index(recipe.interpolation)
+    resample = processors.RESAMPLE.index(recipe.interpolation)
     shared = {"do_resize": True, "do_rescale": True, "do_normalize": True, "do_center_crop": False}
     shared |= {"do_convert_rgb": channels == 3, "rescale_factor": 1 / 255, "resample": resample}
     shared |= {"image_mean": [*statistics.mean], "image_std": [*statistics.std]}
@@ -203,7 +205,7 @@ def processor_of(recipe: Recipe) -> dict[str, Any]:
         warnings.warn("transformers rounds the crop's offset down: pixels may be shifted by one.", stacklevel=6)
     crop = height / rows
     crop = next((part for part in (crop, math.nextafter(crop, 0)) if int(height / part) == rows), None)
-    if height == width < SQUASHED_FROM and crop:
+    if height == width < processors.CONVNEXT.crop_below and crop:
         size = {"size": {"shortest_edge": height}, "crop_pct": crop}
         return {"image_processor_type": "ConvNextImageProcessor", **shared, **size}
     size = {"size": {"shortest_edge": rows}, "crop_size": {"height": height, "width": width}, "do_center_crop": True}
@@ -215,11 +217,9 @@ def open_clip_files(description: Description) -> Files:
     variant, recipe, form = description.clip, description.recipe, "open_clip"
     if variant is None:
         raise FormatError("The format 'open_clip' is of ConvNeXt-CLIPs. Use timm, transformers or keras.")
-    name, arguments = timm_arguments(variant.trunk)
+    name, arguments = timm_arguments(variant.trunk, form)
     pool = arguments.pop("global_pool", "")
-    require(
-        not arguments.keys() - {"conv_mlp"} and pool in ("", "max", "avgmax"), form, "a trunk without a name in timm"
-    )
+    require(not arguments and pool in ("", "max", "avgmax"), form, "a trunk without a name in timm")
     require(variant.projection_hidden in (None, 2 * variant.embedding), form, "a hidden layer of that width")
     require(variant.text.activation in ("gelu", "quick_gelu"), form, f"activation={variant.text.activation!r} of texts")
     usual = recipe.crop == 1 and recipe.edge is None and recipe.rounding == "half_even" and recipe.channels == 3

@@ -132,6 +132,23 @@ def test_folders_of_timm_have_no_nulls(tmp_path):
             assert "null" not in (tmp_path / kind / "config.json").read_text()
 
 
+def test_classes_of_a_backbone_are_not_those_of_the_head_on_it(tmp_path):
+    backbone = create_model(HUB / "timm_v2", include_top=False, pooling="avg")
+    model = keras.Sequential([backbone, keras.layers.Dense(5)])
+    save_pretrained(model, tmp_path / "saved", "keras")
+    again = create_model(tmp_path / "saved").provenance
+    assert again.labels is None
+    assert again.recipe == backbone.provenance.recipe
+
+
+def test_a_last_norm_of_another_kind_is_refused(tmp_path):
+    maps = ConvNeXt(**{**SMALL, "include_top": False, "norm": "rms"})
+    inner = maps.layers[-2].output  # before the last norm
+    model = keras.Model(maps.input, keras.layers.Dense(3)(keras.layers.LayerNormalization()(inner)))
+    with pytest.raises(ValueError, match="of another kind than the norms of the blocks, 'rms'"):
+        save_pretrained(model, tmp_path / "saved", "keras")
+
+
 def test_shards(tmp_path):
     model = randomise(ConvNeXt(**SMALL))
     save_pretrained(model, tmp_path / "saved", "transformers", max_shard_bytes=20_000)
