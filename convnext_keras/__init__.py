@@ -1,6 +1,6 @@
 """Every public ConvNeXt, in Keras 3."""
 
-from convnext_keras import clip
+from convnext_keras import clip, training
 from convnext_keras.checkpoints import WeightsError, list_weights, load_weights, save_weights
 from convnext_keras.constructors import (
     ConvNeXtAtto,
@@ -61,4 +61,5 @@ __all__ = [
     "push_to_hub",
     "save_pretrained",
     "save_weights",
+    "training",
 ]

@@ -5,12 +5,31 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from convnext_keras.preprocessing import Picture
+
+PICTURE_FILES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+
+
+def picture_files(folder: str | os.PathLike) -> list[Path]:
+    """The pictures in a folder and the folders in it, sorted.
+
+    Raises:
+        ValueError: if there is no such folder, or no picture in it.
+    """
+    if not Path(folder).is_dir():
+        raise ValueError(f"{folder} is not a folder.")
+    pictures = sorted(
+        path for path in Path(folder).rglob("*") if path.suffix.lower() in PICTURE_FILES and path.is_file()
+    )
+    if not pictures:
+        raise ValueError(f"{folder} has no pictures ({', '.join(PICTURE_FILES)}).")
+    return pictures
 
 
 def pictures_of(images: Any) -> Iterable[Picture]:

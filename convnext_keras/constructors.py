@@ -2,11 +2,14 @@
 
 import fnmatch
 import os
+from pathlib import Path
 from typing import Any
+
+import keras
 
 from convnext_keras import checkpoints, hub
 from convnext_keras.arguments import did_you_mean
-from convnext_keras.checkpoints import Published, WeightSet
+from convnext_keras.checkpoints import Published, WeightsError, WeightSet
 from convnext_keras.convnext import ConvNeXt, constructor_of
 from convnext_keras.provenance import ModelWithProvenance
 from convnext_keras.variants import VARIANTS
@@ -45,8 +48,8 @@ def create_model(name: str | os.PathLike | Published, **arguments: Any) -> Model
     Args:
         name: a variant of `list_models()`, which comes with its default weights, or a weight set of `list_weights()`;
             or a repository of the hub, `"hf://owner/name"` or `"hf://owner/name@revision"`, or a folder, as timm,
-            transformers and `save_pretrained` write them, whose own files say what the model is; or the row of a
-            registry, or the description of a repository, itself.
+            transformers and `save_pretrained` write them, whose own files say what the model is; or a `.keras` file
+            of a whole model; or the row of a registry, or the description of a repository, itself.
         **arguments: those of `ConvNeXt`, such as `weights=None` for a variant from scratch. Architecture, classes,
             input size, pooling and the presence of a classifier are the published ones unless given.
 
@@ -58,6 +61,8 @@ def create_model(name: str | os.PathLike | Published, **arguments: Any) -> Model
         >>> create_model("convnext_mini.digits").output_shape
         (None, 10)
     """
+    if isinstance(name, str | os.PathLike) and Path(name).suffix == ".keras":
+        return _saved_model(Path(name), arguments)
     weight_set = name if isinstance(name, WeightSet) else None
     if isinstance(name, str):
         weight_set = checkpoints.named(name) or checkpoints.default(name)
@@ -79,3 +84,17 @@ def create_model(name: str | os.PathLike | Published, **arguments: Any) -> Model
             defaults["classifier_activation"] = None
     options: dict[str, Any] = {**defaults, **arguments, "weights": source}
     return ConvNeXt(**options)
+
+
+def _saved_model(path: Path, arguments: dict[str, Any]) -> ModelWithProvenance:
+    """A model of this library from a file that `model.save` wrote."""
+    if arguments:
+        given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+        raise ValueError(f"{path} holds a whole model, which takes no further arguments. Received: {given}")
+    try:
+        model = keras.models.load_model(path, compile=False)
+    except (OSError, TypeError, ValueError, KeyError) as error:
+        raise WeightsError(f"{path} cannot be read as a model that Keras saved: {error}") from error
+    if not isinstance(model, ModelWithProvenance):
+        raise WeightsError(f"{path} holds a {type(model).__name__}, not a model of this library.")
+    return model

@@ -15,17 +15,19 @@ class Provenance:
     """Where a model's weights come from, as `model.provenance`.
 
     Attributes:
-        file: path of the file; only its name in a model that was saved and loaded again.
-        sha256: of the file, 64 hexadecimal digits.
-        weights: name of the weight set, or of the repository or folder that describes them; None for a lone file.
+        file: path of the file; only its name in a model that was saved and loaded again; None for a model that was
+            trained from random weights.
+        sha256: of the file, 64 hexadecimal digits; empty if there is none.
+        weights: name of the weight set, or of the repository or folder that describes them; None for a lone file. Of
+            a model that was trained further, those that it started from.
         license: of the weights, None if unknown.
         recipe: evaluation transform of the weight set, None if unknown.
         labels: name of the label set of the model's classes, or each class as `(identifier, name)`; None if unknown or
             the head is fresh.
     """
 
-    file: Path
-    sha256: str
+    file: Path | None = None
+    sha256: str = ""
     weights: str | None = None
     license: str | None = None
     recipe: Recipe | None = None
@@ -34,7 +36,7 @@ class Provenance:
     def to_config(self) -> dict[str, Any]:
         """The provenance as plain data, for a model's configuration; without the folder, which is this machine's."""
         recipe = self.recipe and {name: as_lists(value) for name, value in self.recipe._asdict().items()}
-        return {**vars(self), "file": self.file.name, "recipe": recipe, "labels": as_lists(self.labels)}
+        return {**vars(self), "file": self.file and self.file.name, "recipe": recipe, "labels": as_lists(self.labels)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Provenance":
@@ -42,7 +44,7 @@ class Provenance:
         fields = {name: _as_tuples(value) for name, value in (config["recipe"] or {}).items()}
         if isinstance(fields.get("statistics"), tuple):
             fields["statistics"] = Statistics(*fields["statistics"])
-        known = {"file": Path(config["file"]), "labels": _as_tuples(config["labels"])}
+        known = {"file": config["file"] and Path(config["file"]), "labels": _as_tuples(config["labels"])}
         return cls(**{**config, **known, "recipe": Recipe(**fields) if fields else None})
 
 
@@ -82,6 +84,14 @@ class ModelWithProvenance(keras.Model):
         model = super().from_config(functional, custom_objects)
         model.provenance = provenance and Provenance.from_config(provenance)
         return model
+
+
+def provenance_of(model: keras.Model) -> Provenance | None:
+    """Of a model, or of the model of this library that is one of its layers, whose classes are not the model's."""
+    if isinstance(model, ModelWithProvenance):
+        return model.provenance
+    inner = (layer.provenance for layer in model.layers if isinstance(layer, ModelWithProvenance))
+    return next((dataclasses.replace(provenance, labels=None) for provenance in inner if provenance), None)
 
 
 # Whole-model .h5 files name the class without its package.

@@ -116,6 +116,15 @@ OPTIONS = {
     "silu": ({"act_layer": "silu", "kernel_sizes": (7, 5, 5, 3)}, {"activation": "silu", "kernel_sizes": (7, 5, 5, 3)}),
     "gelu_tanh": ({"act_layer": "gelu_tanh"}, {"activation": "gelu_tanh"}),
 }
+TRAINING = {
+    "rate": 1e-3,
+    "weight_decay": 0.05,
+    "layer_decay": 0.7,
+    "label_smoothing": 0.1,
+    "clip_norm": 1.0,
+    "labels": [1, 3],
+    "steps": 20,
+}
 ISOTROPIC = {"depths": (3,), "dims": (8,), "patch_size": 16, "stem_norm": False, "kernel_sizes": (7,)}
 STRIDES = (8, 16)
 
@@ -194,6 +203,41 @@ def timm() -> None:
                 outputs = hooked(dilated, timm_places(dilated), normalised())
                 arrays |= {f"{key}_stride_{stride}": value for key, value in outputs.items()}
         write(f"timm_{option}", model.state_dict(), arrays)
+
+
+def depth_of(name: str) -> int:
+    """Of a parameter by timm's name, as ConvNeXt V2's recipes count: one for each block, the stem 0, the head last."""
+    words = name.split(".")
+    if words[0] != "stages":
+        return 0 if words[0] == "stem" else sum(SMALL["depths"]) + 1
+    block = int(words[3]) if words[2] == "blocks" else 0
+    return sum(SMALL["depths"][: int(words[1])]) + block + 1
+
+
+def timm_training() -> None:
+    """Gradients, losses and weights of twenty steps of fine-tuning by PyTorch's AdamW, as `TRAINING` says."""
+    import torch
+
+    model = timm_model("plain")
+    groups = []
+    for name, parameter in model.named_parameters():
+        rate = TRAINING["rate"] * TRAINING["layer_decay"] ** (depth_of("head") - depth_of(name))
+        decay = TRAINING["weight_decay"] if parameter.ndim > 1 else 0.0
+        groups.append({"params": [parameter], "lr": rate, "weight_decay": decay})
+    optimizer = torch.optim.AdamW(groups, eps=1e-7)
+    targets, losses = torch.tensor(TRAINING["labels"]), []
+    for step in range(TRAINING["steps"]):
+        optimizer.zero_grad()
+        smoothing = TRAINING["label_smoothing"]
+        loss = torch.nn.functional.cross_entropy(model(normalised()), targets, label_smoothing=smoothing)
+        loss.backward()
+        if step == 0:
+            gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+            write("timm_gradients", gradients, {"loss": loss.detach().numpy()})
+        torch.nn.utils.clip_grad_norm_(model.parameters(), TRAINING["clip_norm"])
+        optimizer.step()
+        losses.append(loss.item())
+    write("timm_trained", model.state_dict(), {"losses": np.array(losses)})
 
 
 def meta() -> None:
@@ -376,6 +420,7 @@ PEERS = {
     "keras": keras_3,
     "tf_keras": keras_2,
     "timm": timm,
+    "timm_training": timm_training,
     "timm_transforms": timm_transforms,
     "meta": meta,
     "meta_isotropic": meta_isotropic,

@@ -6,6 +6,9 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1]
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
+# Random numbers of each shape are a program of its own too, and this one compiles in half the time.
+os.environ.setdefault("JAX_THREEFRY_PARTITIONABLE", "0")
+
 import keras
 import numpy as np
 import pytest

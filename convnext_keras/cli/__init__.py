@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from convnext_keras.cli import classifiers, clip, demo, server, weights
+from convnext_keras.cli import classifiers, clip, demo, server, training, weights
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 COMMANDS = {
@@ -20,6 +20,8 @@ COMMANDS = {
     "embed": clip.embed,
     "index": clip.index,
     "search": clip.search,
+    "train": training.train,
+    "evaluate": training.evaluate,
     "serve": server.serve,
 }
 for name, command in COMMANDS.items():

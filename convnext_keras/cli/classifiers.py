@@ -2,8 +2,9 @@
 
 import itertools
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
+import keras
 import numpy as np
 import typer
 from rich.console import Console
@@ -12,7 +13,19 @@ from rich.table import Table
 from convnext_keras import create_model, decode_predictions, fold_for_inference
 from convnext_keras.batches import in_batches
 from convnext_keras.checkpoints import WeightSet
-from convnext_keras.cli.options import WHICH, AsJson, Pictures, Top, WeightSetName, chosen_pictures, weights_named
+from convnext_keras.cli.options import (
+    WHICH,
+    AsJson,
+    Pictures,
+    Top,
+    WeightSetName,
+    chosen_pictures,
+    saved_model,
+    weights_named,
+)
+from convnext_keras.hub import Description
+from convnext_keras.preprocessing import Recipe
+from convnext_keras.provenance import ModelWithProvenance, Provenance
 
 
 def classify(
@@ -25,14 +38,13 @@ def classify(
 
     [dim]convnext-keras classify cat.jpg dog.jpg --weights convnext_base --top 3[/]
     """
-    weight_set, images = weights_named(weights), chosen_pictures(images)
-    unnamed = () if isinstance(weight_set, WeightSet) else tuple(str(number) for number in range(weight_set.classes))
-    labels = weight_set.labels or unnamed
+    images, source = chosen_pictures(images), saved_model(weights) or weights_named(weights)
+    recipe, labels = _transform_and_labels(source)
     if not labels:
-        raise ValueError(f"{weight_set.name} has no classes. Choose a weight set with a classifier.")
-    batches = in_batches(images, weight_set.recipe, batch_size=32)
+        raise ValueError(f"{weights} has no classes. Choose a weight set with a classifier.")
+    batches = in_batches(images, recipe, batch_size=32)
     first = next(batches)  # Before anything is fetched.
-    model = create_model(weight_set)
+    model = source if isinstance(source, keras.Model) else create_model(source)
     scores = np.concatenate([model.predict_on_batch(pixels) for _, pixels in itertools.chain([first], batches)])
     decoded = decode_predictions(scores, top=top, labels=labels)
     if as_json:
@@ -49,6 +61,18 @@ def classify(
     Console().print(table)
 
 
+def _transform_and_labels(source: WeightSet | Description | ModelWithProvenance) -> tuple[Recipe, Any]:
+    """The transform and the classes of what is named; classes without names have numbers."""
+    if isinstance(source, keras.Model):
+        known = source.provenance or Provenance()
+        classes = source.output_shape[-1] if len(source.output_shape) == 2 else 0
+        recipe, labels = known.recipe or Recipe(224), known.labels
+    else:
+        classes, recipe, labels = source.classes, source.recipe, source.labels
+    unnamed = () if isinstance(source, WeightSet) else tuple(str(number) for number in range(classes))
+    return recipe, labels or unnamed
+
+
 def export(
     weights: Annotated[str, typer.Argument(help=WHICH)],
     output: Annotated[str, typer.Option(help="Folder of a SavedModel, or file of another format.")],
@@ -58,5 +82,6 @@ def export(
 
     [dim]convnext-keras export convnext_tiny --output tiny.xml --format openvino[/]
     """
-    fold_for_inference(create_model(weights_named(weights))).export(output, format=file_format, verbose=False)
+    model = saved_model(weights) or create_model(weights_named(weights))
+    fold_for_inference(model).export(output, format=file_format, verbose=False)
     print(output)

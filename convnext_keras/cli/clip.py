@@ -10,8 +10,9 @@ from rich.table import Table
 from tqdm import tqdm
 
 from convnext_keras import clip
+from convnext_keras.batches import picture_files
 from convnext_keras.cli.options import DEFAULT_CLIP, AsJson, ClipName, Pictures, Skip, Top, chosen_pictures
-from convnext_keras.clip.retrieval import index_weights, picture_files
+from convnext_keras.clip.retrieval import index_weights
 from convnext_keras.clip.vectors import write_vectors
 from convnext_keras.clip.zero_shot import TEMPLATE, checked_labels, checked_templates
 from convnext_keras.sheets import sheet_of

@@ -6,12 +6,13 @@ from typing import Annotated
 
 import typer
 
-from convnext_keras import checkpoints, hub
+from convnext_keras import checkpoints, create_model, hub
 from convnext_keras.arguments import did_you_mean
+from convnext_keras.batches import picture_files
 from convnext_keras.checkpoints import WeightSet
-from convnext_keras.clip.retrieval import picture_files
+from convnext_keras.provenance import ModelWithProvenance
 
-WHICH = "Weight set; 'convnext-keras models' lists them. Or hf://owner/name, or a folder."
+WHICH = "Weight set; 'convnext-keras models' lists them. Or hf://owner/name, a folder, or a .keras file."
 WHICH_CLIP = "ConvNeXt-CLIP weight set; 'convnext-keras models --clip' lists them. Or hf://owner/name, or a folder."
 WeightSetName = Annotated[str, typer.Option(help=WHICH)]
 ClipName = Annotated[str, typer.Option("--weights", help=WHICH_CLIP)]
@@ -33,6 +34,11 @@ def weights_named(name: str) -> WeightSet | hub.Description:
         hint = did_you_mean(name, checkpoints.weight_sets())
         raise ValueError(f"{name!r} is no weight set.{hint} 'convnext-keras models' lists them.")
     return weight_set
+
+
+def saved_model(name: str) -> ModelWithProvenance | None:
+    """The model in a `.keras` file; None if the name is of something else."""
+    return create_model(name) if Path(name).suffix == ".keras" else None
 
 
 def chosen_pictures(images: Iterable[Path]) -> list[Path]:

@@ -10,30 +10,13 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from convnext_keras.batches import pictures_of
+from convnext_keras.batches import picture_files, pictures_of
 from convnext_keras.checkpoints import WeightsError
 from convnext_keras.clip.model import CLIP
 from convnext_keras.clip.vectors import described, fingerprint, read_vectors
 from convnext_keras.preprocessing import Picture
 
 FOLDER = "folder"  # in an index's metadata: what it was made of, relative to the folder that the index lies in
-PICTURE_FILES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-
-
-def picture_files(folder: str | os.PathLike) -> list[Path]:
-    """The pictures in a folder and the folders in it, sorted.
-
-    Raises:
-        ValueError: if there is no such folder, or no picture in it.
-    """
-    if not Path(folder).is_dir():
-        raise ValueError(f"{folder} is not a folder.")
-    pictures = sorted(
-        path for path in Path(folder).rglob("*") if path.suffix.lower() in PICTURE_FILES and path.is_file()
-    )
-    if not pictures:
-        raise ValueError(f"{folder} has no pictures ({', '.join(PICTURE_FILES)}).")
-    return pictures
 
 
 def common_folder(names: Iterable[str]) -> str:

@@ -1,20 +1,15 @@
 """Contrastive training and fine-tuning: the loss, the pictures' augmentation, and averages of weights."""
 
-import math
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
-from PIL import Image
 
+from convnext_keras.augmentation import erased, random_resized_crop
 from convnext_keras.clip.model import CLIP
 from convnext_keras.layers import register
 from convnext_keras.preprocessing import Picture, open_image
-
-RATIOS = (3 / 4, 4 / 3)  # of a crop's width to its height
-ERASED = (0.02, 1 / 3)  # part of the area
-ERASED_RATIOS = (0.3, 1 / 0.3)
 
 
 @register
@@ -62,30 +57,9 @@ class RandomCropAndErase:
 
     def __call__(self, image: Picture) -> np.ndarray:
         """Returns uint8 pixels `(size, size, 3)` of a path, a PIL image or an array."""
-        picture = open_image(image)
-        box = self.box(picture.height, picture.width, self.scale, RATIOS)
-        top, left, height, width = box or (0, 0, picture.height, picture.width)
-        area = (left, top, left + width, top + height)
-        pixels = np.array(picture.resize((self.size, self.size), Image.Resampling.BICUBIC, box=area))
-        patch = self.random.random() < self.erase and self.box(self.size, self.size, ERASED, ERASED_RATIOS)
-        if patch:
-            top, left, height, width = patch
-            noise = self.random.integers(0, 256, (height, width, 3), "uint8")
-            pixels[top : top + height, left : left + width] = noise
-        return pixels
-
-    def box(
-        self, height: int, width: int, scale: tuple[float, float], ratios: tuple[float, float]
-    ) -> tuple[int, int, int, int] | None:
-        """A random box inside: top, left, height, width; None if ten tries do not fit."""
-        for _ in range(10):
-            area = height * width * self.random.uniform(*scale)
-            ratio = math.exp(self.random.uniform(math.log(ratios[0]), math.log(ratios[1])))
-            box_width, box_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-            if 0 < box_width <= width and 0 < box_height <= height:
-                top, left = self.random.integers(0, (height - box_height + 1, width - box_width + 1))
-                return int(top), int(left), box_height, box_width
-        return None
+        size = (self.size, self.size)
+        pixels = np.array(random_resized_crop(open_image(image), size, self.scale, self.random))
+        return erased(pixels, self.random) if self.random.random() < self.erase else pixels
 
 
 def interpolate(zero_shot: CLIP, tuned: CLIP, weight: float) -> CLIP:

@@ -37,14 +37,15 @@ def card(
     base = (origin and origin.weights) or ""
     if base.startswith("hf://"):
         head.append(f"base_model: {base.removeprefix('hf://').partition('@')[0]}")
-    where = (base or origin.file.name) if origin else "random weights"
+    where = base or (origin.file.name if origin and origin.file else "random weights")
+    checked = f" (sha256 {origin.sha256})" if origin and origin.sha256 else ""
     rows = {
         "Architecture": f"ConvNeXt{' V2' * variant.response_norm}, depths {variant.depths}, widths {variant.dims}",
         "Parameters": f"{description.parameters:,}",
         "Classes": str(description.classes or "none"),
         "Pictures": f"{recipe.shape[0]} x {recipe.shape[1]} pixels, {recipe.resize} resize, {recipe.interpolation}",
         "Licence": description.license or "not stated",
-        "Trained from": f"{where}{f' (sha256 {origin.sha256})' if origin else ''}",
+        "Trained from": f"{where}{checked}",
     }
     calls = [f'convnext_keras.{"clip." if description.clip else ""}create_model("hf://OWNER/NAME")']
     calls += [LOADED_BY[form]] if form in LOADED_BY else []

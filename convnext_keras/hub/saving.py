@@ -1,6 +1,5 @@
 """A built model into a folder, or a repository of the hub, that timm, transformers, OpenCLIP or this library loads."""
 
-import dataclasses
 import json
 import os
 import shutil
@@ -20,7 +19,7 @@ from convnext_keras.hub.forms import FORMS
 from convnext_keras.hub.repositories import Repository
 from convnext_keras.labels import class_names as names_of_set
 from convnext_keras.preprocessing import Recipe
-from convnext_keras.provenance import ModelWithProvenance, Provenance
+from convnext_keras.provenance import Provenance, provenance_of
 
 MAX_SHARD_BYTES = 5_000_000_000
 
@@ -71,7 +70,7 @@ def save_pretrained(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists and is not an empty folder. Choose another one, or remove it.")
     reading = read_built(model)
-    origin = model.provenance if isinstance(model, ModelWithProvenance) else _origin(model)
+    origin = provenance_of(model)
     description = _description(reading, folder, format, origin, class_names, recipe, license)
     form = FORMS[format]
     files, tensors = form.files(description), form.names(description, reading.tensors)
@@ -89,12 +88,6 @@ def save_pretrained(
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _origin(model: keras.Model) -> Provenance | None:
-    """The provenance of a backbone that is one of the model's layers; its classes are not the model's."""
-    inner = (layer.provenance for layer in model.layers if isinstance(layer, ModelWithProvenance))
-    return next((dataclasses.replace(provenance, labels=None) for provenance in inner if provenance), None)
 
 
 def _description(

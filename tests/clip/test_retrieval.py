@@ -7,7 +7,8 @@ import safetensors.numpy
 from PIL import Image
 
 from convnext_keras import WeightsError, clip
-from convnext_keras.clip.retrieval import index_weights, picture_files
+from convnext_keras.batches import picture_files
+from convnext_keras.clip.retrieval import index_weights
 from convnext_keras.clip.vectors import write_vectors
 
 SAME = 1e-5

@@ -1,0 +1,109 @@
+"""The commands of training: `train` and `evaluate`."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from convnext_keras import training
+from convnext_keras.cli.options import AsJson
+from convnext_keras.training import RECIPES, Recipe, reports
+
+Data = Annotated[Path, typer.Argument(help="Folder with a folder for each class, or a .csv with path and class.")]
+Model = Annotated[str, typer.Argument(help="Weight set, folder, hf://owner/name or .keras file.", show_default=False)]
+Skipped = Annotated[bool, typer.Option("--skip", help="Leave out pictures that cannot be read.")]
+Size = Annotated[int, typer.Option(min=0, help="Height and width in pixels; 0 for those of the weights.")]
+
+
+def changed(recipe: Recipe, changes: list[str]) -> Recipe:
+    """A recipe with fields set by `name=value`, where the value is as JSON has it.
+
+    Raises:
+        ValueError: if there is no such field, or its value is not valid.
+    """
+    values: dict[str, Any] = {}
+    names = {field.name for field in dataclasses.fields(Recipe)}
+    for change in changes:
+        name, equals, value = change.partition("=")
+        if not equals or name not in names:
+            raise ValueError(f"--set takes name=value with a field of the recipe: {', '.join(sorted(names))}.")
+        try:
+            read = json.loads(value)
+        except json.JSONDecodeError:
+            read = value
+        values[name] = tuple(read) if isinstance(read, list) else read
+    return dataclasses.replace(recipe, **values)
+
+
+def train(
+    data: Data,
+    output: Annotated[Path, typer.Option(help="Folder to write, which must not exist.")],
+    weights: Annotated[str, typer.Option(help="Weight set to start from, folder, hf://owner/name or .keras file.")],
+    recipe: Annotated[str, typer.Option(help=f"{', '.join(RECIPES)}; by default by the number of pictures.")] = "",
+    changes: Annotated[list[str] | None, typer.Option("--set", help="A field of the recipe, as in epochs=5.")] = None,
+    validation: Annotated[str, typer.Option(help="Part of each class not trained on, or a folder of others.")] = "0.2",
+    size: Size = 0,
+    seed: Annotated[int, typer.Option(help="Of the split and of all that is random.")] = 0,
+    skip: Skipped = False,
+) -> None:
+    """Fine-tunes a classifier on a folder of pictures; interrupted, the same command goes on.
+
+    [dim]convnext-keras train flowers/ --weights convnext_tiny.in12k_ft_in1k --output flowers-model[/]
+    """
+    if output.exists():
+        raise ValueError(f"{output} exists. Choose another folder.")
+    on_error = "skip" if skip else "raise"
+    part: Any = float(validation) if validation.replace(".", "", 1).isdigit() else validation
+    reports.new_figure(1, 1)  # Before hours of training.
+    kept, held_out = training.parts_of(data, part, None, seed, on_error)
+    chosen = changed(training.recipe_named(recipe or None, len(kept)), changes or [])
+    console = Console()
+    balance = Table("class", "train", "validate")
+    for name, count in kept.counts.items():
+        balance.add_row(name, str(count), str(held_out.counts[name]))
+    console.print(balance)
+    state = output.with_name(f"{output.name}.partial")
+    options: dict[str, Any] = {"size": size or None, "seed": seed, "state": state, "verbose": 2}
+    trained = training.fine_tune(weights, kept, chosen, validation=held_out, **options)
+    if not trained.is_complete:
+        raise ValueError(f"Interrupted after epoch {len(trained.history)}. The same command goes on from {state}.")
+    training.save(trained, output)
+    shutil.rmtree(state)
+    result = trained.evaluation
+    console.print(f"{100 * result.accuracy():.1f} % of {len(held_out)} validation pictures are right: {output}")
+
+
+def evaluate(
+    model: Model,
+    data: Data,
+    size: Size = 0,
+    flip: Annotated[bool, typer.Option("--flip", help="Average the scores of mirrored pictures in.")] = False,
+    chart: Annotated[Path | None, typer.Option(help="Write the confusion of the classes as a picture.")] = None,
+    skip: Skipped = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measures a classifier on a folder of pictures: top-1, top-5, by class, calibration.
+
+    [dim]convnext-keras evaluate convnext_tiny.imagenet imagenet/val[/]
+    """
+    on_error = "skip" if skip else "raise"
+    result = training.evaluate(model, data, size=size or None, flip=flip, on_error=on_error)
+    if chart:
+        reports.confusion(result).savefig(chart, dpi=110)
+    summary = result.summary()
+    if as_json:
+        print(json.dumps(summary, indent=2))
+        return
+    console = Console()
+    for name in ("top-1", "top-5", "mean class accuracy", "calibration error"):
+        console.print(f"{name}: {100 * summary[name]:.2f} %")
+    table = Table("class", "right")
+    seen = {name: part for name, part in summary["by class"].items() if part is not None}
+    for name, part in sorted(seen.items(), key=lambda row: row[1]):
+        table.add_row(name, f"{100 * part:.1f} %")
+    console.print(table)

@@ -1,0 +1,199 @@
+"""How good a classifier is: accuracy by class, confusion, calibration."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from convnext_keras.batches import in_batches
+from convnext_keras.clip.inference import Runner
+from convnext_keras.clip.model import softmax
+from convnext_keras.constructors import create_model
+from convnext_keras.labels import class_names as names_of_set
+from convnext_keras.preprocessing import Picture
+from convnext_keras.preprocessing import Recipe as Transform
+from convnext_keras.provenance import Provenance, provenance_of
+from convnext_keras.training.data import read_examples
+
+BINS = 15  # of confidence, as in https://arxiv.org/abs/1706.04599v2
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The scores of a model for pictures whose classes are known.
+
+    Attributes:
+        scores: probabilities `(N, classes)`.
+        labels: the right classes, `(N,)`.
+        class_names: in the order of the columns.
+
+    Example:
+        >>> result = Evaluation(np.array([[0.9, 0.1], [0.4, 0.6]]), np.array([0, 0]), ("cat", "dog"))
+        >>> result.accuracy(), result.confusion.tolist()
+        (0.5, [[1, 1], [0, 0]])
+    """
+
+    scores: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+
+    def accuracy(self, top: int = 1) -> float:
+        """Part 0..1 of the pictures whose class is among the `top` best."""
+        best = np.argsort(-self.scores, axis=1, kind="stable")[:, :top]
+        return float(np.mean((best == self.labels[:, None]).any(axis=1)))
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy in nats."""
+        right = self.scores[np.arange(len(self.labels)), self.labels]
+        return float(-np.mean(np.log(np.maximum(right, 1e-12))))
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """How many pictures of each class (rows) were taken for each class (columns)."""
+        counts = np.zeros((len(self.class_names),) * 2, int)
+        np.add.at(counts, (self.labels, self.scores.argmax(axis=1)), 1)
+        return counts
+
+    @property
+    def by_class(self) -> dict[str, float | None]:
+        """The accuracy 0..1 on each class; None for one without pictures."""
+        rows = zip(self.class_names, self.confusion, np.eye(len(self.class_names), dtype=bool), strict=True)
+        return {name: float(row[own][0] / row.sum()) if row.sum() else None for name, row, own in rows}
+
+    @property
+    def mean_class_accuracy(self) -> float:
+        """The mean of `by_class`, which counts a rare class like a frequent one."""
+        return float(np.mean([value for value in self.by_class.values() if value is not None]))
+
+    @property
+    def reliability(self) -> list[tuple[int, float, float]]:
+        """For each of `BINS` ranges of confidence that has pictures: how many, mean confidence, accuracy."""
+        confidence, right = self.scores.max(axis=1), self.scores.argmax(axis=1) == self.labels
+        places = np.minimum((confidence * BINS).astype(int), BINS - 1)
+        members = [places == place for place in range(BINS) if (places == place).any()]
+        return [(int(own.sum()), float(confidence[own].mean()), float(right[own].mean())) for own in members]
+
+    @property
+    def calibration_error(self) -> float:
+        """The expected calibration error 0..1: how far confidence and accuracy are apart, in the mean."""
+        total = len(self.labels)
+        return sum(count * abs(confidence - right) for count, confidence, right in self.reliability) / total
+
+    def summary(self) -> dict[str, Any]:
+        """The figures as plain data."""
+        return {
+            "pictures": len(self.labels),
+            "top-1": self.accuracy(),
+            "top-5": self.accuracy(min(5, len(self.class_names))),
+            "mean class accuracy": self.mean_class_accuracy,
+            "loss": self.loss,
+            "calibration error": self.calibration_error,
+            "by class": self.by_class,
+            "class names": [*self.class_names],
+            "confusion": self.confusion.tolist(),
+        }
+
+
+def evaluate(
+    model: keras.Model | str,
+    data: Any,
+    *,
+    class_names: Sequence[str] | None = None,
+    transform: Transform | None = None,
+    size: int | None = None,
+    flip: bool = False,
+    batch_size: int = 32,
+    on_error: str = "raise",
+) -> Evaluation:
+    """Measures a classifier on pictures.
+
+    Args:
+        model: a classifier, or what `create_model` takes for one: the name of a weight set, a folder, a repository, a
+            `.keras` file.
+        data: see `read_examples`. Its classes are found among the model's by identifier or name, so that folders of
+            ImageNet may be called `n01440764` or `tench`; they may be some of the model's.
+        class_names: the classes of a model that does not know them, in the order of its outputs.
+        transform: evaluation transform; by default the model's own.
+        size: another height and width in pixels than the transform's; a larger one is often better.
+        flip: whether the scores of the mirrored pictures are averaged in.
+        batch_size: pictures at a time.
+        on_error: see `read_examples`.
+
+    Raises:
+        ValueError: if the classes are not the model's, the model knows no transform and none is given, or its input has
+            another size.
+
+    Example:
+        >>> digits = (np.zeros((2, 8, 8, 3), "uint8"), ["zero", "one"])
+        >>> evaluate("convnext_mini.digits", digits).scores.shape
+        (2, 10)
+    """
+    if isinstance(model, str):
+        model = create_model(model, **({"input_shape": (size, size, 3)} if size else {}))
+    provenance = provenance_of(model)
+    transform = transform or (provenance and provenance.recipe)
+    if transform is None:
+        raise ValueError(f"{model.name!r} knows no transform of its own. Give one, such as preprocessing.Recipe(224).")
+    if size:
+        transform = transform._replace(size=size, edge=None)
+    if len(model.output_shape) != 2:
+        raise ValueError(f"A classifier has outputs (N, classes). Those of {model.name!r} are {model.output_shape}.")
+    examples = read_examples(data, on_error=on_error)
+    names = class_names or known_classes(provenance)
+    columns = _columns(examples.class_names, names, model)
+    scores = scores_of(model, examples.pictures, transform, batch_size, flip)
+    shown = tuple(name for _, name in names) if names and not class_names else tuple(class_names or ())
+    return Evaluation(scores, columns[examples.labels], shown or examples.class_names)
+
+
+def known_classes(provenance: Provenance | None) -> tuple[tuple[str, str], ...] | None:
+    """The model's classes, each `(identifier, name)`; None if it does not know them."""
+    labels = provenance and provenance.labels
+    return names_of_set(labels) if isinstance(labels, str) else labels or None
+
+
+def _columns(given: tuple[str, ...], known: Sequence[Any] | None, model: keras.Model) -> np.ndarray:
+    """The column of the scores of each class of the pictures."""
+    count = model.output_shape[-1]
+    if known is None:
+        if len(given) != count:
+            raise ValueError(
+                f"{model.name!r} has {count} classes and does not know their names, the pictures have {len(given)}. "
+                "Give class_names, in the order of its outputs."
+            )
+        return np.arange(count)
+    places: dict[str, int] = {}
+    for place, words in enumerate(known):
+        for word in (words,) if isinstance(words, str) else words:
+            places.setdefault(word, place)
+    unknown = [name for name in given if name not in places]
+    if unknown or len(known) != count:
+        shown = ", ".join(unknown[:5]) or f"{len(known)} names for {count} classes"
+        raise ValueError(f"Classes of the pictures that {model.name!r} does not know: {shown}.")
+    return np.array([places[name] for name in given])
+
+
+def scores_of(
+    model: keras.Model, pictures: Sequence[Picture], transform: Transform, batch_size: int = 32, flip: bool = False
+) -> np.ndarray:
+    """Probabilities `(N, classes)` float32 of pictures; logits of a model become probabilities."""
+    run, batches = Runner(model), []
+    for _, pixels in in_batches(pictures, transform, batch_size):
+        views = [pixels, pixels[:, :, ::-1]] if flip else [pixels]
+        outputs = [run(np.ascontiguousarray(view, "float32"), batch_size) for view in views]
+        batches.append(np.mean([out if is_softmax(model) else softmax(out) for out in outputs], axis=0))
+    return np.concatenate(batches)
+
+
+def is_softmax(model: keras.Model) -> bool:
+    """Whether the outputs are probabilities already."""
+    return getattr(last_layer(model), "activation", None) is keras.activations.softmax
+
+
+def last_layer(model: keras.Model) -> keras.Layer:
+    """The layer that gives the outputs, inside of nested models too."""
+    layer = model.layers[-1]
+    return last_layer(layer) if isinstance(layer, keras.Model) else layer

@@ -1,0 +1,163 @@
+"""Fine-tuning: from pictures and a recipe to a classifier, in steps that survive an interruption."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from convnext_keras.provenance import ModelWithProvenance
+from convnext_keras.training.data import Examples, read_examples, split, split_folders
+from convnext_keras.training.evaluation import Evaluation, scores_of
+from convnext_keras.training.optimizers import layerwise
+from convnext_keras.training.probe import start_from_probe
+from convnext_keras.training.progress import Following, Progress, settings_of
+from convnext_keras.training.recipes import Recipe, recipe_named
+from convnext_keras.training.starts import frozen, start_from
+from convnext_keras.training.streams import epochs_of, steps_of_epoch, training_batches
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What training gives.
+
+    Attributes:
+        model: the classifier; it knows its classes and its transform, also after `model.save`.
+        history: for each epoch, its loss, the loss and accuracy on the validation pictures, and the seconds it took.
+        evaluation: of the model on the validation pictures.
+        recipe: that was followed.
+        training: the pictures that were trained on.
+        validation: the pictures that were not.
+        is_complete: whether training went on to its end, or was interrupted.
+    """
+
+    model: ModelWithProvenance
+    history: list[dict[str, float]]
+    evaluation: Evaluation
+    recipe: Recipe
+    training: Examples
+    validation: Examples
+    is_complete: bool = True
+
+
+def fine_tune(
+    model: keras.Model | str | os.PathLike,
+    data: Any,
+    recipe: Recipe | str | None = None,
+    *,
+    validation: Any = 0.2,
+    class_names: Sequence[str] | None = None,
+    size: int | None = None,
+    seed: int = 0,
+    on_error: str = "raise",
+    state: str | os.PathLike | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    verbose: int = 0,
+) -> Trained:
+    """Trains a classifier for classes of your own.
+
+    Args:
+        model: weights to start from, by the name of a weight set, variant, repository or folder; or a model, which is
+            trained itself: a classifier for these classes, or a backbone (`include_top=False`), which gets a head.
+        data: see `read_examples`; a folder with the folders `train` and `val` in it is split so.
+        recipe: a `Recipe`, or a name in `RECIPES`; None for the one that fits the number of pictures.
+        validation: part 0..1 of each class that is not trained on; or pictures, see `read_examples`.
+        class_names: see `read_examples`.
+        size: height and width in pixels to train at, by default those of the weights.
+        seed: of the split, the head, the order and all that is random: with one backend on one machine, the same seed
+            gives the same history.
+        on_error: see `read_examples`.
+        state: a folder in which each epoch is kept, so that training goes on from there if it was interrupted.
+        callbacks: of Keras, which see `val_loss` and `val_accuracy` at the end of each epoch.
+        verbose: of `fit`.
+
+    Returns:
+        The model and its story. Ctrl-C after the first epoch ends training early, with the best model so far.
+
+    Raises:
+        ValueError: if an argument is not valid, or see `read_examples`.
+        ImportError: if scikit-learn is missing, which the linear probe needs.
+
+    Example:
+        >>> from sklearn.datasets import load_digits
+        >>> from convnext_keras import training
+        >>> digits = load_digits()
+        >>> pictures = (digits.images[:200] * 15).astype("uint8"), digits.target[:200]
+        >>> trained = training.fine_tune("convnext_mini.digits", pictures, "linear_probe")
+        >>> trained.evaluation.accuracy() > 0.8
+        True
+    """
+    keras.utils.set_random_seed(seed)
+    training, held_out = parts_of(data, validation, class_names, seed, on_error)
+    followed = recipe_named(recipe, len(training))
+    start = start_from(model, training.class_names, followed, size)
+    settings = settings_of(training, held_out, recipe=vars(followed), transform=start.transform, seed=seed)
+    progress = Progress(None if state is None else Path(state), {**settings, "model": start.model.name})
+    if followed.head == "probe" and not (start.has_own_head and followed.epochs):
+        start_from_probe(start.model, training, start.transform, seed)
+    epochs, is_complete = epochs_of(training, followed), True
+    if epochs:
+        following = Following(progress, held_out, start.transform, followed.batch_size, seed)
+        options = {"callbacks": [following, *_stopping(followed), *callbacks], "verbose": verbose}
+        start.trainee.set_weights(start.model.get_weights())
+        with frozen(start.trainee, followed.frozen_stages):
+            _compile(start.trainee, followed, epochs * steps_of_epoch(training, followed))
+            begun = progress.resume(start.trainee)
+            batches = training_batches(training, followed, start.transform, seed, begun)
+            is_complete = _fit(start.trainee, batches, steps_of_epoch(training, followed), begun, epochs, options)
+        if followed.keep == "best" or followed.patience or not is_complete:
+            progress.restore_best(start.trainee)
+        start.take_over()
+    scores = scores_of(start.model, held_out.pictures, start.transform, followed.batch_size)
+    evaluation = Evaluation(scores, held_out.labels, held_out.class_names)
+    if is_complete:
+        progress.finish()
+    return Trained(start.model, progress.history, evaluation, followed, training, held_out, is_complete)
+
+
+def parts_of(
+    data: Any, validation: Any, class_names: Sequence[str] | None, seed: int, on_error: str
+) -> tuple[Examples, Examples]:
+    """The pictures to train on and those to validate with; see `fine_tune`."""
+    folders = split_folders(data)
+    if folders:
+        data, validation = folders
+    examples = read_examples(data, class_names, on_error)
+    if isinstance(validation, int | float):
+        return split(examples, validation, seed)
+    return examples, read_examples(validation, examples.class_names, on_error)
+
+
+def _compile(model: keras.Model, recipe: Recipe, steps: int) -> None:
+    """Optimizer and loss of a recipe for so many forward passes."""
+    warmup = round(recipe.warmup * steps)
+    rising = {"warmup_target": recipe.learning_rate, "warmup_steps": warmup} if warmup else {}
+    first = recipe.learning_rate / 100 if warmup else recipe.learning_rate
+    rate: Any = keras.optimizers.schedules.CosineDecay(first, max(1, steps - warmup), **rising)
+    accumulation = recipe.accumulation_steps if recipe.accumulation_steps > 1 else None
+    options: dict[str, Any] = {"global_clipnorm": recipe.clip_norm, "gradient_accumulation_steps": accumulation}
+    inner = keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay, **options)
+    optimizer = layerwise(model, inner, recipe.layer_decay, recipe.layer_decay_form, recipe.ema_decay)
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing)
+    model.compile(optimizer, loss)
+
+
+def _stopping(recipe: Recipe) -> list[keras.callbacks.Callback]:
+    return [keras.callbacks.EarlyStopping("val_loss", patience=recipe.patience)] if recipe.patience else []
+
+
+def _fit(model: keras.Model, batches: Any, steps: int, begun: int, epochs: int, options: dict[str, Any]) -> bool:
+    """Runs the epochs that are left; whether it came to its end and was not interrupted by Ctrl-C."""
+    if begun == epochs:
+        return True
+    try:
+        model.fit(batches, steps_per_epoch=steps, initial_epoch=begun, epochs=epochs, shuffle=False, **options)
+    except KeyboardInterrupt:
+        if not options["callbacks"][0].progress.history:
+            raise
+        return False
+    finally:
+        batches.close()
+    return True

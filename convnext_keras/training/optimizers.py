@@ -1,0 +1,179 @@
+"""Layer-wise learning rates, and averages of the weights, around any optimizer of Keras."""
+
+import types
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+from keras import ops
+
+from convnext_keras.layers import register
+from convnext_keras.training.groups import describe, is_decayed, key_of
+
+# Their steps are no multiple of the learning rate.
+REFUSED = ("Ftrl", "ScheduleFreeAdamW", "LossScaleOptimizer", "MultiOptimizer")
+
+
+@register
+class LayerwiseOptimizer(keras.optimizers.Optimizer):
+    """Another optimizer whose steps are scaled variable by variable, inside plain `compile` and `fit`.
+
+    A step of the inner optimizer is computed for all variables together - gradients are accumulated and clipped by
+    their common norm, one learning rate or schedule is logged and set, fused updates stay fused - and each
+    variable then goes only its part of the way. As the steps of these optimizers, weight decay included, are
+    proportional to the learning rate, this is the same as a learning rate of its own for each variable.
+
+    Args:
+        optimizer: the inner optimizer, not yet used. Weight decay leaves out biases, norms and other vectors.
+        scales: the part 0..1 of a step, by layer and variable as in `Group.variables`; 1 for others.
+        ema_decay: of an exponential moving average of the variables, 0..1, which `fit` leaves in the model at its end
+            and `keras.callbacks.SwapEMAWeights` evaluates; the decay rises with the steps `t` as
+            `(1 + t) / (10 + t)`, so that short trainings are not held back. None for no average.
+        name: of the optimizer.
+
+    Raises:
+        ValueError: if the steps of the inner optimizer cannot be scaled.
+
+    Example:
+        >>> from convnext_keras import training
+        >>> inner = keras.optimizers.AdamW(1e-3, weight_decay=0.05, global_clipnorm=1.0)
+        >>> optimizer = training.LayerwiseOptimizer(inner, {"dense/kernel": 0.5}, ema_decay=0.999)
+        >>> round(float(optimizer.learning_rate), 6)
+        0.001
+    """
+
+    def __init__(
+        self,
+        optimizer: Any,
+        scales: Mapping[str, float] | None = None,
+        ema_decay: float | None = None,
+        name: str = "layerwise",
+    ) -> None:
+        super().__init__(learning_rate=0.0, name=name)  # Not used: the inner one has the rate.
+        kinds = {kind.__name__ for kind in type(optimizer).__mro__}
+        if not isinstance(optimizer, keras.optimizers.Optimizer) or kinds & {*REFUSED}:
+            raise ValueError(
+                f"optimizer must be one of Keras' whose steps are proportional to its learning rate, such as "
+                f"keras.optimizers.AdamW. Received: {type(optimizer).__name__}"
+            )
+        if optimizer.use_ema:
+            raise ValueError("use_ema must be False in the inner optimizer: ask for ema_decay here.")
+        if ema_decay is not None and not 0 <= ema_decay < 1:
+            raise ValueError(f"ema_decay must be None, or 0 or more and below 1. Received: ema_decay={ema_decay!r}")
+        self.optimizer, self.scales, self.ema_decay = optimizer, dict(scales or {}), ema_decay
+        self.use_ema = ema_decay is not None
+        # In a namespace, since Keras takes variables in lists of an optimizer's for its state.
+        self.held = types.SimpleNamespace(variables=[], averages=[])
+
+    def build(self, variables):
+        """Makes the state for these variables."""
+        self.held.variables = [*variables]
+        if not self.optimizer.built:
+            self.optimizer.exclude_from_weight_decay([row for row in variables if not is_decayed(row)])
+            self.optimizer.build([*variables])
+        self.held.averages = self.add_optimizer_variables(variables, "average") if self.use_ema else []
+        self.use_ema, use_ema = False, self.use_ema  # Keras' own averages know no rise of the decay.
+        super().build([*variables])
+        self.use_ema = use_ema
+
+    @property
+    def variables(self):
+        """Of the state: the averages, and those of the inner optimizer."""
+        return super().variables + self.optimizer.variables
+
+    @property
+    def _model_variables_moving_average(self):  # by which SwapEMAWeights finds them
+        return self.held.averages
+
+    @property
+    def learning_rate(self):
+        """That of the head, or of the step that is next."""
+        return self.optimizer.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate):
+        self.optimizer.learning_rate = learning_rate
+
+    @property
+    def iterations(self):
+        """How many steps were made."""
+        return self.optimizer.iterations
+
+    def scale_loss(self, loss):
+        """The loss as the inner optimizer scales it."""
+        return self.optimizer.scale_loss(loss)
+
+    def apply(self, grads, trainable_variables=None):
+        """Makes one step."""
+        if not self.built:
+            self.build(list(trainable_variables or []))
+        variables = self.held.variables if trainable_variables is None else [*trainable_variables]
+        scaled = [(row, scale) for row in variables if (scale := self.scales.get(key_of(row), 1.0)) != 1]
+        before = [ops.copy(variable) for variable, _ in scaled]
+        steps = ops.copy(self.iterations)
+        self.optimizer.apply(grads, variables)
+        for (variable, scale), start in zip(scaled, before, strict=True):
+            variable.assign(start + ops.cast(scale, variable.dtype) * (variable - start))
+        if self.use_ema:
+            self._average(ops.cast(steps, "float32"))
+
+    def _average(self, steps):
+        """Moves the averages; the first is the variable itself, and steps that only accumulate change nothing."""
+        now = ops.cast(self.iterations, "float32")
+        risen = ops.minimum(self.ema_decay, (1 + now) / (10 + now))
+        decay = ops.where(now == steps, 1.0, ops.where(steps == 0, 0.0, risen))
+        for variable, average in zip(self.held.variables, self.held.averages, strict=True):
+            part = ops.cast(decay, variable.dtype)
+            average.assign(part * average + (1 - part) * variable)
+
+    def finalize_variable_values(self, var_list):
+        """At the end of `fit`, leaves the averages in the model."""
+        self.optimizer.finalize_variable_values(var_list)
+        for variable, average in zip(self.held.variables, self.held.averages, strict=False):
+            variable.assign(ops.copy(average))  # JAX must not be given one buffer twice in the next fit.
+
+    def set_weights(self, weights):
+        """Sets the state to that of `variables`."""
+        for variable, value in zip(self.variables, weights, strict=True):
+            variable.assign(value)
+
+    def get_config(self):
+        """The inner optimizer and the scales."""
+        inner = keras.saving.serialize_keras_object(self.optimizer)
+        return {"optimizer": inner, "scales": self.scales, "ema_decay": self.ema_decay, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """The reverse of `get_config`."""
+        inner = keras.saving.deserialize_keras_object(config["optimizer"], custom_objects=custom_objects)
+        return cls(**{**config, "optimizer": inner})
+
+
+def layerwise(
+    model: keras.Model,
+    optimizer: Any,
+    layer_decay: float = 1.0,
+    form: str = "block",
+    ema_decay: float | None = None,
+) -> LayerwiseOptimizer:
+    """An optimizer with a learning rate for each depth of a model; see `describe` for the groups.
+
+    Args:
+        model: a model of this library, or one built on it.
+        optimizer: any of Keras' whose steps are proportional to its learning rate, not yet used.
+        layer_decay: see `describe`.
+        form: see `describe`.
+        ema_decay: see `LayerwiseOptimizer`.
+
+    Raises:
+        ValueError: if an argument is not valid.
+
+    Example:
+        >>> from convnext_keras import create_model, training
+        >>> model = create_model("convnext_mini.digits")
+        >>> optimizer = training.layerwise(model, keras.optimizers.AdamW(1e-3, weight_decay=0.05), layer_decay=0.8)
+        >>> model.compile(optimizer, "sparse_categorical_crossentropy")
+    """
+    groups = describe(model, layer_decay, form)
+    scales = {path: group.scale for group in groups if group.scale != 1 for path in group.variables}
+    return LayerwiseOptimizer(optimizer, scales, ema_decay)

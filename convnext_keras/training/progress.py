@@ -1,0 +1,168 @@
+"""What is kept of a training while it runs: after each epoch the state, the best weights and the history."""
+
+import csv
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from convnext_keras.checkpoints import load_weights, save_weights
+from convnext_keras.features import inner_layers
+from convnext_keras.preprocessing import Recipe as Transform
+from convnext_keras.training.data import Examples
+from convnext_keras.training.evaluation import Evaluation, scores_of
+from convnext_keras.training.optimizers import LayerwiseOptimizer
+
+STATE, BEST, HISTORY, SETTINGS = "state-{}.weights.h5", "best.safetensors", "history.csv", "training.json"
+
+
+class Progress:
+    """The history and best weights of a training, in a folder if there is one.
+
+    A row of the history is written before the state of its epoch, and a file takes its name when it is whole, so that
+    whatever moment a training is killed at, the last state has all that is before it.
+
+    Args:
+        folder: for the files, or None to keep all in memory.
+        settings: what the training depends on, as plain data; another training's folder is refused.
+
+    Raises:
+        ValueError: if the folder is of another training.
+    """
+
+    def __init__(self, folder: Path | None, settings: dict[str, Any]) -> None:
+        self.folder, self.history = folder, []
+        self.best: list[np.ndarray] = []
+        if folder is None:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        written = json.dumps(settings, indent=2, sort_keys=True, default=str)
+        if (folder / SETTINGS).exists() and (folder / SETTINGS).read_text(encoding="utf-8") != written:
+            raise ValueError(
+                f"{folder} has the state of a training with other pictures, recipe or seed. Give another folder, or "
+                "delete this one to begin anew."
+            )
+        _written(folder / SETTINGS, written)
+
+    def resume(self, model: keras.Model) -> int:
+        """Puts the last state into a compiled model; returns the number of the epoch that is next."""
+        states = {int(path.name.split(".")[0].split("-")[1]): path for path in self._files(STATE.format("*"))}
+        if not self.folder or not states:
+            return 0
+        epoch = max(states)
+        with (self.folder / HISTORY).open(newline="") as stream:
+            rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(stream)]
+        self.history = rows[:epoch]
+        if (self.folder / BEST).exists():
+            load_weights(model, self.folder / BEST)
+            self.best = _copies(model)
+        model.optimizer.build(model.trainable_variables)  # whose state is in the file too
+        model.load_weights(states[epoch])
+        return epoch
+
+    def keep(self, model: keras.Model, row: dict[str, float], state: list[np.ndarray]) -> None:
+        """Takes in an epoch.
+
+        Args:
+            model: with the weights that were evaluated.
+            row: for the history, with `val_loss`.
+            state: the model's weights with which training goes on, if they are others.
+        """
+        is_best = row["val_loss"] < min((past["val_loss"] for past in self.history), default=np.inf)
+        self.history.append(row)
+        self.best = _copies(model) if is_best else self.best
+        if self.folder and is_best:
+            save_weights(model, self.folder / BEST)
+        if self.folder:
+            lines = [",".join(row), *(",".join(f"{value:.9g}" for value in past.values()) for past in self.history)]
+            _written(self.folder / HISTORY, "\n".join([*lines, ""]))
+        model.set_weights(state)
+        if self.folder:
+            epoch = len(self.history)
+            partial = self.folder / "partial.weights.h5"
+            model.save_weights(partial)
+            partial.replace(self.folder / STATE.format(epoch))
+            for path in self._files(STATE.format("*")):
+                if path.name != STATE.format(epoch):
+                    path.unlink()
+
+    def restore_best(self, model: keras.Model) -> None:
+        """Puts the weights of the epoch with the least validation loss into the model."""
+        if self.best:
+            model.set_weights(self.best)
+
+    def finish(self) -> None:
+        """Deletes the states, which a training that came to its end needs no more."""
+        for path in self._files(STATE.format("*")):
+            path.unlink()
+
+    def _files(self, pattern: str) -> list[Path]:
+        return [*self.folder.glob(pattern)] if self.folder else []
+
+
+def settings_of(examples: Examples, held_out: Examples, **others: Any) -> dict[str, Any]:
+    """What a training depends on, as plain data; of the pictures, their names or a digest of their pixels."""
+    digest = hashlib.sha256()
+    for part in (examples, held_out):
+        for picture, label in zip(part.pictures, part.labels.tolist(), strict=True):
+            known = isinstance(picture, str | os.PathLike)
+            digest.update(str(picture).encode() if known else np.ascontiguousarray(picture).tobytes())
+            digest.update(str(label).encode())
+    return {"pictures": digest.hexdigest(), "class_names": [*examples.class_names], **others}
+
+
+def _written(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def _copies(model: keras.Model) -> list[np.ndarray]:
+    return [np.array(keras.ops.convert_to_numpy(weight)) for weight in model.weights]
+
+
+class Following(keras.callbacks.Callback):
+    """Evaluates a model after each epoch, with the averages of its weights if it has some, and keeps it.
+
+    Args:
+        progress: that keeps it.
+        held_out: the validation pictures.
+        transform: evaluation transform.
+        batch_size: of the evaluation.
+        seed: from which each epoch's random numbers are drawn anew, so that they do not depend on the epochs before.
+    """
+
+    def __init__(self, progress: Progress, held_out: Examples, transform: Transform, batch_size: int, seed: int):
+        super().__init__()
+        self.progress, self.held_out, self.transform = progress, held_out, transform
+        self.batch_size, self.seed, self.begun = batch_size, seed, 0.0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Seeds what is random in the model."""
+        model: Any = self.model
+        self.begun = time.perf_counter()
+        generators = [getattr(layer, "seed_generator", None) for layer in inner_layers(model)]
+        for number, generator in enumerate(generator for generator in generators if generator):
+            drawn = np.random.default_rng((self.seed, epoch, number)).integers(0, 2**31, 2)
+            generator.state.assign(drawn.astype(generator.state.dtype))
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Evaluates and keeps."""
+        model: Any = self.model
+        optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+        averages = optimizer.held.averages if isinstance(optimizer, LayerwiseOptimizer) else []
+        state = _copies(model)
+        for variable, average in zip(model.trainable_variables, averages, strict=False):
+            variable.assign(keras.ops.copy(average))
+        scores = scores_of(model, self.held_out.pictures, self.transform, self.batch_size)
+        result = Evaluation(scores, self.held_out.labels, self.held_out.class_names)
+        logs["val_loss"], logs["val_accuracy"] = result.loss, result.accuracy()
+        row = {"epoch": epoch + 1.0, "loss": float(logs["loss"])}
+        row |= {name: logs[name] for name in ("val_loss", "val_accuracy")}
+        self.progress.keep(model, {**row, "seconds": round(time.perf_counter() - self.begun, 3)}, state)

@@ -1,0 +1,187 @@
+"""What is left of a training for people to look at: pictures, tables and a model card."""
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convnext_keras.hub import save_pretrained
+from convnext_keras.provenance import provenance_of
+from convnext_keras.sheets import sheet_of
+from convnext_keras.training.data import Examples
+from convnext_keras.training.evaluation import Evaluation
+from convnext_keras.training.fitting import Trained
+
+EXTRA = 'Curves and other charts need matplotlib: pip install "convnext-keras[training]"'
+MOST_NAMES = 40  # of classes that a chart has room for
+MISTAKES, COLUMNS, CELL = 24, 6, 150  # pictures on the sheet, in a row, and pixels of one
+
+
+def new_figure(width: float, height: float) -> Any:
+    """An empty chart of matplotlib, in inches.
+
+    Raises:
+        ImportError: if matplotlib is missing.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(EXTRA) from error
+    return Figure((width, height), layout="constrained")
+
+
+def curves(history: list[dict[str, float]]) -> Any:
+    """Loss and accuracy by epoch."""
+    figure = new_figure(9, 3.5)
+    losses, accuracies = figure.subplots(1, 2)
+    epochs = [row["epoch"] for row in history]
+    for name, text in (("loss", "training"), ("val_loss", "validation")):
+        losses.plot(epochs, [row[name] for row in history], label=text)
+    accuracies.plot(epochs, [100 * row["val_accuracy"] for row in history], color="C1")
+    losses.set(xlabel="epoch", ylabel="cross-entropy", yscale="log")
+    losses.legend()
+    accuracies.set(xlabel="epoch", ylabel="validation accuracy, %")
+    for axes in (losses, accuracies):
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def confusion(result: Evaluation) -> Any:
+    """How many pictures of each class were taken for each."""
+    names, counts = result.class_names, result.confusion
+    edge = min(12.0, 3 + 0.35 * len(names))
+    figure = new_figure(edge + 1, edge)
+    axes = figure.subplots()
+    parts = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(parts, cmap="Blues", vmin=0, vmax=1)
+    axes.set(xlabel="taken for", ylabel="is")
+    if len(names) <= MOST_NAMES:
+        places = range(len(names))
+        axes.set_xticks(places, names, rotation=90)
+        axes.set_yticks(places, names)
+        for row, column in zip(*np.nonzero(counts), strict=True):
+            colour = "white" if parts[row, column] > 0.5 else "black"
+            options = {"ha": "center", "va": "center", "fontsize": 7, "color": colour}
+            axes.text(column, row, counts[row, column], **options)
+    return figure
+
+
+def reliability(result: Evaluation) -> Any:
+    """How often a model that says so many percent is right."""
+    figure = new_figure(4.5, 4)
+    axes = figure.subplots()
+    counts, confidences, right = zip(*result.reliability, strict=True)
+    axes.plot([0, 1], [0, 1], color="grey", linestyle="--", label="calibrated")
+    sizes = [20 + 300 * count / sum(counts) for count in counts]
+    axes.scatter(confidences, right, s=sizes, label="pictures, by confidence")
+    axes.set(xlabel="confidence", ylabel="right", xlim=(0, 1.03), ylim=(-0.03, 1.03))
+    axes.set_title(f"expected calibration error {100 * result.calibration_error:.1f} %", fontsize=10)
+    axes.legend(loc="upper left")
+    return figure
+
+
+def mistakes(examples: Examples, result: Evaluation) -> Any:
+    """A sheet of the pictures that the model was most sure of and wrong; None if there are none."""
+    taken = result.scores.argmax(axis=1)
+    wrong = np.flatnonzero(taken != result.labels)
+    worst = wrong[np.argsort(-result.scores.max(axis=1)[wrong], kind="stable")][:MISTAKES]
+    cells = []
+    for place in worst.tolist():
+        true, said = (result.class_names[number] for number in (result.labels[place], taken[place]))
+        text = f"{true[:9]}, not {said[:9]} {result.scores[place].max():.2f}"
+        cells.append((examples.pictures[place], text, "black"))
+    rows = [cells[start : start + COLUMNS] for start in range(0, len(cells), COLUMNS)]
+    return sheet_of(rows, CELL) if rows else None
+
+
+def save(trained: Trained, folder: str | os.PathLike, name: str = "") -> None:
+    """Writes a trained model with all that is to be known of it, whole or not at all.
+
+    The folder is a repository in this library's own form, so `create_model(folder)` and every command take it; it can
+    be pushed to the hub as it is. With the weights come `model.keras`, `history.csv`, `results.json`, and the charts
+    and the card, `README.md`.
+
+    Args:
+        trained: what `fine_tune` gave.
+        folder: to write to; it must not exist, or be empty.
+        name: for the title of the card; by default that of the folder.
+
+    Raises:
+        ValueError: if the folder has files.
+        ImportError: if matplotlib is missing.
+        OSError: if the disk is full; nothing is left of the folder then.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} exists and is not empty. Choose another folder.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    whole = partial / (name or folder.name)
+    try:
+        results = trained.evaluation.summary()
+        figures: Any = {"validation accuracy": f"{100 * results['top-1']:.2f} %"}
+        save_pretrained(trained.model, whole, "keras", metrics=figures, intended_use=_use(trained))
+        trained.model.save(whole / "model.keras")
+        charts = {"confusion": confusion(trained.evaluation), "reliability": reliability(trained.evaluation)}
+        if trained.history:
+            charts["curves"] = curves(trained.history)
+            columns = [*trained.history[0]]
+            lines = [",".join(columns), *(",".join(f"{v:.9g}" for v in row.values()) for row in trained.history)]
+            (whole / "history.csv").write_text("\n".join([*lines, ""]), encoding="utf-8")
+        for chart, figure in charts.items():
+            figure.savefig(whole / f"{chart}.png", dpi=110)
+        sheet = mistakes(trained.validation, trained.evaluation)
+        if sheet:
+            sheet.save(whole / "mistakes.png", optimize=True)
+        settings = {"recipe": dataclasses.asdict(trained.recipe), "validation": results}
+        (whole / "results.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
+        with (whole / "README.md").open("a", encoding="utf-8") as stream:
+            stream.write(story(trained, [*charts, *(["mistakes"] if sheet else [])]))
+        if folder.exists():
+            folder.rmdir()
+        whole.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _use(trained: Trained) -> str:
+    names = trained.training.class_names
+    shown = ", ".join(names[:20]) + (f" and {len(names) - 20} others" if len(names) > 20 else "")
+    return f"To tell pictures of {len(names)} classes from one another: {shown}."
+
+
+def story(trained: Trained, charts: list[str]) -> str:
+    """The part of a card that says how a model was trained, and how well it does on each class."""
+    result, origin = trained.evaluation, provenance_of(trained.model)
+    counts, tested, by_class = trained.training.counts, trained.validation.counts, result.by_class
+    changed = {
+        field.name: getattr(trained.recipe, field.name)
+        for field in dataclasses.fields(trained.recipe)
+        if getattr(trained.recipe, field.name) != field.default
+    }
+    licence = (origin and origin.license) or "not stated"
+    facts = {
+        "Started from": f"{(origin and origin.weights) or 'random weights'} (licence: {licence})",
+        "Pictures": f"{len(trained.training)} to train on, {len(trained.validation)} to validate with",
+        "Left out": f"{len(trained.training.skipped)} that could not be read",
+        "Epochs": f"{len(trained.history)}{'' if trained.is_complete else ', interrupted'}",
+        "Recipe": ", ".join(f"{key}={value}" for key, value in changed.items()),
+        "Top-1": f"{100 * result.accuracy():.2f} %",
+        "Mean over classes": f"{100 * result.mean_class_accuracy:.2f} %",
+        "Expected calibration error": f"{100 * result.calibration_error:.2f} %",
+    }
+    lines = ["", "## Training", "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items())]
+    chosen = ", by which the epoch was chosen too" if trained.recipe.keep == "best" or trained.recipe.patience else ""
+    lines += ["", f"The results are those on the validation pictures{chosen}.", ""]
+    lines += ["| class | trained on | validated with | right |", "|---|---:|---:|---:|"]
+    for name in result.class_names:
+        part = by_class[name]
+        right = "" if part is None else f"{100 * part:.1f} %"
+        lines.append(f"| {name.replace('|', '/')} | {counts.get(name, 0)} | {tested.get(name, 0)} | {right} |")
+    lines += ["", *(f"![{chart}]({chart}.png)" for chart in charts), ""]
+    return "\n".join(lines)

@@ -1,0 +1,117 @@
+"""Figures of an evaluation against scikit-learn's, and classes found by their names."""
+
+import keras
+import numpy as np
+import pytest
+from conftest import needs_training
+from sklearn import metrics
+from sklearn.datasets import load_digits
+
+from convnext_keras import create_model, training
+from convnext_keras.preprocessing import Recipe
+from convnext_keras.training import Evaluation
+from convnext_keras.training.probe import features_of, fitted
+
+DIGITS = "convnext_mini.digits"
+
+
+def random_result(seed=0, count=200, classes=6):
+    random = np.random.default_rng(seed)
+    logits = random.normal(0, 2, (count, classes))
+    scores = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return Evaluation(scores, random.integers(0, classes, count), tuple("abcdef"))
+
+
+@pytest.mark.any_backend
+def test_figures_are_scikit_learns():
+    result = random_result()
+    taken = result.scores.argmax(axis=1)
+    assert result.accuracy() == pytest.approx(metrics.accuracy_score(result.labels, taken))
+    for top in (2, 5):
+        assert result.accuracy(top) == pytest.approx(metrics.top_k_accuracy_score(result.labels, result.scores, k=top))
+    assert result.loss == pytest.approx(metrics.log_loss(result.labels, result.scores))
+    np.testing.assert_array_equal(result.confusion, metrics.confusion_matrix(result.labels, taken))
+    assert result.mean_class_accuracy == pytest.approx(metrics.balanced_accuracy_score(result.labels, taken))
+
+
+@pytest.mark.any_backend
+def test_calibration_error_is_its_definition():
+    """A model that says 80 % and is right in 60 % is 20 points off."""
+    scores = np.tile([0.8, 0.2], (10, 1))
+    result = Evaluation(scores, np.array([0] * 6 + [1] * 4), ("a", "b"))
+    assert result.calibration_error == pytest.approx(0.2)
+    ((count, confidence, right),) = result.reliability
+    assert (count, right) == (10, pytest.approx(0.6))
+    assert confidence == pytest.approx(0.8)
+
+
+def digits(count=100):
+    data = load_digits()
+    pixels = np.rint(data.images[:count] * 255 / 16).astype("uint8")
+    return np.repeat(pixels[..., None], 3, axis=3), data.target[:count]
+
+
+def test_classes_are_found_by_identifier_and_by_name():
+    pixels, labels = digits()
+    some = np.isin(labels, (3, 7))
+    for names in ({3: "3", 7: "7"}, {3: "three", 7: "seven"}):
+        result = training.evaluate(DIGITS, (pixels[some], [names[label] for label in labels[some].tolist()]))
+        assert result.accuracy() > 0.95
+        assert result.scores.shape[1] == 10
+        assert {name for name, part in result.by_class.items() if part is not None} == {"three", "seven"}
+    with pytest.raises(ValueError, match="does not know: eleven"):
+        training.evaluate(DIGITS, (pixels[:2], ["three", "eleven"]))
+
+
+@needs_training
+def test_larger_pictures_and_mirrored_ones():
+    pixels, labels = digits(40)
+    plain = training.evaluate(DIGITS, (pixels, labels))
+    large = training.evaluate(DIGITS, (pixels, labels), size=48)
+    assert large.scores.shape == plain.scores.shape
+    assert not np.allclose(large.scores, plain.scores)
+    both = training.evaluate(DIGITS, (pixels, labels), flip=True)
+    mirrored = training.evaluate(DIGITS, (pixels[:, :, ::-1], labels))
+    np.testing.assert_allclose(both.scores, (plain.scores + mirrored.scores) / 2, atol=1e-5)
+
+
+def test_logits_become_probabilities():
+    pixels, labels = digits(20)
+    logits = training.evaluate(create_model(DIGITS, classifier_activation=None), (pixels, labels))
+    plain = training.evaluate(DIGITS, (pixels, labels))
+    np.testing.assert_allclose(logits.scores, plain.scores, atol=1e-5)
+    np.testing.assert_allclose(logits.scores.sum(axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.any_backend
+def test_what_cannot_be_evaluated_is_told():
+    pixels, labels = digits(20)
+    plain = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(3)])
+    with pytest.raises(ValueError, match="knows no transform of its own"):
+        training.evaluate(plain, (pixels, labels))
+    with pytest.raises(ValueError, match="has 3 classes and does not know their names, the pictures have 10"):
+        training.evaluate(plain, (pixels, labels), transform=Recipe(32))
+    with pytest.raises(ValueError, match="A classifier has outputs"):
+        training.evaluate(create_model(DIGITS, include_top=False), (pixels, labels))
+
+
+@needs_training
+@pytest.mark.parametrize("classes", [2, 10])
+def test_the_probe_is_as_good_as_scikit_learns(classes):
+    from sklearn.linear_model import LogisticRegressionCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    pixels, labels = digits(400)
+    chosen = labels < classes
+    examples = training.read_examples((pixels[chosen][::-1].copy(), labels[chosen][::-1]))
+    kept, held_out = training.split(examples, 0.5)
+    model = create_model(DIGITS)
+    transform = model.provenance.recipe
+    seen, unseen = (features_of(model, part, transform) for part in (kept, held_out))
+    kernel, bias = fitted(seen, kept.labels, classes)
+    ours = np.mean((unseen @ kernel + bias).argmax(axis=1) == held_out.labels)
+    options = {"max_iter": 1000, "l1_ratios": (0,), "use_legacy_attributes": False, "scoring": "accuracy"}
+    judge = make_pipeline(StandardScaler(), LogisticRegressionCV(**options))
+    theirs = np.mean(judge.fit(seen, kept.labels).predict(unseen) == held_out.labels)
+    assert ours >= theirs - 0.01

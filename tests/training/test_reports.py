@@ -1,0 +1,118 @@
+"""The folder that training leaves: whole, loadable, and true; and the commands that make and read it."""
+
+import csv
+import json
+import os
+
+import numpy as np
+import pytest
+from conftest import needs_training
+from PIL import Image
+from sklearn.datasets import load_digits
+from typer.testing import CliRunner
+
+from convnext_keras import create_model, training
+from convnext_keras.cli import app
+from convnext_keras.preprocessing import open_image
+from convnext_keras.training import reports
+
+pytestmark = [needs_training, pytest.mark.any_backend]
+DIGITS = "convnext_mini.digits"
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    data = load_digits()
+    for number, (image, label) in enumerate(zip(data.images[:60], data.target[:60], strict=True)):
+        if label < 4:
+            (folder / f"kind {label}").mkdir(exist_ok=True)
+            pixels = np.rint(image * 255 / 16).astype("uint8")
+            Image.fromarray(pixels).resize((24, 24)).save(folder / f"kind {label}" / f"{number}.png")
+    return folder
+
+
+def run(*arguments):
+    result = CliRunner().invoke(app, [*map(str, arguments)])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def train(pictures, output, *others):
+    changes = ("--set", "epochs=2", "--set", "batch_size=8", "--set", "minimum_steps=0")
+    return run("train", pictures, "--output", output, "--weights", DIGITS, *changes, *others)
+
+
+def test_a_folder_of_pictures_becomes_a_classifier_that_every_command_takes(pictures, tmp_path):
+    output = tmp_path / "kinds"
+    assert "validation pictures are right" in train(pictures, output).stdout
+    assert not [path for path in tmp_path.iterdir() if path != output]
+    with (output / "history.csv").open() as stream:
+        assert [row["epoch"] for row in csv.DictReader(stream)] == ["1", "2"]
+    results = json.loads((output / "results.json").read_text())
+    assert results["recipe"]["epochs"] == 2
+    card = (output / "README.md").read_text()
+    assert f"{100 * results['validation']['top-1']:.2f} %" in card
+    assert "Started from | convnext_mini.digits (licence: apache-2.0)" in card
+    for chart in ("confusion", "curves", "reliability"):
+        assert f"![{chart}]({chart}.png)" in card
+        assert open_image(output / f"{chart}.png").width > 300
+    for path in (output, output / "model.keras"):
+        classified = json.loads(run("classify", pictures / "kind 3", "--weights", path, "--json").stdout)
+        assert {row["name"] for row in classified[0]["predictions"]} == {f"kind {number}" for number in range(4)}
+        measured = json.loads(run("evaluate", path, pictures, "--json").stdout)
+        assert measured["class names"] == [f"kind {number}" for number in range(4)]
+        assert measured["top-1"] > 0.8
+    chart = tmp_path / "chart.png"
+    assert "kind 2" in run("evaluate", output, pictures, "--flip", "--chart", chart).stdout
+    assert open_image(chart).height > 200
+
+
+def test_wrong_options_are_told_before_anything_is_trained(pictures, tmp_path):
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(ValueError, match="taken exists. Choose another folder"):
+        train(pictures, tmp_path / "taken")
+    with pytest.raises(ValueError, match="--set takes name=value with a field of the recipe: accumulation_steps"):
+        train(pictures, tmp_path / "new", "--set", "epoch=1")
+    with pytest.raises(ValueError, match="epochs must be a whole number"):
+        train(pictures, tmp_path / "new", "--set", "epochs=many")
+    with pytest.raises(ValueError, match=r"has no pictures|has no folders"):
+        train(pictures / "kind 1", tmp_path / "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def trained(validation_labels=(0, 1, 1)):
+    model = create_model(DIGITS)
+    examples = training.read_examples((np.zeros((3, 8, 8, 3), "uint8"), [0, 1, 1]))
+    scores = np.array([[0.9, 0.1], [0.3, 0.7], [0.95, 0.05]])
+    result = training.Evaluation(scores, np.array(validation_labels), ("a|b", "c"))
+    return training.Trained(model, [], result, training.Recipe(), examples, examples)
+
+
+def test_the_worst_mistakes_are_shown_first():
+    result = training.Evaluation(np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]]), np.array([1, 1, 1]), ("cat", "dog"))
+    examples = training.read_examples((np.zeros((3, 8, 8, 3), "uint8"), [1, 0, 1]))
+    assert reports.mistakes(examples, result).width == 2 * (reports.CELL + 4)
+    right = training.Evaluation(np.eye(2), np.array([0, 1]), ("cat", "dog"))
+    assert reports.mistakes(examples, right) is None
+
+
+@pytest.mark.parametrize("step", ["savefig", "save_pretrained"])
+def test_a_full_disk_leaves_nothing(step, tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(28, os.strerror(28))
+
+    target = (
+        "matplotlib.figure.Figure.savefig" if step == "savefig" else "convnext_keras.training.reports.save_pretrained"
+    )
+    monkeypatch.setattr(target, full)
+    with pytest.raises(OSError, match="No space left"):
+        training.save(trained(), tmp_path / "out")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_folder_with_files_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="exists and is not empty"):
+        training.save(trained(), tmp_path)
