@@ -1,9 +1,10 @@
-"""Models out of models: the outputs of stages, and the layers inside."""
+"""Models out of models: the outputs of stages, the layers inside, low-rank updates merged, and averages."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from convnext_keras.names import read
 from convnext_keras.provenance import ModelWithProvenance
@@ -100,3 +101,84 @@ def inner_layers(model: keras.Model) -> list[keras.Layer]:
     """The layers of a model and of the models in it, without these models themselves."""
     nested = ([*inner_layers(layer)] if isinstance(layer, keras.Model) else [layer] for layer in model.layers)
     return [layer for layers in nested for layer in layers]
+
+
+def merge_lora(model: keras.Model) -> keras.Model:
+    """A copy of a model in which low-rank updates (https://arxiv.org/abs/2106.09685v2) are part of the kernels.
+
+    Args:
+        model: any functional model, with layers on which `enable_lora` was called; the model itself if there are none.
+
+    Returns:
+        A model with the same outputs and the weights that it had before `enable_lora`, which can be folded, averaged,
+        exported and saved as any other.
+
+    Example:
+        >>> from convnext_keras import create_model, training
+        >>> model = create_model("convnext_mini.digits")
+        >>> _ = training.enable_lora(model, rank=4)
+        >>> len(training.merge_lora(model).weights) < len(model.weights)
+        True
+    """
+    if not any(getattr(layer, "lora_enabled", False) for layer in inner_layers(model)):
+        return model
+    merged = _without_lora(functional(model))
+    pairs = ([layer for layer in inner_layers(part) if layer.weights] for part in (merged, model))
+    for new, old in zip(*pairs, strict=True):
+        values = {variable.name: variable for variable in old.weights}
+        if getattr(old, "lora_enabled", False):  # These properties have the update added.
+            values |= {name: getattr(old, name) for name in ("kernel", "embeddings") if name in values}
+        new.set_weights([keras.ops.convert_to_numpy(values[variable.name]) for variable in new.weights])
+    if isinstance(model, ModelWithProvenance) and isinstance(merged, ModelWithProvenance):
+        merged.provenance = model.provenance
+    return merged
+
+
+def _without_lora(model: keras.Model) -> keras.Model:
+    def made(layer: keras.Layer) -> keras.Layer:
+        if isinstance(layer, keras.Model):
+            return _without_lora(functional(layer))
+        config = {key: value for key, value in layer.get_config().items() if not key.startswith("lora_")}
+        return type(layer).from_config(config)
+
+    return rebuilt(model, made, lambda layer, *args, **kwargs: layer(*args, **kwargs))
+
+
+def average(models: Sequence[keras.Model], weights: Sequence[float] | None = None) -> keras.Model:
+    """A new model whose weights are the mean of others', a soup (https://arxiv.org/abs/2203.05482v3).
+
+    Args:
+        models: of one architecture, tuned from the same weights; low-rank updates are merged first.
+        weights: of the mean, which sum to 1; None for equal ones.
+
+    Raises:
+        ValueError: if the models differ in their sizes, or the weights are not valid.
+
+    Example:
+        >>> from convnext_keras import create_model
+        >>> models = [create_model("convnext_mini.digits") for _ in range(3)]
+        >>> average(models).output_shape
+        (None, 10)
+    """
+    models = [merge_lora(model) for model in models]
+    parts = [1 / len(models)] * len(models) if weights is None and models else [*(weights or [])]
+    if not models or len(parts) != len(models) or abs(sum(parts) - 1) > 1e-6:
+        raise ValueError(f"There must be models, and as many weights that sum to 1. Received: {len(models)}, {parts}")
+    rows: list[list[Any]] = [[keras.ops.convert_to_numpy(variable) for variable in model.weights] for model in models]
+    for model, row in zip(models, rows, strict=True):
+        if [value.shape for value in row] != [value.shape for value in rows[0]]:
+            raise ValueError(f"{models[0].name!r} and {model.name!r} must be of the same variant.")
+    mean = keras.models.clone_model(models[0])
+    first = models[0]
+    if isinstance(first, ModelWithProvenance) and isinstance(mean, ModelWithProvenance):
+        mean.provenance = first.provenance
+    mean.set_weights([_mean(values, parts) for values in zip(*rows, strict=True)])
+    return mean
+
+
+def _mean(values: Sequence[np.ndarray], parts: Sequence[float]) -> np.ndarray:
+    """The weighted mean, exact where one has all of the weight; of whole numbers, which count, the first."""
+    if values[0].dtype.kind in "iu":
+        return values[0]
+    chosen = [(value, part) for value, part in zip(values, parts, strict=True) if part]
+    return chosen[0][0] if len(chosen) == 1 else np.sum([value * part for value, part in chosen], axis=0)

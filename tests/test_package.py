@@ -55,7 +55,7 @@ ROOMS = {
     "deploy": ("folding", "__init__"),
     "training": (
         *("groups", "optimizers", "recipes", "data", "streams", "evaluation", "probe"),
-        *("starts", "progress", "fitting", "reports", "__init__"),
+        *("adapters", "starts", "progress", "fitting", "reports", "soups", "__init__"),
     ),
     "clip": (
         *("tokenizer", "inference", "text_tower", "model", "constructors"),

@@ -8,6 +8,7 @@ from keras import ops
 
 from convnext_keras.augmentation import erased, random_resized_crop
 from convnext_keras.clip.model import CLIP
+from convnext_keras.features import average
 from convnext_keras.layers import register
 from convnext_keras.preprocessing import Picture, open_image
 
@@ -77,17 +78,5 @@ def interpolate(zero_shot: CLIP, tuned: CLIP, weight: float) -> CLIP:
     """
     if not 0 <= weight <= 1:
         raise ValueError(f"weight must be 0 to 1. Received: weight={weight!r}")
-    ends: list[Any] = [[ops.convert_to_numpy(value) for value in model.weights] for model in (zero_shot, tuned)]
-    if [value.shape for value in ends[0]] != [value.shape for value in ends[1]]:
-        raise ValueError(f"{zero_shot.name!r} and {tuned.name!r} must be of the same variant.")
-    model = keras.models.clone_model(zero_shot)
-    mixed = [
-        before
-        if weight == 0 or before.dtype.kind in "iu"
-        else after
-        if weight == 1
-        else before + weight * (after - before)
-        for before, after in zip(*ends, strict=True)
-    ]
-    model.set_weights(mixed)
-    return model
+    mixed: Any = average([zero_shot, tuned], [1 - weight, weight])
+    return mixed

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from convnext_keras.features import functional, inner_layers, rebuilt
+from convnext_keras.features import functional, inner_layers, merge_lora, rebuilt
 from convnext_keras.layers import FusedDense, LayerNormalization, LayerScale
 from convnext_keras.names import BLOCK, LayerName, read
 from convnext_keras.provenance import ModelWithProvenance
@@ -38,6 +38,7 @@ def fold_for_inference(model: keras.Model) -> keras.Model:
         >>> len(fold_for_inference(model).layers) < len(model.layers)
         True
     """
+    model = merge_lora(model)
     blocks = _blocks(model)
     if not blocks:
         raise ValueError(f"{model.name!r} has no ConvNeXt blocks to fold. Give a model of this library.")

@@ -1,5 +1,7 @@
 """Fine-tuning and training: recipes, data, optimizers, evaluation."""
 
+from convnext_keras.features import average, merge_lora
+from convnext_keras.training.adapters import enable_lora
 from convnext_keras.training.data import Examples, read_examples, split
 from convnext_keras.training.evaluation import Evaluation, evaluate
 from convnext_keras.training.fitting import Trained, fine_tune, parts_of
@@ -7,6 +9,7 @@ from convnext_keras.training.groups import Group, describe
 from convnext_keras.training.optimizers import LayerwiseOptimizer, layerwise
 from convnext_keras.training.recipes import RECIPES, Recipe, recipe_named
 from convnext_keras.training.reports import save
+from convnext_keras.training.soups import greedy_soup
 
 __all__ = [
     "RECIPES",
@@ -16,10 +19,14 @@ __all__ = [
     "LayerwiseOptimizer",
     "Recipe",
     "Trained",
+    "average",
     "describe",
+    "enable_lora",
     "evaluate",
     "fine_tune",
+    "greedy_soup",
     "layerwise",
+    "merge_lora",
     "parts_of",
     "read_examples",
     "recipe_named",

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from convnext_keras.provenance import ModelWithProvenance
+from convnext_keras.training.adapters import enable_lora
 from convnext_keras.training.data import Examples, read_examples, split, split_folders
 from convnext_keras.training.evaluation import Evaluation, scores_of
 from convnext_keras.training.optimizers import layerwise
@@ -102,6 +103,8 @@ def fine_tune(
         following = Following(progress, held_out, start.transform, followed.batch_size, seed)
         options = {"callbacks": [following, *_stopping(followed), *callbacks], "verbose": verbose}
         start.trainee.set_weights(start.model.get_weights())
+        if followed.lora_rank:
+            enable_lora(start.trainee, followed.lora_rank)
         with frozen(start.trainee, followed.frozen_stages):
             _compile(start.trainee, followed, epochs * steps_of_epoch(training, followed))
             begun = progress.resume(start.trainee)

@@ -41,6 +41,7 @@ class Recipe:
             goes on as it is, where anything is trained at all.
         start: `"weights"`, or `"random"` to take only the architecture from what is named.
         frozen_stages: how many stages, from the stem on, keep their weights, 0 to 4; the stem counts to the first.
+        lora_rank: of low-rank updates, which are trained in place of the kernels and merged at the end; 0 to train all.
         precision: of the computations, a name in `PRECISIONS`.
         keep: `"last"` ends with the weights of the last epoch, where the cosine has come down; `"best"` with those of
             the epoch with the least validation loss, which for few validation pictures is a matter of chance.
@@ -78,6 +79,7 @@ class Recipe:
     head: str = "fresh"
     start: str = "weights"
     frozen_stages: int = 0
+    lora_rank: int = 0
     precision: str = "float32"
     keep: str = "last"
     patience: int | None = None
@@ -101,7 +103,7 @@ class Recipe:
             raise ValueError(f"crop_scale must be two rising parts above 0 and up to 1. Received: crop_scale={scale!r}")
 
 
-WHOLE = ("epochs", "minimum_steps", "batch_size", "accumulation_steps", "frozen_stages", "patience")
+WHOLE = ("epochs", "minimum_steps", "batch_size", "accumulation_steps", "frozen_stages", "lora_rank", "patience")
 OPTIONAL = ("clip_norm", "ema_decay", "drop_path_rate", "patience")
 PARTS = ("warmup", "label_smoothing", "flip", "affine", "erase")
 RANGES: dict[str, tuple[float, float]] = {
@@ -119,6 +121,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "cutmix": (0, 100),
     "rand_augment": (0, 10),
     "frozen_stages": (0, 4),
+    "lora_rank": (0, 4096),
     "patience": (1, 100_000),
     **dict.fromkeys(PARTS, (0, 1)),
 }

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from convnext_keras.constructors import create_model
-from convnext_keras.features import functional, inner_layers, rebuilt
+from convnext_keras.features import functional, inner_layers, merge_lora, rebuilt
 from convnext_keras.names import BLOCK, DOWNSAMPLING, LayerName, read
 from convnext_keras.preprocessing import Recipe as Transform
 from convnext_keras.provenance import ModelWithProvenance, Provenance, provenance_of
@@ -38,7 +38,7 @@ class Start:
 
     def take_over(self) -> None:
         """Gives the model the weights that its twin learned."""
-        self.model.set_weights(self.trainee.get_weights())
+        self.model.set_weights(merge_lora(self.trainee).get_weights())
 
 
 def start_from(
