@@ -55,7 +55,7 @@ ROOMS = {
     "deploy": ("folding", "__init__"),
     "training": (
         *("groups", "optimizers", "recipes", "data", "streams", "evaluation", "probe"),
-        *("adapters", "starts", "progress", "fitting", "reports", "soups", "__init__"),
+        *("adapters", "starts", "progress", "fitting", "reports", "soups", "pairs", "contrastive", "__init__"),
     ),
     "clip": (
         *("tokenizer", "inference", "text_tower", "model", "constructors"),
@@ -190,7 +190,7 @@ def test_code_of_the_readme(tiny_files, monkeypatch, capsys, tmp_path):
     namespace = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), namespace)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     assert "convnext_mini.digits" in capsys.readouterr().out
 
 

@@ -106,7 +106,8 @@ def fine_tune(
         if followed.lora_rank:
             enable_lora(start.trainee, followed.lora_rank)
         with frozen(start.trainee, followed.frozen_stages):
-            _compile(start.trainee, followed, epochs * steps_of_epoch(training, followed))
+            loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=followed.label_smoothing)
+            compile_with(start.trainee, followed, epochs * steps_of_epoch(training, followed), loss)
             begun = progress.resume(start.trainee)
             batches = training_batches(training, followed, start.transform, seed, begun)
             is_complete = _fit(start.trainee, batches, steps_of_epoch(training, followed), begun, epochs, options)
@@ -133,8 +134,8 @@ def parts_of(
     return examples, read_examples(validation, examples.class_names, on_error)
 
 
-def _compile(model: keras.Model, recipe: Recipe, steps: int) -> None:
-    """Optimizer and loss of a recipe for so many forward passes."""
+def compile_with(model: keras.Model, recipe: Recipe, steps: int, loss: keras.losses.Loss) -> None:
+    """Compiles a model with the optimizer of a recipe for so many forward passes."""
     warmup = round(recipe.warmup * steps)
     rising = {"warmup_target": recipe.learning_rate, "warmup_steps": warmup} if warmup else {}
     first = recipe.learning_rate / 100 if warmup else recipe.learning_rate
@@ -142,9 +143,7 @@ def _compile(model: keras.Model, recipe: Recipe, steps: int) -> None:
     accumulation = recipe.accumulation_steps if recipe.accumulation_steps > 1 else None
     options: dict[str, Any] = {"global_clipnorm": recipe.clip_norm, "gradient_accumulation_steps": accumulation}
     inner = keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay, **options)
-    optimizer = layerwise(model, inner, recipe.layer_decay, recipe.layer_decay_form, recipe.ema_decay)
-    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing)
-    model.compile(optimizer, loss)
+    model.compile(layerwise(model, inner, recipe.layer_decay, recipe.layer_decay_form, recipe.ema_decay), loss)
 
 
 def _stopping(recipe: Recipe) -> list[keras.callbacks.Callback]:

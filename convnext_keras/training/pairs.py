@@ -1,0 +1,208 @@
+"""Pictures with texts: from a table, from shards, or as prompts of classes; and their batches."""
+
+import csv
+import dataclasses
+import io
+import itertools
+import os
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from convnext_keras.arguments import alternatives
+from convnext_keras.augmentation import Augmentation
+from convnext_keras.batches import PICTURE_FILES, in_batches
+from convnext_keras.clip.model import CLIP
+from convnext_keras.preprocessing import Picture, open_image
+from convnext_keras.training.data import Examples
+
+COLUMNS = {"path": ("path", "file", "filepath", "image"), "text": ("caption", "text", "title")}
+PROMPTS = ("a {}", "a photo of a {}", "a picture of a {}", "{}")
+NEAR, FAMILY = 16, 8  # groups that count as near, and how many pairs of a batch belong together by that
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """Pictures and what they show, in words.
+
+    Attributes:
+        pictures: what `open_image` takes.
+        texts: for each picture, wordings that are equally true; one is drawn each time.
+        groups: `(N,)`; pictures of one group are described by each other's texts too, so they are no negatives.
+
+    Example:
+        >>> pairs = Pairs([np.zeros((8, 8, 3), "uint8")] * 2, (("a cat",), ("a dog", "one dog")), np.array([0, 1]))
+        >>> len(pairs)
+        2
+    """
+
+    pictures: Sequence[Picture]
+    texts: tuple[tuple[str, ...], ...]
+    groups: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def subset(self, places: Sequence[int]) -> "Pairs":
+        """Those at some places, in their order."""
+        rows = [self.texts[place] for place in places]
+        return Pairs([self.pictures[place] for place in places], tuple(rows), self.groups[[*places]])
+
+
+def prompts(examples: Examples, templates: Sequence[str] = PROMPTS) -> Pairs:
+    """Pictures of classes with their classes' names in sentences, "Finetune like you pretrain".
+
+    Source: https://arxiv.org/abs/2212.00638v1.
+
+    Args:
+        examples: pictures with classes.
+        templates: sentences with `{}` for the name.
+
+    Raises:
+        ValueError: if a template has no `{}`.
+    """
+    wrong = [template for template in templates if "{}" not in template]
+    if wrong or not templates:
+        raise ValueError(f"templates must be sentences with {{}} for the name. Received: {wrong or templates}")
+    rows = [tuple(template.format(examples.class_names[label]) for template in templates) for label in examples.labels]
+    return Pairs(examples.pictures, tuple(rows), examples.labels)
+
+
+def read_pairs(data: Any) -> Pairs:
+    """Pictures with texts in any of the usual forms.
+
+    Args:
+        data: a `.csv` file with columns `path`, relative to the file's folder, and `caption`; `.tar` shards in the form
+            of webdataset, one or a list, where `0001.jpg` and `0001.txt` are a pair; `(pictures, texts)`; `Pairs`.
+
+    Raises:
+        ValueError: if the form is none of these, nothing is there, or a picture cannot be read.
+
+    Example:
+        >>> read_pairs(([np.zeros((8, 8, 3), "uint8")] * 3, ["a cat", "a dog", "a cat"])).groups.tolist()
+        [0, 1, 0]
+    """
+    if isinstance(data, Pairs):
+        return data
+    if isinstance(data, tuple) and len(data) == 2:
+        pictures, texts = [*data[0]], [*data[1]]
+    elif isinstance(data, str | os.PathLike) and Path(data).suffix.lower() == ".csv":
+        pictures, texts = _from_table(Path(data))
+    else:
+        shards = [data] if isinstance(data, str | os.PathLike) else data
+        if not isinstance(shards, list | tuple) or not all(str(shard).endswith(".tar") for shard in shards):
+            raise ValueError(f"Pairs are a .csv file, .tar shards or (pictures, texts). Received: {data!r}")
+        pictures, texts = _from_shards([Path(shard) for shard in shards])
+    if not pictures or len(pictures) != len(texts):
+        raise ValueError(f"There must be pictures, and a text for each. Received: {len(pictures)} and {len(texts)}")
+    numbers: dict[str, int] = {}
+    groups = [numbers.setdefault(text, len(numbers)) for text in texts]
+    return Pairs(pictures, tuple((text,) for text in texts), np.array(groups))
+
+
+def _from_table(path: Path) -> tuple[list[Path], list[str]]:
+    with path.open(newline="", encoding="utf-8-sig") as stream:
+        reader = csv.DictReader(stream)
+        headings = {heading.strip().lower(): heading for heading in reader.fieldnames or ()}
+        columns = [next((headings[name] for name in names if name in headings), None) for names in COLUMNS.values()]
+        rows = [*reader]
+    for column, names in zip(columns, COLUMNS.values(), strict=True):
+        if column is None:
+            raise ValueError(f"{path} must have a column {alternatives(names)}. Received: {', '.join(headings)}")
+    return [path.parent / row[columns[0]] for row in rows], [row[columns[1]] for row in rows]
+
+
+def _from_shards(shards: list[Path]) -> tuple[list[Image.Image], list[str]]:
+    """Members of one name, a picture and a text, become a pair; others are left out."""
+    pictures, texts = [], []
+    for shard in shards:
+        members: dict[str, dict[str, bytes]] = {}
+        with tarfile.open(shard) as archive:
+            for member in archive:
+                stem, suffix = os.path.splitext(member.name)  # noqa: PTH122 - a name in an archive
+                content = archive.extractfile(member) if member.isfile() else None
+                if content:
+                    kind = "picture" if suffix.lower() in PICTURE_FILES else suffix.lower()
+                    members.setdefault(stem, {})[kind] = content.read()
+        whole = {name: parts for name, parts in members.items() if "picture" in parts and ".txt" in parts}
+        if not whole:
+            raise ValueError(f"{shard} has no pairs of a picture and a .txt of the same name.")
+        for name, parts in whole.items():
+            try:
+                with Image.open(io.BytesIO(parts["picture"])) as opened:
+                    pictures.append(open_image(opened))
+            except (OSError, ValueError) as error:
+                raise ValueError(f"{shard}: {name} cannot be read as an image: {error}") from error
+            texts.append(parts[".txt"].decode("utf-8").strip())
+    return pictures, texts
+
+
+def near_groups(pairs: Pairs, model: CLIP) -> np.ndarray:
+    """For each group, the `NEAR` groups whose texts are nearest by the model, itself first: `(groups, NEAR)`."""
+    count = int(pairs.groups.max()) + 1
+    first = {group: pairs.texts[place][0] for place, group in reversed([*enumerate(pairs.groups.tolist())])}
+    vectors = model.encode_text([first.get(group, "") for group in range(count)])
+    return np.argsort(-(vectors @ vectors.T), axis=1, kind="stable")[:, : min(NEAR, count)]
+
+
+def pair_batches(
+    sources: Sequence[Pairs],
+    model: CLIP,
+    augmentation: Augmentation,
+    batch_size: int,
+    hard: float = 0.5,
+    seed: int = 0,
+) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
+    """Batches without end for `CLIP.fit`, each of one source, in turn, so that its texts are negatives of one kind.
+
+    Args:
+        sources: the pairs to learn, and others that are not to be forgotten.
+        model: whose texts tell which pairs are hard to tell from one another, and whose tokenizer is used.
+        augmentation: of the pictures.
+        batch_size: pairs of a batch.
+        hard: part 0..1 of a batch that is made of families of near groups; the rest is drawn at random.
+        seed: of all that is random.
+
+    Yields:
+        `{"images": (batch, height, width, 3), "tokens": (batch, L)}`, and the groups `(batch,)`.
+    """
+    random = np.random.default_rng(seed)
+    near = [near_groups(pairs, model) for pairs in sources]
+    members = [_members(pairs.groups) for pairs in sources]
+
+    def drawn() -> Iterator[tuple[int, int, int]]:
+        for number in itertools.count():
+            source = number % len(sources)
+            rows = _drawn(sources[source], near[source], members[source], batch_size, hard, random)
+            yield from ((source, row, int(random.integers(2**31))) for row in rows)
+
+    def augmented(item: tuple[int, int, int]) -> np.ndarray:
+        source, row, draw = item
+        return augmentation(sources[source].pictures[row], np.random.default_rng((seed, draw)))
+
+    for items, pixels in in_batches(drawn(), augmented, batch_size):
+        texts = [sources[source].texts[row] for source, row, _ in items]
+        chosen = [words[draw % len(words)] for words, (_, _, draw) in zip(texts, items, strict=True)]
+        groups = np.array([sources[source].groups[row] for source, row, _ in items])
+        yield {"images": pixels.astype("float32"), "tokens": model.tokenizer(chosen)}, groups
+
+
+def _members(groups: np.ndarray) -> dict[int, np.ndarray]:
+    return {int(group): np.flatnonzero(groups == group) for group in np.unique(groups)}
+
+
+def _drawn(
+    pairs: Pairs, near: np.ndarray, members: dict[int, np.ndarray], count: int, hard: float, random: np.random.Generator
+) -> list[int]:
+    """Rows of one batch: families of near groups, then others."""
+    rows: list[int] = []
+    while len(rows) < round(hard * count):
+        first = int(pairs.groups[random.integers(len(pairs))])
+        others = [int(group) for group in random.permutation(near[first][1:])[: FAMILY - 1] if int(group) in members]
+        rows += [int(random.choice(members[group])) for group in (first, *others)]
+    rows = rows[: round(hard * count)]
+    return rows + random.integers(0, len(pairs), count - len(rows)).tolist()

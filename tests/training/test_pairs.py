@@ -1,0 +1,127 @@
+"""Pairs in every form, batches of near ones, and a ConvNeXt-CLIP that learns them."""
+
+import csv
+import dataclasses
+import io
+import tarfile
+
+import numpy as np
+import pytest
+from conftest import needs_training
+from PIL import Image
+
+from convnext_keras import clip, training
+from convnext_keras.augmentation import Augmentation
+from convnext_keras.training.pairs import near_groups, pair_batches
+
+pytestmark = [needs_training, pytest.mark.any_backend]
+COLOURS = {"pink": (245, 130, 190), "cyan": (40, 220, 230), "olive": (120, 130, 10)}
+
+
+def pictures(count=12, seed=0):
+    random = np.random.default_rng(seed)
+    names = [[*COLOURS][number % 3] for number in range(count)]
+    noise = random.normal(0, 8, (count, 64, 64, 3))
+    pixels = np.clip(np.stack([np.full((64, 64, 3), COLOURS[name]) for name in names]) + noise, 0, 255)
+    return pixels.astype("uint8"), names
+
+
+def test_a_table_and_shards_hold_the_same_pairs(tmp_path):
+    pixels, names = pictures(6)
+    with (tmp_path / "pairs.csv").open("w", newline="") as stream:
+        rows = csv.writer(stream)
+        rows.writerow(["path", "caption"])
+        for number, (row, name) in enumerate(zip(pixels, names, strict=True)):
+            Image.fromarray(row).save(tmp_path / f"{number}.png")
+            rows.writerow([f"{number}.png", f"a {name} background"])
+    with tarfile.open(tmp_path / "pairs.tar", "w") as archive:
+        for number, name in enumerate(names):
+            archive.add(tmp_path / f"{number}.png", f"{number:04}.png")
+            text = f"a {name} background".encode()
+            member = tarfile.TarInfo(f"{number:04}.txt")
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text))
+    for source in (tmp_path / "pairs.csv", tmp_path / "pairs.tar", [str(tmp_path / "pairs.tar")]):
+        pairs = training.read_pairs(source)
+        assert [row[0] for row in pairs.texts] == [f"a {name} background" for name in names]
+        assert pairs.groups.tolist() == [0, 1, 2, 0, 1, 2]
+        shown = np.asarray(
+            pairs.pictures[2] if isinstance(pairs.pictures[2], Image.Image) else Image.open(tmp_path / "2.png")
+        )
+        np.testing.assert_array_equal(shown, pixels[2])
+
+
+def test_bad_pairs_are_told(tmp_path):
+    (tmp_path / "bad.csv").write_text("path,words\na.png,a cat\n")
+    with pytest.raises(ValueError, match="must have a column 'caption', 'text' or 'title'. Received: path, words"):
+        training.read_pairs(tmp_path / "bad.csv")
+    with tarfile.open(tmp_path / "empty.tar", "w"):
+        pass
+    with pytest.raises(ValueError, match="empty.tar has no pairs"):
+        training.read_pairs(tmp_path / "empty.tar")
+    with pytest.raises(ValueError, match="Pairs are a .csv file, .tar shards or"):
+        training.read_pairs(tmp_path)
+    with pytest.raises(ValueError, match="a text for each. Received: 6 and 2"):
+        training.read_pairs((pictures(6)[0], ["a", "b"]))
+    examples = training.read_examples(pictures(6))
+    with pytest.raises(ValueError, match="sentences with {} for the name"):
+        training.prompts(examples, ["a photo"])
+    with pytest.raises(ValueError, match="locked must be None, 'image' or 'text'"):
+        training.fine_tune_clip(clip.create_model("shapes"), training.prompts(examples), locked="both")
+
+
+def test_batches_are_of_one_source_each_and_their_families_are_near(shapes_model):
+    first = training.read_pairs((pictures(6)[0], [f"a {word} circle" for word in ("red", "blue", "green")] * 2))
+    second = training.prompts(training.read_examples(pictures(9)))
+    batches = pair_batches([first, second], shapes_model, Augmentation(shapes_model.recipe), 4, seed=1)
+    taken = [next(batches) for _ in range(4)]
+    again = next(pair_batches([first, second], shapes_model, Augmentation(shapes_model.recipe), 4, seed=1))
+    np.testing.assert_array_equal(taken[0][0]["images"], again[0]["images"])
+    circle = shapes_model.tokenizer(["circle"])[0, 1]
+    for number, (inputs, groups) in enumerate(taken):
+        assert inputs["images"].shape == (4, 64, 64, 3)
+        assert groups.shape == (4,)
+        assert (inputs["tokens"] == circle).any(axis=1).all() == (number % 2 == 0)
+    near = near_groups(first, shapes_model)
+    assert near[:, 0].tolist() == [0, 1, 2]
+
+
+@pytest.fixture(scope="module")
+def shapes_model():
+    return clip.create_model("convnext_mini.shapes")
+
+
+RECIPE = training.Recipe(epochs=4, batch_size=6, learning_rate=1e-3, clip_norm=1.0)
+
+
+@pytest.mark.parametrize("locked", [None, "image", "text"])
+def test_new_words_are_learned_and_a_locked_tower_stays(locked, shapes_model):
+    pixels, names = pictures(24)
+    examples, unseen = training.read_examples((pixels, names)), training.read_examples(pictures(12, seed=1))
+    callbacks = [
+        training.ZeroShotAccuracy(unseen, "a {} background"),
+        training.RetrievalRecall(training.prompts(unseen, ["a {} background"])),
+    ]
+    before = [value.copy() for value in shapes_model.get_weights()]
+    tuned = training.fine_tune_clip(
+        shapes_model, training.prompts(examples, ["a {} background"]), RECIPE, locked=locked, callbacks=callbacks
+    )
+    for old, same in zip(before, shapes_model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, same)
+    towers = {"image": "image_encoder", "text": "text_encoder"}
+    for name, tower in towers.items():
+        pairs = zip(getattr(shapes_model, tower).get_weights(), getattr(tuned, tower).get_weights(), strict=True)
+        assert all(np.array_equal(*pair) for pair in pairs) == (name == locked)
+    reached = training.zero_shot_accuracy(tuned, unseen, "a {} background")
+    assert reached == 1 if locked is None else reached > 0.6
+    choice = training.choose_between(shapes_model, tuned, unseen, unseen, (0.0, 1.0), "a {} background")
+    assert choice.weight == 1
+    assert [row[0] for row in choice.measured] == [0, 1]
+
+
+def test_low_rank_updates_of_both_towers(shapes_model):
+    examples = training.read_examples(pictures(24))
+    recipe = dataclasses.replace(RECIPE, lora_rank=4, learning_rate=1e-2)
+    tuned = training.fine_tune_clip(shapes_model, training.prompts(examples), recipe)
+    assert isinstance(tuned, clip.CLIP)
+    assert len(tuned.weights) == len(shapes_model.weights)
