@@ -71,7 +71,18 @@ class RetrievalRecall(keras.callbacks.Callback):
 
 
 def zero_shot_accuracy(model: CLIP | Any, examples: Examples, templates: Any = "a photo of a {}") -> float:
-    """Part 0..1 of pictures that are named rightly among the examples' classes."""
+    """Part 0..1 of pictures that are named rightly among the examples' classes.
+
+    Args:
+        model: a ConvNeXt-CLIP.
+        examples: pictures with classes.
+        templates: see `clip.ZeroShotClassifier`.
+
+    Example:
+        >>> examples = Examples([np.full((64, 64, 3), (255, 0, 0), "uint8")], np.array([0]), ("red", "blue"))
+        >>> zero_shot_accuracy(clip.create_model("convnext_mini.shapes"), examples, "a {} background")
+        1.0
+    """
     classifier = clip.ZeroShotClassifier(model, [*examples.class_names], templates)
     return float(np.mean(classifier.cosines(examples.pictures).argmax(axis=1) == examples.labels))
 

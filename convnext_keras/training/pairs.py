@@ -64,6 +64,11 @@ def prompts(examples: Examples, templates: Sequence[str] = PROMPTS) -> Pairs:
 
     Raises:
         ValueError: if a template has no `{}`.
+
+    Example:
+        >>> examples = Examples([np.zeros((8, 8, 3), "uint8")] * 2, np.array([0, 1]), ("cat", "dog"))
+        >>> prompts(examples, ["a {}"]).texts
+        (('a cat',), ('a dog',))
     """
     wrong = [template for template in templates if "{}" not in template]
     if wrong or not templates:
