@@ -115,6 +115,8 @@ def test_every_room_has_tests():
 
 
 RECORDS = {
+    "Choice",
+    "CLIP_RECIPE",
     "RECIPES",
     "Group",
     "Trained",
