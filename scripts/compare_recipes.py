@@ -87,6 +87,7 @@ DATA: dict[str, tuple[Callable[[], Examples], int | None]] = {
     "solar cells": (solar_cells, 48),
 }
 
+TOGETHER = "layer decay, drop path, affine, clipping at 1"
 PLAIN = Recipe(minimum_steps=120, epochs=1)
 PARTS: dict[str, dict[str, Any]] = {
     "layer decay 0.8": {"layer_decay": 0.8},
@@ -100,6 +101,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "label smoothing 0.1": {"label_smoothing": 0.1},
     "mixup 0.8, cutmix 1": {"mixup": 0.8, "cutmix": 1.0},
     "average 0.99": {"ema_decay": 0.99},
+    TOGETHER: {"layer_decay": 0.8, "drop_path_rate": 0.1, "affine": 1.0, "clip_norm": 1.0},
 }
 METHODS: dict[str, Recipe | str | None] = {
     "from scratch": dataclasses.replace(PLAIN, start="random"),
@@ -111,7 +113,8 @@ METHODS: dict[str, Recipe | str | None] = {
 
 
 # Measured with all pictures too; the other parts are in no recipe for so many.
-WITH_ALL = ("from scratch", "linear probe", "plain fine-tune", "plain + layer decay 0.8", "plain + affine", "default")
+WITH_ALL = {"from scratch", "linear probe", "plain fine-tune", "default"}
+WITH_ALL |= {f"plain + {name}" for name in ("layer decay 0.8", "affine", TOGETHER)}
 
 
 class Task(NamedTuple):

@@ -5,7 +5,7 @@ import csv
 import dataclasses
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from convnext_keras.batches import picture_files
 from convnext_keras.preprocessing import MODES, Picture, open_image
 
 TRAINING, VALIDATION = ("train", "training"), ("val", "valid", "validation", "test")
-COLUMNS = {"path": ("path", "file", "filepath", "image"), "class": ("class", "label", "category")}
+PATH_HEADINGS = ("path", "file", "filepath", "image")
+COLUMNS = {"path": PATH_HEADINGS, "class": ("class", "label", "category")}
 KEYS = {"picture": ("image", "images", "pixels", "pixel_values"), "class": ("label", "labels", "class")}
 
 
@@ -120,20 +121,32 @@ def _from_path(path: Path) -> tuple[list[Path], list[str]]:
     return [picture for picture, _ in rows], [name for _, name in rows]
 
 
-def _from_table(path: Path) -> tuple[list[Path], list[str]]:
+def table_columns(path: Path, columns: Mapping[str, Sequence[str]]) -> list[list[str]]:
+    """Columns of a `.csv` file, each found by one of some headings, whatever their case.
+
+    Args:
+        path: of the file.
+        columns: the headings that each wanted column may have.
+
+    Raises:
+        ValueError: if a column is not there, or no row.
+    """
     with path.open(newline="", encoding="utf-8-sig") as stream:
         reader = csv.DictReader(stream)
         headings = {heading.strip().lower(): heading for heading in reader.fieldnames or ()}
-        columns = {}
-        for column, names in COLUMNS.items():
-            heading = next((headings[name] for name in names if name in headings), None)
-            if heading is None:
-                raise ValueError(f"{path} must have a column {alternatives(names)}. Received: {', '.join(headings)}")
-            columns[column] = heading
         rows = [*reader]
+    found = [next((headings[name] for name in names if name in headings), None) for names in columns.values()]
+    for heading, names in zip(found, columns.values(), strict=True):
+        if heading is None:
+            raise ValueError(f"{path} must have a column {alternatives(names)}. Received: {', '.join(headings)}")
     if not rows:
         raise ValueError(f"{path} has no rows below its heading.")
-    return [path.parent / row[columns["path"]] for row in rows], [row[columns["class"]] for row in rows]
+    return [[row[heading] for row in rows] for heading in found if heading is not None]
+
+
+def _from_table(path: Path) -> tuple[list[Path], list[str]]:
+    names, classes = table_columns(path, COLUMNS)
+    return [path.parent / name for name in names], classes
 
 
 def _is_pair(data: Any) -> bool:

@@ -1,6 +1,7 @@
 """How good a classifier is: accuracy by class, confusion, calibration."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -98,7 +99,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: keras.Model | str,
+    model: keras.Model | str | os.PathLike,
     data: Any,
     *,
     class_names: Sequence[str] | None = None,
@@ -131,7 +132,7 @@ def evaluate(
         >>> evaluate("convnext_mini.digits", digits).scores.shape
         (2, 10)
     """
-    if isinstance(model, str):
+    if not isinstance(model, keras.Model):
         model = create_model(model, **({"input_shape": (size, size, 3)} if size else {}))
     provenance = provenance_of(model)
     transform = transform or (provenance and provenance.recipe)

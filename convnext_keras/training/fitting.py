@@ -70,7 +70,8 @@ def fine_tune(
         seed: of the split, the head, the order and all that is random: with one backend on one machine, the same seed
             gives the same history.
         on_error: see `read_examples`.
-        state: a folder in which each epoch is kept, so that training goes on from there if it was interrupted.
+        state: a folder in which each epoch is kept, so that training goes on from there if it was interrupted, or is
+            not done again if it was not.
         callbacks: of Keras, which see `val_loss` and `val_accuracy` at the end of each epoch.
         verbose: of `fit`.
 
@@ -95,13 +96,13 @@ def fine_tune(
     followed = recipe_named(recipe, len(training))
     start = start_from(model, training.class_names, followed, size)
     settings = settings_of(training, held_out, recipe=vars(followed), transform=start.transform, seed=seed)
-    progress = Progress(None if state is None else Path(state), {**settings, "model": start.model.name})
+    progress = Progress(None if state is None else Path(state), {**settings, "start": start.origin})
     if followed.head == "probe" and not (start.has_own_head and followed.epochs):
         start_from_probe(start.model, training, start.transform, seed)
     epochs, is_complete = epochs_of(training, followed), True
     if epochs:
-        following = Following(progress, held_out, start.transform, followed.batch_size, seed)
-        options = {"callbacks": [following, *_stopping(followed), *callbacks], "verbose": verbose}
+        following = Following(progress, held_out, start.transform, followed, seed)
+        options = {"callbacks": [following, *callbacks], "verbose": verbose}
         start.trainee.set_weights(start.model.get_weights())
         if followed.lora_rank:
             enable_lora(start.trainee, followed.lora_rank)
@@ -110,14 +111,16 @@ def fine_tune(
             compile_with(start.trainee, followed, epochs * steps_of_epoch(training, followed), loss)
             begun = progress.resume(start.trainee)
             batches = training_batches(training, followed, start.transform, seed, begun)
-            is_complete = _fit(start.trainee, batches, steps_of_epoch(training, followed), begun, epochs, options)
+            if begun < epochs and not progress.is_stuck(followed.patience):
+                steps = steps_of_epoch(training, followed)
+                is_complete = _fit(start.trainee, batches, steps, begun, epochs, options)
+            else:  # As `fit` ends: with the averages, if there are some.
+                start.trainee.optimizer.finalize_variable_values(start.trainee.trainable_variables)
         if followed.keep == "best" or followed.patience or not is_complete:
             progress.restore_best(start.trainee)
         start.take_over()
     scores = scores_of(start.model, held_out.pictures, start.transform, followed.batch_size)
     evaluation = Evaluation(scores, held_out.labels, held_out.class_names)
-    if is_complete:
-        progress.finish()
     return Trained(start.model, progress.history, evaluation, followed, training, held_out, is_complete)
 
 
@@ -146,14 +149,8 @@ def compile_with(model: keras.Model, recipe: Recipe, steps: int, loss: keras.los
     model.compile(layerwise(model, inner, recipe.layer_decay, recipe.layer_decay_form, recipe.ema_decay), loss)
 
 
-def _stopping(recipe: Recipe) -> list[keras.callbacks.Callback]:
-    return [keras.callbacks.EarlyStopping("val_loss", patience=recipe.patience)] if recipe.patience else []
-
-
 def _fit(model: keras.Model, batches: Any, steps: int, begun: int, epochs: int, options: dict[str, Any]) -> bool:
     """Runs the epochs that are left; whether it came to its end and was not interrupted by Ctrl-C."""
-    if begun == epochs:
-        return True
     try:
         model.fit(batches, steps_per_epoch=steps, initial_epoch=begun, epochs=epochs, shuffle=False, **options)
     except KeyboardInterrupt:

@@ -1,6 +1,5 @@
 """Pictures with texts: from a table, from shards, or as prompts of classes; and their batches."""
 
-import csv
 import dataclasses
 import io
 import itertools
@@ -13,14 +12,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from convnext_keras.arguments import alternatives
 from convnext_keras.augmentation import Augmentation
 from convnext_keras.batches import PICTURE_FILES, in_batches
 from convnext_keras.clip.model import CLIP
 from convnext_keras.preprocessing import Picture, open_image
-from convnext_keras.training.data import Examples
+from convnext_keras.training.data import PATH_HEADINGS, Examples, table_columns
 
-COLUMNS = {"path": ("path", "file", "filepath", "image"), "text": ("caption", "text", "title")}
+COLUMNS = {"path": PATH_HEADINGS, "text": ("caption", "text", "title")}
 PROMPTS = ("a {}", "a photo of a {}", "a picture of a {}", "{}")
 NEAR, FAMILY = 16, 8  # groups that count as near, and how many pairs of a batch belong together by that
 
@@ -46,11 +44,6 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.pictures)
-
-    def subset(self, places: Sequence[int]) -> "Pairs":
-        """Those at some places, in their order."""
-        rows = [self.texts[place] for place in places]
-        return Pairs([self.pictures[place] for place in places], tuple(rows), self.groups[[*places]])
 
 
 def prompts(examples: Examples, templates: Sequence[str] = PROMPTS) -> Pairs:
@@ -110,15 +103,8 @@ def read_pairs(data: Any) -> Pairs:
 
 
 def _from_table(path: Path) -> tuple[list[Path], list[str]]:
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        headings = {heading.strip().lower(): heading for heading in reader.fieldnames or ()}
-        columns = [next((headings[name] for name in names if name in headings), None) for names in COLUMNS.values()]
-        rows = [*reader]
-    for column, names in zip(columns, COLUMNS.values(), strict=True):
-        if column is None:
-            raise ValueError(f"{path} must have a column {alternatives(names)}. Received: {', '.join(headings)}")
-    return [path.parent / row[columns[0]] for row in rows], [row[columns[1]] for row in rows]
+    names, texts = table_columns(path, COLUMNS)
+    return [path.parent / name for name in names], texts
 
 
 def _from_shards(shards: list[Path]) -> tuple[list[Image.Image], list[str]]:

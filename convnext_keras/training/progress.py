@@ -17,6 +17,7 @@ from convnext_keras.preprocessing import Recipe as Transform
 from convnext_keras.training.data import Examples
 from convnext_keras.training.evaluation import Evaluation, scores_of
 from convnext_keras.training.optimizers import LayerwiseOptimizer
+from convnext_keras.training.recipes import Recipe
 
 STATE, BEST, HISTORY, SETTINGS = "state-{}.weights.h5", "best.safetensors", "history.csv", "training.json"
 
@@ -56,7 +57,7 @@ class Progress:
             return 0
         epoch = max(states)
         with (self.folder / HISTORY).open(newline="") as stream:
-            rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(stream)]
+            rows = [{key: json.loads(value) for key, value in row.items()} for row in csv.DictReader(stream)]
         self.history = rows[:epoch]
         if (self.folder / BEST).exists():
             load_weights(model, self.folder / BEST)
@@ -79,8 +80,7 @@ class Progress:
         if self.folder and is_best:
             save_weights(model, self.folder / BEST)
         if self.folder:
-            lines = [",".join(row), *(",".join(f"{value:.9g}" for value in past.values()) for past in self.history)]
-            _written(self.folder / HISTORY, "\n".join([*lines, ""]))
+            _written(self.folder / HISTORY, as_table(self.history))
         model.set_weights(state)
         if self.folder:
             epoch = len(self.history)
@@ -96,10 +96,10 @@ class Progress:
         if self.best:
             model.set_weights(self.best)
 
-    def finish(self) -> None:
-        """Deletes the states, which a training that came to its end needs no more."""
-        for path in self._files(STATE.format("*")):
-            path.unlink()
+    def is_stuck(self, patience: int | None) -> bool:
+        """Whether so many epochs have gone by without a better validation loss."""
+        losses = [row["val_loss"] for row in self.history]
+        return bool(patience and losses) and len(losses) - 1 - losses.index(min(losses)) >= (patience or 0)
 
     def _files(self, pattern: str) -> list[Path]:
         return [*self.folder.glob(pattern)] if self.folder else []
@@ -116,6 +116,12 @@ def settings_of(examples: Examples, held_out: Examples, **others: Any) -> dict[s
     return {"pictures": digest.hexdigest(), "class_names": [*examples.class_names], **others}
 
 
+def as_table(history: list[dict[str, float]]) -> str:
+    """A history as the text of a `.csv` file."""
+    lines = [",".join(history[0]), *(",".join(repr(value) for value in row.values()) for row in history)]
+    return "\n".join([*lines, ""])
+
+
 def _written(path: Path, text: str) -> None:
     """Writes a text file whole or not at all."""
     partial = path.with_name(f"{path.name}.partial")
@@ -128,20 +134,20 @@ def _copies(model: keras.Model) -> list[np.ndarray]:
 
 
 class Following(keras.callbacks.Callback):
-    """Evaluates a model after each epoch, with the averages of its weights if it has some, and keeps it.
+    """Evaluates a model after each epoch, with the averages of its weights if it has some, keeps it, and may stop.
 
     Args:
         progress: that keeps it.
         held_out: the validation pictures.
         transform: evaluation transform.
-        batch_size: of the evaluation.
+        recipe: with the batch size of the evaluation, and the patience.
         seed: from which each epoch's random numbers are drawn anew, so that they do not depend on the epochs before.
     """
 
-    def __init__(self, progress: Progress, held_out: Examples, transform: Transform, batch_size: int, seed: int):
+    def __init__(self, progress: Progress, held_out: Examples, transform: Transform, recipe: Recipe, seed: int):
         super().__init__()
         self.progress, self.held_out, self.transform = progress, held_out, transform
-        self.batch_size, self.seed, self.begun = batch_size, seed, 0.0
+        self.recipe, self.seed, self.begun = recipe, seed, 0.0
 
     def on_epoch_begin(self, epoch, logs=None):
         """Seeds what is random in the model."""
@@ -160,9 +166,10 @@ class Following(keras.callbacks.Callback):
         state = _copies(model)
         for variable, average in zip(model.trainable_variables, averages, strict=False):
             variable.assign(keras.ops.copy(average))
-        scores = scores_of(model, self.held_out.pictures, self.transform, self.batch_size)
+        scores = scores_of(model, self.held_out.pictures, self.transform, self.recipe.batch_size)
         result = Evaluation(scores, self.held_out.labels, self.held_out.class_names)
         logs["val_loss"], logs["val_accuracy"] = result.loss, result.accuracy()
-        row = {"epoch": epoch + 1.0, "loss": float(logs["loss"])}
+        row = {"epoch": epoch + 1, "loss": float(logs["loss"])}
         row |= {name: logs[name] for name in ("val_loss", "val_accuracy")}
         self.progress.keep(model, {**row, "seconds": round(time.perf_counter() - self.begun, 3)}, state)
+        model.stop_training = model.stop_training or self.progress.is_stuck(self.recipe.patience)

@@ -27,7 +27,7 @@ class Recipe:
         layer_decay_form: see `describe`.
         clip_norm: largest norm of all gradients together; None for any.
         ema_decay: see `LayerwiseOptimizer`.
-        drop_path_rate: see `ConvNeXt`; None for the model's own.
+        drop_path_rate: see `ConvNeXt`; None for 0. A model that is given itself, not by name, keeps its own.
         label_smoothing: part 0..1 of the target that is shared by all classes.
         mixup: see `augmentation.mixed`.
         cutmix: see `augmentation.mixed`.
@@ -45,8 +45,8 @@ class Recipe:
         precision: of the computations, a name in `PRECISIONS`.
         keep: `"last"` ends with the weights of the last epoch, where the cosine has come down; `"best"` with those of
             the epoch with the least validation loss, which for few validation pictures is a matter of chance.
-        patience: epochs without a better validation loss after which training ends, with the best
-            weights; None to go on to the end.
+        patience: epochs without a better validation loss after which training ends, with the best weights; None to go
+            on to the end.
 
     Raises:
         ValueError: if a field is out of its range.

@@ -16,6 +16,7 @@ from convnext_keras.sheets import sheet_of
 from convnext_keras.training.data import Examples
 from convnext_keras.training.evaluation import Evaluation
 from convnext_keras.training.fitting import Trained
+from convnext_keras.training.progress import HISTORY, as_table
 
 EXTRA = 'Curves and other charts need matplotlib: pip install "convnext-keras[training]"'
 MOST_NAMES = 40  # of classes that a chart has room for
@@ -81,7 +82,7 @@ def reliability(result: Evaluation) -> Any:
     axes.scatter(confidences, right, s=sizes, label="pictures, by confidence")
     axes.set(xlabel="confidence", ylabel="right", xlim=(0, 1.03), ylim=(-0.03, 1.03))
     axes.set_title(f"expected calibration error {100 * result.calibration_error:.1f} %", fontsize=10)
-    axes.legend(loc="upper left")
+    axes.legend(loc="lower right")
     return figure
 
 
@@ -130,9 +131,7 @@ def save(trained: Trained, folder: str | os.PathLike, name: str = "") -> None:
         charts = {"confusion": confusion(trained.evaluation), "reliability": reliability(trained.evaluation)}
         if trained.history:
             charts["curves"] = curves(trained.history)
-            columns = [*trained.history[0]]
-            lines = [",".join(columns), *(",".join(f"{v:.9g}" for v in row.values()) for row in trained.history)]
-            (whole / "history.csv").write_text("\n".join([*lines, ""]), encoding="utf-8")
+            (whole / HISTORY).write_text(as_table(trained.history), encoding="utf-8")
         for chart, figure in charts.items():
             figure.savefig(whole / f"{chart}.png", dpi=110)
         sheet = mistakes(trained.validation, trained.evaluation)

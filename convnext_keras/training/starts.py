@@ -29,12 +29,14 @@ class Start:
             logits is exact for confident models too, and what serves inference stays as simple as it was.
         has_own_head: whether the classifier knew these classes already.
         transform: evaluation transform.
+        origin: where the weights come from, as plain data.
     """
 
     model: ModelWithProvenance
     trainee: keras.Model
     has_own_head: bool
     transform: Transform
+    origin: tuple[str, str]
 
     def take_over(self) -> None:
         """Gives the model the weights that its twin learned."""
@@ -88,7 +90,8 @@ def start_from(
     model.provenance = dataclasses.replace(
         provenance or Provenance(), labels=tuple((name, name) for name in class_names), recipe=transform
     )
-    return Start(model, trainee, order is not None, transform)
+    origin = (model.provenance.weights or model.name, model.provenance.sha256)
+    return Start(model, trainee, order is not None, transform, origin)
 
 
 def _created(name: str, classes: int, size: int | None, **others: Any) -> ModelWithProvenance:
@@ -103,7 +106,15 @@ def _with_head(model: keras.Model, classes: int) -> ModelWithProvenance:
     """The model itself, or with a classifier on a backbone, as one that keeps its provenance."""
     model = functional(model)
     outputs: Any = model.output
-    ends_in_dense = isinstance(last_layer(model), keras.layers.Dense)
+    end: Any = last_layer(model)
+    ends_in_dense = isinstance(end, keras.layers.Dense)
+    if isinstance(end, keras.layers.Activation | keras.layers.Softmax) or (
+        ends_in_dense and end is not model.layers[-1]
+    ):
+        raise ValueError(
+            f"The classifier of {model.name!r} must be a Dense layer, the last of the model itself, with its softmax "
+            "inside. Received: " + ("an activation" if not ends_in_dense else "one in a model that is a layer")
+        )
     if ends_in_dense and outputs.shape[-1] != classes:
         raise ValueError(
             f"{model.name!r} has {outputs.shape[-1]} outputs, the pictures {classes} classes. Give the name of the "
@@ -112,7 +123,7 @@ def _with_head(model: keras.Model, classes: int) -> ModelWithProvenance:
     if not ends_in_dense:
         outputs = keras.layers.GlobalAveragePooling2D()(outputs) if len(outputs.shape) == 4 else outputs
         outputs = keras.layers.Dense(classes, "softmax", name="classifier", dtype="float32")(outputs)
-    elif last_layer(model).activation not in (keras.activations.softmax, keras.activations.linear):
+    elif end.activation not in (keras.activations.softmax, keras.activations.linear):
         raise ValueError(f"The last layer of {model.name!r} must have softmax or no activation.")
     elif isinstance(model, ModelWithProvenance):
         return model

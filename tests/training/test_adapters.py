@@ -1,12 +1,10 @@
 """Low-rank updates: what learns, and that merged they are an ordinary model with the same outputs."""
 
-import dataclasses
-
 import keras
 import numpy as np
 import pytest
 from conftest import needs_training, outputs
-from sklearn.datasets import load_digits
+from digit_pictures import digits
 
 from convnext_keras import clip, create_model, fold_for_inference, training
 
@@ -69,9 +67,7 @@ def test_only_updates_and_the_classifier_learn():
 
 @pytest.mark.any_backend
 def test_fine_tuning_by_updates_ends_in_an_ordinary_model(tmp_path):
-    data = load_digits()
-    pixels = np.repeat(np.rint(data.images[:60] * 15.9).astype("uint8")[..., None], 3, axis=3)
-    examples = (pixels, [f"number {label}" for label in data.target[:60]])
+    examples = digits(60, "number ")
     recipe = training.Recipe(epochs=3, batch_size=16, lora_rank=4, learning_rate=1e-2)
     trained = training.fine_tune(DIGITS, examples, recipe, state=tmp_path)
     assert not [variable.path for variable in trained.model.weights if "lora" in variable.path]
@@ -81,9 +77,7 @@ def test_fine_tuning_by_updates_ends_in_an_ordinary_model(tmp_path):
 
 @pytest.mark.any_backend
 def test_soups_are_means_and_greedy_ones_no_worse_than_the_best():
-    data = load_digits()
-    pixels = np.repeat(np.rint(data.images[:80] * 15.9).astype("uint8")[..., None], 3, axis=3)
-    examples = (pixels, data.target[:80])
+    examples = digits(80)
     models = [create_model(DIGITS) for _ in range(3)]
     random = np.random.default_rng(0)
     for model, noise in zip(models, (0.02, 0.05, 0.5), strict=True):
@@ -99,7 +93,3 @@ def test_soups_are_means_and_greedy_ones_no_worse_than_the_best():
         training.average(models, [0.5, 0.6, 0.7])
     with pytest.raises(ValueError, match="same variant"):
         training.average([models[0], create_model("convnext_mini", weights=None, classes=3)])
-
-
-def test_recipes_are_replaced_field_by_field():
-    assert dataclasses.replace(training.RECIPES["fine_tune"], lora_rank=8).lora_rank == 8

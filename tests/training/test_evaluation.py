@@ -1,11 +1,11 @@
 """Figures of an evaluation against scikit-learn's, and classes found by their names."""
 
+import digit_pictures
 import keras
 import numpy as np
 import pytest
 from conftest import needs_training
 from sklearn import metrics
-from sklearn.datasets import load_digits
 
 from convnext_keras import create_model, training
 from convnext_keras.preprocessing import Recipe
@@ -46,9 +46,8 @@ def test_calibration_error_is_its_definition():
 
 
 def digits(count=100):
-    data = load_digits()
-    pixels = np.rint(data.images[:count] * 255 / 16).astype("uint8")
-    return np.repeat(pixels[..., None], 3, axis=3), data.target[:count]
+    pixels, labels = digit_pictures.digits(count)
+    return pixels, np.array(labels)
 
 
 def test_classes_are_found_by_identifier_and_by_name():

@@ -8,12 +8,12 @@ import subprocess
 import sys
 import time
 
+import digit_pictures
 import keras
 import numpy as np
 import pytest
 from conftest import needs_training, to_numpy
 from make_references import CLASSES, REFERENCES, SMALL, TRAINING
-from sklearn.datasets import load_digits
 
 from convnext_keras import ConvNeXt, create_model, training
 
@@ -26,9 +26,7 @@ SHORT = training.Recipe(epochs=2, batch_size=8, affine=1.0, drop_path_rate=0.1, 
 
 
 def digits(count=48, prefix="number "):
-    data = load_digits()
-    pixels = np.rint(data.images[:count] * 255 / 16).astype("uint8")
-    return np.repeat(pixels[..., None], 3, axis=3), [f"{prefix}{label}" for label in data.target[:count]]
+    return digit_pictures.digits(count, prefix)
 
 
 def peer_model(weights):
@@ -96,7 +94,7 @@ from test_fitting import DIGITS, LONG, digits
 from convnext_keras import training
 training.fine_tune(DIGITS, digits(), LONG, state=sys.argv[1])
 """
-LONG = dataclasses.replace(SHORT, epochs=40, ema_decay=0.9)
+LONG = dataclasses.replace(SHORT, epochs=10, ema_decay=0.9)
 
 
 @pytest.mark.any_backend
@@ -113,15 +111,16 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(tmp_path):
     found = next(state.glob("state-*.weights.h5"), None)
     assert found, errors[-2000:]
     done = int(found.name.split(".")[0].removeprefix("state-"))
-    assert 0 < done < 40
-    recipe = dataclasses.replace(LONG, epochs=40)
-    resumed = training.fine_tune(DIGITS, digits(), recipe, state=state)
-    straight = training.fine_tune(DIGITS, digits(), recipe)
-    assert len(resumed.history) == len(straight.history) == 40
+    assert 0 < done < LONG.epochs
+    resumed = training.fine_tune(DIGITS, digits(), LONG, state=state)
+    straight = training.fine_tune(DIGITS, digits(), LONG)
+    assert len(resumed.history) == len(straight.history) == LONG.epochs
     for one, two in zip(without_time(resumed.history), without_time(straight.history), strict=True):
         assert one == pytest.approx(two, rel=1e-5)
     np.testing.assert_allclose(resumed.evaluation.scores, straight.evaluation.scores, atol=1e-5)
-    assert not [*state.glob("state-*")]
+    again = training.fine_tune(DIGITS, digits(), LONG, state=state)  # Nothing is left to do.
+    assert again.history == resumed.history
+    np.testing.assert_allclose(again.evaluation.scores, resumed.evaluation.scores, atol=1e-6)
 
 
 class Interrupting(keras.callbacks.Callback):
@@ -150,12 +149,27 @@ def test_ctrl_c_leaves_a_model_and_the_state(tmp_path):
 
 
 @pytest.mark.any_backend
+def test_patience_ends_training_with_the_best_weights(tmp_path):
+    recipe = dataclasses.replace(SHORT, epochs=40, learning_rate=0.02, warmup=0.0, patience=2)
+    trained = training.fine_tune(DIGITS, digits(), recipe, state=tmp_path)
+    losses = [row["val_loss"] for row in trained.history]
+    assert len(losses) < 40
+    assert losses.index(min(losses)) == len(losses) - 3
+    assert trained.evaluation.loss == pytest.approx(min(losses), rel=1e-4)
+    assert training.fine_tune(DIGITS, digits(), recipe, state=tmp_path).history == trained.history
+
+
+@pytest.mark.any_backend
 def test_a_state_of_another_training_is_refused(tmp_path):
     training.fine_tune(DIGITS, digits(), "linear_probe", state=tmp_path)
     with pytest.raises(ValueError, match="other pictures, recipe or seed"):
         training.fine_tune(DIGITS, digits(40), "linear_probe", state=tmp_path)
     with pytest.raises(ValueError, match="other pictures, recipe or seed"):
         training.fine_tune(DIGITS, digits(), "linear_probe", seed=1, state=tmp_path)
+    scratch = dataclasses.replace(SHORT, epochs=0, start="random")
+    training.fine_tune("convnext_mini", digits(), scratch, state=tmp_path / "other")
+    with pytest.raises(ValueError, match="other pictures, recipe or seed"):
+        training.fine_tune(DIGITS, digits(), dataclasses.replace(scratch, start="weights"), state=tmp_path / "other")
 
 
 @pytest.mark.any_backend
@@ -257,5 +271,11 @@ def test_wrong_arguments_are_told(tmp_path):
     pixels, labels = digits(40)
     with pytest.raises(ValueError, match="has 10 outputs, the pictures 2 classes"):
         training.fine_tune(model, (pixels[:4], ["a", "b", "a", "b"]), SHORT)
+    inner = keras.Sequential([keras.Input((32, 32, 3)), model])
+    with pytest.raises(ValueError, match="must be a Dense layer, the last of the model itself.*one in a model"):
+        training.fine_tune(inner, digits(), SHORT)
+    softmax = keras.Sequential([*inner.layers, keras.layers.Softmax()])
+    with pytest.raises(ValueError, match="must be a Dense layer.*an activation"):
+        training.fine_tune(softmax, digits(), SHORT)
     with pytest.raises(ValueError, match="No class has two pictures"):
         training.fine_tune(DIGITS, (pixels[:3], labels[:3]), SHORT)

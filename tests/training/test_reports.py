@@ -7,8 +7,8 @@ import os
 import numpy as np
 import pytest
 from conftest import needs_training
+from digit_pictures import digits
 from PIL import Image
-from sklearn.datasets import load_digits
 from typer.testing import CliRunner
 
 from convnext_keras import create_model, training
@@ -23,11 +23,9 @@ DIGITS = "convnext_mini.digits"
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pictures")
-    data = load_digits()
-    for number, (image, label) in enumerate(zip(data.images[:60], data.target[:60], strict=True)):
+    for number, (pixels, label) in enumerate(zip(*digits(60), strict=True)):
         if label < 4:
             (folder / f"kind {label}").mkdir(exist_ok=True)
-            pixels = np.rint(image * 255 / 16).astype("uint8")
             Image.fromarray(pixels).resize((24, 24)).save(folder / f"kind {label}" / f"{number}.png")
     return folder
 
@@ -82,11 +80,11 @@ def test_wrong_options_are_told_before_anything_is_trained(pictures, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
-def trained(validation_labels=(0, 1, 1)):
+def trained():
     model = create_model(DIGITS)
     examples = training.read_examples((np.zeros((3, 8, 8, 3), "uint8"), [0, 1, 1]))
     scores = np.array([[0.9, 0.1], [0.3, 0.7], [0.95, 0.05]])
-    result = training.Evaluation(scores, np.array(validation_labels), ("a|b", "c"))
+    result = training.Evaluation(scores, np.array([0, 1, 1]), ("a|b", "c"))
     return training.Trained(model, [], result, training.Recipe(), examples, examples)
 
 
