@@ -4,6 +4,8 @@ PYTHON ?= python3
 BACKENDS ?= torch tensorflow jax openvino
 BIN := .venv/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
+# Two test processes on two cores: more threads of OpenMP would wait for one another, for half of PyTorch's time.
+test coverage: export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test check coverage wheel clean
 

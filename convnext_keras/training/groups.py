@@ -89,7 +89,7 @@ def _size(variable: keras.Variable) -> int:
 def depths(model: keras.Model, form: str = "block") -> list[tuple[keras.Layer, tuple[str, int, int]]]:
     """Each layer with weights, with its tower, its depth, and the depth of the tower's head.
 
-    "A ConvNet for the 2020s", appendix A.1, has the stage-wise form for 27 blocks in the third stage; the code of
+    "A ConvNet for the 2020s", appendix A, has the stage-wise form for 27 blocks in the third stage; the code of
     ConvNeXt V2 has both (`facebookresearch/ConvNeXt-V2`, `optim_factory.py` at 2553895). A downsampling layer is as
     deep as the block behind it. What is in no tower is as deep as the head.
 
