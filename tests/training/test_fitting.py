@@ -77,14 +77,20 @@ def without_time(history):
     return [{name: value for name, value in row.items() if name != "seconds"} for row in history]
 
 
-def test_the_same_seed_gives_the_same_history_and_another_another():
-    recipe = dataclasses.replace(SHORT, mixup=0.8, cutmix=1.0, rand_augment=5.0, erase=0.5, ema_decay=0.9)
-    runs = [training.fine_tune(DIGITS, digits(), recipe, seed=seed) for seed in (0, 0, 1)]
-    first, same, other = (without_time(trained.history) for trained in runs)
-    assert first == same
-    assert first != other
+VARIED = dataclasses.replace(SHORT, epochs=1, mixup=0.8, cutmix=1.0, rand_augment=5.0, erase=0.5, ema_decay=0.9)
+
+
+def test_the_same_seed_gives_the_same_history():
+    runs = [training.fine_tune(DIGITS, digits(), VARIED) for _ in range(2)]
+    assert without_time(runs[0].history) == without_time(runs[1].history)
     for one, two in zip(runs[0].model.get_weights(), runs[1].model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.any_backend
+def test_another_seed_gives_another_history():
+    first, other = (without_time(training.fine_tune(DIGITS, digits(), VARIED, seed=seed).history) for seed in (0, 1))
+    assert first != other
 
 
 KILLED = """
@@ -135,6 +141,7 @@ class Interrupting(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.any_backend
 def test_ctrl_c_leaves_a_model_and_the_state(tmp_path):
     recipe = dataclasses.replace(SHORT, epochs=3)
     stopped = training.fine_tune(DIGITS, digits(), recipe, state=tmp_path, callbacks=[Interrupting(1)])
@@ -237,7 +244,7 @@ def weight_of(model, path):
 
 
 def test_accumulated_batches_and_sixteen_bits_learn():
-    recipe = dataclasses.replace(SHORT, epochs=4, accumulation_steps=2, precision="mixed_bfloat16", clip_norm=1.0)
+    recipe = dataclasses.replace(SHORT, epochs=3, accumulation_steps=2, precision="mixed_bfloat16", clip_norm=1.0)
     trained = training.fine_tune(DIGITS, digits(), recipe)
     assert trained.history[-1]["loss"] < trained.history[0]["loss"]
     assert {layer.dtype_policy.name for layer in trained.model.layers} == {"float32"}
