@@ -7,10 +7,14 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 # Two test processes on two cores: more threads of OpenMP would wait for one another, for half of PyTorch's time.
 test coverage: export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check coverage wheel clean
+.PHONY: demo train-demo test check coverage wheel clean
 
 demo: .venv/demo
 	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(BIN)/convnext-keras demo
+
+# Fine-tunes the bundled model, and shows the pictures and the card that come of it.
+train-demo: .venv/train-demo
+	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(BIN)/convnext-keras demo --train
 
 test: .venv/dev
 	@only=""; for backend in $(BACKENDS); do \
@@ -48,6 +52,10 @@ clean:
 	$(BIN)/python -m pip install --quiet --editable ".[jax]"
 	touch $@
 
+.venv/train-demo: .venv/demo
+	$(BIN)/python -m pip install --quiet --editable ".[jax,training]"
+	touch $@
+
 .venv/dev: pyproject.toml .venv/bin/python
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
-	touch $@ .venv/demo
+	touch $@ .venv/demo .venv/train-demo

@@ -13,9 +13,11 @@ from rich.table import Table
 from convnext_keras import clip, create_model
 from convnext_keras.checkpoints import BUNDLED, weight_sets
 from convnext_keras.clip.constructors import BUNDLED_CLIP
+from convnext_keras.labels import class_names
 from convnext_keras.sheets import sheet_of
 
 DIGITS = "convnext_mini.digits"
+LEAST_CONTRAST = 250  # between the sums of red, green and blue of ink and paper
 SHAPE_QUERIES = (
     "three big green stars in the lower part on black",
     "a pair of little yellow circles in the lower part on brown",
@@ -25,13 +27,17 @@ SHAPE_QUERIES = (
 
 def demo(
     output: Annotated[Path, typer.Option(help="Folder of the pictures that it writes.")] = Path(),
+    train: Annotated[bool, typer.Option("--train", help="Fine-tune one of them on digits in colour instead.")] = False,
 ) -> None:
     """Runs the two bundled models on pictures that they never saw in training, offline.
 
     [dim]convnext-keras demo[/]
     """
     output.mkdir(parents=True, exist_ok=True)
-    shown = [*classify_digits(output / "predictions.png"), *search_shapes(output / "search.png")]
+    if train:
+        shown = train_on_colours(output / "coloured-digits", output / "coloured-digits-model")
+    else:
+        shown = [*classify_digits(output / "predictions.png"), *search_shapes(output / "search.png")]
     for part in shown:
         if isinstance(part, str):
             print(part)
@@ -85,6 +91,52 @@ def classify_digits(output: Path) -> list[Table | str]:
         table,
         f"{DIGITS}: {right} of {len(labels)} held-out digits right, {100 * right / len(labels):.2f} %",
         f"Look at {output}: each digit with its prediction below, green if right, red if wrong.",
+    ]
+
+
+def in_colour(digit: np.ndarray, random: np.random.Generator) -> Image.Image:
+    """A digit `(8, 8)` in ink of one colour on paper of another, 32 pixels high, for a model of white on black."""
+    while True:
+        ink, paper = random.integers(0, 256, (2, 3))
+        if abs(int(ink.sum()) - int(paper.sum())) > LEAST_CONTRAST:
+            break
+    part = digit[..., None] / 255
+    return Image.fromarray((paper + part * (ink - paper)).round().astype("uint8")).resize(
+        (32, 32), Image.Resampling.BICUBIC
+    )
+
+
+def train_on_colours(pictures: Path, model: Path) -> list[Table | str]:
+    """Writes digits in colour, fine-tunes the bundled model on four of five; returns what is to be printed.
+
+    Raises:
+        ValueError: if a folder to write exists.
+        ImportError: if what training needs is missing.
+    """
+    from convnext_keras import training  # Slow to import, and not needed by the other half.
+    from convnext_keras.training import reports
+
+    for folder in (pictures, model):
+        if folder.exists():
+            raise ValueError(f"{folder} exists. Move it away, or choose another place with --output.")
+    reports.new_figure(1, 1)  # Before minutes of training.
+    random = np.random.default_rng(0)
+    names = [name for _, name in class_names("digits")]
+    for number, (digit, label) in enumerate(zip(*held_out_digits(), strict=True)):
+        folder = pictures / names[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        in_colour(digit, random).save(folder / f"{number}.png")
+    kept, held_out = training.parts_of(pictures, 0.2, None, 0, "raise")
+    before = training.evaluate(DIGITS, held_out)
+    trained = training.fine_tune(DIGITS, kept, validation=held_out, verbose=2)
+    reports.save(trained, model)
+    table = Table("model", f"right of {len(held_out)} digits in colour")
+    for name, result in ((DIGITS, before), (str(model), trained.evaluation)):
+        table.add_row(name, f"{100 * result.accuracy():.1f} %")
+    return [
+        table,
+        f"Look at {pictures} for the pictures, and at {model}/README.md for the card with its charts.",
+        f"Use it: convnext-keras classify {pictures}/{names[0]} --weights {model}",
     ]
 
 

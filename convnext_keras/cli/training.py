@@ -6,15 +6,19 @@ import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from convnext_keras import training
+from convnext_keras import clip, training
 from convnext_keras.cli.options import AsJson
+from convnext_keras.hub import save_pretrained
 from convnext_keras.training import RECIPES, Recipe, reports
+from convnext_keras.training.pairs import holds_pairs
 
-Data = Annotated[Path, typer.Argument(help="Folder with a folder for each class, or a .csv with path and class.")]
+CLASSES = "Folder with a folder for each class, or a .csv with path and class."
+Data = Annotated[Path, typer.Argument(help=CLASSES)]
 Model = Annotated[str, typer.Argument(help="Weight set, folder, hf://owner/name or .keras file.", show_default=False)]
 Skipped = Annotated[bool, typer.Option("--skip", help="Leave out pictures that cannot be read.")]
 Size = Annotated[int, typer.Option(min=0, help="Height and width in pixels; 0 for those of the weights.")]
@@ -41,7 +45,7 @@ def changed(recipe: Recipe, changes: list[str]) -> Recipe:
 
 
 def train(
-    data: Data,
+    data: Annotated[Path, typer.Argument(help=f"{CLASSES} Or pairs: a .csv with path and caption, or a .tar shard.")],
     output: Annotated[Path, typer.Option(help="Folder to write, which must not exist.")],
     weights: Annotated[str, typer.Option(help="Weight set to start from, folder, hf://owner/name or .keras file.")],
     recipe: Annotated[str, typer.Option(help=f"{', '.join(RECIPES)}; by default by the number of pictures.")] = "",
@@ -50,13 +54,28 @@ def train(
     size: Size = 0,
     seed: Annotated[int, typer.Option(help="Of the split and of all that is random.")] = 0,
     skip: Skipped = False,
+    replay: Annotated[list[Path] | None, typer.Option(help="Pairs of what is not to be forgotten.")] = None,
+    locked: Annotated[str, typer.Option(help="Of a ConvNeXt-CLIP, the tower to leave alone: image or text.")] = "",
 ) -> None:
-    """Fine-tunes a classifier on a folder of pictures; interrupted, the same command goes on.
+    """Fine-tunes a classifier on a folder of pictures, or a ConvNeXt-CLIP on pairs of pictures and texts.
+
+    The training of a classifier that was interrupted goes on with the same command.
 
     [dim]convnext-keras train flowers/ --weights convnext_tiny.in12k_ft_in1k --output flowers-model[/]
+    [dim]convnext-keras train captions.csv --weights convnext_base_w --output captions-model[/]
     """
     if output.exists():
         raise ValueError(f"{output} exists. Choose another folder.")
+    if holds_pairs(data):
+        if recipe or size or skip:
+            raise ValueError("--recipe, --size and --skip are for pictures with classes. Change fields with --set.")
+        chosen = changed(training.CLIP_RECIPE, changes or [])
+        train_on_pairs(data, output, weights, chosen, validation, seed, replay or [], locked or None)
+        return
+    if replay or locked:
+        raise ValueError(
+            f"--replay and --locked are for pairs: a .csv with path and caption, or a .tar. Received: {data}"
+        )
     on_error = "skip" if skip else "raise"
     part: Any = float(validation) if validation.replace(".", "", 1).isdigit() else validation
     reports.new_figure(1, 1)  # Before hours of training.
@@ -76,6 +95,39 @@ def train(
     shutil.rmtree(state)
     result = trained.evaluation
     console.print(f"{100 * result.accuracy():.1f} % of {len(held_out)} validation pictures are right: {output}")
+
+
+def train_on_pairs(
+    data: Path,
+    output: Path,
+    weights: str,
+    recipe: Recipe,
+    validation: str,
+    seed: int,
+    replay: list[Path],
+    locked: str | None,
+) -> None:
+    """Fine-tunes a ConvNeXt-CLIP, and writes it as a repository in the form of this library."""
+    pairs = training.read_pairs(data)
+    if validation.replace(".", "", 1).isdigit():
+        order = np.random.default_rng(seed).permutation(len(pairs))
+        kept, held_out = map(pairs.subset, np.split(order, [round(len(pairs) * (1 - float(validation)))]))
+    else:
+        kept, held_out = pairs, training.read_pairs(Path(validation))
+    if not len(kept) or not len(held_out):
+        raise ValueError(
+            f"--validation {validation} leaves {len(kept)} pairs to train on, and {len(held_out)} to validate."
+        )
+    recall = training.RetrievalRecall(held_out)
+    model = clip.create_model(weights)
+    before = recall.measured(model)
+    options: Any = {"locked": locked, "seed": seed, "callbacks": [recall], "verbose": 2}
+    tuned = training.fine_tune_clip(model, kept, recipe, replay=replay, **options)
+    after = recall.measured(tuned)
+    metrics: Any = {"validation recall at 1": f"{100 * after:.1f} %"}
+    save_pretrained(tuned, output, "keras", metrics=metrics)
+    figures = f"{100 * before:.1f} % before, {100 * after:.1f} % after"
+    print(f"recall at 1 among {len(held_out)} validation pairs: {figures}: {output}")
 
 
 def evaluate(

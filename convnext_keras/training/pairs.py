@@ -1,11 +1,12 @@
 """Pictures with texts: from a table, from shards, or as prompts of classes; and their batches."""
 
+import csv
 import dataclasses
 import io
 import itertools
 import os
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,12 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.pictures)
+
+    def subset(self, places: Iterable[int]) -> "Pairs":
+        """Some of the pairs, in the order given."""
+        places = [int(place) for place in places]
+        pictures, texts = [self.pictures[place] for place in places], tuple(self.texts[place] for place in places)
+        return Pairs(pictures, texts, self.groups[places])
 
 
 def prompts(examples: Examples, templates: Sequence[str] = PROMPTS) -> Pairs:
@@ -100,6 +107,15 @@ def read_pairs(data: Any) -> Pairs:
     numbers: dict[str, int] = {}
     groups = [numbers.setdefault(text, len(numbers)) for text in texts]
     return Pairs(pictures, tuple((text,) for text in texts), np.array(groups))
+
+
+def holds_pairs(path: Path) -> bool:
+    """Whether a path names pictures with texts, and not with classes: shards, or a table with a column of texts."""
+    if path.suffix.lower() != ".csv" or not path.is_file():
+        return path.suffix.lower() == ".tar"
+    with path.open(newline="", encoding="utf-8-sig") as stream:
+        headings = {heading.strip().lower() for heading in next(csv.reader(stream), [])}
+    return bool(headings & {*COLUMNS["text"]})
 
 
 def _from_table(path: Path) -> tuple[list[Path], list[str]]:

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import safetensors.numpy
-from conftest import BACKEND, outputs, randomise
+from conftest import BACKEND, needs_training, outputs, randomise
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -43,6 +43,19 @@ def test_demo(tmp_path):
     assert (digits @ (1, -1, 0)).max() > 120
     found = np.asarray(Image.open(tmp_path / "pictures" / "search.png"))[:128, :128]
     assert (found.astype(int) @ (-1, 1, 0) > 80).mean() > 0.05  # The stars found first are green.
+
+
+@needs_training
+@pytest.mark.any_backend
+def test_demo_of_training(tmp_path):
+    shown = run("demo", "--train", "--output", tmp_path).stdout
+    before, after = (float(figure) for figure in re.findall(r"([\d.]+) % +│", shown))
+    assert before < 60
+    assert after > 90
+    assert (tmp_path / "coloured-digits-model" / "curves.png").is_file()
+    assert len([*(tmp_path / "coloured-digits").glob("*/*.png")]) == 359
+    with pytest.raises(ValueError, match="coloured-digits exists"):
+        run("demo", "--train", "--output", tmp_path)
 
 
 @pytest.fixture

@@ -3,15 +3,18 @@
 import csv
 import dataclasses
 import io
+import re
 import tarfile
 
 import numpy as np
 import pytest
 from conftest import needs_training
 from PIL import Image
+from typer.testing import CliRunner
 
 from convnext_keras import clip, training
 from convnext_keras.augmentation import Augmentation
+from convnext_keras.cli import app
 from convnext_keras.training.pairs import near_groups, pair_batches
 
 pytestmark = [needs_training, pytest.mark.any_backend]
@@ -28,27 +31,63 @@ def pictures(count=12, seed=0):
 
 def test_a_table_and_shards_hold_the_same_pairs(tmp_path):
     pixels, names = pictures(6)
-    with (tmp_path / "pairs.csv").open("w", newline="") as stream:
-        rows = csv.writer(stream)
-        rows.writerow(["path", "caption"])
-        for number, (row, name) in enumerate(zip(pixels, names, strict=True)):
-            Image.fromarray(row).save(tmp_path / f"{number}.png")
-            rows.writerow([f"{number}.png", f"a {name} background"])
+    table = written(tmp_path / "table", 6)
     with tarfile.open(tmp_path / "pairs.tar", "w") as archive:
         for number, name in enumerate(names):
-            archive.add(tmp_path / f"{number}.png", f"{number:04}.png")
+            archive.add(table.parent / f"{number}.png", f"{number:04}.png")
             text = f"a {name} background".encode()
             member = tarfile.TarInfo(f"{number:04}.txt")
             member.size = len(text)
             archive.addfile(member, io.BytesIO(text))
-    for source in (tmp_path / "pairs.csv", tmp_path / "pairs.tar", [str(tmp_path / "pairs.tar")]):
+    for source in (table, tmp_path / "pairs.tar", [str(tmp_path / "pairs.tar")]):
         pairs = training.read_pairs(source)
         assert [row[0] for row in pairs.texts] == [f"a {name} background" for name in names]
         assert pairs.groups.tolist() == [0, 1, 2, 0, 1, 2]
         shown = np.asarray(
-            pairs.pictures[2] if isinstance(pairs.pictures[2], Image.Image) else Image.open(tmp_path / "2.png")
+            pairs.pictures[2] if isinstance(pairs.pictures[2], Image.Image) else Image.open(table.parent / "2.png")
         )
         np.testing.assert_array_equal(shown, pixels[2])
+
+
+def written(folder, count, seed=0):
+    """A table of so many pairs."""
+    pixels, names = pictures(count, seed)
+    folder.mkdir()
+    with (folder / "pairs.csv").open("w", newline="") as stream:
+        rows = csv.writer(stream)
+        rows.writerow(["path", "caption"])
+        for number, (row, name) in enumerate(zip(pixels, names, strict=True)):
+            Image.fromarray(row).save(folder / f"{number}.png")
+            rows.writerow([f"{number}.png", f"a {name} background"])
+    return folder / "pairs.csv"
+
+
+def test_the_command_trains_on_a_table_of_pairs(tmp_path):
+    table, more = written(tmp_path / "pairs", 18), written(tmp_path / "more", 6, seed=1)
+    output = tmp_path / "tuned"
+    changes = ("epochs=4", "batch_size=6", "learning_rate=0.002", "clip_norm=1.0")
+    options = [part for change in changes for part in ("--set", change)]
+    arguments = ["train", str(table), "--weights", "convnext_mini.shapes", "--output", str(output), *options]
+    shown = CliRunner().invoke(
+        app, [*arguments, "--validation", str(more), "--locked", "image"], catch_exceptions=False
+    )
+    found = re.search(r"recall at 1 among 6 validation pairs: ([\d.]+) % before, ([\d.]+) % after", shown.stdout)
+    assert float(found[2]) > float(found[1])
+    tuned = clip.create_model(output)
+    measured = training.RetrievalRecall(training.read_pairs(more)).measured(tuned)
+    assert f"{100 * measured:.1f}" == found[2]
+    refused = {"--recipe": "fine_tune", "--size": "64"}
+    for option in refused.items():
+        with pytest.raises(ValueError, match="are for pictures with classes"):
+            CliRunner().invoke(app, [*arguments[:-9], str(tmp_path / "new"), *option], catch_exceptions=False)
+    with pytest.raises(ValueError, match="are for pairs"):
+        CliRunner().invoke(
+            app,
+            ["train", str(tmp_path), *arguments[2:5], str(tmp_path / "new"), "--locked", "text"],
+            catch_exceptions=False,
+        )
+    with pytest.raises(ValueError, match="leaves 18 pairs to train on, and 0"):
+        CliRunner().invoke(app, [*arguments[:5], str(tmp_path / "new"), "--validation", "0"], catch_exceptions=False)
 
 
 def test_bad_pairs_are_told(tmp_path):
