@@ -40,7 +40,8 @@ class Provenance:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Provenance":
-        """The reverse of `to_config`."""
+        """The reverse of `to_config`; other keys are left alone."""
+        config = {field.name: config[field.name] for field in dataclasses.fields(cls)}
         fields = {name: _as_tuples(value) for name, value in (config["recipe"] or {}).items()}
         if isinstance(fields.get("statistics"), tuple):
             fields["statistics"] = Statistics(*fields["statistics"])

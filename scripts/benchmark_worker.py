@@ -9,6 +9,7 @@ import time
 from typing import NamedTuple
 
 LIMIT_SIZE = 3072  # rows and columns of the matrices whose product is the machine's limit
+PHOTOGRAPHS = 64  # that training goes round in
 PROMPTS = [f"a photo of a {thing} on the table." for thing in ("dog", "red car", "cup of tea", "violin")]
 
 
@@ -60,6 +61,8 @@ def our_model(contender: Contender, task: Task):
     if contender.precision == "bfloat16" and contender.backend != "openvino":
         keras.config.set_dtype_policy("mixed_bfloat16")
     random = np.random.default_rng(0)
+    if task.action == "recipe":
+        return recipe_step(contender, task)
     if task.model.startswith("clip"):
         model = convnext_keras.clip.CLIPConvNeXtBaseW(weights=None)
         if task.model == "clip text":
@@ -84,6 +87,97 @@ def our_model(contender: Contender, task: Task):
     if task.action == "call":
         return lambda inputs: keras.ops.convert_to_numpy(model(inputs)), pixels
     return lambda inputs: model.predict(inputs, batch_size=task.batch, verbose=0), pixels
+
+
+# What of the recipe `fine_tune` is changed in the contenders of `recipe`.
+CHANGES: dict[str, dict] = {
+    "": {},
+    "fixed batch": {},
+    "fixed batch, one group": {"layer_decay": 1.0},
+    "accumulated": {"accumulation_steps": 4},
+    "rematerialized": {},
+}
+
+
+def photographs() -> list:
+    """Pictures of a size that is usual on the web, in smooth random colours."""
+    import numpy as np
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    small = random.integers(0, 256, (PHOTOGRAPHS, 12, 16, 3), "uint8")
+    return [Image.fromarray(row).resize((500, 375), Image.Resampling.BICUBIC) for row in small]
+
+
+def recipe_step(contender: Contender, task: Task):
+    """A step by the recipe `fine_tune`, whose pictures are changed in threads, and its batches."""
+    import dataclasses
+
+    import keras
+    import numpy as np
+
+    from convnext_keras import ConvNeXtTiny, training
+    from convnext_keras.preprocessing import Recipe
+    from convnext_keras.training.fitting import compile_with
+    from convnext_keras.training.streams import training_batches
+
+    changes = {"batch_size": task.batch, **CHANGES[contender.setting]}
+    recipe = dataclasses.replace(training.RECIPES["fine_tune"], **changes)
+    with keras.RematScope("full" if contender.setting == "rematerialized" else None):
+        model = ConvNeXtTiny(weights=None, classifier_activation=None, drop_path_rate=recipe.drop_path_rate)
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing)
+    compile_with(model, recipe, 1000, loss)
+    names = tuple(f"{number:04}" for number in range(1000))
+    examples = training.Examples(photographs(), np.arange(PHOTOGRAPHS), names)
+    batches = training_batches(examples, recipe, Recipe(224))
+    if contender.setting.startswith("fixed batch"):
+        rows = next(batches)
+        return lambda fixed: model.train_on_batch(*fixed), rows
+    return lambda stream: model.train_on_batch(*next(stream)), batches
+
+
+def timm_recipe_step(task: Task):
+    """The same with timm's own parts, put together as its `train.py` does."""
+    import timm
+    import torch
+    from timm.data import create_transform
+    from timm.optim import create_optimizer_v2
+    from timm.utils import ModelEmaV3
+
+    model = timm.create_model("convnext_tiny", drop_path_rate=0.1).train()
+    options = {
+        "scale": (0.35, 1.0),
+        "auto_augment": "rand-m9-mstd0.5-inc1",
+        "re_prob": 0.25,
+        "interpolation": "bicubic",
+    }
+    transform = create_transform(224, is_training=True, **options)
+    pictures = photographs()
+    rows = [(row, place) for place, row in enumerate(pictures)] * 100_000
+
+    class Pictures(torch.utils.data.Dataset):
+        def __len__(self):
+            return len(rows)
+
+        def __getitem__(self, place):
+            picture, label = rows[place]
+            return transform(picture), label
+
+    loader = torch.utils.data.DataLoader(Pictures(), task.batch, num_workers=1, persistent_workers=True)
+    optimizer = create_optimizer_v2(model, "adamw", lr=5e-4, weight_decay=0.05, layer_decay=0.8)
+    average, loss = ModelEmaV3(model, 0.999), torch.nn.CrossEntropyLoss(label_smoothing=0.1)
+
+    def step(stream):
+        pixels, labels = next(stream)
+        optimizer.zero_grad()
+        value = loss(model(pixels), labels)
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        average.update(model)
+        return value.item()
+
+    return step, iter(loader)
 
 
 def exported(model, precision: str):
@@ -126,6 +220,8 @@ def torch_model(contender: Contender, task: Task):
             inputs = open_clip.get_tokenizer("convnext_base_w")((PROMPTS * task.batch)[: task.batch])
         encode = model.encode_text if task.model == "clip text" else model.encode_image
         return torch.inference_mode()(lambda tensors: finished(encode(tensors))), inputs
+    if task.action == "recipe":
+        return timm_recipe_step(task)
     import timm
 
     train = task.action == "train"

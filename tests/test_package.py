@@ -52,7 +52,7 @@ ROOMS = {
         *("open_clip", "keras_format", "reading", "architecture", "writing", "tensors", "forms", "cards", "saving"),
         "__init__",
     ),
-    "deploy": ("folding", "__init__"),
+    "deploy": ("folding", "formats", "writing", "runtimes", "exporting", "artefacts", "__init__"),
     "training": (
         *("groups", "optimizers", "recipes", "data", "streams", "evaluation", "probe"),
         *("adapters", "starts", "progress", "fitting", "reports", "soups", "pairs", "contrastive", "__init__"),
@@ -115,6 +115,9 @@ def test_every_room_has_tests():
 
 
 RECORDS = {
+    "Export",
+    "FORMATS",
+    "is_artefact",
     "Choice",
     "CLIP_RECIPE",
     "RECIPES",
@@ -131,7 +134,9 @@ RECORDS = {
 }
 
 
-@pytest.mark.parametrize("package", [convnext_keras, convnext_keras.clip, convnext_keras.training])
+@pytest.mark.parametrize(
+    "package", [convnext_keras, convnext_keras.clip, convnext_keras.deploy, convnext_keras.training]
+)
 def test_exported_names_are_listed_and_documented(package):
     names = package.__all__  # in the linter's order
     assert len(names) == len({*names})

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import keras
@@ -10,7 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from convnext_keras import create_model, decode_predictions, fold_for_inference
+from convnext_keras import checkpoints, clip, create_model, decode_predictions, deploy, feature_extractor
+from convnext_keras.arguments import alternatives
 from convnext_keras.batches import in_batches
 from convnext_keras.checkpoints import WeightSet
 from convnext_keras.cli.options import (
@@ -23,6 +25,8 @@ from convnext_keras.cli.options import (
     saved_model,
     weights_named,
 )
+from convnext_keras.clip.zero_shot import TEMPLATE, checked_labels
+from convnext_keras.deploy import FORMATS
 from convnext_keras.hub import Description
 from convnext_keras.preprocessing import Recipe
 from convnext_keras.provenance import ModelWithProvenance, Provenance
@@ -38,14 +42,18 @@ def classify(
 
     [dim]convnext-keras classify cat.jpg dog.jpg --weights convnext_base --top 3[/]
     """
-    images, source = chosen_pictures(images), saved_model(weights) or weights_named(weights)
+    images = chosen_pictures(images)
+    source = deploy.Artefact(weights) if deploy.is_artefact(weights) else saved_model(weights) or weights_named(weights)
     recipe, labels = _transform_and_labels(source)
     if not labels:
         raise ValueError(f"{weights} has no classes. Choose a weight set with a classifier.")
     batches = in_batches(images, recipe, batch_size=32)
     first = next(batches)  # Before anything is fetched.
-    model = source if isinstance(source, keras.Model) else create_model(source)
-    scores = np.concatenate([model.predict_on_batch(pixels) for _, pixels in itertools.chain([first], batches)])
+    if isinstance(source, deploy.Artefact):
+        predict: Any = source
+    else:
+        predict = (source if isinstance(source, keras.Model) else create_model(source)).predict_on_batch
+    scores = np.concatenate([predict(pixels) for _, pixels in itertools.chain([first], batches)])
     decoded = decode_predictions(scores, top=top, labels=labels)
     if as_json:
         keys = ("id", "name", "score")
@@ -61,10 +69,16 @@ def classify(
     Console().print(table)
 
 
-def _transform_and_labels(source: WeightSet | Description | ModelWithProvenance) -> tuple[Recipe, Any]:
+def _transform_and_labels(
+    source: WeightSet | Description | ModelWithProvenance | deploy.Artefact,
+) -> tuple[Recipe, Any]:
     """The transform and the classes of what is named; classes without names have numbers."""
+    if isinstance(source, deploy.Artefact):
+        artefact: Any = source
+        has_classes = artefact.outputs[0] in ("probabilities", "logits")
+        return artefact.provenance.recipe or Recipe(224), artefact.provenance.labels if has_classes else ()
     if isinstance(source, keras.Model):
-        known = source.provenance or Provenance()
+        known: Any = source.provenance or Provenance()
         classes = source.output_shape[-1] if len(source.output_shape) == 2 else 0
         recipe, labels = known.recipe or Recipe(224), known.labels
     else:
@@ -75,13 +89,47 @@ def _transform_and_labels(source: WeightSet | Description | ModelWithProvenance)
 
 def export(
     weights: Annotated[str, typer.Argument(help=WHICH)],
-    output: Annotated[str, typer.Option(help="Folder of a SavedModel, or file of another format.")],
-    file_format: Annotated[str, typer.Option("--format", help="What Keras exports.")] = "tf_saved_model",
+    output: Annotated[Path, typer.Option(help="File to write, or folder of a SavedModel.")],
+    file_format: Annotated[str, typer.Option("--format", help=f"{alternatives(FORMATS)}; or by the file's end.")] = "",
+    size: Annotated[int, typer.Option(min=0, help="Height and width in pixels, or tokens; 0 for the model's.")] = 0,
+    batch: Annotated[int, typer.Option(min=0, help="Pictures or texts at a time; 0 for any number.")] = 0,
+    layout: Annotated[str, typer.Option(help="nhwc, or nchw with the channels of pixels in front.")] = "nhwc",
+    pixels: Annotated[str, typer.Option(help="float32 or uint8, both 0 to 255.")] = "float32",
+    features: Annotated[
+        bool, typer.Option("--features", help="The outputs of the four stages, not the classes.")
+    ] = False,
+    tower: Annotated[str, typer.Option(help="Of a ConvNeXt-CLIP: image or text.")] = "",
+    labels: Annotated[str, typer.Option(help="Of a ConvNeXt-CLIP: classes to tell apart, separated by commas.")] = "",
+    template: Annotated[list[str], typer.Option(help="Prompt with {} for the label.")] = [TEMPLATE],  # noqa: B006
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    check: Annotated[bool, typer.Option(help="Run the file and compare it with the model.")] = True,
 ) -> None:
-    """Writes a model for inference in a format of other programs: tf_saved_model, openvino, onnx, litert or torch.
+    """Writes a model for other programs: TensorFlow, LiteRT, ONNX Runtime, PyTorch, OpenVINO, or XLA.
 
-    [dim]convnext-keras export convnext_tiny --output tiny.xml --format openvino[/]
+    [dim]convnext-keras export convnext_tiny --output tiny.onnx[/]
+    [dim]convnext-keras export convnext_base_w --labels "a cat, a dog" --output pets.xml[/]
     """
-    model = saved_model(weights) or create_model(weights_named(weights))
-    fold_for_inference(model).export(output, format=file_format, verbose=False)
-    print(output)
+    deploy.format_named(file_format or None, output)  # Before anything is fetched.
+    if tower or labels:
+        model = _of_clip(weights, tower, labels, template)
+    elif checkpoints.named(weights, checkpoints.CLIP) or checkpoints.default(weights, checkpoints.CLIP):
+        raise ValueError(f"{weights} is a ConvNeXt-CLIP. Choose --tower image, --tower text, or --labels.")
+    else:
+        model = saved_model(weights) or create_model(weights_named(weights))
+    options: Any = {"batch": batch or None, "size": size or None, "layout": layout, "pixels": pixels}
+    ready = feature_extractor(model) if features else model
+    written = deploy.export(ready, output, file_format or None, overwrite=overwrite, check=check, **options)
+    print(f"{written.path}: {written.format}, {written.bytes / 1e6:.2f} MB")
+    if written.difference is not None and written.seconds is not None:
+        print(f"checked: differs by {written.difference:.1e} of the largest output; {1000 * written.seconds:.1f} ms")
+
+
+def _of_clip(weights: str, tower: str, labels: str, templates: list[str]) -> Any:
+    """A tower of a ConvNeXt-CLIP, or a zero-shot classifier."""
+    if tower and (labels or tower not in ("image", "text")):
+        raise ValueError(f"--tower must be image or text, and without --labels. Received: --tower {tower}")
+    names = checked_labels([label for label in labels.split(",") if label.strip()]) if labels else ()
+    model = clip.create_model(weights)
+    if names:
+        return clip.ZeroShotClassifier(model, names, templates)
+    return model.image_encoder if tower == "image" else model.text_encoder

@@ -66,8 +66,10 @@ class CausalAttention(layers.Layer):
         channels, dtype = inputs.shape[-1] // 3, inputs.dtype
         if keras.backend.standardize_dtype(dtype) == "float16" and keras.backend.backend() == "jax":
             inputs = widened(inputs)  # JAX has no attention in float16 on CPUs.
-        split = ops.reshape(inputs, (-1, ops.shape(inputs)[1], 3, self.heads, channels // self.heads))
-        outputs = ops.dot_product_attention(split[:, :, 0], split[:, :, 1], split[:, :, 2], is_causal=True)
+        heads = (-1, ops.shape(inputs)[1], self.heads, channels // self.heads)
+        parts: Any = ops.split(inputs, 3, axis=-1)
+        query, key, value = (ops.reshape(part, heads) for part in parts)
+        outputs = ops.dot_product_attention(query, key, value, is_causal=True)
         return ops.cast(ops.reshape(outputs, (-1, ops.shape(inputs)[1], channels)), dtype)
 
     def compute_output_shape(self, input_shape):
@@ -97,8 +99,10 @@ class EndOfText(layers.Layer):
         self.projection = self.add_weight(name="projection", shape=(channels, self.units), initializer=initializer)
 
     def call(self, inputs, tokens):
-        ends = ops.expand_dims(ops.argmax(tokens, axis=-1), (-1, -2))
-        return ops.matmul(ops.squeeze(ops.take_along_axis(inputs, ends, axis=1), 1), self.projection)
+        # A sum of zeros and one vector: PyTorch's export fixes the number of rows where one takes it by its place.
+        ends = ops.argmax(tokens, axis=-1)
+        is_end = ops.expand_dims(ops.arange(ops.shape(tokens)[1]) == ops.cast(ops.expand_dims(ends, 1), "int32"), -1)
+        return ops.matmul(ops.sum(ops.where(is_end, inputs, ops.zeros_like(inputs)), axis=1), self.projection)
 
     def compute_output_shape(self, inputs_shape, tokens_shape=None):
         return (inputs_shape[0], self.units)

@@ -1,6 +1,7 @@
 """Classification with any labels: each label becomes prompts, and the prompts' mean embedding a classifier's column."""
 
 import collections
+import dataclasses
 import functools
 import warnings
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from keras import layers, ops
 
 from convnext_keras.clip.model import CLIP, softmax, unit
 from convnext_keras.layers import register
-from convnext_keras.provenance import ModelWithProvenance
+from convnext_keras.provenance import ModelWithProvenance, Provenance
 
 DATA = Path(__file__).parent / "data"
 TEMPLATE_FILES = {80: "imagenet_templates.txt", 7: "imagenet_templates_short.txt"}
@@ -155,7 +156,8 @@ class ZeroShotClassifier:
         options = {"use_bias": False, "activation": "softmax", "dtype": "float32"}
         classes = layers.Dense(len(self.labels), name="labels", trainable=False, **options)
         model = ModelWithProvenance(encoder.input, classes(unit_vectors), name="zero_shot_classifier")
-        model.provenance = self.model.provenance
+        known = self.model.provenance or Provenance()
+        model.provenance = dataclasses.replace(known, labels=tuple((label, label) for label in self.labels))
         classes.set_weights([self.temperature * self.classes.T])
         return model
 

@@ -1,5 +1,8 @@
-"""Models on their way to where they run: folded for inference."""
+"""Models on their way to where they run: folded for inference, and exported to the formats of other programs."""
 
+from convnext_keras.deploy.artefacts import Artefact, is_artefact
+from convnext_keras.deploy.exporting import Export, export
 from convnext_keras.deploy.folding import fold_for_inference
+from convnext_keras.deploy.formats import FORMATS, format_named
 
-__all__ = ["fold_for_inference"]
+__all__ = ["FORMATS", "Artefact", "Export", "export", "fold_for_inference", "format_named", "is_artefact"]

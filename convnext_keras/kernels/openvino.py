@@ -29,13 +29,23 @@ def _layer_norm(inputs, gamma, beta, epsilon: float):
     return core.OpenVINOKerasTensor(outputs)
 
 
-def _compiled(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
-    """The model as OpenVINO compiles it for any number of rows, in float32."""
+def graph_of(model: keras.Model) -> openvino.Model:
+    """The model as OpenVINO's graph, for any number of rows.
+
+    Raises:
+        ImportError: if Keras has no such class of nodes any more.
+    """
+    if core is None:
+        raise ImportError("This version of Keras does not show OpenVINO's nodes. Use another version, or format.")
     shape = [-1 if length is None else length for length in model.inputs[0].shape]
     parameter = opset15.parameter(shape, core.OPENVINO_DTYPES[model.inputs[0].dtype])
-    outputs = model(core.OpenVINOKerasTensor(parameter.output(0)), training=False)
-    graph = openvino.Model([opset15.result(outputs.output)], [parameter])  # pyright: ignore
-    program = openvino.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    outputs = keras.tree.flatten(model(core.OpenVINOKerasTensor(parameter.output(0)), training=False))
+    return openvino.Model([opset15.result(row.output) for row in outputs], [parameter])  # pyright: ignore
+
+
+def _compiled(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
+    """The model as OpenVINO compiles it for any number of rows, in float32."""
+    program = openvino.compile_model(graph_of(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda inputs: program(inputs)[0]
 
 

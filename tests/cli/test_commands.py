@@ -278,48 +278,6 @@ def test_clip_runs_without_peers_network_and_other_backends(shapes, tmp_path):
     assert done.stdout.splitlines()[-1] == str(BACKEND == "tensorflow")
 
 
-def saved_model_outputs(path, pixels):
-    import tensorflow as tf
-
-    loaded = tf.saved_model.load(str(path))  # whose functions end with it
-    return loaded.serve(pixels).numpy()
-
-
-def openvino_outputs(path, pixels):
-    import openvino
-
-    return openvino.compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(pixels)[0]
-
-
-def torch_outputs(path, pixels):
-    import torch
-
-    return torch.export.load(str(path)).module()(torch.tensor(pixels)).detach().numpy()
-
-
-EXPORTS = {
-    "tensorflow": ("saved", "tf_saved_model", saved_model_outputs),
-    "openvino": ("model.xml", "openvino", openvino_outputs),
-    "torch": ("model.pt2", "torch", torch_outputs),
-}
-
-
-@pytest.mark.skipif(BACKEND not in EXPORTS, reason="Keras exports JAX's models through TensorFlow only")
-def test_export(tmp_path):
-    name, file_format, exported_outputs = EXPORTS[BACKEND]
-    result = run("export", DIGITS, "--output", tmp_path / name, "--format", file_format)
-    assert result.stdout.splitlines()[-1] == str(tmp_path / name)
-    model = create_model(DIGITS)
-    pixels = np.stack([model.provenance.recipe(digit) for digit in held_out_digits()[0][:1]]).astype("float32")
-    expected = outputs(model, pixels)
-    np.testing.assert_allclose(exported_outputs(tmp_path / name, pixels), expected, atol=1e-5)
-
-
-def test_export_of_an_unknown_format(tmp_path):
-    with pytest.raises(ValueError, match="format"):
-        run("export", DIGITS, "--output", tmp_path / "x", "--format", "floppy")
-
-
 @pytest.mark.any_backend
 def test_sheets_show_pictures_of_the_indexs_folder_only(shapes, tmp_path, monkeypatch, capsys):
     """An index from elsewhere names any files; those outside of its folder are not opened."""

@@ -1,0 +1,130 @@
+"""Exported models, run by the program that each format is for, without Keras and without this library.
+
+The file is a program of its own too, so that a check has nothing but the format's runtime in its process:
+
+    python runtimes.py ARTEFACT INPUTS.npz OUTPUTS.npz
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Run = Callable[[np.ndarray], list[np.ndarray]]
+REPEATS = 5  # of which the fastest is told
+DESCRIPTION = ".json"  # appended to the name of an artefact for the name of its description
+
+
+def _saved_model(path: Path, names: Sequence[str]) -> Run:
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(path))
+    function = loaded.signatures["serving_default"]
+    (name,) = function.structured_input_signature[1]
+
+    def run(inputs: np.ndarray) -> list[np.ndarray]:
+        results = function(**{name: tf.constant(inputs)})
+        return [results[row].numpy() for row in names]
+
+    run.model = loaded  # pyright: ignore[reportFunctionMemberAccess] - its functions end with it
+    return run
+
+
+def _litert(path: Path, names: Sequence[str]) -> Run:
+    from ai_edge_litert.interpreter import Interpreter
+
+    runner: Any = Interpreter(str(path)).get_signature_runner()
+    (name,) = runner.get_input_details()
+    return lambda inputs: [np.asarray(runner(**{name: inputs})[row]) for row in names]
+
+
+def _onnx(path: Path, names: Sequence[str]) -> Run:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda inputs: [np.asarray(row) for row in session.run([*names], {name: inputs})]
+
+
+def _torch(path: Path, names: Sequence[str]) -> Run:
+    import torch
+
+    module = torch.export.load(str(path)).module()
+
+    def run(inputs: np.ndarray) -> list[np.ndarray]:
+        with torch.no_grad():
+            return [row.numpy() for row in module(torch.from_numpy(inputs))]
+
+    return run
+
+
+def _openvino(path: Path, names: Sequence[str]) -> Run:
+    import openvino
+
+    program = openvino.compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda inputs: [np.array(program(inputs)[row]) for row in names]
+
+
+def _stablehlo(path: Path, names: Sequence[str]) -> Run:
+    from jax import export
+
+    call = export.deserialize(bytearray(path.read_bytes())).call
+    return lambda inputs: [np.array(row) for row in call(inputs)]
+
+
+RUNTIMES: dict[str, Callable[[Path, Sequence[str]], Run]] = {
+    "saved_model": _saved_model,
+    "litert": _litert,
+    "onnx": _onnx,
+    "torch": _torch,
+    "openvino": _openvino,
+    "stablehlo": _stablehlo,
+}
+
+
+def description_of(path: Path) -> dict[str, Any]:
+    """What `export` wrote beside an artefact.
+
+    Raises:
+        ValueError: if there is no description.
+    """
+    beside = path.with_name(path.name + DESCRIPTION)
+    try:
+        return json.loads(beside.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} has no description {beside.name} beside it, as `export` writes it.") from error
+
+
+def started(path: Path) -> Run:
+    """An artefact as a function from an array to its outputs, in the order of the description.
+
+    Raises:
+        ValueError: if there is no description.
+        ImportError: if the format's own program is not installed.
+    """
+    description = description_of(path)
+    return RUNTIMES[description["format"]](path, description["outputs"])
+
+
+def main(artefact: str, inputs: str, outputs: str) -> None:
+    """Runs all arrays of one file, and writes the results of each and the seconds of its fastest run."""
+    run = started(Path(artefact))
+    results = {}
+    with np.load(inputs) as arrays:
+        for name, array in arrays.items():
+            results |= {f"{name} {number}": row for number, row in enumerate(run(array))}
+            seconds = []
+            for _ in range(REPEATS):
+                start = time.perf_counter()
+                run(array)
+                seconds.append(time.perf_counter() - start)
+            results[f"{name} seconds"] = np.array(min(seconds))
+    np.savez(outputs, **results)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

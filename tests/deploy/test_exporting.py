@@ -1,0 +1,217 @@
+"""Exports are what the model is, by the program that each format is for; wrong ones leave nothing behind."""
+
+import json
+import re
+
+import keras
+import numpy as np
+import pytest
+from conftest import BACKEND, outputs, randomise
+from typer.testing import CliRunner
+
+from convnext_keras import ConvNeXt, clip, create_model, deploy, feature_extractor
+from convnext_keras.cli import app
+from convnext_keras.cli.demo import held_out_digits
+from convnext_keras.deploy import FORMATS, exporting
+
+DIGITS = "convnext_mini.digits"
+OWN = [name for name, row in FORMATS.items() if row.backend == BACKEND]
+SMALL = {"depths": (1, 1, 1, 1), "dims": (8, 12, 16, 20)}
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    recipe = create_model(DIGITS).provenance.recipe
+    return np.stack([recipe(digit) for digit in held_out_digits()[0][::40]]).astype("float32")
+
+
+@pytest.mark.parametrize("format", OWN)
+def test_a_classifier_is_the_same_anywhere(format, pixels, tmp_path):
+    path = tmp_path / f"digits{FORMATS[format].suffix}"
+    written = deploy.export(create_model(DIGITS), path, format)
+    assert written.difference < 1e-5
+    assert written.bytes > 1e6
+    read = deploy.Artefact(path)
+    assert read.outputs == ["probabilities"]
+    assert read.provenance.license == "apache-2.0"
+    assert read.provenance.recipe == create_model(DIGITS).provenance.recipe
+    expected = outputs(create_model(DIGITS), pixels)
+    for rows in (pixels, pixels[:2]):
+        np.testing.assert_allclose(read(rows), expected[: len(rows)], atol=1e-5)
+    assert sorted(row.name for row in tmp_path.iterdir() if row.suffix != ".bin") == [path.name, f"{path.name}.json"]
+
+
+@pytest.mark.parametrize("format", OWN)
+def test_towers_are_the_same_anywhere(format, tmp_path):
+    model = clip.create_model("shapes")
+    path = tmp_path / f"text{FORMATS[format].suffix}"
+    deploy.export(model.text_encoder, path, format)
+    texts = ["three red stars", "a small blue circle on white", "green"]
+    tokens = model.tokenizer(texts)
+    vectors = deploy.Artefact(path)(tokens)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    np.testing.assert_allclose(vectors, model.encode_text(texts), atol=1e-5)
+    classifier = clip.ZeroShotClassifier(model, ["a red star", "a blue circle"], "{}")
+    path = tmp_path / f"zero{FORMATS[format].suffix}"
+    deploy.export(classifier, path, format)
+    read = deploy.Artefact(path)
+    assert read.provenance.labels == (("a red star",) * 2, ("a blue circle",) * 2)
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3)).astype("uint8")
+    np.testing.assert_allclose(read(pictures), classifier.probabilities(pictures), atol=1e-5)
+
+
+def small(**options):
+    return randomise(ConvNeXt(**SMALL, **{"weights": None, "classes": 5, "input_shape": (40, 48, 3), **options}))
+
+
+@pytest.mark.parametrize("format", OWN)
+def test_layout_type_and_batch_can_be_chosen(format, tmp_path):
+    path = tmp_path / f"small{FORMATS[format].suffix}"
+    model = small(classifier_activation=None)
+    deploy.export(model, path, format, batch=2, layout="nchw", pixels="uint8")
+    assert json.loads((tmp_path / f"{path.name}.json").read_text())["shape"] == [2, 3, 40, 48]
+    pictures = np.random.default_rng(0).integers(0, 256, (5, 40, 48, 3)).astype("uint8")
+    expected = outputs(model, pictures.astype("float32"))
+    np.testing.assert_allclose(deploy.Artefact(path)(pictures), expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("format", OWN)
+def test_features_and_backbones(format, tmp_path):
+    suffix = FORMATS[format].suffix
+    backbone = small(include_top=False)
+    assert deploy.export(backbone, tmp_path / f"a{suffix}", format).difference < 1e-5
+    assert deploy.export(feature_extractor(backbone, (1, 3)), tmp_path / f"b{suffix}", format).difference < 1e-5
+    names = [json.loads((tmp_path / f"{name}{suffix}.json").read_text())["outputs"] for name in "ab"]
+    assert names == [["features"], ["features_0", "features_1"]]
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's format")
+def test_height_and_width_may_stay_open(tmp_path):
+    model = small(include_top=False, pooling="avg", input_shape=(None, None, 3))
+    assert deploy.export(model, tmp_path / "free", "saved_model").difference < 1e-5
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 72, 56, 3)).astype("float32")
+    expected = outputs(model, pixels)
+    np.testing.assert_allclose(deploy.Artefact(tmp_path / "free")(pixels), expected, atol=1e-4)
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize("format", ["openvino", "litert"])
+def test_another_backend_writes_what_the_active_one_does_not(format, pixels, tmp_path):
+    path = tmp_path / f"digits{FORMATS[format].suffix}"
+    assert deploy.export(create_model(DIGITS), path).difference < 1e-5
+    np.testing.assert_allclose(deploy.Artefact(path)(pixels), outputs(create_model(DIGITS), pixels), atol=1e-5)
+
+
+@pytest.mark.any_backend
+def test_descriptions_lie_inside_too(tmp_path):
+    import onnx
+    import torch
+
+    for name in ("digits.onnx", "digits.pt2"):
+        deploy.export(create_model(DIGITS), tmp_path / name)
+    files = {"convnext_keras.json": ""}
+    torch.export.load(str(tmp_path / "digits.pt2"), extra_files=files)
+    (row,) = onnx.load(tmp_path / "digits.onnx").metadata_props
+    for text in (row.value, files["convnext_keras.json"]):
+        assert json.loads(text)["sha256"] == create_model(DIGITS).provenance.sha256
+
+
+@pytest.mark.any_backend
+def test_the_commands_make_and_read_artefacts(pixels, tmp_path):
+    from PIL import Image
+
+    picture, path = tmp_path / "digit.png", tmp_path / "digits.onnx"
+    Image.fromarray(held_out_digits()[0][0]).save(picture)
+
+    def run(*arguments):
+        return CliRunner().invoke(app, [*map(str, arguments)], catch_exceptions=False).stdout
+
+    shown = run("export", DIGITS, "--output", path)
+    assert float(re.search(r"differs by (\S+) of", shown)[1]) < 1e-5
+    results = [json.loads(run("classify", picture, "--weights", row, "--json")) for row in (DIGITS, path)]
+    for one, two in zip(*(row[0]["predictions"] for row in results), strict=True):
+        assert (one["id"], one["name"]) == (two["id"], two["name"])
+        assert one["score"] == pytest.approx(two["score"], abs=1e-5)
+    shapes = ("export", "convnext_mini.shapes", "--output", tmp_path / "zero.pt2")
+    with pytest.raises(ValueError, match="is a ConvNeXt-CLIP. Choose --tower image"):
+        run(*shapes)
+    with pytest.raises(ValueError, match="--tower must be image or text"):
+        run(*shapes, "--tower", "both")
+    run(*shapes, "--labels", "a red star, a blue circle", "--template", "{}")
+    (row,) = json.loads(run("classify", picture, "--weights", tmp_path / "zero.pt2", "--json"))
+    assert {best["name"] for best in row["predictions"]} == {"a red star", "a blue circle"}
+
+
+def nothing_left(folder):
+    return not [*folder.iterdir()]
+
+
+@pytest.mark.any_backend
+def test_wrong_arguments_are_told_and_leave_nothing(tmp_path, monkeypatch):
+    model = create_model(DIGITS)
+    with pytest.raises(ValueError, match=r"format must be .* Received: format='onxx'. Did you mean 'onnx'"):
+        deploy.export(model, tmp_path / "x", "onxx")
+    with pytest.raises(ValueError, match=r"x.bin must end in '.tflite', '.onnx'"):
+        deploy.export(model, tmp_path / "x.bin")
+    with pytest.raises(ValueError, match="layout must be 'nhwc' or 'nchw'"):
+        deploy.export(model, tmp_path / "x.onnx", layout="hwcn")
+    with pytest.raises(ValueError, match="has two towers"):
+        deploy.export(clip.create_model("shapes"), tmp_path / "x.onnx")
+    with pytest.raises(ValueError, match="onnx needs a fixed height and width, such as size=224; 'saved_model' leaves"):
+        deploy.export(small(include_top=False, input_shape=(None, None, 3)), tmp_path / "x.onnx")
+    monkeypatch.setattr(exporting.importlib.util, "find_spec", lambda name: None if name == "onnxscript" else True)
+    with pytest.raises(ImportError, match=r'onnx needs onnxscript: pip install "convnext-keras\[onnx\]"'):
+        deploy.export(model, tmp_path / "x.onnx")
+    assert nothing_left(tmp_path)
+
+
+@pytest.mark.any_backend
+def test_the_transform_goes_with_the_size(tmp_path):
+    deploy.export(
+        create_model(DIGITS, include_top=False, input_shape=(None, None, 3)), tmp_path / "x.xml", size=(48, 64)
+    )
+    assert deploy.Artefact(tmp_path / "x.xml").provenance.recipe.size == (48, 64)
+
+
+@pytest.mark.any_backend
+def test_a_file_is_replaced_only_if_asked(tmp_path):
+    path = tmp_path / "x.pt2"
+    path.write_bytes(b"precious")
+    with pytest.raises(ValueError, match="x.pt2 exists. Choose another path"):
+        deploy.export(create_model(DIGITS), path)
+    assert path.read_bytes() == b"precious"
+    deploy.export(create_model(DIGITS), path, overwrite=True, check=False)
+    assert path.stat().st_size > 1e6
+
+
+@pytest.mark.any_backend
+def test_what_differs_does_not_run_or_fills_the_disk_leaves_nothing(tmp_path, monkeypatch):
+    model, write = create_model(DIGITS), exporting.write
+
+    def of_another_model(format, ready, path, description):
+        wrong = keras.models.clone_model(ready)
+        wrong.set_weights([value * np.float32(1.001) for value in ready.get_weights()])
+        write(format, wrong, path, description)
+
+    monkeypatch.setattr(exporting, "write", of_another_model)
+    with pytest.raises(ValueError, match=r"differs by \S+ of the largest output, more than 1e-04"):
+        deploy.export(model, tmp_path / "x.pt2")
+    monkeypatch.setattr(exporting, "write", lambda format, ready, path, description: path.write_bytes(b"no program"))
+    with pytest.raises(ValueError, match="What was written does not run"):
+        deploy.export(model, tmp_path / "x.pt2")
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(exporting, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        deploy.export(model, tmp_path / "x.pt2")
+    assert nothing_left(tmp_path)
+
+
+@pytest.mark.any_backend
+def test_what_is_no_artefact_is_told(tmp_path):
+    (tmp_path / "x.onnx").touch()
+    assert not deploy.is_artefact(tmp_path / "x.onnx")
+    with pytest.raises(ValueError, match="x.onnx has no description x.onnx.json beside it"):
+        deploy.Artefact(tmp_path / "x.onnx")
