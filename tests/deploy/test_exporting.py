@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -207,6 +208,17 @@ def test_what_differs_does_not_run_or_fills_the_disk_leaves_nothing(tmp_path, mo
     with pytest.raises(OSError, match="No space left"):
         deploy.export(model, tmp_path / "x.pt2")
     assert nothing_left(tmp_path)
+
+
+@pytest.mark.any_backend
+def test_code_of_the_page(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "DEPLOYMENT.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    blocks, namespace = re.findall(r"```python\n(.*?)```", page, re.DOTALL), {}
+    for block in blocks:
+        exec(compile(block, "DEPLOYMENT.md", "exec"), namespace)
+    assert len(blocks) == 4
+    assert namespace["probabilities"].shape == (2, 10)
 
 
 @pytest.mark.any_backend
