@@ -156,8 +156,9 @@ def test_importing_brings_no_other_backend():
 
 
 def marked(module):
-    """What trains is tested by name under every backend; its examples once."""
-    return pytest.param(module, marks=pytest.mark.any_backend) if module.startswith("training/") else module
+    """What trains or exports is tested by name under every backend; its examples once."""
+    once = module.startswith(("training/", "deploy/"))
+    return pytest.param(module, marks=pytest.mark.any_backend) if once else module
 
 
 @pytest.mark.parametrize("module", [marked(module) for module in MODULES])
