@@ -107,9 +107,12 @@ def export(
     """Writes a model for other programs: TensorFlow, LiteRT, ONNX Runtime, PyTorch, OpenVINO, or XLA.
 
     [dim]convnext-keras export convnext_tiny --output tiny.onnx[/]
+
     [dim]convnext-keras export convnext_base_w --labels "a cat, a dog" --output pets.xml[/]
     """
-    deploy.format_named(file_format or None, output)  # Before anything is fetched.
+    name = deploy.format_named(file_format or None, output)  # Before anything is fetched.
+    if features and (labels or tower == "text"):
+        raise ValueError("--features are of a classifier or an image tower. Leave out --labels and --tower text.")
     if tower or labels:
         model = _of_clip(weights, tower, labels, template)
     elif checkpoints.named(weights, checkpoints.CLIP) or checkpoints.default(weights, checkpoints.CLIP):
@@ -118,7 +121,9 @@ def export(
         model = saved_model(weights) or create_model(weights_named(weights))
     options: Any = {"batch": batch or None, "size": size or None, "layout": layout, "pixels": pixels}
     ready = feature_extractor(model) if features else model
-    written = deploy.export(ready, output, file_format or None, overwrite=overwrite, check=check, **options)
+    if FORMATS[name].backend != keras.backend.backend():
+        print(f"{name} is written by a process of {FORMATS[name].backend}.")
+    written = deploy.export(ready, output, name, overwrite=overwrite, check=check, **options)
     print(f"{written.path}: {written.format}, {written.bytes / 1e6:.2f} MB")
     if written.difference is not None and written.seconds is not None:
         print(f"checked: differs by {written.difference:.1e} of the largest output; {1000 * written.seconds:.1f} ms")

@@ -62,22 +62,23 @@ def train(
     The training of a classifier that was interrupted goes on with the same command.
 
     [dim]convnext-keras train flowers/ --weights convnext_tiny.in12k_ft_in1k --output flowers-model[/]
+
     [dim]convnext-keras train captions.csv --weights convnext_base_w --output captions-model[/]
     """
     if output.exists():
         raise ValueError(f"{output} exists. Choose another folder.")
+    part: Any = float(validation) if validation.replace(".", "", 1).isdigit() else Path(validation)
     if holds_pairs(data):
         if recipe or size or skip:
             raise ValueError("--recipe, --size and --skip are for pictures with classes. Change fields with --set.")
         chosen = changed(training.CLIP_RECIPE, changes or [])
-        train_on_pairs(data, output, weights, chosen, validation, seed, replay or [], locked or None)
+        train_on_pairs(data, output, weights, chosen, part, seed, replay or [], locked or None)
         return
     if replay or locked:
         raise ValueError(
             f"--replay and --locked are for pairs: a .csv with path and caption, or a .tar. Received: {data}"
         )
     on_error = "skip" if skip else "raise"
-    part: Any = float(validation) if validation.replace(".", "", 1).isdigit() else validation
     reports.new_figure(1, 1)  # Before hours of training.
     kept, held_out = training.parts_of(data, part, None, seed, on_error)
     chosen = changed(training.recipe_named(recipe or None, len(kept)), changes or [])
@@ -102,18 +103,18 @@ def train_on_pairs(
     output: Path,
     weights: str,
     recipe: Recipe,
-    validation: str,
+    validation: float | Path,
     seed: int,
     replay: list[Path],
     locked: str | None,
 ) -> None:
     """Fine-tunes a ConvNeXt-CLIP, and writes it as a repository in the form of this library."""
     pairs = training.read_pairs(data)
-    if validation.replace(".", "", 1).isdigit():
-        order = np.random.default_rng(seed).permutation(len(pairs))
-        kept, held_out = map(pairs.subset, np.split(order, [round(len(pairs) * (1 - float(validation)))]))
+    if isinstance(validation, Path):
+        kept, held_out = pairs, training.read_pairs(validation)
     else:
-        kept, held_out = pairs, training.read_pairs(Path(validation))
+        order = np.random.default_rng(seed).permutation(len(pairs))
+        kept, held_out = map(pairs.subset, np.split(order, [max(0, round(len(pairs) * (1 - validation)))]))
     if not len(kept) or not len(held_out):
         raise ValueError(
             f"--validation {validation} leaves {len(kept)} pairs to train on, and {len(held_out)} to validate."

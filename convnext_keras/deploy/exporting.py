@@ -6,8 +6,6 @@ import importlib.util
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,10 +18,11 @@ from keras import ops
 from convnext_keras import clip
 from convnext_keras.arguments import alternatives
 from convnext_keras.clip.model import CLIP
+from convnext_keras.clip.text_tower import PositionEmbedding
 from convnext_keras.deploy import runtimes
 from convnext_keras.deploy.folding import fold_for_inference
 from convnext_keras.deploy.formats import FORMATS, format_named
-from convnext_keras.deploy.writing import write
+from convnext_keras.deploy.writing import run_apart, write
 from convnext_keras.features import functional, inner_layers
 from convnext_keras.provenance import Provenance, provenance_of
 
@@ -97,7 +96,8 @@ def export(
     path = Path(path)
     name = format_named(format, path)
     _check_words(layout=(layout, LAYOUTS), pixels=(pixels, PIXELS))
-    _check_path(path, overwrite)
+    for place in (path, path.with_name(path.name + runtimes.DESCRIPTION)):
+        _check_free(place, overwrite)
     _check_packages(name)
     if isinstance(model, CLIP):
         raise ValueError("A ConvNeXt-CLIP has two towers: export model.image_encoder and model.text_encoder.")
@@ -110,7 +110,8 @@ def export(
         try:
             write(name, ready, partial, description)
         except RuntimeError as error:
-            raise ValueError(f"{source.name!r} cannot be exported. {error}") from error
+            backend = FORMATS[name].backend
+            raise ValueError(f"{backend} cannot write {source.name!r} as {name}: {error}") from error
         beside = partial.with_name(partial.name + runtimes.DESCRIPTION)
         beside.write_text(json.dumps(description, indent=2), encoding="utf-8")
         difference, seconds = checked(ready, partial) if check else (None, None)
@@ -119,7 +120,10 @@ def export(
             beside.write_text(json.dumps(facts, indent=2), encoding="utf-8")
         files = [file for file in Path(folder).rglob("*") if file.is_file() and file != beside]
         total = sum(file.stat().st_size for file in files)
-        for part in Path(folder).iterdir():
+        parts = [*Path(folder).iterdir()]
+        for part in parts:  # OpenVINO's and large ONNX models have a second file, whose name may be taken too.
+            _check_free(path.parent / part.name, overwrite)
+        for part in parts:
             _replace(part, path.parent / part.name)
     return Export(path, name, difference, total, seconds)
 
@@ -130,10 +134,12 @@ def _check_words(**words: tuple[str, Sequence[str]]) -> None:
             raise ValueError(f"{name} must be {alternatives(valid)}. Received: {name}={given!r}")
 
 
-def _check_path(path: Path, overwrite: bool) -> None:
-    taken = [row for row in (path, path.with_name(path.name + runtimes.DESCRIPTION)) if row.exists()]
-    if taken and not overwrite:
-        raise ValueError(f"{taken[0]} exists. Choose another path, or overwrite it.")
+def _check_free(path: Path, overwrite: bool) -> None:
+    """Raises ValueError if a path is taken and must not, or by a folder that `export` did not write."""
+    if path.exists() and not overwrite:
+        raise ValueError(f"{path} exists. Choose another path, or overwrite it.")
+    if path.is_dir() and not path.with_name(path.name + runtimes.DESCRIPTION).is_file():
+        raise ValueError(f"{path} is a folder that no export wrote. Choose another path, or remove it.")
 
 
 def _check_packages(name: str) -> None:
@@ -159,8 +165,10 @@ def prepared(
     """
     try:
         folded = fold_for_inference(model)
-    except ValueError:  # A text tower, which has nothing to fold.
-        folded = functional(model)
+    except ValueError:
+        if not _context_length(model):
+            raise
+        folded = functional(model)  # A text tower, which has nothing to fold.
     if len(folded.inputs) != 1:
         raise ValueError(f"{model.name!r} has {len(folded.inputs)} inputs. Export a model with one.")
     _, *shape = folded.inputs[0].shape
@@ -179,8 +187,10 @@ def prepared(
     return keras.Model(inputs, folded(ops.transpose(rows, (0, 2, 3, 1)) if layout == "nchw" else rows), name=model.name)
 
 
-def _context_length(model: keras.Model) -> int:
-    return next(layer.context_length for layer in inner_layers(model) if hasattr(layer, "context_length"))
+def _context_length(model: keras.Model) -> int | None:
+    """Most tokens of a text tower; None for another model."""
+    layers = [layer for layer in inner_layers(model) if isinstance(layer, PositionEmbedding)]
+    return layers[0].context_length if layers else None
 
 
 def described(model: keras.Model, ready: keras.Model, format: str, layout: str) -> dict[str, Any]:
@@ -246,12 +256,10 @@ def checked(model: keras.Model, path: Path) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         given, results = Path(folder) / "inputs.npz", Path(folder) / "outputs.npz"
         np.savez(given, **inputs)  # pyright: ignore[reportArgumentType]
-        command = [sys.executable, runtimes.__file__, str(path), str(given), str(results)]
-        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if done.returncode:
-            said = [line for line in done.stderr.splitlines() if line.strip()]
-            raise ValueError(f"What was written does not run: {said[-1] if said else 'no reason was given'}")
+        try:
+            run_apart([runtimes.__file__, str(path), str(given), str(results)])
+        except RuntimeError as error:
+            raise ValueError(f"What was written does not run: {error}") from error
         with np.load(results) as arrays:
             found = dict(arrays)
     differences = []

@@ -1,6 +1,6 @@
 """Writing a model in a format by the backend that writes it best, in a process of that backend if need be.
 
-KERAS_BACKEND=torch python -m convnext_keras.deploy.writing onnx model.keras model.onnx '{"outputs": ["logits"]}'
+python -m convnext_keras.deploy.writing FORMAT SAVED.keras PATH DESCRIPTION
 """
 
 import json
@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,21 @@ def write(format: str, model: keras.Model, path: Path, description: dict[str, An
     with tempfile.TemporaryDirectory() as folder:
         saved = Path(folder) / "model.keras"
         model.save(saved)
-        command = [sys.executable, "-m", __name__, format, str(saved), str(path), json.dumps(description)]
-        environment = {**os.environ, "KERAS_BACKEND": FORMATS[format].backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        words = ["-m", "convnext_keras.deploy.writing", format, str(saved), str(path), json.dumps(description)]
+        run_apart(words, KERAS_BACKEND=FORMATS[format].backend)
+
+
+def run_apart(words: Sequence[str], **environment: str) -> None:
+    """Runs Python with these arguments in a process of its own.
+
+    Raises:
+        RuntimeError: if it fails; with the last line of what it said.
+    """
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment}
+    done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True)
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip()]
-        raise RuntimeError(f"{FORMATS[format].backend} could not write {format}: {said[-1] if said else 'no reason'}")
+        raise RuntimeError(said[-1] if said else f"The process ended with {done.returncode}.")
 
 
 def _shape(model: keras.Model, batch: int | None = None) -> list[int | None]:

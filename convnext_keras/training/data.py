@@ -17,8 +17,7 @@ from convnext_keras.batches import picture_files
 from convnext_keras.preprocessing import MODES, Picture, open_image
 
 TRAINING, VALIDATION = ("train", "training"), ("val", "valid", "validation", "test")
-PATH_HEADINGS = ("path", "file", "filepath", "image")
-COLUMNS = {"path": PATH_HEADINGS, "class": ("class", "label", "category")}
+COLUMNS = {"path": ("path", "file", "filepath", "image"), "class": ("class", "label", "category")}
 KEYS = {"picture": ("image", "images", "pixels", "pixel_values"), "class": ("label", "labels", "class")}
 
 

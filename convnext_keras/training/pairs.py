@@ -17,9 +17,10 @@ from convnext_keras.augmentation import Augmentation
 from convnext_keras.batches import PICTURE_FILES, in_batches
 from convnext_keras.clip.model import CLIP
 from convnext_keras.preprocessing import Picture, open_image
-from convnext_keras.training.data import PATH_HEADINGS, Examples, table_columns
+from convnext_keras.training.data import COLUMNS as CLASS_COLUMNS
+from convnext_keras.training.data import Examples, table_columns
 
-COLUMNS = {"path": PATH_HEADINGS, "text": ("caption", "text", "title")}
+COLUMNS = {"path": CLASS_COLUMNS["path"], "text": ("caption", "text", "title")}
 PROMPTS = ("a {}", "a photo of a {}", "a picture of a {}", "{}")
 NEAR, FAMILY = 16, 8  # groups that count as near, and how many pairs of a batch belong together by that
 
@@ -110,12 +111,12 @@ def read_pairs(data: Any) -> Pairs:
 
 
 def holds_pairs(path: Path) -> bool:
-    """Whether a path names pictures with texts, and not with classes: shards, or a table with a column of texts."""
+    """Whether a path names pictures with texts: shards, or a table with a column of texts and none of classes."""
     if path.suffix.lower() != ".csv" or not path.is_file():
         return path.suffix.lower() == ".tar"
     with path.open(newline="", encoding="utf-8-sig") as stream:
         headings = {heading.strip().lower() for heading in next(csv.reader(stream), [])}
-    return bool(headings & {*COLUMNS["text"]})
+    return bool(headings & {*COLUMNS["text"]}) and not headings & {*CLASS_COLUMNS["class"]}
 
 
 def _from_table(path: Path) -> tuple[list[Path], list[str]]:

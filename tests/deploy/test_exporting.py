@@ -136,6 +136,8 @@ def test_the_commands_make_and_read_artefacts(pixels, tmp_path):
     shapes = ("export", "convnext_mini.shapes", "--output", tmp_path / "zero.pt2")
     with pytest.raises(ValueError, match="is a ConvNeXt-CLIP. Choose --tower image"):
         run(*shapes)
+    with pytest.raises(ValueError, match="--features are of a classifier or an image tower"):
+        run(*shapes, "--labels", "a, b", "--features")
     with pytest.raises(ValueError, match="--tower must be image or text"):
         run(*shapes, "--tower", "both")
     run(*shapes, "--labels", "a red star, a blue circle", "--template", "{}")
@@ -156,6 +158,9 @@ def test_wrong_arguments_are_told_and_leave_nothing(tmp_path, monkeypatch):
         deploy.export(model, tmp_path / "x.bin")
     with pytest.raises(ValueError, match="layout must be 'nhwc' or 'nchw'"):
         deploy.export(model, tmp_path / "x.onnx", layout="hwcn")
+    foreign = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3)])
+    with pytest.raises(ValueError, match="no ConvNeXt blocks to fold. Give a model of this library"):
+        deploy.export(foreign, tmp_path / "x.onnx")
     with pytest.raises(ValueError, match="has two towers"):
         deploy.export(clip.create_model("shapes"), tmp_path / "x.onnx")
     with pytest.raises(ValueError, match="onnx needs a fixed height and width, such as size=224; 'saved_model' leaves"):
@@ -181,6 +186,13 @@ def test_a_file_is_replaced_only_if_asked(tmp_path):
     with pytest.raises(ValueError, match="x.pt2 exists. Choose another path"):
         deploy.export(create_model(DIGITS), path)
     assert path.read_bytes() == b"precious"
+    (tmp_path / "y.bin").write_bytes(b"precious")
+    with pytest.raises(ValueError, match="y.bin exists"):
+        deploy.export(create_model(DIGITS), tmp_path / "y.xml", check=False)
+    assert (tmp_path / "y.bin").read_bytes() == b"precious"
+    assert not (tmp_path / "y.xml").exists()
+    with pytest.raises(ValueError, match="is a folder that no export wrote"):
+        deploy.export(create_model(DIGITS), tmp_path, "saved_model", overwrite=True)
     deploy.export(create_model(DIGITS), path, overwrite=True, check=False)
     assert path.stat().st_size > 1e6
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from convnext_keras import clip, training
 from convnext_keras.augmentation import Augmentation
 from convnext_keras.cli import app
-from convnext_keras.training.pairs import near_groups, pair_batches
+from convnext_keras.training.pairs import holds_pairs, near_groups, pair_batches
 
 pytestmark = [needs_training, pytest.mark.any_backend]
 COLOURS = {"pink": (245, 130, 190), "cyan": (40, 220, 230), "olive": (120, 130, 10)}
@@ -88,6 +88,14 @@ def test_the_command_trains_on_a_table_of_pairs(tmp_path):
         )
     with pytest.raises(ValueError, match="leaves 18 pairs to train on, and 0"):
         CliRunner().invoke(app, [*arguments[:5], str(tmp_path / "new"), "--validation", "0"], catch_exceptions=False)
+
+
+def test_tables_of_classes_are_no_pairs(tmp_path):
+    for heading, expected in (("path,caption", True), ("path,class", False), ("path,class,caption", False)):
+        (tmp_path / "table.csv").write_text(f"{heading}\n")
+        assert holds_pairs(tmp_path / "table.csv") == expected, heading
+    assert holds_pairs(tmp_path / "pairs.tar")
+    assert not holds_pairs(tmp_path)
 
 
 def test_bad_pairs_are_told(tmp_path):
