@@ -52,7 +52,10 @@ ROOMS = {
         *("open_clip", "keras_format", "reading", "architecture", "writing", "tensors", "forms", "cards", "saving"),
         "__init__",
     ),
-    "deploy": ("folding", "formats", "writing", "runtimes", "exporting", "artefacts", "__init__"),
+    "deploy": (
+        *("folding", "formats", "writing", "reducing", "runtimes", "calibration", "checking", "exporting"),
+        *("artefacts", "__init__"),
+    ),
     "training": (
         *("groups", "optimizers", "recipes", "data", "streams", "evaluation", "probe"),
         *("adapters", "starts", "progress", "fitting", "reports", "soups", "pairs", "contrastive", "__init__"),

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from convnext_keras import checkpoints, clip, create_model, decode_predictions, deploy, feature_extractor
 from convnext_keras.arguments import alternatives
-from convnext_keras.batches import in_batches
+from convnext_keras.batches import in_batches, picture_files
 from convnext_keras.checkpoints import WeightSet
 from convnext_keras.cli.options import (
     WHICH,
@@ -94,7 +94,15 @@ def export(
     size: Annotated[int, typer.Option(min=0, help="Height and width in pixels, or tokens; 0 for the model's.")] = 0,
     batch: Annotated[int, typer.Option(min=0, help="Pictures or texts at a time; 0 for any number.")] = 0,
     layout: Annotated[str, typer.Option(help="nhwc, or nchw with the channels of pixels in front.")] = "nhwc",
-    pixels: Annotated[str, typer.Option(help="float32 or uint8, both 0 to 255.")] = "float32",
+    pixels: Annotated[str, typer.Option(help="float32 or uint8, both 0 to 255; or normalized.")] = "float32",
+    precision: Annotated[
+        str, typer.Option(help="float32, float16, int8_weights, or int8 with --calibrate.")
+    ] = "float32",
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(help="For int8, a folder of usual pictures."),
+    ] = None,
+    opset: Annotated[int, typer.Option(min=0, help="Of ONNX; 0 for the usual one.")] = 0,
     features: Annotated[
         bool, typer.Option("--features", help="The outputs of the four stages, not the classes.")
     ] = False,
@@ -109,6 +117,8 @@ def export(
     [dim]convnext-keras export convnext_tiny --output tiny.onnx[/]
 
     [dim]convnext-keras export convnext_base_w --labels "a cat, a dog" --output pets.xml[/]
+
+    [dim]convnext-keras export convnext_tiny --output tiny.xml --precision int8 --calibrate photos/[/]
     """
     name = deploy.format_named(file_format or None, output)  # Before anything is fetched.
     if features and (labels or tower == "text"):
@@ -120,11 +130,12 @@ def export(
     else:
         model = saved_model(weights) or create_model(weights_named(weights))
     options: Any = {"batch": batch or None, "size": size or None, "layout": layout, "pixels": pixels}
+    options |= {"precision": precision, "opset": opset or None, "calibration": calibrate and picture_files(calibrate)}
     ready = feature_extractor(model) if features else model
     if FORMATS[name].backend != keras.backend.backend():
         print(f"{name} is written by a process of {FORMATS[name].backend}.")
     written = deploy.export(ready, output, name, overwrite=overwrite, check=check, **options)
-    print(f"{written.path}: {written.format}, {written.bytes / 1e6:.2f} MB")
+    print(f"{written.path}: {written.format} in {written.precision}, {written.bytes / 1e6:.2f} MB")
     if written.difference is not None and written.seconds is not None:
         print(f"checked: differs by {written.difference:.1e} of the largest output; {1000 * written.seconds:.1f} ms")
 

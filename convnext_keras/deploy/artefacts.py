@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from convnext_keras.deploy.runtimes import DESCRIPTION, description_of, started
+from convnext_keras.preprocessing import Statistics, normalize
 from convnext_keras.provenance import Provenance
 
 
@@ -37,10 +38,13 @@ class Artefact:
         self.provenance = Provenance.from_config(description)
         self.outputs: list[str] = description["outputs"]
         self.shape, self.dtype, self.layout = description["shape"], description["dtype"], description["layout"]
+        self.statistics = description["statistics"] and Statistics(*map(tuple, description["statistics"]))
         self.run = started(path)
 
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
         """The first output for pixels `(N, H, W, C)` in 0..255, or token ids `(N, L)`."""
+        if self.statistics:
+            inputs = np.asarray(normalize(inputs, self.statistics))
         if self.layout == "nchw":
             inputs = np.transpose(inputs, (0, 3, 1, 2))
         if self.dtype == "uint8":

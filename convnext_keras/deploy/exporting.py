@@ -19,19 +19,20 @@ from convnext_keras import clip
 from convnext_keras.arguments import alternatives
 from convnext_keras.clip.model import CLIP
 from convnext_keras.clip.text_tower import PositionEmbedding
-from convnext_keras.deploy import runtimes
+from convnext_keras.deploy import reducing, runtimes
+from convnext_keras.deploy.calibration import calibration_rows
+from convnext_keras.deploy.checking import checked
 from convnext_keras.deploy.folding import fold_for_inference
 from convnext_keras.deploy.formats import FORMATS, format_named
-from convnext_keras.deploy.writing import run_apart, write
+from convnext_keras.deploy.writing import OPSET, run_apart, write
 from convnext_keras.features import functional, inner_layers
+from convnext_keras.preprocessing import Statistics
 from convnext_keras.provenance import Provenance, provenance_of
 
 LAYOUTS = ("nhwc", "nchw")
-PIXELS = ("float32", "uint8")
-MOST_DIFFERENCE = 1e-4  # of the largest output, between an artefact and the Keras model in float32
+PIXELS = ("float32", "uint8", "normalized")
+LOWEST_OPSET = 18  # that PyTorch writes
 TOWERS = ("image_encoder", "text_encoder")
-CHECKED_ROWS = (1, 3)
-FREE_SIZES = ((64, 96), (96, 64))  # that are tried where height and width are open
 
 
 class Export(NamedTuple):
@@ -40,6 +41,7 @@ class Export(NamedTuple):
     Attributes:
         path: of the artefact; beside it lies its description, `PATH.json`.
         format: a key of `FORMATS`.
+        precision: of its weights and products.
         difference: the largest between its outputs and the Keras model's, by the largest output; None if unchecked.
         bytes: of all its files.
         seconds: for one picture or text, by the format's own program; None if unchecked.
@@ -47,6 +49,7 @@ class Export(NamedTuple):
 
     path: Path
     format: str
+    precision: str
     difference: float | None
     bytes: int
     seconds: float | None
@@ -61,13 +64,17 @@ def export(
     size: int | tuple[int, int] | None = None,
     layout: str = "nhwc",
     pixels: str = "float32",
+    precision: str = "float32",
+    calibration: Any = None,
+    opset: int | None = None,
     overwrite: bool = False,
     check: bool = True,
 ) -> Export:
     """Writes a model for inference in a format of other programs, whatever the active backend.
 
-    Pixels go in as 0..255: the normalisation is inside. The file is run by the format's own program, in a process
-    without Keras and this library, and compared with the model before it is put in its place.
+    Pixels go in as 0..255, with the normalisation inside, unless `pixels` says otherwise. The file is run by the
+    format's own program, in a process without Keras and this library, and compared with the model before it is put in
+    its place.
 
     Args:
         model: a classifier, backbone or `feature_extractor` of this library, or one built on it; a tower of a
@@ -78,13 +85,21 @@ def export(
         batch: rows of the input; None for any number.
         size: height and width in pixels, or the number of tokens of a text tower; by default those of the model.
         layout: `"nhwc"`, or `"nchw"` for pixels with their channels in front.
-        pixels: `"float32"`, or `"uint8"` for pixels as they are decoded.
+        pixels: `"float32"`, `"uint8"` for pixels as they are decoded, or `"normalized"` for a model that takes what
+            `normalize` gives.
+        precision: `"float32"`; `"float16"` for weights of half the size; `"int8_weights"` for weights of a quarter; or
+            `"int8"` for products of such numbers too, which are faster. See `FORMATS` for which formats have them. The
+            input and the outputs keep their types.
+        calibration: for `"int8"`, pictures such as those that the model will see (see `CLIP.encode_image` for what they
+            may be); a few hundred are enough. Every eighth is kept apart for the check.
+        opset: of ONNX, 18 or higher; 20 by default.
         overwrite: whether what is at the path may be replaced.
         check: whether to run and compare it.
 
     Raises:
         ValueError: if an argument is not valid, the path is taken, the format cannot say the model, or the outputs
-            differ by more than 1e-4 of the largest; nothing is left at the path then.
+            differ by more than 1e-4 of the largest (0.01 in float16, 0.05 and 0.25 in eight bits); nothing is left at
+            the path then.
         ImportError: if a package is missing; the message names the extra that brings it.
 
     Example:
@@ -96,28 +111,32 @@ def export(
     path = Path(path)
     name = format_named(format, path)
     _check_words(layout=(layout, LAYOUTS), pixels=(pixels, PIXELS))
+    _check_precision(name, precision, calibration, opset)
     for place in (path, path.with_name(path.name + runtimes.DESCRIPTION)):
         _check_free(place, overwrite)
-    _check_packages(name)
+    _check_packages(name, precision)
     if isinstance(model, CLIP):
         raise ValueError("A ConvNeXt-CLIP has two towers: export model.image_encoder and model.text_encoder.")
     source = model.as_model() if isinstance(model, clip.ZeroShotClassifier) else model
     ready = prepared(source, name, batch, size, layout, pixels)
-    description = described(source, ready, name, layout)
+    statistics = statistics_in(source) if pixels == "normalized" else None
+    facts: dict[str, Any] = {"layout": layout, "pixels": pixels, "statistics": statistics, "precision": precision}
+    description = described(source, ready, name, facts | ({"opset": opset or OPSET} if name == "onnx" else {}))
+    rows = held_out = None
+    if precision == "int8":
+        if context_length_of(source):
+            raise ValueError("The products of a text tower lose too much in int8. Choose precision='int8_weights'.")
+        recipe = Provenance.from_config(description).recipe
+        rows, held_out = calibration_rows(ready, recipe, layout, statistics, calibration)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
         partial = Path(folder) / path.name
-        try:
-            write(name, ready, partial, description)
-        except RuntimeError as error:
-            backend = FORMATS[name].backend
-            raise ValueError(f"{backend} cannot write {source.name!r} as {name}: {error}") from error
         beside = partial.with_name(partial.name + runtimes.DESCRIPTION)
+        _write(source, ready, partial, description, rows)
         beside.write_text(json.dumps(description, indent=2), encoding="utf-8")
-        difference, seconds = checked(ready, partial) if check else (None, None)
+        difference, seconds = checked(ready, partial, precision, held_out) if check else (None, None)
         if difference is not None:
-            facts = {**description, "difference": difference}
-            beside.write_text(json.dumps(facts, indent=2), encoding="utf-8")
+            beside.write_text(json.dumps({**description, "difference": difference}, indent=2), encoding="utf-8")
         files = [file for file in Path(folder).rglob("*") if file.is_file() and file != beside]
         total = sum(file.stat().st_size for file in files)
         parts = [*Path(folder).iterdir()]
@@ -125,7 +144,32 @@ def export(
             _check_free(path.parent / part.name, overwrite)
         for part in parts:
             _replace(part, path.parent / part.name)
-    return Export(path, name, difference, total, seconds)
+    return Export(path, name, precision, difference, total, seconds)
+
+
+def _write(
+    source: keras.Model, ready: keras.Model, path: Path, description: dict[str, Any], rows: np.ndarray | None
+) -> None:
+    """Writes an artefact, and lowers its precision where that is done to the file, in a process of its own.
+
+    Raises:
+        ValueError: if its backend cannot write it.
+    """
+    name, precision = description["format"], description["precision"]
+    try:
+        write(name, ready, path, description)
+        if (name, precision) not in reducing.REDUCERS:
+            return
+        count = ready.inputs[0].shape[0] or 1
+        used = np.zeros((0, 1)) if rows is None else rows
+        whole = used[: len(used) // count * count]
+        with tempfile.TemporaryDirectory() as folder:
+            given = Path(folder) / "rows.npz"
+            np.savez(given, rows=whole.reshape(-1, count, *whole.shape[1:]))
+            run_apart([reducing.__file__, name, precision, str(path), str(given)])
+    except RuntimeError as error:
+        backend = FORMATS[name].backend
+        raise ValueError(f"{backend} cannot write {source.name!r} as {name} in {precision}: {error}") from error
 
 
 def _check_words(**words: tuple[str, Sequence[str]]) -> None:
@@ -142,11 +186,24 @@ def _check_free(path: Path, overwrite: bool) -> None:
         raise ValueError(f"{path} is a folder that no export wrote. Choose another path, or remove it.")
 
 
-def _check_packages(name: str) -> None:
-    missing = [package for package in FORMATS[name].packages if importlib.util.find_spec(package) is None]
-    if missing:
-        extra = FORMATS[name].extra
-        raise ImportError(f'{name} needs {", ".join(missing)}: pip install "convnext-keras[{extra}]"')
+def _check_precision(name: str, precision: str, calibration: Any, opset: int | None) -> None:
+    _check_words(precision=(precision, FORMATS[name].precisions))
+    if calibration is not None and precision != "int8":
+        raise ValueError(f"calibration is for precision='int8'. Received: precision={precision!r}")
+    if calibration is None and precision == "int8":
+        raise ValueError("int8 needs calibration: pictures such as the model will see. Or choose int8_weights.")
+    if opset is not None and (name != "onnx" or opset < LOWEST_OPSET):
+        raise ValueError(f"opset is of onnx, and {LOWEST_OPSET} or higher. Received: opset={opset} for {name}")
+
+
+def _check_packages(name: str, precision: str) -> None:
+    needed = dict.fromkeys(FORMATS[name].packages, FORMATS[name].extra)
+    if precision.startswith("int8") and (name, precision) in reducing.REDUCERS:
+        needed["nncf"] = "int8"
+    for package, extra in needed.items():
+        if importlib.util.find_spec(package) is None:
+            what = precision if extra == "int8" else name
+            raise ImportError(f'{what} needs {package}: pip install "convnext-keras[{extra}]"')
 
 
 def _replace(source: Path, target: Path) -> None:
@@ -166,14 +223,14 @@ def prepared(
     try:
         folded = fold_for_inference(model)
     except ValueError:
-        if not _context_length(model):
+        if not context_length_of(model):
             raise
         folded = functional(model)  # A text tower, which has nothing to fold.
     if len(folded.inputs) != 1:
         raise ValueError(f"{model.name!r} has {len(folded.inputs)} inputs. Export a model with one.")
     _, *shape = folded.inputs[0].shape
     if len(shape) == 1:
-        length = size or shape[0] or _context_length(folded)
+        length = size or shape[0] or context_length_of(folded)
         inputs = keras.Input((length,), batch_size=batch, dtype="int32", name="tokens")
         return keras.Model(inputs, folded(inputs), name=model.name)
     height, width = (size, size) if isinstance(size, int) else size or shape[:2]
@@ -182,20 +239,37 @@ def prepared(
         raise ValueError(f"{format} needs a fixed height and width, such as size=224; {free} leaves them open.")
     channels = shape[2]
     wanted = (height, width, channels) if layout == "nhwc" else (channels, height, width)
-    inputs = keras.Input(wanted, batch_size=batch, dtype=pixels, name="pixels")
-    rows = ops.cast(inputs, "float32") if pixels != "float32" else inputs
-    return keras.Model(inputs, folded(ops.transpose(rows, (0, 2, 3, 1)) if layout == "nchw" else rows), name=model.name)
+    inputs = keras.Input(wanted, batch_size=batch, dtype="uint8" if pixels == "uint8" else "float32", name="pixels")
+    rows = ops.cast(inputs, "float32") if pixels == "uint8" else inputs
+    rows = ops.transpose(rows, (0, 2, 3, 1)) if layout == "nchw" else rows
+    if pixels == "normalized":  # What the layer inside does is undone, so that any model can be exported so.
+        mean, deviation = (np.asarray(part, "float32") * 255 for part in statistics_in(model))
+        rows = rows * deviation + mean
+    return keras.Model(inputs, folded(rows), name=model.name)
 
 
-def _context_length(model: keras.Model) -> int | None:
+def context_length_of(model: keras.Model) -> int | None:
     """Most tokens of a text tower; None for another model."""
     layers = [layer for layer in inner_layers(model) if isinstance(layer, PositionEmbedding)]
     return layers[0].context_length if layers else None
 
 
-def described(model: keras.Model, ready: keras.Model, format: str, layout: str) -> dict[str, Any]:
+def statistics_in(model: keras.Model) -> Statistics:
+    """The statistics of the normalisation inside a model, for pixels in 0..1.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    for layer in inner_layers(model):
+        if isinstance(layer, keras.layers.Normalization):
+            mean, variance = (np.ravel(np.asarray(ops.convert_to_numpy(x))) for x in (layer.mean, layer.variance))
+            return Statistics(tuple((mean / 255).tolist()), tuple((np.sqrt(variance) / 255).tolist()))
+    raise ValueError(f"{model.name!r} has no normalisation inside: it takes normalised pixels as it is.")
+
+
+def described(model: keras.Model, ready: keras.Model, format: str, facts: dict[str, Any]) -> dict[str, Any]:
     """What a user of the artefact has to know, as plain data."""
-    row = ready.inputs[0]
+    row, layout, is_text = ready.inputs[0], facts["layout"], len(ready.inputs[0].shape) == 2
     provenance = provenance_of(model) or Provenance()
     recipe, edges = provenance.recipe, row.shape[1:3] if layout == "nhwc" else row.shape[2:]
     if recipe and None not in edges and edges not in (recipe.size, (recipe.size, recipe.size)):
@@ -206,7 +280,7 @@ def described(model: keras.Model, ready: keras.Model, format: str, layout: str) 
         "input": row.name,
         "shape": [*row.shape],
         "dtype": row.dtype,
-        "layout": layout if len(row.shape) == 4 else None,
+        **({**facts, "layout": None, "pixels": None} if is_text else facts),
         "outputs": output_names(model),
         **provenance.to_config(),
     }
@@ -223,56 +297,3 @@ def output_names(model: keras.Model) -> list[str]:
     if not isinstance(last, keras.layers.Dense) or model.name in TOWERS:
         return ["embeddings"]
     return ["logits" if last.activation is keras.activations.linear else "probabilities"]
-
-
-def samples(model: keras.Model) -> dict[str, np.ndarray]:
-    """Random inputs, with every number of rows and size that is to be tried."""
-    random = np.random.default_rng(0)
-    batch, *shape = model.inputs[0].shape
-    counts = (batch,) if batch else CHECKED_ROWS
-    if len(shape) == 1:
-        words = next(layer.input_dim for layer in inner_layers(model) if isinstance(layer, keras.layers.Embedding))
-        rows = {str(count): random.integers(1, words - 1, (count, *shape)).astype("int32") for count in counts}
-        for tokens in rows.values():
-            tokens[np.arange(len(tokens)), random.integers(1, shape[0], len(tokens))] = words - 1  # The end of a text.
-        return rows
-    found = {}
-    for number, sizes in enumerate(FREE_SIZES if None in shape else FREE_SIZES[:1]):
-        free = iter(sizes)
-        filled = [length or next(free) for length in shape]
-        for count in counts:
-            values = random.integers(0, 256, (count, *filled))
-            found[f"{count}, {number}"] = values.astype(model.inputs[0].dtype)
-    return found
-
-
-def checked(model: keras.Model, path: Path) -> tuple[float, float]:
-    """Largest difference of an artefact from the Keras model by the largest output, and seconds of one row.
-
-    Raises:
-        ValueError: if it is above `MOST_DIFFERENCE`, or the format's own program cannot run it.
-    """
-    inputs = samples(model)
-    with tempfile.TemporaryDirectory() as folder:
-        given, results = Path(folder) / "inputs.npz", Path(folder) / "outputs.npz"
-        np.savez(given, **inputs)  # pyright: ignore[reportArgumentType]
-        try:
-            run_apart([runtimes.__file__, str(path), str(given), str(results)])
-        except RuntimeError as error:
-            raise ValueError(f"What was written does not run: {error}") from error
-        with np.load(results) as arrays:
-            found = dict(arrays)
-    differences = []
-    for name, rows in inputs.items():
-        for number, expected in enumerate(keras.tree.flatten(model(rows, training=False))):
-            wanted = np.asarray(ops.convert_to_numpy(expected), "float64")
-            exact = found[f"{name} {number}"]
-            if exact.shape != wanted.shape:
-                raise ValueError(f"What was written gives {exact.shape} where the model gives {wanted.shape}.")
-            differences.append(np.abs(exact - wanted).max() / np.abs(wanted).max())
-    difference = float(max(differences))
-    if not difference <= MOST_DIFFERENCE:
-        raise ValueError(
-            f"What was written differs by {difference:.1e} of the largest output, more than {MOST_DIFFERENCE:.0e}."
-        )
-    return difference, float(found[f"{next(iter(inputs))} seconds"])

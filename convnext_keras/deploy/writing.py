@@ -17,7 +17,7 @@ import keras
 
 from convnext_keras.deploy.formats import FORMATS
 
-OPSET = 20  # of ONNX: the first with GELU as one operation
+OPSET = 20  # of ONNX, if none is asked for: the first with GELU as one operation
 PLATFORMS = ("cpu", "cuda", "tpu")
 LARGEST_ONNX = 2**31 - 2**24  # bytes of weights beyond which they go into a file of their own
 
@@ -83,6 +83,10 @@ def _litert(model: keras.Model, path: Path, description: dict[str, Any]) -> None
     with tempfile.TemporaryDirectory() as folder:
         _saved_model(model, Path(folder), description)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
+        if description["precision"] != "float32":  # Of int8, the weights, and the products by what each input holds.
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if description["precision"] == "float16":
+            converter.target_spec.supported_types = [tf.float16]
         path.write_bytes(converter.convert())
 
 
@@ -118,7 +122,7 @@ def _onnx(model: keras.Model, path: Path, description: dict[str, Any]) -> None:
 
     module, example, free = _module(model)
     large = sum(weight.numpy().nbytes for weight in model.weights) > LARGEST_ONNX
-    options: Any = {"dynamo": True, "dynamic_shapes": free, "opset_version": OPSET, "verbose": False}
+    options: Any = {"dynamo": True, "dynamic_shapes": free, "opset_version": description["opset"], "verbose": False}
     options |= {"input_names": [description["input"]], "output_names": description["outputs"]}
     torch.onnx.export(module, example, str(path), external_data=large, **options)
     graph = onnx.load(path, load_external_data=False)
