@@ -29,7 +29,7 @@ from make_references import HEADS, keras_roles, normalised, pictures, random_wei
 from PIL import Image
 
 import convnext_keras
-from convnext_keras.clip.model import unit
+from convnext_keras.clip.embedder import unit
 from convnext_keras.clip.text_tower import text_encoder
 from convnext_keras.clip_variants import CLIP_VARIANTS
 from convnext_keras.variants import VARIANTS

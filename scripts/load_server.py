@@ -11,6 +11,7 @@ import base64
 import contextlib
 import io
 import json
+import os
 import random
 import re
 import signal
@@ -33,6 +34,7 @@ from convnext_keras.cli.demo import held_out_shapes
 
 CLIENTS, SECONDS, MOST_REQUESTS = 32, 60.0, 200_000
 TOLERANCE = 1e-5  # of a unit vector's elements: float32 sums in batches of other sizes
+HEADS = ("", "requests/s", "items/s", "ms: median, 99 %", "errors", "`/health` ms: median, 99 %", "MB over time")
 STEADY = 2  # seconds into a run, when its memory is looked at first
 
 
@@ -60,7 +62,7 @@ def requests_and_answers() -> list[tuple[dict, np.ndarray]]:
 
 
 @contextlib.contextmanager
-def serving(*arguments: str) -> Iterator[tuple[str, subprocess.Popen, Path]]:
+def serving(*arguments: str, **environment: str) -> Iterator[tuple[str, subprocess.Popen, Path]]:
     """A server on loopback once it is ready: its address, its process and its log."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -69,7 +71,7 @@ def serving(*arguments: str) -> Iterator[tuple[str, subprocess.Popen, Path]]:
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.txt"
         with log.open("w") as stream:
-            process = subprocess.Popen([*command, *arguments], stderr=stream)
+            process = subprocess.Popen([*command, *arguments], stderr=stream, env={**os.environ, **environment})
         try:
             address = f"http://127.0.0.1:{port}"
             while True:
@@ -184,17 +186,59 @@ def stopped_in_the_middle(wanted: list[tuple[dict, np.ndarray]]) -> str:
     )
 
 
+# What the towers run on, the server's options, and the backend that Keras is imported with.
+ENGINES = (
+    ("Keras on JAX", (), "jax"),
+    ("OpenVINO", ("--engine", "openvino"), "openvino"),
+    ("ONNX Runtime", ("--engine", "onnx"), "numpy"),
+)
+
+
+def engines(wanted: list[tuple[dict, np.ndarray]], seconds: float) -> list[str]:
+    """A table of the programs that can run the model, in turn, twice; the better run of each counts."""
+    with tempfile.TemporaryDirectory() as cache:
+        environment = {"CONVNEXT_KERAS_CACHE": cache}
+        for _, arguments, _ in ENGINES:  # What is written or compiled once is there already.
+            with serving(*arguments, **environment, KERAS_BACKEND="jax"):
+                pass
+        runs: dict[str, list[tuple[Load, float]]] = {name: [] for name, _, _ in ENGINES}
+        for _ in range(2):
+            for name, arguments, backend in ENGINES:
+                start = time.monotonic()
+                with serving(*arguments, **environment, KERAS_BACKEND=backend) as (address, _, _):
+                    ready, load = time.monotonic() - start, Load(address)
+                    asyncio.run(load.run(seconds, wanted))
+                    runs[name].append((load, ready))
+                print(name, load.items, f"{ready:.1f}", load.errors[:1], flush=True)
+    best = {name: max(both, key=lambda run: run[0].items) for name, both in runs.items()}
+    first = best[ENGINES[0][0]][0].items
+    report = [machine(), "", f"{CLIENTS} clients for {seconds:.0f} s, one to three texts and pictures a request.", ""]
+    report += [f"| {' | '.join(['seconds to ready', *HEADS[1:], 'times JAX'])} |".replace("| s", "|  | s", 1)]
+    report += ["|---|---:" + "|---:" * len(HEADS) + "|"]
+    for name, (load, _) in best.items():
+        ready = min(seconds for _, seconds in runs[name])
+        cells = row(name, load, seconds).strip("| ").split(" | ")
+        report.append(f"| {' | '.join([cells[0], f'{ready:.1f}', *cells[1:], f'{load.items / first:.2f}'])} |")
+    return report
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=SECONDS)
     parser.add_argument("--write", action="store_true", help="put the table into BENCHMARKS.md")
+    parser.add_argument("--engines", action="store_true", help="compare the programs that a server can run a model by")
     options = parser.parse_args()
     wanted = requests_and_answers()
+    if options.engines:
+        report = engines(wanted, options.seconds)
+        print("\n".join(report))
+        if options.write:
+            write_section("server engines", report)
+        return
     report = [machine(), ""]
     clients = f"{keras.backend.backend()}, {CLIENTS} clients for {options.seconds:.0f} s"
     report += [f"{clients}, one to three texts and pictures a request.", ""]
-    heads = ["", "requests/s", "items/s", "ms: median, 99 %", "errors", "`/health` ms: median, 99 %", "MB over time"]
-    report += [f"| {' | '.join(heads)} |", "|---|---:|---:|---:|---:|---:|---:|"]
+    report += [f"| {' | '.join(HEADS)} |", "|---|---:|---:|---:|---:|---:|---:|"]
     speeds = []
     for name, arguments in (("batching", ()), ("one item at a time", ("--no-batching",))):
         with serving(*arguments) as (address, _, _):

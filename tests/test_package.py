@@ -54,14 +54,14 @@ ROOMS = {
     ),
     "deploy": (
         *("folding", "formats", "writing", "reducing", "runtimes", "calibration", "checking", "exporting"),
-        *("artefacts", "__init__"),
+        *("artefacts", "towers", "__init__"),
     ),
     "training": (
         *("groups", "optimizers", "recipes", "data", "streams", "evaluation", "probe"),
         *("adapters", "starts", "progress", "fitting", "reports", "soups", "pairs", "contrastive", "__init__"),
     ),
     "clip": (
-        *("tokenizer", "inference", "text_tower", "model", "constructors"),
+        *("tokenizer", "inference", "embedder", "text_tower", "model", "constructors"),
         *("training", "zero_shot", "vectors", "retrieval", "__init__"),
     ),
     "server": (
@@ -121,6 +121,10 @@ RECORDS = {
     "Export",
     "FORMATS",
     "is_artefact",
+    "is_exported_clip",
+    "exported_for",
+    "ENGINES",
+    "Embedder",
     "Choice",
     "CLIP_RECIPE",
     "RECIPES",

@@ -89,7 +89,7 @@ def _transform_and_labels(
 
 def export(
     weights: Annotated[str, typer.Argument(help=WHICH)],
-    output: Annotated[Path, typer.Option(help="File to write, or folder of a SavedModel.")],
+    output: Annotated[Path, typer.Option(help="File to write; or folder, of a SavedModel or a ConvNeXt-CLIP.")],
     file_format: Annotated[str, typer.Option("--format", help=f"{alternatives(FORMATS)}; or by the file's end.")] = "",
     size: Annotated[int, typer.Option(min=0, help="Height and width in pixels, or tokens; 0 for the model's.")] = 0,
     batch: Annotated[int, typer.Option(min=0, help="Pictures or texts at a time; 0 for any number.")] = 0,
@@ -126,7 +126,11 @@ def export(
     if tower or labels:
         model = _of_clip(weights, tower, labels, template)
     elif checkpoints.named(weights, checkpoints.CLIP) or checkpoints.default(weights, checkpoints.CLIP):
-        raise ValueError(f"{weights} is a ConvNeXt-CLIP. Choose --tower image, --tower text, or --labels.")
+        if size or batch or features or layout != "nhwc" or pixels != "float32" or opset:
+            raise ValueError(f"{weights} is a ConvNeXt-CLIP. For these options, choose --tower or --labels.")
+        both: Any = {"precision": precision, "calibration": calibrate and picture_files(calibrate)}
+        told(deploy.export_clip(clip.create_model(weights), output, name, overwrite=overwrite, check=check, **both))
+        return
     else:
         model = saved_model(weights) or create_model(weights_named(weights))
     options: Any = {"batch": batch or None, "size": size or None, "layout": layout, "pixels": pixels}
@@ -134,7 +138,11 @@ def export(
     ready = feature_extractor(model) if features else model
     if FORMATS[name].backend != keras.backend.backend():
         print(f"{name} is written by a process of {FORMATS[name].backend}.")
-    written = deploy.export(ready, output, name, overwrite=overwrite, check=check, **options)
+    told(deploy.export(ready, output, name, overwrite=overwrite, check=check, **options))
+
+
+def told(written: deploy.Export) -> None:
+    """Prints what was written."""
     print(f"{written.path}: {written.format} in {written.precision}, {written.bytes / 1e6:.2f} MB")
     if written.difference is not None and written.seconds is not None:
         print(f"checked: differs by {written.difference:.1e} of the largest output; {1000 * written.seconds:.1f} ms")

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from convnext_keras import clip
 from convnext_keras.batches import picture_files
-from convnext_keras.cli.options import DEFAULT_CLIP, AsJson, ClipName, Pictures, Skip, Top, chosen_pictures
+from convnext_keras.cli.options import DEFAULT_CLIP, AsJson, ClipName, Pictures, Skip, Top, chosen_pictures, clip_named
 from convnext_keras.clip.retrieval import index_weights
 from convnext_keras.clip.vectors import write_vectors
 from convnext_keras.clip.zero_shot import TEMPLATE, checked_labels, checked_templates
@@ -36,7 +36,7 @@ def zero_shot(
     names = checked_labels([label for label in labels.split(",") if label.strip()])
     templates = checked_templates(template)
     paths = chosen_pictures(images)
-    classifier = clip.ZeroShotClassifier(clip.create_model(weights), names, templates, threshold=threshold)
+    classifier = clip.ZeroShotClassifier(clip_named(weights), names, templates, threshold=threshold)
     predictions = classifier.predict(tqdm(paths, disable=None), top)
     if as_json:
         pairs = zip(paths, predictions, strict=True)
@@ -67,7 +67,7 @@ def embed(
     items = chosen_pictures(inputs) if texts is None else texts
     if not items:
         raise ValueError(f"{inputs[0]} is empty.")
-    model = clip.create_model(weights)
+    model = clip_named(weights)
     progress = tqdm(items, disable=None)
     if texts is None:
         batches = model.image_batches(progress, batch_size, "skip" if skip else "raise")
@@ -88,7 +88,7 @@ def index(
 
     [dim]convnext-keras index photos/ --output photos.index[/]
     """
-    paths, model = picture_files(folder), clip.create_model(weights)
+    paths, model = picture_files(folder), clip_named(weights)
     pictures = clip.ImageIndex.load(output, model) if output.is_dir() else clip.ImageIndex(model)
     known = set(pictures.names)
     new = [path for path in paths if str(path) not in known]
@@ -111,7 +111,7 @@ def search(
 
     [dim]convnext-keras search photos.index "a lighthouse in fog" --sheet found.png[/]
     """
-    index = clip.ImageIndex.load(folder, clip.create_model(index_weights(folder)), pictures)
+    index = clip.ImageIndex.load(folder, clip_named(index_weights(folder)), pictures)
     hits = index.search(Path(query) if Path(query).is_file() else query, top)
     if as_json:
         print(json.dumps([hit._asdict() for hit in hits], indent=2))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from convnext_keras import checkpoints, create_model, hub
+from convnext_keras import checkpoints, clip, create_model, deploy, hub
 from convnext_keras.arguments import did_you_mean
 from convnext_keras.batches import picture_files
 from convnext_keras.checkpoints import WeightSet
@@ -39,6 +39,11 @@ def weights_named(name: str) -> WeightSet | hub.Description:
 def saved_model(name: str) -> ModelWithProvenance | None:
     """The model in a `.keras` file; None if the name is of something else."""
     return create_model(name) if Path(name).suffix == ".keras" else None
+
+
+def clip_named(name: str) -> clip.Embedder:
+    """A ConvNeXt-CLIP by the name of its weights, or as `export` wrote it to a folder."""
+    return deploy.ExportedCLIP(name) if deploy.is_exported_clip(name) else clip.create_model(name)
 
 
 def chosen_pictures(images: Iterable[Path]) -> list[Path]:

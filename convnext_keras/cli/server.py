@@ -20,6 +20,7 @@ def serve(
     image_urls: Annotated[str, typer.Option(help="Which pictures to fetch: public, allowlist or off.")] = "public",
     image_host: Annotated[list[str], typer.Option(help="A host for the allowlist.")] = [],  # noqa: B006
     batching: Annotated[bool, typer.Option(help="Run items of different requests together.")] = True,
+    engine: Annotated[str, typer.Option(help="openvino or onnx, to run the model without Keras' backend.")] = "",
 ) -> None:
     """Serves embeddings, zero-shot classification and search over HTTP, as OpenAI's clients expect.
 
@@ -40,4 +41,5 @@ def serve(
         image_urls=image_urls,
         image_hosts=image_host,
         batching=batching,
+        engine=engine or None,
     )

@@ -11,7 +11,8 @@ from convnext_keras.clip.constructors import (
     create_model,
     list_weights,
 )
-from convnext_keras.clip.model import CLIP, SimilarityScores
+from convnext_keras.clip.embedder import Embedder, SimilarityScores
+from convnext_keras.clip.model import CLIP
 from convnext_keras.clip.retrieval import Hit, ImageIndex
 from convnext_keras.clip.tokenizer import Tokenizer
 from convnext_keras.clip.training import ContrastiveLoss, RandomCropAndErase, interpolate
@@ -34,6 +35,7 @@ __all__ = [
     "CLIPConvNeXtXXLarge",
     "ClipVariant",
     "ContrastiveLoss",
+    "Embedder",
     "Hit",
     "ImageIndex",
     "Prediction",

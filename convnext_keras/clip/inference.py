@@ -28,8 +28,7 @@ class Runner:
 
     def __call__(self, inputs: np.ndarray, batch_size: int) -> np.ndarray:
         """Runs at most `batch_size` rows; their number is filled up to a power of two, so that few shapes occur."""
-        rows = min(batch_size, 1 << (len(inputs) - 1).bit_length())
-        filled = np.concatenate([inputs, np.zeros((rows - len(inputs), *inputs.shape[1:]), inputs.dtype)])
+        filled = filled_up(inputs, batch_size)
         if kernels.compiled:
             self._compile_anew(kernels.compiled)
         return np.asarray(self.program(filled), "float32")[: len(inputs)]
@@ -39,6 +38,12 @@ class Runner:
         values = [variable.value for variable in self.model.weights]
         if len(values) != len(self.values) or any(a is not b for a, b in zip(self.values, values, strict=True)):
             self.program, self.values = compiled(self.model), values
+
+
+def filled_up(inputs: np.ndarray, batch_size: int) -> np.ndarray:
+    """At most `batch_size` rows with empty ones behind them, so that their number is it or a power of two."""
+    rows = min(batch_size, 1 << (len(inputs) - 1).bit_length())
+    return np.concatenate([inputs, np.zeros((rows - len(inputs), *inputs.shape[1:]), inputs.dtype)])
 
 
 def trimmed(tokens: np.ndarray, end: int) -> np.ndarray:

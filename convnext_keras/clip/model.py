@@ -5,19 +5,18 @@ ConvNeXt as the image tower, as LAION trained it with OpenCLIP (https://github.c
 """
 
 import functools
+import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from keras import layers, ops
 
-from convnext_keras.batches import in_batches
+from convnext_keras.clip.embedder import Embedder, unit
 from convnext_keras.clip.inference import Runner, trimmed
 from convnext_keras.clip.tokenizer import Tokenizer
 from convnext_keras.layers import register
-from convnext_keras.preprocessing import Picture, Recipe
+from convnext_keras.preprocessing import Recipe
 from convnext_keras.provenance import ModelWithProvenance
 
 OPEN_CLIP_RECIPE = Recipe(224, statistics="clip", rgb_first=False)
@@ -70,33 +69,8 @@ class Similarity(layers.Layer):
         return (images_shape[0], texts_shape[0])
 
 
-class SimilarityScores(NamedTuple):
-    """How alike images and texts are, each `(images, texts)` in float32.
-
-    Attributes:
-        cosine: of the angle between embeddings, -1..1; 0.2 to 0.35 for what belongs together in LAION's models.
-        logits: cosines times the checkpoint's scale, at most 100, plus its bias if it has one.
-        probs: softmax of the logits over the texts: each row sums to 1, so it only compares the texts given.
-    """
-
-    cosine: np.ndarray
-    logits: np.ndarray
-    probs: np.ndarray
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Vectors `(..., D)` divided by their lengths."""
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities over the last axis, `(..., C)` -> `(..., C)` float32."""
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True, initial=-np.inf))
-    return (powers / powers.sum(axis=-1, keepdims=True)).astype("float32")
-
-
 @register
-class CLIP(ModelWithProvenance):
+class CLIP(Embedder, ModelWithProvenance):
     """A functional model from `{"images": (N, H, W, 3), "tokens": (M, L)}` to logits `(N, M)`, with CLIP's uses.
 
     Pixels are in 0..255. Train it with `fit` and `ContrastiveLoss`, where N = M and each row is a pair.
@@ -161,80 +135,19 @@ class CLIP(ModelWithProvenance):
     def _run_text_encoder(self) -> Runner:
         return Runner(self.text_encoder)
 
-    def encode_image(self, images: Any, batch_size: int = 32, on_error: str = "raise") -> np.ndarray:
-        """Embeddings of pictures.
-
-        Args:
-            images: a path, a PIL image, an array of pixels in 0..255, a batch `(N, H, W, 3)`, or any iterable of
-                these; read, resized and cropped in threads, a batch ahead of the model.
-            batch_size: most pictures at a time.
-            on_error: `"raise"`, or `"skip"` to leave out pictures that cannot be read, with a warning that names each.
-
-        Returns:
-            Unit vectors `(N, D)` float32, in the order given; `(0, D)` if there are none.
-
-        Raises:
-            ValueError: if a picture cannot be read; the message names it.
-        """
-        parts = [vectors for _, vectors in self.image_batches(images, batch_size, on_error)]
-        return np.concatenate([np.zeros((0, self.output_width), "float32"), *parts])
-
-    def image_batches(
-        self,
-        images: Any,
-        batch_size: int = 32,
-        on_error: str = "raise",
-        picture: Callable[[Any], Picture] = lambda item: item,
-    ) -> Iterator[tuple[list, np.ndarray]]:
-        """`encode_image` batch by batch, so that any number of pictures takes the memory of two batches.
-
-        Args:
-            images: see `encode_image`.
-            batch_size: most pictures at a time.
-            on_error: see `encode_image`.
-            picture: takes an item of `images` and gives its picture, for items that are more than a picture.
-
-        Yields:
-            The items of a batch as they were given, and their unit vectors `(N, D)`.
-        """
-        for batch, pixels in in_batches(images, lambda item: self.recipe(picture(item)), batch_size, on_error):
-            yield batch, self.encode_pixels(pixels, batch_size)
-
     def encode_pixels(self, pixels: np.ndarray, batch_size: int) -> np.ndarray:
-        """Unit vectors `(N, D)` of what `recipe` gives, `(N, size, size, 3)`; at most `batch_size` of them."""
         if self.image_encoder.input_shape[1] == 3:  # Keras is set to channels first.
             pixels = pixels.transpose(0, 3, 1, 2)
         return unit(self._run_image_encoder(pixels.astype("float32"), batch_size))
 
-    def encode_text(self, texts: str | Sequence[str], batch_size: int = 256, truncate: str = "warn") -> np.ndarray:
-        """Embeddings of texts.
-
-        Args:
-            texts: one or several strings.
-            batch_size: most texts at a time.
-            truncate: what to do with texts over the context length; see `Tokenizer`.
-
-        Returns:
-            Unit vectors `(N, D)` float32; `(0, D)` if there are none.
-        """
-        tokens = self.tokenizer(texts, truncate=truncate)
-        batches = (tokens[start : start + batch_size] for start in range(0, len(tokens), batch_size))
-        parts = [self.encode_tokens(batch, batch_size) for batch in batches]
-        return np.concatenate([np.zeros((0, self.output_width), "float32"), *parts])
-
     def encode_tokens(self, tokens: np.ndarray, batch_size: int) -> np.ndarray:
-        """Unit vectors `(N, D)` of what `tokenizer` gives, `(N, L)`; at most `batch_size` of them."""
         return unit(self._run_text_encoder(trimmed(tokens, self.tokenizer.end), batch_size))
 
-    def similarity(self, images: Any, texts: str | Sequence[str]) -> SimilarityScores:
-        """Compares each picture with each text; see `encode_image` and `encode_text` for what they may be."""
-        return self.scores(self.encode_image(images), self.encode_text(texts))
-
-    def scores(self, images: np.ndarray, texts: np.ndarray) -> SimilarityScores:
-        """`similarity` of unit vectors `(N, D)` and `(M, D)`."""
-        cosine = images @ texts.T
-        logits = (self.scale * cosine + self.bias).astype("float32")
-        return SimilarityScores(cosine, logits, softmax(logits))
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for weight in self.weights:
+            digest.update(np.ascontiguousarray(ops.convert_to_numpy(weight)).tobytes())
+        return digest.hexdigest()
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Without targets, rows with equal texts belong together: each row's target is its text's first row."""

@@ -12,8 +12,8 @@ import safetensors.numpy
 
 from convnext_keras.batches import picture_files, pictures_of
 from convnext_keras.checkpoints import WeightsError
-from convnext_keras.clip.model import CLIP
-from convnext_keras.clip.vectors import described, fingerprint, read_vectors
+from convnext_keras.clip.embedder import Embedder
+from convnext_keras.clip.vectors import described, read_vectors
 from convnext_keras.preprocessing import Picture
 
 FOLDER = "folder"  # in an index's metadata: what it was made of, relative to the folder that the index lies in
@@ -61,7 +61,7 @@ class ImageIndex:
         ['white']
     """
 
-    def __init__(self, model: CLIP) -> None:
+    def __init__(self, model: Embedder) -> None:
         self.model = model
         self.names: list[str] = []
         self.vectors = np.zeros((0, model.output_width), "float32")
@@ -194,7 +194,9 @@ class ImageIndex:
         self._saved = (folder.resolve(), len(self))
 
     @classmethod
-    def load(cls, folder: str | os.PathLike, model: CLIP, pictures: str | os.PathLike | None = None) -> "ImageIndex":
+    def load(
+        cls, folder: str | os.PathLike, model: Embedder, pictures: str | os.PathLike | None = None
+    ) -> "ImageIndex":
         """The index that `save` wrote into a folder.
 
         Args:
@@ -212,7 +214,7 @@ class ImageIndex:
         files = sorted(folder.glob("*.safetensors"))
         if not files:
             raise WeightsError(f"{folder}: holds no index. Make one by ImageIndex.save or 'convnext-keras index'.")
-        mine, parts = fingerprint(model), [index.vectors]
+        mine, parts = model.fingerprint(), [index.vectors]
         for file in files:
             vectors, metadata = read_vectors(file)
             if metadata.get("model") != mine or vectors.shape[1:] != index.vectors.shape[1:]:

@@ -100,8 +100,8 @@ class EndOfText(layers.Layer):
 
     def call(self, inputs, tokens):
         # A sum of zeros and one vector: PyTorch's export fixes the number of rows where one takes it by its place.
-        ends = ops.argmax(tokens, axis=-1)
-        is_end = ops.expand_dims(ops.arange(ops.shape(tokens)[1]) == ops.cast(ops.expand_dims(ends, 1), "int32"), -1)
+        ends = ops.cast(ops.argmax(tokens, axis=-1, keepdims=True), "int32")
+        is_end = ops.expand_dims(ops.arange(ops.shape(tokens)[1], dtype="int32") == ends, -1)
         return ops.matmul(ops.sum(ops.where(is_end, inputs, ops.zeros_like(inputs)), axis=1), self.projection)
 
     def compute_output_shape(self, inputs_shape, tokens_shape=None):

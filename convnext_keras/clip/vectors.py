@@ -1,6 +1,5 @@
 """Files of vectors: what they hold, what they say of the model that made them, and how they are streamed."""
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -9,28 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import safetensors
-from keras import ops
 
 from convnext_keras.checkpoints import WeightsError
 from convnext_keras.checkpoints.saving import written_whole
-from convnext_keras.clip.model import CLIP
+from convnext_keras.clip.embedder import Embedder
 
 
-def fingerprint(model: CLIP) -> str:
-    """64 hexadecimal digits that two models share only if all weights are equal: vectors of others are no use."""
-    digest = hashlib.sha256()
-    for weight in model.weights:
-        digest.update(np.ascontiguousarray(ops.convert_to_numpy(weight)).tobytes())
-    return digest.hexdigest()
-
-
-def described(model: CLIP) -> dict[str, str]:
+def described(model: Embedder) -> dict[str, str]:
     """What a file of vectors says of the model that made them: its fingerprint, and its weight set or file."""
-    source = model.provenance and (model.provenance.weights or model.provenance.file)
-    return {"model": fingerprint(model), "weights": str(source or "")}
+    known = model.provenance
+    source = known and (known.weights or known.file)
+    return {"model": model.fingerprint(), "weights": str(source or "")}
 
 
-def write_vectors(path: Path, batches: Iterable[tuple[list, np.ndarray]], model: CLIP) -> int:
+def write_vectors(path: Path, batches: Iterable[tuple[list, np.ndarray]], model: Embedder) -> int:
     """Streams vectors to a `.safetensors` or `.parquet` file, whole or not at all; returns how many.
 
     A `.safetensors` file has the tensor `vectors` `(N, D)` float32, and in its metadata `names`, a JSON list, and what
@@ -46,7 +37,7 @@ def write_vectors(path: Path, batches: Iterable[tuple[list, np.ndarray]], model:
         return writers[path.suffix](partial, batches, model)
 
 
-def _write_safetensors(path: Path, batches: Iterable[tuple[list, np.ndarray]], model: CLIP) -> int:
+def _write_safetensors(path: Path, batches: Iterable[tuple[list, np.ndarray]], model: Embedder) -> int:
     """The header needs the number of rows, so the data go to a file of their own first."""
     names: list[str] = []
     with tempfile.TemporaryFile(dir=path.parent) as rows, path.open("wb") as output:
@@ -64,7 +55,7 @@ def _write_safetensors(path: Path, batches: Iterable[tuple[list, np.ndarray]], m
     return len(names)
 
 
-def _write_parquet(path: Path, batches: Iterable[tuple[list, np.ndarray]], model: CLIP) -> int:
+def _write_parquet(path: Path, batches: Iterable[tuple[list, np.ndarray]], model: Embedder) -> int:
     try:
         import pyarrow
         import pyarrow.parquet

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import layers, ops
 
-from convnext_keras.clip.model import CLIP, softmax, unit
+from convnext_keras.clip.embedder import Embedder, softmax, unit
+from convnext_keras.clip.model import CLIP
 from convnext_keras.layers import register
 from convnext_keras.provenance import ModelWithProvenance, Provenance
 
@@ -101,7 +102,7 @@ class ZeroShotClassifier:
 
     def __init__(
         self,
-        model: CLIP,
+        model: Embedder,
         labels: Sequence[str],
         templates: str | Sequence[str] = TEMPLATE,
         temperature: float | None = None,
@@ -150,7 +151,12 @@ class ZeroShotClassifier:
         """One Keras model from pixels `(N, H, W, 3)` in 0..255 to probabilities `(N, labels)`, to save or export.
 
         It shares the layers of the image tower; the labels are constants in its last layer.
+
+        Raises:
+            ValueError: if the towers are not Keras' own.
         """
+        if not isinstance(self.model, CLIP):
+            raise ValueError("The towers are exported already. Make the classifier of the ConvNeXt-CLIP in Keras.")
         encoder = self.model.image_encoder
         unit_vectors = UnitVector(name="unit_vector", dtype="float32")(encoder.output)
         options = {"use_bias": False, "activation": "softmax", "dtype": "float32"}

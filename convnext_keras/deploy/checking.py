@@ -14,6 +14,7 @@ from convnext_keras.features import inner_layers
 # Of the largest output, between an artefact and the Keras model in float32.
 MOST_DIFFERENCE = {"float32": 1e-4, "float16": 1e-2, "int8_weights": 0.05, "int8": 0.25}
 CHECKED_ROWS = (1, 3)
+FREE_LENGTHS = (9, 16)  # in tokens, that are tried where they are open
 FREE_SIZES = ((64, 96), (96, 64))  # that are tried where height and width are open
 
 
@@ -27,9 +28,14 @@ def samples(model: keras.Model, rows: np.ndarray | None = None) -> dict[str, np.
     counts = (batch,) if batch else CHECKED_ROWS
     if len(shape) == 1:
         words = next(layer.input_dim for layer in inner_layers(model) if isinstance(layer, keras.layers.Embedding))
-        texts = {str(count): random.integers(1, words - 1, (count, *shape)).astype("int32") for count in counts}
-        for tokens in texts.values():
-            tokens[np.arange(len(tokens)), random.integers(1, shape[0], len(tokens))] = words - 1  # The end of a text.
+        lengths = shape if shape[0] else FREE_LENGTHS
+        texts = {
+            f"{count}, {length}": random.integers(1, words - 1, (count, length)).astype("int32")
+            for count in counts
+            for length in lengths
+        }
+        for tokens in texts.values():  # The end of a text:
+            tokens[np.arange(len(tokens)), random.integers(1, tokens.shape[1], len(tokens))] = words - 1
         return texts
     found = {}
     for number, sizes in enumerate(FREE_SIZES if None in shape else FREE_SIZES[:1]):

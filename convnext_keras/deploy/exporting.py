@@ -116,7 +116,9 @@ def export(
         _check_free(place, overwrite)
     _check_packages(name, precision)
     if isinstance(model, CLIP):
-        raise ValueError("A ConvNeXt-CLIP has two towers: export model.image_encoder and model.text_encoder.")
+        raise ValueError(
+            "A ConvNeXt-CLIP has two towers: use export_clip, or export model.image_encoder or model.text_encoder."
+        )
     source = model.as_model() if isinstance(model, clip.ZeroShotClassifier) else model
     ready = prepared(source, name, batch, size, layout, pixels)
     statistics = statistics_in(source) if pixels == "normalized" else None
@@ -230,7 +232,7 @@ def prepared(
         raise ValueError(f"{model.name!r} has {len(folded.inputs)} inputs. Export a model with one.")
     _, *shape = folded.inputs[0].shape
     if len(shape) == 1:
-        length = size or shape[0] or context_length_of(folded)
+        length = size or shape[0] or (None if FORMATS[format].has_free_length else context_length_of(folded))
         inputs = keras.Input((length,), batch_size=batch, dtype="int32", name="tokens")
         return keras.Model(inputs, folded(inputs), name=model.name)
     height, width = (size, size) if isinstance(size, int) else size or shape[:2]

@@ -15,6 +15,7 @@ class Format(NamedTuple):
         packages: that must be there to write and to check it.
         extra: of this package that brings them.
         has_free_sizes: whether height and width may be left open.
+        has_free_length: whether the number of tokens of a text may be left open.
         precisions: of the weights and products.
     """
 
@@ -23,6 +24,7 @@ class Format(NamedTuple):
     packages: tuple[str, ...]
     extra: str
     has_free_sizes: bool = False
+    has_free_length: bool = False
     precisions: tuple[str, ...] = ("float32",)
 
 
@@ -32,9 +34,16 @@ PRECISIONS = ("float32", "float16", "int8_weights", "int8")
 FORMATS = {
     "saved_model": Format("", "tensorflow", ("tensorflow",), "tensorflow", True),
     "litert": Format(".tflite", "tensorflow", ("tensorflow", "ai_edge_litert"), "litert", precisions=PRECISIONS[:3]),
-    "onnx": Format(".onnx", "torch", ("torch", "onnx", "onnxscript", "onnxruntime"), "onnx", precisions=PRECISIONS),
+    "onnx": Format(
+        ".onnx",
+        "torch",
+        ("torch", "onnx", "onnxscript", "onnxruntime"),
+        "onnx",
+        has_free_length=True,
+        precisions=PRECISIONS,
+    ),
     "torch": Format(".pt2", "torch", ("torch",), "torch"),
-    "openvino": Format(".xml", "openvino", ("openvino",), "openvino", precisions=PRECISIONS),
+    "openvino": Format(".xml", "openvino", ("openvino",), "openvino", has_free_length=True, precisions=PRECISIONS),
     "stablehlo": Format(".stablehlo", "jax", ("jax",), "jax"),
 }
 

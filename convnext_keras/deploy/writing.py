@@ -102,9 +102,10 @@ def _module(model: keras.Model) -> Any:
         def forward(self, inputs):
             return tuple(_outputs(model, inputs))
 
-    shape: Any = _shape(model, 2)
+    shape: Any = [length or 8 for length in _shape(model, 2)]
     example = torch.zeros(shape, dtype=getattr(torch, model.inputs[0].dtype))
-    free = {} if model.inputs[0].shape[0] else {0: torch.export.Dim("batch")}
+    names = ("batch", "length")
+    free = {place: torch.export.Dim(names[place]) for place, side in enumerate(model.inputs[0].shape) if not side}
     return Module().eval(), (example,), {"inputs": free}
 
 

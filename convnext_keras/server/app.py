@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from convnext_keras import clip
+from convnext_keras import clip, deploy
 from convnext_keras.clip.constructors import BUNDLED_CLIP
 from convnext_keras.server.engine import Engine
 from convnext_keras.server.errors import ApiError
@@ -24,8 +24,9 @@ CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large", 
 
 
 def create_app(
-    model: clip.CLIP | str = BUNDLED_CLIP,
+    model: clip.Embedder | str = BUNDLED_CLIP,
     *,
+    engine: str | None = None,
     name: str | None = None,
     keys: Iterable[str] = (),
     hosts: Iterable[str] = (),
@@ -38,7 +39,8 @@ def create_app(
     """An OpenAI-compatible server of a ConvNeXt-CLIP, as an ASGI application.
 
     Args:
-        model: a model, or a name for `clip.create_model`.
+        model: a model, a name for `clip.create_model`, or a folder that `deploy.export_clip` wrote.
+        engine: `"openvino"` or `"onnx"`, to run the named model by that program; None for the backend of Keras.
         name: that clients call it by; the weight set's if None.
         keys: of which each request needs one; none to let everyone in.
         hosts: names that the server is reached by, beside those of this machine; see `Hosts`.
@@ -64,19 +66,19 @@ def create_app(
     indexes, pictures = indexes or {}, pictures or {}
     if unknown := sorted(pictures.keys() - indexes.keys()):
         raise ValueError(f"pictures must be for one of the indexes {sorted(indexes)}. Received: {unknown[0]!r}")
-    served = clip.create_model(model) if isinstance(model, str) else model
+    served = opened(model, engine) if isinstance(model, str) else model
     metrics = Metrics()
-    engine = Engine(served, limits, policy, metrics, batching)
+    queues = Engine(served, limits, policy, metrics, batching)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await engine.start()
+        await queues.start()
         yield
-        await engine.stop()
+        await queues.stop()
 
     app = FastAPI(title="ConvNeXt-CLIP", version="1", lifespan=lifespan, redoc_url=None)
     app.add_middleware(Guard, keys=Keys(keys), hosts=Hosts(hosts), limits=limits, observe=metrics.request)
-    app.state.engine, app.state.created = engine, int(time.time())
+    app.state.engine, app.state.created = queues, int(time.time())
     app.state.name = name or str((served.provenance and served.provenance.weights) or served.name)
     app.state.indexes = {
         key: clip.ImageIndex.load(folder, served, pictures.get(key)) for key, folder in indexes.items()
@@ -85,6 +87,20 @@ def create_app(
         app.add_exception_handler(kind, error_response)
     app.include_router(router)
     return app
+
+
+def opened(name: str, engine: str | None) -> clip.Embedder:
+    """A ConvNeXt-CLIP by its name, or from a folder; see `create_app`.
+
+    Raises:
+        ValueError: if there is none, or the folder is of another engine.
+    """
+    if deploy.is_exported_clip(name):
+        exported = deploy.ExportedCLIP(name)
+        if engine not in (None, exported.format):
+            raise ValueError(f"{name} was written for {exported.format}. Received: engine={engine!r}")
+        return exported
+    return deploy.ExportedCLIP(deploy.exported_for(name, engine)) if engine else clip.create_model(name)
 
 
 async def error_response(request: Request, error: Exception) -> Response:

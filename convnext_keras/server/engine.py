@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from convnext_keras.clip import CLIP
+from convnext_keras.clip import Embedder
 from convnext_keras.clip.inference import TEXT_LENGTHS
 from convnext_keras.clip.zero_shot import class_vectors, prompts_of
 from convnext_keras.server.batching import Batcher
@@ -49,7 +49,9 @@ class Engine:
         batching: whether items of different requests run together.
     """
 
-    def __init__(self, model: CLIP, limits: Limits, policy: Policy, metrics: Metrics, batching: bool = True) -> None:
+    def __init__(
+        self, model: Embedder, limits: Limits, policy: Policy, metrics: Metrics, batching: bool = True
+    ) -> None:
         self.model, self.limits, self.metrics, self.policy = model, limits, metrics, policy
         self.state = "loading"  # then "ready", and "stopping" in the end
         self.fetching = asyncio.Semaphore(limits.max_fetches)

@@ -28,11 +28,12 @@ def serve(
     image_urls: str = "public",
     image_hosts: Iterable[str] = (),
     batching: bool = True,
+    engine: str | None = None,
 ) -> None:
     """Serves until SIGTERM or SIGINT, then answers the requests that it has accepted, and ends.
 
     Args:
-        model: a name for `clip.create_model`.
+        model: see `create_app`.
         host: address to listen at.
         port: port to listen at.
         keys_file: see `configured_keys`.
@@ -42,6 +43,7 @@ def serve(
         image_urls: `"public"`, `"allowlist"` or `"off"`; see `Policy`.
         image_hosts: for `"allowlist"`.
         batching: whether items of different requests run together.
+        engine: see `create_app`.
 
     Raises:
         ValueError: if others than this machine could reach a server without keys, or an argument is not valid.
@@ -58,7 +60,8 @@ def serve(
         "pictures": named_folders("--pictures", pictures),
     }
     kernels.keep_compiled(cache_folder() / "compiled")
-    app = create_app(model, keys=keys, hosts=[host, *allowed_hosts], **folders, policy=policy, batching=batching)
+    settings: dict[str, Any] = {"policy": policy, "batching": batching, "engine": engine}
+    app = create_app(model, keys=keys, hosts=[host, *allowed_hosts], **folders, **settings)
     # Headers of proxies are not believed, and the access log is the application's own.
     quiet = {"access_log": False, "proxy_headers": False, "server_header": False, "log_config": LOGGING}
     uvicorn.run(app, host=host, port=port, timeout_graceful_shutdown=DRAIN_SECONDS, **quiet)

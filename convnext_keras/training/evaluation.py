@@ -9,8 +9,8 @@ import keras
 import numpy as np
 
 from convnext_keras.batches import in_batches
+from convnext_keras.clip.embedder import softmax
 from convnext_keras.clip.inference import Runner
-from convnext_keras.clip.model import softmax
 from convnext_keras.constructors import create_model
 from convnext_keras.labels import class_names as names_of_set
 from convnext_keras.preprocessing import Picture

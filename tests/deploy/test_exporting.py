@@ -200,7 +200,7 @@ def test_the_commands_make_and_read_artefacts(pixels, tmp_path):
         assert (one["id"], one["name"]) == (two["id"], two["name"])
         assert one["score"] == pytest.approx(two["score"], abs=1e-5)
     shapes = ("export", "convnext_mini.shapes", "--output", tmp_path / "zero.pt2")
-    with pytest.raises(ValueError, match="is a ConvNeXt-CLIP. Choose --tower image"):
+    with pytest.raises(ValueError, match="format must be 'onnx' or 'openvino' for both towers"):
         run(*shapes)
     with pytest.raises(ValueError, match="--features are of a classifier or an image tower"):
         run(*shapes, "--labels", "a, b", "--features")
