@@ -15,7 +15,6 @@ from benchmark import machine
 from convnext_keras import clip, create_model, deploy, feature_extractor
 
 PAGE = Path(__file__).parents[1] / "DEPLOYMENT.md"
-MARKS = ("<!-- exports -->\n", "<!-- end of exports -->")
 LABELS = ("a red star", "a blue circle", "a green square")
 
 
@@ -75,15 +74,21 @@ def rows() -> list[str]:
     return lines
 
 
+def write_between(name: str, text: str) -> None:
+    """Puts text between the marks of a section of DEPLOYMENT.md."""
+    before, rest = PAGE.read_text().split(f"<!-- {name} -->\n")
+    after = rest.split(f"<!-- end of {name} -->")[1]
+    PAGE.write_text(f"{before}<!-- {name} -->\n{text}\n<!-- end of {name} -->{after}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="put the table into DEPLOYMENT.md")
     options = parser.parse_args()
-    text = "\n".join([f"{machine()} Active backend: {keras.backend.backend()}.", "", *rows(), ""])
+    text = "\n".join([f"{machine()} Active backend: {keras.backend.backend()}.", "", *rows()])
     print(text)
     if options.write:
-        before, rest = PAGE.read_text().split(MARKS[0])
-        PAGE.write_text(f"{before}{MARKS[0]}{text}{MARKS[1]}{rest.split(MARKS[1])[1]}")
+        write_between("exports", text)
 
 
 if __name__ == "__main__":

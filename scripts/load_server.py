@@ -190,7 +190,7 @@ def stopped_in_the_middle(wanted: list[tuple[dict, np.ndarray]]) -> str:
 ENGINES = (
     ("Keras on JAX", (), "jax"),
     ("OpenVINO", ("--engine", "openvino"), "openvino"),
-    ("ONNX Runtime", ("--engine", "onnx"), "numpy"),
+    ("ONNX Runtime", ("--engine", "onnx"), "openvino"),
 )
 
 

@@ -208,7 +208,7 @@ def pictures_of(scenes: Sequence[Scene], seed: int) -> tuple[list[Scene], list[n
     return scenes, [draw(scene, random) for scene in scenes]
 
 
-def measure(model: clip.CLIP, combinations: Sequence[Scene], seed: int) -> dict[str, float]:
+def measure(model: clip.Embedder, combinations: Sequence[Scene], seed: int) -> dict[str, float]:
     """Accuracies in percent: whole captions of arranged pictures among all 4,320, text to image among 500 of them, and
     colour, shape and both of 600 free pictures among all that there are.
     """

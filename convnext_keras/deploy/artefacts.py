@@ -47,7 +47,7 @@ class Artefact:
             inputs = np.asarray(normalize(inputs, self.statistics))
         if self.layout == "nchw":
             inputs = np.transpose(inputs, (0, 3, 1, 2))
-        if self.dtype == "uint8":
+        if self.dtype == "uint8" and inputs.dtype != "uint8":
             inputs = np.clip(np.rint(inputs), 0, 255)
         inputs = np.ascontiguousarray(inputs, self.dtype)
         rows = self.shape[0]

@@ -66,7 +66,12 @@ def _openvino(path: Path, names: Sequence[str]) -> Run:
     import openvino
 
     program = openvino.compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return lambda inputs: [np.array(program(inputs)[row]) for row in names]
+
+    def run(inputs: np.ndarray) -> list[np.ndarray]:
+        results = program(inputs, share_inputs=True)
+        return [np.array(results[row]) for row in names]
+
+    return run
 
 
 def _stablehlo(path: Path, names: Sequence[str]) -> Run:

@@ -172,22 +172,22 @@ class ExportedCLIP(Embedder):
 
 
 def exported_for(name: str, format: str) -> Path:
-    """The folder, in the cache, of a published ConvNeXt-CLIP in a format; written the first time.
+    """The folder, in the cache, of a ConvNeXt-CLIP in a format; written the first time.
+
+    Args:
+        name: see `clip.create_model`. Only published weights need not be loaded the next time.
+        format: see `export_clip`.
 
     Raises:
-        ValueError: if there is no such weight set, or see `export_clip`.
+        ValueError: if there is no such model, or see `export_clip`.
     """
     weight_set = checkpoints.named(name, checkpoints.CLIP) or checkpoints.default(name, checkpoints.CLIP)
-    if weight_set is None:
-        raise ValueError(
-            f"{name!r} is no weight set of a ConvNeXt-CLIP. Write the model with "
-            f"`convnext-keras export {name} --format {format} --output FOLDER`, and name the folder."
-        )
-    source = f"{weight_set} {importlib.metadata.version('convnext-keras')}"
-    digest = hashlib.sha256(source.encode()).hexdigest()[:12]
-    folder = cache_folder() / "exported" / f"{weight_set.name}-{format}-{digest}"
+    model = None if weight_set else create_model(name)
+    source = f"{model.fingerprint() if model else weight_set} {importlib.metadata.version('convnext-keras')}"
+    digest = hashlib.sha256(source.encode()).hexdigest()[:16]
+    folder = cache_folder() / "exported" / f"{format}-{digest}"
     if not is_exported_clip(folder):
-        export_clip(create_model(name), folder, format)
+        export_clip(model or create_model(name), folder, format)
     return folder
 
 
