@@ -1,6 +1,7 @@
 """What lower precisions cost and give: answers of the bundled models, and the speed of ConvNeXt-Tiny in OpenVINO.
 
-KERAS_BACKEND=openvino python scripts/compare_precisions.py --write   # into DEPLOYMENT.md; some five minutes
+    KERAS_BACKEND=openvino python scripts/compare_precisions.py answers --write   # into DEPLOYMENT.md; five minutes
+    KERAS_BACKEND=openvino python scripts/compare_precisions.py speed --write     # one minute, of an idle machine
 
 Calibrated with pictures that the models were trained on, and judged by others. Needs the extras `openvino`, `onnx`,
 `int8` and `litert`, and scikit-learn.
@@ -78,7 +79,7 @@ def _shapes(model: clip.Embedder, scenes: Any) -> list[str]:
 
 def tiny(folder: Path) -> dict[str, tuple[str, str]]:
     """ConvNeXt-Tiny with random weights in float32 and int8: files and the precision that the rest is computed in."""
-    model, random = ConvNeXtTiny(weights=None), np.random.default_rng(0)
+    model, random = ConvNeXtTiny(weights=None, classifier_activation=None), np.random.default_rng(0)
     for weight in model.weights:
         if weight.name == "kernel":
             weight.assign(random.normal(0, max(1, np.prod(weight.shape[:-1])) ** -0.5, weight.shape))
@@ -146,15 +147,19 @@ def operations(files: dict[str, tuple[str, str]]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["answers", "speed"])
     parser.add_argument("--write", action="store_true", help="put the tables into DEPLOYMENT.md")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        files = tiny(Path(folder))
-        parts = [[machine()], answers(), speeds(files), operations(files)]
-    text = "\n\n".join("\n".join(part) for part in parts)
+    if options.what == "answers":
+        parts = [answers()]
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            files = tiny(Path(folder))
+            parts = [speeds(files), operations(files)]
+    text = "\n\n".join("\n".join(part) for part in [[machine()], *parts])
     print(text)
     if options.write:
-        write_between("precisions", text)
+        write_between(f"{options.what} of precisions", text)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from convnext_keras.clip_variants import CLIP_VARIANTS
 from convnext_keras.features import inner_layers
 from convnext_keras.variants import VARIANTS
 
+IMAGENET_CLASSES = 1000
 README = Path(__file__).parents[1] / "README.md"
 
 
@@ -31,15 +32,19 @@ def multiply_adds(model: keras.Model) -> int:
 
 def table() -> str:
     """One row for each variant, with the best published accuracy of its weight sets."""
-    lines = ["| variant | pixels | parameters | multiply-adds | best published top-1 |", "|---|---:|---:|---:|---:|"]
+    lines = ["| variant | pixels | parameters | multiply-adds | best published top-1 | by |"]
+    lines.append("|---|---:|---:|---:|---:|---|")
     for name, variant in VARIANTS.items():
         with keras.device("meta"):
             model = create_model(name, weights=None, input_shape=(variant.input_size, variant.input_size, 3))
         rows = [row for row in weight_sets().values() if row.variant == name and row.top1]
         best = max(rows, key=accuracy, default=None)
-        top1 = f"{best.top1} % (`{best.tag}`)" if best else ""
+        top1, command = f"{best.top1} %" if best else "", ""
+        if best:
+            measured = best.classes == IMAGENET_CLASSES
+            command = f"`convnext-keras evaluate {name}.{best.tag} imagenet/val`" if measured else f"`{best.tag}`"
         size, giga = variant.input_size, multiply_adds(model) / 1e9
-        lines.append(f"| `{name}` | {size} | {model.count_params():,} | {giga:.2f} G | {top1} |")
+        lines.append(f"| `{name}` | {size} | {model.count_params():,} | {giga:.2f} G | {top1} | {command} |")
     return "\n".join(lines) + "\n"
 
 

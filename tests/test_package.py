@@ -65,8 +65,8 @@ ROOMS = {
         *("training", "zero_shot", "vectors", "retrieval", "__init__"),
     ),
     "server": (
-        *("errors", "limits", "metrics", "requests", "fetching", "decoding", "batching", "security", "engine"),
-        *("routes", "app", "run", "__init__"),
+        *("errors", "limits", "metrics", "requests", "fetching", "decoding", "batching", "security", "models"),
+        *("engine", "routes", "about", "app", "run", "__init__"),
     ),
     "cli": ("options", "weights", "classifiers", "clip", "training", "server", "demo", "__init__"),
 }
@@ -123,6 +123,7 @@ RECORDS = {
     "is_artefact",
     "is_exported_clip",
     "exported_for",
+    "output_names",
     "ENGINES",
     "Embedder",
     "Choice",

@@ -139,8 +139,7 @@ def export(
         difference, seconds = checked(ready, partial, precision, held_out) if check else (None, None)
         if difference is not None:
             beside.write_text(json.dumps({**description, "difference": difference}, indent=2), encoding="utf-8")
-        files = [file for file in Path(folder).rglob("*") if file.is_file() and file != beside]
-        total = sum(file.stat().st_size for file in files)
+        total = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file() and file != beside)
         parts = [*Path(folder).iterdir()]
         for part in parts:  # OpenVINO's and large ONNX models have a second file, whose name may be taken too.
             _check_free(path.parent / part.name, overwrite)

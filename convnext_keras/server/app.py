@@ -10,21 +10,22 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from convnext_keras import clip, deploy
+from convnext_keras import clip
 from convnext_keras.clip.constructors import BUNDLED_CLIP
+from convnext_keras.server import about, routes
 from convnext_keras.server.engine import Engine
 from convnext_keras.server.errors import ApiError
 from convnext_keras.server.fetching import Policy
 from convnext_keras.server.limits import Limits
 from convnext_keras.server.metrics import Metrics
-from convnext_keras.server.routes import router
+from convnext_keras.server.models import Classifier, opened
 from convnext_keras.server.security import Guard, Hosts, Keys
 
 CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large", 415: "unsupported_media_type"}
 
 
 def create_app(
-    model: clip.Embedder | str = BUNDLED_CLIP,
+    model: clip.Embedder | Classifier | str = BUNDLED_CLIP,
     *,
     engine: str | None = None,
     name: str | None = None,
@@ -36,11 +37,11 @@ def create_app(
     policy: Policy = Policy(),  # noqa: B008 - immutable
     batching: bool = True,
 ) -> FastAPI:
-    """An OpenAI-compatible server of a ConvNeXt-CLIP, as an ASGI application.
+    """An OpenAI-compatible server of a ConvNeXt-CLIP or a classifier, as an ASGI application.
 
     Args:
-        model: a model, a name for `clip.create_model`, or a folder that `deploy.export_clip` wrote.
-        engine: `"openvino"` or `"onnx"`, to run the named model by that program; None for the backend of Keras.
+        model: a model; or its name, see `opened`.
+        engine: `"openvino"` or `"onnx"`, to run the named ConvNeXt-CLIP by that program; None for Keras' backend.
         name: that clients call it by; the weight set's if None.
         keys: of which each request needs one; none to let everyone in.
         hosts: names that the server is reached by, beside those of this machine; see `Hosts`.
@@ -80,27 +81,17 @@ def create_app(
     app.add_middleware(Guard, keys=Keys(keys), hosts=Hosts(hosts), limits=limits, observe=metrics.request)
     app.state.engine, app.state.created = queues, int(time.time())
     app.state.name = name or str((served.provenance and served.provenance.weights) or served.name)
-    app.state.indexes = {
-        key: clip.ImageIndex.load(folder, served, pictures.get(key)) for key, folder in indexes.items()
-    }
+    app.state.indexes = {}
+    if isinstance(served, clip.Embedder):
+        loaded = {key: clip.ImageIndex.load(folder, served, pictures.get(key)) for key, folder in indexes.items()}
+        app.state.indexes = loaded
+    elif indexes:
+        raise ValueError(f"indexes are of a ConvNeXt-CLIP; {served.name} is a classifier. Received: {sorted(indexes)}")
     for kind in (ApiError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, error_response)
-    app.include_router(router)
+    for room in (about, routes):
+        app.include_router(room.router)
     return app
-
-
-def opened(name: str, engine: str | None) -> clip.Embedder:
-    """A ConvNeXt-CLIP by its name, or from a folder; see `create_app`.
-
-    Raises:
-        ValueError: if there is none, or the folder is of another engine.
-    """
-    if deploy.is_exported_clip(name):
-        exported = deploy.ExportedCLIP(name)
-        if engine not in (None, exported.format):
-            raise ValueError(f"{name} was written for {exported.format}. Received: engine={engine!r}")
-        return exported
-    return deploy.ExportedCLIP(deploy.exported_for(name, engine)) if engine else clip.create_model(name)
 
 
 async def error_response(request: Request, error: Exception) -> Response:

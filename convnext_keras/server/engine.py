@@ -18,6 +18,7 @@ import numpy as np
 
 from convnext_keras.clip import Embedder
 from convnext_keras.clip.inference import TEXT_LENGTHS
+from convnext_keras.clip.tokenizer import Tokenizer
 from convnext_keras.clip.zero_shot import class_vectors, prompts_of
 from convnext_keras.server.batching import Batcher
 from convnext_keras.server.decoding import Decoder
@@ -25,6 +26,7 @@ from convnext_keras.server.errors import ApiError, invalid
 from convnext_keras.server.fetching import Fetcher, Policy
 from convnext_keras.server.limits import Limits
 from convnext_keras.server.metrics import Metrics
+from convnext_keras.server.models import Classifier
 from convnext_keras.server.requests import ImageItem, TextItem
 
 log = logging.getLogger("convnext_keras.server")
@@ -39,10 +41,10 @@ class Vectors(NamedTuple):
 
 
 class Engine:
-    """A model behind two queues, one for each tower.
+    """A model behind two queues, one for each tower; a classifier behind one.
 
     Args:
-        model: the ConvNeXt-CLIP.
+        model: the ConvNeXt-CLIP, or the classifier.
         limits: of what requests may cost.
         policy: which addresses may be fetched.
         metrics: that are told of everything.
@@ -50,7 +52,7 @@ class Engine:
     """
 
     def __init__(
-        self, model: Embedder, limits: Limits, policy: Policy, metrics: Metrics, batching: bool = True
+        self, model: Embedder | Classifier, limits: Limits, policy: Policy, metrics: Metrics, batching: bool = True
     ) -> None:
         self.model, self.limits, self.metrics, self.policy = model, limits, metrics, policy
         self.state = "loading"  # then "ready", and "stopping" in the end
@@ -58,7 +60,9 @@ class Engine:
         self.decoder = Decoder(model.recipe, limits, os.cpu_count() or 1)
         self.runner = ThreadPoolExecutor(1, thread_name_prefix="model")
         sizes = {"image": limits.image_batch if batching else 1, "text": limits.text_batch if batching else 1}
-        runs = {"image": model.encode_pixels, "text": model.encode_tokens}
+        runs: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {"image": model.encode_pixels}
+        if isinstance(model, Embedder):
+            runs["text"] = model.encode_tokens
         wait = limits.wait_seconds if batching else 0.0
         self.towers = {
             tower: Batcher(
@@ -70,6 +74,7 @@ class Engine:
                 lambda size, waited, ran, tower=tower: metrics.batch(tower, size, waited, ran),
             )
             for tower, size in sizes.items()
+            if tower in runs
         }
         self.labels: collections.OrderedDict[bytes, np.ndarray] = collections.OrderedDict()
 
@@ -90,12 +95,12 @@ class Engine:
         """Inputs of every shape that a tower is run with: the usual ones, which are single items and full batches of
         pictures and of short texts; and all others, the smallest first.
         """
-        tokenizer = self.model.tokenizer
-        # With the start and the end token, each fills one of the lengths that texts are cut to.
-        texts = [
-            tokenizer("a " * (length - 2), truncate="silent") for length in (*TEXT_LENGTHS, tokenizer.context_length)
-        ]
-        rows_of = {"image": [np.zeros((1, *self.model.recipe.shape), "uint8")], "text": texts}
+        rows_of = {"image": [np.zeros((1, *self.model.recipe.shape), "uint8")]}
+        if isinstance(self.model, Embedder):
+            tokenizer = self.model.tokenizer
+            lengths = (*TEXT_LENGTHS, tokenizer.context_length)
+            # With the start and the end token, each fills one of the lengths that texts are cut to.
+            rows_of["text"] = [tokenizer("a " * (length - 2), truncate="silent") for length in lengths]
         usual, others = [], []
         for tower, batcher in self.towers.items():
             full = batcher.max_batch
@@ -166,34 +171,42 @@ class Engine:
             vectors[[*texts]] = of_texts
         if images:
             vectors[[*images]] = of_pictures
-        counted = int((tokens == self.model.tokenizer.end).argmax(axis=-1).sum() + len(tokens)) if texts else 0
+        counted = int((tokens == self._tokenizer.end).argmax(axis=-1).sum() + len(tokens)) if texts else 0
         return Vectors(vectors, counted, len(images))
 
     async def _both(self, tokens: np.ndarray, pictures: list[tuple[ImageItem, str]]) -> tuple[np.ndarray, np.ndarray]:
         """Vectors of texts and of pictures, at the same time; the first error ends both."""
         try:
             async with asyncio.TaskGroup() as group:
-                of_texts = group.create_task(self.towers["text"](list(tokens)))
+                of_texts = group.create_task(self.towers["text"](list(tokens))) if len(tokens) else None
                 of_pictures = group.create_task(self._pictures(pictures))
         except ExceptionGroup as errors:
             raise first(errors) from errors
-        return of_texts.result(), of_pictures.result()
+        return of_texts.result() if of_texts else tokens, of_pictures.result()
 
     async def _pictures(self, pictures: list[tuple[ImageItem, str]]) -> np.ndarray:
         async with asyncio.TaskGroup() as group:
             pixels = [group.create_task(self._pixels(item, param)) for item, param in pictures]
         return await self.towers["image"]([task.result() for task in pixels])
 
+    @property
+    def _tokenizer(self) -> Tokenizer:
+        if not isinstance(self.model, Embedder):
+            raise invalid("text_unsupported", "input: a classifier takes pictures only; a string is a text.", "input")
+        return self.model.tokenizer
+
     async def _tokens(self, texts: list[tuple[str, str]], truncate: bool) -> np.ndarray:
+        if not texts:
+            return np.zeros((0, 0), "int32")
         if not truncate:
             await self._check_lengths(texts)
-        tokenizer, words = self.model.tokenizer, [text for text, _ in texts]
+        tokenizer, words = self._tokenizer, [text for text, _ in texts]
         with self.metrics.stage("tokenise"):
             return await self._in_thread(lambda: tokenizer(words, truncate="silent"))
 
     async def _check_lengths(self, texts: list[tuple[str, str]]) -> None:
         """Raises ApiError for the first text, with its path in the request, that has too many tokens."""
-        tokenizer = self.model.tokenizer
+        tokenizer = self._tokenizer
         counts = await self._in_thread(lambda: [tokenizer.count_tokens(text) for text, _ in texts])
         for count, (_, param) in zip(counts, texts, strict=True):
             if count > tokenizer.context_length:

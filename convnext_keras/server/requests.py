@@ -55,7 +55,7 @@ class Classify(Body):
 
     model_config = example(input=[PICTURE], labels=["kayak", "canoe"], templates=[TEMPLATE], top_k=2)
     input: list[Item] | Item
-    labels: list[str]
+    labels: list[str] | None = None
     templates: Words = TEMPLATE
     top_k: Annotated[int, Field(ge=1)] | None = None
 

@@ -5,25 +5,25 @@ import os
 import secrets
 import time
 from collections.abc import Sequence
-from importlib import resources
 from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import Response
 
+from convnext_keras.clip.embedder import Embedder
 from convnext_keras.clip.retrieval import ImageIndex, common_folder
 from convnext_keras.clip.zero_shot import LABEL_FIELD, TEMPLATE
 from convnext_keras.server import requests
 from convnext_keras.server.engine import Engine, Vectors
 from convnext_keras.server.errors import ApiError, invalid
 from convnext_keras.server.limits import Limits
+from convnext_keras.server.models import Classifier
 from convnext_keras.server.requests import ImageItem, TextItem, parsed_image, parsed_item, parsed_text
 
 FAILURES = (400, 401, 404, 413, 415, 421, 429, 500, 503)
 router = APIRouter(responses={status: {"model": requests.ErrorBody} for status in FAILURES})
-# The page loads nothing from elsewhere and is shown in no other page; a picture is never taken for a page.
-PAGE_POLICY = "default-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; frame-ancestors 'none'"
+# A picture is never taken for a page.
 PICTURE_HEADERS = {"x-content-type-options": "nosniff", "content-security-policy": "default-src 'none'; sandbox"}
 
 
@@ -35,6 +35,15 @@ def engine_of(request: Request, model: str | None = None) -> Engine:
         raise ApiError(404, "model_not_found", message, "model")
     state.engine.check_ready()
     return state.engine
+
+
+def clip_of(request: Request, model: str | None = None) -> tuple[Engine, Embedder]:
+    """The engine and its ConvNeXt-CLIP, for what a classifier cannot do."""
+    engine = engine_of(request, model)
+    if not isinstance(engine.model, Embedder):
+        message = f"The model {engine.model.name!r} is a classifier: POST pictures to /v1/classify."
+        raise invalid("model_unsupported", message, "model")
+    return engine, engine.model
 
 
 def index_of(request: Request, name: str) -> ImageIndex:
@@ -85,8 +94,8 @@ def encoded(vector: np.ndarray, encoding_format: str) -> str | list[float]:
 @router.post("/v1/embeddings")
 async def embeddings(request: Request, body: requests.Embeddings) -> dict:
     """Vectors of texts and pictures, in the order of the request."""
-    engine = engine_of(request, body.model)
-    width = engine.model.output_width
+    engine, model = clip_of(request, body.model)
+    width = model.output_width
     if body.dimensions not in (None, width):
         message = f"dimensions: this model has {width}; vectors cannot be shortened."
         raise invalid("dimensions_unsupported", message, "dimensions")
@@ -102,7 +111,7 @@ async def embeddings(request: Request, body: requests.Embeddings) -> dict:
 @router.post("/v1/similarity")
 async def similarity(request: Request, body: requests.Similarity) -> dict:
     """Cosines and probabilities of each picture over the texts."""
-    engine = engine_of(request, body.model)
+    engine, model = clip_of(request, body.model)
     if (body.image is None) == (body.images is None):
         raise invalid("missing_required_parameter", "image: give either 'image' or 'images'.", "image")
     values = listed(body.image) if body.images is None else body.images
@@ -110,20 +119,25 @@ async def similarity(request: Request, body: requests.Similarity) -> dict:
     texts, of_texts = items_of(listed(body.texts), "texts", engine.limits)
     check_at_most(len(pictures) * len(texts), engine.limits.max_scores, "pairs of picture and text", "texts")
     result = await engine.vectors([*pictures, *texts], [*of_pictures, *of_texts], body.truncate == "end")
-    scores = engine.model.scores(result.vectors[: len(pictures)], result.vectors[len(pictures) :])
+    scores = model.scores(result.vectors[: len(pictures)], result.vectors[len(pictures) :])
     data = [
         {"object": "similarity.result", "index": position, "scores": cosines.tolist(), "probs": probabilities.tolist()}
         for position, (cosines, probabilities) in enumerate(zip(scores.cosine, scores.probs, strict=True))
     ]
     answer = {"id": f"sim-{secrets.token_hex(6)}", "object": "similarity", "created": int(time.time())}
-    answer |= {"model": request.app.state.name, "logit_scale": engine.model.scale}
+    answer |= {"model": request.app.state.name, "logit_scale": model.scale}
     return {**answer, "data": data, "usage": usage(result)}
 
 
 @router.post("/v1/classify")
 async def classify(request: Request, body: requests.Classify) -> dict:
-    """The labels that fit each picture or text best."""
+    """The labels that fit each picture or text best; of a classifier, its own classes."""
     engine = engine_of(request, body.model)
+    if isinstance(engine.model, Classifier):
+        return await classify_with(engine, engine.model, body)
+    if body.labels is None:
+        raise invalid("missing_required_parameter", "labels: give the labels to tell apart.", "labels")
+    model = engine.model
     labels, templates = checked_prompts(body.labels, listed(body.templates), engine.limits)
     items, params = items_of(listed(body.input), "input", engine.limits)
     check_at_most(len(items) * len(labels), engine.limits.max_scores, "scores, items times labels,", "labels")
@@ -131,14 +145,34 @@ async def classify(request: Request, body: requests.Classify) -> dict:
     async with engine.deadline():
         classes, tokens = await engine.class_vectors(labels, templates, truncate)
         result = await engine.vectors(items, params, truncate)
-    data = []
-    for position, probabilities in enumerate(engine.model.scores(result.vectors, classes).probs):
-        order = np.argsort(-probabilities, kind="stable")[: body.top_k]
-        rows = [{"label": labels[number], "score": float(probabilities[number])} for number in order]
-        best = {"prediction": rows[0]["label"], "score": rows[0]["score"]}
-        data.append({"object": "classification", "index": position, **best, "predictions": rows})
+    rows = [{"label": label} for label in labels]
+    data = ranked(model.scores(result.vectors, classes).probs, rows, body.top_k)
     used = usage(result, tokens=tokens)
     return {"object": "list", "model": request.app.state.name, "data": data, "usage": used}
+
+
+async def classify_with(engine: Engine, model: Classifier, body: requests.Classify) -> dict:
+    """The answer of `classify` by a model with classes of its own."""
+    if body.labels is not None:
+        message = f"labels: the model {model.name!r} has {len(model.classes)} classes of its own. Leave labels out."
+        raise invalid("labels_unsupported", message, "labels")
+    items, params = items_of(listed(body.input), "input", engine.limits)
+    check_at_most(len(items) * len(model.classes), engine.limits.max_scores, "scores, items times classes,", "input")
+    result = await engine.vectors(items, params)
+    rows = [{"label": name, "id": identifier} for identifier, name in model.classes]
+    data = ranked(result.vectors, rows, body.top_k)
+    return {"object": "list", "model": model.name, "data": data, "usage": usage(result)}
+
+
+def ranked(probabilities: np.ndarray, rows: list[dict[str, str]], top: int | None) -> list[dict]:
+    """Classifications, one for each row of probabilities, with the best labels first."""
+    data = []
+    for position, row in enumerate(probabilities):
+        order = np.argsort(-row, kind="stable")[:top]
+        best = [{**rows[number], "score": float(row[number])} for number in order]
+        first = {"prediction": best[0]["label"], "score": best[0]["score"]}
+        data.append({"object": "classification", "index": position, **first, "predictions": best})
+    return data
 
 
 def checked_prompts(labels: list[str], templates: list[str], limits: Limits) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -162,7 +196,7 @@ def checked_prompts(labels: list[str], templates: list[str], limits: Limits) -> 
 @router.post("/v1/rerank")
 async def rerank(request: Request, body: requests.Rerank) -> dict:
     """Documents by their cosine with the query, the best first."""
-    engine = engine_of(request, body.model)
+    engine, _ = clip_of(request, body.model)
     documents, params = items_of(body.documents, "documents", engine.limits)
     query = parsed_item(body.query, "query", engine.limits)
     result = await engine.vectors([query, *documents], ["query", *params], body.truncate == "end")
@@ -180,7 +214,7 @@ async def rerank(request: Request, body: requests.Rerank) -> dict:
 @router.post("/v1/score")
 async def score(request: Request, body: requests.Score) -> dict:
     """Cosines of pairs: one query with each document, or as many queries as documents."""
-    engine = engine_of(request, body.model)
+    engine, _ = clip_of(request, body.model)
     queries, of_queries = items_of(listed(body.queries), "queries", engine.limits)
     documents, of_documents = items_of(listed(body.documents), "documents", engine.limits)
     if len(queries) not in (1, len(documents)):
@@ -195,7 +229,7 @@ async def score(request: Request, body: requests.Score) -> dict:
 @router.post("/hf/zero-shot-image-classification")
 async def hugging_face(request: Request, body: requests.HuggingFaceZeroShot) -> list[dict]:
     """Labels with probabilities, the best first, in the form of the Hugging Face inference API."""
-    engine = engine_of(request)
+    engine, model = clip_of(request)
     picture = body.inputs.get("image") if isinstance(body.inputs, dict) else body.inputs
     labels = body.parameters.get("candidate_labels")
     labels = [label.strip() for label in labels.split(",")] if isinstance(labels, str) else labels
@@ -206,7 +240,7 @@ async def hugging_face(request: Request, body: requests.HuggingFaceZeroShot) -> 
     words, templates = checked_prompts(labels, [str(template)], engine.limits)
     result = await engine.vectors([parsed_image(picture, "inputs", engine.limits)], ["inputs"])
     classes, _ = await engine.class_vectors(words, templates)
-    (probabilities,) = engine.model.scores(result.vectors, classes).probs
+    (probabilities,) = model.scores(result.vectors, classes).probs
     rows = [{"label": label, "score": float(value)} for label, value in zip(words, probabilities, strict=True)]
     return sorted(rows, key=lambda row: -row["score"])
 
@@ -214,7 +248,7 @@ async def hugging_face(request: Request, body: requests.HuggingFaceZeroShot) -> 
 @router.post("/v1/indexes/{name}/search")
 async def search(request: Request, name: str, body: requests.Search) -> dict:
     """Pictures of an index that are nearest to a text or a picture."""
-    engine, index = engine_of(request, body.model), index_of(request, name)
+    (engine, _), index = clip_of(request, body.model), index_of(request, name)
     query = parsed_item(body.query, "query", engine.limits)
     result = await engine.vectors([query], ["query"], body.truncate == "end")
     hits, folder = index.nearest(result.vectors[0], body.top_k), common_folder(index.names)
@@ -235,63 +269,3 @@ async def picture(request: Request, name: str, number: int) -> Response:
     except (OSError, ValueError, ApiError) as error:
         raise ApiError(404, "not_found", "There is no such picture.", "number") from error
     return Response(content, media_type=media_type, headers=PICTURE_HEADERS)
-
-
-@router.get("/", response_class=HTMLResponse, include_in_schema=False)
-async def page() -> HTMLResponse:
-    """The page of the server."""
-    text = resources.files("convnext_keras.server").joinpath("page.html").read_text(encoding="utf-8")
-    return HTMLResponse(text, headers={"content-security-policy": PAGE_POLICY})
-
-
-@router.get("/health")
-async def health() -> dict:
-    """Whether the process lives."""
-    return {"status": "ok"}
-
-
-@router.get("/health/ready")
-async def ready(request: Request) -> dict:
-    """Whether requests are answered: once the usual shapes have run, and not while the server stops."""
-    request.app.state.engine.check_ready()
-    return {"status": "ready"}
-
-
-@router.get("/metrics")
-async def prometheus(request: Request) -> Response:
-    """What the server tells of itself, as Prometheus reads it."""
-    engine = request.app.state.engine
-    for tower, batcher in engine.towers.items():
-        engine.metrics.queued.labels(tower).set(len(batcher))
-    return Response(engine.metrics.text(), media_type="text/plain; version=0.0.4")
-
-
-def description(request: Request) -> dict:
-    """What clients are told of the model."""
-    state = request.app.state
-    model = state.engine.model
-    return {
-        "id": state.name,
-        "object": "model",
-        "created": state.created,
-        "owned_by": "local",
-        "capabilities": ["text", "image", "similarity", "classify"],
-        "dimensions": model.output_width,
-        "context_length": model.tokenizer.context_length,
-        "limits": state.engine.limits._asdict(),
-        "indexes": sorted(state.indexes),
-    }
-
-
-@router.get("/v1/models")
-async def models(request: Request) -> dict:
-    """A list of the one model that is served."""
-    return {"object": "list", "data": [description(request)]}
-
-
-@router.get("/v1/models/{model:path}")
-async def one_model(request: Request, model: str) -> dict:
-    """A model by its name."""
-    if model != request.app.state.name:
-        raise ApiError(404, "model_not_found", f"The model {model!r} is not served here.", "model")
-    return description(request)

@@ -1,0 +1,86 @@
+"""What can be served: a ConvNeXt-CLIP, or a classifier with classes of its own, in Keras or exported."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convnext_keras import checkpoints, clip, create_model, deploy, hub
+from convnext_keras.clip.embedder import softmax
+from convnext_keras.clip.inference import Runner, filled_up
+from convnext_keras.labels import class_names
+from convnext_keras.preprocessing import Recipe
+from convnext_keras.provenance import ModelWithProvenance
+
+
+class Classifier:
+    """A classifier behind the same queue as an image tower: pixels to probabilities of its own classes.
+
+    Args:
+        model: a classifier of this library, or an exported one.
+        name: that clients call it by, if its weights have none.
+
+    Attributes:
+        recipe: the evaluation transform.
+        classes: each as `(identifier, name)`.
+
+    Raises:
+        ValueError: if the model is none.
+    """
+
+    def __init__(self, model: ModelWithProvenance | deploy.Artefact, name: str) -> None:
+        known = model.provenance
+        self.provenance, self.name = known, str((known and known.weights) or name)
+        self.recipe = (known and known.recipe) or Recipe(224)
+        if isinstance(model, deploy.Artefact):
+            kind, self.run = model.outputs[0], model
+        else:
+            kind, run = deploy.output_names(model)[0], Runner(model)
+            self.run = lambda pixels: run(pixels.astype("float32"), len(pixels))
+        if kind not in ("probabilities", "logits"):
+            raise ValueError(f"{name} gives {kind}. Serve a classifier, or a ConvNeXt-CLIP.")
+        self.is_logits = kind == "logits"
+        self.output_width = self.run(np.zeros((1, *self.recipe.shape), "uint8")).shape[1]
+        labels = known and known.labels
+        found = class_names(labels) if isinstance(labels, str) else labels
+        self.classes = tuple(found or ((str(number),) * 2 for number in range(self.output_width)))
+
+    def encode_pixels(self, pixels: np.ndarray, batch_size: int) -> np.ndarray:
+        """Probabilities `(N, classes)` of at most `batch_size` pictures."""
+        scores = self.run(filled_up(pixels, batch_size))[: len(pixels)]
+        return softmax(scores) if self.is_logits else scores
+
+
+def opened(name: str, engine: str | None = None) -> clip.Embedder | Classifier:
+    """A model by its name: a weight set, a `.keras` file, a repository or folder, or what `export` wrote.
+
+    Args:
+        name: of the model.
+        engine: to run a ConvNeXt-CLIP by; see `create_app`.
+
+    Raises:
+        ValueError: if there is no such model, or it cannot be run so.
+    """
+    if deploy.is_exported_clip(name):
+        exported = deploy.ExportedCLIP(name)
+        if engine not in (None, exported.format):
+            raise ValueError(f"{name} was written for {exported.format}. Received: engine={engine!r}")
+        return exported
+    if not is_classifier(name):
+        return deploy.ExportedCLIP(deploy.exported_for(name, engine)) if engine else clip.create_model(name)
+    if engine:
+        raise ValueError(f"engine is of a ConvNeXt-CLIP. Write {name} with `convnext-keras export`, and serve that.")
+    model: Any = deploy.Artefact(name) if deploy.is_artefact(name) else create_model(name)
+    return Classifier(model, Path(name).name)
+
+
+def is_classifier(name: str) -> bool:
+    """Whether a name is of a classifier, and not of a ConvNeXt-CLIP."""
+    if deploy.is_artefact(name) or Path(name).suffix == ".keras":
+        return True
+    if checkpoints.named(name, checkpoints.CLIP) or checkpoints.default(name, checkpoints.CLIP):
+        return False
+    if checkpoints.named(name) or checkpoints.default(name):
+        return True
+    described = hub.described(name)
+    return described is not None and described.clip is None

@@ -1,0 +1,103 @@
+"""A server of a classifier: its own classes for pictures, and clear words for what it cannot do."""
+
+import base64
+
+import numpy as np
+import pytest
+from conftest import BACKEND, outputs
+from PIL import Image
+from serving import asked, data_uri, png
+
+from convnext_keras import create_model, deploy
+from convnext_keras.cli.demo import held_out_digits
+from convnext_keras.labels import class_names
+from convnext_keras.server import create_app
+
+NAME = "convnext_mini.digits"
+
+
+@pytest.fixture(scope="module")
+def digits():
+    pixels, labels = held_out_digits()
+    return [np.repeat(pixels[place][..., None], 3, axis=2) for place in range(0, 350, 50)], labels[0:350:50]
+
+
+def answered(model, digits, **body):
+    items = [{"image": data_uri(png(each))} for each in digits]
+    return asked(create_app(model), "/v1/classify", {"input": items, **body})
+
+
+def test_pictures_get_the_classes_of_the_model(digits):
+    pictures, labels = digits
+    answer = answered(NAME, pictures)
+    assert answer.status_code == 200
+    body, model = answer.json(), create_model(NAME)
+    assert body["model"] == NAME
+    assert body["usage"] == {"prompt_tokens": 0, "total_tokens": 0, "image_count": len(pictures)}
+    pixels = np.stack([model.provenance.recipe(Image.fromarray(picture)) for picture in pictures]).astype("float32")
+    for row, expected in zip(body["data"], outputs(model, pixels), strict=True):
+        scores = {best["id"]: best["score"] for best in row["predictions"]}
+        assert [*scores] == [str(place) for place in np.argsort(-expected, kind="stable")]
+        np.testing.assert_allclose([scores[str(place)] for place in range(10)], expected, atol=1e-5)
+    names = [name for _, name in class_names("digits")]
+    assert np.mean([row["prediction"] == names[label] for row, label in zip(body["data"], labels, strict=True)]) > 0.8
+    assert [len(row["predictions"]) for row in answered(NAME, pictures, top_k=2).json()["data"]] == [2] * len(pictures)
+
+
+def test_the_model_says_what_it_can_do():
+    (facts,) = asked(create_app(NAME), "/v1/models", None).json()["data"]
+    assert (facts["capabilities"], facts["classes"]) == (
+        ["image", "classify"],
+        [name for _, name in class_names("digits")],
+    )
+    assert asked(create_app(NAME), "/health/ready", None).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "code"),
+    [
+        ("/v1/classify", {"input": "a five", "model": NAME}, "text_unsupported"),
+        ("/v1/classify", {"input": [{"image": "AAAA"}], "labels": ["a", "b"]}, "labels_unsupported"),
+        ("/v1/embeddings", {"input": "a five"}, "model_unsupported"),
+        ("/v1/similarity", {"image": "AAAA", "texts": ["a"]}, "model_unsupported"),
+        ("/v1/rerank", {"query": "a", "documents": ["b"]}, "model_unsupported"),
+        ("/v1/score", {"queries": "a", "documents": ["b"]}, "model_unsupported"),
+        (
+            "/hf/zero-shot-image-classification",
+            {"inputs": "AAAA", "parameters": {"candidate_labels": ["a"]}},
+            "model_unsupported",
+        ),
+    ],
+)
+def test_what_a_classifier_cannot_do(path, body, code):
+    answer = asked(create_app(NAME), path, body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, code)
+
+
+def test_labels_of_a_convnext_clip_must_be_given(model):
+    body = {"input": [{"image": base64.b64encode(png(np.zeros((8, 8, 3), "uint8"))).decode()}]}
+    answer = asked(create_app(model), "/v1/classify", body)
+    assert answer.json()["error"]["code"] == "missing_required_parameter"
+
+
+def test_models_come_from_files_too(digits, tmp_path):
+    model = create_model(NAME)
+    model.save(tmp_path / "mine.keras")
+    expected = answered(NAME, digits[0]).json()["data"]
+    sources = [tmp_path / "mine.keras"]
+    if BACKEND == "openvino":
+        deploy.export(model, tmp_path / "mine.xml")
+        sources.append(tmp_path / "mine.xml")
+    for source in sources:
+        found = answered(str(source), digits[0]).json()["data"]
+        assert [row["prediction"] for row in found] == [row["prediction"] for row in expected]
+
+
+def test_what_cannot_be_served(tmp_path):
+    with pytest.raises(ValueError, match="indexes are of a ConvNeXt-CLIP; convnext_mini.digits is a classifier"):
+        create_app(NAME, indexes={"photos": tmp_path})
+    with pytest.raises(ValueError, match="engine is of a ConvNeXt-CLIP. Write convnext_mini.digits with"):
+        create_app(NAME, engine="openvino")
+    create_model(NAME, include_top=False).save(tmp_path / "body.keras")
+    with pytest.raises(ValueError, match=r"body.keras gives features. Serve a classifier"):
+        create_app(str(tmp_path / "body.keras"))
