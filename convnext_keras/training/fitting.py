@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from convnext_keras.provenance import ModelWithProvenance
 from convnext_keras.training.adapters import enable_lora
@@ -16,7 +17,7 @@ from convnext_keras.training.optimizers import layerwise
 from convnext_keras.training.probe import start_from_probe
 from convnext_keras.training.progress import Following, Progress, settings_of
 from convnext_keras.training.recipes import Recipe, recipe_named
-from convnext_keras.training.starts import frozen, start_from
+from convnext_keras.training.starts import Start, frozen, start_from
 from convnext_keras.training.streams import epochs_of, steps_of_epoch, training_batches
 
 
@@ -32,6 +33,8 @@ class Trained:
         training: the pictures that were trained on.
         validation: the pictures that were not.
         is_complete: whether training went on to its end, or was interrupted.
+        checkpoints: weights of the model after the epoch with the least validation loss, `"best"`, and after the last,
+            `"last"`; the model has those that `Recipe.keep` says.
     """
 
     model: ModelWithProvenance
@@ -41,6 +44,7 @@ class Trained:
     training: Examples
     validation: Examples
     is_complete: bool = True
+    checkpoints: dict[str, list[np.ndarray]] = dataclasses.field(default_factory=dict)
 
 
 def fine_tune(
@@ -99,7 +103,7 @@ def fine_tune(
     progress = Progress(None if state is None else Path(state), {**settings, "start": start.origin})
     if followed.head == "probe" and not (start.has_own_head and followed.epochs):
         start_from_probe(start.model, training, start.transform, seed)
-    epochs, is_complete = epochs_of(training, followed), True
+    epochs, is_complete, checkpoints = epochs_of(training, followed), True, {}
     if epochs:
         following = Following(progress, held_out, start.transform, followed, seed)
         options = {"callbacks": [following, *callbacks], "verbose": verbose}
@@ -116,12 +120,11 @@ def fine_tune(
                 is_complete = _fit(start.trainee, batches, steps, begun, epochs, options)
             else:  # As `fit` ends: with the averages, if there are some.
                 start.trainee.optimizer.finalize_variable_values(start.trainee.trainable_variables)
-        if followed.keep == "best" or followed.patience or not is_complete:
-            progress.restore_best(start.trainee)
-        start.take_over()
+        is_best = followed.keep == "best" or followed.patience or not is_complete
+        checkpoints = _checkpoints(start, progress, "best" if is_best else "last")
     scores = scores_of(start.model, held_out.pictures, start.transform, followed.batch_size)
     evaluation = Evaluation(scores, held_out.labels, held_out.class_names)
-    return Trained(start.model, progress.history, evaluation, followed, training, held_out, is_complete)
+    return Trained(start.model, progress.history, evaluation, followed, training, held_out, is_complete, checkpoints)
 
 
 def parts_of(
@@ -147,6 +150,18 @@ def compile_with(model: keras.Model, recipe: Recipe, steps: int, loss: keras.los
     options: dict[str, Any] = {"global_clipnorm": recipe.clip_norm, "gradient_accumulation_steps": accumulation}
     inner = keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay, **options)
     model.compile(layerwise(model, inner, recipe.layer_decay, recipe.layer_decay_form, recipe.ema_decay), loss)
+
+
+def _checkpoints(start: Start, progress: Progress, chosen: str) -> dict[str, list[np.ndarray]]:
+    """Weights of the model after the best epoch and after the last; the model ends with the chosen ones."""
+    last, found = start.trainee.get_weights(), {}
+    for name in sorted(("best", "last"), key=lambda name: name == chosen):
+        start.trainee.set_weights(last)
+        if name == "best":
+            progress.restore_best(start.trainee)
+        start.take_over()
+        found[name] = start.model.get_weights()
+    return found
 
 
 def _fit(model: keras.Model, batches: Any, steps: int, begun: int, epochs: int, options: dict[str, Any]) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from convnext_keras.checkpoints import save_weights
 from convnext_keras.hub import save_pretrained
 from convnext_keras.provenance import provenance_of
 from convnext_keras.sheets import sheet_of
@@ -104,8 +105,9 @@ def save(trained: Trained, folder: str | os.PathLike, name: str = "") -> None:
     """Writes a trained model with all that is to be known of it, whole or not at all.
 
     The folder is a repository in this library's own form, so `create_model(folder)` and every command take it; it can
-    be pushed to the hub as it is. With the weights come `model.keras`, `history.csv`, `results.json`, and the charts
-    and the card, `README.md`.
+    be pushed to the hub as it is. With the weights come `model.keras`, `history.csv`, `results.json`, the charts and
+    the card, `README.md`; and, of the best epoch and the last, the weights that the model does not have, as
+    `best.safetensors` or `last.safetensors`.
 
     Args:
         trained: what `fine_tune` gave.
@@ -128,6 +130,7 @@ def save(trained: Trained, folder: str | os.PathLike, name: str = "") -> None:
         figures: Any = {"validation accuracy": f"{100 * results['top-1']:.2f} %"}
         save_pretrained(trained.model, whole, "keras", metrics=figures, intended_use=_use(trained))
         trained.model.save(whole / "model.keras")
+        _save_others(trained, whole)
         charts = {"confusion": confusion(trained.evaluation), "reliability": reliability(trained.evaluation)}
         if trained.history:
             charts["curves"] = curves(trained.history)
@@ -146,6 +149,16 @@ def save(trained: Trained, folder: str | os.PathLike, name: str = "") -> None:
         whole.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _save_others(trained: Trained, folder: Path) -> None:
+    """Writes the weights of the best or the last epoch, if they are not those of the model."""
+    own = trained.model.get_weights()
+    for name, weights in trained.checkpoints.items():
+        if any((mine != other).any() for mine, other in zip(own, weights, strict=True)):
+            trained.model.set_weights(weights)
+            save_weights(trained.model, folder / f"{name}.safetensors")
+    trained.model.set_weights(own)
 
 
 def _use(trained: Trained) -> str:

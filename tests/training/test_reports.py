@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,10 +12,10 @@ from digit_pictures import digits
 from PIL import Image
 from typer.testing import CliRunner
 
-from convnext_keras import create_model, training
+from convnext_keras import create_model, load_weights, training
 from convnext_keras.cli import app
 from convnext_keras.preprocessing import open_image
-from convnext_keras.training import reports
+from convnext_keras.training import progress, reports
 
 pytestmark = [needs_training, pytest.mark.any_backend]
 DIGITS = "convnext_mini.digits"
@@ -114,3 +115,22 @@ def test_a_folder_with_files_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="exists and is not empty"):
         training.save(trained(), tmp_path)
+
+
+@pytest.mark.parametrize(("keep", "other"), [("last", "best"), ("best", "last")])
+def test_the_best_epoch_and_the_last_are_both_kept(keep, other, tmp_path, monkeypatch):
+    losses = iter((1.0, 2.0))
+    monkeypatch.setattr(progress, "Evaluation", lambda *parts: SimpleNamespace(loss=next(losses), accuracy=lambda: 0.5))
+    recipe = training.Recipe(epochs=2, batch_size=8, keep=keep)
+    trained = training.fine_tune(DIGITS, digits(40), recipe)
+    output = tmp_path / "kept"
+    training.save(trained, output)
+    assert sorted(path.name for path in output.glob("*.safetensors")) == sorted([f"{other}.safetensors", "model.safetensors"])
+    model = create_model(output)
+    for name, weights in ((keep, trained.model.get_weights()), (other, trained.checkpoints[other])):
+        for mine, expected in zip(trained.checkpoints[name], weights, strict=True):
+            np.testing.assert_array_equal(mine, expected)
+    load_weights(model, output / f"{other}.safetensors")
+    for mine, expected in zip(model.get_weights(), trained.checkpoints[other], strict=True):
+        np.testing.assert_allclose(mine, expected, atol=1e-6)
+    assert any((a != b).any() for a, b in zip(*trained.checkpoints.values(), strict=True))
