@@ -3,8 +3,9 @@
     python scripts/benchmark.py predict --peers PEERS/bin/python --write    # into BENCHMARKS.md; half an hour
     python scripts/benchmark.py predict --quick                             # ConvNeXt-Tiny, batch 8, fewer turns
 
-`call` measures direct calls, `train` a training step, `recipe` one of fine-tuning with all that belongs to it, `gpu`
-calls and steps on a GPU that JAX and PyTorch see.
+`call` measures direct calls, `train` a training step, `recipe` one of fine-tuning with all that belongs to it,
+`groups` one with an optimizer of 30 groups, ours and Keras' own, `gpu` calls and steps on a GPU that JAX and PyTorch
+see.
 
 Every contender runs in a process of its own. The contenders of one task take turns, so that a machine that gets slower
 or faster meanwhile changes all of them; figures are medians of the turns, and ratios are medians of the turns' ratios.
@@ -22,7 +23,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmark_worker import CHANGES, LIMIT_SIZE, Contender, Task
+from benchmark_worker import CHANGES, GROUPS, LIMIT_SIZE, Contender, Task
 
 BENCHMARKS = Path(__file__).parents[1] / "BENCHMARKS.md"
 PLOT = BENCHMARKS.with_suffix(".png")
@@ -69,6 +70,8 @@ def contenders(task: Task, gpu: bool) -> list[Contender]:
         return [*(row for row in [*TRAINED, *HUGE[::2]] if row.backend == task.backend), *TIMM[:1], *LIMITS]
     if task.action == "recipe":
         return [*(Contender("ours", task.backend, setting=setting) for setting in CHANGES), *TIMM[:1], *LIMITS]
+    if task.action == "groups":
+        return [*(Contender("ours", task.backend, setting=setting) for setting in GROUPS), *LIMITS]
     if task.action == "call":  # which OpenVINO computes in float32
         rows = [row._replace(precision="float32") for row in KERAS if row.setting == ""]
         return [*rows, TIMM[0], *LIMITS]
@@ -87,8 +90,10 @@ TRAIN_TASKS = [Task("tiny", "train", 8, backend) for backend in ("tensorflow", "
 GPU_TASKS = [
     Task(model, action, batch) for model in ("tiny", "base") for action in ("predict", "train") for batch in (64, 256)
 ]
+GROUPS_TASKS = [task._replace(action="groups") for task in TRAIN_TASKS]
 RECIPE_TASKS = [task._replace(action="recipe") for task in TRAIN_TASKS]
 TASKS = {
+    "groups": GROUPS_TASKS,
     "recipe": RECIPE_TASKS,
     "predict": PREDICT_TASKS,
     "call": [Task("tiny", "call", 8)],
@@ -175,7 +180,7 @@ def ratio(mine: dict, theirs: dict | None) -> str:
 
 def table(task: Task, found: dict[Contender, dict]) -> list[str]:
     """One section of the report."""
-    steps = 3 if task.action in ("train", "recipe") else 1  # Training costs about three forward passes.
+    steps = 3 if task.action in ("train", "recipe", "groups") else 1  # Training costs about three forward passes.
     peer = "OpenCLIP" if task.model.startswith("clip") else "timm eager"
     heads = ["contender", "images/s", "slowest - fastest", "x keras.applications", f"x {peer}", "% of limit"]
     lines = [f"| {' | '.join([*heads, 'start, first run', 'MB'])} |", "|---|---:|---:|---:|---:|---:|---:|---:|"]

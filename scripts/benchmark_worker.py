@@ -61,7 +61,7 @@ def our_model(contender: Contender, task: Task):
     if contender.precision == "bfloat16" and contender.backend != "openvino":
         keras.config.set_dtype_policy("mixed_bfloat16")
     random = np.random.default_rng(0)
-    if task.action == "recipe":
+    if task.action in ("recipe", "groups"):
         return recipe_step(contender, task)
     if task.model.startswith("clip"):
         model = convnext_keras.clip.CLIPConvNeXtBaseW(weights=None)
@@ -97,6 +97,7 @@ CHANGES: dict[str, dict] = {
     "accumulated": {"accumulation_steps": 4},
     "rematerialized": {},
 }
+GROUPS = ("fixed batch", "fixed batch, one group", "fixed batch, MultiOptimizer")
 
 
 def photographs() -> list:
@@ -121,12 +122,15 @@ def recipe_step(contender: Contender, task: Task):
     from convnext_keras.training.fitting import compile_with
     from convnext_keras.training.streams import training_batches
 
-    changes = {"batch_size": task.batch, **CHANGES[contender.setting]}
+    changes = {"batch_size": task.batch, **CHANGES.get(contender.setting, {})}
     recipe = dataclasses.replace(training.RECIPES["fine_tune"], **changes)
     with keras.RematScope("full" if contender.setting == "rematerialized" else None):
         model = ConvNeXtTiny(weights=None, classifier_activation=None, drop_path_rate=recipe.drop_path_rate)
     loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing)
-    compile_with(model, recipe, 1000, loss)
+    if contender.setting == GROUPS[2]:
+        model.compile(multi_optimizer(model, recipe), loss)
+    else:
+        compile_with(model, recipe, 1000, loss)
     names = tuple(f"{number:04}" for number in range(1000))
     examples = training.Examples(photographs(), np.arange(PHOTOGRAPHS), names)
     batches = training_batches(examples, recipe, Recipe(224))
@@ -134,6 +138,22 @@ def recipe_step(contender: Contender, task: Task):
         rows = next(batches)
         return lambda fixed: model.train_on_batch(*fixed), rows
     return lambda stream: model.train_on_batch(*next(stream)), batches
+
+
+def multi_optimizer(model, recipe):
+    """Keras' own way to have groups: an optimizer for each, whose global norms are of its group only."""
+    import keras
+
+    from convnext_keras.training.groups import describe, key_of
+
+    options = {"use_ema": True, "ema_momentum": recipe.ema_decay} if recipe.ema_decay else {}
+    found = {}
+    for group in describe(model, recipe.layer_decay):
+        decay = recipe.weight_decay if group.decayed else 0.0
+        rate = recipe.learning_rate * group.scale
+        optimizer = keras.optimizers.AdamW(rate, weight_decay=decay, global_clipnorm=recipe.clip_norm, **options)
+        found |= dict.fromkeys(group.variables, optimizer)
+    return keras.optimizers.MultiOptimizer(lambda variable: found[key_of(variable)])
 
 
 def timm_recipe_step(task: Task):
