@@ -1,9 +1,13 @@
 """Exports several models in every format, and tells what each is: size, difference from the Keras model, and speed.
 
-KERAS_BACKEND=torch python scripts/compare_exports.py --write   # into DEPLOYMENT.md; some ten minutes
+python scripts/compare_exports.py --write   # into DEPLOYMENT.md; half an hour: each backend in turn is the active one
 """
 
 import argparse
+import json
+import os
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -15,6 +19,7 @@ from benchmark import machine
 from convnext_keras import clip, create_model, deploy, feature_extractor
 
 PAGE = Path(__file__).parents[1] / "DEPLOYMENT.md"
+BACKENDS = ("torch", "tensorflow", "jax", "openvino")
 LABELS = ("a red star", "a blue circle", "a green square")
 
 
@@ -51,27 +56,46 @@ def keras_seconds(model: keras.Model | clip.ZeroShotClassifier) -> float:
     return min(seconds)
 
 
-def rows() -> list[str]:
-    """The table, a line for each model and format."""
-    lines = ["| model | format | MB | differs by | ms | x Keras |", "|---|---|---:|---:|---:|---:|"]
+def measured() -> dict[str, dict[str, list]]:
+    """MB, difference, milliseconds and ratio to Keras of each format of each model, or what went wrong."""
+    found: dict[str, dict[str, list]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, model in models().items():
+            found[name] = {}
             for format, row in deploy.FORMATS.items():
                 path = Path(folder) / f"{name}-{format}{row.suffix}".replace(" ", "-")
                 try:
                     written = deploy.export(model, path, format)
                 except (ValueError, ImportError) as error:
-                    lines.append(f"| {name} | {format} | {error} | | | |")
+                    found[name][format] = [str(error)]
                     continue
-                ratio = keras_seconds(model) / (written.seconds or 1)
-                cells = [
-                    f"{written.bytes / 1e6:.2f}",
-                    f"{written.difference:.1e}",
-                    f"{1000 * (written.seconds or 0):.1f}",
-                ]
-                lines.append(f"| {name} | {format} | {' | '.join(cells)} | {ratio:.1f} |")
-                print(lines[-1], flush=True)
+                seconds = written.seconds or 1
+                found[name][format] = [
+                    written.bytes / 1e6, written.difference, 1000 * seconds, keras_seconds(model) / seconds
+                ]  # fmt: skip
+                print(name, format, found[name][format], file=sys.stderr, flush=True)
+    return found
+
+
+def table(of_backends: dict[str, dict[str, dict[str, list]]]) -> list[str]:
+    """A line for each model and format; sizes and speeds are those of the first backend."""
+    first, *_ = of_backends
+    heads = ["model", "format", "MB", "ms", f"x Keras on {first}", *(f"differs from {name}" for name in of_backends)]
+    lines = [f"| {' | '.join(heads)} |", "|---|---" + "|---:" * (len(heads) - 2) + "|"]
+    for model, formats in of_backends[first].items():
+        for format, cells in formats.items():
+            others = [found[model][format] for found in of_backends.values()]
+            differences = [f"{row[1]:.1e}" if len(row) > 1 else str(row[0]) for row in others]
+            speed = [f"{cells[0]:.2f}", f"{cells[2]:.1f}", f"{cells[3]:.1f}"] if len(cells) > 1 else ["", "", ""]
+            lines.append(f"| {' | '.join([model, format, *speed, *differences])} |")
     return lines
+
+
+def apart(backend: str) -> dict[str, dict[str, list]]:
+    """What a process of another active backend measures."""
+    environment = {**os.environ, "KERAS_BACKEND": backend}
+    done = subprocess.run([sys.executable, __file__, "--json"], env=environment, stdout=subprocess.PIPE, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def write_between(name: str, text: str) -> None:
@@ -84,8 +108,12 @@ def write_between(name: str, text: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="put the table into DEPLOYMENT.md")
+    parser.add_argument("--json", action="store_true", help="print what the active backend gives")
     options = parser.parse_args()
-    text = "\n".join([f"{machine()} Active backend: {keras.backend.backend()}.", "", *rows()])
+    if options.json:
+        print(json.dumps(measured()))
+        return
+    text = "\n".join([machine(), "", *table({backend: apart(backend) for backend in BACKENDS})])
     print(text)
     if options.write:
         write_between("exports", text)

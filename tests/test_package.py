@@ -53,8 +53,8 @@ ROOMS = {
         "__init__",
     ),
     "deploy": (
-        *("folding", "formats", "writing", "reducing", "runtimes", "calibration", "checking", "exporting"),
-        *("artefacts", "towers", "__init__"),
+        *("folding", "formats", "writing", "reducing", "runtimes", "calibration", "checking", "describing"),
+        *("exporting", "artefacts", "towers", "__init__"),
     ),
     "training": (
         *("groups", "optimizers", "recipes", "data", "streams", "evaluation", "probe"),

@@ -1,6 +1,5 @@
 """Models in the formats of other programs: written, checked by these programs, and described."""
 
-import dataclasses
 import importlib.metadata
 import importlib.util
 import json
@@ -18,21 +17,20 @@ from keras import ops
 from convnext_keras import clip
 from convnext_keras.arguments import alternatives
 from convnext_keras.clip.model import CLIP
-from convnext_keras.clip.text_tower import PositionEmbedding
+from convnext_keras.constructors import create_model
 from convnext_keras.deploy import reducing, runtimes
 from convnext_keras.deploy.calibration import calibration_rows
 from convnext_keras.deploy.checking import checked
+from convnext_keras.deploy.describing import context_length_of, described, statistics_in
 from convnext_keras.deploy.folding import fold_for_inference
 from convnext_keras.deploy.formats import FORMATS, format_named
 from convnext_keras.deploy.writing import OPSET, run_apart, write
-from convnext_keras.features import functional, inner_layers
-from convnext_keras.preprocessing import Statistics
-from convnext_keras.provenance import Provenance, provenance_of
+from convnext_keras.features import functional
+from convnext_keras.provenance import Provenance
 
 LAYOUTS = ("nhwc", "nchw")
 PIXELS = ("float32", "uint8", "normalized")
 LOWEST_OPSET = 18  # that PyTorch writes
-TOWERS = ("image_encoder", "text_encoder")
 
 
 class Export(NamedTuple):
@@ -56,7 +54,7 @@ class Export(NamedTuple):
 
 
 def export(
-    model: keras.Model | clip.ZeroShotClassifier,
+    model: keras.Model | clip.ZeroShotClassifier | str,
     path: str | os.PathLike,
     format: str | None = None,
     *,
@@ -77,8 +75,8 @@ def export(
     its place.
 
     Args:
-        model: a classifier, backbone or `feature_extractor` of this library, or one built on it; a tower of a
-            ConvNeXt-CLIP, or a `ZeroShotClassifier`, whose labels become part of it.
+        model: a classifier, backbone or `feature_extractor` of this library, or one built on it, or its name for
+            `create_model`; a tower of a ConvNeXt-CLIP, or a `ZeroShotClassifier`, whose labels become part of it.
         path: of the file or, for `"saved_model"`, folder to write.
         format: `"saved_model"`, `"litert"`, `"onnx"`, `"torch"` (an `ExportedProgram`), `"openvino"` or `"stablehlo"`
             (by `jax.export`, for CPUs, CUDA and TPUs); by default the one that the path ends like.
@@ -115,6 +113,7 @@ def export(
     for place in (path, path.with_name(path.name + runtimes.DESCRIPTION)):
         _check_free(place, overwrite)
     _check_packages(name, precision)
+    model = create_model(model) if isinstance(model, str) else model
     if isinstance(model, CLIP):
         raise ValueError(
             "A ConvNeXt-CLIP has two towers: use export_clip, or export model.image_encoder or model.text_encoder."
@@ -247,54 +246,3 @@ def prepared(
         mean, deviation = (np.asarray(part, "float32") * 255 for part in statistics_in(model))
         rows = rows * deviation + mean
     return keras.Model(inputs, folded(rows), name=model.name)
-
-
-def context_length_of(model: keras.Model) -> int | None:
-    """Most tokens of a text tower; None for another model."""
-    layers = [layer for layer in inner_layers(model) if isinstance(layer, PositionEmbedding)]
-    return layers[0].context_length if layers else None
-
-
-def statistics_in(model: keras.Model) -> Statistics:
-    """The statistics of the normalisation inside a model, for pixels in 0..1.
-
-    Raises:
-        ValueError: if it has none.
-    """
-    for layer in inner_layers(model):
-        if isinstance(layer, keras.layers.Normalization):
-            mean, variance = (np.ravel(np.asarray(ops.convert_to_numpy(x))) for x in (layer.mean, layer.variance))
-            return Statistics(tuple((mean / 255).tolist()), tuple((np.sqrt(variance) / 255).tolist()))
-    raise ValueError(f"{model.name!r} has no normalisation inside: it takes normalised pixels as it is.")
-
-
-def described(model: keras.Model, ready: keras.Model, format: str, facts: dict[str, Any]) -> dict[str, Any]:
-    """What a user of the artefact has to know, as plain data."""
-    row, layout, is_text = ready.inputs[0], facts["layout"], len(ready.inputs[0].shape) == 2
-    provenance = provenance_of(model) or Provenance()
-    recipe, edges = provenance.recipe, row.shape[1:3] if layout == "nhwc" else row.shape[2:]
-    if recipe and None not in edges and edges not in (recipe.size, (recipe.size, recipe.size)):
-        provenance = dataclasses.replace(provenance, recipe=recipe._replace(size=edges, edge=None))
-    return {
-        "convnext_keras": importlib.metadata.version("convnext-keras"),
-        "format": format,
-        "input": row.name,
-        "shape": [*row.shape],
-        "dtype": row.dtype,
-        **({**facts, "layout": None, "pixels": None} if is_text else facts),
-        "outputs": output_names(model),
-        **provenance.to_config(),
-    }
-
-
-def output_names(model: keras.Model) -> list[str]:
-    """What a model's outputs are, in words."""
-    outputs = keras.tree.flatten(model.output)
-    if len(outputs) > 1:
-        return [f"features_{number}" for number in range(len(outputs))]
-    if len(outputs[0].shape) == 4:
-        return ["features"]
-    last = model.layers[-1]
-    if not isinstance(last, keras.layers.Dense) or model.name in TOWERS:
-        return ["embeddings"]
-    return ["logits" if last.activation is keras.activations.linear else "probabilities"]

@@ -22,6 +22,7 @@ from convnext_keras.clip.inference import filled_up, trimmed
 from convnext_keras.clip.model import CLIP
 from convnext_keras.clip.tokenizer import Tokenizer
 from convnext_keras.deploy.artefacts import Artefact
+from convnext_keras.deploy.describing import tokenizer_of
 from convnext_keras.deploy.exporting import Export, export
 from convnext_keras.deploy.formats import FORMATS
 from convnext_keras.preprocessing import Recipe
@@ -80,7 +81,7 @@ def export_clip(
         texts = export(model.text_encoder, whole / f"text{suffix}", precision=of_text, **options)
         options |= {"calibration": calibration, "pixels": "uint8"}
         pictures = export(model.image_encoder, whole / f"image{suffix}", precision=precision, **options)
-        tokenizer, provenance = model.tokenizer, model.provenance or Provenance()
+        provenance = model.provenance or Provenance()
         facts = {
             "name": str(provenance.weights or model.name),
             "format": format,
@@ -89,10 +90,7 @@ def export_clip(
             "scale": model.scale,
             "bias": model.bias,
             "fingerprint": model.fingerprint(),
-            "tokenizer": {
-                "vocabulary_size": tokenizer.vocabulary_size,
-                "context_length": tokenizer.context_length,
-            },
+            "tokenizer": tokenizer_of(model.text_encoder),
             **dataclasses.replace(provenance, recipe=model.recipe).to_config(),
         }
         (whole / FILE).write_text(json.dumps(facts, indent=2), encoding="utf-8")

@@ -295,7 +295,7 @@ def test_code_of_the_page(tmp_path, monkeypatch):
     blocks, namespace = re.findall(r"```python\n(.*?)```", page, re.DOTALL), {}
     for block in blocks:
         exec(compile(block, "DEPLOYMENT.md", "exec"), namespace)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     assert namespace["probabilities"].shape == (2, 10)
 
 

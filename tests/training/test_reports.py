@@ -125,7 +125,9 @@ def test_the_best_epoch_and_the_last_are_both_kept(keep, other, tmp_path, monkey
     trained = training.fine_tune(DIGITS, digits(40), recipe)
     output = tmp_path / "kept"
     training.save(trained, output)
-    assert sorted(path.name for path in output.glob("*.safetensors")) == sorted([f"{other}.safetensors", "model.safetensors"])
+    assert sorted(path.name for path in output.glob("*.safetensors")) == sorted(
+        [f"{other}.safetensors", "model.safetensors"]
+    )
     model = create_model(output)
     for name, weights in ((keep, trained.model.get_weights()), (other, trained.checkpoints[other])):
         for mine, expected in zip(trained.checkpoints[name], weights, strict=True):
