@@ -120,7 +120,8 @@ class ExportedCLIP(Embedder):
 
     Example:
         >>> from convnext_keras import clip, deploy
-        >>> written = deploy.export_clip(clip.create_model("convnext_mini.shapes"), "shapes-onnx", "onnx")
+        >>> model = clip.create_model("convnext_mini.shapes")
+        >>> written = deploy.export_clip(model, "shapes-exported", check=False)
         >>> classifier = clip.ZeroShotClassifier(deploy.ExportedCLIP(written.path), ["red", "blue"], "a {} background")
         >>> classifier.predict(np.full((64, 64, 3), (0, 0, 255), "uint8"))[0][0].label
         'blue'
