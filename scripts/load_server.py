@@ -213,7 +213,7 @@ def engines(wanted: list[tuple[dict, np.ndarray]], seconds: float) -> list[str]:
     best = {name: max(both, key=lambda run: run[0].items) for name, both in runs.items()}
     first = best[ENGINES[0][0]][0].items
     report = [machine(), "", f"{CLIENTS} clients for {seconds:.0f} s, one to three texts and pictures a request.", ""]
-    report += [f"| {' | '.join(['seconds to ready', *HEADS[1:], 'times JAX'])} |".replace("| s", "|  | s", 1)]
+    report.append(f"| {' | '.join(['', 'seconds to ready', *HEADS[1:], 'times JAX'])} |")
     report += ["|---|---:" + "|---:" * len(HEADS) + "|"]
     for name, (load, _) in best.items():
         ready = min(seconds for _, seconds in runs[name])

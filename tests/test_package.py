@@ -53,7 +53,7 @@ ROOMS = {
         "__init__",
     ),
     "deploy": (
-        *("folding", "formats", "writing", "reducing", "runtimes", "calibration", "checking", "describing"),
+        *("folding", "formats", "writing", "reducing", "runtimes", "calibration", "describing", "checking"),
         *("exporting", "artefacts", "towers", "__init__"),
     ),
     "training": (
@@ -125,6 +125,7 @@ RECORDS = {
     "exported_for",
     "output_names",
     "ENGINES",
+    "PRECISIONS",
     "Embedder",
     "Choice",
     "CLIP_RECIPE",

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from convnext_keras import checkpoints, clip, create_model, decode_predictions, deploy, feature_extractor
+from convnext_keras import clip, create_model, decode_predictions, deploy, feature_extractor, hub
 from convnext_keras.arguments import alternatives
 from convnext_keras.batches import in_batches, picture_files
 from convnext_keras.checkpoints import WeightSet
@@ -26,7 +26,7 @@ from convnext_keras.cli.options import (
     weights_named,
 )
 from convnext_keras.clip.zero_shot import TEMPLATE, checked_labels
-from convnext_keras.deploy import FORMATS
+from convnext_keras.deploy import FORMATS, PRECISIONS
 from convnext_keras.hub import Description
 from convnext_keras.preprocessing import Recipe
 from convnext_keras.provenance import ModelWithProvenance, Provenance
@@ -95,13 +95,8 @@ def export(
     batch: Annotated[int, typer.Option(min=0, help="Pictures or texts at a time; 0 for any number.")] = 0,
     layout: Annotated[str, typer.Option(help="nhwc, or nchw with the channels of pixels in front.")] = "nhwc",
     pixels: Annotated[str, typer.Option(help="float32 or uint8, both 0 to 255; or normalized.")] = "float32",
-    precision: Annotated[
-        str, typer.Option(help="float32, float16, int8_weights, or int8 with --calibrate.")
-    ] = "float32",
-    calibrate: Annotated[
-        Path | None,
-        typer.Option(help="For int8, a folder of usual pictures."),
-    ] = None,
+    precision: Annotated[str, typer.Option(help=f"{alternatives(PRECISIONS)}, with --calibrate.")] = "float32",
+    calibrate: Annotated[Path | None, typer.Option(help="For int8, a folder of usual pictures.")] = None,
     opset: Annotated[int, typer.Option(min=0, help="Of ONNX; 0 for the usual one.")] = 0,
     features: Annotated[
         bool, typer.Option("--features", help="The outputs of the four stages, not the classes.")
@@ -125,7 +120,7 @@ def export(
         raise ValueError("--features are of a classifier or an image tower. Leave out --labels and --tower text.")
     if tower or labels:
         model = _of_clip(weights, tower, labels, template)
-    elif checkpoints.named(weights, checkpoints.CLIP) or checkpoints.default(weights, checkpoints.CLIP):
+    elif hub.is_clip(weights):
         if size or batch or features or layout != "nhwc" or pixels != "float32" or opset:
             raise ValueError(f"{weights} is a ConvNeXt-CLIP. For these options, choose --tower or --labels.")
         both: Any = {"precision": precision, "calibration": calibrate and picture_files(calibrate)}

@@ -13,7 +13,10 @@ from convnext_keras.checkpoints import WeightSet
 from convnext_keras.provenance import ModelWithProvenance
 
 WHICH = "Weight set; 'convnext-keras models' lists them. Or hf://owner/name, a folder, or a .keras file."
-WHICH_CLIP = "ConvNeXt-CLIP weight set; 'convnext-keras models --clip' lists them. Or hf://owner/name, or a folder."
+WHICH_CLIP = (
+    "ConvNeXt-CLIP weight set; 'convnext-keras models --clip' lists them. Or hf://owner/name, or a folder, such as "
+    "'export' writes."
+)
 WeightSetName = Annotated[str, typer.Option(help=WHICH)]
 ClipName = Annotated[str, typer.Option("--weights", help=WHICH_CLIP)]
 DEFAULT_CLIP = "convnext_base_w"

@@ -10,7 +10,7 @@ from convnext_keras.clip.constructors import BUNDLED_CLIP
 
 
 def serve(
-    model: Annotated[str, typer.Option(help=WHICH_CLIP)] = BUNDLED_CLIP,
+    model: Annotated[str, typer.Option(help=f"{WHICH_CLIP} Or a classifier.")] = BUNDLED_CLIP,
     host: Annotated[str, typer.Option(help="Address to listen at; beyond this machine only with keys.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     keys: Annotated[Path | None, typer.Option(help="File of keys, one a line; or set CONVNEXT_KERAS_API_KEYS.")] = None,
@@ -22,9 +22,11 @@ def serve(
     batching: Annotated[bool, typer.Option(help="Run items of different requests together.")] = True,
     engine: Annotated[str, typer.Option(help="openvino or onnx, to run the model without Keras' backend.")] = "",
 ) -> None:
-    """Serves embeddings, zero-shot classification and search over HTTP, as OpenAI's clients expect.
+    """Serves embeddings, zero-shot classification and search over HTTP, as OpenAI's clients expect, or a classifier.
 
     [dim]convnext-keras serve --model convnext_base_w --index photos=photos.index[/]
+
+    [dim]convnext-keras serve --model flowers-model[/]
     """
     try:
         from convnext_keras import server

@@ -106,9 +106,8 @@ def save(
 
     [dim]convnext-keras save convnext_tiny.imagenet tiny --format transformers[/]
     """
-    registered = checkpoints.named(name, CLIP) and not checkpoints.named(name)
-    is_clip = registered or file_format == "open_clip" or getattr(hub.described(name), "clip", None)
-    model = clip.create_model(name) if is_clip else create_model(weights_named(name))
+    of_clip = file_format == "open_clip" or hub.is_clip(name)
+    model = clip.create_model(name) if of_clip else create_model(weights_named(name))
     if weights:
         load_weights(model, weights)
     save_pretrained(model, folder, file_format)

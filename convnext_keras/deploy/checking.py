@@ -2,14 +2,15 @@
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from convnext_keras.deploy import runtimes
+from convnext_keras.deploy.describing import tokenizer_of
 from convnext_keras.deploy.writing import run_apart
-from convnext_keras.features import inner_layers
 
 # Of the largest output, between an artefact and the Keras model in float32.
 MOST_DIFFERENCE = {"float32": 1e-4, "float16": 1e-2, "int8_weights": 0.05, "int8": 0.25}
@@ -27,7 +28,7 @@ def samples(model: keras.Model, rows: np.ndarray | None = None) -> dict[str, np.
         return {str(count): np.resize(rows, (count, *rows.shape[1:])) for count in sorted(counts)}
     counts = (batch,) if batch else CHECKED_ROWS
     if len(shape) == 1:
-        words = next(layer.input_dim for layer in inner_layers(model) if isinstance(layer, keras.layers.Embedding))
+        words: Any = tokenizer_of(model)["vocabulary_size"]
         lengths = shape if shape[0] else FREE_LENGTHS
         texts = {
             f"{count}, {length}": random.integers(1, words - 1, (count, length)).astype("int32")

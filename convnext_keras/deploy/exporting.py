@@ -198,7 +198,7 @@ def _check_precision(name: str, precision: str, calibration: Any, opset: int | N
 
 def _check_packages(name: str, precision: str) -> None:
     needed = dict.fromkeys(FORMATS[name].packages, FORMATS[name].extra)
-    if precision.startswith("int8") and (name, precision) in reducing.REDUCERS:
+    if (name, precision) in reducing.BY_NNCF:
         needed["nncf"] = "int8"
     for package, extra in needed.items():
         if importlib.util.find_spec(package) is None:

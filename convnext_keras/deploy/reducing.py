@@ -32,9 +32,8 @@ def _openvino_int8(path: Path, rows: np.ndarray) -> None:
     from openvino import opset15
 
     model = _quantized(_constant_kernels(path), list(rows), types=["GroupConvolution"])
-    for (
-        operation
-    ) in model.get_ops():  # The kernels that stay, as `compress_to_fp16` does not where others are integers.
+    # The kernels that stay are halved here: `compress_to_fp16` leaves them alone where others are integers.
+    for operation in model.get_ops():
         if operation.get_type_name() == "GroupConvolution":
             kernel = operation.input_value(1).get_node().data.astype("float16")
             widened = opset15.convert(opset15.constant(kernel), "f32")
@@ -121,6 +120,7 @@ REDUCERS: dict[tuple[str, str], Callable[[Path, np.ndarray], None]] = {
     ("onnx", "int8_weights"): _onnx_int8_weights,
     ("onnx", "int8"): _onnx_int8,
 }
+BY_NNCF = {("openvino", "int8_weights"), ("openvino", "int8"), ("onnx", "int8")}
 
 
 def main(format: str, precision: str, artefact: str, rows: str) -> None:

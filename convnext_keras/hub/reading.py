@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from convnext_keras import checkpoints
-from convnext_keras.checkpoints import CLASSIFIERS, Published, WeightsError
+from convnext_keras.checkpoints import CLASSIFIERS, CLIP, Published, WeightsError
 from convnext_keras.hub import fields, keras_format, open_clip, timm, transformers
 from convnext_keras.hub.descriptions import Description, license_of
 from convnext_keras.hub.fields import Fields, read_fields
@@ -74,3 +74,18 @@ def resolve(
         return known
     description = None if weights is None else described(weights)
     return description or checkpoints.resolve(weights, variant, table)
+
+
+def is_clip(name: str) -> bool:
+    """Whether a name is of a ConvNeXt-CLIP: a weight set, variant, repository or folder.
+
+    A variant that classifiers have too, such as `"convnext_base"`, is not.
+
+    Raises:
+        WeightsError: see `described`.
+    """
+    for table in (CLASSIFIERS, CLIP):
+        if checkpoints.named(name, table) or checkpoints.default(name, table):
+            return table == CLIP
+    description = described(name)
+    return description is not None and description.clip is not None

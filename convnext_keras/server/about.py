@@ -8,8 +8,9 @@ from fastapi.responses import HTMLResponse, Response
 
 from convnext_keras.clip.embedder import Embedder
 from convnext_keras.server.errors import ApiError
+from convnext_keras.server.requests import FAILURES
 
-router = APIRouter()
+router = APIRouter(responses=FAILURES)
 # The page loads nothing from elsewhere and is shown in no other page.
 PAGE_POLICY = "default-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; frame-ancestors 'none'"
 

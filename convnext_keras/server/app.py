@@ -80,7 +80,8 @@ def create_app(
     app = FastAPI(title="ConvNeXt-CLIP", version="1", lifespan=lifespan, redoc_url=None)
     app.add_middleware(Guard, keys=Keys(keys), hosts=Hosts(hosts), limits=limits, observe=metrics.request)
     app.state.engine, app.state.created = queues, int(time.time())
-    app.state.name = name or str((served.provenance and served.provenance.weights) or served.name)
+    known = served.provenance if isinstance(served, clip.Embedder) else None
+    app.state.name = name or str((known and known.weights) or served.name)
     app.state.indexes = {}
     if isinstance(served, clip.Embedder):
         loaded = {key: clip.ImageIndex.load(folder, served, pictures.get(key)) for key, folder in indexes.items()}

@@ -18,7 +18,7 @@ class Classifier:
 
     Args:
         model: a classifier of this library, or an exported one.
-        name: that clients call it by, if its weights have none.
+        name: that clients call it by.
 
     Attributes:
         recipe: the evaluation transform.
@@ -29,8 +29,7 @@ class Classifier:
     """
 
     def __init__(self, model: ModelWithProvenance | deploy.Artefact, name: str) -> None:
-        known = model.provenance
-        self.provenance, self.name = known, str((known and known.weights) or name)
+        self.name, known = name, model.provenance
         self.recipe = (known and known.recipe) or Recipe(224)
         if isinstance(model, deploy.Artefact):
             kind, self.run = model.outputs[0], model
@@ -66,7 +65,7 @@ def opened(name: str, engine: str | None = None) -> clip.Embedder | Classifier:
         if engine not in (None, exported.format):
             raise ValueError(f"{name} was written for {exported.format}. Received: engine={engine!r}")
         return exported
-    if not is_classifier(name):
+    if is_clip(name):
         return deploy.ExportedCLIP(deploy.exported_for(name, engine)) if engine else clip.create_model(name)
     if engine:
         raise ValueError(f"engine is of a ConvNeXt-CLIP. Write {name} with `convnext-keras export`, and serve that.")
@@ -74,13 +73,9 @@ def opened(name: str, engine: str | None = None) -> clip.Embedder | Classifier:
     return Classifier(model, Path(name).name)
 
 
-def is_classifier(name: str) -> bool:
-    """Whether a name is of a classifier, and not of a ConvNeXt-CLIP."""
+def is_clip(name: str) -> bool:
+    """Whether a name is of a ConvNeXt-CLIP; one that classifiers have too, such as `"convnext_base"`, is here."""
     if deploy.is_artefact(name) or Path(name).suffix == ".keras":
-        return True
-    if checkpoints.named(name, checkpoints.CLIP) or checkpoints.default(name, checkpoints.CLIP):
         return False
-    if checkpoints.named(name) or checkpoints.default(name):
-        return True
-    described = hub.described(name)
-    return described is not None and described.clip is None
+    known = checkpoints.named(name, checkpoints.CLIP) or checkpoints.default(name, checkpoints.CLIP)
+    return bool(known) or hub.is_clip(name)

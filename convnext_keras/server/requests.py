@@ -109,6 +109,10 @@ class ErrorBody(BaseModel):
     error: ErrorObject
 
 
+# What a route may answer beside its own.
+FAILURES: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody} for status in (400, 401, 404, 413, 415, 421, 429, 500, 503)
+}
 DATA_URI = re.compile(r"data:[^,]*;base64\s*,", re.IGNORECASE)
 URL = re.compile(r"https?://", re.IGNORECASE)
 # Keys of an object that hold a picture, in the forms of OpenAI, Jina, SGLang and Voyage.

@@ -21,8 +21,7 @@ from convnext_keras.server.limits import Limits
 from convnext_keras.server.models import Classifier
 from convnext_keras.server.requests import ImageItem, TextItem, parsed_image, parsed_item, parsed_text
 
-FAILURES = (400, 401, 404, 413, 415, 421, 429, 500, 503)
-router = APIRouter(responses={status: {"model": requests.ErrorBody} for status in FAILURES})
+router = APIRouter(responses=requests.FAILURES)
 # A picture is never taken for a page.
 PICTURE_HEADERS = {"x-content-type-options": "nosniff", "content-security-policy": "default-src 'none'; sandbox"}
 
@@ -41,7 +40,7 @@ def clip_of(request: Request, model: str | None = None) -> tuple[Engine, Embedde
     """The engine and its ConvNeXt-CLIP, for what a classifier cannot do."""
     engine = engine_of(request, model)
     if not isinstance(engine.model, Embedder):
-        message = f"The model {engine.model.name!r} is a classifier: POST pictures to /v1/classify."
+        message = f"The model {request.app.state.name!r} is a classifier: POST pictures to /v1/classify."
         raise invalid("model_unsupported", message, "model")
     return engine, engine.model
 
@@ -134,7 +133,7 @@ async def classify(request: Request, body: requests.Classify) -> dict:
     """The labels that fit each picture or text best; of a classifier, its own classes."""
     engine = engine_of(request, body.model)
     if isinstance(engine.model, Classifier):
-        return await classify_with(engine, engine.model, body)
+        return await classify_with(engine, engine.model, request.app.state.name, body)
     if body.labels is None:
         raise invalid("missing_required_parameter", "labels: give the labels to tell apart.", "labels")
     model = engine.model
@@ -151,17 +150,17 @@ async def classify(request: Request, body: requests.Classify) -> dict:
     return {"object": "list", "model": request.app.state.name, "data": data, "usage": used}
 
 
-async def classify_with(engine: Engine, model: Classifier, body: requests.Classify) -> dict:
+async def classify_with(engine: Engine, model: Classifier, name: str, body: requests.Classify) -> dict:
     """The answer of `classify` by a model with classes of its own."""
     if body.labels is not None:
-        message = f"labels: the model {model.name!r} has {len(model.classes)} classes of its own. Leave labels out."
+        message = f"labels: the model {name!r} has {len(model.classes)} classes of its own. Leave labels out."
         raise invalid("labels_unsupported", message, "labels")
     items, params = items_of(listed(body.input), "input", engine.limits)
     check_at_most(len(items) * len(model.classes), engine.limits.max_scores, "scores, items times classes,", "input")
     result = await engine.vectors(items, params)
-    rows = [{"label": name, "id": identifier} for identifier, name in model.classes]
+    rows = [{"label": label, "id": identifier} for identifier, label in model.classes]
     data = ranked(result.vectors, rows, body.top_k)
-    return {"object": "list", "model": model.name, "data": data, "usage": usage(result)}
+    return {"object": "list", "model": name, "data": data, "usage": usage(result)}
 
 
 def ranked(probabilities: np.ndarray, rows: list[dict[str, str]], top: int | None) -> list[dict]:

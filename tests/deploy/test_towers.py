@@ -97,7 +97,7 @@ def test_what_cannot_be_written_or_read(model, folder, tmp_path):
         ValueError, match="format must be 'onnx' or 'openvino' for both towers. Received: format='torch'"
     ):
         deploy.export_clip(model, tmp_path / "a", "torch")
-    with pytest.raises(ValueError, match=r"there is no clip.json|has no clip.json"):
+    with pytest.raises(ValueError, match="has no clip.json"):
         deploy.ExportedCLIP(tmp_path)
     taken = tmp_path / "taken"
     taken.mkdir()

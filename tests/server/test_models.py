@@ -8,10 +8,10 @@ from conftest import BACKEND, outputs
 from PIL import Image
 from serving import asked, data_uri, png
 
-from convnext_keras import create_model, deploy
+from convnext_keras import create_model, deploy, hub
 from convnext_keras.cli.demo import held_out_digits
 from convnext_keras.labels import class_names
-from convnext_keras.server import create_app
+from convnext_keras.server import create_app, models
 
 NAME = "convnext_mini.digits"
 
@@ -89,8 +89,21 @@ def test_models_come_from_files_too(digits, tmp_path):
         deploy.export(model, tmp_path / "mine.xml")
         sources.append(tmp_path / "mine.xml")
     for source in sources:
-        found = answered(str(source), digits[0]).json()["data"]
-        assert [row["prediction"] for row in found] == [row["prediction"] for row in expected]
+        found = answered(str(source), digits[0]).json()
+        assert found["model"] == source.name
+        assert [row["prediction"] for row in found["data"]] == [row["prediction"] for row in expected]
+
+
+def test_a_name_of_both_kinds():
+    """A variant that classifiers and ConvNeXt-CLIP share is of the one that a command is about."""
+    for name, (of_hub, of_server) in {
+        "convnext_base": (False, True),
+        "convnext_base_w": (True, True),
+        "convnext_base.laion400m_s13b_b51k": (True, True),
+        "convnext_tiny": (False, False),
+        NAME: (False, False),
+    }.items():
+        assert (hub.is_clip(name), models.is_clip(name)) == (of_hub, of_server), name
 
 
 def test_what_cannot_be_served(tmp_path):
