@@ -13,6 +13,7 @@ from PIL import Image
 
 from convnext_keras.preprocessing import Picture
 
+OnError = Callable[[Any, ValueError], None]
 PICTURE_FILES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
@@ -42,7 +43,7 @@ def pictures_of(images: Any) -> Iterable[Picture]:
 
 
 def in_batches(
-    images: Any, recipe: Callable[[Any], np.ndarray], batch_size: int, on_error: str = "raise"
+    images: Any, recipe: Callable[[Any], np.ndarray], batch_size: int, on_error: str | OnError = "raise"
 ) -> Iterator[tuple[list, np.ndarray]]:
     """Pictures as batches of pixels, decoded and resized in threads while the caller works on the batch before.
 
@@ -50,7 +51,8 @@ def in_batches(
         images: see `pictures_of`; an iterable is read no further than two batches ahead.
         recipe: one item of `images` to pixels, all of one shape.
         batch_size: most pictures of a batch.
-        on_error: `"raise"`, or `"skip"` to warn of a picture that cannot be read and go on.
+        on_error: `"raise"`, or `"skip"` to warn of a picture that cannot be read and go on, or what is to be called
+            with its item and the error.
 
     Yields:
         The items as they were given, and their pixels `(N, size, size, 3)`, uint8; in the order given.
@@ -58,7 +60,7 @@ def in_batches(
     Raises:
         ValueError: if a picture cannot be read and is not to be skipped; the message names it.
     """
-    if on_error not in ("raise", "skip"):
+    if on_error not in ("raise", "skip") and not callable(on_error):
         raise ValueError(f"on_error must be 'raise' or 'skip'. Received: on_error={on_error!r}")
     if batch_size < 1:
         raise ValueError(f"batch_size must be 1 or more. Received: batch_size={batch_size}")
@@ -90,11 +92,14 @@ def _batch(read: list[tuple[Any, np.ndarray]]) -> tuple[list, np.ndarray]:
     return [image for image, _ in read], np.stack([pixels for _, pixels in read])
 
 
-def _read(image: Any, pixels: Future, on_error: str) -> list[tuple[Any, np.ndarray]]:
+def _read(image: Any, pixels: Future, on_error: str | OnError) -> list[tuple[Any, np.ndarray]]:
     try:
         return [(image, pixels.result())]
     except ValueError as error:
         if on_error == "raise":
             raise
-        warnings.warn(f"Skipped: {error}", stacklevel=4)
+        if callable(on_error):
+            on_error(image, error)
+        else:
+            warnings.warn(f"Skipped: {error}", stacklevel=4)
         return []

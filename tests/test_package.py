@@ -39,6 +39,7 @@ FLOORS = (
     {"clip"},
     {"deploy", "training"},
     {"server"},
+    {"scale"},
     {"cli"},
 )
 ROOMS = {
@@ -54,7 +55,7 @@ ROOMS = {
     ),
     "deploy": (
         *("folding", "formats", "writing", "reducing", "runtimes", "calibration", "describing", "checking"),
-        *("exporting", "artefacts", "towers", "__init__"),
+        *("exporting", "artefacts", "towers", "opening", "__init__"),
     ),
     "training": (
         *("groups", "optimizers", "recipes", "data", "streams", "evaluation", "probe"),
@@ -62,12 +63,13 @@ ROOMS = {
     ),
     "clip": (
         *("tokenizer", "inference", "embedder", "text_tower", "model", "constructors"),
-        *("training", "zero_shot", "vectors", "retrieval", "__init__"),
+        *("training", "zero_shot", "vectors", "index", "lance", "retrieval", "__init__"),
     ),
     "server": (
-        *("errors", "limits", "metrics", "requests", "fetching", "decoding", "batching", "security", "models"),
+        *("errors", "limits", "metrics", "requests", "fetching", "decoding", "batching", "security"),
         *("engine", "routes", "about", "app", "run", "__init__"),
     ),
+    "scale": ("sources", "tasks", "outputs", "cluster", "jobs", "__init__"),
     "cli": ("options", "weights", "classifiers", "clip", "training", "server", "demo", "__init__"),
 }
 PUBLIC_ROOMS = {"server", "cli"}  # that use the package as its users do
@@ -136,6 +138,8 @@ RECORDS = {
     "save",
     "ClipVariant",
     "Hit",
+    "PictureIndex",
+    "Summary",
     "Prediction",
     "SimilarityScores",
     "TextTower",
@@ -144,7 +148,8 @@ RECORDS = {
 
 
 @pytest.mark.parametrize(
-    "package", [convnext_keras, convnext_keras.clip, convnext_keras.deploy, convnext_keras.training]
+    "package",
+    [convnext_keras, convnext_keras.clip, convnext_keras.deploy, convnext_keras.training, convnext_keras.scale],
 )
 def test_exported_names_are_listed_and_documented(package):
     names = package.__all__  # in the linter's order
@@ -166,7 +171,7 @@ def test_importing_brings_no_other_backend():
 
 def marked(module):
     """What trains or exports is tested by name under every backend; its examples once."""
-    once = module.startswith(("training/", "deploy/"))
+    once = module.startswith(("training/", "deploy/", "scale/"))
     return pytest.param(module, marks=pytest.mark.any_backend) if once else module
 
 

@@ -11,17 +11,24 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from convnext_keras import clip, create_model, decode_predictions, deploy, feature_extractor, hub
+from convnext_keras import clip, create_model, decode_predictions, deploy, feature_extractor, hub, scale
 from convnext_keras.arguments import alternatives
 from convnext_keras.batches import in_batches, picture_files
 from convnext_keras.checkpoints import WeightSet
 from convnext_keras.cli.options import (
     WHICH,
+    Address,
     AsJson,
+    Cluster,
+    Devices,
+    JobOutput,
     Pictures,
     Top,
     WeightSetName,
+    check_job,
     chosen_pictures,
+    done,
+    given,
     saved_model,
     weights_named,
 )
@@ -37,11 +44,22 @@ def classify(
     weights: WeightSetName = "convnext_tiny.imagenet",
     top: Top = 5,
     as_json: AsJson = False,
+    output: JobOutput = None,
+    engine: Cluster = "",
+    address: Address = "",
+    devices: Devices = "",
 ) -> None:
     """Names what is in pictures.
 
     [dim]convnext-keras classify cat.jpg dog.jpg --weights convnext_base --top 3[/]
+
+    [dim]convnext-keras classify "shards/*.tar" --output classes/ --engine ray[/]
     """
+    check_job(output, engine, address, devices)
+    if output:
+        job: Any = {"engine": engine or None, "address": address or None, "devices": devices, "verbose": True}
+        done(output, scale.classify(weights, given(images), output, top=top, **job))
+        return
     images = chosen_pictures(images)
     source = deploy.Artefact(weights) if deploy.is_artefact(weights) else saved_model(weights) or weights_named(weights)
     recipe, labels = _transform_and_labels(source)

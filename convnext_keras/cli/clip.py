@@ -2,19 +2,38 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from convnext_keras import clip
+from convnext_keras import clip, scale
+from convnext_keras.arguments import alternatives
 from convnext_keras.batches import picture_files
-from convnext_keras.cli.options import DEFAULT_CLIP, AsJson, ClipName, Pictures, Skip, Top, chosen_pictures, clip_named
+from convnext_keras.cli.options import (
+    DEFAULT_CLIP,
+    Address,
+    AsJson,
+    ClipName,
+    Cluster,
+    Devices,
+    JobOutput,
+    Pictures,
+    Skip,
+    Top,
+    check_job,
+    chosen_pictures,
+    clip_named,
+    done,
+    given,
+)
+from convnext_keras.clip.lance import SUFFIX, is_lance
 from convnext_keras.clip.retrieval import index_weights
 from convnext_keras.clip.vectors import write_vectors
 from convnext_keras.clip.zero_shot import TEMPLATE, checked_labels, checked_templates
+from convnext_keras.scale.tasks import PRECISIONS
 from convnext_keras.sheets import sheet_of
 
 Template = Annotated[list[str], typer.Option(help="Prompt with {} for the label; several are averaged.")]
@@ -28,13 +47,26 @@ def zero_shot(
     top: Top = 5,
     threshold: Annotated[float | None, typer.Option(help="Cosine below which it is none of the labels.")] = None,
     as_json: AsJson = False,
+    output: JobOutput = None,
+    engine: Cluster = "",
+    address: Address = "",
+    devices: Devices = "",
 ) -> None:
     """Tells which of any labels fits a picture best.
 
     [dim]convnext-keras zero-shot cat.jpg --labels "a cat, a dog, a bird" --template "{}"[/]
+
+    [dim]convnext-keras zero-shot "shards/*.tar" --labels "a cat, a dog" --output labels/[/]
     """
     names = checked_labels([label for label in labels.split(",") if label.strip()])
     templates = checked_templates(template)
+    check_job(output, engine, address, devices)
+    if output:
+        if as_json or threshold is not None:
+            raise ValueError("--json and --threshold are not of a job; the rows have the cosines.")
+        options: Any = {"engine": engine or None, "address": address or None, "devices": devices, "verbose": True}
+        done(output, scale.zero_shot(weights, names, given(images), output, templates=templates, top=top, **options))
+        return
     paths = chosen_pictures(images)
     classifier = clip.ZeroShotClassifier(clip_named(weights), names, templates, threshold=threshold)
     predictions = classifier.predict(tqdm(paths, disable=None), top)
@@ -53,16 +85,33 @@ def zero_shot(
 
 
 def embed(
-    inputs: Annotated[list[Path], typer.Argument(help="Pictures or folders, or one .txt file with a text a line.")],
-    output: Annotated[Path, typer.Option(help="A .safetensors or .parquet file (which needs pyarrow).")],
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(help="Pictures, folders, .tar shards, .csv or .parquet lists; or one .txt with a text a line."),
+    ],
+    output: Annotated[Path, typer.Option(help="A .safetensors or .parquet file; or a folder or .lance, to go on.")],
     weights: ClipName = DEFAULT_CLIP,
     batch_size: Annotated[int, typer.Option(min=1, help="How many at a time.")] = 32,
     skip: Skip = False,
+    dtype: Annotated[
+        str, typer.Option(help=f"Of vectors in a folder or .lance: {alternatives(PRECISIONS)}.")
+    ] = "float32",
+    engine: Cluster = "",
+    address: Address = "",
+    devices: Devices = "",
 ) -> None:
     """Writes unit vectors of pictures or texts, with their names.
 
     [dim]convnext-keras embed photos/ --output photos.safetensors[/]
+
+    [dim]convnext-keras embed "shards/*.tar" --output vectors/ --engine ray --devices gpu[/]
     """
+    if output.suffix in ("", SUFFIX):
+        options: Any = {"engine": engine or None, "address": address or None, "devices": devices, "verbose": True}
+        done(output, scale.embed(weights, given(inputs), output, dtype=dtype, batch_size=batch_size, **options))
+        return
+    if engine or address or devices or dtype != "float32":
+        raise ValueError(f"{output} is one file. For a cluster, or another --dtype, write to a folder or a .lance.")
     texts = inputs[0].read_text(encoding="utf-8").splitlines() if inputs[0].suffix == ".txt" else None
     items = chosen_pictures(inputs) if texts is None else texts
     if not items:
@@ -80,7 +129,7 @@ def embed(
 
 def index(
     folder: Annotated[Path, typer.Argument(help="Folder of pictures, searched with the folders in it.")],
-    output: Annotated[Path, typer.Option(help="Folder of the index; one that exists grows.")],
+    output: Annotated[Path, typer.Option(help="Folder of the index, or .lance; one that exists grows.")],
     weights: ClipName = DEFAULT_CLIP,
     skip: Skip = False,
 ) -> None:
@@ -89,11 +138,13 @@ def index(
     [dim]convnext-keras index photos/ --output photos.index[/]
     """
     paths, model = picture_files(folder), clip_named(weights)
-    pictures = clip.ImageIndex.load(output, model) if output.is_dir() else clip.ImageIndex(model)
-    known = set(pictures.names)
-    new = [path for path in paths if str(path) not in known]
-    added = pictures.add(tqdm(new, disable=None), on_error="skip" if skip else "raise")
-    pictures.save(output)
+    pictures: Any = clip.LanceIndex(output, model) if is_lance(output) else clip.ImageIndex(model)
+    if output.is_dir():
+        pictures = clip.ImageIndex.open(output, model)
+    new = pictures.missing(map(str, paths))
+    added = pictures.add(tqdm([*map(Path, new)], disable=None), on_error="skip" if skip else "raise")
+    if not is_lance(output):
+        pictures.save(output)
     print(f"{output}: {added} pictures added, {len(pictures)} in all")
 
 
@@ -105,14 +156,15 @@ def search(
     pictures: Annotated[
         Path | None, typer.Option(help="Folder of the pictures, if it is not beside the index.")
     ] = None,
+    where: Annotated[str, typer.Option(help="Condition on columns of a .lance, such as 'year > 2020'.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Finds pictures by words or by another picture.
 
     [dim]convnext-keras search photos.index "a lighthouse in fog" --sheet found.png[/]
     """
-    index = clip.ImageIndex.load(folder, clip_named(index_weights(folder)), pictures)
-    hits = index.search(Path(query) if Path(query).is_file() else query, top)
+    index = clip.ImageIndex.open(folder, clip_named(index_weights(folder)), pictures)
+    hits = index.search(Path(query) if Path(query).is_file() else query, top, where or None)
     if as_json:
         print(json.dumps([hit._asdict() for hit in hits], indent=2))
     else:

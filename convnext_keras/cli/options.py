@@ -1,12 +1,13 @@
 """What several commands take: their options, and the pictures and weight sets that these name."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from convnext_keras import checkpoints, clip, create_model, deploy, hub
+from convnext_keras import checkpoints, clip, create_model, deploy, hub, scale
 from convnext_keras.arguments import did_you_mean
 from convnext_keras.batches import picture_files
 from convnext_keras.checkpoints import WeightSet
@@ -23,6 +24,10 @@ DEFAULT_CLIP = "convnext_base_w"
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Pictures = Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.", show_default=False)]
 Skip = Annotated[bool, typer.Option(help="Leave out pictures that cannot be read, with a warning.")]
+JobOutput = Annotated[Path | None, typer.Option("--output", help="Folder for files of Parquet, with a row a picture.")]
+Cluster = Annotated[str, typer.Option("--engine", help="ray, to do the pictures on a cluster.")]
+Address = Annotated[str, typer.Option(help="Of a cluster of Ray that runs, such as auto or ray://head:10001.")]
+Devices = Annotated[str, typer.Option(help="Of a cluster: cpu or gpu, or how many models, such as gpu:4.")]
 Top = Annotated[int, typer.Option(min=1, help="How many to show.")]
 
 
@@ -52,3 +57,21 @@ def clip_named(name: str) -> clip.Embedder:
 def chosen_pictures(images: Iterable[Path]) -> list[Path]:
     """The pictures given, and those in the folders given."""
     return [path for given in images for path in (picture_files(given) if given.is_dir() else [given])]
+
+
+def done(output: Path, summary: scale.Summary) -> None:
+    """Prints what a job did."""
+    before = f"; {summary.skipped} shards were there" if summary.skipped else ""
+    errors = f", {summary.errors} of them with an error" if summary.errors else ""
+    print(f"{output}: {summary.pictures} pictures{errors}, in {summary.shards} shards{before}")
+
+
+def check_job(output: Path | None, engine: str, address: str, devices: str) -> None:
+    """Raises ValueError if a cluster is named without an output."""
+    if output is None and (engine or address or devices):
+        raise ValueError("A cluster writes to files. Name a folder: --output FOLDER.")
+
+
+def given(paths: Iterable[Path]) -> list[str]:
+    """Inputs of a job as they were typed: `Path` makes one slash of the two in an address."""
+    return [re.sub(r"^([a-z0-9]+):/(?=[^/])", r"\1://", str(path)) for path in paths]

@@ -12,8 +12,10 @@ from convnext_keras.clip.constructors import (
     list_weights,
 )
 from convnext_keras.clip.embedder import Embedder, SimilarityScores
+from convnext_keras.clip.index import Hit, PictureIndex
+from convnext_keras.clip.lance import LanceIndex
 from convnext_keras.clip.model import CLIP
-from convnext_keras.clip.retrieval import Hit, ImageIndex
+from convnext_keras.clip.retrieval import ImageIndex
 from convnext_keras.clip.tokenizer import Tokenizer
 from convnext_keras.clip.training import ContrastiveLoss, RandomCropAndErase, interpolate
 from convnext_keras.clip.zero_shot import (
@@ -38,6 +40,8 @@ __all__ = [
     "Embedder",
     "Hit",
     "ImageIndex",
+    "LanceIndex",
+    "PictureIndex",
     "Prediction",
     "RandomCropAndErase",
     "SimilarityScores",

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from convnext_keras.batches import in_batches
+from convnext_keras.batches import OnError, in_batches
 from convnext_keras.clip.tokenizer import Tokenizer
 from convnext_keras.preprocessing import Picture, Recipe
 from convnext_keras.provenance import Provenance
@@ -108,7 +108,7 @@ class Embedder:
         self,
         images: Any,
         batch_size: int = 32,
-        on_error: str = "raise",
+        on_error: str | OnError = "raise",
         picture: Callable[[Any], Picture] = lambda item: item,
     ) -> Iterator[tuple[list, np.ndarray]]:
         """`encode_image` batch by batch, so that any number of pictures takes the memory of two batches.
@@ -116,7 +116,7 @@ class Embedder:
         Args:
             images: see `encode_image`.
             batch_size: most pictures at a time.
-            on_error: see `encode_image`.
+            on_error: see `encode_image`; or what is to be called with an item and the error.
             picture: takes an item of `images` and gives its picture, for items that are more than a picture.
 
         Yields:

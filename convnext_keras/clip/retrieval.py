@@ -4,45 +4,24 @@ import csv
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
-from convnext_keras.batches import picture_files, pictures_of
 from convnext_keras.checkpoints import WeightsError
+from convnext_keras.clip.constructors import create_model
 from convnext_keras.clip.embedder import Embedder
+from convnext_keras.clip.index import Hit, PictureIndex, common_folder, folder_of
+from convnext_keras.clip.lance import LanceIndex, is_lance, lance_metadata
 from convnext_keras.clip.vectors import described, read_vectors
 from convnext_keras.preprocessing import Picture
 
 FOLDER = "folder"  # in an index's metadata: what it was made of, relative to the folder that the index lies in
 
 
-def common_folder(names: Iterable[str]) -> str:
-    """The folder that all of these paths lie in; empty if there is none."""
-    try:
-        return os.path.commonpath([os.path.dirname(name) for name in names])  # noqa: PTH120 - of strings
-    except ValueError:
-        return ""
-
-
-class Hit(NamedTuple):
-    """One picture found.
-
-    Attributes:
-        name: its path, where it has one.
-        cosine: with what was looked for, -1..1.
-        place: in the index, from 0.
-    """
-
-    name: str
-    cosine: float
-    place: int
-
-
-class ImageIndex:
-    """Pictures to search by words or by another picture.
+class ImageIndex(PictureIndex):
+    """Pictures to search by words or by another picture, by exact cosines in memory.
 
     Args:
         model: the ConvNeXt-CLIP that makes the vectors.
@@ -62,14 +41,53 @@ class ImageIndex:
     """
 
     def __init__(self, model: Embedder) -> None:
-        self.model = model
+        super().__init__(model)
         self.names: list[str] = []
         self.vectors = np.zeros((0, model.output_width), "float32")
-        self.picture_folders: list[Path] = []
         self._saved: tuple[Path, int] | None = None  # the folder, and how many pictures it holds
+
+    @staticmethod
+    def open(
+        path: str | os.PathLike, model: Embedder | None = None, pictures: str | os.PathLike | None = None
+    ) -> PictureIndex:
+        """The index that lies at a path: a `LanceIndex` if it ends in `.lance`, and else one that `save` wrote.
+
+        Args:
+            path: of the index.
+            model: the ConvNeXt-CLIP that made it; None for the weight set that the index names.
+            pictures: the folder below which its pictures lie; see `picture`.
+
+        Raises:
+            ValueError: if there is no such folder of pictures, or LanceDB is missing.
+            WeightsError: if the index is missing, broken, or was made by another model.
+
+        Example:
+            >>> from convnext_keras import clip
+            >>> index = clip.ImageIndex(clip.create_model("convnext_mini.shapes"))
+            >>> index.add([np.zeros((64, 64, 3), "uint8")], names=["black"])
+            1
+            >>> index.save("pictures.index")
+            >>> len(clip.ImageIndex.open("pictures.index"))
+            1
+        """
+        kind = LanceIndex if is_lance(path) else ImageIndex
+        return kind.load(path, model or create_model(index_weights(path)), pictures)
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def name_at(self, position: int) -> str:
+        if not 0 <= position < len(self):
+            raise ValueError(f"position must be 0 to {len(self) - 1}. Received: position={position}")
+        return self.names[position]
+
+    def missing(self, names: Iterable[str]) -> list[str]:
+        known = set(self.names)
+        return [name for name in names if name not in known]
+
+    @property
+    def folder(self) -> str:
+        return common_folder(self.names)
 
     def add(
         self,
@@ -92,70 +110,18 @@ class ImageIndex:
         Raises:
             ValueError: if a picture cannot be read, or there are more or fewer names than pictures.
         """
-        if isinstance(images, str | os.PathLike) and Path(images).is_dir():
-            images = picture_files(images)
-        pictures = pictures_of(images)
-        if names is None:
-            named = ((_name(image, number), image) for number, image in enumerate(pictures, start=len(self)))
-        else:
-            named = zip(names, pictures, strict=True)
-        batches = self.model.image_batches(named, batch_size, on_error, picture=lambda item: item[1])
-        added = [([name for name, _ in items], vectors) for items, vectors in batches]
-        new = [name for batch, _ in added for name in batch]
-        self.vectors = np.concatenate([self.vectors, *(vectors for _, vectors in added)])
+        added = [*self.embedded(images, names, batch_size, on_error)]
+        new = [name for batch, *_ in added for name in batch]
+        self.vectors = np.concatenate([self.vectors, *(vectors for _, vectors, _ in added)])
         self.names += new
-        if folder := _folder_of(new):
+        if folder := folder_of(new):
             self.picture_folders.append(folder)
         return len(new)
 
-    def picture(self, position: int) -> Path:
-        """The file of a picture by its position in the index, with links resolved.
-
-        The folder that an index was saved to may come from others, and its table could name any file. Files are given
-        out only below the folders that pictures were added from; for a loaded index, below the folder that `load` was
-        told, or below the one that the index was made of if that lies beside the index.
-
-        Raises:
-            ValueError: if there is no such position, or its file lies elsewhere.
-            OSError: if the file is missing.
-        """
-        if not 0 <= position < len(self):
-            raise ValueError(f"position must be 0 to {len(self) - 1}. Received: position={position}")
-        path = Path(self.names[position]).resolve(strict=True)
-        if not path.is_file() or not any(path.is_relative_to(folder) for folder in self.picture_folders):
-            raise ValueError(
-                f"{path} is no file below the folders of this index: {[*map(str, self.picture_folders)]}. Name the "
-                "folder that its pictures lie in: ImageIndex.load(..., pictures=FOLDER), or --pictures."
-            )
-        return path
-
-    def search(self, query: str | Picture, top: int = 10) -> list[Hit]:
-        """The pictures nearest to a text or to a picture.
-
-        Args:
-            query: a text, or a picture as a path object, a PIL image or an array; a string is always a text.
-            top: most pictures to return.
-
-        Returns:
-            The best first; fewer than `top` if there are fewer.
-
-        Raises:
-            ValueError: if the index is empty, the text is, or the picture cannot be read.
-        """
-        if isinstance(query, str):
-            if not query.strip():
-                raise ValueError("The text to search for is empty.")
-            (vector,) = self.model.encode_text(query)
-        else:
-            (vector,) = self.model.encode_image([query])
-        return self.nearest(vector, top)
-
-    def nearest(self, vector: np.ndarray, top: int = 10) -> list[Hit]:
-        """`search` with a unit vector `(D,)`."""
-        if not self.names:
-            raise ValueError("The index is empty. Add pictures first.")
-        if top < 1:
-            raise ValueError(f"top must be 1 or more. Received: top={top}")
+    def nearest(self, vector: np.ndarray, top: int = 10, where: str | None = None) -> list[Hit]:
+        self.check_search(top)
+        if where is not None:
+            raise ValueError(f"where is of an index in Lance, which has columns. Received: where={where!r}")
         cosines = self.vectors @ vector
         top = min(top, len(cosines))
         best = np.argpartition(-cosines, top - 1)[:top]
@@ -182,7 +148,7 @@ class ImageIndex:
         target = folder / f"{len(present):04}.safetensors"
         with target.with_suffix(".csv").open("w", encoding="utf-8", newline="") as stream:
             csv.writer(stream, lineterminator="\n").writerows([["name"], *([name] for name in self.names[start:])])
-        made_of = _folder_of(self.names[start:])
+        made_of = folder_of(self.names[start:])
         metadata = {
             **described(self.model),
             FOLDER: os.path.relpath(made_of, folder.resolve().parent) if made_of else "",
@@ -241,19 +207,11 @@ def index_weights(folder: str | os.PathLike) -> str:
         WeightsError: if there is no index, or its model had no published weights.
     """
     first = Path(folder) / "0000.safetensors"
-    if not first.is_file():
+    if not is_lance(folder) and not first.is_file():
         raise WeightsError(f"{folder}: holds no index. Make one by ImageIndex.save or 'convnext-keras index'.")
-    weights = read_vectors(first)[1].get("weights", "")
+    weights = (lance_metadata(folder) if is_lance(folder) else read_vectors(first)[1]).get("weights", "")
     if not weights:
-        raise WeightsError(f"{folder}: was made by a model without published weights; load it with ImageIndex.load.")
+        raise WeightsError(
+            f"{folder}: was made by a model without published weights; name the model: ImageIndex.open(path, model)."
+        )
     return weights
-
-
-def _folder_of(names: Iterable[str]) -> Path | None:
-    """The folder that the files among these names lie in; None if there are none."""
-    files = [str(Path(name).resolve()) for name in names if Path(name).is_file()]
-    return Path(common_folder(files)) if files else None
-
-
-def _name(image: Picture, number: int) -> str:
-    return str(image) if isinstance(image, str | os.PathLike) else f"picture {number}"

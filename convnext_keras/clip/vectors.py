@@ -13,6 +13,8 @@ from convnext_keras.checkpoints import WeightsError
 from convnext_keras.checkpoints.saving import written_whole
 from convnext_keras.clip.embedder import Embedder
 
+VECTOR_FILES = (".safetensors", ".parquet")
+
 
 def described(model: Embedder) -> dict[str, str]:
     """What a file of vectors says of the model that made them: its fingerprint, and its weight set or file."""
@@ -30,9 +32,9 @@ def write_vectors(path: Path, batches: Iterable[tuple[list, np.ndarray]], model:
     Raises:
         ValueError: if the path ends otherwise, or pyarrow is missing.
     """
-    writers = {".safetensors": _write_safetensors, ".parquet": _write_parquet}
+    writers = dict(zip(VECTOR_FILES, (_write_safetensors, _write_parquet), strict=True))
     if path.suffix not in writers:
-        raise ValueError(f"The output must end in {' or '.join(writers)}. Received: {path}")
+        raise ValueError(f"The output must end in {' or '.join(writers)}, or be a folder or .lance. Received: {path}")
     with written_whole(path) as partial:
         return writers[path.suffix](partial, batches, model)
 

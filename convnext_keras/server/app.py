@@ -12,13 +12,13 @@ from starlette.exceptions import HTTPException
 
 from convnext_keras import clip
 from convnext_keras.clip.constructors import BUNDLED_CLIP
+from convnext_keras.deploy.opening import Classifier, opened
 from convnext_keras.server import about, routes
 from convnext_keras.server.engine import Engine
 from convnext_keras.server.errors import ApiError
 from convnext_keras.server.fetching import Policy
 from convnext_keras.server.limits import Limits
 from convnext_keras.server.metrics import Metrics
-from convnext_keras.server.models import Classifier, opened
 from convnext_keras.server.security import Guard, Hosts, Keys
 
 CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large", 415: "unsupported_media_type"}
@@ -84,7 +84,7 @@ def create_app(
     app.state.name = name or str((known and known.weights) or served.name)
     app.state.indexes = {}
     if isinstance(served, clip.Embedder):
-        loaded = {key: clip.ImageIndex.load(folder, served, pictures.get(key)) for key, folder in indexes.items()}
+        loaded = {key: clip.ImageIndex.open(folder, served, pictures.get(key)) for key, folder in indexes.items()}
         app.state.indexes = loaded
     elif indexes:
         raise ValueError(f"indexes are of a ConvNeXt-CLIP; {served.name} is a classifier. Received: {sorted(indexes)}")

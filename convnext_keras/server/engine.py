@@ -20,13 +20,13 @@ from convnext_keras.clip import Embedder
 from convnext_keras.clip.inference import TEXT_LENGTHS
 from convnext_keras.clip.tokenizer import Tokenizer
 from convnext_keras.clip.zero_shot import class_vectors, prompts_of
+from convnext_keras.deploy.opening import Classifier
 from convnext_keras.server.batching import Batcher
 from convnext_keras.server.decoding import Decoder
 from convnext_keras.server.errors import ApiError, invalid
 from convnext_keras.server.fetching import Fetcher, Policy
 from convnext_keras.server.limits import Limits
 from convnext_keras.server.metrics import Metrics
-from convnext_keras.server.models import Classifier
 from convnext_keras.server.requests import ImageItem, TextItem
 
 log = logging.getLogger("convnext_keras.server")

@@ -12,13 +12,13 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from convnext_keras.clip.embedder import Embedder
-from convnext_keras.clip.retrieval import ImageIndex, common_folder
+from convnext_keras.clip.index import PictureIndex
 from convnext_keras.clip.zero_shot import LABEL_FIELD, TEMPLATE
+from convnext_keras.deploy.opening import Classifier
 from convnext_keras.server import requests
 from convnext_keras.server.engine import Engine, Vectors
 from convnext_keras.server.errors import ApiError, invalid
 from convnext_keras.server.limits import Limits
-from convnext_keras.server.models import Classifier
 from convnext_keras.server.requests import ImageItem, TextItem, parsed_image, parsed_item, parsed_text
 
 router = APIRouter(responses=requests.FAILURES)
@@ -45,7 +45,7 @@ def clip_of(request: Request, model: str | None = None) -> tuple[Engine, Embedde
     return engine, engine.model
 
 
-def index_of(request: Request, name: str) -> ImageIndex:
+def index_of(request: Request, name: str) -> PictureIndex:
     """The index of a name."""
     index = request.app.state.indexes.get(name)
     if index is None:
@@ -250,7 +250,7 @@ async def search(request: Request, name: str, body: requests.Search) -> dict:
     (engine, _), index = clip_of(request, body.model), index_of(request, name)
     query = parsed_item(body.query, "query", engine.limits)
     result = await engine.vectors([query], ["query"], body.truncate == "end")
-    hits, folder = index.nearest(result.vectors[0], body.top_k), common_folder(index.names)
+    hits, folder = index.nearest(result.vectors[0], body.top_k), index.folder
     data = [
         {"id": os.path.relpath(hit.name, folder) if folder else hit.name, "place": hit.place, "score": hit.cosine}
         for hit in hits

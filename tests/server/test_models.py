@@ -10,8 +10,9 @@ from serving import asked, data_uri, png
 
 from convnext_keras import create_model, deploy, hub
 from convnext_keras.cli.demo import held_out_digits
+from convnext_keras.deploy import opening
 from convnext_keras.labels import class_names
-from convnext_keras.server import create_app, models
+from convnext_keras.server import create_app
 
 NAME = "convnext_mini.digits"
 
@@ -103,7 +104,7 @@ def test_a_name_of_both_kinds():
         "convnext_tiny": (False, False),
         NAME: (False, False),
     }.items():
-        assert (hub.is_clip(name), models.is_clip(name)) == (of_hub, of_server), name
+        assert (hub.is_clip(name), opening.is_clip(name)) == (of_hub, of_server), name
 
 
 def test_what_cannot_be_served(tmp_path):
@@ -112,5 +113,5 @@ def test_what_cannot_be_served(tmp_path):
     with pytest.raises(ValueError, match="engine is of a ConvNeXt-CLIP. Write convnext_mini.digits with"):
         create_app(NAME, engine="openvino")
     create_model(NAME, include_top=False).save(tmp_path / "body.keras")
-    with pytest.raises(ValueError, match=r"body.keras gives features. Serve a classifier"):
+    with pytest.raises(ValueError, match=r"body.keras gives features. Name a classifier"):
         create_app(str(tmp_path / "body.keras"))

@@ -1,13 +1,17 @@
-"""What can be served: a ConvNeXt-CLIP, or a classifier with classes of its own, in Keras or exported."""
+"""Any model by its name: a ConvNeXt-CLIP, or a classifier with classes of its own, in Keras or exported."""
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from convnext_keras import checkpoints, clip, create_model, deploy, hub
+from convnext_keras import checkpoints, clip, hub
 from convnext_keras.clip.embedder import softmax
 from convnext_keras.clip.inference import Runner, filled_up
+from convnext_keras.constructors import create_model
+from convnext_keras.deploy.artefacts import Artefact, is_artefact
+from convnext_keras.deploy.describing import output_names
+from convnext_keras.deploy.towers import ExportedCLIP, exported_for, is_exported_clip
 from convnext_keras.labels import class_names
 from convnext_keras.preprocessing import Recipe
 from convnext_keras.provenance import ModelWithProvenance
@@ -28,16 +32,17 @@ class Classifier:
         ValueError: if the model is none.
     """
 
-    def __init__(self, model: ModelWithProvenance | deploy.Artefact, name: str) -> None:
-        self.name, known = name, model.provenance
+    def __init__(self, model: ModelWithProvenance | Artefact, name: str) -> None:
+        self.name, self.provenance = name, model.provenance
+        known = self.provenance
         self.recipe = (known and known.recipe) or Recipe(224)
-        if isinstance(model, deploy.Artefact):
+        if isinstance(model, Artefact):
             kind, self.run = model.outputs[0], model
         else:
-            kind, run = deploy.output_names(model)[0], Runner(model)
+            kind, run = output_names(model)[0], Runner(model)
             self.run = lambda pixels: run(pixels.astype("float32"), len(pixels))
         if kind not in ("probabilities", "logits"):
-            raise ValueError(f"{name} gives {kind}. Serve a classifier, or a ConvNeXt-CLIP.")
+            raise ValueError(f"{name} gives {kind}. Name a classifier, or a ConvNeXt-CLIP.")
         self.is_logits = kind == "logits"
         self.output_width = self.run(np.zeros((1, *self.recipe.shape), "uint8")).shape[1]
         labels = known and known.labels
@@ -60,22 +65,22 @@ def opened(name: str, engine: str | None = None) -> clip.Embedder | Classifier:
     Raises:
         ValueError: if there is no such model, or it cannot be run so.
     """
-    if deploy.is_exported_clip(name):
-        exported = deploy.ExportedCLIP(name)
+    if is_exported_clip(name):
+        exported = ExportedCLIP(name)
         if engine not in (None, exported.format):
             raise ValueError(f"{name} was written for {exported.format}. Received: engine={engine!r}")
         return exported
     if is_clip(name):
-        return deploy.ExportedCLIP(deploy.exported_for(name, engine)) if engine else clip.create_model(name)
+        return ExportedCLIP(exported_for(name, engine)) if engine else clip.create_model(name)
     if engine:
         raise ValueError(f"engine is of a ConvNeXt-CLIP. Write {name} with `convnext-keras export`, and serve that.")
-    model: Any = deploy.Artefact(name) if deploy.is_artefact(name) else create_model(name)
+    model: Any = Artefact(name) if is_artefact(name) else create_model(name)
     return Classifier(model, Path(name).name)
 
 
 def is_clip(name: str) -> bool:
     """Whether a name is of a ConvNeXt-CLIP; one that classifiers have too, such as `"convnext_base"`, is here."""
-    if deploy.is_artefact(name) or Path(name).suffix == ".keras":
+    if is_artefact(name) or Path(name).suffix == ".keras":
         return False
     known = checkpoints.named(name, checkpoints.CLIP) or checkpoints.default(name, checkpoints.CLIP)
     return bool(known) or hub.is_clip(name)
