@@ -5,6 +5,7 @@ there whole or not at all, and readers go on with the version that they began wi
 """
 
 import datetime
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ BUILD_FROM = 50_000  # rows from which a search is through an index of LanceDB's
 GROWN = 0.2  # part of rows that may lie outside that index, where a search is exact, before it is built on
 RECALL = 0.95  # at 10, that a built index is set to
 PROBED = "probes"  # in the metadata of the column of vectors: how many partitions a search looks into
+SMALLEST = 1000  # rows, from which an index can be learned
+REFINED = 4  # times as many rows as are wanted, whose exact cosines are taken in the end
 SAMPLE = 100  # vectors, by which recall is measured
 
 
@@ -193,34 +196,49 @@ class LanceIndex(PictureIndex):
         return self.table.index_stats("vector_idx").num_unindexed_rows
 
     def build(self, recall: float = RECALL) -> Built:
-        """Builds an index of the vectors, in partitions, and measures how many of them a search has to look into.
+        """Builds an index of the vectors, in as many partitions as each has rows, and tunes it.
 
         Args:
-            recall: part 0..1 of the ten nearest that a search is to find.
+            recall: see `tune`.
 
         Raises:
             ValueError: if there are too few pictures, or `recall` is not valid.
         """
-        from lancedb.index import IvfHnswSq
+        from lancedb.index import IvfSq
 
+        rows = len(self)
+        if self.table is None or rows < SMALLEST:
+            raise ValueError(f"An index of vectors is of {SMALLEST:,} pictures or more. {self.path} has {rows}.")
+        self.table.create_index("vector", config=IvfSq(distance_type="dot", num_partitions=round(rows**0.5)))
+        return self.tune(recall)
+
+    def tune(self, recall: float = RECALL) -> Built:
+        """Chooses how many partitions a search looks into, the fewest that find enough, and keeps it in the table.
+
+        Args:
+            recall: part 0..1 of the ten nearest that a search is to find, measured on `SAMPLE` vectors beside those of
+                the table.
+
+        Raises:
+            ValueError: if no index was built, or `recall` is not valid.
+        """
         if not 0 < recall <= 1:
             raise ValueError(f"recall must be above 0 and at most 1. Received: recall={recall}")
-        rows = len(self)
-        if self.table is None or rows < 1000:
-            raise ValueError(f"An index of vectors is of 1,000 pictures or more. {self.path} has {rows}.")
-        partitions = max(1, rows // 8192)
-        self.table.create_index("vector", config=IvfHnswSq(distance_type="dot", num_partitions=partitions))
-        sample = self.table.take_offsets([*range(0, rows, max(1, rows // SAMPLE))]).to_arrow().column("vector")
-        vectors = beside(np.array([row for row in sample.to_pylist() if row], "float32"))
+        rows, table = len(self), self.table
+        if table is None or self.unindexed() == rows:
+            raise ValueError(f"No index of the vectors in {self.path} was built.")
+        partitions = round((rows - self.unindexed()) ** 0.5)
+        sample = table.take_offsets([*range(0, rows, max(1, rows // SAMPLE))]).select(["vector"]).to_arrow()
+        vectors = beside(np.array([row for row in sample.column("vector").to_pylist() if row], "float32"))
         exact = [{*self._found(vector, 10, None, probes=0)[0]} for vector in vectors]
         probes, measured = 1, 0.0
         while True:
             found = [{*self._found(vector, 10, None, probes)[0]} for vector in vectors]
             measured = float(np.mean([len(a & b) / len(a) for a, b in zip(exact, found, strict=True)]))
-            if measured >= recall or probes >= partitions:
+            if measured >= recall or probes == partitions:
                 break
-            probes = min(partitions, probes * 2)
-        self.table.update_field_metadata({"path": "vector", "metadata": {PROBED: str(probes)}})
+            probes = min(partitions, math.ceil(probes * 1.5))
+        table.update_field_metadata({"path": "vector", "metadata": {PROBED: str(probes)}})
         return Built(rows, partitions, probes, measured)
 
     def nearest(self, vector: np.ndarray, top: int = 10, where: str | None = None) -> list[Hit]:
@@ -234,7 +252,7 @@ class LanceIndex(PictureIndex):
         """Names, distances and row numbers; by all vectors if no partitions are to be probed."""
         table: Any = self.table
         query = table.search(np.asarray(vector, "float32"), vector_column_name="vector").distance_type("dot")
-        query = query.nprobes(probes).refine_factor(4) if probes else query.bypass_vector_index()
+        query = query.nprobes(probes).refine_factor(REFINED) if probes else query.bypass_vector_index()
         if where is not None:
             query = query.where(where)
         try:
