@@ -30,7 +30,7 @@ def feature_extractor(model: keras.Model, stages: Sequence[int] = (0, 1, 2, 3)) 
         >>> [shape[1:] for shape in feature_extractor(model, stages=(0, 3)).output_shape]
         [(16, 16, 96), (2, 2, 768)]
     """
-    inputs, outputs = _stage_outputs(functional(model))
+    inputs, outputs = stage_outputs(functional(model))
     missing = [stage for stage in stages if stage not in outputs]
     if missing or not stages:
         raise ValueError(f"stages must be some of {sorted(outputs)} for {model.name!r}. Received: {tuple(stages)}")
@@ -39,7 +39,7 @@ def feature_extractor(model: keras.Model, stages: Sequence[int] = (0, 1, 2, 3)) 
     return extractor
 
 
-def _stage_outputs(model: keras.Model) -> tuple[Any, dict[int, Any]]:
+def stage_outputs(model: keras.Model) -> tuple[Any, dict[int, Any]]:
     """The input of a model, and the output of each stage in it or in a model that is one of its layers."""
     last_blocks = {}
     for layer in model.layers:
@@ -49,7 +49,7 @@ def _stage_outputs(model: keras.Model) -> tuple[Any, dict[int, Any]]:
     if last_blocks:
         return model.input, {stage: layer.output for stage, layer in last_blocks.items()}
     for nested in (layer for layer in model.layers if isinstance(layer, keras.Model)):
-        inputs, inner = _stage_outputs(functional(nested))
+        inputs, inner = stage_outputs(functional(nested))
         if inner:
             return _outputs_of_nested(model, nested, inputs, inner)
     return model.input, {}
@@ -58,7 +58,7 @@ def _stage_outputs(model: keras.Model) -> tuple[Any, dict[int, Any]]:
 def _outputs_of_nested(
     model: keras.Model, nested: keras.Model, inputs: Any, inner: dict[int, Any]
 ) -> tuple[Any, dict[int, Any]]:
-    """`_stage_outputs` of a model, from those of one of its layers: what leads to the layer is run again."""
+    """`stage_outputs` of a model, from those of one of its layers: what leads to the layer is run again."""
     extractor = keras.Model(inputs, [*inner.values()])
     outputs: dict[int, Any] = {}
 
@@ -142,6 +142,15 @@ def _without_lora(model: keras.Model) -> keras.Model:
         return type(layer).from_config(config)
 
     return rebuilt(model, made, lambda layer, *args, **kwargs: layer(*args, **kwargs))
+
+
+def check_deterministic(model: keras.Model) -> None:
+    """Raises ValueError if a model has random layers, which computed once more would give something else."""
+    if names := [weight.path for weight in model.non_trainable_variables if "seed_generator" in weight.path]:
+        raise ValueError(
+            f"{model.name!r} has random layers, such as {names[0].split('/')[0]}, which cannot be computed twice. "
+            "Build it with drop_path_rate=0."
+        )
 
 
 def average(models: Sequence[keras.Model], weights: Sequence[float] | None = None) -> keras.Model:

@@ -7,14 +7,17 @@ ConvNeXt as the image tower, as LAION trained it with OpenCLIP (https://github.c
 import functools
 import hashlib
 import math
+from typing import Any
 
 import keras
 import numpy as np
 from keras import layers, ops
 
+from convnext_keras import kernels
 from convnext_keras.clip.embedder import Embedder, unit
 from convnext_keras.clip.inference import Runner, trimmed
 from convnext_keras.clip.tokenizer import Tokenizer
+from convnext_keras.features import check_deterministic
 from convnext_keras.layers import register
 from convnext_keras.preprocessing import Recipe
 from convnext_keras.provenance import ModelWithProvenance
@@ -37,7 +40,8 @@ class LogitScaleRange(keras.constraints.Constraint):
 class Similarity(layers.Layer):
     """Scaled cosines of all pairs: embeddings of images `(N, D)` and texts `(M, D)` -> logits `(N, M)`.
 
-    The factor is the exponential of the weight `logit_scale`, which training keeps at ln 100 or below.
+    The factor is the exponential of the weight `logit_scale`, which training keeps at ln 100 or below. Where replicas
+    or processes train together, the pairs are those of all of them, as in OpenCLIP's `gather_with_grad`.
 
     Args:
         use_bias: whether the weight `logit_bias` is added, as the sigmoid loss needs it.
@@ -57,7 +61,8 @@ class Similarity(layers.Layer):
             initializer = keras.initializers.Constant(INITIAL_LOGIT_BIAS)
             self.logit_bias = self.add_weight(name="logit_bias", shape=(), initializer=initializer)
 
-    def call(self, images, texts):
+    def call(self, images, texts, training=False):
+        images, texts = kernels.gathered(images, training), kernels.gathered(texts, training)
         cosines = ops.matmul(ops.normalize(images, axis=-1), ops.transpose(ops.normalize(texts, axis=-1)))
         logits = ops.exp(self.logit_scale) * cosines
         return logits if self.logit_bias is None else logits + self.logit_bias
@@ -84,6 +89,10 @@ class CLIP(Embedder, ModelWithProvenance):
         provenance: where the weights come from, None if they are random.
         scale: factor from cosines to logits.
         bias: what is added to logits; 0 for models trained with CLIP's own loss.
+        micro_batches: parts in which `fit` encodes a batch, one after another and once more for the gradients, so that
+            it takes the memory of one part. Loss and gradients are those of the whole batch, which must be a multiple
+            ("Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup",
+            https://arxiv.org/abs/2101.06983v2).
 
     Example:
         >>> from convnext_keras import clip
@@ -92,6 +101,8 @@ class CLIP(Embedder, ModelWithProvenance):
         >>> model.similarity(red, ["a red background", "a blue background"]).probs.shape
         (1, 2)
     """
+
+    micro_batches = 1
 
     @property
     def image_encoder(self) -> keras.Model:
@@ -149,12 +160,39 @@ class CLIP(Embedder, ModelWithProvenance):
             digest.update(np.ascontiguousarray(ops.convert_to_numpy(weight)).tobytes())
         return digest.hexdigest()
 
+    def fit(self, *arguments, **options):
+        """See `keras.Model.fit`; the loss is over the whole batch, wherever its parts are computed.
+
+        Raises:
+            ValueError: if the strategy at work cannot do that.
+        """
+        kernels.check_fit()
+        return super().fit(*arguments, **options)
+
+    def call(self, inputs, training=False, mask=None):
+        if not training or self.micro_batches == 1:
+            return super().call(inputs, training=training, mask=mask)
+        images = self._in_parts(self.image_encoder, inputs["images"])
+        texts = self._in_parts(self.text_encoder, inputs["tokens"])
+        return self.get_layer("similarity")(images, texts, training=True)
+
+    def _in_parts(self, encoder: keras.Model, rows):
+        """The embeddings of a batch, of which nothing else is kept for the gradients."""
+        check_deterministic(encoder)
+        encode = keras.remat(lambda part: encoder(part, training=True))
+        parts: Any = ops.split(rows, self.micro_batches)
+        return ops.concatenate([encode(part) for part in parts])
+
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Without targets, rows with equal texts belong together: each row's target is its text's first row."""
         if y is None and x is not None:
-            tokens = x["tokens"]
+            tokens = kernels.gathered(x["tokens"], training)
             equal = ops.all(tokens[:, None] == tokens[None], axis=-1)
             y = ops.argmax(equal, axis=-1)
+        elif y is not None:
+            y = kernels.gathered(y, training)
+        if sample_weight is not None:
+            sample_weight = kernels.gathered(sample_weight, training)
         return super().compute_loss(x, y, y_pred, sample_weight, training)
 
 

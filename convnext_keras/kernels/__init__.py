@@ -25,3 +25,8 @@ layer_norm = getattr(_chosen, "layer_norm", None)
 compiled = getattr(_chosen, "compiled", None)
 # `folder -> None`: keeps what the backend compiles in a folder, for the next process.
 keep_compiled = getattr(_chosen, "keep_compiled", lambda folder: None)
+# `(tensor, training) -> tensor`: the rows of all replicas or processes that train together, with gradients. Under JAX,
+# arrays are whole wherever their parts lie.
+gathered = getattr(_chosen, "gathered", lambda tensor, training: tensor)
+# `() -> None`: raises ValueError if `fit` would train replicas or processes apart.
+check_fit = getattr(_chosen, "check_fit", lambda: None)

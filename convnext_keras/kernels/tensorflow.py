@@ -17,6 +17,28 @@ def is_compiled_by_xla() -> bool:
     return asked(tf.compat.v1.get_default_graph())
 
 
+# Strategies whose replicas can gather, gradients too.
+GATHERING = (tf.distribute.MirroredStrategy, tf.distribute.MultiWorkerMirroredStrategy, tf.distribute.TPUStrategy)
+
+
+def gathered(tensor, training):
+    """The rows of all replicas of a `tf.distribute` strategy, in the order of the replicas."""
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return tensor
+    return context.all_gather(tensor, axis=0)
+
+
+def check_fit():
+    """Raises ValueError if the strategy at work has replicas that cannot gather."""
+    strategy = tf.distribute.get_strategy()
+    if strategy.num_replicas_in_sync > 1 and not isinstance(strategy, GATHERING):
+        raise ValueError(
+            f"{type(strategy).__name__} cannot give CLIP's loss over the whole batch: each replica would compare its "
+            f"own rows only. Use one of {', '.join(kind.__name__ for kind in GATHERING)}."
+        )
+
+
 def depthwise(inputs, kernel, bias, dilation_rate: int):
     """The depthwise operation, except where XLA compiles for a CPU, which has no fast convolution with groups."""
     accelerated = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU")

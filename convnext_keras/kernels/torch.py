@@ -17,6 +17,46 @@ is_transformed: Any = getattr(torch._C, "_are_functorch_transforms_active", lamb
 APPENDED = {keras.activations.linear: ("none", [], ""), keras.activations.gelu: ("gelu", [], "none")}
 
 
+class Gathered(torch.autograd.Function):
+    """The rows `(n, ...)` of all processes, `(N, ...)`; a row's gradient is the sum of what all processes have."""
+
+    @staticmethod
+    def forward(ctx, tensor):
+        """Every process must have as many rows."""
+        ctx.rows = len(tensor)
+        parts = [torch.empty_like(tensor) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, *upstreams):
+        """Adds up what each process has for the rows of this one."""
+        total = upstreams[0].contiguous()
+        torch.distributed.all_reduce(total)
+        start = torch.distributed.get_rank() * ctx.rows
+        return total[start : start + ctx.rows]
+
+
+def processes() -> int:
+    """How many processes train together."""
+    is_distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if is_distributed else 1
+
+
+def gathered(tensor, training):
+    """The rows of all processes of `torch.distributed`, while they train."""
+    return Gathered.apply(tensor) if training and processes() > 1 else tensor
+
+
+def check_fit():
+    """Raises ValueError if several processes train together, as Keras' `fit` does not average their gradients."""
+    if processes() > 1:
+        raise ValueError(
+            f"fit trains in one process, and {processes()} are connected by torch.distributed. Wrap the model in "
+            "torch.nn.parallel.DistributedDataParallel and train in a loop of your own; SCALE.md has one."
+        )
+
+
 class Linear(torch.autograd.Function):
     """`inputs @ kernel + bias`; its gradients are such products too, so it has gradients of every order."""
 

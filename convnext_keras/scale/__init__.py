@@ -1,5 +1,6 @@
 """Beyond one machine: any number of pictures on Ray, training on many devices, and the server in replicas."""
 
 from convnext_keras.scale.jobs import Summary, classify, embed, zero_shot
+from convnext_keras.scale.parallel import Rematerialized, layout_map, rematerialized
 
-__all__ = ["Summary", "classify", "embed", "zero_shot"]
+__all__ = ["Rematerialized", "Summary", "classify", "embed", "layout_map", "rematerialized", "zero_shot"]

@@ -111,7 +111,8 @@ def fine_tune_clip(
         model: to start from; it stays as it is.
         data: the new pairs, see `read_pairs`; `prompts(examples)` makes them of pictures with classes.
         recipe: of its fields, those of single pictures, of the optimizer, of the length and `lora_rank` apply; an
-            epoch is as many batches as the new pairs fill.
+            epoch is as many batches as the new pairs fill. With `accumulation_steps`, a batch is as many times as
+            large, encoded in parts: see `CLIP.micro_batches`.
         replay: pairs, or several sets of them, of what is not to be forgotten.
         locked: `"image"` or `"text"`, the tower that keeps its weights ("LiT", https://arxiv.org/abs/2111.07991v3).
         hard: see `pair_batches`.
@@ -143,15 +144,17 @@ def fine_tune_clip(
         enable_lora(tuned, recipe.lora_rank)
     if locked:
         getattr(tuned, TOWERS[locked]).trainable = False
-    size = min(recipe.batch_size, len(sources[0]))
+    tuned.micro_batches = recipe.accumulation_steps
+    size = min(recipe.batch_size, max(1, len(sources[0]) // tuned.micro_batches)) * tuned.micro_batches
     steps = max(1, len(sources[0]) // size) * len(sources)
     epochs = max(recipe.epochs, -(-recipe.minimum_steps // steps))
-    compile_with(tuned, recipe, epochs * steps, clip.ContrastiveLoss())
+    compile_with(tuned, dataclasses.replace(recipe, accumulation_steps=1), epochs * steps, clip.ContrastiveLoss())
     batches: Any = pair_batches(sources, model, augmentation_of(recipe, model.recipe), size, hard, seed)
     try:
         tuned.fit(batches, steps_per_epoch=steps, epochs=epochs, callbacks=[*callbacks], shuffle=False, verbose=verbose)
     finally:
         batches.close()
+    tuned.micro_batches = 1
     for tower in TOWERS.values():
         getattr(tuned, tower).trainable = True
     merged: Any = merge_lora(tuned)

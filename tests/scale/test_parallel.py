@@ -1,0 +1,174 @@
+"""Training on many devices gives what one device gives; nothing large stays whole; less memory, the same gradients."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from clip_models import pictures, variant
+from conftest import BACKEND, needs_training, outputs, randomise, to_numpy
+from serving import free_port
+
+from convnext_keras import ConvNeXt, ConvNeXtAtto, clip, create_model, scale
+from convnext_keras.scale.parallel import split_axis
+
+TESTS = Path(__file__).parents[1]
+SAME = 1e-5  # of losses and of sums of weights, relative
+
+
+def run(recipe, devices, folder, processes=1):
+    """What each process prints in its last line, as numbers."""
+    port = str(free_port())
+    paths = [str(TESTS), str(TESTS.parent / "scripts"), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, TESTS / "scale" / "recipes.py", recipe, str(devices), str(rank), port, folder],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(processes)
+    ]
+    printed = [process.communicate(timeout=300) for process in started]
+    assert not any(process.returncode for process in started), printed[0][1][-3000:]
+    return printed
+
+
+def numbers(printed):
+    return [[float(word) for word in out.splitlines()[-1].split()] for out, _ in printed]
+
+
+RECIPES = {
+    "jax": {
+        "jax_data": 4,
+        "jax_model": 4,
+        "jax_classifier": 2,
+    },
+    "tensorflow": {"tensorflow_clip": 2, "tensorflow_classifier": 2},
+}
+
+
+@pytest.mark.parametrize(("recipe", "devices"), RECIPES.get(BACKEND, {}).items())
+def test_many_devices_train_as_one(recipe, devices, tmp_path):
+    (one,), (many,) = (numbers(run(recipe, count, tmp_path)) for count in (1, devices))
+    np.testing.assert_allclose(many, one, rtol=SAME)
+
+
+@pytest.mark.skipif(BACKEND not in ("jax", "torch"), reason="TensorFlow's processes are its strategies'")
+def test_two_processes_train_as_one(tmp_path):
+    recipe = f"{BACKEND}_processes"
+    (one,) = numbers(run(recipe, 1, tmp_path))
+    both = run(recipe, 2, tmp_path, processes=2)
+    for each in numbers(both):
+        np.testing.assert_allclose(each, one, rtol=SAME)
+    if BACKEND == "torch":
+        assert "fit trains in one process" in both[0][1]
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="the file is the same under each")
+def test_training_goes_on_with_another_number_of_devices(tmp_path):
+    (saved,) = numbers(run("checkpoint_saved", 4, tmp_path))
+    for devices in (1, 2):
+        (resumed,) = numbers(run("checkpoint_resumed", devices, tmp_path))
+        np.testing.assert_allclose(resumed, saved, rtol=SAME)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="strategies are TensorFlow's")
+def test_replicas_that_cannot_gather_are_refused(tmp_path):
+    ((printed, _),) = run("tensorflow_refused", 2, tmp_path)
+    assert "cannot give CLIP's loss over the whole batch" in printed
+
+
+def steps(model, inputs, targets=None, loss=None):
+    """Losses and weights of three steps with momentum."""
+    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), loss or clip.ContrastiveLoss())
+    history = model.fit(inputs, targets, batch_size=8, epochs=3, shuffle=False, verbose=0)
+    return history.history["loss"], model.get_weights()
+
+
+@needs_training
+def test_micro_batches_have_the_gradients_of_the_whole(small_clip):
+    inputs = {
+        "images": np.stack([small_clip.recipe(picture) for picture in pictures(8)]).astype("float32"),
+        "tokens": small_clip.tokenizer(["a", "b", "c", "d", "a", "e", "f", "g"]),
+    }
+    start = small_clip.get_weights()
+    results = []
+    for parts in (1, 4):
+        model = keras.models.clone_model(small_clip)
+        model.set_weights(start)
+        model.micro_batches = parts
+        results.append(steps(model, inputs))
+    (losses, whole), (in_parts_losses, in_parts) = results
+    np.testing.assert_allclose(in_parts_losses, losses, rtol=SAME)
+    for one, other, before in zip(whole, in_parts, start, strict=True):
+        np.testing.assert_allclose(other - before, one - before, atol=1e-6 + 2e-3 * np.abs(one - before).max())
+
+
+@needs_training
+def test_rematerialized_models_train_the_same_weights():
+    sizes = {"depths": (1, 2, 1, 1), "dims": (8, 16, 24, 32), "classes": 3, "classifier_activation": None}
+    model = randomise(ConvNeXt(**sizes, weights=None, input_shape=(32, 32, 3)))
+    pixels = np.random.default_rng(0).uniform(0, 255, (8, 32, 32, 3)).astype("float32")
+    start, targets = model.get_weights(), np.arange(8) % 3
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    training = scale.rematerialized(model)
+    np.testing.assert_allclose(outputs(training, pixels), outputs(model, pixels), atol=SAME)
+    losses, trained = steps(model, pixels, targets, loss)
+    model.set_weights(start)
+    again, _ = steps(training, pixels, targets, loss)
+    np.testing.assert_allclose(again, losses, rtol=1e-4)
+    for one, other in zip(trained, model.get_weights(), strict=True):
+        np.testing.assert_allclose(other, one, atol=1e-4)
+    with pytest.raises(ValueError, match="random layers"):
+        scale.rematerialized(ConvNeXtAtto(weights=None, input_shape=(32, 32, 3), drop_path_rate=0.1))
+    with pytest.raises(ValueError, match="no stages"):
+        scale.rematerialized(keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]))
+
+
+@needs_training
+def test_random_layers_are_refused_in_parts(small_clip):
+    model = clip.CLIPConvNeXt(variant("linear"), drop_path_rate=0.5)
+    model.micro_batches = 2
+    inputs = {
+        "images": np.zeros((4, *model.image_encoder.input_shape[1:]), "float32"),
+        "tokens": model.tokenizer(["a"] * 4),
+    }
+    model.compile("sgd", clip.ContrastiveLoss())
+    with pytest.raises(ValueError, match="random layers"):
+        model.fit(inputs, batch_size=4, verbose=0)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="only PyTorch makes models without numbers")
+def test_every_large_kernel_of_the_largest_model_is_split():
+    with keras.device("meta"):
+        model = clip.CLIPConvNeXtXXLarge(weights=None)
+    mesh = keras.distribution.DeviceMesh((1, 8), ("batch", "model"), [f"cpu:{number}" for number in range(8)])
+    layouts = scale.layout_map(model, mesh)
+    whole = split = 0
+    for weight in model.weights:
+        size, layout = int(np.prod(weight.shape)), layouts[weight.path]
+        axes = () if layout is None else layout.axes
+        if size >= 2**20 and "depthwise" not in weight.path:
+            assert "model" in axes, (weight.path, weight.shape)
+        split, whole = (split + size, whole) if "model" in axes else (split, whole + size)
+    assert whole < 0.02 * split
+    with pytest.raises(ValueError, match="must have the axes"):
+        scale.layout_map(model, keras.distribution.DeviceMesh((8,), ("model",), [f"cpu:{n}" for n in range(8)]))
+
+
+@pytest.mark.any_backend
+def test_both_sides_of_a_hidden_axis_are_split_alike():
+    model = create_model("convnextv2_atto", weights=None, input_shape=(32, 32, 3))
+    axes = {
+        re.sub(r".*block_0_", "", weight.path): split_axis(weight.path, len(weight.shape)) for weight in model.weights
+    }
+    assert [axes[name] for name in ("pointwise_conv_1/kernel", "pointwise_conv_1/bias", "grn/gamma")] == [1, 0, 0]
+    assert [axes[name] for name in ("pointwise_conv_2/kernel", "pointwise_conv_2/bias")] == [0, None]
+    assert to_numpy(model.weights[0]).ndim >= 1
