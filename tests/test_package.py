@@ -69,7 +69,7 @@ ROOMS = {
         *("errors", "limits", "metrics", "requests", "fetching", "decoding", "batching", "security"),
         *("engine", "routes", "about", "app", "run", "__init__"),
     ),
-    "scale": ("sources", "tasks", "outputs", "cluster", "jobs", "parallel", "__init__"),
+    "scale": ("sources", "tasks", "outputs", "cluster", "jobs", "parallel", "serve", "__init__"),
     "cli": ("options", "weights", "classifiers", "clip", "training", "server", "demo", "__init__"),
 }
 PUBLIC_ROOMS = {"server", "cli"}  # that use the package as its users do

@@ -2,5 +2,6 @@
 
 from convnext_keras.scale.jobs import Summary, classify, embed, zero_shot
 from convnext_keras.scale.parallel import Rematerialized, layout_map, rematerialized
+from convnext_keras.scale.serve import application
 
-__all__ = ["Rematerialized", "Summary", "classify", "embed", "layout_map", "rematerialized", "zero_shot"]
+__all__ = ["Rematerialized", "Summary", "application", "classify", "embed", "layout_map", "rematerialized", "zero_shot"]

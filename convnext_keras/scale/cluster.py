@@ -88,10 +88,8 @@ class Actors:
         self.ray, self.was_connected = _connected(self.address)
         try:
             count, options = shares(self.devices, self.ray.cluster_resources())
-            kept = {name: os.environ[name] for name in KEPT if name in os.environ}
-            variables = {**kept, "KERAS_BACKEND": keras.backend.backend()}
             actor = self.ray.remote(HeldModel).options(
-                max_restarts=-1, max_task_retries=-1, runtime_env={"env_vars": variables}, **options
+                max_restarts=-1, max_task_retries=-1, runtime_env={"env_vars": kept_variables()}, **options
             )
             self.handles = [actor.remote(self.task) for _ in range(count)]
             self.card = self.ray.get([handle.card.remote() for handle in self.handles])[0]
@@ -138,6 +136,12 @@ class Actors:
                 raise RuntimeError(f"{shard.names[0]} and following: {cause_of(error)}") from error
             begin(handle)
             yield shard, rows
+
+
+def kept_variables() -> dict[str, str]:
+    """Variables of the environment that every process of a cluster is to have as this one has them."""
+    kept = {name: os.environ[name] for name in KEPT if name in os.environ}
+    return {**kept, "KERAS_BACKEND": keras.backend.backend()}
 
 
 def cause_of(error: Exception) -> str:
