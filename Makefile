@@ -7,7 +7,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 # Two test processes on two cores: more threads of OpenMP would wait for one another, for half of PyTorch's time.
 test coverage: export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo train-demo test check coverage wheel clean
+.PHONY: demo train-demo test check docs coverage wheel clean
 
 demo: .venv/demo
 	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(BIN)/convnext-keras demo
@@ -27,6 +27,11 @@ check: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# The site, to open from docs/_build/html/index.html; a warning or a broken link within it is an error.
+docs: .venv/dev
+	KERAS_BACKEND=torch $(BIN)/python scripts/make_docs.py
+	KERAS_BACKEND=torch $(BIN)/python -m sphinx -q -W --keep-going -n docs docs/_build/html
 
 # Under one backend, with everything that is run once; pyproject.toml has the floor.
 coverage: .venv/dev

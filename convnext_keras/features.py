@@ -39,6 +39,50 @@ def feature_extractor(model: keras.Model, stages: Sequence[int] = (0, 1, 2, 3)) 
     return extractor
 
 
+def split_at_stage(model: keras.Model, stage: int) -> tuple[keras.Model, keras.Model]:
+    """A model in two, which share its layers: from its input to the output of a stage, and from there to its output.
+
+    Args:
+        model: see `feature_extractor`.
+        stage: 0 to 3.
+
+    Raises:
+        ValueError: if the model has no such stage.
+
+    Example:
+        >>> from convnext_keras import create_model
+        >>> before, after = split_at_stage(create_model("convnext_mini.digits"), stage=3)
+        >>> before.output_shape == after.input_shape
+        True
+    """
+    model = functional(model)
+    nested = _nested_with_stages(model)
+    if nested is None:
+        _, outputs = stage_outputs(model)
+        if stage not in outputs:
+            raise ValueError(f"stage must be one of {sorted(outputs)} for {model.name!r}. Received: stage={stage}")
+        return keras.Model(model.input, outputs[stage]), keras.Model(outputs[stage], model.output)
+    first, second = split_at_stage(nested, stage)
+    between: list[Any] = []
+
+    def called(layer: keras.Layer, *arguments: Any, **options: Any) -> Any:
+        if layer is not nested:
+            return layer(*arguments, **options)
+        between.append(first(*arguments))
+        return second(between[0])
+
+    whole = rebuilt(model, lambda layer: layer, called)
+    return keras.Model(whole.input, between[0]), keras.Model(between[0], whole.output)
+
+
+def _nested_with_stages(model: keras.Model) -> keras.Model | None:
+    """The layer that is a model with stages; None if the model has them itself, or there is none."""
+    if any(reading and reading[1].role == "add" for reading in (read(layer.name) for layer in model.layers)):
+        return None
+    inside = (layer for layer in model.layers if isinstance(layer, keras.Model))
+    return next((layer for layer in inside if stage_outputs(functional(layer))[1]), None)
+
+
 def stage_outputs(model: keras.Model) -> tuple[Any, dict[int, Any]]:
     """The input of a model, and the output of each stage in it or in a model that is one of its layers."""
     last_blocks = {}

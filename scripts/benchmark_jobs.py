@@ -99,10 +99,8 @@ def main() -> None:
                 tables.append(pyarrow.parquet.read_table(output))
                 same = "equal, byte by byte" if tables[0].equals(tables[-1]) else "DIFFER"
                 rows = f"{len(tables[-1])}" if len(tables) == 1 else same
-                print(
-                    f"| {pictures} | {engine} | {result['start']:.1f} | {result['rate']:.0f} | {result['MB']:.0f} | {rows} |",
-                    flush=True,
-                )
+                cells = f"{result['start']:.1f} | {result['rate']:.0f} | {result['MB']:.0f} | {rows}"
+                print(f"| {pictures} | {engine} | {cells} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Prints the README's tables: variants with parameters and multiply-adds counted on the built models, and CLIP's sets.
+"""Prints the tables of docs/variants.md: parameters and multiply-adds counted on the built models, and CLIP's sets.
 
     KERAS_BACKEND=torch python scripts/model_table.py [--write]
 
@@ -21,7 +21,7 @@ from convnext_keras.features import inner_layers
 from convnext_keras.variants import VARIANTS
 
 IMAGENET_CLASSES = 1000
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "variants.md"
 
 
 def multiply_adds(model: keras.Model) -> int:
@@ -67,11 +67,11 @@ def accuracy(row) -> float:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="put the table into README.md")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/variants.md")
     write = parser.parse_args().write
     for section, printed in (("variants", table()), ("clip", clip_table())):
         print(printed)
         start, end = f"<!-- {section} -->\n", f"<!-- end of {section} -->"
         if write:
-            before, rest = README.read_text().split(start)
-            README.write_text(before + start + printed + end + rest.split(end)[1])
+            before, rest = PAGE.read_text().split(start)
+            PAGE.write_text(before + start + printed + end + rest.split(end)[1])

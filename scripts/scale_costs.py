@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "SCALE.md"
 MODEL, MULTIPLY_ADDS = "convnext_base_w at 256 x 256", 20.1e9  # of the image tower, README's table of models
 WIDTH, BYTES = 640, 2  # of a vector in float16
-# huggingface/pytorch-image-models, pull request 1747: ConvNeXt-Tiny at 224, mixed precision, RTX 3090, before its change.
+# huggingface/pytorch-image-models, pull request 1747: ConvNeXt-Tiny at 224, mixed precision, RTX 3090.
 GPU_RATE, GPU_MULTIPLY_ADDS = 2249.6, 4.46e9
 CLUSTERS = {"one machine": (16, 1), "8 machines": (8 * 32, 8), "64 machines": (64 * 32, 64)}  # processors, GPUs
 LINK = 10e9 / 8  # bytes a second of a machine
@@ -41,9 +41,10 @@ def costs(page: str, pictures: float, kilobytes: float) -> str:
     facts = measured(page)
     a_core, a_gpu = facts["rate"] / 2, GPU_RATE * GPU_MULTIPLY_ADDS / MULTIPLY_ADDS
     lines = [
-        f"{pictures:,.0f} pictures of {kilobytes:.0f} kB with {MODEL}: {a_core:.2f} pictures/s a processor, as measured",
-        f"here; {a_gpu:.0f} a GPU, by multiply-adds from a published figure for an RTX 3090. Vectors of {WIDTH} in float16:",
-        f"{pictures * WIDTH * BYTES / 1e12:.2f} TB. Pictures to read: {pictures * kilobytes / 1e9:.0f} TB.",
+        f"{pictures:,.0f} pictures of {kilobytes:.0f} kB with {MODEL}: {a_core:.2f} pictures/s a processor, as",
+        f"measured here; {a_gpu:.0f} a GPU, by multiply-adds from a published figure for an RTX 3090. Vectors of",
+        f"{WIDTH} numbers in float16: {pictures * WIDTH * BYTES / 1e12:.2f} TB.",
+        f"Pictures to read: {pictures * kilobytes / 1e9:.0f} TB.",
         "",
         "| cluster | processors | GPUs | on processors | on GPUs | reading at 10 Gbit/s a machine | index of vectors |",
         "|---|---:|---:|---:|---:|---:|---:|",

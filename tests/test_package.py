@@ -37,7 +37,7 @@ FLOORS = (
     {"convnext"},
     {"constructors", "features"},
     {"clip"},
-    {"deploy", "training"},
+    {"deploy", "explain", "training"},
     {"server"},
     {"scale"},
     {"cli"},
@@ -220,14 +220,14 @@ def test_code_of_the_readme(tiny_files, monkeypatch, capsys, tmp_path):
     namespace = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), namespace)
-    assert len(blocks) == 8
-    assert "convnext_mini.digits" in capsys.readouterr().out
+    assert len(blocks) == 1
+    assert "label='blue'" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="only PyTorch makes models without numbers")
-def test_table_of_the_readme():
+def test_tables_of_variants():
     import model_table
 
-    readme = (ROOT / "README.md").read_text()
-    assert model_table.table() in readme
-    assert model_table.clip_table() in readme
+    page = (ROOT / "docs" / "variants.md").read_text()
+    assert model_table.table() in page
+    assert model_table.clip_table() in page

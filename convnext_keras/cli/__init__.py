@@ -1,12 +1,15 @@
 """The command `convnext-keras`: parses, calls the library, prints. One module for each group of commands."""
 
 import sys
+from typing import Annotated
 
+import keras
 import typer
 
+from convnext_keras import __version__
 from convnext_keras.cli import classifiers, clip, demo, server, training, weights
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
 COMMANDS = {
     "demo": demo.demo,
     "models": weights.models,
@@ -15,6 +18,7 @@ COMMANDS = {
     "save": weights.save,
     "convert": weights.convert,
     "classify": classifiers.classify,
+    "explain": classifiers.explain,
     "export": classifiers.export,
     "zero-shot": clip.zero_shot,
     "embed": clip.embed,
@@ -28,8 +32,19 @@ for name, command in COMMANDS.items():
     app.command(name)(command)
 
 
+def tell_version(wanted: bool) -> None:
+    """Prints the version and ends, if that is wanted."""
+    if wanted:
+        print(f"convnext-keras {__version__}, keras {keras.__version__} on {keras.backend.backend()}")
+        raise typer.Exit
+
+
 @app.callback()
-def program() -> None:
+def program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=tell_version, is_eager=True, help="Tell the version, and end.")
+    ] = False,
+) -> None:
     """Every public ConvNeXt, in Keras 3. Set [bold]KERAS_BACKEND[/] to tensorflow, jax, torch or openvino."""
 
 

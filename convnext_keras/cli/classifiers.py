@@ -1,4 +1,4 @@
-"""The commands of classifiers: `classify` and `export`."""
+"""The commands of classifiers: `classify`, `explain` and `export`."""
 
 import itertools
 import json
@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from convnext_keras import clip, create_model, decode_predictions, deploy, feature_extractor, hub, scale
+from convnext_keras import explain as looking
 from convnext_keras.arguments import alternatives
 from convnext_keras.batches import in_batches, picture_files
 from convnext_keras.checkpoints import WeightSet
@@ -37,6 +38,7 @@ from convnext_keras.deploy import FORMATS, PRECISIONS
 from convnext_keras.hub import Description
 from convnext_keras.preprocessing import Recipe
 from convnext_keras.provenance import ModelWithProvenance, Provenance
+from convnext_keras.sheets import sheet_of
 
 
 def classify(
@@ -85,6 +87,36 @@ def classify(
             shown, last = "" if rank else str(image), rank == len(rows) - 1
             table.add_row(shown, name, identifier, f"{score:.4f}", end_section=last)
     Console().print(table)
+
+
+def explain(
+    images: Pictures,
+    output: Annotated[Path, typer.Option(help="Picture to write, such as cam.png.")] = Path("explained.png"),
+    weights: WeightSetName = "convnext_tiny.imagenet",
+    target: Annotated[str, typer.Option(help="Class by its name; by default each picture's best.")] = "",
+    text: Annotated[list[str], typer.Option(help="Of a ConvNeXt-CLIP: what to look for, once or more.")] = [],  # noqa: B006
+    method: Annotated[str, typer.Option(help=alternatives(looking.METHODS))] = "grad_cam",
+) -> None:
+    """Shows where in pictures a model sees a class or a text, as colours over them.
+
+    [dim]convnext-keras explain photo.jpg --output cam.png[/]
+
+    [dim]convnext-keras explain photo.jpg --weights convnext_base_w --text "a dog" --text "a ball"[/]
+    """
+    paths = chosen_pictures(images)
+    if text and target:
+        raise ValueError("Give --target, of a classifier, or --text, of a ConvNeXt-CLIP.")
+    model: Any = clip.create_model(weights) if text else saved_model(weights) or create_model(weights_named(weights))
+    wanted: Any = text or [int(target) if target.isdigit() else target or None]
+    columns = [looking.heat_maps(model, paths, each, method=method) for each in wanted]
+    rows = []
+    for maps in zip(*columns, strict=True):
+        seen = [(one.over(), f"{one.name}: {one.score:.3f}", "black") for one in maps]
+        rows.append([(maps[0].pixels, "", "black"), *seen])
+    sheet_of(rows, cell=224).save(output)
+    for path, *maps in zip(paths, *columns, strict=True):
+        print(f"{path}: {', '.join(f'{one.name} {one.score:.3f}' for one in maps)}")
+    print(f"Look at {output}: each picture, and where it is seen, from blue to yellow.")
 
 
 def _transform_and_labels(

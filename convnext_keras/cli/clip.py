@@ -136,6 +136,8 @@ def index(
     """Makes a folder of pictures searchable, or adds what is new in it.
 
     [dim]convnext-keras index photos/ --output photos.index[/]
+
+    [dim]convnext-keras index photos/ --output photos.lance --weights convnext_base_w --skip[/]
     """
     paths, model = picture_files(folder), clip_named(weights)
     pictures: Any = clip.LanceIndex(output, model) if is_lance(output) else clip.ImageIndex(model)
@@ -162,6 +164,8 @@ def search(
     """Finds pictures by words or by another picture.
 
     [dim]convnext-keras search photos.index "a lighthouse in fog" --sheet found.png[/]
+
+    [dim]convnext-keras search photos.lance photo.jpg --top 5 --where "year > 2020"[/]
     """
     index = clip.ImageIndex.open(folder, clip_named(index_weights(folder)), pictures)
     hits = index.search(Path(query) if Path(query).is_file() else query, top, where or None)

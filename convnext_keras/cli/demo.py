@@ -32,6 +32,8 @@ def demo(
     """Runs the two bundled models on pictures that they never saw in training, offline.
 
     [dim]convnext-keras demo[/]
+
+    [dim]convnext-keras demo --train --output shown/[/]
     """
     output.mkdir(parents=True, exist_ok=True)
     if train:

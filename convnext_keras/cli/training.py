@@ -143,6 +143,8 @@ def evaluate(
     """Measures a classifier on a folder of pictures: top-1, top-5, by class, calibration.
 
     [dim]convnext-keras evaluate convnext_tiny.imagenet imagenet/val[/]
+
+    [dim]convnext-keras evaluate flowers-model more-flowers/[/]
     """
     on_error = "skip" if skip else "raise"
     result = training.evaluate(model, data, size=size or None, flip=flip, on_error=on_error)

@@ -27,6 +27,8 @@ def models(
     """Lists what exists: weight sets with their size, parameters, licence and published accuracy.
 
     [dim]convnext-keras models "convnextv2*" --size 384[/]
+
+    [dim]convnext-keras models --clip[/]
     """
     wanted = {"license": license, "labels": labels, "input_size": size}
     if clip_models:
@@ -54,6 +56,8 @@ def fetch(
     """Downloads a weight set for later and prints where it lies.
 
     [dim]convnext-keras fetch convnext_base.imagenet --no-top[/]
+
+    [dim]convnext-keras fetch hf://timm/convnextv2_nano.fcmae_ft_in1k[/]
     """
     print(checkpoints.fetch(weights_named(name), include_top=top).path)
 
@@ -65,6 +69,8 @@ def inspect(
     """Tells what a repository describes - architecture, classes, transform, licence - without fetching its weights.
 
     [dim]convnext-keras inspect hf://timm/convnextv2_nano.fcmae_ft_in1k[/]
+
+    [dim]convnext-keras inspect model.safetensors[/]
     """
     description = hub.described(name)
     if description is None:
@@ -105,6 +111,8 @@ def save(
     """Writes weights as a repository that timm, transformers, OpenCLIP or this library loads.
 
     [dim]convnext-keras save convnext_tiny.imagenet tiny --format transformers[/]
+
+    [dim]convnext-keras save flowers-model/model.keras flowers --format timm[/]
     """
     of_clip = file_format == "open_clip" or hub.is_clip(name)
     model = clip.create_model(name) if of_clip else create_model(weights_named(name))
@@ -121,6 +129,8 @@ def convert(
     """Turns a PyTorch checkpoint into a .safetensors file, once; needs PyTorch, and runs nothing that is in the file.
 
     [dim]convnext-keras convert convnext_tiny_1k_224_ema.pth convnext_tiny.safetensors[/]
+
+    [dim]convnext-keras convert pytorch_model.bin model.safetensors[/]
     """
     tensors = checkpoints.convert_checkpoint(checkpoint, output)
     print(f"{output}: {len(tensors)} tensors")

@@ -229,8 +229,8 @@ class LanceIndex(PictureIndex):
             raise ValueError(f"No index of the vectors in {self.path} was built.")
         partitions = round((rows - self.unindexed()) ** 0.5)
         sample = table.take_offsets([*range(0, rows, max(1, rows // SAMPLE))]).select(["vector"]).to_arrow()
-        vectors = beside(np.array([row for row in sample.column("vector").to_pylist() if row], "float32"))
-        exact = [{*self._found(vector, 10, None, probes=0)[0]} for vector in vectors]
+        vectors = beside(rows_of(sample.column("vector").combine_chunks().drop_null()))
+        exact = self._exact(vectors)
         probes, measured = 1, 0.0
         while True:
             found = [{*self._found(vector, 10, None, probes)[0]} for vector in vectors]
@@ -240,6 +240,19 @@ class LanceIndex(PictureIndex):
             probes = min(partitions, math.ceil(probes * 1.5))
         table.update_field_metadata({"path": "vector", "metadata": {PROBED: str(probes)}})
         return Built(rows, partitions, probes, measured)
+
+    def _exact(self, queries: np.ndarray) -> list[set[str]]:
+        """Names of the ten nearest of each query, in one pass over the table."""
+        best = np.full((len(queries), 0), -np.inf, "float32")
+        names = np.empty((len(queries), 0), object)
+        for batch in self._batches(["name", "vector"]):
+            kept = batch.filter(batch.column("vector").is_valid())
+            cosines = np.concatenate([best, queries @ rows_of(kept.column("vector")).T], axis=1)
+            new = np.broadcast_to(np.array(kept.column("name").to_pylist(), object), (len(queries), len(kept)))
+            order = np.argsort(-cosines, axis=1)[:, :10]
+            best = np.take_along_axis(cosines, order, axis=1)
+            names = np.take_along_axis(np.concatenate([names, new], axis=1), order, axis=1)
+        return [{*row} for row in names]
 
     def nearest(self, vector: np.ndarray, top: int = 10, where: str | None = None) -> list[Hit]:
         self.check_search(top)
@@ -287,9 +300,17 @@ class LanceIndex(PictureIndex):
         return self._folder[1]
 
     def _names(self) -> Iterator[list[str]]:
-        if self.table is not None:
-            for batch in self.table.search().select(["name"]).to_batches():
-                yield batch.column("name").to_pylist()
+        return (batch.column("name").to_pylist() for batch in self._batches(["name"]))
+
+    def _batches(self, columns: list[str]) -> Iterator[Any]:
+        """All rows, as record batches of Arrow."""
+        return iter(()) if self.table is None else self.table.search().select(columns).to_batches()
+
+
+def rows_of(column: Any) -> np.ndarray:
+    """A column of vectors without nulls as `(N, D)` float32."""
+    width = column.type.list_size
+    return column.flatten().to_numpy(zero_copy_only=False).reshape(-1, width).astype("float32", copy=False)
 
 
 def beside(vectors: np.ndarray) -> np.ndarray:

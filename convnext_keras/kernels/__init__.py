@@ -30,3 +30,5 @@ keep_compiled = getattr(_chosen, "keep_compiled", lambda folder: None)
 gathered = getattr(_chosen, "gathered", lambda tensor, training: tensor)
 # `() -> None`: raises ValueError if `fit` would train replicas or processes apart.
 check_fit = getattr(_chosen, "check_fit", lambda: None)
+# `(function, array) -> array`: the gradient of a function from a tensor to a number; None where there are none.
+gradient = getattr(_chosen, "gradient", None)

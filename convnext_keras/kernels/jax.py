@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from convnext_keras.kernels.shared import depthwise_native, shifted_depthwise, with_bias
 
@@ -50,3 +51,8 @@ def keep_compiled(folder: Path) -> None:
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def gradient(function, array):
+    """Gradient of a function from a tensor to a number, at an array."""
+    return np.asarray(jax.grad(function)(array))

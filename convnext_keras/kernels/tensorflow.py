@@ -59,3 +59,12 @@ def dense(inputs, kernel, bias, activation):
     outputs = tf.reshape(activation(tf.nn.bias_add(tf.matmul(rows, kernel), bias)), shape)
     outputs.set_shape([*inputs.shape[:-1], kernel.shape[-1]])
     return outputs
+
+
+def gradient(function, array):
+    """Gradient of a function from a tensor to a number, at an array."""
+    tensor = tf.convert_to_tensor(array)
+    with tf.GradientTape() as tape:
+        tape.watch(tensor)
+        value = function(tensor)
+    return tape.gradient(value, tensor).numpy()

@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 import torch
+from keras import ops
 
 PRODUCT: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 # Whether vmap and the like are at work; where PyTorch does not tell, they are taken to be.
@@ -124,3 +125,10 @@ def depthwise(inputs, kernel, bias, dilation_rate: int):
         groups=kernel.shape[-1],
     )
     return outputs.permute(0, 2, 3, 1)
+
+
+def gradient(function, array):
+    """Gradient of a function from a tensor to a number, at an array."""
+    tensor = ops.convert_to_tensor(array).requires_grad_()
+    (result,) = torch.autograd.grad(function(tensor), tensor)
+    return result.cpu().numpy()

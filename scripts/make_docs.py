@@ -1,0 +1,187 @@
+"""Writes docs/generated, what the site has from elsewhere: pages, notebooks, the zoo, the commands, pictures.
+
+KERAS_BACKEND=torch python scripts/make_docs.py    # `make docs` does this and builds the site
+"""
+
+import csv
+import html
+import re
+import shutil
+from pathlib import Path
+
+import click
+import matplotlib
+import typer
+from matplotlib.figure import Figure
+
+from convnext_keras.checkpoints import CLIP, WeightSet, weight_sets
+from convnext_keras.cli import app
+from convnext_keras.cli.demo import demo
+from convnext_keras.clip_variants import CLIP_VARIANTS
+from convnext_keras.variants import VARIANTS
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+GENERATED = DOCS / "generated"
+PAGES = ("BENCHMARKS", "CHANGELOG", "DEPLOYMENT", "PARITY", "SCALE", "SERVER", "TRAINING")
+REPOSITORY = "https://github.com/convnext-keras/convnext-keras/blob/main"
+# Heading, and whether it is of numbers.
+COLUMNS = {
+    "weight set": False,
+    "variant": False,
+    "pixels": True,
+    "labels": False,
+    "top-1 %": True,
+    "million parameters": True,
+    "10⁹ multiply-adds": True,
+    "licence": False,
+}
+CHARTS = {"10⁹ multiply-adds": "multiply_adds", "million parameters": "parameters", "pictures/s": "speed"}
+INK = {"light": "#1a1a1a", "dark": "#e6e6e6"}
+FAMILIES = {"convnext_": "#0b72b9", "convnextv2_": "#d1495b"}
+
+
+def page(name: str) -> str:
+    """A page of the repository, with its links as the site has them."""
+
+    def moved(match: re.Match) -> str:
+        target = match[1]
+        if "://" in target or target.startswith("#"):
+            return match[0]
+        if target.endswith(".png"):
+            shutil.copy(ROOT / target, GENERATED / Path(target).name.lower())
+            return f"](../{Path(target).name.lower()})"
+        stem, _, anchor = target.partition(".md")
+        return f"]({stem.lower()}.md{anchor})" if stem in PAGES else f"]({REPOSITORY}/{target})"
+
+    return re.sub(r"\]\(([^)\s]+)\)", moved, (ROOT / f"{name}.md").read_text())
+
+
+def counted() -> dict[str, tuple[float, float]]:
+    """Million parameters and 10^9 multiply-adds of each variant at its own size, from docs/variants.md."""
+    rows = re.findall(r"^\| `(\w+)` \| \d+ \| ([\d,]+) \| ([\d.]+) G", (DOCS / "variants.md").read_text(), re.MULTILINE)
+    return {name: (int(parameters.replace(",", "")) / 1e6, float(giga)) for name, parameters, giga in rows}
+
+
+def counts_of(row: WeightSet, counts: dict[str, tuple[float, float]]) -> tuple[float, float]:
+    """Of a weight set at its own size; of a ConvNeXt-CLIP, all its parameters and its image tower's multiply-adds."""
+    if row.variant in CLIP_VARIANTS:
+        variant = CLIP_VARIANTS[row.variant]
+        trunk = next(name for name, one in VARIANTS.items() if (one.depths, one.dims) == variant.trunk[:2])
+        million = (variant.parameters or 0) / 1e6
+    else:
+        trunk, million = row.variant, counts[row.variant][0]
+    return million, counts[trunk][1] * (row.input_size / VARIANTS[trunk].input_size) ** 2
+
+
+def zoo() -> str:
+    """The table of all weight sets, with fields that filter it."""
+    counts, lines, values = counted(), [], {"variant": set(), "labels": set(), "licence": set()}
+    for known, module in ((weight_sets(), ""), (weight_sets(CLIP), "clip.")):
+        for name, row in known.items():
+            million, giga = counts_of(row, counts)
+            code = html.escape(f'{module}create_model("{name}")', quote=True)
+            labels = "any, in words" if module else row.labels
+            cells = [row.variant, row.input_size, labels, row.top1, f"{million:.1f}", f"{giga:.2f}", row.license]
+            values["variant"].add(row.variant)
+            values["labels"].add(labels)
+            values["licence"].add(row.license)
+            classes = [' class="number"' if is_number else "" for is_number in list(COLUMNS.values())[1:]]
+            texts = (html.escape(str(cell or "")) for cell in cells)
+            rest = "".join(f"<td{kind}>{text}</td>" for kind, text in zip(classes, texts, strict=True))
+            button = f'<button type="button" data-code="{code}" title="Copy {code}">{name}</button>'
+            lines.append(f"<tr><td>{button}</td>{rest}</tr>")
+    headings = "".join(f'<th scope="col"><button type="button">{name}</button></th>' for name in COLUMNS)
+    order = list(COLUMNS)
+    fields = ['<label>name<input type="search" data-column="0" placeholder="tiny, in22k, ..."></label>']
+    for name, found in values.items():
+        options = "".join(f"<option>{html.escape(value)}</option>" for value in sorted(filter(None, found)))
+        choice = f'<select data-column="{order.index(name)}"><option value="">all</option>{options}</select>'
+        fields.append(f"<label>{name}{choice}</label>")
+    table = (
+        f'<table class="zoo"><caption id="zoo-told" aria-live="polite">{len(lines)} weight sets</caption>'
+        f"<thead><tr>{headings}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    )
+    return f'<div class="zoo-filters">{"".join(fields)}</div>\n{table}\n'
+
+
+def speeds() -> tuple[str, dict[str, float]]:
+    """What docs/speeds.csv was measured with, and pictures a second of each variant."""
+    first, *lines = (DOCS / "speeds.csv").read_text().splitlines()
+    return first.removeprefix("# "), {row["variant"]: float(row["pictures_a_second"]) for row in csv.DictReader(lines)}
+
+
+def charts() -> str:
+    """Pictures of the best published accuracy of each variant at its own size, for both themes."""
+    counts, (measured, rate), lines = counted(), speeds(), []
+    best: dict[str, WeightSet] = {}
+    for row in weight_sets().values():
+        usual = row.top1 and row.labels == "imagenet-1k" and row.input_size == VARIANTS[row.variant].input_size
+        if usual and (row.variant not in best or float(row.top1) > float(best[row.variant].top1)):
+            best[row.variant] = row
+    for heading, name in CHARTS.items():
+        of = {"parameters": lambda key: counts[key][0], "multiply_adds": lambda key: counts[key][1], "speed": rate.get}
+        values = {key: of[name](key) for key in best}
+        for theme, ink in INK.items():
+            matplotlib.rcParams.update({"text.color": ink, "axes.labelcolor": ink, "axes.edgecolor": ink})
+            matplotlib.rcParams.update({"xtick.color": ink, "ytick.color": ink, "svg.hashsalt": "zoo"})
+            figure = Figure((7.5, 4.6), layout="constrained")
+            axes = figure.add_subplot()
+            for prefix, colour in FAMILIES.items():
+                keys = [key for key in best if key.startswith(prefix)]
+                tops = [float(best[key].top1) for key in keys]
+                axes.scatter([values[key] for key in keys], tops, color=colour, label=prefix.rstrip("_"), zorder=3)
+                for key, top in zip(keys, tops, strict=True):
+                    short = key.removeprefix(prefix)
+                    axes.annotate(short, (values[key], top), (4, 3), textcoords="offset points", fontsize=7)
+            axes.set(xscale="log", xlabel=heading, ylabel="best published top-1 at this size, %")
+            axes.grid(alpha=0.25)
+            axes.legend(facecolor="none", labelcolor=ink)
+            file = f"zoo_{name}_{theme}.svg"
+            figure.savefig(GENERATED / file, transparent=True, metadata={"Date": None})
+            alternative = f"Best published accuracy of each variant against {heading}"
+            lines += [f"```{{image}} generated/{file}", f":alt: {alternative}", f":class: only-{theme}", "```", ""]
+    return "\n".join([*lines, f"Speed: {measured}", ""])
+
+
+def commands() -> str:
+    """The command pages, from the help of each."""
+    group = typer.main.get_command(app)
+    lines = ["# Commands", "", "`convnext-keras COMMAND --help` says the same. `--version` tells the version, and", ""]
+    lines += ["`convnext-keras --install-completion` completes commands and options in your shell.", ""]
+    for name, command in group.commands.items():  # pyright: ignore[reportAttributeAccessIssue]
+        text = re.sub(r"\[/?\w*\]", "", command.help or "")
+        examples = [line.strip() for line in text.splitlines() if line.strip().startswith("convnext-keras ")]
+        words = " ".join(line.strip() for line in text.splitlines() if line.strip() not in examples).strip()
+        lines += [f"## {name}", "", words, "", "```console", *(f"$ {example}" for example in examples), "```", ""]
+        lines += ["| argument or option | | default |", "|---|---|---|"]
+        for parameter in command.params:
+            if parameter.name != "help":
+                lines.append(described(parameter))
+        lines.append("")
+    return "\n".join(lines)
+
+
+def described(parameter: click.Parameter) -> str:
+    """A row of a command's table."""
+    is_option = parameter.param_type_name == "option"
+    names = [*parameter.opts, *parameter.secondary_opts] if is_option else [(parameter.name or "").upper()]
+    default = "" if parameter.default in (None, "", [], False) or callable(parameter.default) else parameter.default
+    text = (getattr(parameter, "help", "") or "").replace("|", "\\|")
+    shown = ", ".join(default) if isinstance(default, list | tuple) else default
+    return f"| {', '.join(f'`{name}`' for name in names)} | {text} | {f'`{shown}`' if shown != '' else ''} |"
+
+
+def main() -> None:
+    shutil.rmtree(GENERATED, ignore_errors=True)
+    (GENERATED / "pages").mkdir(parents=True)
+    for name in PAGES:
+        (GENERATED / "pages" / f"{name.lower()}.md").write_text(page(name))
+    shutil.copytree(ROOT / "notebooks", GENERATED / "notebooks")
+    (GENERATED / "zoo.md").write_text(f"{charts()}\n{zoo()}")
+    (GENERATED / "commands.md").write_text(commands())
+    demo(output=GENERATED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""Draws PARITY.png from the tables of PARITY.md: the largest relative difference of every model from its peer's.
+
+python scripts/plot_parity.py
+"""
+
+import re
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+PAGE = Path(__file__).parents[1] / "PARITY.md"
+ALLOWED = 1e-4
+
+
+def differences() -> dict[str, list[float]]:
+    """Of the rows of each peer, those of both directions."""
+    found: dict[str, list[float]] = {}
+    for line in PAGE.read_text().splitlines():
+        row = re.match(r"\| ([A-Za-z_. ]+?)(?: [\d.]+)? \|.*\| ([\d.]+e-\d\d) \|$", line)
+        if row:
+            found.setdefault(row[1], []).append(float(row[2]))
+    return found
+
+
+def main() -> None:
+    found = differences()
+    figure = Figure((8, 0.5 * len(found) + 1.2), layout="constrained")
+    axes = figure.add_subplot()
+    for place, values in enumerate(found.values()):
+        axes.scatter(values, [place] * len(values), alpha=0.6)
+    axes.axvline(ALLOWED, color="tab:red", label="tolerance of the tests")
+    axes.set_yticks(range(len(found)), [f"{name} ({len(values)})" for name, values in found.items()])
+    axes.set(xscale="log", xlabel="largest relative difference of a model's outputs, float32")
+    axes.legend()
+    axes.grid(alpha=0.3, axis="x")
+    figure.savefig(PAGE.with_suffix(".png"), dpi=110)
+    print({name: (len(values), max(values)) for name, values in found.items()})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""The documentation: all code of the guides and notebooks runs, and every link within it leads somewhere."""
+
+import re
+import tempfile
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import run_notebooks
+import typer
+from conftest import BACKEND
+from PIL import Image
+
+from convnext_keras.cli import app
+from convnext_keras.cli.demo import held_out_digits
+
+ROOT = Path(__file__).parents[2]
+GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
+PAGES = [*GUIDES, ROOT / "SCALE.md", *sorted((ROOT / "docs").glob("*.md"))]
+TWO_BACKENDS = pytest.mark.skipif(BACKEND not in ("jax", "torch"), reason="guides are run on two backends")
+
+
+@pytest.fixture
+def workplace(held_out, tmp_path, monkeypatch):
+    """An empty folder but for what the guides say is the reader's: a digit, and a folder of pictures."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for number, picture in enumerate(held_out[0][:8]):
+        Image.fromarray(np.asarray(picture)).save(tmp_path / "photos" / f"{number}.png")
+    Image.fromarray(held_out_digits()[0][0]).save(tmp_path / "digit.png")
+    return tmp_path
+
+
+@TWO_BACKENDS
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Guides show what is told by a warning.
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_code_of_the_guides(page, workplace, capsys):
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+    assert blocks or page.parent.name != "guides", "a guide has code"
+    namespace = {}
+    for block in blocks:
+        exec(compile(block, page.name, "exec"), namespace)
+    assert "Traceback" not in capsys.readouterr().out
+
+
+@TWO_BACKENDS
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebooks(path, monkeypatch):
+    if path.stem == "export" and BACKEND == "jax":
+        pytest.skip("ONNX is written by a process of PyTorch, which takes long to start")
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore")
+    with tempfile.TemporaryDirectory() as folder:
+        notebook = run_notebooks.executed(path, Path(folder))
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert keras.backend.backend() == BACKEND
+    assert all(cell.outputs for cell in code[-1:])
+    assert path.stat().st_size < 400_000
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.stem)
+def test_links_lead_to_files(page):
+    for target in re.findall(r"\]\(([^)\s#]+)", page.read_text()):
+        if "://" not in target and "generated/" not in target:
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.any_backend
+def test_every_command_shows_two_examples():
+    for name, command in typer.main.get_command(app).commands.items():
+        examples = re.findall(rf"convnext-keras {name} ?.*\[/\]", command.help)
+        assert len(examples) >= 2, name
+
+
+@pytest.mark.any_backend
+def test_the_site_loads_nothing_from_outside():
+    for file in (ROOT / "docs" / "_static").iterdir():
+        assert not re.search(r"https?://|@import", file.read_text()), file

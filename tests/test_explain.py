@@ -1,0 +1,145 @@
+"""Heat maps: the formula in float64, the place of the shape in drawn pictures, and what is refused."""
+
+import keras
+import numpy as np
+import pytest
+from conftest import BACKEND, needs_training, outputs, randomise
+from typer.testing import CliRunner
+
+from convnext_keras import ConvNeXt, create_model, explain
+from convnext_keras.cli import app
+from convnext_keras.cli.demo import held_out_digits
+from convnext_keras.features import split_at_stage
+
+SIZES = {"depths": (1, 1, 1, 1), "dims": (8, 12, 16, 20), "input_shape": (64, 64, 3)}
+
+
+@pytest.fixture
+def classifier():
+    return randomise(ConvNeXt(**SIZES, weights=None, classes=5))
+
+
+@pytest.fixture
+def pixels():
+    return np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), "uint8")
+
+
+def logits64(features, model):
+    """The head in float64: mean, normalization, dense layer."""
+    norm, dense = (model.get_layer(f"{model.name}_head_{name}") for name in ("layernorm", "dense"))
+    gamma, beta = (np.float64(weight) for weight in norm.get_weights())
+    kernel, bias = (np.float64(weight) for weight in dense.get_weights())
+    means = features.mean(axis=(1, 2))
+    means = means - means.mean(axis=-1, keepdims=True)
+    scaled = means / np.sqrt((means**2).mean(axis=-1, keepdims=True) + norm.epsilon)
+    return (scaled * gamma + beta) @ kernel + bias
+
+
+def map64(features, model, target):
+    """Grad-CAM from its definition, with central differences for the gradients."""
+    weights = np.zeros(features.shape[-1])
+    for channel in range(len(weights)):
+        step = np.zeros(features.shape[-1])
+        step[channel] = 1e-5
+        up, down = (logits64(features + sign * step, model)[0, target] for sign in (1, -1))
+        weights[channel] = (up - down) / 2e-5 / features[0, ..., 0].size
+    values = np.maximum((features[0] * weights).sum(axis=-1), 0)
+    return values / max(values.max(), 1e-300)
+
+
+@needs_training
+def test_the_formula_in_float64(classifier, pixels):
+    before, after = split_at_stage(classifier, 3)
+    features = outputs(before, pixels.astype("float32"))
+    np.testing.assert_allclose(outputs(after, features), outputs(classifier, pixels.astype("float32")), atol=1e-6)
+    for target in (0, 4):
+        maps = explain.heat_maps(classifier, pixels, target)
+        for row, one in enumerate(maps):
+            np.testing.assert_allclose(
+                one.values, map64(np.float64(features[row : row + 1]), classifier, target), atol=1e-4
+            )
+            assert one.pixels.shape == (64, 64, 3)
+    best = explain.heat_maps(classifier, pixels)
+    probabilities = outputs(classifier, pixels.astype("float32"))
+    assert [one.name for one in best] == [str(place) for place in probabilities.argmax(axis=1)]
+    np.testing.assert_allclose([one.score for one in best], probabilities.max(axis=1), atol=1e-5)
+
+
+@needs_training
+@pytest.mark.parametrize("stage", [0, 3])
+def test_models_built_on_a_backbone(stage, pixels):
+    backbone = randomise(ConvNeXt(**SIZES, weights=None, include_top=False, pooling="avg"))
+    model = keras.Sequential([backbone, keras.layers.Dense(4, activation="softmax")])
+    assert explain.heat_maps(model, pixels, 2, stage=stage)[0].values.shape == ((16, 16) if stage == 0 else (2, 2))
+    np.testing.assert_allclose(
+        explain.heat_maps(model, pixels, 2)[0].score, outputs(model, pixels.astype("float32"))[0, 2], atol=1e-5
+    )
+
+
+def share_on_shapes(model, held_out, method):
+    """Part of drawn pictures whose map peaks on the shape, a cell's width around it included."""
+    hits = []
+    for picture, caption in zip(held_out[0][:24], held_out[1][:24], strict=True):
+        (one,) = explain.heat_maps(model, [picture], caption, method=method)
+        drawn = one.pixels.astype(int)
+        background = np.median(drawn.reshape(-1, 3), axis=0)
+        is_shape = np.abs(drawn - background).sum(axis=-1) > 60
+        row, column = np.unravel_index(one.resized().argmax(), is_shape.shape)
+        margin = one.pixels.shape[0] // one.values.shape[0]
+        hits.append(is_shape[max(0, row - margin) : row + margin, max(0, column - margin) : column + margin].any())
+    return np.mean(hits)
+
+
+@pytest.mark.parametrize("method", explain.METHODS)
+def test_the_map_of_a_text_peaks_on_the_shape(model, held_out, method):
+    if method == "grad_cam" and BACKEND == "openvino":
+        pytest.skip("OpenVINO only infers")
+    assert share_on_shapes(model, held_out, method) >= 0.9
+
+
+def test_occlusion_covers_what_matters():
+    """A score that is the brightness of one part of the picture has its map there."""
+    pixels = np.full((1, 16, 16, 3), 255, "uint8")
+    values = explain.occlusion(lambda batch: batch[:, 8:12, 4:8].mean(axis=(1, 2, 3)), pixels, 4)
+    expected = np.zeros((1, 4, 4))
+    expected[0, 2, 1] = 1
+    np.testing.assert_array_equal(values, expected)
+
+
+def test_pictures_to_look_at(tmp_path, classifier, pixels):
+    one = explain.HeatMap(np.array([[0, 0], [0, 1]], "float32"), np.full((64, 64, 3), 100, "uint8"), "a", 1.0)
+    over = np.asarray(one.over()).astype(int)
+    assert over.shape == (64, 64, 3)
+    np.testing.assert_array_equal(over[0, 0], 100)
+    assert over[-1, -1, 0] > 180 > over[-1, -1, 2]  # yellow
+    assert explain.feature_sheet(classifier, pixels[0], stage=1, channels=5).size == (6 * 124, 142)
+
+
+def test_the_command(tmp_path):
+    from PIL import Image
+
+    Image.fromarray(held_out_digits()[0][0]).save(tmp_path / "digit.png")
+    arguments = ["explain", tmp_path / "digit.png", "--output", tmp_path / "cam.png", "--method", "occlusion"]
+    result = CliRunner().invoke(
+        app, [*map(str, arguments), "--weights", "convnext_mini.digits"], catch_exceptions=False
+    )
+    assert "zero 0.9" in result.stdout
+    assert Image.open(tmp_path / "cam.png").size == (456, 246)
+
+
+def test_what_is_refused(classifier, model, pixels):
+    digits = create_model("convnext_mini.digits")
+    for message, call in {
+        "method must be": lambda: explain.heat_maps(classifier, pixels, method="lime"),
+        "target must be a class: a name, or 0 to 4": lambda: explain.heat_maps(classifier, pixels, 5),
+        "Received: target='eleven'": lambda: explain.heat_maps(digits, pixels, "eleven"),
+        "must be a text": lambda: explain.heat_maps(model, pixels),
+        "has no classes": lambda: explain.heat_maps(ConvNeXt(**SIZES, weights=None, include_top=False), pixels),
+        "cells must be": lambda: explain.heat_maps(classifier, pixels, 1, method="occlusion", cells=1),
+        "stage must be": lambda: explain.feature_sheet(classifier, pixels[0], stage=7),
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            call()
+    if BACKEND == "openvino":
+        with pytest.raises(ValueError, match="has no gradients"):
+            explain.heat_maps(classifier, pixels)
