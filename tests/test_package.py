@@ -69,6 +69,7 @@ ROOMS = {
         *("errors", "limits", "metrics", "requests", "fetching", "decoding", "batching", "security"),
         *("engine", "routes", "about", "app", "run", "__init__"),
     ),
+    "explain": ("maps", "asked", "looking", "__init__"),
     "scale": ("sources", "tasks", "outputs", "cluster", "jobs", "parallel", "serve", "__init__"),
     "cli": ("options", "weights", "classifiers", "clip", "training", "server", "demo", "__init__"),
 }
@@ -141,6 +142,11 @@ RECORDS = {
     "PictureIndex",
     "Summary",
     "Rematerialized",
+    "METHODS",
+    "HeatMap",
+    "grad_cam",
+    "layer_cam",
+    "occlusion",
     "Prediction",
     "SimilarityScores",
     "TextTower",
@@ -150,7 +156,14 @@ RECORDS = {
 
 @pytest.mark.parametrize(
     "package",
-    [convnext_keras, convnext_keras.clip, convnext_keras.deploy, convnext_keras.training, convnext_keras.scale],
+    [
+        convnext_keras,
+        convnext_keras.clip,
+        convnext_keras.deploy,
+        convnext_keras.training,
+        convnext_keras.scale,
+        convnext_keras.explain,
+    ],
 )
 def test_exported_names_are_listed_and_documented(package):
     names = package.__all__  # in the linter's order

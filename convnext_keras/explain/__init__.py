@@ -1,0 +1,12 @@
+"""Looking inside: where in a picture a model sees a class or a text, and what its channels answer to.
+
+Grad-CAM (https://arxiv.org/abs/1610.02391v4) weighs the channels of a stage by the gradient of what is asked for;
+LayerCAM (https://doi.org/10.1109/TIP.2021.3089943) weighs each place of each channel, which suits the finer maps of
+early stages; occlusion (https://arxiv.org/abs/1311.2901v3) covers one part of the picture after another and looks at
+what is lost, without gradients. None says why a model decides as it does; all show where to look.
+"""
+
+from convnext_keras.explain.looking import METHODS, feature_sheet, heat_maps
+from convnext_keras.explain.maps import HeatMap, grad_cam, layer_cam, occlusion
+
+__all__ = ["METHODS", "HeatMap", "feature_sheet", "grad_cam", "heat_maps", "layer_cam", "occlusion"]

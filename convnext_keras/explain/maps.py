@@ -1,0 +1,91 @@
+"""The formulas, in NumPy, and the map that comes of them as a picture."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+STRENGTH = 0.65  # of the colour over the picture, where the map is 1
+# From nothing to much: dark blue, magenta, orange, yellow, as light as they are much.
+COLOURS = np.array([(13, 8, 135), (126, 3, 168), (204, 71, 120), (248, 149, 64), (240, 249, 33)], "float32")
+
+
+@dataclasses.dataclass(frozen=True)
+class HeatMap:
+    """Where a model sees something.
+
+    Attributes:
+        values: `(h, w)` float32, 0..1 with 1 at the peak; all 0 if it sees it nowhere.
+        pixels: `(H, W, 3)` uint8, the picture as the model sees it, resized and cropped.
+        name: of the class, or the text.
+        score: probability of the class, or cosine with the text.
+    """
+
+    values: np.ndarray
+    pixels: np.ndarray
+    name: str
+    score: float
+
+    def resized(self) -> np.ndarray:
+        """The values at the picture's size, `(H, W)` float32, by bilinear interpolation."""
+        height, width = self.pixels.shape[:2]
+        values = Image.fromarray(self.values.astype("float32"))
+        return np.asarray(values.resize((width, height), Image.Resampling.BILINEAR))
+
+    def over(self) -> Image.Image:
+        """The map in colours over the picture."""
+        values = self.resized()[..., None]
+        places = np.linspace(0, 1, len(COLOURS))
+        colour = np.stack([np.interp(values[..., 0], places, COLOURS[:, channel]) for channel in range(3)], axis=-1)
+        mixed = (1 - STRENGTH * values) * self.pixels + STRENGTH * values * colour
+        return Image.fromarray(np.clip(np.rint(mixed), 0, 255).astype("uint8"))
+
+
+def grad_cam(features: np.ndarray, gradients: np.ndarray) -> np.ndarray:
+    """The formula: channels weighed by the mean of their gradients, summed, what is positive, the peak at 1.
+
+    Args:
+        features: of a stage, `(N, h, w, C)`.
+        gradients: of what is asked for, by the features.
+
+    Returns:
+        `(N, h, w)`, 0..1.
+    """
+    weights = gradients.mean(axis=(1, 2), keepdims=True)
+    return to_one(np.maximum((weights * features).sum(axis=-1), 0))
+
+
+def layer_cam(features: np.ndarray, gradients: np.ndarray) -> np.ndarray:
+    """The formula: each place of each channel weighed by its gradient where that is positive; see `grad_cam`."""
+    return to_one(np.maximum((np.maximum(gradients, 0) * features).sum(axis=-1), 0))
+
+
+def occlusion(score: Callable[[np.ndarray], np.ndarray], picture: np.ndarray, cells: int) -> np.ndarray:
+    """How much each part of a picture matters: the score as it is, less the score with the part in its usual colour.
+
+    Args:
+        score: of pictures `(N, H, W, 3)` uint8, one number each.
+        picture: `(H, W, 3)` uint8.
+        cells: parts of the height and the width.
+
+    Returns:
+        `(cells, cells)`, 0..1; parts without which the score is higher are 0.
+    """
+    height, width = picture.shape[:2]
+    if not 2 <= cells <= min(height, width):
+        raise ValueError(f"cells must be 2 to {min(height, width)}. Received: cells={cells}")
+    rows, columns = (np.linspace(0, size, cells + 1).round().astype(int) for size in (height, width))
+    covered = np.repeat(picture[None], cells**2 + 1, axis=0)  # the last stays as it is
+    for place in range(cells**2):
+        row, column = divmod(place, cells)
+        part = np.s_[place, rows[row] : rows[row + 1], columns[column] : columns[column + 1]]
+        covered[part] = np.median(picture, axis=(0, 1))
+    scores = score(covered)
+    return to_one(np.maximum(scores[-1] - scores[:-1], 0).reshape(1, cells, cells))[0]
+
+
+def to_one(values: np.ndarray) -> np.ndarray:
+    """Maps `(N, h, w)` divided by their peaks."""
+    peaks = values.max(axis=(1, 2), keepdims=True)
+    return (values / np.where(peaks > 0, peaks, 1)).astype("float32")
