@@ -102,7 +102,11 @@ def engine_lance(folder: Path, queries: np.ndarray) -> tuple[float, Iterable[tup
     from convnext_keras.clip import lance
 
     class Named(lance.Embedder):
-        name, output_width = "made up", WIDTH
+        name = "made up"
+
+        @property
+        def output_width(self) -> int:
+            return WIDTH
 
         def fingerprint(self) -> str:
             return "0" * 64

@@ -129,6 +129,7 @@ def depthwise(inputs, kernel, bias, dilation_rate: int):
 
 def gradient(function, array):
     """Gradient of a function from a tensor to a number, at an array."""
-    tensor = ops.convert_to_tensor(array).requires_grad_()
+    tensor: Any = ops.convert_to_tensor(array)
+    tensor.requires_grad_()
     (result,) = torch.autograd.grad(function(tensor), tensor)
     return result.cpu().numpy()

@@ -60,7 +60,7 @@ def application(
     if least < most:
         scaling = {"min_replicas": least, "max_replicas": most, "target_ongoing_requests": CONCURRENT // 2}
         number = {"autoscaling_config": scaling}
-    deployment = serve.deployment(
+    deployment: Any = serve.deployment(
         serve.ingress(build)(),
         name="convnext_keras",
         max_ongoing_requests=CONCURRENT,
