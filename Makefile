@@ -31,7 +31,7 @@ check: .venv/dev
 # The site, to open from docs/_build/html/index.html; a warning or a broken link within it is an error.
 docs: .venv/dev
 	KERAS_BACKEND=torch $(BIN)/python scripts/make_docs.py
-	KERAS_BACKEND=torch $(BIN)/python -m sphinx -q -W --keep-going -n docs docs/_build/html
+	KERAS_BACKEND=torch $(BIN)/python -m sphinx -q -W --keep-going docs docs/_build/html
 
 # Under one backend, with everything that is run once; pyproject.toml has the floor.
 coverage: .venv/dev

@@ -12,16 +12,17 @@ project = "convnext_keras"
 author = "The convnext-keras developers"
 release = version = convnext_keras.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
-exclude_patterns = ["generated/zoo.md"]
+exclude_patterns = ["generated/zoo.md", "_build"]
 myst_enable_extensions = ["attrs_block"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # tests/docs run them
-suppress_warnings = ["myst.header"]
+suppress_warnings = ["myst.header", "ref.python"]  # a name may be public in two modules
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 autodoc_inherit_docstrings = False
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True  # an attribute is described once
 napoleon_custom_sections = ["Yields"]
 default_role = "code"
 
