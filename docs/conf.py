@@ -30,8 +30,9 @@ html_theme = "furo"
 html_title = "convnext_keras"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
-html_js_files = ["zoo.js"]
+html_js_files = ["accessible.js", "zoo.js"]
 html_copy_source = False
+html_show_copyright = False
 html_show_sourcelink = False
 html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#0b57a4", "color-brand-content": "#0b57a4"},
