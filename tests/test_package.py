@@ -63,7 +63,7 @@ ROOMS = {
     ),
     "clip": (
         *("tokenizer", "inference", "embedder", "text_tower", "model", "constructors"),
-        *("training", "zero_shot", "vectors", "index", "lance", "retrieval", "__init__"),
+        *("training", "zero_shot", "vectors", "index", "partitions", "lance", "retrieval", "__init__"),
     ),
     "server": (
         *("errors", "limits", "metrics", "requests", "fetching", "decoding", "batching", "security"),

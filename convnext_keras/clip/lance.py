@@ -5,17 +5,17 @@ there whole or not at all, and readers go on with the version that they began wi
 """
 
 import datetime
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from convnext_keras.checkpoints import WeightsError
-from convnext_keras.clip.embedder import Embedder, unit
+from convnext_keras.clip.embedder import Embedder
 from convnext_keras.clip.index import Hit, PictureIndex, common_folder, folder_of
+from convnext_keras.clip.partitions import NEAREST, RECALL, SMALLEST, Built, probes_of, split, tuned
 from convnext_keras.clip.vectors import described
 from convnext_keras.preprocessing import Picture
 
@@ -23,27 +23,7 @@ SUFFIX = ".lance"
 OWN_COLUMNS = ("name", "vector")
 BUILD_FROM = 50_000  # rows from which a search is through an index of LanceDB's; an exact one takes 10 ms or so below
 GROWN = 0.2  # part of rows that may lie outside that index, where a search is exact, before it is built on
-RECALL = 0.95  # at 10, that a built index is set to
-PROBED = "probes"  # in the metadata of the column of vectors: how many partitions a search looks into
-SMALLEST = 1000  # rows, from which an index can be learned
 REFINED = 4  # times as many rows as are wanted, whose exact cosines are taken in the end
-SAMPLE = 100  # vectors, by which recall is measured
-
-
-class Built(NamedTuple):
-    """An index of vectors that was built, and what it is worth.
-
-    Attributes:
-        rows: that it covers.
-        partitions: that it has.
-        probes: partitions that a search looks into.
-        recall: part 0..1 of the ten nearest that a search finds, measured on vectors beside those of the table.
-    """
-
-    rows: int
-    partitions: int
-    probes: int
-    recall: float
 
 
 def is_lance(path: str | os.PathLike) -> bool:
@@ -204,61 +184,30 @@ class LanceIndex(PictureIndex):
         Raises:
             ValueError: if there are too few pictures, or `recall` is not valid.
         """
-        from lancedb.index import IvfSq
-
-        rows = len(self)
-        if self.table is None or rows < SMALLEST:
-            raise ValueError(f"An index of vectors is of {SMALLEST:,} pictures or more. {self.path} has {rows}.")
-        self.table.create_index("vector", config=IvfSq(distance_type="dot", num_partitions=round(rows**0.5)))
+        if self.table is None or len(self) < SMALLEST:
+            raise ValueError(f"An index of vectors is of {SMALLEST:,} pictures or more. {self.path} has {len(self)}.")
+        split(self.table, len(self))
         return self.tune(recall)
 
     def tune(self, recall: float = RECALL) -> Built:
         """Chooses how many partitions a search looks into, the fewest that find enough, and keeps it in the table.
 
         Args:
-            recall: part 0..1 of the ten nearest that a search is to find, measured on `SAMPLE` vectors beside those of
-                the table.
+            recall: part 0..1 of the ten nearest that a search is to find, measured on vectors beside those of the
+                table.
 
         Raises:
             ValueError: if no index was built, or `recall` is not valid.
         """
-        if not 0 < recall <= 1:
-            raise ValueError(f"recall must be above 0 and at most 1. Received: recall={recall}")
-        rows, table = len(self), self.table
-        if table is None or self.unindexed() == rows:
+        if self.table is None or self.unindexed() == len(self):
             raise ValueError(f"No index of the vectors in {self.path} was built.")
-        partitions = round((rows - self.unindexed()) ** 0.5)
-        sample = table.take_offsets([*range(0, rows, max(1, rows // SAMPLE))]).select(["vector"]).to_arrow()
-        vectors = beside(rows_of(sample.column("vector").combine_chunks().drop_null()))
-        exact = self._exact(vectors)
-        probes, measured = 1, 0.0
-        while True:
-            found = [{*self._found(vector, 10, None, probes)[0]} for vector in vectors]
-            measured = float(np.mean([len(a & b) / len(a) for a, b in zip(exact, found, strict=True)]))
-            if measured >= recall or probes == partitions:
-                break
-            probes = min(partitions, math.ceil(probes * 1.5))
-        table.update_field_metadata({"path": "vector", "metadata": {PROBED: str(probes)}})
-        return Built(rows, partitions, probes, measured)
-
-    def _exact(self, queries: np.ndarray) -> list[set[str]]:
-        """Names of the ten nearest of each query, in one pass over the table."""
-        best = np.full((len(queries), 0), -np.inf, "float32")
-        names = np.empty((len(queries), 0), object)
-        for batch in self._batches(["name", "vector"]):
-            kept = batch.filter(batch.column("vector").is_valid())
-            cosines = np.concatenate([best, queries @ rows_of(kept.column("vector")).T], axis=1)
-            new = np.broadcast_to(np.array(kept.column("name").to_pylist(), object), (len(queries), len(kept)))
-            order = np.argsort(-cosines, axis=1)[:, :10]
-            best = np.take_along_axis(cosines, order, axis=1)
-            names = np.take_along_axis(np.concatenate([names, new], axis=1), order, axis=1)
-        return [{*row} for row in names]
+        partitions = round((len(self) - self.unindexed()) ** 0.5)
+        return tuned(self.table, partitions, lambda *query: self._found(query[0], NEAREST, None, query[1])[0], recall)
 
     def nearest(self, vector: np.ndarray, top: int = 10, where: str | None = None) -> list[Hit]:
         self.check_search(top)
         table: Any = self.table
-        probes = int((table.schema.field("vector").metadata or {}).get(PROBED.encode(), b"0"))
-        found = self._found(vector, top, where, probes)
+        found = self._found(vector, top, where, probes_of(table))
         return [Hit(name, 1 - distance, place) for name, distance, place in zip(*found, strict=True)]
 
     def _found(self, vector: np.ndarray, top: int, where: str | None, probes: int) -> tuple[list, list, list]:
@@ -300,23 +249,8 @@ class LanceIndex(PictureIndex):
         return self._folder[1]
 
     def _names(self) -> Iterator[list[str]]:
-        return (batch.column("name").to_pylist() for batch in self._batches(["name"]))
-
-    def _batches(self, columns: list[str]) -> Iterator[Any]:
-        """All rows, as record batches of Arrow."""
-        return iter(()) if self.table is None else self.table.search().select(columns).to_batches()
-
-
-def rows_of(column: Any) -> np.ndarray:
-    """A column of vectors without nulls as `(N, D)` float32."""
-    width = column.type.list_size
-    return column.flatten().to_numpy(zero_copy_only=False).reshape(-1, width).astype("float32", copy=False)
-
-
-def beside(vectors: np.ndarray) -> np.ndarray:
-    """Unit vectors moved by half their length in random directions: queries lie beside what is in a table."""
-    noise = np.random.default_rng(0).normal(size=vectors.shape)
-    return unit(vectors + unit(noise) / 2).astype("float32")
+        batches = () if self.table is None else self.table.search().select(["name"]).to_batches()
+        return (batch.column("name").to_pylist() for batch in batches)
 
 
 def _database(path: Path) -> Any:

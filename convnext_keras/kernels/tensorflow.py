@@ -1,5 +1,7 @@
 """TensorFlow: its own depthwise operation outside XLA, and dense layers that its graph optimiser can fuse."""
 
+from typing import Any
+
 import tensorflow as tf
 from keras import ops
 
@@ -67,4 +69,5 @@ def gradient(function, array):
     with tf.GradientTape() as tape:
         tape.watch(tensor)
         value = function(tensor)
-    return tape.gradient(value, tensor).numpy()
+    result: Any = tape.gradient(value, tensor)
+    return result.numpy()

@@ -65,19 +65,30 @@ def test_rows_are_filtered_replaced_and_deleted(held_out, index):
 
 
 def test_a_reader_sees_what_was_written_meanwhile(model, index):
+    """Another process appends 10,000 rows as one version while this one searches."""
     reader = clip.ImageIndex.open(index.path, model)
     before = len(reader)
     code = (
-        "import sys, numpy as np; from convnext_keras import clip\n"
+        "import sys, numpy as np, pyarrow; from convnext_keras import clip\n"
         "index = clip.ImageIndex.open(sys.argv[1])\n"
-        "index.add([np.zeros((64, 64, 3), 'uint8')], ['black'], columns={'year': [2030]})"
+        "vectors = np.random.default_rng(0).normal(size=(10_000, index.model.output_width)).astype('float32')\n"
+        "vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)\n"
+        "column = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(vectors.ravel()), vectors.shape[1])\n"
+        "names, years = [f'new {number}' for number in range(10_000)], [2030] * 10_000\n"
+        "index.append([pyarrow.RecordBatch.from_pydict({'name': names, 'vector': column, 'year': years})])"
     )
+    sizes = {before}
     with subprocess.Popen([sys.executable, "-c", code, index.path]) as writer:
         while writer.poll() is None:
             assert len(reader.search("a circle", 5)) == 5
+            sizes.add(len(reader))
     assert writer.returncode == 0
-    assert len(reader) == before + 1
-    assert [hit.name for hit in reader.search("a circle", 5, where="year = 2030")] == ["black"]
+    assert sizes <= {before, before + 10_000}  # whole or not at all
+    assert len(reader) == before + 10_000
+    random = np.random.default_rng(0).normal(size=(10_000, model.output_width)).astype("float32")
+    hit = reader.nearest(random[77] / np.linalg.norm(random[77]), 1, where="year = 2030")[0]
+    assert hit.name == "new 77"
+    assert hit.cosine == pytest.approx(1, abs=SAME)
 
 
 def test_an_index_of_vectors_finds_what_it_promises(model, tmp_path, monkeypatch):
