@@ -184,8 +184,8 @@ def test_importing_brings_no_other_backend():
 
 
 def marked(module):
-    """What trains or exports is tested by name under every backend; its examples once."""
-    once = module.startswith(("training/", "deploy/", "scale/"))
+    """What the examples show is tested by name under every backend; they run once, those of kernels under their own."""
+    once = not module.startswith("kernels/")
     return pytest.param(module, marks=pytest.mark.any_backend) if once else module
 
 

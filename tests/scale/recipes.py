@@ -81,12 +81,6 @@ def jax_model():
     fit_clip(model)
 
 
-def jax_classifier():
-    if DEVICES > 1:
-        keras.distribution.set_distribution(keras.distribution.DataParallel())
-    fit_classifier(new_classifier())
-
-
 def jax_processes():
     if DEVICES > 1:
         keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))

@@ -48,7 +48,6 @@ RECIPES = {
     "jax": {
         "jax_data": 4,
         "jax_model": 4,
-        "jax_classifier": 2,
     },
     "tensorflow": {"tensorflow_clip": 2, "tensorflow_classifier": 2},
 }
@@ -74,9 +73,8 @@ def test_two_processes_train_as_one(tmp_path):
 @pytest.mark.skipif(BACKEND != "jax", reason="the file is the same under each")
 def test_training_goes_on_with_another_number_of_devices(tmp_path):
     (saved,) = numbers(run("checkpoint_saved", 4, tmp_path))
-    for devices in (1, 2):
-        (resumed,) = numbers(run("checkpoint_resumed", devices, tmp_path))
-        np.testing.assert_allclose(resumed, saved, rtol=SAME)
+    (resumed,) = numbers(run("checkpoint_resumed", 2, tmp_path))
+    np.testing.assert_allclose(resumed, saved, rtol=SAME)
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="strategies are TensorFlow's")
