@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib.util
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -214,6 +215,8 @@ def _run(
             raise ValueError(f"{name} must be 1 or more. Received: {name}={value}")
     if (address or devices) and engine != "ray":
         raise ValueError("address and devices are of a cluster. Say engine='ray' too.")
+    if importlib.util.find_spec("pyarrow") is None:
+        raise ValueError('A job writes files of Parquet: pip install "convnext-keras[parquet]"')
     single = isinstance(inputs, str | os.PathLike)
     names = [str(name) for name in ([inputs] if single else inputs)]
     shards = [*shards_of(names, shard_size)]  # Before anything is fetched, so that the time left can be told.

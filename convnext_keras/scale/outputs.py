@@ -133,14 +133,13 @@ def opened_output(path: Path, settings: dict[str, Any], model: Embedder | None) 
         raise ValueError(f"The output of a job is a folder, or ends in .lance. Received: {path}")
     if is_lance(path) and model is None:
         raise ValueError("A table of Lance is for vectors. Choose a folder, for files of Parquet.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.with_name(f".{path.name}.lock")
+    (path.parent if is_lance(path) else path).mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f".{path.name}.lock") if is_lance(path) else path / ".lock"
     try:
         with filelock.FileLock(lock, timeout=0):
             if model is not None and is_lance(path):
                 yield LanceRows(path, settings, model)
             else:
-                path.mkdir(exist_ok=True)
                 yield ParquetParts(path, settings)
     except filelock.Timeout as error:
         raise ValueError(f"Another run writes to {path}. Wait for it, or choose another output.") from error

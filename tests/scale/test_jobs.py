@@ -171,9 +171,9 @@ def test_a_run_goes_on_where_one_was_killed(shards, tmp_path, output):
 
 
 @pytest.mark.any_backend
-def test_what_is_refused(shards, tmp_path):
+def test_what_is_refused(shards, tmp_path, monkeypatch):
     scale.embed(MODEL, shards, tmp_path / "vectors")
-    before = sorted(path.stat().st_mtime_ns for path in (tmp_path / "vectors").iterdir())
+    before = sorted(path.stat().st_mtime_ns for path in (tmp_path / "vectors").glob("[_p]*"))
     for message, arguments in {
         "was begun with dtype 'float32'": {"dtype": "float16"},
         "dtype must be": {"dtype": "int8"},
@@ -196,7 +196,10 @@ def test_what_is_refused(shards, tmp_path):
         scale.embed(MODEL, tmp_path / "list.csv", tmp_path / "other")
     with pytest.raises(ConnectionError, match="no cluster of Ray at 127.0.0.1:1"):
         scale.embed(MODEL, shards, tmp_path / "other", engine="ray", address="127.0.0.1:1")
-    assert sorted(path.stat().st_mtime_ns for path in (tmp_path / "vectors").iterdir()) == before
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ValueError, match=r"convnext-keras\[parquet\]"):
+        scale.embed(MODEL, shards, tmp_path / "other")
+    assert sorted(path.stat().st_mtime_ns for path in (tmp_path / "vectors").glob("[_p]*")) == before
     assert json.loads((tmp_path / "vectors" / "_job.json").read_text())["kind"] == "embed"
 
 
