@@ -47,8 +47,6 @@ def test_code_of_the_guides(page, workplace, capsys):
 @TWO_BACKENDS
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
 def test_notebooks(path, monkeypatch):
-    if path.stem == "export" and BACKEND == "jax":
-        pytest.skip("ONNX is written by a process of PyTorch, which takes long to start")
     monkeypatch.setenv("PYTHONWARNINGS", "ignore")
     with tempfile.TemporaryDirectory() as folder:
         notebook = run_notebooks.executed(path, Path(folder))
