@@ -8,12 +8,14 @@ import argparse
 import re
 from pathlib import Path
 
+from benchmark import GIGA
+
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "SCALE.md"
-MODEL, MULTIPLY_ADDS = "convnext_base_w at 256 x 256", 20.1e9  # of the image tower, README's table of models
+MODEL = "convnext_base_w at 256 x 256"
 WIDTH, BYTES = 640, 2  # of a vector in float16
 # huggingface/pytorch-image-models, pull request 1747: ConvNeXt-Tiny at 224, mixed precision, RTX 3090.
-GPU_RATE, GPU_MULTIPLY_ADDS = 2249.6, 4.46e9
+GPU_RATE = 2249.6
 CLUSTERS = {"one machine": (16, 1), "8 machines": (8 * 32, 8), "64 machines": (64 * 32, 64)}  # processors, GPUs
 LINK = 10e9 / 8  # bytes a second of a machine
 
@@ -39,7 +41,7 @@ def amount(seconds: float) -> str:
 
 def costs(page: str, pictures: float, kilobytes: float) -> str:
     facts = measured(page)
-    a_core, a_gpu = facts["rate"] / 2, GPU_RATE * GPU_MULTIPLY_ADDS / MULTIPLY_ADDS
+    a_core, a_gpu = facts["rate"] / 2, GPU_RATE * GIGA["tiny"] / GIGA["clip image"]
     lines = [
         f"{pictures:,.0f} pictures of {kilobytes:.0f} kB with {MODEL}: {a_core:.2f} pictures/s a processor, as",
         f"measured here; {a_gpu:.0f} a GPU, by multiply-adds from a published figure for an RTX 3090. Vectors of",

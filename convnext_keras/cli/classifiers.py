@@ -26,10 +26,10 @@ from convnext_keras.cli.options import (
     Pictures,
     Top,
     WeightSetName,
-    check_job,
     chosen_pictures,
     done,
     given,
+    job_options,
     saved_model,
     weights_named,
 )
@@ -57,9 +57,8 @@ def classify(
 
     [dim]convnext-keras classify "shards/*.tar" --output classes/ --engine ray[/]
     """
-    check_job(output, engine, address, devices)
+    job = job_options(output, engine, address, devices)
     if output:
-        job: Any = {"engine": engine or None, "address": address or None, "devices": devices, "verbose": True}
         done(output, scale.classify(weights, given(images), output, top=top, **job))
         return
     images = chosen_pictures(images)

@@ -23,11 +23,11 @@ from convnext_keras.cli.options import (
     Pictures,
     Skip,
     Top,
-    check_job,
     chosen_pictures,
     clip_named,
     done,
     given,
+    job_options,
 )
 from convnext_keras.clip.lance import SUFFIX, is_lance
 from convnext_keras.clip.retrieval import index_weights
@@ -60,12 +60,11 @@ def zero_shot(
     """
     names = checked_labels([label for label in labels.split(",") if label.strip()])
     templates = checked_templates(template)
-    check_job(output, engine, address, devices)
+    job = job_options(output, engine, address, devices)
     if output:
         if as_json or threshold is not None:
             raise ValueError("--json and --threshold are not of a job; the rows have the cosines.")
-        options: Any = {"engine": engine or None, "address": address or None, "devices": devices, "verbose": True}
-        done(output, scale.zero_shot(weights, names, given(images), output, templates=templates, top=top, **options))
+        done(output, scale.zero_shot(weights, names, given(images), output, templates=templates, top=top, **job))
         return
     paths = chosen_pictures(images)
     classifier = clip.ZeroShotClassifier(clip_named(weights), names, templates, threshold=threshold)
@@ -107,8 +106,10 @@ def embed(
     [dim]convnext-keras embed "shards/*.tar" --output vectors/ --engine ray --devices gpu[/]
     """
     if output.suffix in ("", SUFFIX):
-        options: Any = {"engine": engine or None, "address": address or None, "devices": devices, "verbose": True}
-        done(output, scale.embed(weights, given(inputs), output, dtype=dtype, batch_size=batch_size, **options))
+        if inputs[0].suffix == ".txt":
+            raise ValueError(f"Vectors of texts go to one file, .safetensors or .parquet. Received: {output}")
+        job = job_options(output, engine, address, devices)
+        done(output, scale.embed(weights, given(inputs), output, dtype=dtype, batch_size=batch_size, **job))
         return
     if engine or address or devices or dtype != "float32":
         raise ValueError(f"{output} is one file. For a cluster, or another --dtype, write to a folder or a .lance.")

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -66,10 +66,11 @@ def done(output: Path, summary: scale.Summary) -> None:
     print(f"{output}: {summary.pictures} pictures{errors}, in {summary.shards} shards{before}")
 
 
-def check_job(output: Path | None, engine: str, address: str, devices: str) -> None:
-    """Raises ValueError if a cluster is named without an output."""
+def job_options(output: Path | None, engine: str, address: str, devices: str) -> dict[str, Any]:
+    """Where a job runs; raises ValueError if a cluster is named without an output."""
     if output is None and (engine or address or devices):
         raise ValueError("A cluster writes to files. Name a folder: --output FOLDER.")
+    return {"engine": engine or None, "address": address or None, "devices": devices, "verbose": True}
 
 
 def given(paths: Iterable[Path]) -> list[str]:

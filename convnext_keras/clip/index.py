@@ -26,6 +26,15 @@ def folder_of(names: Iterable[str]) -> Path | None:
     return Path(common_folder(files)) if files else None
 
 
+def given_folders(pictures: str | os.PathLike | None) -> list[Path]:
+    """The folder that a user names for an index's pictures, none for None; raises ValueError if it is not there."""
+    if pictures is None:
+        return []
+    if not Path(pictures).is_dir():
+        raise ValueError(f"{pictures} is not a folder.")
+    return [Path(pictures).resolve()]
+
+
 class Hit(NamedTuple):
     """One picture found.
 

@@ -14,14 +14,13 @@ import numpy as np
 
 from convnext_keras.checkpoints import WeightsError
 from convnext_keras.clip.embedder import Embedder
-from convnext_keras.clip.index import Hit, PictureIndex, common_folder, folder_of
+from convnext_keras.clip.index import Hit, PictureIndex, common_folder, folder_of, given_folders
 from convnext_keras.clip.partitions import NEAREST, RECALL, SMALLEST, Built, probes_of, split, tuned
 from convnext_keras.clip.vectors import described
 from convnext_keras.preprocessing import Picture
 
 SUFFIX = ".lance"
-OWN_COLUMNS = ("name", "vector")
-BUILD_FROM = 50_000  # rows from which a search is through an index of LanceDB's; an exact one takes 10 ms or so below
+BUILD_FROM = 50_000  # rows from which a search is through an index of the vectors; below, all are looked at
 GROWN = 0.2  # part of rows that may lie outside that index, where a search is exact, before it is built on
 REFINED = 4  # times as many rows as are wanted, whose exact cosines are taken in the end
 
@@ -83,11 +82,10 @@ class LanceIndex(PictureIndex):
     @classmethod
     def load(cls, path: str | os.PathLike, model: Embedder, pictures: str | os.PathLike | None = None) -> "LanceIndex":
         """The index at a path, which must be there; see `ImageIndex.open`."""
-        if pictures is not None and not Path(pictures).is_dir():
-            raise ValueError(f"{pictures} is not a folder.")
+        folders = given_folders(pictures)
         lance_metadata(path)
         index = cls(path, model)
-        index.picture_folders = [] if pictures is None else [Path(pictures).resolve()]
+        index.picture_folders = folders
         return index
 
     def __len__(self) -> int:
@@ -128,14 +126,19 @@ class LanceIndex(PictureIndex):
         new = [name for batch in added for name in batch.column("name").to_pylist()]
         if len(set(new)) < len(new):
             raise ValueError("Some pictures have the same name. Each must have one of its own.")
-        self.append(added)
+        if len(self.missing(new)) == len(new):
+            self.append(added)
+        else:
+            table: Any = self.table
+            replace = table.merge_insert("name").when_matched_update_all().when_not_matched_insert_all()
+            replace.execute(self._table_of(added))
         self.grown()
         if folder := folder_of(new):
             self.picture_folders.append(folder)
         return len(new)
 
     def append(self, batches: Sequence[Any]) -> None:
-        """Adds record batches of Arrow as one version.
+        """Adds record batches of Arrow as one version, whatever names are there.
 
         Args:
             batches: with the columns `name`, `vector` (unit vectors; null to find it never), and those of the table.
@@ -143,19 +146,20 @@ class LanceIndex(PictureIndex):
         Raises:
             ValueError: if the table has other columns.
         """
+        data = self._table_of(batches)
+        if self.table is None:
+            self.table = _database(self.path).create_table(self.path.stem, data, on_bad_vectors="null")
+        else:
+            self.table.add(data, on_bad_vectors="null")
+
+    def _table_of(self, batches: Sequence[Any]) -> Any:
+        """Record batches as a table with the columns of this one, see `append`."""
         import pyarrow
 
         data = pyarrow.Table.from_batches(batches).replace_schema_metadata(described(self.model))
-        if self.table is None:
-            self.table = _database(self.path).create_table(self.path.stem, data, on_bad_vectors="null")
-            return
-        if {*data.schema.names} != {*self.table.schema.names}:
+        if self.table is not None and {*data.schema.names} != {*self.table.schema.names}:
             raise ValueError(f"{self.path}: has the columns {self.columns}. Received: {data.schema.names}")
-        same = self.missing(data.column("name").to_pylist())
-        if len(same) == len(data):
-            self.table.add(data, on_bad_vectors="null")
-        else:
-            self.table.merge_insert("name").when_matched_update_all().when_not_matched_insert_all().execute(data)
+        return data
 
     def grown(self) -> None:
         """Builds an index of the vectors if so many were added that it is worth it."""

@@ -12,7 +12,7 @@ import safetensors.numpy
 from convnext_keras.checkpoints import WeightsError
 from convnext_keras.clip.constructors import create_model
 from convnext_keras.clip.embedder import Embedder
-from convnext_keras.clip.index import Hit, PictureIndex, common_folder, folder_of
+from convnext_keras.clip.index import Hit, PictureIndex, common_folder, folder_of, given_folders
 from convnext_keras.clip.lance import LanceIndex, is_lance, lance_metadata
 from convnext_keras.clip.vectors import described, read_vectors
 from convnext_keras.preprocessing import Picture
@@ -174,8 +174,7 @@ class ImageIndex(PictureIndex):
             ValueError: if there is no such folder of pictures.
             WeightsError: if the index is missing, broken, or was made by another model.
         """
-        if pictures is not None and not Path(pictures).is_dir():
-            raise ValueError(f"{pictures} is not a folder.")
+        folders = given_folders(pictures)
         folder, index, beside = Path(folder), cls(model), Path(folder).resolve().parent
         files = sorted(folder.glob("*.safetensors"))
         if not files:
@@ -194,8 +193,7 @@ class ImageIndex(PictureIndex):
             made_of = (beside / (metadata.get(FOLDER) or "..")).resolve()
             index.picture_folders += [made_of] if made_of.is_relative_to(beside) else []
         index.vectors = np.concatenate(parts)
-        if pictures is not None:
-            index.picture_folders = [Path(pictures).resolve()]
+        index.picture_folders = folders or index.picture_folders
         index._saved = (folder.resolve(), len(index))
         return index
 

@@ -92,6 +92,9 @@ class LanceRows(Output):
         if self.index.table is not None:
             if "shard" not in self.index.columns:
                 raise ValueError(f"{path} was not written by a job. Choose another output.")
+            found = self.index.table.schema.field("vector").type.value_type
+            dtypes = {"float": "float32", "halffloat": "float16"}  # Arrow's names
+            check_settings(path, {"dtype": dtypes[str(found)]}, {"dtype": settings["dtype"]})
             for batch in self.index.table.search().select(["shard", "digest"]).to_batches():
                 self.done |= dict(zip(*(column.to_pylist() for column in batch.columns[:2]), strict=True))
 

@@ -73,7 +73,7 @@ def split_axis(path: str, rank: int) -> int | None:
 class Rematerialized(keras.Model):
     """A model that keeps the outputs of its stages only, and computes what lies between once more for the gradients.
 
-    It takes about a third more time and a fraction of the memory. It shares its weights with the model that it was
+    It takes one more forward pass a step. It shares its weights with the model that it was
     made of, by `rematerialized`.
 
     Args:

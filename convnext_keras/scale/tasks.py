@@ -14,9 +14,7 @@ from convnext_keras.clip.embedder import softmax
 from convnext_keras.deploy.opening import Classifier, opened
 from convnext_keras.scale.sources import Item, Shard
 
-KINDS = ("embed", "classify", "zero_shot")
 PRECISIONS = ("float32", "float16")
-OWN_COLUMNS = {"embed": ("vector",), "classify": ("labels", "scores"), "zero_shot": ("labels", "scores", "cosines")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +22,7 @@ class Task:
     """What is done with each picture, in words that travel to any process.
 
     Attributes:
-        kind: one of `KINDS`.
+        kind: `"embed"`, `"classify"` or `"zero_shot"`.
         weights: the model's name, see `opened`; other machines must find the same under it.
         batch_size: most pictures at a time.
         dtype: of vectors, one of `PRECISIONS`.
