@@ -1,6 +1,10 @@
 """Every public ConvNeXt, in Keras 3."""
 
-from convnext_keras import clip, training
+from convnext_keras import (
+    clip,
+    starting,  # noqa: F401 # isort: split # before anything imports Keras
+    training,
+)
 from convnext_keras.checkpoints import WeightsError, list_weights, load_weights, save_weights
 from convnext_keras.constructors import (
     ConvNeXtAtto,

@@ -14,6 +14,7 @@ import numpy as np
 from keras import layers
 
 from convnext_keras import arguments, checkpoints, hub
+from convnext_keras.initializers import Normal
 from convnext_keras.layers import (
     ACTIVATIONS,
     NORMS,
@@ -53,18 +54,13 @@ class Design(NamedTuple):
     @property
     def convolution(self) -> dict[str, Any]:
         """What all convolutions have in common."""
-        return {"kernel_initializer": initial(), "use_bias": self.variant.conv_bias, "dtype": self.dtype}
+        return {"kernel_initializer": Normal(), "use_bias": self.variant.conv_bias, "dtype": self.dtype}
 
     @property
     def head_dtype(self) -> Any:
         """float32 where the model computes in 16 bits: pixels of 255 come in, probabilities go out."""
         policy = keras.dtype_policies.get(self.dtype or keras.config.dtype_policy())
         return "float32" if policy.compute_dtype in ("float16", "bfloat16") else self.dtype
-
-
-def initial():
-    """Normal with deviation 0.02: the paper's truncation at -2 and 2 lies a hundred deviations away."""
-    return keras.initializers.RandomNormal(stddev=0.02)
 
 
 def convnext_block(inputs, stage: int, block: int, drop_path_rate: float, design: Design, dilation_rate: int = 1):
@@ -86,7 +82,7 @@ def convnext_block(inputs, stage: int, block: int, drop_path_rate: float, design
     options: dict[str, Any] = {"name": name("depthwise_conv"), "dilation_rate": dilation_rate, **design.convolution}
     x = DepthwiseConvolution(channels, variant.kernel_sizes[stage], **options)(inputs)
     x = design.norm(name("layernorm"))(x)
-    options = {"kernel_initializer": initial(), "name": name("pointwise_conv_1"), "dtype": dtype}
+    options = {"kernel_initializer": Normal(), "name": name("pointwise_conv_1"), "dtype": dtype}
     x = FusedDense(4 * channels, activation=ACTIVATIONS[variant.activation], **options)(x)
     # Keras' name for the activation, which is applied inside the layer before.
     x = layers.Activation("linear", name=name(variant.activation), dtype=dtype)(x)
@@ -160,7 +156,7 @@ def convnext_head(inputs, pooling: str | None, classes: int | None, classifier_a
     names = (None, None) if classes is None else (name("head_gap"), name("head_layernorm"))
     steps: list[Any] = [POOLINGS[pooling](name=names[0], dtype=dtype, **LAST)] if pooling else []
     steps.insert(0 if variant.head_norm_first else 1, design.norm(names[1], dtype, variant.head_epsilon))
-    options: dict[str, Any] = {"kernel_initializer": initial(), "dtype": dtype}
+    options: dict[str, Any] = {"kernel_initializer": Normal(), "dtype": dtype}
     if variant.head_hidden and (pooling or classes is not None):
         steps.append(FusedDense(variant.head_hidden, activation="gelu", name=name("head_hidden"), **options))
     if classes is not None:

@@ -67,7 +67,7 @@ def serving(*arguments: str, **environment: str) -> Iterator[tuple[str, subproce
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-c", "from convnext_keras.cli import main; main()", "serve", "--port", str(port)]
+    command = [Path(sys.executable).with_name("convnext-keras"), "serve", "--port", str(port)]
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.txt"
         with log.open("w") as stream:

@@ -9,6 +9,10 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # Random numbers of each shape are a program of its own too, and this one compiles in half the time.
 os.environ.setdefault("JAX_THREEFRY_PARTITIONABLE", "0")
 
+# Compiling is what most tests under JAX wait for, and small models run fast enough as they are. tests/kernels, where
+# the arithmetic is checked, takes it back.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
 import keras
 import numpy as np
 import pytest

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import httpx2 as httpx
 import openai
@@ -67,7 +68,7 @@ def index_folder(tmp_path_factory, model, pictures):
 def running(log, *arguments, key=KEY):
     """A server in a process of its own, ready; its address and the process."""
     port = free_port()
-    command = [sys.executable, "-c", "from convnext_keras.cli import main; main()", "serve", "--port", str(port)]
+    command = [Path(sys.executable).with_name("convnext-keras"), "serve", "--port", str(port)]
     environment = {**os.environ, "CONVNEXT_KERAS_API_KEYS": key}
     with (
         log.open("w") as stream,

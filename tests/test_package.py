@@ -28,9 +28,10 @@ MODULES = sorted(
 )
 # From the ground up: a floor imports from lower floors only. The modules of a room have an order too.
 FLOORS = (
+    {"starting"},
     {"arguments", "kernels", "labels", "preprocessing"},
     {"augmentation", "batches", "sheets", "variants"},
-    {"clip_variants", "layers", "names"},
+    {"clip_variants", "initializers", "layers", "names"},
     {"provenance"},
     {"checkpoints"},
     {"hub", "signatures"},

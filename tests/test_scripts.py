@@ -21,6 +21,7 @@ PROMISED = {"whole captions": 99.5, "recall@1 of text to image": 99.5, "colour a
 PROMISED |= {"shape only": 95.5, "colour only": 99}
 
 
+@pytest.mark.any_backend
 def test_the_bundled_model_reaches_what_its_card_says(model):
     """On combinations of attributes that were never in training, and on free pictures."""
     combinations = shapes.split()

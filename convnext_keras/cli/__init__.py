@@ -6,7 +6,8 @@ from typing import Annotated
 import keras
 import typer
 
-from convnext_keras import __version__
+from convnext_keras import __version__, kernels
+from convnext_keras.checkpoints.download import cache_folder
 from convnext_keras.cli import classifiers, clip, demo, server, training, weights
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
@@ -50,6 +51,7 @@ def program(
 
 def main() -> None:
     """Entry point: an error of the library is one sentence on stderr and exit code 1."""
+    kernels.keep_compiled(cache_folder() / "compiled")
     try:
         app()
     except (ValueError, OSError, ImportError) as error:

@@ -10,6 +10,7 @@ import keras
 from keras import layers, ops
 
 from convnext_keras.clip_variants import TextTower
+from convnext_keras.initializers import Normal
 from convnext_keras.kernels.shared import widened
 from convnext_keras.layers import ACTIVATIONS, FusedDense, LayerNormalization, register
 from convnext_keras.names import LayerName
@@ -31,7 +32,7 @@ class PositionEmbedding(layers.Layer):
         self.context_length = context_length
 
     def build(self, input_shape):
-        initializer = keras.initializers.RandomNormal(stddev=0.01)
+        initializer = Normal(stddev=0.01)
         shape = (self.context_length, input_shape[-1])
         self.embeddings = self.add_weight(name="embeddings", shape=shape, initializer=initializer)
 
@@ -95,7 +96,7 @@ class EndOfText(layers.Layer):
 
     def build(self, inputs_shape, tokens_shape=None):
         channels = inputs_shape[-1]
-        initializer = keras.initializers.RandomNormal(stddev=channels**-0.5)
+        initializer = Normal(stddev=channels**-0.5)
         self.projection = self.add_weight(name="projection", shape=(channels, self.units), initializer=initializer)
 
     def call(self, inputs, tokens):
@@ -123,7 +124,7 @@ def transformer_block(inputs, block: int, tower: TextTower, dtype: Any):
         return LayerNormalization(epsilon=EPSILON, name=name(role), dtype=dtype)
 
     def dense(units: int, role: str, deviation: float, **options: Any):
-        options |= {"kernel_initializer": keras.initializers.RandomNormal(stddev=deviation), "dtype": dtype}
+        options |= {"kernel_initializer": Normal(stddev=deviation), "dtype": dtype}
         return FusedDense(units, name=name(role), **options)
 
     # Queries, keys and values in one product.
@@ -151,7 +152,7 @@ def text_encoder(tower: TextTower, embedding: int, dtype: Any, output_dtype: Any
         normalised. Ids behind the end token do not matter, so rows may be cut at the longest text's end.
     """
     tokens = keras.Input((None,), dtype="int32", name="tokens")
-    initializer = keras.initializers.RandomNormal(stddev=0.02)
+    initializer = Normal()
     options = {"embeddings_initializer": initializer, "name": "text_token_embedding", "dtype": dtype}
     x = layers.Embedding(tower.vocabulary_size, tower.width, **options)(tokens)
     x = PositionEmbedding(tower.context_length, name="text_position_embedding", dtype=dtype)(x)

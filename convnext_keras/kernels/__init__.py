@@ -32,3 +32,5 @@ gathered = getattr(_chosen, "gathered", lambda tensor, training: tensor)
 check_fit = getattr(_chosen, "check_fit", lambda: None)
 # `(function, array) -> array`: the gradient of a function from a tensor to a number; None where there are none.
 gradient = getattr(_chosen, "gradient", None)
+# Whether each shape of random numbers is a program to compile.
+compiles_each_shape = _backend == "jax"

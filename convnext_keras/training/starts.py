@@ -12,6 +12,7 @@ import numpy as np
 
 from convnext_keras.constructors import create_model
 from convnext_keras.features import functional, inner_layers, merge_lora, rebuilt
+from convnext_keras.initializers import Normal
 from convnext_keras.names import BLOCK, DOWNSAMPLING, LayerName, read
 from convnext_keras.preprocessing import Recipe as Transform
 from convnext_keras.provenance import ModelWithProvenance, Provenance, provenance_of
@@ -159,7 +160,7 @@ def _settle_head(model: keras.Model, order: list[int] | None) -> None:
     head: Any = last_layer(model)
     kernel, bias = head.get_weights()
     if order is None:
-        initializer = keras.initializers.RandomNormal(stddev=0.02)
+        initializer = Normal()
         head.set_weights([keras.ops.convert_to_numpy(initializer(kernel.shape)), np.zeros_like(bias)])
     else:
         head.set_weights([kernel[:, order], bias[order]])

@@ -18,7 +18,6 @@ from convnext_keras.cli.demo import held_out_digits
 ROOT = Path(__file__).parents[2]
 GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
 PAGES = [*GUIDES, ROOT / "SCALE.md", *sorted((ROOT / "docs").glob("*.md"))]
-TWO_BACKENDS = pytest.mark.skipif(BACKEND not in ("jax", "torch"), reason="guides are run on two backends")
 
 
 @pytest.fixture
@@ -32,7 +31,7 @@ def workplace(held_out, tmp_path, monkeypatch):
     return tmp_path
 
 
-@TWO_BACKENDS
+@pytest.mark.any_backend  # and once more under JAX by .ci/run
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Guides show what is told by a warning.
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_code_of_the_guides(page, workplace, capsys):
@@ -44,7 +43,7 @@ def test_code_of_the_guides(page, workplace, capsys):
     assert "Traceback" not in capsys.readouterr().out
 
 
-@TWO_BACKENDS
+@pytest.mark.any_backend  # and once more under JAX by .ci/run
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
 def test_notebooks(path, monkeypatch):
     monkeypatch.setenv("PYTHONWARNINGS", "ignore")

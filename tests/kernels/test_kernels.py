@@ -33,6 +33,19 @@ CASES = [
 TOLERANCE = 2e-5  # of float32 sums of 49 products of order 1
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _optimized():
+    """As users have it: conftest.py asks JAX to compile in little time."""
+    if BACKEND == "jax":
+        import jax
+
+        jax.config.update("jax_disable_most_optimizations", False)
+        yield
+        jax.config.update("jax_disable_most_optimizations", True)
+    else:
+        yield
+
+
 def depthwise_reference(inputs, kernel, rate):
     """In float64: outputs `(N, H, W, C)`, and a function from an upstream gradient to both gradients."""
     rows, columns = kernel.shape[:2]

@@ -9,7 +9,7 @@ import sys
 RECIPE, DEVICES, RANK, PORT, FOLDER = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
 if os.environ["KERAS_BACKEND"] == "jax" and RECIPE != "jax_processes":
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={DEVICES}"
-if RECIPE == "jax_processes" and DEVICES > 1:
+if RECIPE == "jax_processes":
     import keras
 
     keras.distribution.initialize(f"127.0.0.1:{PORT}", DEVICES, RANK)
@@ -33,7 +33,7 @@ def pairs(model):
 
 def new_clip():
     """The same numbers in every process, also where `randomise` leaves them alone."""
-    model = randomise(clip.CLIPConvNeXt(variant("linear")))
+    model = randomise(clip.CLIPConvNeXt(variant("custom_text")))
     for weight in model.weights:
         if weight.name in ("embeddings", "projection"):
             weight.assign(np.random.default_rng(2).normal(0, 0.1, weight.shape).astype("float32"))
@@ -50,9 +50,10 @@ def told(losses, model):
     print(*(f"{float(loss):.9f}" for loss in losses), f"{sums:.6f}", flush=True)
 
 
-def fit_clip(model):
+def fit_clip(model, callbacks=()):
     model.compile(keras.optimizers.SGD(0.01, momentum=0.9), clip.ContrastiveLoss())
-    told(model.fit(pairs(model), batch_size=BATCH, epochs=STEPS, shuffle=False, verbose=0).history["loss"], model)
+    options = {"batch_size": BATCH, "epochs": STEPS, "shuffle": False, "callbacks": callbacks, "verbose": 0}
+    told(model.fit(pairs(model), **options).history["loss"], model)
 
 
 def fit_classifier(model):
@@ -62,28 +63,37 @@ def fit_classifier(model):
     told(history.history["loss"], model)
 
 
-def jax_data():
-    if DEVICES > 1:
-        keras.distribution.set_distribution(keras.distribution.DataParallel())
+def jax_alone():
     fit_clip(new_clip())
 
 
-def jax_model():
-    if DEVICES > 1:
-        mesh = keras.distribution.DeviceMesh((2, DEVICES // 2), ("batch", "model"), keras.distribution.list_devices())
-        layouts = scale.layout_map(new_clip(), mesh)
-        distribution = keras.distribution.ModelParallel(layout_map=layouts, batch_dim_name="batch")
-        keras.distribution.set_distribution(distribution)
+def jax_data():
+    """Saves after the first step, as a callback would."""
+    keras.distribution.set_distribution(keras.distribution.DataParallel())
     model = new_clip()
-    if DEVICES > 1:
-        kernel = model.get_layer("text_encoder").get_layer("text_block_0_mlp_in").kernel.value
-        assert kernel.addressable_shards[0].data.shape[1] == kernel.shape[1] // (DEVICES // 2)
+    fit_clip(model, [keras.callbacks.ModelCheckpoint(f"{FOLDER}/{{epoch}}.keras")])
+
+
+def jax_resumed():
+    """Goes on from the file of `jax_data`, on another number of devices."""
+    keras.distribution.set_distribution(keras.distribution.DataParallel())
+    model = keras.models.load_model(f"{FOLDER}/1.keras")
+    told(model.fit(pairs(model), batch_size=BATCH, shuffle=False, verbose=0).history["loss"], model)
+
+
+def jax_model():
+    mesh = keras.distribution.DeviceMesh((2, DEVICES // 2), ("batch", "model"), keras.distribution.list_devices())
+    layouts = scale.layout_map(new_clip(), mesh)
+    distribution = keras.distribution.ModelParallel(layout_map=layouts, batch_dim_name="batch")
+    keras.distribution.set_distribution(distribution)
+    model = new_clip()
+    kernel = model.get_layer("text_encoder").get_layer("text_block_0_mlp_in").kernel.value
+    assert kernel.addressable_shards[0].data.shape[1] == kernel.shape[1] // (DEVICES // 2)
     fit_clip(model)
 
 
 def jax_processes():
-    if DEVICES > 1:
-        keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
+    keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
     model = new_clip()
     model.compile(keras.optimizers.SGD(0.01, momentum=0.9), clip.ContrastiveLoss())
     inputs = pairs(model)
@@ -91,25 +101,6 @@ def jax_processes():
     mine = {name: rows[RANK * share : (RANK + 1) * share] for name, rows in inputs.items()}
     losses = [model.train_on_batch(mine) for _ in range(STEPS)]
     told(losses, model)
-
-
-def checkpoint_saved():
-    """Trains a step, saves, and trains one more."""
-    if DEVICES > 1:
-        keras.distribution.set_distribution(keras.distribution.DataParallel())
-    model = new_clip()
-    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), clip.ContrastiveLoss())
-    model.fit(pairs(model), batch_size=BATCH, shuffle=False, verbose=0)
-    model.save(f"{FOLDER}/checkpoint.keras")
-    told(model.fit(pairs(model), batch_size=BATCH, shuffle=False, verbose=0).history["loss"], model)
-
-
-def checkpoint_resumed():
-    """Goes on from the file, on another number of devices."""
-    if DEVICES > 1:
-        keras.distribution.set_distribution(keras.distribution.DataParallel())
-    model = keras.models.load_model(f"{FOLDER}/checkpoint.keras")
-    told(model.fit(pairs(model), batch_size=BATCH, shuffle=False, verbose=0).history["loss"], model)
 
 
 def mirrored(make, fit):
