@@ -28,6 +28,7 @@ from convnext_keras.deploy import fold_for_inference
 from convnext_keras.features import feature_extractor
 from convnext_keras.hub import push_to_hub, save_pretrained
 from convnext_keras.labels import decode_predictions
+from convnext_keras.memory import keep_memory
 from convnext_keras.preprocessing import preprocess_input
 
 __version__ = "0.1.0"
@@ -58,6 +59,7 @@ __all__ = [
     "decode_predictions",
     "feature_extractor",
     "fold_for_inference",
+    "keep_memory",
     "list_models",
     "list_weights",
     "load_weights",

@@ -1,13 +1,17 @@
-"""Where a model's weights come from, and the class of models that remember it."""
+"""Where a model's weights come from, and the class of models that remember it and predict without delay."""
 
 import dataclasses
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
+from convnext_keras import kernels
 from convnext_keras.layers import register
 from convnext_keras.preprocessing import Recipe, Statistics
+
+PREDICT_BATCH = 32  # of Keras' `predict`, if none is given
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +66,8 @@ def _as_tuples(value: Any) -> Any:
 class ModelWithProvenance(keras.Model):
     """A functional model that knows where its weights come from, also after it was saved and loaded again.
 
+    Its `predict` is Keras', by the backend's quickest way.
+
     Attributes:
         provenance: None if the weights are random.
 
@@ -72,6 +78,27 @@ class ModelWithProvenance(keras.Model):
     """
 
     provenance: Provenance | None = None
+
+    def predict_step(self, *arguments: Any) -> Any:
+        """Outputs of a batch, which is the last argument; JAX has the model's state before it."""
+        if kernels.infer is None:
+            return super().predict_step(*arguments)
+        return kernels.infer(self, keras.utils.unpack_x_y_sample_weight(arguments[-1])[0])
+
+    def predict(
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+        steps: int | None = None,
+        callbacks: Any = None,
+    ) -> Any:
+        """As Keras has it."""
+        rows = len(x) if isinstance(x, np.ndarray) and x.ndim else 0
+        is_one_batch = 0 < rows <= (batch_size or PREDICT_BATCH)
+        if is_one_batch and verbose == 0 and steps is callbacks is None and kernels.starts_slowly(self):
+            return self.predict_on_batch(x.astype(keras.config.floatx()) if x.dtype.kind == "f" else x)
+        return super().predict(x, batch_size, verbose, steps, callbacks)
 
     def get_config(self) -> dict[str, Any]:
         """The functional model's configuration and the provenance."""

@@ -6,7 +6,7 @@ from typing import Annotated
 import keras
 import typer
 
-from convnext_keras import __version__, kernels
+from convnext_keras import __version__, keep_memory, kernels
 from convnext_keras.checkpoints.download import cache_folder
 from convnext_keras.cli import classifiers, clip, demo, server, training, weights
 
@@ -52,6 +52,7 @@ def program(
 def main() -> None:
     """Entry point: an error of the library is one sentence on stderr and exit code 1."""
     kernels.keep_compiled(cache_folder() / "compiled")
+    keep_memory()
     try:
         app()
     except (ValueError, OSError, ImportError) as error:

@@ -34,3 +34,7 @@ check_fit = getattr(_chosen, "check_fit", lambda: None)
 gradient = getattr(_chosen, "gradient", None)
 # Whether each shape of random numbers is a program to compile.
 compiles_each_shape = _backend == "jax"
+# `(model, inputs) -> outputs`: what `predict` does with a batch; None where Keras' own way is as good.
+infer = getattr(_chosen, "infer", None)
+# `model -> bool`: whether `predict` takes long to start, where `predict_on_batch` gives the same.
+starts_slowly = getattr(_chosen, "starts_slowly", lambda model: False)

@@ -1,0 +1,60 @@
+"""What XLA is given for GPUs and TPUs, which no test has: the depthwise convolution stays one there."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+from conftest import BACKEND
+
+from convnext_keras import ConvNeXt
+
+SIZES = {"depths": (1, 1, 1, 1), "dims": (8, 12, 16, 20), "weights": None, "classes": 5, "input_shape": (32, 32, 3)}
+pytestmark = pytest.mark.skipif(BACKEND != "jax", reason="JAX lowers for devices that are not there")
+
+
+def lowered(platform, function, *arguments):
+    """The program for a platform, in StableHLO's text."""
+    import jax
+    from jax import export
+
+    return export.export(jax.jit(function), platforms=[platform])(*arguments).mlir_module()
+
+
+def groups(program):
+    """Of each convolution, how many groups it has, and in which type it is."""
+    found = re.findall(r"stablehlo\.convolution.*?feature_group_count = (\d+).*?-> tensor<[\dx]*x(\w+)>", program)
+    return [(int(count), kind) for count, kind in found]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("platform", ["cuda", "tpu", "cpu"])
+def test_depthwise_convolutions_are_native_on_accelerators(platform, dtype):
+    import jax
+
+    model = ConvNeXt(**SIZES, dtype=keras.dtype_policies.get(dtype))
+    pixels = jax.ShapeDtypeStruct((2, 32, 32, 3), "float32")
+    found = groups(lowered(platform, lambda inputs: model(inputs, training=False), pixels))
+    depthwise = sorted(count for count, _ in found if count > 1)
+    assert depthwise == ([] if platform == "cpu" else [8, 12, 16, 20])
+    kind = "bf16" if dtype == "mixed_bfloat16" else "f32"
+    assert {each for count, each in found if count > 1} <= {kind}
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_their_gradients_are_native_too(platform):
+    import jax
+
+    model = ConvNeXt(**SIZES)
+
+    def loss(weights, pixels):
+        outputs, _ = model.stateless_call(weights, [], pixels, training=True)
+        return outputs[:, 0].sum()
+
+    weights = [jax.ShapeDtypeStruct(weight.shape, weight.dtype) for weight in model.trainable_variables]
+    assert not model.non_trainable_variables
+    found = groups(lowered(platform, jax.grad(loss), weights, jax.ShapeDtypeStruct((2, 32, 32, 3), np.float32)))
+    # Forward, for the inputs and for the kernels, each in groups; the first layers need no gradient of their inputs.
+    assert len([count for count, _ in found if count > 1]) >= 2 * 4
+    program = lowered(platform, jax.grad(loss), weights, jax.ShapeDtypeStruct((2, 32, 32, 3), np.float32))
+    assert "stablehlo.while" not in program  # the loop of the kernel's gradient on CPUs

@@ -1,0 +1,89 @@
+"""`predict` gives what a direct call gives, also after the weights, their values or the shapes changed."""
+
+import keras
+import numpy as np
+import pytest
+from conftest import BACKEND, outputs, randomise
+
+from convnext_keras import ConvNeXt, feature_extractor, kernels
+
+SIZES = {"depths": (1, 1, 1, 1), "dims": (8, 12, 16, 20), "weights": None, "classes": 5}
+CLOSE = 2e-2 if BACKEND == "openvino" else 1e-5  # whose `predict` computes in bfloat16 on some processors
+
+
+def new_model(**options):
+    return randomise(ConvNeXt(**SIZES, **{"input_shape": (None, None, 3), **options}))
+
+
+def pixels(rows=3, size=32, kind="float32"):
+    return np.random.default_rng(rows).uniform(0, 255, (rows, size, size, 3)).astype(kind)
+
+
+def check(model, *inputs):
+    for each in inputs:
+        expected = outputs(model, each.astype("float32"))
+        found = model.predict(each, verbose=0)
+        assert found.dtype == expected.dtype
+        np.testing.assert_allclose(found, expected, atol=CLOSE)
+
+
+def test_any_number_of_rows_sizes_and_types_in_any_order():
+    model = new_model()
+    few, many, large, wide = pixels(), pixels(40), pixels(2, 48), pixels(3, 32, "float64")
+    check(model, few, few, few, many, large, few, large, wide, wide, wide, many, pixels(3, 32, "uint8"), few)
+    np.testing.assert_allclose(model.predict(few, batch_size=2, verbose=0), model.predict(few, verbose=0), atol=CLOSE)
+
+
+def test_other_values_and_other_weights_are_seen():
+    model, few = new_model(), pixels()
+    check(model, few, few, few)
+    if BACKEND == "openvino":
+        pytest.skip("Keras' predict under OpenVINO keeps the values that it compiled")
+    randomise(model, seed=2)
+    check(model, few, few)
+    before = model.predict(few, verbose=0)
+    model.compile(keras.optimizers.SGD(0.05), "sparse_categorical_crossentropy")
+    model.fit(few, np.array([0, 1, 2]), epochs=1, verbose=0)
+    check(model, few, few)
+    assert np.abs(model.predict(few, verbose=0) - before).max() > 1e-4
+    dense = model.layers[-1]
+    dense.enable_lora(2)
+    dense.lora_kernel_b.assign(np.random.default_rng(0).normal(0, 1, dense.lora_kernel_b.shape))
+    model.compile()
+    check(model, few, few, few)
+
+
+def test_features_and_models_within_models():
+    backbone = new_model(include_top=False, input_shape=(32, 32, 3))
+    extractor = feature_extractor(backbone, (1, 3))
+    for _ in range(3):
+        rows = keras.tree.flatten(extractor.predict(pixels(), verbose=0))
+        for row, expected in zip(rows, keras.tree.flatten(extractor(pixels())), strict=True):
+            np.testing.assert_allclose(row, keras.ops.convert_to_numpy(expected), atol=50 * CLOSE)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="others compile what they run")
+def test_the_second_batch_of_a_shape_runs_without_layers(monkeypatch):
+    model, few = new_model(), pixels()
+    for _ in range(2):
+        model.predict(few, verbose=0)
+    expected = model.predict(few, verbose=0)
+    monkeypatch.setattr(type(model), "call", None)
+    np.testing.assert_array_equal(model.predict(few, verbose=0), expected)
+    with pytest.raises(TypeError):
+        model.predict(pixels(2), verbose=0)
+    monkeypatch.undo()
+    monkeypatch.setattr(kernels.torch, "make_fx", None)  # where PyTorch has it no more
+    np.testing.assert_array_equal(model.predict(few, verbose=0), expected)
+    for size in range(32, 32 * 12, 32):  # More than are recorded.
+        check(model, pixels(1, size))
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="others start at once")
+def test_one_batch_needs_no_pipeline(monkeypatch):
+    model, few = new_model(), pixels()
+    expected = model.predict(few, verbose=0)
+    monkeypatch.setattr(keras.Model, "predict", None)
+    np.testing.assert_array_equal(model.predict(few, verbose=0), expected)
+    with pytest.raises(TypeError):
+        model.predict(few, batch_size=2, verbose=0)
