@@ -3,21 +3,21 @@
 import ctypes
 import sys
 
-# Of glibc's `mallopt`, with values that it takes: blocks of this many bytes and more are asked of the system one by
-# one, and so much free memory at the end of the heap is kept.
-M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1
-LARGEST_BLOCK, KEPT = 2**30, 2**31 - 1
+# Of glibc's `mallopt`: one heap for all threads, of which no block is asked of the system by itself, and whose free
+# memory at the end stays.
+M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD = -8, -4, -1
+SETTINGS = {M_ARENA_MAX: 1, M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1}
 
 
 def keep_memory() -> bool:
     """Lets this process keep the memory of one batch for the next.
 
-    PyTorch asks the system for each large tensor and gives it back when it is freed, and each page of 4 KB costs a
-    fault: a sixth of the time of a batch of 8 by ConvNeXt-Tiny, and a tenth of a training step. Afterwards up to 2 GB
-    of freed memory stay with the process. Under TensorFlow and JAX, which keep more themselves, it changes little.
+    PyTorch and JAX ask the system for each large tensor and give it back when it is freed, and each page of 4 KB costs
+    a fault: a fifth of the time of a batch of 8 by ConvNeXt-Tiny under PyTorch, a quarter of a training step under JAX.
+    Afterwards a process holds on to the most that it ever needed. TensorFlow, which keeps more itself, gains little.
 
-    It is for all of a process, so that only a program itself should ask for it; `convnext-keras` does. It takes Linux
-    with glibc.
+    It is for all of a process, so that only a program itself should ask for it, before its first model; the command
+    `convnext-keras` does. It takes Linux with glibc.
 
     Returns:
         Whether it took effect; False on other systems.
@@ -27,5 +27,4 @@ def keep_memory() -> bool:
         True
     """
     mallopt = None if sys.platform == "win32" else getattr(ctypes.CDLL(None), "mallopt", None)
-    settings = {M_MMAP_THRESHOLD: LARGEST_BLOCK, M_TRIM_THRESHOLD: KEPT}
-    return mallopt is not None and all(mallopt(name, value) == 1 for name, value in settings.items())
+    return mallopt is not None and all(mallopt(name, value) == 1 for name, value in SETTINGS.items())

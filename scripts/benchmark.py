@@ -28,7 +28,7 @@ from benchmark_worker import CHANGES, GROUPS, LIMIT_SIZE, Contender, Task
 BENCHMARKS = Path(__file__).parents[1] / "BENCHMARKS.md"
 PLOT = BENCHMARKS.with_suffix(".png")
 # 10^9 multiply-adds of one picture at its size, or one text of 77 tokens (model_table.py, OpenCLIP's profile).
-GIGA = {"tiny": 4.46, "base": 15.35, "clip image": 20.05, "clip text": 4.63}
+GIGA = {"tiny": 4.46, "base": 15.35, "atto": 0.55, "tiny at 64": 0.364, "clip image": 20.05, "clip text": 4.63}
 
 KERAS = [
     Contender(library, backend, precision, setting)
@@ -44,9 +44,9 @@ KERAS = [
 FOLDED = [Contender("ours", backend, "float32", "folded") for backend in ("tensorflow", "jax", "torch")]
 FOLDED += [Contender("ours", "openvino", "bfloat16", "folded")]
 FOLDED += [Contender("ours", "openvino", precision, "exported") for precision in ("float32", "bfloat16")]
-FOLDED += [Contender("ours", "torch", "bfloat16")]
-HUGE = [Contender(library, "torch", "float32", "huge_pages") for library in ("ours", "timm")]
-HUGE += [Contender("ours", "jax", "float32", "huge_pages")]
+FOLDED += [Contender("ours", backend, "bfloat16") for backend in ("tensorflow", "jax", "torch")]
+KEPT = [Contender(library, "torch", "float32", "kept_memory") for library in ("ours", "timm")]
+KEPT += [Contender("ours", backend, "float32", "kept_memory") for backend in ("jax", "tensorflow")]
 TIMM = [
     Contender("timm", "torch"),
     Contender("timm", "torch", "float32", "channels_last"),
@@ -54,7 +54,9 @@ TIMM = [
     Contender("timm", "torch", "bfloat16"),
 ]
 LIMITS = [Contender("limit", "torch", "float32"), Contender("limit", "torch", "bfloat16")]
-OUR_CLIP = [Contender("ours", backend) for backend in ("tensorflow", "jax", "torch", "openvino")]
+# What `keep_memory` sets, for processes that may not have this library.
+KEEP_MEMORY = f"glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold={2**64 - 1}"
+ON_EACH = [Contender("ours", backend) for backend in ("tensorflow", "jax", "torch", "openvino")]
 TRAINED = [row for row in KERAS if row.backend != "openvino" and row.setting != "jit_compile"]
 
 
@@ -65,9 +67,17 @@ def contenders(task: Task, gpu: bool) -> list[Contender]:
         rows += [Contender("timm", "torch", kind, "channels_last") for kind in ("tf32", "bfloat16")]
         return [*rows, *(Contender("timm", "torch", kind, "compiled") for kind in ("tf32", "bfloat16")), *GPU_LIMITS]
     if task.model.startswith("clip"):
-        return [*OUR_CLIP, Contender("open_clip", "torch"), *LIMITS]
+        return [*ON_EACH, Contender("open_clip", "torch"), *LIMITS]
     if task.action == "train":
-        return [*(row for row in [*TRAINED, *HUGE[::2]] if row.backend == task.backend), *TIMM[:1], *LIMITS]
+        return [
+            *(
+                row
+                for row in [*TRAINED, *(row for row in KEPT if row.library == "ours")]
+                if row.backend == task.backend
+            ),
+            *TIMM[:1],
+            *LIMITS,
+        ]
     if task.action == "recipe":
         return [*(Contender("ours", task.backend, setting=setting) for setting in CHANGES), *TIMM[:1], *LIMITS]
     if task.action == "groups":
@@ -75,14 +85,18 @@ def contenders(task: Task, gpu: bool) -> list[Contender]:
     if task.action == "call":  # which OpenVINO computes in float32
         rows = [row._replace(precision="float32") for row in KERAS if row.setting == ""]
         return [*rows, TIMM[0], *LIMITS]
+    if task.model in SMALL_INPUTS:
+        return [*ON_EACH, TIMM[0], *LIMITS]
     if task.model == "base":  # All of Base do not fit into the memory of a small machine.
         return [*(row for row in KERAS if row.setting == ""), TIMM[0], TIMM[3], *LIMITS]
-    return [*KERAS, *FOLDED, *HUGE, *TIMM, *LIMITS]
+    return [*KERAS, *FOLDED, *KEPT, *TIMM, *LIMITS]
 
 
+SMALL_INPUTS = {"atto": 1, "tiny at 64": 4}
 GPU_LIMITS = [Contender("limit", "torch", "tf32"), Contender("limit", "torch", "bfloat16")]
 PREDICT_TASKS = [
     *(Task("tiny", "predict", batch) for batch in (8, 1)),
+    *(Task(model, "predict", batch) for model, batch in SMALL_INPUTS.items()),
     *(Task("base", "predict", batch) for batch in (8, 1)),
     *(Task(model, "predict", batch) for model in ("clip image", "clip text") for batch in (1, 8)),
 ]
@@ -116,11 +130,11 @@ def started(contender: Contender, task: Task, options) -> subprocess.Popen:
     if contender.backend == "jax":
         precision |= {"JAX_DEFAULT_MATMUL_PRECISION": "tensorfloat32"} if contender.precision == "tf32" else {}
         precision |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-    pages = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} if contender.setting == "huge_pages" else {}
+    kept = {"GLIBC_TUNABLES": KEEP_MEMORY} if contender.setting == "kept_memory" else {}
     worker = str(Path(__file__).with_name("benchmark_worker.py"))
     return subprocess.Popen(
         [python, worker, json.dumps([contender, task])],
-        env={**os.environ, **hidden, **backend, **precision, **pages},
+        env={**os.environ, **hidden, **backend, **precision, **kept},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

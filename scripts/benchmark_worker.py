@@ -51,6 +51,12 @@ class Task(NamedTuple):
         return f"{self.model}, {self.action}, batch {self.batch}{self.backend and f', {self.backend}'}"
 
 
+def variant_of(task: Task) -> tuple[str, int]:
+    """Of `"tiny at 64"`, the variant and the height and width of its pictures."""
+    variant, _, size = task.model.partition(" at ")
+    return variant, int(size or 224)
+
+
 def our_model(contender: Contender, task: Task):
     """A Keras model of this library or of keras.applications, and its inputs."""
     import keras
@@ -70,9 +76,9 @@ def our_model(contender: Contender, task: Task):
         pixels = random.integers(0, 256, (task.batch, 256, 256, 3), "uint8").astype("float32")
         return lambda inputs: model.encode_pixels(inputs, task.batch), pixels
     source = convnext_keras if contender.library == "ours" else keras.applications
-    constructor = getattr(source, {"tiny": "ConvNeXtTiny", "base": "ConvNeXtBase"}[task.model])
-    model = constructor(weights=None)
-    pixels = random.uniform(0, 255, (task.batch, 224, 224, 3)).astype("float32")
+    variant, size = variant_of(task)
+    model = getattr(source, f"ConvNeXt{variant.capitalize()}")(weights=None, input_shape=(size, size, 3))
+    pixels = random.uniform(0, 255, (task.batch, size, size, 3)).astype("float32")
     if task.action == "train":
         options = {"jit_compile": True} if contender.setting == "jit_compile" else {}
         model.compile("adamw", "sparse_categorical_crossentropy", **options)
@@ -245,10 +251,11 @@ def torch_model(contender: Contender, task: Task):
     import timm
 
     train = task.action == "train"
-    model = timm.create_model(f"convnext_{task.model}").to(device).train(train)
+    variant, size = variant_of(task)
+    model = timm.create_model(f"convnext_{variant}").to(device).train(train)
     model = model if train and device == "cuda" else model.to(kind)
     inputs = torch.randn(
-        task.batch, 3, 224, 224, device=device, dtype=torch.float32 if train and device == "cuda" else kind
+        task.batch, 3, size, size, device=device, dtype=torch.float32 if train and device == "cuda" else kind
     )
     if contender.setting == "channels_last" or (device == "cuda"):
         model, inputs = model.to(memory_format=torch.channels_last), inputs.to(memory_format=torch.channels_last)
