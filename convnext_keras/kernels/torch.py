@@ -16,11 +16,6 @@ import keras
 import torch
 from keras import ops
 
-try:
-    from torch.fx.experimental.proxy_tensor import make_fx
-except ImportError:
-    make_fx: Any = None
-
 PRODUCT: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 # Whether vmap and the like are at work; where PyTorch does not tell, they are taken to be.
 is_transformed: Any = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
@@ -166,15 +161,23 @@ def infer(model, inputs):
             del known[next(iter(known))]
         known[key] = None
         return model(inputs, training=False)
-    run: Any = known.pop(key) or make_fx(lambda batch: model(batch, training=False))(inputs)
+    run: Any = known.pop(key) or recorded(lambda batch: model(batch, training=False), inputs)
     known[key] = run
     return run(inputs)
 
 
+def recorded(function, inputs):
+    """A function's operations on such inputs; the function itself where PyTorch does not record."""
+    try:
+        from torch.fx.experimental.proxy_tensor import make_fx  # which takes half a second to import
+    except ImportError:
+        return function
+    return make_fx(function)(inputs)
+
+
 def _can_record(tensors: list[Any]) -> bool:
     return (
-        make_fx is not None
-        and all(isinstance(tensor, torch.Tensor) and tensor.device.type == "cpu" for tensor in tensors)
+        all(isinstance(tensor, torch.Tensor) and tensor.device.type == "cpu" for tensor in tensors)
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
