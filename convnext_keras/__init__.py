@@ -1,10 +1,10 @@
 """Every public ConvNeXt, in Keras 3."""
 
-from convnext_keras import (
-    clip,
-    starting,  # noqa: F401 # isort: split # before anything imports Keras
-    training,
-)
+# isort: off
+from convnext_keras import starting  # noqa: F401 - before anything imports Keras
+
+# isort: on
+from convnext_keras import clip, training
 from convnext_keras.checkpoints import WeightsError, list_weights, load_weights, save_weights
 from convnext_keras.constructors import (
     ConvNeXtAtto,
