@@ -1,11 +1,10 @@
 """Measures this library against keras.applications, timm and OpenCLIP, and against the machine's own limit.
 
-    python scripts/benchmark.py predict --peers PEERS/bin/python --write    # into BENCHMARKS.md; half an hour
+    python scripts/benchmark.py predict --peers PEERS/bin/python --write    # into BENCHMARKS.md; a quarter of an hour
     python scripts/benchmark.py predict --quick                             # ConvNeXt-Tiny, batch 8, fewer turns
 
-`call` measures direct calls, `train` a training step, `recipe` one of fine-tuning with all that belongs to it,
-`groups` one with an optimizer of 30 groups, ours and Keras' own, `gpu` calls and steps on a GPU that JAX and PyTorch
-see.
+`large` measures Base and CLIP, `call` direct calls, `train` a training step, `recipe` one of fine-tuning with all that
+belongs to it, `groups` one with an optimizer of 30 groups, `gpu` calls and steps on a GPU.
 
 Every contender runs in a process of its own. The contenders of one task take turns, so that a machine that gets slower
 or faster meanwhile changes all of them; figures are medians of the turns, and ratios are medians of the turns' ratios.
@@ -97,6 +96,8 @@ GPU_LIMITS = [Contender("limit", "torch", "tf32"), Contender("limit", "torch", "
 PREDICT_TASKS = [
     *(Task("tiny", "predict", batch) for batch in (8, 1)),
     *(Task(model, "predict", batch) for model, batch in SMALL_INPUTS.items()),
+]
+LARGE_TASKS = [
     *(Task("base", "predict", batch) for batch in (8, 1)),
     *(Task(model, "predict", batch) for model in ("clip image", "clip text") for batch in (1, 8)),
 ]
@@ -110,6 +111,7 @@ TASKS = {
     "groups": GROUPS_TASKS,
     "recipe": RECIPE_TASKS,
     "predict": PREDICT_TASKS,
+    "large": LARGE_TASKS,
     "call": [Task("tiny", "call", 8)],
     "train": TRAIN_TASKS,
     "gpu": GPU_TASKS,

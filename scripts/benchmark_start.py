@@ -1,0 +1,62 @@
+"""Seconds from the command to the first result, `convnext-keras classify` with the bundled model, in new processes.
+
+    python scripts/benchmark_start.py --before OLDER_CHECKOUT --write    # into BENCHMARKS.md; two minutes
+
+`--before` is another checkout of this repository, whose command is run in the same environment and takes turns.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmark import machine, write_section
+from PIL import Image
+
+BACKENDS = ("tensorflow", "jax", "torch", "openvino")
+COMMAND = Path(sys.executable).with_name("convnext-keras")
+
+
+def seconds(backend: str, picture: Path, cache: Path, checkout: str | None) -> float:
+    """Of one process, which must end well."""
+    environment = {**os.environ, "KERAS_BACKEND": backend, "CONVNEXT_KERAS_CACHE": str(cache)}
+    if checkout:
+        environment["PYTHONPATH"] = checkout
+    words = [COMMAND, "classify", picture, "--weights", "convnext_mini.digits"]
+    start = time.perf_counter()
+    subprocess.run(words, env=environment, check=True, capture_output=True)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--before", help="an older checkout")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--write", action="store_true", help="put the table into BENCHMARKS.md")
+    options = parser.parse_args()
+    from convnext_keras.cli.demo import held_out_digits
+
+    lines = [machine(), "", "| backend | before, s | now, s | again, s | now of before |", "|---|---:|---:|---:|---:|"]
+    with tempfile.TemporaryDirectory() as folder:
+        picture = Path(folder) / "digit.png"
+        Image.fromarray(held_out_digits()[0][0]).save(picture)
+        for backend in BACKENDS:
+            rows = []
+            for turn in range(options.rounds):
+                new, old = Path(folder) / f"{backend} {turn}", Path(folder) / f"{backend} {turn} before"
+                before = seconds(backend, picture, old, options.before) if options.before else float("nan")
+                rows.append((before, seconds(backend, picture, new, None), seconds(backend, picture, new, None)))
+            middle = [statistics.median(column) for column in zip(*rows, strict=True)]
+            share = statistics.median(now / before for before, now, _ in rows)
+            lines.append(f"| {backend} | {' | '.join(f'{value:.1f}' for value in middle)} | {share:.2f} |")
+            print(lines[-1], flush=True)
+    if options.write:
+        write_section("start", lines)
+
+
+if __name__ == "__main__":
+    main()
