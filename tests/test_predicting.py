@@ -42,32 +42,32 @@ def test_other_values_and_other_weights_are_seen():
     if BACKEND == "openvino":
         pytest.skip("Keras' predict under OpenVINO keeps the values that it compiled")
     randomise(model, seed=2)
-    check(model, few, few)
+    check(model, few, few, few, few)
     before = model.predict(few, verbose=0)
     model.compile(keras.optimizers.SGD(0.05), "sparse_categorical_crossentropy")
     model.fit(few, np.array([0, 1, 2]), epochs=1, verbose=0)
-    check(model, few, few)
+    check(model, *[few] * 5)
     assert np.abs(model.predict(few, verbose=0) - before).max() > 1e-4
     dense = model.layers[-1]
     dense.enable_lora(2)
     dense.lora_kernel_b.assign(np.random.default_rng(0).normal(0, 1, dense.lora_kernel_b.shape))
     model.compile()
-    check(model, few, few, few)
+    check(model, *[few] * 5)
 
 
 def test_features_and_models_within_models():
     backbone = new_model(include_top=False, input_shape=(32, 32, 3))
     extractor = feature_extractor(backbone, (1, 3))
-    for _ in range(3):
+    for _ in range(5):
         rows = keras.tree.flatten(extractor.predict(pixels(), verbose=0))
         for row, expected in zip(rows, keras.tree.flatten(extractor(pixels())), strict=True):
             np.testing.assert_allclose(row, keras.ops.convert_to_numpy(expected), atol=50 * CLOSE)
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="others compile what they run")
-def test_the_second_batch_of_a_shape_runs_without_layers(monkeypatch):
+def test_later_batches_of_a_shape_run_without_layers(monkeypatch):
     model, few = new_model(), pixels()
-    for _ in range(2):
+    for _ in range(3):
         model.predict(few, verbose=0)
     expected = model.predict(few, verbose=0)
     monkeypatch.setattr(type(model), "call", None)
@@ -77,11 +77,12 @@ def test_the_second_batch_of_a_shape_runs_without_layers(monkeypatch):
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "torch.fx.experimental.proxy_tensor", None)  # where PyTorch has it no more
     other = new_model()
-    for _ in range(3):
+    for _ in range(5):
         np.testing.assert_array_equal(other.predict(few, verbose=0), expected)
     monkeypatch.undo()
-    for size in range(32, 32 * 12, 32):  # More than are recorded.
-        check(model, pixels(1, size))
+    monkeypatch.setattr("convnext_keras.kernels.torch.RECORDED_SHAPES", 3)
+    for size in (48, 64, 80, 96):  # More than are recorded.
+        check(model, *[pixels(1, size)] * 4)
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="others start at once")

@@ -9,6 +9,7 @@ shape, and repeats that.
 """
 
 import weakref
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -140,13 +141,25 @@ def gradient(function, array):
     return result.cpu().numpy()
 
 
-RECORDED_SHAPES = 8  # of one model: those that came last
-# Of each model, by the shapes and types of the inputs: the operations, or None of what was seen once.
-_recorded: weakref.WeakKeyDictionary[keras.Model, dict[Any, Callable | None]] = weakref.WeakKeyDictionary()
+RECORDED_SHAPES = 64  # of one model
+REPEATS = 3  # of a shape, before it is recorded
+REMEMBERED = 4096  # shapes that are counted; then the count begins anew
+
+
+class Record:
+    """What is known of a model with the weights that it has now."""
+
+    def __init__(self, weights: tuple[int, ...]) -> None:
+        self.weights = weights
+        self.runs: dict[Any, Callable] = {}
+        self.seen: Counter = Counter()
+
+
+_records: weakref.WeakKeyDictionary[keras.Model, Record] = weakref.WeakKeyDictionary()
 
 
 def infer(model, inputs):
-    """Outputs for `predict`; from the second batch of a shape on by the recorded operations, which are the same.
+    """Outputs for `predict`; from the third batch of a shape on by the recorded operations, which are the same.
 
     They are recorded anew if the model has other weights; with other values in the same weights they go on.
     """
@@ -154,16 +167,19 @@ def infer(model, inputs):
     if not _can_record(tensors):
         return model(inputs, training=False)
     weights = tuple(id(variable.value) for variable in model.weights)
-    key = weights, tuple((tensor.dtype, *tensor.shape) for tensor in tensors)
-    known = _recorded.setdefault(model, {})
-    if key not in known:
-        if len(known) == RECORDED_SHAPES:
-            del known[next(iter(known))]
-        known[key] = None
+    record = _records.get(model)
+    if record is None or record.weights != weights:
+        record = _records[model] = Record(weights)
+    shape = tuple((tensor.dtype, *tensor.shape) for tensor in tensors)
+    if shape in record.runs:
+        return record.runs[shape](inputs)
+    record.seen[shape] += 1
+    if record.seen[shape] < REPEATS or len(record.runs) == RECORDED_SHAPES:
+        if len(record.seen) > REMEMBERED:
+            record.seen.clear()
         return model(inputs, training=False)
-    run: Any = known.pop(key) or recorded(lambda batch: model(batch, training=False), inputs)
-    known[key] = run
-    return run(inputs)
+    record.runs[shape] = recorded(lambda batch: model(batch, training=False), inputs)
+    return record.runs[shape](inputs)
 
 
 def recorded(function, inputs):
