@@ -68,15 +68,8 @@ def contenders(task: Task, gpu: bool) -> list[Contender]:
     if task.model.startswith("clip"):
         return [*ON_EACH, Contender("open_clip", "torch"), *LIMITS]
     if task.action == "train":
-        return [
-            *(
-                row
-                for row in [*TRAINED, *(row for row in KEPT if row.library == "ours")]
-                if row.backend == task.backend
-            ),
-            *TIMM[:1],
-            *LIMITS,
-        ]
+        rows = [row for row in (*TRAINED, *KEPT) if row.backend == task.backend and row.library != "timm"]
+        return [*rows, *TIMM[:1], *LIMITS]
     if task.action == "recipe":
         return [*(Contender("ours", task.backend, setting=setting) for setting in CHANGES), *TIMM[:1], *LIMITS]
     if task.action == "groups":

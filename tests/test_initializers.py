@@ -1,3 +1,5 @@
+"""Initial values are normal, and the same for a seed."""
+
 import keras
 import numpy as np
 import pytest
