@@ -12,19 +12,17 @@ or faster meanwhile changes all of them; figures are medians of the turns, and r
 """
 
 import argparse
-import importlib.metadata
 import json
 import os
-import platform
 import re
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 
+from benchmark_report import BENCHMARKS, machine, processor, write_section
 from benchmark_worker import CHANGES, GROUPS, LIMIT_SIZE, Contender, Task
 
-BENCHMARKS = Path(__file__).parents[1] / "BENCHMARKS.md"
 PLOT = BENCHMARKS.with_suffix(".png")
 # 10^9 multiply-adds of one picture at its size, or one text of 77 tokens (model_table.py, OpenCLIP's profile).
 GIGA = {"tiny": 4.46, "base": 15.35, "atto": 0.55, "tiny at 64": 0.364, "clip image": 20.05, "clip text": 4.63}
@@ -60,7 +58,16 @@ TRAINED = [row for row in KERAS if row.backend != "openvino" and row.setting != 
 
 
 def contenders(task: Task, gpu: bool) -> list[Contender]:
-    """Who takes part in a task."""
+    """Who takes part in a task on this machine; OpenVINO computes in float32 where bfloat16 has no instructions."""
+    rows = all_contenders(task, gpu)
+    if gpu or processor()[1] != "AVX2":
+        return rows
+    rows = [row._replace(precision="float32") if row in OPENVINO_DEFAULT else row for row in rows]
+    return [row for row in rows if row.precision == "float32"]
+
+
+def all_contenders(task: Task, gpu: bool) -> list[Contender]:
+    """Who takes part in a task where every precision is at home."""
     if gpu:
         rows = [Contender("ours", backend, kind) for backend in ("jax", "torch") for kind in ("tf32", "bfloat16")]
         rows += [Contender("timm", "torch", kind, "channels_last") for kind in ("tf32", "bfloat16")]
@@ -84,6 +91,7 @@ def contenders(task: Task, gpu: bool) -> list[Contender]:
     return [*KERAS, *FOLDED, *KEPT, *TIMM, *LIMITS]
 
 
+OPENVINO_DEFAULT = [row for row in (*KERAS, *FOLDED) if row.backend == "openvino" and row.setting != "exported"]
 SMALL_INPUTS = {"atto": 1, "tiny at 64": 4}
 GPU_LIMITS = [Contender("limit", "torch", "tf32"), Contender("limit", "torch", "bfloat16")]
 PREDICT_TASKS = [
@@ -209,41 +217,6 @@ def table(task: Task, found: dict[Contender, dict]) -> list[str]:
     rates = {kind: limit_of(found, kind) for kind in ("float32", "tf32", "bfloat16")}
     limits = [f"{kind} {2 * rate:.0f}" for kind, rate in rates.items() if rate]
     return [*lines, "", f"Matrix limit in this run, GFLOP/s: {', '.join(limits)}."]
-
-
-def machine(peers: str | None = None, gpu: bool = False) -> str:
-    """Processor, threads and versions, in one paragraph."""
-    names = ("keras", "tensorflow_cpu", "jax", "torch", "openvino")
-    versions = [f"{name} {importlib.metadata.version(name)}" for name in names if installed(name)]
-    if peers:
-        code = (
-            'from importlib.metadata import version as v; print(f\'timm {v("timm")}, OpenCLIP {v("open_clip_torch")}\')'
-        )
-        versions.append(subprocess.check_output([peers, "-c", code], text=True).strip())
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.processor())
-    card = "no GPU used"
-    if gpu:
-        query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-        card = subprocess.check_output(query, text=True).strip()
-    python = f"Python {platform.python_version()}"
-    return f"{cpu}, {os.cpu_count()} processors and threads, {card}; {', '.join([python, *versions])}."
-
-
-def installed(distribution: str) -> bool:
-    try:
-        importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-def write_section(name: str, lines: list[str]) -> None:
-    """Puts lines between the marks of a section of BENCHMARKS.md."""
-    before, rest = BENCHMARKS.read_text().split(f"<!-- {name} -->\n")
-    after = rest.split(f"<!-- end of {name} -->")[1]
-    text = "\n".join(lines)
-    BENCHMARKS.write_text(f"{before}<!-- {name} -->\n{text}\n<!-- end of {name} -->{after}")
 
 
 def plot() -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
 import numpy as np
-from benchmark import machine, write_section
+from benchmark_report import machine, write_section
 from model_table import multiply_adds
 from PIL import Image
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pyarrow.parquet
-from benchmark import machine
+from benchmark_report import machine
 from PIL import Image
 
 MODEL, SHARD = "convnext_mini.shapes", 1000

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
-from benchmark import machine
+from benchmark_report import machine
 
 WIDTH, INNER, TOP = 640, 64, 10
 QUERIES = 200

@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmark import machine, write_section
+from benchmark_report import machine, write_section
 from PIL import Image
 
 BACKENDS = ("tensorflow", "jax", "torch", "openvino")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from benchmark import machine
+from benchmark_report import machine
 
 from convnext_keras import create_model
 from convnext_keras.variants import VARIANTS

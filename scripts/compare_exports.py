@@ -14,7 +14,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from benchmark import machine
+from benchmark_report import machine
 
 from convnext_keras import clip, create_model, deploy, feature_extractor
 

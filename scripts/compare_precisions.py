@@ -17,7 +17,7 @@ from typing import Any
 import keras
 import numpy as np
 import openvino
-from benchmark import machine
+from benchmark_report import machine
 from compare_exports import write_between
 from shapes import split as split_scenes
 from train_digits import split as split_digits

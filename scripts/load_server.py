@@ -26,7 +26,7 @@ from pathlib import Path
 import httpx2 as httpx
 import keras
 import numpy as np
-from benchmark import machine, write_section
+from benchmark_report import machine, write_section
 from PIL import Image
 
 from convnext_keras import clip

@@ -16,7 +16,8 @@ import sys
 import time
 from typing import Any
 
-from benchmark import BENCHMARKS, GIGA, answer, limit_of, machine, started, write_section
+from benchmark import GIGA, answer, limit_of, started
+from benchmark_report import BENCHMARKS, machine, write_section
 from benchmark_worker import Contender, Task
 
 PICTURE = BENCHMARKS.with_name("PROFILE.png")

@@ -18,6 +18,10 @@ import torch
 from keras import ops
 
 PRODUCT: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+# What tells whether oneDNN multiplies such numbers on this processor: bfloat16 takes AVX-512, float16 more than that.
+TESTS = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
+# Where it does not, PyTorch's own loops take fifty times as long as float32 and the conversions.
+WITHOUT_INSTRUCTIONS = [dtype for dtype, name in TESTS.items() if not getattr(torch.ops.mkldnn, name, lambda: False)()]
 # Whether vmap and the like are at work; where PyTorch does not tell, they are taken to be.
 is_transformed: Any = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
 # Keras' activation -> name, numbers and algorithm of what the operation appends to the product.
@@ -97,6 +101,7 @@ def has_fast_product(inputs: torch.Tensor, kernel: torch.Tensor) -> bool:
         and inputs.device.type == kernel.device.type == "cpu"
         and inputs.dtype == kernel.dtype
         and inputs.dtype in (torch.float32, torch.bfloat16)
+        and not is_without_instructions(inputs)
         and inputs.numel() > 0
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
@@ -105,8 +110,21 @@ def has_fast_product(inputs: torch.Tensor, kernel: torch.Tensor) -> bool:
     )
 
 
+def in_float32(function, inputs, kernel, bias, option):
+    """A function of such tensors where the processor has no instructions for their type, in that type again."""
+    wide = [None if tensor is None else tensor.float() for tensor in (inputs, kernel, bias)]
+    return function(*wide, option).to(inputs.dtype)
+
+
+def is_without_instructions(inputs: torch.Tensor) -> bool:
+    """Whether the processor would compute in loops."""
+    return inputs.device.type == "cpu" and inputs.dtype in WITHOUT_INSTRUCTIONS
+
+
 def dense(inputs, kernel, bias, activation):
     """`activation(inputs @ kernel + bias)`: `(..., C)`, `(C, D)`, `(D,)` -> `(..., D)`."""
+    if is_without_instructions(inputs):
+        return in_float32(dense, inputs, kernel, bias, activation)
     if not has_fast_product(inputs, kernel):
         return activation(torch.nn.functional.linear(inputs, kernel.T, bias))
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (inputs, kernel, bias)):
@@ -121,6 +139,8 @@ def depthwise(inputs, kernel, bias, dilation_rate: int):
 
     A view of the input with its channels in front is what PyTorch calls channels last: nothing is copied.
     """
+    if is_without_instructions(inputs):
+        return in_float32(depthwise, inputs, kernel, bias, dilation_rate)
     padding = [(size - 1) * dilation_rate // 2 for size in kernel.shape[:2]]
     outputs = torch.nn.functional.conv2d(
         inputs.permute(0, 3, 1, 2),

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from benchmark_report import processor
 from typer.testing import CliRunner
 
 from convnext_keras import clip, deploy
@@ -81,7 +82,8 @@ def test_int8_keeps_vectors_near(model, tmp_path):
         model, tmp_path / "int8", precision="int8", calibration=list(pictures[:24]), check=False
     )
     exported = deploy.ExportedCLIP(written.path)
-    assert (exported.encode_image(pictures[24:]) * model.encode_image(pictures[24:])).sum(axis=1).min() > 0.995
+    bound = 0.99 if processor()[1] == "AVX2" else 0.995  # Sums of products saturate where VNNI is missing.
+    assert (exported.encode_image(pictures[24:]) * model.encode_image(pictures[24:])).sum(axis=1).min() > bound
     assert (exported.encode_text(captions) * model.encode_text(captions)).sum(axis=1).min() > 0.999
 
 

@@ -230,18 +230,27 @@ def test_layer_normalization(scaled):
 
 @pytest.mark.skipif(BACKEND != "torch", reason="the path is our own under PyTorch only")
 @pytest.mark.parametrize("activation", ["linear", "gelu", "silu"])
-def test_dense_in_bfloat16(activation):
-    """Sums in float32, rounded once, as `torch.nn.functional.linear` does."""
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("has_instructions", [None, False])
+def test_sixteen_bits_on_any_processor(precision, activation, has_instructions, monkeypatch):
+    """Sums in float32, rounded once, on this processor and on one without instructions for such numbers."""
     import torch
 
     from convnext_keras.kernels import torch as torch_kernels
 
-    random = torch.Generator().manual_seed(0)
-    tensors = [torch.randn(shape, generator=random).bfloat16() for shape in ((3, 5, 48), (48, 9), (9,))]
-    found = torch_kernels.dense(*tensors, keras.activations.get(activation))
-    inputs, kernel, bias = (tensor.double() for tensor in tensors)
-    wanted = keras.activations.get(activation)(inputs @ kernel + bias)
-    assert found.dtype == torch.bfloat16
+    dtype, random = getattr(torch, precision), torch.Generator().manual_seed(0)
+    if has_instructions is False:
+        monkeypatch.setattr(torch_kernels, "WITHOUT_INSTRUCTIONS", [dtype])
+        monkeypatch.setattr(torch_kernels, "PRODUCT", None)
+    activate, shapes = keras.activations.get(activation), ((3, 5, 4, 48), (48, 9), (9,), (3, 3, 1, 48), (48,))
+    tensors = [torch.randn(shape, generator=random).to(dtype) for shape in shapes]
+    inputs, kernel, bias, window, of_channels = (tensor.double() for tensor in tensors)
+    found = torch_kernels.dense(*tensors[:3], activate)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), activate(inputs @ kernel + bias), rtol=1e-2, atol=2e-2)
+    found = torch_kernels.depthwise(tensors[0], *tensors[3:], 1)
+    assert found.dtype == dtype
+    wanted = torch_kernels.depthwise(inputs, window, of_channels, 1)
     torch.testing.assert_close(found.double(), wanted, rtol=1e-2, atol=2e-2)
 
 
