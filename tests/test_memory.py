@@ -6,12 +6,13 @@ import sys
 
 import pytest
 
-CODE = """
-import resource, sys
-from convnext_keras.memory import keep_memory
+from convnext_keras import memory
+
+CODE = f"""
+import resource, runpy, sys
 
 if sys.argv[1] == "kept":
-    assert keep_memory()
+    assert runpy.run_path({memory.__file__!r})["keep_memory"]()
 for turn in range(4):
     if turn == 2:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -7,7 +7,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import BACKEND, outputs, randomise
+from conftest import BACKEND, outputs, randomise, to_numpy
 from typer.testing import CliRunner
 
 from convnext_keras import ConvNeXt, clip, create_model, deploy, feature_extractor, preprocessing
@@ -26,6 +26,24 @@ def pixels():
     return np.stack([recipe(digit) for digit in held_out_digits()[0][::40]]).astype("float32")
 
 
+def inside_onnx(path):
+    import onnx
+
+    (row,) = onnx.load(path).metadata_props
+    return row.value
+
+
+def inside_torch(path):
+    import torch
+
+    files = {"convnext_keras.json": ""}
+    torch.export.load(str(path), extra_files=files)
+    return files["convnext_keras.json"]
+
+
+INSIDE = {"onnx": inside_onnx, "torch": inside_torch}  # where the description is read from
+
+
 @pytest.mark.parametrize("format", OWN)
 def test_a_classifier_is_the_same_anywhere(format, pixels, tmp_path):
     path = tmp_path / f"digits{FORMATS[format].suffix}"
@@ -35,6 +53,8 @@ def test_a_classifier_is_the_same_anywhere(format, pixels, tmp_path):
     read = deploy.Artefact(path)
     assert read.outputs == ["probabilities"]
     assert read.provenance.license == "apache-2.0"
+    if format in INSIDE:
+        assert json.loads(INSIDE[format](path))["sha256"] == create_model(DIGITS).provenance.sha256
     assert read.provenance.recipe == create_model(DIGITS).provenance.recipe
     expected = outputs(create_model(DIGITS), pixels)
     for rows in (pixels, pixels[:2]):
@@ -46,7 +66,7 @@ def test_a_classifier_is_the_same_anywhere(format, pixels, tmp_path):
 def test_towers_are_the_same_anywhere(format, tmp_path):
     model = clip.create_model("shapes")
     path = tmp_path / f"text{FORMATS[format].suffix}"
-    deploy.export(model.text_encoder, path, format)
+    deploy.export(model.text_encoder, path, format, check=False)
     texts = ["three red stars", "a small blue circle on white", "green"]
     tokens = model.tokenizer(texts)
     vectors = deploy.Artefact(path)(tokens)
@@ -54,7 +74,7 @@ def test_towers_are_the_same_anywhere(format, tmp_path):
     np.testing.assert_allclose(vectors, model.encode_text(texts), atol=1e-5)
     classifier = clip.ZeroShotClassifier(model, ["a red star", "a blue circle"], "{}")
     path = tmp_path / f"zero{FORMATS[format].suffix}"
-    deploy.export(classifier, path, format)
+    deploy.export(classifier, path, format, check=False)
     read = deploy.Artefact(path)
     assert read.provenance.labels == (("a red star",) * 2, ("a blue circle",) * 2)
     pictures = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3)).astype("uint8")
@@ -69,7 +89,7 @@ def small(**options):
 def test_layout_type_and_batch_can_be_chosen(format, tmp_path):
     path = tmp_path / f"small{FORMATS[format].suffix}"
     model = small(classifier_activation=None)
-    deploy.export(model, path, format, batch=2, layout="nchw", pixels="uint8")
+    deploy.export(model, path, format, batch=2, layout="nchw", pixels="uint8", check=False)
     assert json.loads((tmp_path / f"{path.name}.json").read_text())["shape"] == [2, 3, 40, 48]
     pictures = np.random.default_rng(0).integers(0, 256, (5, 40, 48, 3)).astype("uint8")
     expected = outputs(model, pictures.astype("float32"))
@@ -78,27 +98,32 @@ def test_layout_type_and_batch_can_be_chosen(format, tmp_path):
 
 @pytest.mark.parametrize("format", OWN)
 def test_features_and_backbones(format, tmp_path):
-    suffix = FORMATS[format].suffix
     backbone = small(include_top=False)
-    assert deploy.export(backbone, tmp_path / f"a{suffix}", format).difference < 1e-5
-    assert deploy.export(feature_extractor(backbone, (1, 3)), tmp_path / f"b{suffix}", format).difference < 1e-5
-    names = [json.loads((tmp_path / f"{name}{suffix}.json").read_text())["outputs"] for name in "ab"]
-    assert names == [["features"], ["features_0", "features_1"]]
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, 40, 48, 3)).astype("float32")
+    for model, names in (
+        (backbone, ["features"]),
+        (feature_extractor(backbone, (1, 3)), ["features_0", "features_1"]),
+    ):
+        path = tmp_path / f"{len(names)}{FORMATS[format].suffix}"
+        deploy.export(model, path, format, check=False)
+        read = deploy.Artefact(path)
+        assert read.outputs == names
+        for found, expected in zip(read.run(pixels), keras.tree.flatten(model(pixels)), strict=True):
+            np.testing.assert_allclose(found, to_numpy(expected), atol=1e-5 * np.abs(to_numpy(expected)).max())
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's format")
 def test_height_and_width_may_stay_open(tmp_path):
     model = small(include_top=False, pooling="avg", input_shape=(None, None, 3))
-    assert deploy.export(model, tmp_path / "free", "saved_model").difference < 1e-5
+    deploy.export(model, tmp_path / "free", "saved_model", check=False)
     pixels = np.random.default_rng(0).uniform(0, 255, (2, 72, 56, 3)).astype("float32")
     expected = outputs(model, pixels)
     np.testing.assert_allclose(deploy.Artefact(tmp_path / "free")(pixels), expected, atol=1e-4)
 
 
 @pytest.mark.any_backend
-@pytest.mark.parametrize("format", ["openvino", "litert"])
-def test_another_backend_writes_what_the_active_one_does_not(format, pixels, tmp_path):
-    path = tmp_path / f"digits{FORMATS[format].suffix}"
+def test_another_backend_writes_what_the_active_one_does_not(pixels, tmp_path):
+    path = tmp_path / "digits.tflite"
     assert deploy.export(create_model(DIGITS), path).difference < 1e-5
     np.testing.assert_allclose(deploy.Artefact(path)(pixels), outputs(create_model(DIGITS), pixels), atol=1e-5)
 
@@ -134,7 +159,7 @@ def test_a_text_tower_in_eight_bits(tmp_path):
     with pytest.raises(ValueError, match="text tower lose too much in int8. Choose precision='int8_weights'"):
         deploy.export(model.text_encoder, tmp_path / "text.xml", precision="int8", calibration=texts)
     for path in (tmp_path / "text.xml", tmp_path / "text.onnx"):
-        deploy.export(model.text_encoder, path, precision="int8_weights", check=path.suffix == ".xml")
+        deploy.export(model.text_encoder, path, precision="int8_weights", check=False)
         vectors = deploy.Artefact(path)(model.tokenizer(texts))
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         assert (vectors * model.encode_text(texts)).sum(axis=1).min() > 0.999
@@ -143,7 +168,7 @@ def test_a_text_tower_in_eight_bits(tmp_path):
 @pytest.mark.any_backend
 def test_a_model_that_takes_normalised_pixels(pixels, tmp_path):
     model = create_model(DIGITS)
-    deploy.export(model, tmp_path / "plain.onnx", pixels="normalized", opset=18)
+    deploy.export(model, tmp_path / "plain.onnx", pixels="normalized", opset=18, check=False)
     read = deploy.Artefact(tmp_path / "plain.onnx")
     np.testing.assert_allclose(read(pixels), outputs(model, pixels), atol=1e-5)
     normalised = preprocessing.normalize(pixels, read.statistics)
@@ -168,20 +193,6 @@ def test_lower_precision_that_cannot_be(options, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         deploy.export(create_model(DIGITS), path, **options)
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.any_backend
-def test_descriptions_lie_inside_too(tmp_path):
-    import onnx
-    import torch
-
-    for name in ("digits.onnx", "digits.pt2"):
-        deploy.export(create_model(DIGITS), tmp_path / name)
-    files = {"convnext_keras.json": ""}
-    torch.export.load(str(tmp_path / "digits.pt2"), extra_files=files)
-    (row,) = onnx.load(tmp_path / "digits.onnx").metadata_props
-    for text in (row.value, files["convnext_keras.json"]):
-        assert json.loads(text)["sha256"] == create_model(DIGITS).provenance.sha256
 
 
 @pytest.mark.any_backend
@@ -240,9 +251,8 @@ def test_wrong_arguments_are_told_and_leave_nothing(tmp_path, monkeypatch):
 
 @pytest.mark.any_backend
 def test_the_transform_goes_with_the_size(tmp_path):
-    deploy.export(
-        create_model(DIGITS, include_top=False, input_shape=(None, None, 3)), tmp_path / "x.xml", size=(48, 64)
-    )
+    model = create_model(DIGITS, include_top=False, input_shape=(None, None, 3))
+    deploy.export(model, tmp_path / "x.xml", size=(48, 64), check=False)
     assert deploy.Artefact(tmp_path / "x.xml").provenance.recipe.size == (48, 64)
 
 

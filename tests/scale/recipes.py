@@ -1,13 +1,16 @@
 """Training on several devices or processes, as SCALE.md has it. Run as a program by `test_parallel.py`.
 
-Each recipe prints the losses of two steps and a sum of weights, which must be those of one device.
+Each recipe prints the losses of two steps and a sum of weights, which must be those of one device: what the recipes
+give that are called after an import.
 """
 
 import os
 import sys
 
-RECIPE, DEVICES, RANK, PORT, FOLDER = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
-if os.environ["KERAS_BACKEND"] == "jax" and RECIPE != "jax_processes":
+RECIPE, DEVICES, RANK, PORT, FOLDER = "", 1, 0, "", ""
+if __name__ == "__main__":
+    RECIPE, DEVICES, RANK, PORT, FOLDER = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
+if RECIPE and os.environ["KERAS_BACKEND"] == "jax" and RECIPE != "jax_processes":
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={DEVICES}"
 if RECIPE == "jax_processes":
     import keras
@@ -46,25 +49,27 @@ def new_classifier():
 
 
 def told(losses, model):
+    """Losses and a sum of weights, printed too."""
     sums = sum(float(np.abs(weight).sum()) for weight in model.get_weights())
     print(*(f"{float(loss):.9f}" for loss in losses), f"{sums:.6f}", flush=True)
+    return [*map(float, losses), sums]
 
 
 def fit_clip(model, callbacks=()):
     model.compile(keras.optimizers.SGD(0.01, momentum=0.9), clip.ContrastiveLoss())
     options = {"batch_size": BATCH, "epochs": STEPS, "shuffle": False, "callbacks": callbacks, "verbose": 0}
-    told(model.fit(pairs(model), **options).history["loss"], model)
+    return told(model.fit(pairs(model), **options).history["loss"], model)
 
 
 def fit_classifier(model):
     pixels = np.random.default_rng(0).uniform(0, 255, (BATCH, 32, 32, 3)).astype("float32")
     model.compile(keras.optimizers.SGD(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     history = model.fit(pixels, np.arange(BATCH) % 6, batch_size=BATCH, epochs=STEPS, shuffle=False, verbose=0)
-    told(history.history["loss"], model)
+    return told(history.history["loss"], model)
 
 
 def jax_alone():
-    fit_clip(new_clip())
+    return fit_clip(new_clip())
 
 
 def jax_data():
@@ -111,16 +116,15 @@ def mirrored(make, fit):
     (cpu,) = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * DEVICES)
     with tf.distribute.MirroredStrategy([f"CPU:{number}" for number in range(DEVICES)]).scope():
-        model = make()
-        fit(model)
+        return fit(make())
 
 
 def tensorflow_clip():
-    mirrored(new_clip, fit_clip)
+    return mirrored(new_clip, fit_clip)
 
 
 def tensorflow_classifier():
-    mirrored(new_classifier, fit_classifier)
+    return mirrored(new_classifier, fit_classifier)
 
 
 def tensorflow_refused():
@@ -161,7 +165,8 @@ def torch_processes():
         loss.backward()
         optimizer.step()
         losses.append(loss.detach())
-    told(losses, model)
+    return told(losses, model)
 
 
-globals()[RECIPE]()
+if RECIPE:
+    globals()[RECIPE]()
