@@ -13,7 +13,7 @@ from convnext_keras.deploy.describing import tokenizer_of
 from convnext_keras.deploy.writing import run_apart
 
 # Of the largest output, between an artefact and the Keras model in float32.
-MOST_DIFFERENCE = {"float32": 1e-4, "float16": 1e-2, "int8_weights": 0.05, "int8": 0.25}
+MOST_DIFFERENCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 0.05, "int8_weights": 0.05, "int8": 0.25}
 CHECKED_ROWS = (1, 3)
 FREE_LENGTHS = (9, 16)  # in tokens, that are tried where they are open
 FREE_SIZES = ((64, 96), (96, 64))  # that are tried where height and width are open

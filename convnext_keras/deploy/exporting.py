@@ -24,6 +24,7 @@ from convnext_keras.deploy.checking import checked
 from convnext_keras.deploy.describing import context_length_of, described, statistics_in
 from convnext_keras.deploy.folding import fold_for_inference
 from convnext_keras.deploy.formats import FORMATS, format_named
+from convnext_keras.deploy.narrowing import in_bfloat16
 from convnext_keras.deploy.writing import OPSET, run_apart, write
 from convnext_keras.features import functional
 from convnext_keras.provenance import Provenance
@@ -85,9 +86,9 @@ def export(
         layout: `"nhwc"`, or `"nchw"` for pixels with their channels in front.
         pixels: `"float32"`, `"uint8"` for pixels as they are decoded, or `"normalized"` for a model that takes what
             `normalize` gives.
-        precision: `"float32"`; `"float16"` for weights of half the size; `"int8_weights"` for weights of a quarter; or
-            `"int8"` for products of such numbers too, which are faster. See `FORMATS` for which formats have them. The
-            input and the outputs keep their types.
+        precision: `"float32"`; `"float16"` for weights of half the size; `"bfloat16"` for products of such weights too,
+            but for the head's; `"int8_weights"` for weights of a quarter; or `"int8"` for products of such numbers too,
+            which are faster. See `FORMATS` for which formats have them. The input and the outputs keep their types.
         calibration: for `"int8"`, pictures such as those that the model will see (see `CLIP.encode_image` for what they
             may be); a few hundred are enough. Every eighth is kept apart for the check.
         opset: of ONNX, 18 or higher; 20 by default.
@@ -96,8 +97,8 @@ def export(
 
     Raises:
         ValueError: if an argument is not valid, the path is taken, the format cannot say the model, or the outputs
-            differ by more than 1e-4 of the largest (0.01 in float16, 0.05 and 0.25 in eight bits); nothing is left at
-            the path then.
+            differ by more than 1e-4 of the largest (0.01 in float16, 0.05 in bfloat16 and int8_weights, 0.25 in int8);
+            nothing is left at the path then.
         ImportError: if a package is missing; the message names the extra that brings it.
 
     Example:
@@ -157,7 +158,7 @@ def _write(
     """
     name, precision = description["format"], description["precision"]
     try:
-        write(name, ready, path, description)
+        write(name, in_bfloat16(ready) if precision == "bfloat16" else ready, path, description)
         if (name, precision) not in reducing.REDUCERS:
             return
         count = ready.inputs[0].shape[0] or 1

@@ -28,23 +28,25 @@ class Format(NamedTuple):
     precisions: tuple[str, ...] = ("float32",)
 
 
-PRECISIONS = ("float32", "float16", "int8_weights", "int8")
+PRECISIONS = ("float32", "float16", "bfloat16", "int8_weights", "int8")
+BY_THE_FILE = ("float32", "float16", "int8_weights", "int8")  # what tools make of a file in float32
+BY_THE_MODEL = ("float32", "bfloat16")  # what Keras computes in itself
 
 
 FORMATS = {
-    "saved_model": Format("", "tensorflow", ("tensorflow",), "tensorflow", True),
-    "litert": Format(".tflite", "tensorflow", ("tensorflow", "ai_edge_litert"), "litert", precisions=PRECISIONS[:3]),
+    "saved_model": Format("", "tensorflow", ("tensorflow",), "tensorflow", True, precisions=BY_THE_MODEL),
+    "litert": Format(".tflite", "tensorflow", ("tensorflow", "ai_edge_litert"), "litert", precisions=BY_THE_FILE[:3]),
     "onnx": Format(
         ".onnx",
         "torch",
         ("torch", "onnx", "onnxscript", "onnxruntime"),
         "onnx",
         has_free_length=True,
-        precisions=PRECISIONS,
+        precisions=BY_THE_FILE,
     ),
-    "torch": Format(".pt2", "torch", ("torch",), "torch"),
-    "openvino": Format(".xml", "openvino", ("openvino",), "openvino", has_free_length=True, precisions=PRECISIONS),
-    "stablehlo": Format(".stablehlo", "jax", ("jax",), "jax"),
+    "torch": Format(".pt2", "torch", ("torch",), "torch", precisions=BY_THE_MODEL),
+    "openvino": Format(".xml", "openvino", ("openvino",), "openvino", has_free_length=True, precisions=BY_THE_FILE),
+    "stablehlo": Format(".stablehlo", "jax", ("jax",), "jax", precisions=BY_THE_MODEL),
 }
 
 

@@ -117,8 +117,9 @@ def in_float32(function, inputs, kernel, bias, option):
 
 
 def is_without_instructions(inputs: torch.Tensor) -> bool:
-    """Whether the processor would compute in loops."""
-    return inputs.device.type == "cpu" and inputs.dtype in WITHOUT_INSTRUCTIONS
+    """Whether this processor would compute in loops; what programs that leave this process may do is theirs."""
+    is_here = inputs.device.type == "cpu" and not torch.compiler.is_compiling()
+    return is_here and inputs.dtype in WITHOUT_INSTRUCTIONS
 
 
 def dense(inputs, kernel, bias, activation):

@@ -94,7 +94,8 @@ def share_on_shapes(model, held_out, method):
     return np.mean(hits)
 
 
-@pytest.mark.parametrize("method", explain.METHODS if BACKEND == "torch" else ["grad_cam"])
+@pytest.mark.any_backend  # which the formula above is for
+@pytest.mark.parametrize("method", explain.METHODS)
 @needs_training
 def test_the_map_of_a_text_peaks_on_the_shape(model, held_out, method):
     assert share_on_shapes(model, held_out, method) >= 0.9
