@@ -149,7 +149,9 @@ def compile_with(model: keras.Model, recipe: Recipe, steps: int, loss: keras.los
     accumulation = recipe.accumulation_steps if recipe.accumulation_steps > 1 else None
     options: dict[str, Any] = {"global_clipnorm": recipe.clip_norm, "gradient_accumulation_steps": accumulation}
     inner = keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay, **options)
-    model.compile(layerwise(model, inner, recipe.layer_decay, recipe.layer_decay_form, recipe.ema_decay), loss)
+    optimizer = layerwise(model, inner, recipe.layer_decay, recipe.layer_decay_form, recipe.ema_decay)
+    optimizer.build(model.trainable_variables)  # TensorFlow traces a step twice that makes variables.
+    model.compile(optimizer, loss)
 
 
 def _checkpoints(start: Start, progress: Progress, chosen: str) -> dict[str, list[np.ndarray]]:

@@ -51,7 +51,7 @@ class Progress:
         _written(folder / SETTINGS, written)
 
     def resume(self, model: keras.Model) -> int:
-        """Puts the last state into a compiled model; returns the number of the epoch that is next."""
+        """Puts the last state into a model and its built optimizer; returns the number of the epoch that is next."""
         states = {int(path.name.split(".")[0].split("-")[1]): path for path in self._files(STATE.format("*"))}
         if not self.folder or not states:
             return 0
@@ -62,7 +62,6 @@ class Progress:
         if (self.folder / BEST).exists():
             load_weights(model, self.folder / BEST)
             self.best = _copies(model)
-        model.optimizer.build(model.trainable_variables)  # whose state is in the file too
         model.load_weights(states[epoch])
         return epoch
 

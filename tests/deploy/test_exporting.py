@@ -163,7 +163,7 @@ def test_bfloat16_keeps_the_answers(format, pixels, tmp_path):
     model, shapes = create_model(DIGITS), clip.create_model("shapes")
     expected = outputs(model, pixels)
     path, text = (tmp_path / f"{name}{FORMATS[format].suffix}" for name in ("digits", "text"))
-    written = deploy.export(model, path, format, precision="bfloat16")
+    written = deploy.export(model, path, format, precision="bfloat16", check=format == "torch")
     assert written.bytes < LARGEST_IN_BFLOAT16[format]
     np.testing.assert_allclose(deploy.Artefact(path)(pixels), expected, atol=0.05)
     assert (deploy.Artefact(path)(pixels).argmax(axis=1) == expected.argmax(axis=1)).all()
