@@ -57,6 +57,11 @@ class Design(NamedTuple):
         return {"kernel_initializer": Normal(), "use_bias": self.variant.conv_bias, "dtype": self.dtype}
 
     @property
+    def pointwise(self) -> dict[str, Any]:
+        """What the dense layers of all blocks have in common; each has an initializer, and so numbers, of its own."""
+        return {"kernel_initializer": Normal(), "dtype": self.dtype}
+
+    @property
     def head_dtype(self) -> Any:
         """float32 where the model computes in 16 bits: pixels of 255 come in, probabilities go out."""
         policy = keras.dtype_policies.get(self.dtype or keras.config.dtype_policy())
@@ -82,13 +87,13 @@ def convnext_block(inputs, stage: int, block: int, drop_path_rate: float, design
     options: dict[str, Any] = {"name": name("depthwise_conv"), "dilation_rate": dilation_rate, **design.convolution}
     x = DepthwiseConvolution(channels, variant.kernel_sizes[stage], **options)(inputs)
     x = design.norm(name("layernorm"))(x)
-    options = {"kernel_initializer": Normal(), "name": name("pointwise_conv_1"), "dtype": dtype}
+    options = {"name": name("pointwise_conv_1"), **design.pointwise}
     x = FusedDense(4 * channels, activation=ACTIVATIONS[variant.activation], **options)(x)
     # Keras' name for the activation, which is applied inside the layer before.
     x = layers.Activation("linear", name=name(variant.activation), dtype=dtype)(x)
     if variant.response_norm:
         x = GlobalResponseNormalization(name=name("grn"), dtype=dtype)(x)
-    x = FusedDense(channels, **{**options, "name": name("pointwise_conv_2")})(x)
+    x = FusedDense(channels, name=name("pointwise_conv_2"), **design.pointwise)(x)
     if variant.layer_scale and design.layer_scale_init_value is not None:
         x = LayerScale(design.layer_scale_init_value, name=name("layer_scale"), dtype=dtype)(x)
     if drop_path_rate:
@@ -156,9 +161,10 @@ def convnext_head(inputs, pooling: str | None, classes: int | None, classifier_a
     names = (None, None) if classes is None else (name("head_gap"), name("head_layernorm"))
     steps: list[Any] = [POOLINGS[pooling](name=names[0], dtype=dtype, **LAST)] if pooling else []
     steps.insert(0 if variant.head_norm_first else 1, design.norm(names[1], dtype, variant.head_epsilon))
-    options: dict[str, Any] = {"kernel_initializer": Normal(), "dtype": dtype}
+    options = {**design.pointwise, "dtype": dtype}
     if variant.head_hidden and (pooling or classes is not None):
         steps.append(FusedDense(variant.head_hidden, activation="gelu", name=name("head_hidden"), **options))
+    options = {**design.pointwise, "dtype": dtype}
     if classes is not None:
         steps.append(FusedDense(classes, activation=classifier_activation, name=name("head_dense"), **options))
     return functools.reduce(lambda x, layer: layer(x), steps, inputs)

@@ -55,7 +55,17 @@ ROOMS = {
         "__init__",
     ),
     "deploy": (
-        *("folding", "formats", "writing", "reducing", "runtimes", "calibration", "describing", "checking"),
+        *(
+            "folding",
+            "narrowing",
+            "formats",
+            "writing",
+            "reducing",
+            "runtimes",
+            "calibration",
+            "describing",
+            "checking",
+        ),
         *("exporting", "artefacts", "towers", "opening", "__init__"),
     ),
     "training": (

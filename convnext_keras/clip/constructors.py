@@ -57,15 +57,15 @@ def image_encoder(
     design = Design(trunk, "image", drop_path_rate, layer_scale, trunk.minimum_size, dtype)
     features = convnext_model(design, inputs, statistics, trunk.head_pooling, None, None)
     x = features.output
-    # PyTorch's own start of linear layers, which OpenCLIP leaves as it is here.
-    initial = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
-    options = {"kernel_initializer": initial, "dtype": design.head_dtype}
+
+    def options(role: str) -> dict[str, Any]:
+        # PyTorch's own start of linear layers, which OpenCLIP leaves as it is here.
+        initial = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+        return {"kernel_initializer": initial, "name": design.layer_name(role), "dtype": design.head_dtype}
+
     if variant.projection_hidden:
-        x = FusedDense(
-            variant.projection_hidden, activation="gelu", name=design.layer_name("projection_hidden"), **options
-        )(x)
-    options["use_bias"] = variant.projection_bias
-    x = layers.Dense(variant.embedding, name=design.layer_name("projection"), **options)(x)
+        x = FusedDense(variant.projection_hidden, activation="gelu", **options("projection_hidden"))(x)
+    x = layers.Dense(variant.embedding, use_bias=variant.projection_bias, **options("projection"))(x)
     return ModelWithProvenance(features.input, x, name="image_encoder")
 
 
