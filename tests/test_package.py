@@ -55,18 +55,8 @@ ROOMS = {
         "__init__",
     ),
     "deploy": (
-        *(
-            "folding",
-            "narrowing",
-            "formats",
-            "writing",
-            "reducing",
-            "runtimes",
-            "calibration",
-            "describing",
-            "checking",
-        ),
-        *("exporting", "artefacts", "towers", "opening", "__init__"),
+        *("folding", "narrowing", "formats", "writing", "reducing", "runtimes", "calibration", "describing"),
+        *("checking", "exporting", "artefacts", "towers", "opening", "__init__"),
     ),
     "training": (
         *("groups", "optimizers", "recipes", "data", "streams", "evaluation", "probe"),

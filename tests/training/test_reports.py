@@ -39,7 +39,7 @@ def run(*arguments):
 
 
 def train(pictures, output, *others):
-    changes = ("--set", "epochs=2", "--set", "batch_size=8", "--set", "minimum_steps=0")
+    changes = ("--set", "epochs=2", "--set", "batch_size=3", "--set", "minimum_steps=0")
     return run("train", pictures, "--output", output, "--weights", DIGITS, *changes, *others)
 
 
