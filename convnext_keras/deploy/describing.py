@@ -38,7 +38,7 @@ def described(model: keras.Model, ready: keras.Model, format: str, facts: dict[s
 
 def output_names(model: keras.Model) -> list[str]:
     """What a model's outputs are, in words."""
-    outputs = keras.tree.flatten(model.output)
+    outputs = model.outputs
     if len(outputs) > 1:
         return [f"features_{number}" for number in range(len(outputs))]
     if len(outputs[0].shape) == 4:

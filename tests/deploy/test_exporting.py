@@ -112,6 +112,15 @@ def test_features_and_backbones(format, tmp_path):
             np.testing.assert_allclose(found, to_numpy(expected), atol=1e-5 * np.abs(to_numpy(expected)).max())
 
 
+@pytest.mark.any_backend
+def test_a_model_built_on_a_backbone(tmp_path):
+    model = keras.Sequential([small(include_top=False, pooling="avg"), keras.layers.Dense(3, name="mine")])
+    deploy.export(model, tmp_path / "mine.pt2", check=False)
+    read, pixels = deploy.Artefact(tmp_path / "mine.pt2"), np.zeros((2, 40, 48, 3), "float32")
+    assert read.outputs == ["logits"]
+    np.testing.assert_allclose(read(pixels), outputs(model, pixels), atol=1e-5)
+
+
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's format")
 def test_height_and_width_may_stay_open(tmp_path):
     model = small(include_top=False, pooling="avg", input_shape=(None, None, 3))
