@@ -56,10 +56,10 @@ class Design(NamedTuple):
         """What all convolutions have in common."""
         return {"kernel_initializer": Normal(), "use_bias": self.variant.conv_bias, "dtype": self.dtype}
 
-    @property
-    def pointwise(self) -> dict[str, Any]:
-        """What the dense layers of all blocks have in common; each has an initializer, and so numbers, of its own."""
-        return {"kernel_initializer": Normal(), "dtype": self.dtype}
+    def dense(self, units: int, name: str, activation: Any = "linear", dtype: Any = None) -> keras.Layer:
+        """A new dense layer, with an initializer of its own: one that layers share gives all the same numbers."""
+        options: dict[str, Any] = {"kernel_initializer": Normal(), "dtype": dtype or self.dtype}
+        return FusedDense(units, activation=activation, name=name, **options)
 
     @property
     def head_dtype(self) -> Any:
@@ -87,13 +87,12 @@ def convnext_block(inputs, stage: int, block: int, drop_path_rate: float, design
     options: dict[str, Any] = {"name": name("depthwise_conv"), "dilation_rate": dilation_rate, **design.convolution}
     x = DepthwiseConvolution(channels, variant.kernel_sizes[stage], **options)(inputs)
     x = design.norm(name("layernorm"))(x)
-    options = {"name": name("pointwise_conv_1"), **design.pointwise}
-    x = FusedDense(4 * channels, activation=ACTIVATIONS[variant.activation], **options)(x)
+    x = design.dense(4 * channels, name("pointwise_conv_1"), ACTIVATIONS[variant.activation])(x)
     # Keras' name for the activation, which is applied inside the layer before.
     x = layers.Activation("linear", name=name(variant.activation), dtype=dtype)(x)
     if variant.response_norm:
         x = GlobalResponseNormalization(name=name("grn"), dtype=dtype)(x)
-    x = FusedDense(channels, name=name("pointwise_conv_2"), **design.pointwise)(x)
+    x = design.dense(channels, name("pointwise_conv_2"))(x)
     if variant.layer_scale and design.layer_scale_init_value is not None:
         x = LayerScale(design.layer_scale_init_value, name=name("layer_scale"), dtype=dtype)(x)
     if drop_path_rate:
@@ -161,12 +160,10 @@ def convnext_head(inputs, pooling: str | None, classes: int | None, classifier_a
     names = (None, None) if classes is None else (name("head_gap"), name("head_layernorm"))
     steps: list[Any] = [POOLINGS[pooling](name=names[0], dtype=dtype, **LAST)] if pooling else []
     steps.insert(0 if variant.head_norm_first else 1, design.norm(names[1], dtype, variant.head_epsilon))
-    options = {**design.pointwise, "dtype": dtype}
     if variant.head_hidden and (pooling or classes is not None):
-        steps.append(FusedDense(variant.head_hidden, activation="gelu", name=name("head_hidden"), **options))
-    options = {**design.pointwise, "dtype": dtype}
+        steps.append(design.dense(variant.head_hidden, name("head_hidden"), "gelu", dtype))
     if classes is not None:
-        steps.append(FusedDense(classes, activation=classifier_activation, name=name("head_dense"), **options))
+        steps.append(design.dense(classes, name("head_dense"), classifier_activation, dtype))
     return functools.reduce(lambda x, layer: layer(x), steps, inputs)
 
 
