@@ -11,6 +11,8 @@ from typing import NamedTuple, get_args
 
 from convnext_keras.variants import Activation
 
+HEAD = ("head_gap", "head_layernorm", "head_hidden", "head_dense", "projection_hidden", "projection")
+TEXT_HEAD = ("text_final_norm", "text_projection", "similarity")
 ONCE = (
     "channels_last",
     "prestem_normalization",
@@ -25,12 +27,7 @@ ONCE = (
     "first_downsampling_block",
     "first_downsampling_layernorm",
     "first_downsampling_conv",
-    "head_gap",
-    "head_layernorm",
-    "head_hidden",
-    "head_dense",
-    "projection_hidden",
-    "projection",
+    *HEAD,
     "channels_first",
 )
 DOWNSAMPLING = ("downsampling_block", "downsampling_layernorm", "downsampling_conv")
@@ -57,7 +54,7 @@ TEXT_BLOCK = (
     "mlp_out",
     "mlp_add",
 )
-FIXED = ("text_token_embedding", "text_position_embedding", "text_final_norm", "text_projection", "similarity")
+FIXED = ("text_token_embedding", "text_position_embedding", *TEXT_HEAD)
 
 # Role -> name, without the model's own name and `_` in front.
 PREFIXED = {

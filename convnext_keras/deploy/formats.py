@@ -29,7 +29,7 @@ class Format(NamedTuple):
 
 
 PRECISIONS = ("float32", "float16", "bfloat16", "int8_weights", "int8")
-BY_THE_FILE = ("float32", "float16", "int8_weights", "int8")  # what tools make of a file in float32
+BY_THE_FILE = tuple(name for name in PRECISIONS if name != "bfloat16")  # what tools make of a file in float32
 BY_THE_MODEL = ("float32", "bfloat16")  # what Keras computes in itself
 
 

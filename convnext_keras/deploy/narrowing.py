@@ -6,22 +6,10 @@ import keras
 from keras import ops
 
 from convnext_keras.features import functional, inner_layers, rebuilt
-from convnext_keras.names import read
+from convnext_keras.names import HEAD, TEXT_HEAD, read
 
 # What stays float32, as in a model of `dtype="mixed_bfloat16"`: pixels, the head, and the layers of the user's.
-IN_FLOAT32 = {
-    "prestem_normalization",
-    "channels_first",
-    "head_gap",
-    "head_layernorm",
-    "head_hidden",
-    "head_dense",
-    "projection_hidden",
-    "projection",
-    "text_final_norm",
-    "text_projection",
-    "similarity",
-}
+IN_FLOAT32 = {"prestem_normalization", "channels_first", *HEAD, *TEXT_HEAD}
 
 
 def in_bfloat16(model: keras.Model) -> keras.Model:

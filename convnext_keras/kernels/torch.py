@@ -101,7 +101,6 @@ def has_fast_product(inputs: torch.Tensor, kernel: torch.Tensor) -> bool:
         and inputs.device.type == kernel.device.type == "cpu"
         and inputs.dtype == kernel.dtype
         and inputs.dtype in (torch.float32, torch.bfloat16)
-        and not is_without_instructions(inputs)
         and inputs.numel() > 0
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()

@@ -39,7 +39,7 @@ def test_lower_precision_keeps_the_answers(format, precision, tmp_path):
     assert abs(right - before) <= 0.005
 
 
-# The weights are 1.33 MB in float32, and these formats' graphs some megabytes more.
+# The weights are 1.33 MB in float32, and two formats' graphs another megabyte or more.
 LARGEST_IN_BFLOAT16 = {"saved_model": 2.2e6, "torch": 2.2e6, "stablehlo": 0.95e6}
 
 

@@ -231,15 +231,15 @@ def test_layer_normalization(scaled):
 @pytest.mark.skipif(BACKEND != "torch", reason="the path is our own under PyTorch only")
 @pytest.mark.parametrize("activation", ["linear", "gelu", "silu"])
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-@pytest.mark.parametrize("has_instructions", [None, False])
-def test_sixteen_bits_on_any_processor(precision, activation, has_instructions, monkeypatch):
+@pytest.mark.parametrize("is_missing", [False, True])
+def test_sixteen_bits_on_any_processor(precision, activation, is_missing, monkeypatch):
     """Sums in float32, rounded once, on this processor and on one without instructions for such numbers."""
     import torch
 
     from convnext_keras.kernels import torch as torch_kernels
 
     dtype, random = getattr(torch, precision), torch.Generator().manual_seed(0)
-    if has_instructions is False:
+    if is_missing:
         monkeypatch.setattr(torch_kernels, "WITHOUT_INSTRUCTIONS", [dtype])
         monkeypatch.setattr(torch_kernels, "PRODUCT", None)
     activate, shapes = keras.activations.get(activation), ((3, 5, 4, 48), (48, 9), (9,), (3, 3, 1, 48), (48,))
