@@ -1,10 +1,11 @@
-"""Where the time of `predict` goes: each kind of operation is left out in turn, and what that saves is its share.
+"""Where the time goes in `predict` and in training: each kind of operation is left out in turn, which saves its share.
 
-    python scripts/profile_operations.py --write    # into BENCHMARKS.md, with a picture; five minutes
+    python scripts/profile_operations.py --write    # into BENCHMARKS.md, with a picture; a quarter of an hour
 
-A model without an operation computes something else, in the same shapes. What remains of it is compared with the time
-that its matrix products would take at the machine's own limit (`benchmark.py`'s); the rest is what they take beyond
-that, residual sums, copies and Python. The variants of one backend take turns.
+A model without an operation computes something else, in the same shapes; AdamW is left out by SGD in its place. What
+remains is compared with the time that the matrix products would take at the machine's own limit (`benchmark.py`'s), in
+training three times those of `predict`; the rest is what they take beyond that, residual sums, copies and Python. The
+variants of one backend take turns, a few at a time, since all steps together do not fit into a small memory.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmark import GIGA, answer, limit_of, started
@@ -22,9 +24,14 @@ from benchmark_worker import Contender, Task
 
 PICTURE = BENCHMARKS.with_name("PROFILE.png")
 BACKENDS = ("tensorflow", "jax", "torch")
-OPERATIONS = ("depthwise", "norm", "GELU", "layer scale")
+CASES = (("predict", 8), ("predict", 1), ("train", 8))
+# In groups whose processes fit into memory at once, beside that of the whole model.
+OPERATIONS = {
+    "predict": [("depthwise", "norm", "GELU", "layer scale")],
+    "train": [("depthwise", "norm"), ("GELU", "layer scale"), ("optimizer",)],
+}
 COLOURS = {"products at the limit": "tab:blue", "depthwise": "tab:orange", "norm": "tab:green", "GELU": "tab:red"}
-COLOURS |= {"layer scale": "tab:purple", "rest": "tab:gray"}
+COLOURS |= {"layer scale": "tab:purple", "optimizer": "tab:brown", "rest": "tab:gray"}
 
 
 def leave_out(operation: str) -> None:
@@ -44,40 +51,51 @@ def leave_out(operation: str) -> None:
         kernels.dense = lambda inputs, kernel, bias, activation: dense(inputs, kernel, bias, keras.activations.linear)
 
 
-def work(operation: str, batch: int) -> None:
-    """A process that runs the model without an operation once for each line that it is sent."""
+def run_of(operation: str, action: str, batch: int) -> Callable[[], object]:
+    """What a turn does: `predict` or a step of training, without an operation."""
     import numpy as np
 
-    from convnext_keras import ConvNeXtTiny, keep_memory
+    from convnext_keras import ConvNeXtTiny
 
-    keep_memory()
     leave_out(operation)
     model = ConvNeXtTiny(weights=None)
     pixels = np.random.default_rng(0).uniform(0, 255, (batch, 224, 224, 3)).astype("float32")
+    if action == "predict":
+        return lambda: model.predict(pixels, verbose=0)
+    labels = np.zeros(batch, "int32")
+    model.compile("sgd" if operation == "optimizer" else "adamw", "sparse_categorical_crossentropy")
+    return lambda: model.train_on_batch(pixels, labels)
+
+
+def work(operation: str, action: str, batch: int) -> None:
+    """A process that runs the model without an operation once for each line that it is sent."""
+    from convnext_keras import keep_memory
+
+    keep_memory()
+    run = run_of(operation, action, batch)
     for _ in range(3):
-        model.predict(pixels, verbose=0)
+        run()
     print("[0, 0]", flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()
-        model.predict(pixels, verbose=0)
+        run()
         print(json.dumps([time.perf_counter() - start, 0]), flush=True)
 
 
-def measure(backend: str, batch: int, rounds: int, options) -> dict[str, float]:
-    """Milliseconds of a batch by part."""
+def turns(names: Sequence[str], backend: str, action: str, batch: int, options) -> dict[str, list[float]]:
+    """Seconds of each turn of the whole model, named "", without each of the operations, and of the limit."""
     environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    command = [sys.executable, __file__, "--work"]
     processes = {
-        name: subprocess.Popen([sys.executable, __file__, "--work", name, str(batch)], env=environment, **pipes)
-        for name in ("", *OPERATIONS)
+        name: subprocess.Popen([*command, name, action, str(batch)], env=environment, **pipes) for name in ("", *names)
     }
-    limit = Contender("limit", "torch")
-    processes["limit"] = started(limit, Task("tiny", "predict", batch), options)
+    processes["limit"] = started(Contender("limit", "torch"), Task("tiny", "predict", batch), options)
     seconds: dict[str, list[float]] = {name: [] for name in processes}
     try:
         for process in processes.values():
             answer(process)
-        for _ in range(rounds):
+        for _ in range(options.rounds):
             for name, process in processes.items():
                 process.stdin.write("go\n")
                 process.stdin.flush()
@@ -85,13 +103,24 @@ def measure(backend: str, batch: int, rounds: int, options) -> dict[str, float]:
     finally:
         for process in processes.values():
             process.kill()
-    rate = limit_of({limit: {"seconds": seconds["limit"]}}, "float32") or 0
-    whole = 1000 * statistics.median(seconds[""])
-    parts = {"products at the limit": 1000 * batch * GIGA["tiny"] / rate}
-    for name in OPERATIONS:
-        saved = statistics.median(all_ - less for all_, less in zip(seconds[""], seconds[name], strict=True))
-        parts[name] = max(0.0, 1000 * saved)
-    return {**parts, "rest": max(0.0, whole - sum(parts.values())), "whole": whole}
+    return seconds
+
+
+def measure(backend: str, action: str, batch: int, options) -> dict[str, float]:
+    """Milliseconds of a batch by part."""
+    parts, whole, of_limit = {"products at the limit": 0.0}, [], []
+    for names in OPERATIONS[action]:
+        seconds = turns(names, backend, action, batch, options)
+        whole += seconds[""]
+        of_limit += seconds["limit"]
+        for name in names:
+            saved = statistics.median(all_ - less for all_, less in zip(seconds[""], seconds[name], strict=True))
+            parts[name] = max(0.0, 1000 * saved)
+    rate = limit_of({Contender("limit", "torch"): {"seconds": of_limit}}, "float32") or 0
+    passes = 3 if action == "train" else 1
+    parts["products at the limit"] = 1000 * passes * batch * GIGA["tiny"] / rate
+    all_ = 1000 * statistics.median(whole)
+    return {**parts, "rest": max(0.0, all_ - sum(parts.values())), "whole": all_}
 
 
 def plot(found: dict[str, dict[str, float]]) -> None:
@@ -104,10 +133,10 @@ def plot(found: dict[str, dict[str, float]]) -> None:
     figure, axes = pyplot.subplots(figsize=(8, 0.5 * len(found) + 1.4))
     left = dict.fromkeys(found, 0.0)
     for part, colour in COLOURS.items():
-        widths = [100 * row[part] / row["whole"] for row in found.values()]
+        widths = [100 * row.get(part, 0) / row["whole"] for row in found.values()]
         axes.barh([*found], widths, left=[*left.values()], color=colour, label=part)
         left = {name: left[name] + width for name, width in zip(found, widths, strict=True)}
-    axes.set_xlabel("% of the time of predict, ConvNeXt-Tiny, 224 x 224, float32")
+    axes.set_xlabel("% of the time, ConvNeXt-Tiny, 224 x 224, float32")
     axes.invert_yaxis()
     figure.legend(*axes.get_legend_handles_labels(), loc="upper center", ncols=3, frameon=False)
     figure.tight_layout(rect=(0, 0, 1, 0.86))
@@ -118,20 +147,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--write", action="store_true", help="put the table into BENCHMARKS.md, and the picture beside")
-    parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
-        work(options.work[0], int(options.work[1]))
+        operation, action, batch = options.work
+        work(operation, action, int(batch))
         return
     options.gpu, options.peers = False, None
     found = {}
-    for batch in (8, 1):
+    for action, batch in CASES:
         for backend in BACKENDS:
-            found[f"{backend}, batch {batch}"] = measure(backend, batch, options.rounds, options)
+            found[f"{backend}, {action}, batch {batch}"] = measure(backend, action, batch, options)
             print(found, flush=True)
     heads = [*COLOURS, "whole"]
     lines = [machine(), "", f"| ms of a batch | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
-    lines += [f"| {name} | {' | '.join(f'{row[part]:.1f}' for part in heads)} |" for name, row in found.items()]
+    for name, row in found.items():
+        cells = [f"{row[part]:.1f}" if part in row else "" for part in heads]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     print("\n".join(lines))
     if options.write:
         write_section("profile", lines)
