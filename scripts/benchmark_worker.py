@@ -285,7 +285,8 @@ def work(contender: Contender, task: Task) -> None:
     built = time.perf_counter() - start
     run(inputs)
     print(json.dumps([built, time.perf_counter() - start]), flush=True)
-    run(inputs)
+    for _ in range(2):  # since `predict` under PyTorch records a shape when it comes for the third time
+        run(inputs)
     for _ in sys.stdin:
         start = time.perf_counter()
         run(inputs)
