@@ -30,13 +30,42 @@ def depthwise(inputs, kernel, bias, dilation_rate: int):
     return with_bias(_compiled_depthwise(dilation_rate)(inputs, kernel), bias)
 
 
+@jax.custom_vjp
+def _wide_product(rows, kernel):
+    """The product of bfloat16 matrices in float32, and gradients by products of bfloat16 again.
+
+    XLA for CPUs hands such products to the processor's instructions. It converts the matrices of others to float32.
+    """
+    return jax.lax.dot(rows, kernel, preferred_element_type=np.float32)
+
+
+def _gradients_of_product(matrices, upstream):
+    rows, kernel = matrices
+    upstream = upstream.astype(rows.dtype)
+    of_rows, of_kernel = _wide_product(upstream, kernel.T), _wide_product(rows.T, upstream)
+    return of_rows.astype(rows.dtype), of_kernel.astype(kernel.dtype)
+
+
+_wide_product.defvjp(lambda rows, kernel: (_wide_product(rows, kernel), (rows, kernel)), _gradients_of_product)
+
+
 @functools.lru_cache(maxsize=64)
 def _compiled_dense(activation):
     """A function of inputs, kernel and bias, as `_compiled_depthwise` is one."""
 
+    def by_itself(rows, kernel, bias):
+        return activation(rows @ kernel + bias)
+
+    def widened(rows, kernel, bias):
+        return activation(_wide_product(rows, kernel) + bias).astype(rows.dtype)
+
     def on_rows(inputs, kernel, bias):
-        rows = activation(inputs.reshape(-1, kernel.shape[0]) @ kernel + bias)
-        return rows.reshape(*inputs.shape[:-1], kernel.shape[-1])
+        rows = inputs.reshape(-1, kernel.shape[0])
+        if inputs.dtype == kernel.dtype == "bfloat16":
+            outputs = jax.lax.platform_dependent(rows, kernel, bias, cpu=widened, default=by_itself)
+        else:
+            outputs = by_itself(rows, kernel, bias)
+        return outputs.reshape(*inputs.shape[:-1], kernel.shape[-1])
 
     return jax.jit(on_rows)
 

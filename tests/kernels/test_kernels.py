@@ -254,6 +254,31 @@ def test_sixteen_bits_on_any_processor(precision, activation, is_missing, monkey
     torch.testing.assert_close(found.double(), wanted, rtol=1e-2, atol=2e-2)
 
 
+@pytest.mark.skipif(BACKEND != "jax", reason="the product is our own under JAX only")
+@pytest.mark.parametrize("activation", ["linear", "gelu", "silu"])
+def test_bfloat16_products_are_summed_in_float32(activation):
+    """Outputs and gradients round once, where products of bfloat16, biases and activations round three times."""
+    import jax
+
+    from convnext_keras.kernels import jax as jax_kernels
+
+    activate, random = keras.activations.get(activation), np.random.default_rng(0)
+    shapes = ((3, 5, 4, 48), (48, 9), (9,))
+    narrow = [ops.cast(random.normal(size=shape), "bfloat16") for shape in shapes]
+    wide = [ops.cast(array, "float32") for array in narrow]
+
+    def loss(inputs, kernel, bias):
+        return ops.sum(ops.cast(jax_kernels.dense(inputs, kernel, bias, activate), "float32"))
+
+    found, expected = (jax_kernels.dense(*arrays, activate) for arrays in (narrow, wide))
+    assert found.dtype == "bfloat16"
+    np.testing.assert_allclose(to_numpy(ops.cast(found, "float32")), expected, rtol=2**-8, atol=1e-6)
+    gradients, wanted = (jax.grad(loss, argnums=(0, 1, 2))(*arrays) for arrays in (narrow, wide))
+    for gradient, of_wide in zip(gradients, wanted, strict=True):
+        assert gradient.dtype == "bfloat16"
+        np.testing.assert_allclose(to_numpy(ops.cast(gradient, "float32")), of_wide, rtol=1e-2, atol=5e-2)
+
+
 @pytest.mark.skipif(BACKEND != "torch", reason="the gradient is our own under PyTorch only")
 def test_dense_can_be_differentiated_twice_mapped_and_exported():
     import torch

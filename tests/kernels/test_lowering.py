@@ -41,6 +41,24 @@ def test_depthwise_convolutions_are_native_on_accelerators(platform, dtype):
     assert {each for count, each in found if count > 1} <= {kind}
 
 
+@pytest.mark.parametrize("platform", ["cuda", "tpu", "cpu"])
+def test_products_of_bfloat16_stay_in_it(platform):
+    """With sums in float32 on CPUs, where XLA converts the matrices otherwise; gradients too."""
+    import jax
+
+    from convnext_keras.kernels import jax as jax_kernels
+
+    def loss(inputs, kernel, bias):
+        return jax_kernels.dense(inputs, kernel, bias, keras.activations.gelu).astype("float32").sum()
+
+    arguments = [jax.ShapeDtypeStruct(shape, "bfloat16") for shape in ((2, 4, 4, 8), (8, 6), (6,))]
+    program = lowered(platform, jax.grad(loss, argnums=(0, 1, 2)), *arguments)
+    found = re.findall(
+        r"stablehlo\.dot_general.*: \(tensor<\S*x(\w+)>, tensor<\S*x(\w+)>\) -> tensor<\S*x(\w+)>", program
+    )
+    assert found == [("bf16", "bf16", "f32" if platform == "cpu" else "bf16")] * 3
+
+
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_their_gradients_are_native_too(platform):
     import jax
