@@ -13,7 +13,7 @@ def keep_memory() -> bool:
     """Lets this process keep the memory of one batch for the next.
 
     PyTorch and JAX ask the system for each large tensor and give it back when it is freed, and each page of 4 KB costs
-    a fault: a tenth of the time of a batch of 8 by ConvNeXt-Tiny under PyTorch, a fifth of a training step under JAX
+    a fault: up to a tenth of the time of a batch of 8 by ConvNeXt-Tiny under PyTorch, a fifth of a step under JAX
     (BENCHMARKS.md). Afterwards a process holds on to the most that it ever needed. TensorFlow gains little.
 
     It is for all of a process, so that only a program itself should ask for it, before its first model; the command

@@ -24,6 +24,8 @@ from benchmark_report import BENCHMARKS, machine, processor, write_section
 from benchmark_worker import CHANGES, GROUPS, LIMIT_SIZE, Contender, Task
 
 PLOT = BENCHMARKS.with_suffix(".png")
+# Forward passes that a step of training costs, roughly.
+PASSES = {"train": 3, "recipe": 3, "groups": 3}
 # 10^9 multiply-adds of one picture at its size, or one text of 77 tokens (model_table.py, OpenCLIP's profile).
 GIGA = {"tiny": 4.46, "base": 15.35, "atto": 0.55, "tiny at 64": 0.364, "clip image": 20.05, "clip text": 4.63}
 
@@ -197,7 +199,7 @@ def ratio(mine: dict, theirs: dict | None) -> str:
 
 def table(task: Task, found: dict[Contender, dict]) -> list[str]:
     """One section of the report."""
-    steps = 3 if task.action in ("train", "recipe", "groups") else 1  # Training costs about three forward passes.
+    steps = PASSES.get(task.action, 1)
     peer = "OpenCLIP" if task.model.startswith("clip") else "timm eager"
     heads = ["contender", "images/s", "slowest - fastest", "x keras.applications", f"x {peer}", "% of limit"]
     lines = [f"| {' | '.join([*heads, 'start, first run', 'MB'])} |", "|---|---:|---:|---:|---:|---:|---:|---:|"]

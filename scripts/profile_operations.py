@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmark import GIGA, answer, limit_of, started
+from benchmark import GIGA, PASSES, answer, limit_of, started
 from benchmark_report import BENCHMARKS, machine, write_section
 from benchmark_worker import Contender, Task
 
@@ -108,19 +108,18 @@ def turns(names: Sequence[str], backend: str, action: str, batch: int, options) 
 
 def measure(backend: str, action: str, batch: int, options) -> dict[str, float]:
     """Milliseconds of a batch by part."""
-    parts, whole, of_limit = {"products at the limit": 0.0}, [], []
+    parts, whole, of_limit = {}, [], []
     for names in OPERATIONS[action]:
         seconds = turns(names, backend, action, batch, options)
         whole += seconds[""]
         of_limit += seconds["limit"]
         for name in names:
-            saved = statistics.median(all_ - less for all_, less in zip(seconds[""], seconds[name], strict=True))
+            saved = statistics.median(full - less for full, less in zip(seconds[""], seconds[name], strict=True))
             parts[name] = max(0.0, 1000 * saved)
     rate = limit_of({Contender("limit", "torch"): {"seconds": of_limit}}, "float32") or 0
-    passes = 3 if action == "train" else 1
-    parts["products at the limit"] = 1000 * passes * batch * GIGA["tiny"] / rate
-    all_ = 1000 * statistics.median(whole)
-    return {**parts, "rest": max(0.0, all_ - sum(parts.values())), "whole": all_}
+    parts["products at the limit"] = 1000 * PASSES.get(action, 1) * batch * GIGA["tiny"] / rate
+    milliseconds = 1000 * statistics.median(whole)
+    return {**parts, "rest": max(0.0, milliseconds - sum(parts.values())), "whole": milliseconds}
 
 
 def plot(found: dict[str, dict[str, float]]) -> None:

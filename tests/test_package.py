@@ -190,6 +190,8 @@ def marked(module):
     return pytest.param(module, marks=pytest.mark.any_backend) if once else module
 
 
+# OpenVINO looks at the machine in a child process when it is imported, which JAX warns of.
+@pytest.mark.filterwarnings(r"ignore:os.fork\(\) was called:RuntimeWarning")
 @pytest.mark.parametrize("module", [marked(module) for module in MODULES])
 def test_examples_in_docstrings(module, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)

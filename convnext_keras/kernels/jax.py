@@ -53,7 +53,7 @@ _wide_product.defvjp(lambda rows, kernel: (_wide_product(rows, kernel), (rows, k
 def _compiled_dense(activation):
     """A function of inputs, kernel and bias, as `_compiled_depthwise` is one."""
 
-    def by_itself(rows, kernel, bias):
+    def plain(rows, kernel, bias):
         return activation(rows @ kernel + bias)
 
     def widened(rows, kernel, bias):
@@ -62,9 +62,9 @@ def _compiled_dense(activation):
     def on_rows(inputs, kernel, bias):
         rows = inputs.reshape(-1, kernel.shape[0])
         if inputs.dtype == kernel.dtype == "bfloat16":
-            outputs = jax.lax.platform_dependent(rows, kernel, bias, cpu=widened, default=by_itself)
+            outputs = jax.lax.platform_dependent(rows, kernel, bias, cpu=widened, default=plain)
         else:
-            outputs = by_itself(rows, kernel, bias)
+            outputs = plain(rows, kernel, bias)
         return outputs.reshape(*inputs.shape[:-1], kernel.shape[-1])
 
     return jax.jit(on_rows)
