@@ -12,6 +12,10 @@ os.environ.setdefault("JAX_THREEFRY_PARTITIONABLE", "0")
 # Compiling is what most tests under JAX wait for, and small models run fast enough as they are. tests/kernels, where
 # the arithmetic is checked, takes it back.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+)
 
 import keras
 import numpy as np

@@ -7,7 +7,6 @@ ConvNeXt as the image tower, as LAION trained it with OpenCLIP (https://github.c
 import functools
 import hashlib
 import math
-from typing import Any
 
 import keras
 import numpy as np
@@ -179,9 +178,12 @@ class CLIP(Embedder, ModelWithProvenance):
     def _in_parts(self, encoder: keras.Model, rows):
         """The embeddings of a batch, of which nothing else is kept for the gradients."""
         check_deterministic(encoder)
-        encode = keras.remat(lambda part: encoder(part, training=True))
-        parts: Any = ops.split(rows, self.micro_batches)
-        return ops.concatenate([encode(part) for part in parts])
+        if rows.shape[0] and rows.shape[0] % self.micro_batches:
+            raise ValueError(
+                f"Batches must be multiples of micro_batches={self.micro_batches}. Received: {rows.shape[0]} rows. "
+                "Choose a `batch_size` that is one, and leave out what remains of the data."
+            )
+        return kernels.in_parts(keras.remat(lambda part: encoder(part, training=True)), rows, self.micro_batches)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Without targets, rows with equal texts belong together: each row's target is its text's first row."""

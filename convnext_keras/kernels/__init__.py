@@ -32,6 +32,8 @@ gathered = getattr(_chosen, "gathered", lambda tensor, training: tensor)
 check_fit = getattr(_chosen, "check_fit", lambda: None)
 # `(function, array) -> array`: the gradient of a function from a tensor to a number; None where there are none.
 gradient = getattr(_chosen, "gradient", None)
+# `(function, rows, count) -> outputs`: the function of `count` equal parts of the rows, one after another.
+in_parts = getattr(_chosen, "in_parts", shared.in_parts)
 # Whether each shape of random numbers is a program to compile.
 compiles_each_shape = _backend == "jax"
 # `(model, inputs) -> outputs`: what `predict` does with a batch; None where Keras' own way is as good.

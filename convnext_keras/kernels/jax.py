@@ -82,6 +82,12 @@ def keep_compiled(folder: Path) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
+def in_parts(function, rows, count: int):
+    """In a loop, which XLA compiles once for all parts."""
+    outputs = jax.lax.map(function, rows.reshape(count, -1, *rows.shape[1:]))
+    return outputs.reshape(-1, *outputs.shape[2:])
+
+
 def gradient(function, array):
     """Gradient of a function from a tensor to a number, at an array."""
     return np.asarray(jax.grad(function)(array))

@@ -1,5 +1,7 @@
 """What several backends share: the depthwise convolution as a sum of shifted inputs, and Keras' own."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -80,3 +82,9 @@ def depthwise_native(inputs, kernel, bias, dilation_rate: int):
     """The backend's own convolution with one group a channel."""
     options = {"padding": "same", "data_format": "channels_last", "dilation_rate": dilation_rate}
     return with_bias(ops.conv(inputs, kernel, **options), bias)
+
+
+def in_parts(function, rows, count: int):
+    """A function of `count` equal parts of the rows, one after another, in one array."""
+    parts: Any = ops.split(rows, count)
+    return ops.concatenate([function(part) for part in parts])

@@ -11,7 +11,7 @@ RECIPE, DEVICES, RANK, PORT, FOLDER = "", 1, 0, "", ""
 if __name__ == "__main__":
     RECIPE, DEVICES, RANK, PORT, FOLDER = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
 if RECIPE and os.environ["KERAS_BACKEND"] == "jax" and RECIPE != "jax_processes":
-    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={DEVICES}"
+    os.environ["XLA_FLAGS"] += f" --xla_force_host_platform_device_count={DEVICES}"
 if RECIPE == "jax_processes":
     import keras
 
