@@ -19,7 +19,7 @@ train-demo: .venv/train-demo
 test: .venv/dev
 	@only=""; for backend in $(BACKENDS); do \
 		echo "== $$backend"; \
-		KERAS_BACKEND=$$backend $(BIN)/python -m pytest --numprocesses 2 -m "$$only" || exit 1; \
+		KERAS_BACKEND=$$backend $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "$$only" || exit 1; \
 		only="not any_backend"; \
 	done
 

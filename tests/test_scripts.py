@@ -77,12 +77,12 @@ def test_evaluation_by_captions(tmp_path, monkeypatch, capsys):
 def test_fine_tuning_learns_new_classes_and_keeps_the_old(model, monkeypatch):
     monkeypatch.setattr(shapes, "COLOURS", {**shapes.COLOURS, **fine_tune_clip.NEW_COLOURS})
     monkeypatch.setattr(shapes, "SHAPES", {**shapes.SHAPES, **fine_tune_clip.NEW_SHAPES})
-    monkeypatch.setattr(fine_tune_clip, "DRAWN", 400)
+    monkeypatch.setattr(fine_tune_clip, "DRAWN", 250)
     random = np.random.default_rng(0)
     scenes = fine_tune_clip.new_scenes()
     order = random.permutation(len(scenes))
-    kept, held_out = [scenes[index] for index in order[100:]], [scenes[index] for index in order[:100]]
-    old = shapes.split().held_out[:100]
+    kept, held_out = [scenes[index] for index in order[50:]], [scenes[index] for index in order[:50]]
+    old = shapes.split().held_out[:50]
     new, known = (
         fine_tune_clip.examples_of(rows, [shapes.draw(scene, random) for scene in rows]) for rows in (held_out, old)
     )

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 import subprocess
@@ -11,7 +12,7 @@ from conftest import BACKEND, needs_training, outputs, randomise
 from PIL import Image
 from typer.testing import CliRunner
 
-from convnext_keras import clip, create_model, decode_predictions, save_weights
+from convnext_keras import clip, create_model, decode_predictions, save_weights, training
 from convnext_keras.checkpoints import weight_sets
 from convnext_keras.checkpoints.download import VerifiedFile
 from convnext_keras.cli import COMMANDS, app, main
@@ -49,7 +50,9 @@ def test_demo(tmp_path):
 
 @needs_training
 @pytest.mark.any_backend
-def test_demo_of_training(tmp_path):
+def test_demo_of_training(tmp_path, monkeypatch):
+    recipe = dataclasses.replace(training.RECIPES["fine_tune_small_data"], epochs=12)  # For the user, 30.
+    monkeypatch.setitem(training.RECIPES, "fine_tune_small_data", recipe)
     shown = run("demo", "--train", "--output", tmp_path).stdout
     before, after = (float(figure) for figure in re.findall(r"([\d.]+) % +│", shown))
     assert before < 60

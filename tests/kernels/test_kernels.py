@@ -3,7 +3,9 @@
 import importlib
 import importlib.util
 import math
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -31,19 +33,6 @@ CASES = [
     (3, 4, (1, 16, 16, 2)),
 ]
 TOLERANCE = 2e-5  # of float32 sums of 49 products of order 1
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _optimized():
-    """As users have it: conftest.py asks JAX to compile in little time."""
-    if BACKEND == "jax":
-        import jax
-
-        jax.config.update("jax_disable_most_optimizations", False)
-        yield
-        jax.config.update("jax_disable_most_optimizations", True)
-    else:
-        yield
 
 
 def depthwise_reference(inputs, kernel, rate):
@@ -393,3 +382,23 @@ def test_private_names_of_other_libraries_stand_in_this_room_only():
     package = Path(kernels_package.__file__).parents[1]
     users = {path.relative_to(package).parts[0] for path in package.rglob("*.py") if PRIVATE.search(path.read_text())}
     assert users == {"kernels"}
+
+
+AS_USERS_HAVE_IT = {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
+
+
+TESTS = Path(__file__).parents[1]
+# XLA compiles under TensorFlow what `fit` does, and every operation under JAX.
+COMPILED = {
+    "jax": __file__,
+    "tensorflow": f"{TESTS}/training/test_fitting.py::test_first_loss_and_gradients_are_pytorchs",
+}
+
+
+@pytest.mark.skipif(BACKEND not in COMPILED, reason="XLA compiles nothing")
+@pytest.mark.skipif(not os.environ.get("XLA_FLAGS"), reason="these are a user's settings")
+def test_as_users_compile_it():
+    """Numbers and gradients again, without the settings that conftest.py makes for little time."""
+    command = [sys.executable, "-m", "pytest", "-p", "no:xdist", "-p", "no:cacheprovider", COMPILED[BACKEND]]
+    ended = subprocess.run(command, cwd=TESTS.parent, env={**os.environ, **AS_USERS_HAVE_IT}, capture_output=True)
+    assert ended.returncode == 0, ended.stdout.decode()[-3000:]

@@ -105,7 +105,7 @@ from test_fitting import DIGITS, LONG, digits
 from convnext_keras import training
 training.fine_tune(DIGITS, digits(), LONG, state=sys.argv[1])
 """
-LONG = dataclasses.replace(SHORT, epochs=10, ema_decay=0.9)
+LONG = dataclasses.replace(SHORT, epochs=6, ema_decay=0.9)
 
 
 @pytest.mark.any_backend
