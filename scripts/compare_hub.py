@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 from make_hub_references import HUB, TOKENS
+from make_references import arrays_of
 
 from convnext_keras import clip, create_model
 
@@ -33,7 +34,7 @@ def outputs_of(folder: Path, image: Path) -> dict[str, Any]:
 
 def differences(folder: Path, image: Path) -> dict[str, float]:
     """The largest difference of each array: of pixels in levels, of others relative to the largest number."""
-    expected, worst = np.load(folder.with_suffix(".npz")), {}
+    expected, worst = arrays_of(folder.with_suffix(".npz")), {}
     for name, found in outputs_of(folder, image).items():
         values, wanted = np.asarray(keras.ops.convert_to_numpy(found), "float64"), expected[name].astype("float64")
         if values.shape != wanted.shape:

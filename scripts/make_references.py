@@ -25,6 +25,12 @@ HEADS = {
 }
 
 
+def arrays_of(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of a reference file, which is closed again."""
+    with np.load(path) as file:
+        return dict(file)
+
+
 def random_weights(shapes: list[tuple[str, tuple[int, ...]]], seed: int = 1) -> list[np.ndarray]:
     """An array for each `(role, shape)`: kernels keep the size of activations, factors lie about 1, offsets about 0."""
     random = np.random.default_rng(seed)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import to_numpy
 from make_clip_references import TRANSFORM_SIZE
-from make_references import RECIPES, REFERENCES, odd_pictures
+from make_references import RECIPES, REFERENCES, arrays_of, odd_pictures
 from PIL import Image
 
 from convnext_keras import preprocess_input
@@ -102,7 +102,7 @@ def test_missing_files_and_folders(name, tmp_path):
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_are_those_of_timm(name, tmp_path):
     """Twenty odd pictures, to one step of 255."""
-    expected = np.load(REFERENCES / "timm_transforms.npz")[name].astype(int)
+    expected = arrays_of(REFERENCES / "timm_transforms.npz")[name].astype(int)
     recipe = Recipe(**RECIPES[name])
     for path, wanted in zip(odd_pictures(tmp_path), expected, strict=True):
         with Image.open(path) as picture:
@@ -112,7 +112,7 @@ def test_recipes_are_those_of_timm(name, tmp_path):
 
 def test_recipes_of_transformers_are_its_own(tmp_path):
     """Twenty odd pictures, every pixel equal; with the rounding of timm some are not."""
-    expected = np.load(REFERENCES / "transformers_transforms.npz")["crop"]
+    expected = arrays_of(REFERENCES / "transformers_transforms.npz")["crop"]
     recipe = Recipe(**RECIPES["crop"], rounding="down")
     paths = odd_pictures(tmp_path)
     for path, wanted in zip(paths, expected, strict=True):
@@ -128,7 +128,7 @@ def test_sets_of_transformers_round_as_transformers_does():
 
 def test_clip_recipe_is_that_of_open_clip(tmp_path):
     """Twenty odd pictures, to one step of 255: other modes become RGB after resizing and cropping."""
-    expected = np.load(REFERENCES / "clip_transforms.npz")["pixels"].astype(int)
+    expected = arrays_of(REFERENCES / "clip_transforms.npz")["pixels"].astype(int)
     recipe = Recipe(TRANSFORM_SIZE, statistics="clip", rgb_first=False)
     for path, wanted in zip(odd_pictures(tmp_path), expected, strict=True):
         with Image.open(path) as picture:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from conftest import outputs, to_numpy
-from make_references import CLASSES, ISOTROPIC, OPTIONS, REFERENCES, SMALL, STRIDES
+from make_references import CLASSES, ISOTROPIC, OPTIONS, REFERENCES, SMALL, STRIDES, arrays_of
 
 from convnext_keras import ConvNeXt, WeightsError, create_model, feature_extractor, load_weights
 from convnext_keras.checkpoints.layouts import LAYOUTS
@@ -24,7 +24,7 @@ CASES = {
 
 
 def reference(name):
-    return np.load(REFERENCES / "keras.npz")["pixels"].astype("float32"), np.load(REFERENCES / f"{name}.npz")
+    return arrays_of(REFERENCES / "keras.npz")["pixels"].astype("float32"), arrays_of(REFERENCES / f"{name}.npz")
 
 
 def ours(name, **arguments):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from conftest import outputs, randomise, to_numpy
-from make_references import ARCHITECTURE, CLASSES, HEADS, REFERENCES
+from make_references import ARCHITECTURE, CLASSES, HEADS, REFERENCES, arrays_of
 
 from convnext_keras import ConvNeXt, WeightsError, create_model, load_weights, save_weights
 from convnext_keras.checkpoints import loading
@@ -29,7 +29,7 @@ def small(head="top", **arguments):
 
 
 def reference(peer):
-    arrays = np.load(REFERENCES / f"{peer}.npz")
+    arrays = arrays_of(REFERENCES / f"{peer}.npz")
     return arrays["pixels"].astype("float32"), arrays
 
 
@@ -134,7 +134,7 @@ def test_weights_of_a_trained_model(tmp_path):
 def test_file_written_under_another_backend():
     """The digits were trained under JAX; their scores were written down there."""
     model = create_model("convnext_mini.digits")
-    expected = np.load(REFERENCES / "digits_jax.npz")
+    expected = arrays_of(REFERENCES / "digits_jax.npz")
     np.testing.assert_allclose(outputs(model, expected["pixels"].astype("float32")), expected["scores"], atol=TOLERANCE)
 
 

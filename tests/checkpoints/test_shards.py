@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from conftest import outputs
-from make_references import CLASSES, REFERENCES, SMALL
+from make_references import CLASSES, REFERENCES, SMALL, arrays_of
 
 from convnext_keras import ConvNeXt, WeightsError, load_weights
 from convnext_keras.checkpoints.shards import INDEX, open_checkpoint
@@ -38,8 +38,8 @@ def small(**arguments):
 
 
 def test_shards_give_the_numbers_of_the_whole(index):
-    pixels = np.load(REFERENCES / "keras.npz")["pixels"].astype("float32")
-    expected = np.load(REFERENCES / "transformers_plain.npz")["logits"]
+    pixels = arrays_of(REFERENCES / "keras.npz")["pixels"].astype("float32")
+    expected = arrays_of(REFERENCES / "transformers_plain.npz")["logits"]
     model = small(weights=index)
     np.testing.assert_allclose(outputs(model, pixels), expected, atol=1e-4)
     assert model.provenance.file == index

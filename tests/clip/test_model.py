@@ -7,7 +7,7 @@ import safetensors.numpy
 from clip_models import COSINE, LOGITS, SAME, load, pictures, variant
 from conftest import BACKEND, outputs, to_numpy
 from make_clip_references import KINDS, SIZE, TEXTS, images
-from make_references import REFERENCES, SMALL
+from make_references import REFERENCES, SMALL, arrays_of
 from PIL import Image
 
 from convnext_keras import ConvNeXt, WeightsError, clip, feature_extractor, load_weights
@@ -15,7 +15,7 @@ from convnext_keras import ConvNeXt, WeightsError, clip, feature_extractor, load
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_from_pixels_and_strings_to_logits(kind, clip_checkpoints):
-    expected = np.load(REFERENCES / f"clip_{kind}.npz")
+    expected = arrays_of(REFERENCES / f"clip_{kind}.npz")
     loaded = load(kind, clip_checkpoints)
     image, text = loaded.encode_image(images()), loaded.encode_text(TEXTS, truncate="silent")
     assert (image * expected["image"]).sum(axis=1).min() >= COSINE
@@ -32,7 +32,7 @@ def test_from_pixels_and_strings_to_logits(kind, clip_checkpoints):
 @pytest.mark.parametrize("kind", KINDS)
 def test_towers_load_apart(kind, clip_checkpoints, tmp_path):
     """Also with the prefix of distributed training, and into the plain ConvNeXt."""
-    expected = np.load(REFERENCES / f"clip_{kind}.npz")
+    expected = arrays_of(REFERENCES / f"clip_{kind}.npz")
     tensors = safetensors.numpy.load_file(clip_checkpoints / f"{kind}.safetensors")
     tensors["logit_scale"] = tensors["logit_scale"].reshape(1)
     path = tmp_path / "module.safetensors"

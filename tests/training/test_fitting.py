@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import pytest
 from conftest import needs_training, randomise, to_numpy
-from make_references import CLASSES, REFERENCES, SMALL, TRAINING
+from make_references import CLASSES, REFERENCES, SMALL, TRAINING, arrays_of
 
 from convnext_keras import ConvNeXt, create_model, training
 
@@ -35,7 +35,7 @@ def peer_model(weights):
 
 
 def peer_batch():
-    pixels = np.load(REFERENCES / "keras.npz")["pixels"].astype("float32")
+    pixels = arrays_of(REFERENCES / "keras.npz")["pixels"].astype("float32")
     return pixels, np.eye(CLASSES, dtype="float32")[TRAINING["labels"]]
 
 
@@ -48,7 +48,7 @@ def test_first_loss_and_gradients_are_pytorchs():
     before = [value.copy() for value in model.get_weights()]
     model.compile(keras.optimizers.SGD(1.0), peer_loss())
     (loss,) = model.fit(*peer_batch(), epochs=1, verbose=0).history["loss"]
-    assert loss == pytest.approx(float(np.load(REFERENCES / "timm_gradients.npz")["loss"]), rel=1e-4)
+    assert loss == pytest.approx(float(arrays_of(REFERENCES / "timm_gradients.npz")["loss"]), rel=1e-4)
     for old, new, gradient, variable in zip(
         before, model.get_weights(), expected.get_weights(), model.weights, strict=True
     ):
@@ -65,7 +65,7 @@ def test_twenty_steps_are_pytorchs():
     )
     model.compile(training.layerwise(model, inner, TRAINING["layer_decay"]), peer_loss())
     losses = model.fit(*peer_batch(), epochs=TRAINING["steps"], verbose=0).history["loss"]
-    np.testing.assert_allclose(losses, np.load(REFERENCES / "timm_trained.npz")["losses"], rtol=1e-3)
+    np.testing.assert_allclose(losses, arrays_of(REFERENCES / "timm_trained.npz")["losses"], rtol=1e-3)
     start, ours, theirs = (
         np.concatenate([value.ravel() for value in row.get_weights()])
         for row in (peer_model("timm_plain.safetensors"), model, expected)
