@@ -29,6 +29,7 @@ from convnext_keras.preprocessing import Recipe
 from convnext_keras.provenance import Provenance
 
 FILE = "clip.json"  # what belongs to neither tower
+STEPS = 4  # sizes of batch between powers of two: another size costs these programs milliseconds, once
 ENGINES = tuple(name for name, row in FORMATS.items() if row.has_free_length)  # formats that texts of any length fit
 
 
@@ -159,10 +160,10 @@ class ExportedCLIP(Embedder):
         return self.facts["bias"]
 
     def encode_pixels(self, pixels: np.ndarray, batch_size: int) -> np.ndarray:
-        return unit(self.image(filled_up(pixels, batch_size))[: len(pixels)])
+        return unit(self.image(filled_up(pixels, batch_size, STEPS))[: len(pixels)])
 
     def encode_tokens(self, tokens: np.ndarray, batch_size: int) -> np.ndarray:
-        filled = filled_up(trimmed(tokens, self.tokenizer.end), batch_size)
+        filled = filled_up(trimmed(tokens, self.tokenizer.end), batch_size, STEPS)
         filled[len(tokens) :, 0] = self.tokenizer.end  # Of the rows that fill up, so that each has an end.
         return unit(self.text(filled)[: len(tokens)])
 

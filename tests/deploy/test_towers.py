@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from convnext_keras import clip, deploy
 from convnext_keras.cli import app
 from convnext_keras.cli.demo import held_out_shapes
+from convnext_keras.clip.inference import filled_up
 from convnext_keras.deploy import towers
 
 pytestmark = pytest.mark.any_backend
@@ -152,3 +153,13 @@ def test_an_engine_that_does_not_fit(folder):
         create_app(str(folder), engine=other)
     with pytest.raises(ValueError, match="format must be 'onnx' or 'openvino'"):
         create_app(NAME, engine="onnxruntime")
+
+
+@pytest.mark.any_backend
+def test_batches_are_filled_up_to_few_sizes():
+    """To powers of two for programs that are compiled, to a quarter of the way between them for the others."""
+    sizes = {steps: [len(filled_up(np.ones((count, 2)), 32, steps)) for count in range(1, 33)] for steps in (1, 4)}
+    assert sorted({*sizes[1]}) == [1, 2, 4, 8, 16, 32]
+    assert sorted({*sizes[4]}) == [*range(1, 9), 10, 12, 14, 16, 20, 24, 28, 32]
+    assert all(count <= size < 1.25 * count for count, size in enumerate(sizes[4], start=1))
+    assert len(filled_up(np.ones((49, 2)), 50, 4)) == 50
