@@ -49,7 +49,7 @@ def filled_up(inputs: np.ndarray, batch_size: int, steps: int = 1) -> np.ndarray
         steps: numbers between a power of two and the next: 1 for the powers alone; with 4, 16 is followed by 20.
     """
     power = 1 << (len(inputs) - 1).bit_length()
-    step = power if steps == 1 else max(1, power // (2 * steps))
+    step = max(1, power // (2 * steps))
     rows = min(batch_size, -(-len(inputs) // step) * step)
     return np.concatenate([inputs, np.zeros((rows - len(inputs), *inputs.shape[1:]), inputs.dtype)])
 

@@ -155,11 +155,12 @@ def test_an_engine_that_does_not_fit(folder):
         create_app(NAME, engine="onnxruntime")
 
 
-@pytest.mark.any_backend
 def test_batches_are_filled_up_to_few_sizes():
     """To powers of two for programs that are compiled, to a quarter of the way between them for the others."""
-    sizes = {steps: [len(filled_up(np.ones((count, 2)), 32, steps)) for count in range(1, 33)] for steps in (1, 4)}
+    sizes = {
+        steps: [len(filled_up(np.ones((count, 2)), 32, steps)) for count in range(1, 33)] for steps in (1, towers.STEPS)
+    }
     assert sorted({*sizes[1]}) == [1, 2, 4, 8, 16, 32]
-    assert sorted({*sizes[4]}) == [*range(1, 9), 10, 12, 14, 16, 20, 24, 28, 32]
-    assert all(count <= size < 1.25 * count for count, size in enumerate(sizes[4], start=1))
-    assert len(filled_up(np.ones((49, 2)), 50, 4)) == 50
+    assert sorted({*sizes[towers.STEPS]}) == [*range(1, 9), 10, 12, 14, 16, 20, 24, 28, 32]
+    assert all(count <= size < 1.25 * count for count, size in enumerate(sizes[towers.STEPS], start=1))
+    assert len(filled_up(np.ones((49, 2)), 50, towers.STEPS)) == 50

@@ -385,8 +385,6 @@ def test_private_names_of_other_libraries_stand_in_this_room_only():
 
 
 AS_USERS_HAVE_IT = {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
-
-
 TESTS = Path(__file__).parents[1]
 # XLA compiles under TensorFlow what `fit` does, and every operation under JAX.
 COMPILED = {
@@ -396,7 +394,7 @@ COMPILED = {
 
 
 @pytest.mark.skipif(BACKEND not in COMPILED, reason="XLA compiles nothing")
-@pytest.mark.skipif(not os.environ.get("XLA_FLAGS"), reason="these are a user's settings")
+@pytest.mark.skipif(AS_USERS_HAVE_IT.items() <= os.environ.items(), reason="these are a user's settings")
 def test_as_users_compile_it():
     """Numbers and gradients again, without the settings that conftest.py makes for little time."""
     command = [sys.executable, "-m", "pytest", "-p", "no:xdist", "-p", "no:cacheprovider", COMPILED[BACKEND]]

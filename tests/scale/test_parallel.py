@@ -131,10 +131,7 @@ def test_rematerialized_models_train_the_same_weights():
 def test_random_layers_are_refused_in_parts(small_clip):
     model = clip.CLIPConvNeXt(variant("linear"), drop_path_rate=0.5)
     model.micro_batches = 2
-    inputs = {
-        "images": np.zeros((4, *model.image_encoder.input_shape[1:]), "float32"),
-        "tokens": model.tokenizer(["a"] * 4),
-    }
+    inputs = {name: rows[:4] for name, rows in recipes.pairs(model).items()}
     model.compile("sgd", clip.ContrastiveLoss())
     with pytest.raises(ValueError, match="random layers"):
         model.fit(inputs, batch_size=4, verbose=0)
@@ -145,10 +142,7 @@ def test_random_layers_are_refused_in_parts(small_clip):
 def test_batches_must_have_equal_parts():
     model = clip.CLIPConvNeXt(variant("linear"))
     model.micro_batches = 2
-    inputs = {
-        "images": np.zeros((3, *model.image_encoder.input_shape[1:]), "float32"),
-        "tokens": model.tokenizer(["a"] * 3),
-    }
+    inputs = {name: rows[:3] for name, rows in recipes.pairs(model).items()}
     model.compile("sgd", clip.ContrastiveLoss())
     with pytest.raises(ValueError, match="multiples of micro_batches=2. Received: 3 rows"):
         model.fit(inputs, verbose=0)
