@@ -79,9 +79,9 @@ def export_clip(
         whole, suffix = Path(partial) / folder.name, FORMATS[format].suffix
         of_text = "int8_weights" if precision == "int8" else precision
         options: dict[str, Any] = {"format": format, "check": check}
+        of_pictures = {"precision": precision, "calibration": calibration, "pixels": "uint8"}  # first: may be refused
+        pictures = export(model.image_encoder, whole / f"image{suffix}", **of_pictures, **options)
         texts = export(model.text_encoder, whole / f"text{suffix}", precision=of_text, **options)
-        options |= {"calibration": calibration, "pixels": "uint8"}
-        pictures = export(model.image_encoder, whole / f"image{suffix}", precision=precision, **options)
         provenance = model.provenance or Provenance()
         facts = {
             "name": str(provenance.weights or model.name),

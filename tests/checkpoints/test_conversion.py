@@ -14,7 +14,11 @@ from convnext_keras.cli import main
 
 pytestmark = pytest.mark.any_backend
 
-torch = pytest.importorskip("torch")
+
+@pytest.fixture
+def torch():
+    """Imported by these tests only: under other backends they are collected, and not run."""
+    return pytest.importorskip("torch")
 
 
 @pytest.fixture
@@ -31,7 +35,7 @@ def convert(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("wrapper", [None, "model", "state_dict", "model_ema"])
-def test_converted_files_load(wrapper, convert, tmp_path):
+def test_converted_files_load(wrapper, convert, torch, tmp_path):
     tensors = safetensors.numpy.load_file(REFERENCES / "meta_plain.safetensors")
     tensors = {name: torch.tensor(tensor) for name, tensor in tensors.items()}
     wrapped = {wrapper: tensors, "epoch": 300, "optimizer": {"step": torch.ones(1)}} if wrapper else tensors
@@ -52,7 +56,7 @@ CONTENTS = {"object": Hostile(), "inside": {"model": Hostile()}, "number": 3, "n
 
 
 @pytest.mark.parametrize("content", CONTENTS)
-def test_nothing_is_run_or_left(content, convert, tmp_path, monkeypatch):
+def test_nothing_is_run_or_left(content, convert, torch, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save(CONTENTS[content], tmp_path / "bad.pth")
     ended = convert(tmp_path / "bad.pth", tmp_path / "bad.safetensors")
@@ -61,7 +65,7 @@ def test_nothing_is_run_or_left(content, convert, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["bad.pth"]
 
 
-def test_bfloat16_tensors_keep_their_type(tmp_path):
+def test_bfloat16_tensors_keep_their_type(torch, tmp_path):
     torch.save({"weight": torch.tensor([1.5, -2.0], dtype=torch.bfloat16)}, tmp_path / "half.pth")
     convert_checkpoint(tmp_path / "half.pth", tmp_path / "half.safetensors")
     with open_weights(tmp_path / "half.safetensors") as file:

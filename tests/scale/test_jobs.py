@@ -222,7 +222,7 @@ def test_shards_are_the_same_at_every_run(shards, held_out, tmp_path):
 
 
 @pytest.mark.any_backend
-def test_a_cluster_gives_the_same_bytes_also_when_actors_die(shards, tmp_path):
+def test_a_cluster_gives_the_same_bytes_also_when_actors_die(one_cluster, shards, tmp_path):
     """Two actors on this machine, one of which is killed by its number in the middle."""
     scale.embed(MODEL, shards, tmp_path / "here")
     code = (

@@ -28,7 +28,7 @@ def lance_index(model, held_out, tmp_path_factory):
 
 
 @pytest.fixture
-def replicas(lance_index, tmp_path):
+def replicas(one_cluster, lance_index, tmp_path):
     """The address of a server in two replicas, and its process."""
     port = free_port()
     command = [sys.executable, PROGRAM, str(port), KEY, lance_index]
