@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import contextlib
-import fcntl
 import io
 import os
 import signal
@@ -13,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import filelock
 import httpx2 as httpx
 import openai
 import pytest
@@ -37,8 +37,7 @@ def free_port():
 @pytest.fixture
 def one_cluster(tmp_path_factory):
     """Waits until no other worker of the run has a cluster of Ray: two at once on one machine end one another."""
-    with (tmp_path_factory.getbasetemp().parent / "cluster.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with filelock.FileLock(tmp_path_factory.getbasetemp().parent / "cluster.lock"):
         yield
 
 

@@ -15,7 +15,7 @@ from convnext_keras import clip, deploy
 from convnext_keras.cli import app
 from convnext_keras.cli.demo import held_out_shapes
 from convnext_keras.clip.inference import filled_up
-from convnext_keras.deploy import towers
+from convnext_keras.deploy import exporting, towers
 
 pytestmark = pytest.mark.any_backend
 NAME = "convnext_mini.shapes"
@@ -95,7 +95,7 @@ def test_a_folder_is_written_once_for_an_engine(model, monkeypatch):
     assert deploy.ExportedCLIP(first).fingerprint() == model.fingerprint()
 
 
-def test_what_cannot_be_written_or_read(model, folder, tmp_path):
+def test_what_cannot_be_written_or_read(model, folder, tmp_path, monkeypatch):
     with pytest.raises(
         ValueError, match="format must be 'onnx' or 'openvino' for both towers. Received: format='torch'"
     ):
@@ -107,6 +107,7 @@ def test_what_cannot_be_written_or_read(model, folder, tmp_path):
     (taken / "letter.txt").write_text("mine")
     with pytest.raises(ValueError, match="taken exists. Choose another"):
         deploy.export_clip(model, taken, overwrite=True)
+    monkeypatch.setattr(exporting, "write", None)  # Pictures too few are told before either tower is written.
     with pytest.raises(ValueError, match="calibration needs 16 pictures or more. Received: 3"):
         deploy.export_clip(model, tmp_path / "a", precision="int8", calibration=list(held_out_shapes()[0][:3]))
     shutil.copytree(folder, tmp_path / "b")
