@@ -2,7 +2,8 @@
 
 Keras 3.15 tries to import scikit-learn (and with it pandas), matplotlib, Orbax, IPython and the other backends, for
 wrappers and plots that the command has no use for. Here they are absent while Keras is imported, and there again
-afterwards: what the command itself imports of them works. In a user's own program nothing is hidden.
+afterwards: what the command itself imports of them works. The processes that an export and a cluster start do so too,
+by the variable `CONVNEXT_KERAS_LEAN`. In a user's own program nothing is hidden, unless that variable is 1 there.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 COMMAND = "convnext-keras"
+LEAN = {"CONVNEXT_KERAS_LEAN": "1"}  # in the environment of a process that is to start so
 HIDDEN = ("sklearn", "pandas", "matplotlib", "orbax", "IPython", "pydot")
 BACKENDS = ("tensorflow", "jax", "torch")
 
@@ -19,18 +21,19 @@ BACKENDS = ("tensorflow", "jax", "torch")
 @contextlib.contextmanager
 def without(names: set[str]):
     """Packages are not found within it, unless they were imported before."""
+    finder = next(one for one in sys.meta_path if isinstance(one, type) and issubclass(one, PathFinder))
 
-    class Absent(PathFinder):
+    class Absent(finder):
         @classmethod
         def find_spec(cls, fullname, path=None, target=None):
             return None if fullname in names else super().find_spec(fullname, path, target)
 
-    place = sys.meta_path.index(PathFinder)
+    place = sys.meta_path.index(finder)
     sys.meta_path[place] = Absent
     try:
         yield
     finally:
-        sys.meta_path[place] = PathFinder
+        sys.meta_path[place] = finder
 
 
 def import_keras() -> None:
@@ -42,5 +45,5 @@ def import_keras() -> None:
         keras.dtype_policies.serialize(keras.dtype_policies.get("float32"))
 
 
-if Path(sys.argv[0]).stem == COMMAND or any(word.startswith("convnext_keras.") for word in sys.orig_argv[1:3]):
-    import_keras()  # in the command, and in what `python -m convnext_keras.…` runs for an export
+if Path(sys.argv[0]).stem == COMMAND or LEAN.items() <= os.environ.items():
+    import_keras()

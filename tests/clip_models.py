@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import safetensors.numpy
-from conftest import randomise
+from backend import randomise
 from make_clip_references import KINDS, SIZE, TOKEN_EMBEDDING, token_embedding
 from make_references import REFERENCES, SMALL
 from PIL import Image

@@ -1,5 +1,7 @@
 import gc
+import importlib
 import os
+import re
 from pathlib import Path
 
 # JAX compiles every operation for every shape anew in each process; this lets processes share the results.
@@ -18,13 +20,26 @@ os.environ.setdefault(
     "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
 )
 
-import keras
-import numpy as np
-import pytest
+# Half the time of every start, here and of the programs that tests run.
+os.environ.setdefault("CONVNEXT_KERAS_LEAN", "1")
 
-BACKEND = keras.backend.backend()
-pytest_plugins = ["serving", "clip_models", "hub_stand_in"]
-needs_training = pytest.mark.skipif(BACKEND == "openvino", reason="OpenVINO only infers")
+OF_ANY_BACKEND = re.compile(r"^pytestmark = \[?\s*.*any_backend", re.MULTILINE)
+PLUGINS = ("backend", "serving", "clip_models", "hub_stand_in")
+
+
+def pytest_configure(config):
+    """A process that shares its tests out to workers runs none, and need not import Keras."""
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        importlib.import_module("convnext_keras")  # before anything imports Keras
+        for plugin in PLUGINS:
+            config.pluginmanager.import_plugin(plugin)
+
+
+def pytest_ignore_collect(collection_path, config):
+    """A file of tests that were run under another backend is not even imported."""
+    if config.option.markexpr != "not any_backend" or collection_path.suffix != ".py":
+        return None
+    return bool(OF_ANY_BACKEND.search(collection_path.read_text(encoding="utf-8"))) or None
 
 
 def pytest_collection_finish():
@@ -32,40 +47,3 @@ def pytest_collection_finish():
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
-
-
-@pytest.fixture(autouse=True)
-def _own_state(monkeypatch, tmp_path_factory):
-    """No test sees another's layer names, policy or cache, or the network."""
-    monkeypatch.setenv("CONVNEXT_KERAS_OFFLINE", "1")
-    monkeypatch.setenv("CONVNEXT_KERAS_CACHE", str(tmp_path_factory.mktemp("cache")))
-    keras.utils.clear_session(free_memory=False)
-    keras.utils.set_random_seed(0)
-    yield
-    keras.config.set_dtype_policy("float32")
-    keras.config.set_image_data_format("channels_last")
-
-
-def to_numpy(tensor) -> np.ndarray:
-    return np.asarray(keras.ops.convert_to_numpy(tensor))
-
-
-def outputs(model, inputs) -> np.ndarray:
-    """A direct call: OpenVINO's `predict` computes in bfloat16 on some processors, its call in float32."""
-    return to_numpy(model(inputs))
-
-
-def randomise(model, seed=1):
-    """Gives every weight a value far from its initial one, so that a misplaced or ignored one shows."""
-    random = np.random.default_rng(seed)
-    for weight in model.weights:
-        if weight.name == "kernel":
-            values = random.normal(0, max(1, np.prod(weight.shape[:-1])) ** -0.5, weight.shape)
-        elif weight.name in ("bias", "beta"):
-            values = random.normal(0, 0.3, weight.shape)
-        elif weight.name in ("gamma", "scale"):
-            values = random.normal(1, 0.3, weight.shape)
-        else:
-            continue  # The state of a random generator.
-        weight.assign(values.astype("float32"))
-    return model

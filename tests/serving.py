@@ -14,7 +14,6 @@ from pathlib import Path
 
 import filelock
 import httpx2 as httpx
-import openai
 import pytest
 from PIL import Image
 
@@ -110,6 +109,8 @@ def address(index_folder, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def client(address):
+    import openai  # For nearly a second: few processes need it.
+
     return openai.OpenAI(base_url=f"{address}/v1", api_key=KEY, max_retries=0)
 
 

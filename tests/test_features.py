@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from conftest import outputs, randomise, to_numpy
+from backend import outputs, randomise, to_numpy
 from make_references import SMALL
 
 from convnext_keras import ConvNeXt, feature_extractor

@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 import pytest
-from conftest import to_numpy
+from backend import to_numpy
 from keras import ops
 
 from convnext_keras import layers as convnext_layers

@@ -13,7 +13,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from conftest import BACKEND, needs_training, randomise
+from backend import BACKEND, needs_training, randomise
 from keras.src.legacy.saving import legacy_h5_format
 
 import convnext_keras

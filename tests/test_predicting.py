@@ -5,7 +5,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from conftest import BACKEND, outputs, randomise
+from backend import BACKEND, outputs, randomise
 
 from convnext_keras import ConvNeXt, feature_extractor
 

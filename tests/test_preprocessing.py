@@ -4,7 +4,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
-from conftest import to_numpy
+from backend import to_numpy
 from make_clip_references import TRANSFORM_SIZE
 from make_references import RECIPES, REFERENCES, arrays_of, odd_pictures
 from PIL import Image

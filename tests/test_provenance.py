@@ -5,7 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-from conftest import BACKEND
+from backend import BACKEND
 
 from convnext_keras import ConvNeXt, clip, create_model, feature_extractor, fold_for_inference
 from convnext_keras.preprocessing import Recipe

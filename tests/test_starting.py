@@ -1,16 +1,17 @@
 """The command leaves out what Keras imports on the chance that it is wanted, and finds all of it afterwards."""
 
+import os
 import subprocess
 import sys
 
 import pytest
-from conftest import BACKEND
+from backend import BACKEND
 
 from convnext_keras.starting import BACKENDS, HIDDEN
 
 CODE = """
 import sys
-sys.argv = ["/usr/bin/convnext-keras"] if {as_command} else ["notebook"]
+sys.argv = ["{program}"]
 import convnext_keras
 print(*sys.modules)
 """
@@ -20,18 +21,25 @@ print(keras.layers.Dense(2).get_config()["units"], tensorflow.__name__)
 """
 
 
-def printed(as_command, code):
-    words = [sys.executable, "-c", CODE.format(as_command=as_command) + code]
-    return subprocess.check_output(words, text=True, stderr=subprocess.DEVNULL).splitlines()
+def printed(program, lean="0", code=""):
+    """The modules of a program after its import, and what the code prints."""
+    words = [sys.executable, "-c", CODE.format(program=program) + code]
+    environment = {**os.environ, "CONVNEXT_KERAS_LEAN": lean}
+    return subprocess.check_output(words, env=environment, text=True, stderr=subprocess.DEVNULL).splitlines()
 
 
 def test_the_command_leaves_out_what_it_has_no_use_for():
-    modules, last = printed(True, AFTERWARDS)
+    (modules,) = printed("/usr/bin/convnext-keras")
     assert not {*modules.split()} & {*HIDDEN, *BACKENDS} - {BACKEND}
-    assert last == "2 tensorflow"
 
 
 @pytest.mark.any_backend
-def test_in_other_programs_nothing_is_hidden():
-    (modules,) = printed(False, "")
-    assert "sklearn" in modules.split()
+def test_what_was_left_out_is_found_afterwards():
+    assert printed("/usr/bin/convnext-keras", code=AFTERWARDS)[-1] == "2 tensorflow"
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize(("lean", "is_there"), [("0", True), ("1", False)])
+def test_in_other_programs_nothing_is_hidden_unless_they_ask_for_it(lean, is_there):
+    (modules,) = printed("notebook", lean)
+    assert ("sklearn" in modules.split()) == is_there

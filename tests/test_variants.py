@@ -2,7 +2,7 @@
 
 import keras
 import pytest
-from conftest import BACKEND
+from backend import BACKEND
 
 from convnext_keras import ConvNeXt, create_model
 from convnext_keras.variants import VARIANTS

@@ -16,6 +16,7 @@ from typing import Any
 import keras
 
 from convnext_keras.deploy.formats import FORMATS
+from convnext_keras.starting import LEAN
 
 OPSET = 20  # of ONNX, if none is asked for: the first with GELU as one operation
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -46,7 +47,7 @@ def run_apart(words: Sequence[str], **environment: str) -> None:
     Raises:
         RuntimeError: if it fails; with the last line of what it said.
     """
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment}
+    environment = {**os.environ, **LEAN, "TF_CPP_MIN_LOG_LEVEL": "3", **environment}
     done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True)
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip()]

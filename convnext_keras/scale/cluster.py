@@ -17,6 +17,7 @@ import keras
 from convnext_keras.clip import Embedder
 from convnext_keras.scale.sources import Shard
 from convnext_keras.scale.tasks import Done, Task, Worker
+from convnext_keras.starting import LEAN
 
 DEVICES = ("cpu", "gpu")
 PROCESSORS = 4  # of a model without a GPU, by default
@@ -139,9 +140,9 @@ class Actors:
 
 
 def kept_variables() -> dict[str, str]:
-    """Variables of the environment that every process of a cluster is to have as this one has them."""
+    """Variables of the environment for every process of a cluster, most of them as this one has them."""
     kept = {name: os.environ[name] for name in KEPT if name in os.environ}
-    return {**kept, "KERAS_BACKEND": keras.backend.backend()}
+    return {**kept, **LEAN, "KERAS_BACKEND": keras.backend.backend()}
 
 
 def cause_of(error: Exception) -> str:

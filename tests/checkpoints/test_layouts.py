@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import safetensors.numpy
-from conftest import outputs, to_numpy
+from backend import outputs, to_numpy
 from make_references import CLASSES, ISOTROPIC, OPTIONS, REFERENCES, SMALL, STRIDES, arrays_of
 
 from convnext_keras import ConvNeXt, WeightsError, create_model, feature_extractor, load_weights

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import safetensors.numpy
-from conftest import BACKEND, randomise
+from backend import BACKEND, randomise
 
 from convnext_keras import ConvNeXt, clip, load_weights, save_weights
 

@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 import pytest
+from backend import BACKEND
 from clip_models import SAME, load, variant
-from conftest import BACKEND
 from make_clip_references import images
 
 from convnext_keras import checkpoints, clip

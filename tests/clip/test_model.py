@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 import safetensors.numpy
+from backend import BACKEND, outputs, to_numpy
 from clip_models import COSINE, LOGITS, SAME, load, pictures, variant
-from conftest import BACKEND, outputs, to_numpy
 from make_clip_references import KINDS, SIZE, TEXTS, images
 from make_references import REFERENCES, SMALL, arrays_of
 from PIL import Image
@@ -29,6 +29,7 @@ def test_from_pixels_and_strings_to_logits(kind, clip_checkpoints):
     np.testing.assert_allclose(outputs(loaded, inputs), expected["logits"], atol=LOGITS)
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize("kind", KINDS)
 def test_towers_load_apart(kind, clip_checkpoints, tmp_path):
     """Also with the prefix of distributed training, and into the plain ConvNeXt."""

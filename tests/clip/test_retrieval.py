@@ -14,6 +14,7 @@ from convnext_keras.clip.vectors import write_vectors
 SAME = 1e-5
 
 
+@pytest.mark.any_backend
 def test_search_is_exact(model, held_out):
     pictures, captions = held_out
     index = clip.ImageIndex(model)

@@ -5,8 +5,8 @@ import math
 import keras
 import numpy as np
 import pytest
+from backend import needs_training, outputs, randomise, to_numpy
 from clip_models import pictures, variant
-from conftest import needs_training, outputs, randomise, to_numpy
 
 from convnext_keras import clip
 

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from conftest import outputs, randomise
+from backend import outputs, randomise
 from make_references import OPTIONS, SMALL
 
 from convnext_keras import ConvNeXt, clip, fold_for_inference

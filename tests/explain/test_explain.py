@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from conftest import BACKEND, needs_training, outputs, randomise
+from backend import BACKEND, needs_training, outputs, randomise
 from typer.testing import CliRunner
 
 from convnext_keras import ConvNeXt, create_model, explain
@@ -120,6 +120,7 @@ def test_pictures_to_look_at(tmp_path, classifier, pixels):
     assert explain.feature_sheet(classifier, pixels[0], stage=1, channels=5).size == (6 * 124, 142)
 
 
+@pytest.mark.any_backend
 def test_the_command(tmp_path):
     from PIL import Image
 
@@ -133,6 +134,7 @@ def test_the_command(tmp_path):
         assert picture.size == (456, 246)
 
 
+@pytest.mark.any_backend
 def test_what_is_refused(classifier, model, pixels):
     digits = create_model("convnext_mini.digits")
     for message, call in {

@@ -5,7 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from conftest import randomise
+from backend import randomise
 from hub_stand_in import Hub
 from make_hub_references import HUB, OPEN_CLIP
 from typer.testing import CliRunner

@@ -12,7 +12,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from conftest import BACKEND, needs_training, to_numpy
+from backend import BACKEND, needs_training, to_numpy
 from keras import ops
 
 from convnext_keras import kernels as kernels_package

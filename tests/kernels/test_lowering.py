@@ -5,7 +5,7 @@ import re
 import keras
 import numpy as np
 import pytest
-from conftest import BACKEND
+from backend import BACKEND
 
 from convnext_keras import ConvNeXt
 

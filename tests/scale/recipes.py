@@ -14,8 +14,8 @@ if __name__ == "__main__":
     RECIPE, DEVICES, RANK, PORT, FOLDER = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
 if RECIPE and os.environ["KERAS_BACKEND"] == "jax" and RECIPE != "jax_processes":
     os.environ["XLA_FLAGS"] += f" --xla_force_host_platform_device_count={DEVICES}"
-if RECIPE:  # Without what Keras imports on the chance, for seconds of each process.
-    runpy.run_path(str(Path(__file__).parents[2] / "convnext_keras" / "starting.py"))["import_keras"]()
+if RECIPE:  # Its variable CONVNEXT_KERAS_LEAN is set, and this importing Keras for seconds less.
+    runpy.run_path(str(Path(__file__).parents[2] / "convnext_keras" / "starting.py"))
 if RECIPE == "jax_processes":
     import keras
 
@@ -23,8 +23,8 @@ if RECIPE == "jax_processes":
 
 import keras
 import numpy as np
+from backend import randomise
 from clip_models import variant
-from conftest import randomise
 
 from convnext_keras import ConvNeXt, clip, scale
 from convnext_keras.variants import Variant

@@ -58,6 +58,7 @@ def vectors_of(table):
     return np.array(table.column("vector").to_pylist())
 
 
+@pytest.mark.any_backend
 def test_rows_are_those_of_the_model(held_out, shards, tmp_path):
     summary = scale.embed(MODEL, shards, tmp_path / "vectors", batch_size=5)
     assert summary[:4] == (48, 0, 4, 0)

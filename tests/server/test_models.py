@@ -4,7 +4,7 @@ import base64
 
 import numpy as np
 import pytest
-from conftest import BACKEND, outputs
+from backend import BACKEND, outputs
 from PIL import Image
 from serving import asked, data_uri, png
 
@@ -45,6 +45,7 @@ def test_pictures_get_the_classes_of_the_model(digits):
     assert [len(row["predictions"]) for row in answered(NAME, pictures, top_k=2).json()["data"]] == [2] * len(pictures)
 
 
+@pytest.mark.any_backend
 def test_the_model_says_what_it_can_do():
     (facts,) = asked(create_app(NAME), "/v1/models", None).json()["data"]
     assert (facts["capabilities"], facts["classes"]) == (
@@ -54,6 +55,7 @@ def test_the_model_says_what_it_can_do():
     assert asked(create_app(NAME), "/health/ready", None).status_code == 200
 
 
+@pytest.mark.any_backend
 @pytest.mark.parametrize(
     ("path", "body", "code"),
     [
@@ -75,6 +77,7 @@ def test_what_a_classifier_cannot_do(path, body, code):
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, code)
 
 
+@pytest.mark.any_backend
 def test_labels_of_a_convnext_clip_must_be_given(model):
     body = {"input": [{"image": base64.b64encode(png(np.zeros((8, 8, 3), "uint8"))).decode()}]}
     answer = asked(create_app(model), "/v1/classify", body)
@@ -95,6 +98,7 @@ def test_models_come_from_files_too(digits, tmp_path):
         assert [row["prediction"] for row in found["data"]] == [row["prediction"] for row in expected]
 
 
+@pytest.mark.any_backend
 def test_a_name_of_both_kinds():
     """A variant that classifiers and ConvNeXt-CLIP share is of the one that a command is about."""
     for name, (of_hub, of_server) in {
@@ -107,6 +111,7 @@ def test_a_name_of_both_kinds():
         assert (hub.is_clip(name), opening.is_clip(name)) == (of_hub, of_server), name
 
 
+@pytest.mark.any_backend
 def test_what_cannot_be_served(tmp_path):
     with pytest.raises(ValueError, match="indexes are of a ConvNeXt-CLIP; convnext_mini.digits is a classifier"):
         create_app(NAME, indexes={"photos": tmp_path})

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from conftest import needs_training, outputs
+from backend import needs_training, outputs
 from digit_pictures import digits
 
 from convnext_keras import clip, create_model, fold_for_inference, training

@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import BACKEND
+from backend import BACKEND
 from PIL import Image
 
 from convnext_keras import training

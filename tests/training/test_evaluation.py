@@ -4,7 +4,7 @@ import digit_pictures
 import keras
 import numpy as np
 import pytest
-from conftest import needs_training
+from backend import needs_training
 from sklearn import metrics
 
 from convnext_keras import create_model, training
@@ -50,6 +50,7 @@ def digits(count=100):
     return pixels, np.array(labels)
 
 
+@pytest.mark.any_backend
 def test_classes_are_found_by_identifier_and_by_name():
     pixels, labels = digits()
     some = np.isin(labels, (3, 7))
@@ -62,6 +63,7 @@ def test_classes_are_found_by_identifier_and_by_name():
         training.evaluate(DIGITS, (pixels[:2], ["three", "eleven"]))
 
 
+@pytest.mark.any_backend
 @needs_training
 def test_larger_pictures_and_mirrored_ones():
     pixels, labels = digits(40)
@@ -74,6 +76,7 @@ def test_larger_pictures_and_mirrored_ones():
     np.testing.assert_allclose(both.scores, (plain.scores + mirrored.scores) / 2, atol=1e-5)
 
 
+@pytest.mark.any_backend
 def test_logits_become_probabilities():
     pixels, labels = digits(20)
     logits = training.evaluate(create_model(DIGITS, classifier_activation=None), (pixels, labels))
@@ -94,6 +97,7 @@ def test_what_cannot_be_evaluated_is_told():
         training.evaluate(create_model(DIGITS, include_top=False), (pixels, labels))
 
 
+@pytest.mark.any_backend
 @needs_training
 @pytest.mark.parametrize("classes", [2, 10])
 def test_the_probe_is_as_good_as_scikit_learns(classes):

@@ -12,7 +12,7 @@ import digit_pictures
 import keras
 import numpy as np
 import pytest
-from conftest import needs_training, randomise, to_numpy
+from backend import needs_training, randomise, to_numpy
 from make_references import CLASSES, REFERENCES, SMALL, TRAINING, arrays_of
 
 from convnext_keras import ConvNeXt, create_model, training

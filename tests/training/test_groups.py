@@ -2,7 +2,7 @@
 
 import keras
 import pytest
-from conftest import needs_training
+from backend import needs_training
 
 from convnext_keras import ConvNeXt, clip, create_model, training
 from convnext_keras.clip_variants import CLIP_VARIANTS

@@ -8,7 +8,7 @@ import tarfile
 
 import numpy as np
 import pytest
-from conftest import needs_training
+from backend import needs_training
 from PIL import Image
 from typer.testing import CliRunner
 

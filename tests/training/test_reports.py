@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import needs_training
+from backend import needs_training
 from digit_pictures import digits
 from PIL import Image
 from typer.testing import CliRunner
