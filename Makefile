@@ -4,7 +4,8 @@ PYTHON ?= python3
 BACKENDS ?= torch tensorflow jax openvino
 BIN := .venv/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
-# Two test processes on two cores: more threads of OpenMP would wait for one another, for half of PyTorch's time.
+# Two test processes on two cores, and a third where tests wait for servers: more threads of OpenMP would wait for one
+# another, for half of PyTorch's time.
 test coverage: export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo train-demo test check docs coverage wheel clean
@@ -17,10 +18,10 @@ train-demo: .venv/train-demo
 	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(BIN)/convnext-keras demo --train
 
 test: .venv/dev
-	@only=""; for backend in $(BACKENDS); do \
+	@only=""; processes=3; for backend in $(BACKENDS); do \
 		echo "== $$backend"; \
-		KERAS_BACKEND=$$backend $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "$$only" || exit 1; \
-		only="not any_backend"; \
+		KERAS_BACKEND=$$backend $(BIN)/python -m pytest -n $$processes --dist worksteal -m "$$only" || exit 1; \
+		only="not any_backend"; processes=2; \
 	done
 
 check: .venv/dev
