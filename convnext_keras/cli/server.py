@@ -21,6 +21,7 @@ def serve(
     image_host: Annotated[list[str], typer.Option(help="A host for the allowlist.")] = [],  # noqa: B006
     batching: Annotated[bool, typer.Option(help="Run items of different requests together.")] = True,
     engine: Annotated[str, typer.Option(help="openvino or onnx, to run the model without Keras' backend.")] = "",
+    streams: Annotated[int, typer.Option(min=1, help="Batches that the engine runs at a time, on a share each.")] = 1,
 ) -> None:
     """Serves embeddings, zero-shot classification and search over HTTP, as OpenAI's clients expect, or a classifier.
 
@@ -44,4 +45,5 @@ def serve(
         image_hosts=image_host,
         batching=batching,
         engine=engine or None,
+        streams=streams,
     )

@@ -44,10 +44,12 @@ class Embedder:
     Attributes:
         name: of the model.
         provenance: where the weights come from, None if they are random.
+        streams: batches of one tower that may run at a time.
     """
 
     name: Any
     provenance: Provenance | None = None
+    streams = 1
 
     @property
     def output_width(self) -> int:

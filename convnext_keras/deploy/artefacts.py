@@ -15,6 +15,7 @@ class Artefact:
 
     Args:
         path: of the file or folder; its description lies beside it.
+        streams: threads that may call it at a time, each with its share of the processors; of OpenVINO and ONNX.
 
     Attributes:
         provenance: where the weights come from, with the transform and the classes.
@@ -32,14 +33,14 @@ class Artefact:
         (2, 10)
     """
 
-    def __init__(self, path: str | os.PathLike) -> None:
+    def __init__(self, path: str | os.PathLike, streams: int = 1) -> None:
         path = Path(path)
         description = description_of(path)
         self.provenance = Provenance.from_config(description)
         self.outputs: list[str] = description["outputs"]
         self.shape, self.dtype, self.layout = description["shape"], description["dtype"], description["layout"]
         self.statistics = description["statistics"] and Statistics(*map(tuple, description["statistics"]))
-        self.run = started(path)
+        self.run = started(path, streams)
 
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
         """The first output for pixels `(N, H, W, C)` in 0..255, or token ids `(N, L)`."""

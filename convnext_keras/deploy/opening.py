@@ -55,23 +55,26 @@ class Classifier:
         return softmax(scores) if self.is_logits else scores
 
 
-def opened(name: str, engine: str | None = None) -> clip.Embedder | Classifier:
+def opened(name: str, engine: str | None = None, streams: int = 1) -> clip.Embedder | Classifier:
     """A model by its name: a weight set, a `.keras` file, a repository or folder, or what `export` wrote.
 
     Args:
         name: of the model.
         engine: to run a ConvNeXt-CLIP by; see `create_app`.
+        streams: of that engine; see `create_app`.
 
     Raises:
         ValueError: if there is no such model, or it cannot be run so.
     """
     if is_exported_clip(name):
-        exported = ExportedCLIP(name)
+        exported = ExportedCLIP(name, streams)
         if engine not in (None, exported.format):
             raise ValueError(f"{name} was written for {exported.format}. Received: engine={engine!r}")
         return exported
+    if streams > 1 and not engine:
+        raise ValueError(f"streams are of an engine. Received: streams={streams} without one")
     if is_clip(name):
-        return ExportedCLIP(exported_for(name, engine)) if engine else clip.create_model(name)
+        return ExportedCLIP(exported_for(name, engine), streams) if engine else clip.create_model(name)
     if engine:
         raise ValueError(f"engine is of a ConvNeXt-CLIP. Write {name} with `convnext-keras export`, and serve that.")
     model: Any = Artefact(name) if is_artefact(name) else create_model(name)

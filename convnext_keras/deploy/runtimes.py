@@ -6,7 +6,9 @@ The file is a program of its own too, so that a check has nothing but the format
 """
 
 import json
+import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -42,10 +44,13 @@ def _litert(path: Path, names: Sequence[str]) -> Run:
     return lambda inputs: [np.asarray(runner(**{name: inputs})[row]) for row in names]
 
 
-def _onnx(path: Path, names: Sequence[str]) -> Run:
+def _onnx(path: Path, names: Sequence[str], streams: int = 1) -> Run:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    if streams > 1:
+        options.intra_op_num_threads = max(1, (os.cpu_count() or 1) // streams)
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda inputs: [np.asarray(row) for row in session.run([*names], {name: inputs})]
 
@@ -62,13 +67,19 @@ def _torch(path: Path, names: Sequence[str]) -> Run:
     return run
 
 
-def _openvino(path: Path, names: Sequence[str]) -> Run:
+def _openvino(path: Path, names: Sequence[str], streams: int = 1) -> Run:
     import openvino
 
-    program = openvino.compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
+    if streams > 1:  # Bound to a processor each, one would wait while another's was free.
+        settings |= {"NUM_STREAMS": streams, "ENABLE_CPU_PINNING": False}
+    program = openvino.compile_model(str(path), "CPU", settings)
+    own = threading.local()
 
     def run(inputs: np.ndarray) -> list[np.ndarray]:
-        results = program(inputs, share_inputs=True)
+        if not hasattr(own, "request"):  # that no other thread may use meanwhile
+            own.request = program.create_infer_request()
+        results = own.request.infer(inputs, share_inputs=True)
         return [np.array(results[row]) for row in names]
 
     return run
@@ -81,7 +92,7 @@ def _stablehlo(path: Path, names: Sequence[str]) -> Run:
     return lambda inputs: [np.array(row) for row in call(inputs)]
 
 
-RUNTIMES: dict[str, Callable[[Path, Sequence[str]], Run]] = {
+RUNTIMES: dict[str, Callable[..., Run]] = {
     "saved_model": _saved_model,
     "litert": _litert,
     "onnx": _onnx,
@@ -104,15 +115,20 @@ def description_of(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} has no description {beside.name} beside it, as `export` writes it.") from error
 
 
-def started(path: Path) -> Run:
+def started(path: Path, streams: int = 1) -> Run:
     """An artefact as a function from an array to its outputs, in the order of the description.
+
+    Args:
+        path: of the artefact.
+        streams: threads that may call it at a time, each with its share of the processors; of OpenVINO and ONNX.
 
     Raises:
         ValueError: if there is no description.
         ImportError: if the format's own program is not installed.
     """
     description = description_of(path)
-    return RUNTIMES[description["format"]](path, description["outputs"])
+    options = {"streams": streams} if streams > 1 else {}
+    return RUNTIMES[description["format"]](path, description["outputs"], **options)
 
 
 def main(artefact: str, inputs: str, outputs: str) -> None:

@@ -109,6 +109,7 @@ class ExportedCLIP(Embedder):
 
     Args:
         folder: that `export_clip` wrote.
+        streams: batches of one tower that threads may run at a time, each with its share of the processors.
 
     Attributes:
         name: of the weight set, or of the model.
@@ -128,14 +129,14 @@ class ExportedCLIP(Embedder):
         'blue'
     """
 
-    def __init__(self, folder: str | os.PathLike) -> None:
-        folder = Path(folder)
+    def __init__(self, folder: str | os.PathLike, streams: int = 1) -> None:
+        folder, self.streams = Path(folder), streams
         if not is_exported_clip(folder):
             raise ValueError(f"{folder} has no {FILE}: it is not a folder that `export_clip` wrote.")
         self.facts = json.loads((folder / FILE).read_text(encoding="utf-8"))
         self.format: str = self.facts["format"]
         suffix = FORMATS[self.format].suffix
-        self.image, self.text = Artefact(folder / f"image{suffix}"), Artefact(folder / f"text{suffix}")
+        self.image, self.text = (Artefact(folder / f"{tower}{suffix}", streams) for tower in ("image", "text"))
         self.name, self.provenance = self.facts["name"], Provenance.from_config(self.facts)
 
     @property

@@ -28,6 +28,7 @@ def create_app(
     model: clip.Embedder | Classifier | str = BUNDLED_CLIP,
     *,
     engine: str | None = None,
+    streams: int = 1,
     name: str | None = None,
     keys: Iterable[str] = (),
     hosts: Iterable[str] = (),
@@ -42,6 +43,8 @@ def create_app(
     Args:
         model: a model; or its name, see `opened`.
         engine: `"openvino"` or `"onnx"`, to run the named ConvNeXt-CLIP by that program; None for Keras' backend.
+        streams: batches of each tower that the engine runs at a time, each on its share of the processors: more
+            answers under load, and a request that comes alone waits longer.
         name: that clients call it by; the weight set's if None.
         keys: of which each request needs one; none to let everyone in.
         hosts: names that the server is reached by, beside those of this machine; see `Hosts`.
@@ -67,7 +70,7 @@ def create_app(
     indexes, pictures = indexes or {}, pictures or {}
     if unknown := sorted(pictures.keys() - indexes.keys()):
         raise ValueError(f"pictures must be for one of the indexes {sorted(indexes)}. Received: {unknown[0]!r}")
-    served = opened(model, engine) if isinstance(model, str) else model
+    served = opened(model, engine, streams) if isinstance(model, str) else model
     metrics = Metrics()
     queues = Engine(served, limits, policy, metrics, batching)
 

@@ -14,8 +14,8 @@ from convnext_keras.server.errors import ApiError
 class Batcher:
     """A queue before one tower: what has waited longest runs first, as many together as have come.
 
-    An item waits at most `wait_seconds` for company, and not at all while the batch before it still runs. A request
-    that is cancelled takes its items out of the queue.
+    An item waits at most `wait_seconds` for company, and longer only while as many batches run as may. A request that
+    is cancelled takes its items out of the queue.
 
     Args:
         run: rows `(N, ...)` to vectors `(N, D)`.
@@ -24,6 +24,7 @@ class Batcher:
         max_queue: most rows that wait; more are refused.
         executor: where `run` runs; both towers share one, since the model is one.
         observe: is told of each batch: its size, how long its first row waited, and how long it ran.
+        streams: batches that run at a time.
     """
 
     def __init__(
@@ -34,13 +35,15 @@ class Batcher:
         max_queue: int,
         executor: Executor,
         observe: Callable[[int, float, float], None] = lambda size, waited, ran: None,
+        streams: int = 1,
     ) -> None:
         self.run, self.max_batch, self.wait_seconds, self.max_queue = run, max_batch, wait_seconds, max_queue
         self.executor, self.observe = executor, observe
         self.queue: collections.deque[tuple[np.ndarray, asyncio.Future, float]] = collections.deque()
         self.arrived = asyncio.Event()
         self.task: asyncio.Task | None = None
-        self.busy = False
+        self.free = asyncio.Semaphore(streams)
+        self.running: set[asyncio.Task] = set()
 
     def start(self) -> None:
         """Begins to work; call it in the event loop."""
@@ -48,7 +51,7 @@ class Batcher:
 
     async def stop(self) -> None:
         """Ends the work when the queue is empty."""
-        while self.is_alive and (self.queue or self.busy):
+        while self.is_alive and (self.queue or self.running):
             await asyncio.sleep(0.01)
         if self.task:
             self.task.cancel()
@@ -87,13 +90,19 @@ class Batcher:
 
     async def _work(self) -> None:
         while True:
+            await self.free.acquire()
             await self.arrived.wait()
             if len(self.queue) < self.max_batch and time.monotonic() - self.queue[0][2] < self.wait_seconds:
                 await asyncio.sleep(self.wait_seconds)
-            if batch := self._next_batch():
-                self.busy = True
-                await self._run(batch)
-                self.busy = False
+            task = asyncio.create_task(self._run(self._next_batch()))
+            self.running.add(task)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task) -> None:
+        self.running.discard(task)
+        self.free.release()
+        if self.task and not task.cancelled() and task.exception():
+            self.task.cancel()  # An error of this class: `is_alive` tells of it.
 
     def _next_batch(self) -> list[tuple[np.ndarray, asyncio.Future, float]]:
         batch = []
@@ -106,6 +115,8 @@ class Batcher:
         return batch
 
     async def _run(self, batch: list[tuple[np.ndarray, asyncio.Future, float]]) -> None:
+        if not batch:  # All were cancelled.
+            return
         start = time.monotonic()
         try:
             rows = np.stack([row for row, _, _ in batch])

@@ -29,6 +29,7 @@ def serve(
     image_hosts: Iterable[str] = (),
     batching: bool = True,
     engine: str | None = None,
+    streams: int = 1,
 ) -> None:
     """Serves until SIGTERM or SIGINT, then answers the requests that it has accepted, and ends.
 
@@ -44,6 +45,7 @@ def serve(
         image_hosts: for `"allowlist"`.
         batching: whether items of different requests run together.
         engine: see `create_app`.
+        streams: see `create_app`.
 
     Raises:
         ValueError: if others than this machine could reach a server without keys, or an argument is not valid.
@@ -60,7 +62,7 @@ def serve(
         "pictures": named_folders("--pictures", pictures),
     }
     kernels.keep_compiled(cache_folder() / "compiled")
-    settings: dict[str, Any] = {"policy": policy, "batching": batching, "engine": engine}
+    settings: dict[str, Any] = {"policy": policy, "batching": batching, "engine": engine, "streams": streams}
     app = create_app(model, keys=keys, hosts=[host, *allowed_hosts], **folders, **settings)
     # Headers of proxies are not believed, and the access log is the application's own.
     quiet = {"access_log": False, "proxy_headers": False, "server_header": False, "log_config": LOGGING}

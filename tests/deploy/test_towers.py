@@ -1,5 +1,6 @@
 """Both towers in another program are the ConvNeXt-CLIP that they were written from, whoever uses them."""
 
+import concurrent.futures
 import json
 import os
 import shutil
@@ -45,6 +46,22 @@ def test_vectors_are_those_of_the_model(folder, model):
     np.testing.assert_allclose(scores.probs, expected.probs, atol=1e-5)
     assert (exported.name, exported.recipe, exported.output_width) == (NAME, model.recipe, model.output_width)
     assert exported.provenance.license == model.provenance.license
+
+
+def test_streams_give_the_same_vectors(folder, model):
+    """Four threads call two streams with batches of their own, again and again."""
+    exported, (pictures, captions) = deploy.ExportedCLIP(folder, streams=2), held_out_shapes()
+    of_pictures, of_texts = model.encode_image(pictures[:16]), model.encode_text(captions[:16])
+
+    def differences(number):
+        rows = slice(4 * number, 4 * number + 4)
+        for _ in range(10):
+            yield np.abs(exported.encode_image(pictures[rows]) - of_pictures[rows]).max()
+            yield np.abs(exported.encode_text(captions[rows]) - of_texts[rows]).max()
+
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        found = [*threads.map(lambda number: max(differences(number)), range(4))]
+    assert max(found) < 1e-6
 
 
 def test_an_index_of_the_model_is_one_of_its_towers(folder, model, tmp_path):

@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import threading
 import time
 
 import numpy as np
@@ -66,3 +67,27 @@ def test_a_full_queue_and_a_failing_model_are_told():
     assert isinstance(second, ApiError)
     assert (second.status, second.code, second.headers["retry-after"]) == (429, "queue_full", "1")
     assert isinstance(again, RuntimeError)
+
+
+def test_streams_run_at_a_time_and_no_more():
+    """Each batch waits for another one to run beside it; a third never does."""
+    beside, running, most = threading.Barrier(2, timeout=20), [], []
+
+    def run(rows):
+        running.append(rows)
+        most.append(len(running))
+        beside.wait()
+        running.pop()
+        return rows * 2
+
+    async def requests():
+        executor = concurrent.futures.ThreadPoolExecutor(4)
+        batcher = batcher_of(run, max_batch=2, executor=executor, streams=2)
+        batcher.start()
+        rows = [np.array([number]) for number in range(8)]
+        found = await asyncio.gather(*(batcher(rows[start : start + 2]) for start in range(0, 8, 2)))
+        await batcher.stop()
+        return np.concatenate(found)
+
+    np.testing.assert_array_equal(asyncio.run(requests())[:, 0], 2 * np.arange(8))
+    assert max(most) == 2
