@@ -77,6 +77,7 @@ def test_streams_run_at_a_time_and_no_more():
         running.append(rows)
         most.append(len(running))
         beside.wait()
+        time.sleep(0.05)
         running.pop()
         return rows * 2
 
