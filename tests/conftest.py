@@ -20,7 +20,7 @@ os.environ.setdefault(
     "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
 )
 
-# Half the time of every start, here and of the programs that tests run.
+# Less time for every start, here and of the programs that tests run.
 os.environ.setdefault("CONVNEXT_KERAS_LEAN", "1")
 
 OF_ANY_BACKEND = re.compile(r"^pytestmark = \[?\s*.*any_backend", re.MULTILINE)

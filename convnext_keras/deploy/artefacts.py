@@ -22,7 +22,7 @@ class Artefact:
         outputs: names of the outputs.
 
     Raises:
-        ValueError: if there is no description.
+        ValueError: if there is no description, or the format cannot run so many streams.
         ImportError: if the format's own program is not installed.
 
     Example:

@@ -27,10 +27,13 @@ class Classifier:
     Attributes:
         recipe: the evaluation transform.
         classes: each as `(identifier, name)`.
+        streams: batches that may run at a time.
 
     Raises:
         ValueError: if the model is none.
     """
+
+    streams = 1
 
     def __init__(self, model: ModelWithProvenance | Artefact, name: str) -> None:
         self.name, self.provenance = name, model.provenance
@@ -72,7 +75,9 @@ def opened(name: str, engine: str | None = None, streams: int = 1) -> clip.Embed
             raise ValueError(f"{name} was written for {exported.format}. Received: engine={engine!r}")
         return exported
     if streams > 1 and not engine:
-        raise ValueError(f"streams are of an engine. Received: streams={streams} without one")
+        raise ValueError(
+            f"streams are of an engine, which runs a ConvNeXt-CLIP. Received: streams={streams} without one"
+        )
     if is_clip(name):
         return ExportedCLIP(exported_for(name, engine), streams) if engine else clip.create_model(name)
     if engine:

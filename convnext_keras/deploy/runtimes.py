@@ -18,6 +18,7 @@ import numpy as np
 
 Run = Callable[[np.ndarray], list[np.ndarray]]
 REPEATS = 5  # of which the fastest is told
+IN_STREAMS = ("openvino", "onnx")  # formats whose programs several threads may run at a time
 DESCRIPTION = ".json"  # appended to the name of an artefact for the name of its description
 
 
@@ -123,12 +124,17 @@ def started(path: Path, streams: int = 1) -> Run:
         streams: threads that may call it at a time, each with its share of the processors; of OpenVINO and ONNX.
 
     Raises:
-        ValueError: if there is no description.
+        ValueError: if there is no description, or the format cannot run so many streams.
         ImportError: if the format's own program is not installed.
     """
     description = description_of(path)
-    options = {"streams": streams} if streams > 1 else {}
-    return RUNTIMES[description["format"]](path, description["outputs"], **options)
+    name = description["format"]
+    if streams < 1 or (streams > 1 and name not in IN_STREAMS):
+        raise ValueError(
+            f"streams must be 1 or, for {' and '.join(IN_STREAMS)}, more. Received: streams={streams} for {name}"
+        )
+    options = {"streams": streams} if name in IN_STREAMS else {}
+    return RUNTIMES[name](path, description["outputs"], **options)
 
 
 def main(artefact: str, inputs: str, outputs: str) -> None:

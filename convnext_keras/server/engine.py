@@ -58,8 +58,7 @@ class Engine:
         self.state = "loading"  # then "ready", and "stopping" in the end
         self.fetching = asyncio.Semaphore(limits.max_fetches)
         self.decoder = Decoder(model.recipe, limits, os.cpu_count() or 1)
-        streams = model.streams if isinstance(model, Embedder) else 1
-        self.runner = ThreadPoolExecutor(streams, thread_name_prefix="model")
+        self.runner = ThreadPoolExecutor(model.streams, thread_name_prefix="model")
         sizes = {"image": limits.image_batch if batching else 1, "text": limits.text_batch if batching else 1}
         runs: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {"image": model.encode_pixels}
         if isinstance(model, Embedder):
@@ -73,7 +72,7 @@ class Engine:
                 limits.max_queue,
                 self.runner,
                 lambda size, waited, ran, tower=tower: metrics.batch(tower, size, waited, ran),
-                streams,
+                model.streams,
             )
             for tower, size in sizes.items()
             if tower in runs

@@ -51,7 +51,7 @@ def test_demo(tmp_path):
 @needs_training
 @pytest.mark.any_backend
 def test_demo_of_training(tmp_path, monkeypatch):
-    """In half of the steps that the user's demo makes."""
+    """In fewer steps than the user's demo makes."""
     recipe = dataclasses.replace(training.RECIPES["fine_tune_small_data"], epochs=6, minimum_steps=0)
     monkeypatch.setitem(training.RECIPES, "fine_tune_small_data", recipe)
     shown = run("demo", "--train", "--output", tmp_path).stdout

@@ -116,6 +116,8 @@ def test_features_and_backbones(format, tmp_path):
 def test_a_model_built_on_a_backbone(tmp_path):
     model = keras.Sequential([small(include_top=False, pooling="avg"), keras.layers.Dense(3, name="mine")])
     deploy.export(model, tmp_path / "mine.pt2", check=False)
+    with pytest.raises(ValueError, match="Received: streams=2 for torch"):
+        deploy.Artefact(tmp_path / "mine.pt2", streams=2)
     read, pixels = deploy.Artefact(tmp_path / "mine.pt2"), np.zeros((2, 40, 48, 3), "float32")
     assert read.outputs == ["logits"]
     np.testing.assert_allclose(read(pixels), outputs(model, pixels), atol=1e-5)

@@ -117,6 +117,8 @@ def test_what_cannot_be_written_or_read(model, folder, tmp_path, monkeypatch):
         ValueError, match="format must be 'onnx' or 'openvino' for both towers. Received: format='torch'"
     ):
         deploy.export_clip(model, tmp_path / "a", "torch")
+    with pytest.raises(ValueError, match="streams must be 1 or, for openvino and onnx, more. Received: streams=0"):
+        deploy.ExportedCLIP(folder, streams=0)
     with pytest.raises(ValueError, match="has no clip.json"):
         deploy.ExportedCLIP(tmp_path)
     taken = tmp_path / "taken"

@@ -14,7 +14,7 @@ if __name__ == "__main__":
     RECIPE, DEVICES, RANK, PORT, FOLDER = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
 if RECIPE and os.environ["KERAS_BACKEND"] == "jax" and RECIPE != "jax_processes":
     os.environ["XLA_FLAGS"] += f" --xla_force_host_platform_device_count={DEVICES}"
-if RECIPE:  # Its variable CONVNEXT_KERAS_LEAN is set, and this importing Keras for seconds less.
+if RECIPE:  # Keras for seconds less, by CONVNEXT_KERAS_LEAN, and nothing of the library before `jax.distributed`.
     runpy.run_path(str(Path(__file__).parents[2] / "convnext_keras" / "starting.py"))
 if RECIPE == "jax_processes":
     import keras

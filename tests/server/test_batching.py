@@ -69,6 +69,21 @@ def test_a_full_queue_and_a_failing_model_are_told():
     assert isinstance(again, RuntimeError)
 
 
+def test_a_queue_whose_own_work_fails_says_so():
+    def observe(*facts):
+        raise KeyError("no such metric")
+
+    async def request():
+        batcher = batcher_of(lambda rows: rows, observe=observe)
+        batcher.start()
+        before = batcher.is_alive
+        await batcher([np.zeros(1)])
+        await asyncio.sleep(0.05)
+        return before, batcher.is_alive
+
+    assert asyncio.run(request()) == (True, False)
+
+
 def test_streams_run_at_a_time_and_no_more():
     """Each batch waits for another one to run beside it; a third never does."""
     beside, running, most = threading.Barrier(2, timeout=20), [], []
