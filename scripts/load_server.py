@@ -2,7 +2,8 @@
 
     KERAS_BACKEND=torch python scripts/load_server.py --write    # for 60 s with batching and without, then a stop
 
-Loopback only; bounded in clients, time and requests. Needs the extra `server`, and httpx2.
+Loopback only; bounded in clients, time and requests. The clients share the processors with the server, so they send
+bytes that are ready, and look at the answers when the time is over. Needs the extra `server`, and httpx2.
 """
 
 import argparse
@@ -35,12 +36,17 @@ from convnext_keras.cli.demo import held_out_shapes
 CLIENTS, SECONDS, MOST_REQUESTS = 32, 60.0, 200_000
 BEFORE = 6.0  # seconds of load before it is measured, in which the sizes of batch that came up have run
 TOLERANCE = 1e-5  # of a unit vector's elements: float32 sums in batches of other sizes
+HEAD = (
+    b"POST /v1/embeddings HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+    b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+)
+END, LENGTH = b"\r\n\r\n", re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 HEADS = ("", "requests/s", "items/s", "ms: median, 99 %", "errors", "`/health` ms: median, 99 %", "MB over time")
 STEADY = 2  # seconds into a run, when its memory is looked at first
 
 
-def requests_and_answers() -> list[tuple[dict, np.ndarray]]:
-    """Bodies with one to three texts and pictures each, and the vectors that belong to them."""
+def requests_and_answers() -> list[tuple[bytes, np.ndarray]]:
+    """Requests with one to three texts and pictures each, and the vectors that belong to them."""
     model = clip.create_model("shapes")
     pictures, captions = held_out_shapes()
     pictures, captions = pictures[:200], captions[:200]
@@ -58,7 +64,8 @@ def requests_and_answers() -> list[tuple[dict, np.ndarray]]:
                 Image.fromarray(pictures[place]).save(buffer, "PNG")
                 items.append({"image": base64.b64encode(buffer.getvalue()).decode()})
                 vectors.append(of_pictures[place])
-        found.append(({"input": items, "encoding_format": "base64"}, np.stack(vectors)))
+        body = json.dumps({"input": items, "encoding_format": "base64"}).encode()
+        found.append((HEAD % len(body) + body, np.stack(vectors)))
     return found
 
 
@@ -95,6 +102,7 @@ class Load:
         answers: right ones.
         items: in them.
         errors: of status or of numbers; each ends nothing.
+        received: head and body of each answer and what belongs into it, until they are looked at.
         refused: requests that the server hung up on without an answer.
         seconds: of each answer.
         health: seconds of each answer of `/health`.
@@ -103,37 +111,44 @@ class Load:
 
     def __init__(self, address: str) -> None:
         self.address, self.answers, self.items, self.refused = address, 0, 0, 0
+        self.received: list[tuple[bytes, bytes, np.ndarray]] = []
         self.errors: list[str] = []
         self.seconds: list[float] = []
         self.health: list[float] = []
         self.memory: list[float] = []
 
-    async def run(self, seconds: float, wanted: list[tuple[dict, np.ndarray]]) -> None:
-        """All clients and a watcher, until the time is over."""
+    async def run(self, seconds: float, wanted: list[tuple[bytes, np.ndarray]]) -> None:
+        """All clients and a watcher, until the time is over; then a look at every answer."""
         end = time.monotonic() + seconds
         async with asyncio.TaskGroup() as group:
             for number in range(CLIENTS):
                 group.create_task(self._client(end, random.Random(number), wanted))
             group.create_task(asyncio.to_thread(self._watch, end))
+        for answer in self.received:
+            self._check(*answer)
+        self.received.clear()
 
-    async def _client(self, end: float, generator: random.Random, wanted: list[tuple[dict, np.ndarray]]) -> None:
-        async with httpx.AsyncClient(base_url=self.address, timeout=60) as client:
-            while time.monotonic() < end and self.answers < MOST_REQUESTS:
-                body, vectors = generator.choice(wanted)
+    async def _client(self, end: float, generator: random.Random, wanted: list[tuple[bytes, np.ndarray]]) -> None:
+        reader, writer = await asyncio.open_connection(*self.address.removeprefix("http://").split(":"))
+        with contextlib.closing(writer):
+            while time.monotonic() < end and len(self.received) < MOST_REQUESTS:
+                request, vectors = generator.choice(wanted)
                 start = time.perf_counter()
                 try:
-                    answer = await client.post("/v1/embeddings", json=body)
-                except httpx.TransportError:
+                    writer.write(request)
+                    head = await reader.readuntil(END)
+                    body = await reader.readexactly(int(LENGTH.search(head)[1]))
+                except (OSError, asyncio.IncompleteReadError):
                     self.refused += 1
                     return
                 self.seconds.append(time.perf_counter() - start)
-                self._check(answer, vectors)
+                self.received.append((head, body, vectors))
 
-    def _check(self, answer: httpx.Response, vectors: np.ndarray) -> None:
-        if answer.status_code != 200:
-            self.errors.append(answer.text)
+    def _check(self, head: bytes, body: bytes, vectors: np.ndarray) -> None:
+        if not head.startswith(b"HTTP/1.1 200 "):
+            self.errors.append(body.decode())
             return
-        rows = [np.frombuffer(base64.b64decode(row["embedding"]), "<f4") for row in answer.json()["data"]]
+        rows = [np.frombuffer(base64.b64decode(row["embedding"]), "<f4") for row in json.loads(body)["data"]]
         if len(rows) != len(vectors) or np.abs(np.stack(rows) - vectors).max() > TOLERANCE:
             self.errors.append("a vector of something else")
             return
@@ -164,7 +179,7 @@ def row(name: str, load: Load, seconds: float) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def stopped_in_the_middle(wanted: list[tuple[dict, np.ndarray]]) -> str:
+def stopped_in_the_middle(wanted: list[tuple[bytes, np.ndarray]]) -> str:
     """SIGTERM while all clients ask: what the server's log says it answered, and what the clients got."""
 
     async def ask_and_stop(load: Load, process: subprocess.Popen) -> None:
@@ -196,7 +211,7 @@ ENGINES = (
 )
 
 
-def engines(wanted: list[tuple[dict, np.ndarray]], seconds: float) -> list[str]:
+def engines(wanted: list[tuple[bytes, np.ndarray]], seconds: float) -> list[str]:
     """A table of the programs that can run the model, in turn, twice; the better run of each counts."""
     with tempfile.TemporaryDirectory() as cache:
         environment = {"CONVNEXT_KERAS_CACHE": cache}
