@@ -44,7 +44,7 @@ FLOORS = (
     {"cli"},
 )
 ROOMS = {
-    "kernels": ("shared", "tensorflow", "jax", "torch", "openvino", "__init__"),
+    "kernels": ("shared", "tensorflow", "jax", "torch", "channels_first", "openvino", "__init__"),
     "checkpoints": (
         *("readers", "shards", "layouts", "download", "registry", "matching"),
         *("loading", "saving", "conversion", "__init__"),

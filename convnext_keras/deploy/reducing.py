@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+LITTLE = 1e-12  # beside sums about 1
+
 
 def _quantized(model: Any, rows: Any, **depthwise: Any) -> Any:
     import nncf
@@ -31,7 +33,9 @@ def _quantized(model: Any, rows: Any, **depthwise: Any) -> Any:
 def _openvino_int8(path: Path, rows: np.ndarray) -> None:
     from openvino import opset15
 
-    model = _quantized(_constant_kernels(path), list(rows), types=["GroupConvolution"])
+    model = _constant_kernels(path)
+    _keep_biases(model)
+    model = _quantized(model, list(rows), types=["GroupConvolution"])
     # The kernels that stay are halved here: `compress_to_fp16` leaves them alone where others are integers.
     for operation in model.get_ops():
         if operation.get_type_name() == "GroupConvolution":
@@ -39,6 +43,19 @@ def _openvino_int8(path: Path, rows: np.ndarray) -> None:
             widened = opset15.convert(opset15.constant(kernel), "f32")
             operation.input(1).replace_source_output(widened.output(0))
     _save_openvino(model, path, half=False)
+
+
+def _keep_biases(model: Any) -> None:
+    """Makes biases of zeros a little more, since OpenVINO 2026.4 leaves sums with zeros out, and then scales a product
+    of eight-bit integers before the residual is added, not after it, where the number of rows is free.
+    """
+    from openvino import opset15
+
+    for operation in model.get_ops():
+        bias = operation.input_value(1).get_node() if operation.get_type_name() == "Add" else None
+        if bias and bias.get_type_name() == "Constant" and not bias.data.any():
+            little = opset15.constant(np.full_like(bias.data, LITTLE))
+            operation.input(1).replace_source_output(little.output(0))
 
 
 def _openvino_int8_weights(path: Path, rows: np.ndarray) -> None:

@@ -12,6 +12,8 @@ import numpy as np
 import openvino
 from openvino import opset15
 
+from convnext_keras.kernels.channels_first import channels_first
+
 try:
     from keras.src.backend.openvino import core
 except ImportError:
@@ -40,7 +42,9 @@ def graph_of(model: keras.Model) -> openvino.Model:
     shape = [-1 if length is None else length for length in model.inputs[0].shape]
     parameter = opset15.parameter(shape, core.OPENVINO_DTYPES[model.inputs[0].dtype])
     outputs = keras.tree.flatten(model(core.OpenVINOKerasTensor(parameter.output(0)), training=False))
-    return openvino.Model([opset15.result(row.output) for row in outputs], [parameter])  # pyright: ignore
+    graph = openvino.Model([opset15.result(row.output) for row in outputs], [parameter])  # pyright: ignore
+    channels_first(graph)
+    return graph
 
 
 def _compiled(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:

@@ -1,0 +1,121 @@
+"""OpenVINO's graphs with the axes in the order of its convolutions, `(N, C, H, W)`, from one convolution to the next.
+
+Keras writes a transposition before and after each convolution of channels-last tensors. Where the number of rows is
+free, OpenVINO's program for CPUs copies the whole tensor for each, takes the norm of the last of four axes apart, and
+adds biases and residuals on their own. Between convolutions the same numbers are had without any of it.
+"""
+
+from collections.abc import Callable
+
+import openvino
+from openvino import Node, Output, opset15
+
+TO_LAST, TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
+CONVOLUTIONS = {"Convolution", "GroupConvolution", "MaxPool", "AvgPool"}
+# Operations on each element, of one tensor or of several that are broadcast.
+POINTWISE = (
+    *("Add", "Subtract", "Multiply", "Divide", "Power", "Maximum", "Minimum", "SquaredDifference", "Convert"),
+    *("Gelu", "Swish", "Mish", "Relu", "Elu", "Selu", "Clamp", "Sigmoid", "HardSigmoid", "HSigmoid", "HSwish"),
+    *("Tanh", "Exp", "Sqrt", "Abs", "Negative"),
+)
+REDUCTIONS = ("MVN", "ReduceMean", "ReduceSum", "ReduceMax")
+IN_ORDER = ([1, 2], [3])  # axes without which those that are left have the same order either way
+
+# Outputs of a graph, `(N, H, W, C)`, and those that have the same numbers as `(N, C, H, W)`.
+First = dict[Output, Output]
+
+
+def channels_first(graph: openvino.Model) -> None:
+    """Changes a graph of channels-last tensors: the same inputs and outputs, but few transpositions between.
+
+    Args:
+        graph: with any shapes, also free ones; changed in place. Operations that are not known here get their inputs as
+            they were.
+    """
+    first: First = {}
+    straight: dict[Output, Output] = {}  # what transpositions to channels first gave, and what is that without them
+    for node, inputs in [(node, node.input_values()) for node in graph.get_ordered_ops()]:
+        _connect(node, inputs, straight)
+        kind = node.get_type_name()
+        if kind == "Transpose":
+            order, source = _integers(inputs[1]), inputs[0]
+            if order == TO_LAST and source.get_node().get_type_name() in CONVOLUTIONS:
+                first[node.output(0)] = source
+                continue
+            if order == TO_FIRST and source in first:
+                straight[node.output(0)] = first[source]
+                continue
+        is_known = kind in KINDS and not any(port in straight for port in inputs)
+        if any(port in first for port in inputs) and not (is_known and KINDS[kind](node, inputs, first)):
+            as_it_was = {port: opset15.transpose(first[port], TO_LAST).output(0) for port in inputs if port in first}
+            _connect(node, inputs, as_it_was)
+    graph.validate_nodes_and_infer_types()
+
+
+def _connect(node: Node, inputs: list[Output], others: dict[Output, Output]) -> None:
+    """Gives an operation others in place of some inputs."""
+    for place, port in enumerate(inputs):
+        if port in others:
+            node.input(place).replace_source_output(others[port])
+
+
+def _pointwise(node: Node, inputs: list[Output], first: First) -> bool:
+    others = {port: first.get(port) or _spread(port) for port in inputs}
+    known = {port: other for port, other in others.items() if other}
+    if len(known) < len(others):
+        return False
+    _connect(node, inputs, known)
+    node.validate_and_infer_types()
+    first[node.output(0)] = node.output(0)
+    return True
+
+
+def _spread(port: Output) -> Output | None:
+    """What is broadcast to `(N, H, W, C)`, as it is broadcast to `(N, C, H, W)`; None for two or three axes."""
+    rank = port.get_partial_shape().rank
+    if rank.is_dynamic or rank.get_length() in (2, 3):
+        return None
+    if rank.get_length() == 1:
+        return opset15.reshape(port, [1, -1, 1, 1], False).output(0)
+    return opset15.transpose(port, TO_FIRST).output(0) if rank.get_length() else port
+
+
+def _product(node: Node, inputs: list[Output], first: First) -> bool:
+    """A product of each position's channels with a matrix is a convolution of one position."""
+    rows, kernel = inputs
+    attributes = node.get_attributes()
+    if rows not in first or kernel.get_partial_shape().rank.get_length() != 2 or attributes["transpose_a"]:
+        return False
+    matrix = kernel if attributes["transpose_b"] else opset15.transpose(kernel, [1, 0]).output(0)
+    filters = opset15.unsqueeze(matrix, [2, 3])
+    first[node.output(0)] = opset15.convolution(first[rows], filters, [1, 1], [0, 0], [0, 0], [1, 1]).output(0)
+    return True
+
+
+def _along_axes(node: Node, inputs: list[Output], first: First) -> bool:
+    """Sums, means and norms along the same axes, which have other numbers."""
+    tensor, given = inputs
+    axes = sorted(axis % 4 for axis in _integers(given))
+    keeps = node.get_type_name() == "MVN" or node.get_attributes()["keep_dims"]
+    if tensor not in first or not axes or not (keeps or axes in IN_ORDER):
+        return False
+    others = opset15.constant([TO_FIRST.index(axis) for axis in axes], given.get_element_type())
+    _connect(node, inputs, {tensor: first[tensor], given: others.output(0)})
+    node.validate_and_infer_types()
+    if keeps:
+        first[node.output(0)] = node.output(0)
+    return True
+
+
+def _integers(port: Output) -> list[int]:
+    """Those of a constant; none of anything else."""
+    node = port.get_node()
+    return node.get_data().reshape(-1).tolist() if node.get_type_name() == "Constant" else []
+
+
+# How each kind of operation becomes one of channels-first tensors; False if it cannot, and nothing was changed.
+KINDS: dict[str, Callable[[Node, list[Output], First], bool]] = {
+    "MatMul": _product,
+    **dict.fromkeys(POINTWISE, _pointwise),
+    **dict.fromkeys(REDUCTIONS, _along_axes),
+}
