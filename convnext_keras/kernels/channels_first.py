@@ -16,7 +16,7 @@ CONVOLUTIONS = {"Convolution", "GroupConvolution", "MaxPool", "AvgPool"}
 POINTWISE = (
     *("Add", "Subtract", "Multiply", "Divide", "Power", "Maximum", "Minimum", "SquaredDifference", "Convert"),
     *("Gelu", "Swish", "Mish", "Relu", "Elu", "Selu", "Clamp", "Sigmoid", "HardSigmoid", "HSigmoid", "HSwish"),
-    *("Tanh", "Exp", "Sqrt", "Abs", "Negative"),
+    *("Tanh", "SoftPlus", "Exp", "Sqrt", "Abs", "Negative"),
 )
 REDUCTIONS = ("MVN", "ReduceMean", "ReduceSum", "ReduceMax")
 IN_ORDER = ([1, 2], [3])  # axes without which those that are left have the same order either way

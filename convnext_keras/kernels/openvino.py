@@ -4,8 +4,9 @@ Keras wraps OpenVINO's nodes in a class that it does not publish. Without it the
 are called directly, which compiles them anew for each call.
 """
 
+import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -31,20 +32,61 @@ def _layer_norm(inputs, gamma, beta, epsilon: float):
     return core.OpenVINOKerasTensor(outputs)
 
 
-def graph_of(model: keras.Model) -> openvino.Model:
+def graph_of(model: keras.Model, inputs: Any = None) -> openvino.Model:
     """The model as OpenVINO's graph, for any number of rows.
+
+    Args:
+        model: a functional model.
+        inputs: with shapes and types; those of the model if None.
 
     Raises:
         ImportError: if Keras has no such class of nodes any more.
     """
     if core is None:
         raise ImportError("This version of Keras does not show OpenVINO's nodes. Use another version, or format.")
-    shape = [-1 if length is None else length for length in model.inputs[0].shape]
-    parameter = opset15.parameter(shape, core.OPENVINO_DTYPES[model.inputs[0].dtype])
-    outputs = keras.tree.flatten(model(core.OpenVINOKerasTensor(parameter.output(0)), training=False))
-    graph = openvino.Model([opset15.result(row.output) for row in outputs], [parameter])  # pyright: ignore
+    tensors = keras.tree.map_structure(_parameter, model.inputs[0] if inputs is None else inputs)
+    outputs = keras.tree.flatten(model(tensors, training=False))
+    parameters: Any = [tensor.output.get_node() for tensor in keras.tree.flatten(tensors)]
+    graph = openvino.Model([opset15.result(row.output) for row in outputs], parameters)  # pyright: ignore
     channels_first(graph)
     return graph
+
+
+def _parameter(tensor: keras.KerasTensor) -> Any:
+    shape = [-1 if length is None else length for length in tensor.shape]
+    return core.OpenVINOKerasTensor(opset15.parameter(shape, core.OPENVINO_DTYPES[tensor.dtype]).output(0))
+
+
+class Programs(NamedTuple):
+    """What a model was compiled to.
+
+    Attributes:
+        values: of its weights then.
+        by_shape: programs by the types of the inputs and the shapes of their rows.
+    """
+
+    values: list[Any]
+    by_shape: dict[tuple, openvino.CompiledModel]
+
+
+KEPT_SHAPES = 4  # of inputs, for which a model stays compiled
+_programs: weakref.WeakKeyDictionary[keras.Model, Programs] = weakref.WeakKeyDictionary()
+
+
+def _infer(model: keras.Model, inputs: Any) -> Any:
+    """Outputs for `predict`, in the precision that OpenVINO chooses; compiled anew if the weights have other values."""
+    values = [variable.value for variable in model.weights]
+    known = _programs.get(model)
+    if known is None or [*map(id, known.values)] != [*map(id, values)]:
+        known = _programs[model] = Programs(values, {})
+    rows = keras.tree.map_structure(lambda row: keras.KerasTensor((None, *row.shape[1:]), str(row.dtype)), inputs)
+    shape = tuple((row.dtype, *row.shape) for row in keras.tree.flatten(rows))
+    if shape not in known.by_shape:
+        if len(known.by_shape) == KEPT_SHAPES:
+            known.by_shape.clear()
+        known.by_shape[shape] = openvino.compile_model(graph_of(model, rows), core.get_device())
+    outputs = known.by_shape[shape](keras.tree.flatten(inputs)).to_tuple()
+    return outputs[0] if len(outputs) == 1 else keras.tree.pack_sequence_as(model.output, outputs)
 
 
 def _compiled(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
@@ -60,3 +102,4 @@ def _called(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
 
 layer_norm = _layer_norm if core else None
 compiled = _compiled if core else _called
+infer = _infer if core else None
