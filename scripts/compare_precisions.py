@@ -83,6 +83,8 @@ def tiny(folder: Path) -> dict[str, tuple[str, str]]:
     for weight in model.weights:
         if weight.name == "kernel":
             weight.assign(random.normal(0, max(1, np.prod(weight.shape[:-1])) ** -0.5, weight.shape))
+        elif weight.name in ("bias", "beta"):
+            weight.assign(random.normal(0, 0.1, weight.shape))
         elif weight.name in ("gamma", "scale"):
             weight.assign(random.normal(1, 0.3, weight.shape))
     pictures = random.integers(0, 256, (32, 224, 224, 3)).astype("uint8")

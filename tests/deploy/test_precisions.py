@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from backend import outputs
+from backend import BACKEND, outputs, randomise
 from test_exporting import DIGITS, OWN
 
-from convnext_keras import clip, create_model, deploy
+from convnext_keras import ConvNeXt, clip, create_model, deploy
 from convnext_keras.cli.demo import held_out_digits
 from convnext_keras.deploy import FORMATS
 
@@ -34,6 +34,22 @@ def test_lower_precision_keeps_the_answers(format, precision, tmp_path):
     right = np.mean(deploy.Artefact(path)(inputs).argmax(axis=1) == labels)
     before = np.mean(outputs(model, inputs).argmax(axis=1) == labels)
     assert abs(right - before) <= 0.005
+
+
+@pytest.mark.skipif(BACKEND != "openvino", reason="OpenVINO's programs")
+@pytest.mark.parametrize("batch", [None, 4])
+def test_int8_without_biases(batch, tmp_path):
+    """OpenVINO leaves sums with zeros out, and then scales before it adds where the number of rows is free."""
+    sizes = {"depths": (1, 1, 2, 1), "dims": (16, 32, 48, 64), "classes": 20, "input_shape": (64, 64, 3)}
+    model = randomise(ConvNeXt(**sizes, weights=None, classifier_activation=None))
+    for weight in model.weights:
+        if weight.name == "bias":
+            weight.assign(np.zeros(weight.shape))
+    pictures = np.random.default_rng(0).integers(0, 256, (24, 64, 64, 3)).astype("uint8")
+    path, pixels = tmp_path / "int8.xml", pictures[:4].astype("float32")
+    deploy.export(model, path, precision="int8", calibration=list(pictures), check=False, batch=batch)
+    expected, found = outputs(model, pixels), deploy.Artefact(path)(pixels)
+    assert (expected * found).sum() / np.linalg.norm(expected) / np.linalg.norm(found) > 0.99
 
 
 # The weights are 1.33 MB in float32, and two formats' graphs another megabyte or more.
