@@ -119,7 +119,7 @@ def test_what_follows_a_convolution_has_the_same_numbers(case, later):
         found = CASES[case](convolved(given), given)
         fits = [*found.output(0).get_partial_shape()][3:] == [4]
         found = CASES[later](found, given) if later and fits else found
-        return openvino.Model([opset15.result(found)], [given])
+        return openvino.Model([opset15.result(found)], [given])  # pyright: ignore
 
     changed, inputs = graph(), numbers(2, 5, 7, 3)
     channels_first(changed)
