@@ -1,4 +1,4 @@
-"""OpenVINO: layer normalization as one operation where Keras writes it out, and models compiled in float32.
+"""OpenVINO: layer normalization as one operation where Keras writes it out, and models compiled from their own graphs.
 
 Keras wraps OpenVINO's nodes in a class that it does not publish. Without it there is no `layer_norm` here, and models
 are called directly, which compiles them anew for each call.
@@ -69,7 +69,7 @@ class Programs(NamedTuple):
     by_shape: dict[tuple, openvino.CompiledModel]
 
 
-KEPT_SHAPES = 4  # of inputs, for which a model stays compiled
+KEPT_SHAPES = 2  # of inputs, for which a model stays compiled
 _programs: weakref.WeakKeyDictionary[keras.Model, Programs] = weakref.WeakKeyDictionary()
 
 
