@@ -72,19 +72,24 @@ def _pointwise(node: Node, inputs: list[Output], first: First) -> bool:
 
 def _spread(port: Output) -> Output | None:
     """What is broadcast to `(N, H, W, C)`, as it is broadcast to `(N, C, H, W)`; None for two or three axes."""
-    rank = port.get_partial_shape().rank
-    if rank.is_dynamic or rank.get_length() in (2, 3):
-        return None
-    if rank.get_length() == 1:
+    rank = _rank(port)
+    if rank == 1:
         return opset15.reshape(port, [1, -1, 1, 1], False).output(0)
-    return opset15.transpose(port, TO_FIRST).output(0) if rank.get_length() else port
+    if rank == 4:
+        return opset15.transpose(port, TO_FIRST).output(0)
+    return port if rank == 0 else None
+
+
+def _rank(port: Output) -> int | None:
+    rank = port.get_partial_shape().rank
+    return None if rank.is_dynamic else rank.get_length()
 
 
 def _product(node: Node, inputs: list[Output], first: First) -> bool:
     """A product of each position's channels with a matrix is a convolution of one position."""
     rows, kernel = inputs
     attributes = node.get_attributes()
-    if rows not in first or kernel.get_partial_shape().rank.get_length() != 2 or attributes["transpose_a"]:
+    if rows not in first or _rank(kernel) != 2 or attributes["transpose_a"]:
         return False
     matrix = kernel if attributes["transpose_b"] else opset15.transpose(kernel, [1, 0]).output(0)
     filters = opset15.unsqueeze(matrix, [2, 3])
