@@ -94,3 +94,18 @@ def test_one_batch_needs_no_pipeline(monkeypatch):
     np.testing.assert_array_equal(model.predict(few, verbose=0), expected)
     with pytest.raises(TypeError):
         model.predict(few, batch_size=2, verbose=0)
+
+
+@pytest.mark.skipif(BACKEND != "openvino", reason="others compile in other ways")
+def test_openvino_compiles_once_for_each_shape_and_for_other_values(monkeypatch):
+    import openvino
+
+    compile_model, compiled = openvino.compile_model, []
+    monkeypatch.setattr(openvino, "compile_model", lambda *given: compiled.append(given) or compile_model(*given))
+    model = new_model()
+    for pictures, count in ((pixels(), 1), (pixels(40), 1), (pixels(2, 48), 2), (pixels(), 2), (pixels(2, 64), 3)):
+        model.predict(pictures, verbose=0)
+        assert len(compiled) == count
+    randomise(model, seed=2)
+    model.predict(pixels(2, 64), verbose=0)
+    assert len(compiled) == 4

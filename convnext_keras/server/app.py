@@ -43,8 +43,8 @@ def create_app(
     Args:
         model: a model; or its name, see `opened`.
         engine: `"openvino"` or `"onnx"`, to run the named ConvNeXt-CLIP by that program; None for Keras' backend.
-        streams: batches of each tower that the engine runs at a time, each on its share of the processors: more
-            answers under load, and fewer processors for a request that comes alone. A model that is given has its own.
+        streams: batches of each tower that the engine runs at a time, each on its share of the processors; a request
+            that comes alone has one share only. A model that is given has its own.
         name: that clients call it by; the weight set's if None.
         keys: of which each request needs one; none to let everyone in.
         hosts: names that the server is reached by, beside those of this machine; see `Hosts`.
