@@ -1,71 +1,24 @@
-"""Every public ConvNeXt, in Keras 3."""
+"""ConvNeXt and ConvNeXt-CLIP for Keras 3."""
 
-# isort: off
-from convnext_keras import starting  # noqa: F401 - before anything imports Keras
+import importlib.util
+from typing import Any
 
-# isort: on
-from convnext_keras import clip, training
-from convnext_keras.checkpoints import WeightsError, list_weights, load_weights, save_weights
-from convnext_keras.constructors import (
-    ConvNeXtAtto,
-    ConvNeXtFemto,
-    ConvNeXtNano,
-    ConvNeXtPico,
-    ConvNeXtV2Atto,
-    ConvNeXtV2Base,
-    ConvNeXtV2Femto,
-    ConvNeXtV2Huge,
-    ConvNeXtV2Large,
-    ConvNeXtV2Nano,
-    ConvNeXtV2Pico,
-    ConvNeXtV2Tiny,
-    ConvNeXtXXLarge,
-    create_model,
-    list_models,
-)
-from convnext_keras.convnext import ConvNeXt, ConvNeXtBase, ConvNeXtLarge, ConvNeXtSmall, ConvNeXtTiny, ConvNeXtXLarge
-from convnext_keras.deploy import fold_for_inference
-from convnext_keras.features import feature_extractor
-from convnext_keras.hub import push_to_hub, save_pretrained
-from convnext_keras.labels import decode_predictions
-from convnext_keras.memory import keep_memory
-from convnext_keras.preprocessing import preprocess_input
+from convnext_keras import starting
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "ConvNeXt",
-    "ConvNeXtAtto",
-    "ConvNeXtBase",
-    "ConvNeXtFemto",
-    "ConvNeXtLarge",
-    "ConvNeXtNano",
-    "ConvNeXtPico",
-    "ConvNeXtSmall",
-    "ConvNeXtTiny",
-    "ConvNeXtV2Atto",
-    "ConvNeXtV2Base",
-    "ConvNeXtV2Femto",
-    "ConvNeXtV2Huge",
-    "ConvNeXtV2Large",
-    "ConvNeXtV2Nano",
-    "ConvNeXtV2Pico",
-    "ConvNeXtV2Tiny",
-    "ConvNeXtXLarge",
-    "ConvNeXtXXLarge",
-    "WeightsError",
-    "clip",
-    "create_model",
-    "decode_predictions",
-    "feature_extractor",
-    "fold_for_inference",
-    "keep_memory",
-    "list_models",
-    "list_weights",
-    "load_weights",
-    "preprocess_input",
-    "push_to_hub",
-    "save_pretrained",
-    "save_weights",
-    "training",
-]
+if not starting.is_command():
+    starting.select_backend()
+    if starting.is_lean():
+        starting.import_keras()
+    from convnext_keras.api import *  # noqa: F403
+    from convnext_keras.api import __all__  # noqa: F401
+
+
+def __getattr__(name: str) -> Any:
+    """Imports modules and public names at their first use: the command answers `--help` without Keras."""
+    if name.startswith("__") or not starting.is_command():
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if importlib.util.find_spec(f"{__name__}.{name}"):
+        return importlib.import_module(f"{__name__}.{name}")
+    return getattr(importlib.import_module(f"{__name__}.api"), name)

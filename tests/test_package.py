@@ -41,6 +41,7 @@ FLOORS = (
     {"deploy", "explain", "training"},
     {"server"},
     {"scale"},
+    {"api"},
     {"cli"},
 )
 ROOMS = {
@@ -72,7 +73,7 @@ ROOMS = {
     ),
     "explain": ("maps", "asked", "looking", "__init__"),
     "scale": ("sources", "tasks", "outputs", "cluster", "jobs", "parallel", "serve", "__init__"),
-    "cli": ("options", "weights", "classifiers", "clip", "training", "server", "demo", "__init__"),
+    "cli": ("options", "parsing", "weights", "classifiers", "clip", "training", "server", "demo", "__init__"),
 }
 PUBLIC_ROOMS = {"server", "cli"}  # that use the package as its users do
 HEIGHTS = {room: height for height, floor in enumerate(FLOORS) for room in floor}

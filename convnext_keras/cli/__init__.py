@@ -1,17 +1,22 @@
-"""The command `convnext-keras`: parses, calls the library, prints. One module for each group of commands."""
+"""The command `convnext-keras`: parses arguments, calls the library, prints. One module per group of commands.
 
+The modules import the library inside the functions that use it, so that `--help` and usage errors need no Keras.
+"""
+
+import functools
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from importlib.metadata import version as version_of
+from typing import Annotated, Any
 
-import keras
 import typer
 
-from convnext_keras import __version__, keep_memory, kernels
-from convnext_keras.checkpoints.download import cache_folder
+from convnext_keras import __version__, starting
 from convnext_keras.cli import classifiers, clip, demo, server, training, weights
+from convnext_keras.cli.parsing import Command, Group
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
-COMMANDS = {
+app = typer.Typer(cls=Group, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
+COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo.demo,
     "models": weights.models,
     "fetch": weights.fetch,
@@ -29,31 +34,51 @@ COMMANDS = {
     "evaluate": training.evaluate,
     "serve": server.serve,
 }
+
+
+def with_library(command: Callable[..., None]) -> Callable[..., None]:
+    """Returns the command with the library's preparation for one process: backend, caches, memory."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, **options: Any) -> None:
+        starting.import_keras()
+        from convnext_keras import keep_memory, kernels
+        from convnext_keras.checkpoints.download import cache_folder
+
+        kernels.keep_compiled(cache_folder() / "compiled")
+        keep_memory()
+        command(*arguments, **options)
+
+    return run
+
+
 for name, command in COMMANDS.items():
-    app.command(name)(command)
+    app.command(name, cls=Command)(with_library(command))
 
 
-def tell_version(wanted: bool) -> None:
-    """Prints the version and ends, if that is wanted."""
+def show_version(wanted: bool) -> None:
+    """Prints the versions of the package and of Keras, and the backend, if `wanted`."""
     if wanted:
-        print(f"convnext-keras {__version__}, keras {keras.__version__} on {keras.backend.backend()}")
+        print(f"convnext-keras {__version__}, keras {version_of('keras')} on {starting.select_backend()}")
         raise typer.Exit
 
 
 @app.callback()
 def program(
     version: Annotated[
-        bool, typer.Option("--version", callback=tell_version, is_eager=True, help="Tell the version, and end.")
+        bool,
+        typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit."),
     ] = False,
 ) -> None:
-    """Every public ConvNeXt, in Keras 3. Set [bold]KERAS_BACKEND[/] to tensorflow, jax, torch or openvino."""
+    """ConvNeXt and ConvNeXt-CLIP for Keras 3. Set [bold]KERAS_BACKEND[/] to tensorflow, jax, torch or openvino."""
 
 
 def main() -> None:
-    """Entry point: an error of the library is one sentence on stderr and exit code 1."""
-    kernels.keep_compiled(cache_folder() / "compiled")
-    keep_memory()
+    """Runs the command; an error of the library is one sentence on stderr and exit status 1."""
     try:
         app()
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"convnext-keras: {error}")
+    except KeyboardInterrupt:
+        print(f"{starting.COMMAND}: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        sys.exit(f"{starting.COMMAND}: {error}")

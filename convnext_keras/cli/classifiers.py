@@ -1,22 +1,21 @@
 """The commands of classifiers: `classify`, `explain` and `export`."""
 
+from __future__ import annotations
+
 import itertools
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import keras
-import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from convnext_keras import clip, create_model, decode_predictions, deploy, feature_extractor, hub, scale
-from convnext_keras import explain as looking
-from convnext_keras.arguments import alternatives
-from convnext_keras.batches import in_batches, picture_files
-from convnext_keras.checkpoints import WeightSet
 from convnext_keras.cli.options import (
+    EXPLAIN_METHODS,
+    EXPORT_FORMATS,
+    EXPORT_PRECISIONS,
+    TEMPLATE,
     WHICH,
     Address,
     AsJson,
@@ -26,6 +25,7 @@ from convnext_keras.cli.options import (
     Pictures,
     Top,
     WeightSetName,
+    alternatives,
     chosen_pictures,
     done,
     given,
@@ -33,12 +33,13 @@ from convnext_keras.cli.options import (
     saved_model,
     weights_named,
 )
-from convnext_keras.clip.zero_shot import TEMPLATE, checked_labels
-from convnext_keras.deploy import FORMATS, PRECISIONS
-from convnext_keras.hub import Description
-from convnext_keras.preprocessing import Recipe
-from convnext_keras.provenance import ModelWithProvenance, Provenance
-from convnext_keras.sheets import sheet_of
+
+if TYPE_CHECKING:
+    from convnext_keras import deploy
+    from convnext_keras.checkpoints import WeightSet
+    from convnext_keras.hub import Description
+    from convnext_keras.preprocessing import Recipe
+    from convnext_keras.provenance import ModelWithProvenance
 
 
 def classify(
@@ -57,6 +58,12 @@ def classify(
 
     [dim]convnext-keras classify "shards/*.tar" --output classes/ --engine ray[/]
     """
+    import keras
+    import numpy as np
+
+    from convnext_keras import create_model, decode_predictions, deploy, scale
+    from convnext_keras.batches import in_batches
+
     job = job_options(output, engine, address, devices)
     if output:
         done(output, scale.classify(weights, given(images), output, top=top, **job))
@@ -94,7 +101,7 @@ def explain(
     weights: WeightSetName = "convnext_tiny.imagenet",
     target: Annotated[str, typer.Option(help="Class by its name; by default each picture's best.")] = "",
     text: Annotated[list[str], typer.Option(help="Of a ConvNeXt-CLIP: what to look for, once or more.")] = [],  # noqa: B006
-    method: Annotated[str, typer.Option(help=alternatives(looking.METHODS))] = "grad_cam",
+    method: Annotated[str, typer.Option(help=alternatives(EXPLAIN_METHODS))] = "grad_cam",
 ) -> None:
     """Shows where in pictures a model sees a class or a text, as colours over them.
 
@@ -102,12 +109,16 @@ def explain(
 
     [dim]convnext-keras explain photo.jpg --weights convnext_base_w --text "a dog" --text "a ball"[/]
     """
+    from convnext_keras import clip, create_model
+    from convnext_keras.explain import heat_maps
+    from convnext_keras.sheets import sheet_of
+
     paths = chosen_pictures(images)
     if text and target:
         raise ValueError("Give --target, of a classifier, or --text, of a ConvNeXt-CLIP.")
     model: Any = clip.create_model(weights) if text else saved_model(weights) or create_model(weights_named(weights))
     wanted: Any = text or [int(target) if target.isdigit() else target or None]
-    columns = [looking.heat_maps(model, paths, each, method=method) for each in wanted]
+    columns = [heat_maps(model, paths, each, method=method) for each in wanted]
     rows = []
     for maps in zip(*columns, strict=True):
         seen = [(one.over(), f"{one.name}: {one.score:.3f}", "black") for one in maps]
@@ -122,6 +133,13 @@ def _transform_and_labels(
     source: WeightSet | Description | ModelWithProvenance | deploy.Artefact,
 ) -> tuple[Recipe, Any]:
     """The transform and the classes of what is named; classes without names have numbers."""
+    import keras
+
+    from convnext_keras import deploy
+    from convnext_keras.checkpoints import WeightSet
+    from convnext_keras.preprocessing import Recipe
+    from convnext_keras.provenance import Provenance
+
     if isinstance(source, deploy.Artefact):
         artefact: Any = source
         has_classes = artefact.outputs[0] in ("probabilities", "logits")
@@ -139,12 +157,14 @@ def _transform_and_labels(
 def export(
     weights: Annotated[str, typer.Argument(help=WHICH)],
     output: Annotated[Path, typer.Option(help="File to write; or folder, of a SavedModel or a ConvNeXt-CLIP.")],
-    file_format: Annotated[str, typer.Option("--format", help=f"{alternatives(FORMATS)}; or by the file's end.")] = "",
+    file_format: Annotated[
+        str, typer.Option("--format", help=f"{alternatives(EXPORT_FORMATS)}; or by the file's end.")
+    ] = "",
     size: Annotated[int, typer.Option(min=0, help="Height and width in pixels, or tokens; 0 for the model's.")] = 0,
     batch: Annotated[int, typer.Option(min=0, help="Pictures or texts at a time; 0 for any number.")] = 0,
     layout: Annotated[str, typer.Option(help="nhwc, or nchw with the channels of pixels in front.")] = "nhwc",
     pixels: Annotated[str, typer.Option(help="float32 or uint8, both 0 to 255; or normalized.")] = "float32",
-    precision: Annotated[str, typer.Option(help=f"{alternatives(PRECISIONS)}, with --calibrate.")] = "float32",
+    precision: Annotated[str, typer.Option(help=f"{alternatives(EXPORT_PRECISIONS)}, with --calibrate.")] = "float32",
     calibrate: Annotated[Path | None, typer.Option(help="For int8, a folder of usual pictures.")] = None,
     opset: Annotated[int, typer.Option(min=0, help="Of ONNX; 0 for the usual one.")] = 0,
     features: Annotated[
@@ -164,6 +184,12 @@ def export(
 
     [dim]convnext-keras export convnext_tiny --output tiny.xml --precision int8 --calibrate photos/[/]
     """
+    import keras
+
+    from convnext_keras import clip, create_model, deploy, feature_extractor, hub
+    from convnext_keras.batches import picture_files
+    from convnext_keras.deploy import FORMATS
+
     name = deploy.format_named(file_format or None, output)  # Before anything is fetched.
     if features and (labels or tower == "text"):
         raise ValueError("--features are of a classifier or an image tower. Leave out --labels and --tower text.")
@@ -194,6 +220,9 @@ def told(written: deploy.Export) -> None:
 
 def _of_clip(weights: str, tower: str, labels: str, templates: list[str]) -> Any:
     """A tower of a ConvNeXt-CLIP, or a zero-shot classifier."""
+    from convnext_keras import clip
+    from convnext_keras.clip.zero_shot import checked_labels
+
     if tower and (labels or tower not in ("image", "text")):
         raise ValueError(f"--tower must be image or text, and without --labels. Received: --tower {tower}")
     names = checked_labels([label for label in labels.split(",") if label.strip()]) if labels else ()

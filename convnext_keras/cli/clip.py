@@ -9,11 +9,10 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from convnext_keras import clip, scale
-from convnext_keras.arguments import alternatives
-from convnext_keras.batches import picture_files
 from convnext_keras.cli.options import (
     DEFAULT_CLIP,
+    TEMPLATE,
+    VECTOR_TYPES,
     Address,
     AsJson,
     ClipName,
@@ -23,18 +22,13 @@ from convnext_keras.cli.options import (
     Pictures,
     Skip,
     Top,
+    alternatives,
     chosen_pictures,
     clip_named,
     done,
     given,
     job_options,
 )
-from convnext_keras.clip.lance import SUFFIX, is_lance
-from convnext_keras.clip.retrieval import index_weights
-from convnext_keras.clip.vectors import write_vectors
-from convnext_keras.clip.zero_shot import TEMPLATE, checked_labels, checked_templates
-from convnext_keras.scale.tasks import PRECISIONS
-from convnext_keras.sheets import sheet_of
 
 Template = Annotated[list[str], typer.Option(help="Prompt with {} for the label; several are averaged.")]
 
@@ -58,6 +52,9 @@ def zero_shot(
 
     [dim]convnext-keras zero-shot "shards/*.tar" --labels "a cat, a dog" --output labels/[/]
     """
+    from convnext_keras import clip, scale
+    from convnext_keras.clip.zero_shot import checked_labels, checked_templates
+
     names = checked_labels([label for label in labels.split(",") if label.strip()])
     templates = checked_templates(template)
     job = job_options(output, engine, address, devices)
@@ -93,7 +90,7 @@ def embed(
     batch_size: Annotated[int, typer.Option(min=1, help="How many at a time.")] = 32,
     skip: Skip = False,
     dtype: Annotated[
-        str, typer.Option(help=f"Of vectors in a folder or .lance: {alternatives(PRECISIONS)}.")
+        str, typer.Option(help=f"Of vectors in a folder or .lance: {alternatives(VECTOR_TYPES)}.")
     ] = "float32",
     engine: Cluster = "",
     address: Address = "",
@@ -105,6 +102,10 @@ def embed(
 
     [dim]convnext-keras embed "shards/*.tar" --output vectors/ --engine ray --devices gpu[/]
     """
+    from convnext_keras import scale
+    from convnext_keras.clip.lance import SUFFIX
+    from convnext_keras.clip.vectors import write_vectors
+
     if output.suffix in ("", SUFFIX):
         if inputs[0].suffix == ".txt":
             raise ValueError(f"Vectors of texts go to one file, .safetensors or .parquet. Received: {output}")
@@ -140,6 +141,10 @@ def index(
 
     [dim]convnext-keras index photos/ --output photos.lance --weights convnext_base_w --skip[/]
     """
+    from convnext_keras import clip
+    from convnext_keras.batches import picture_files
+    from convnext_keras.clip.lance import is_lance
+
     paths, model = picture_files(folder), clip_named(weights)
     pictures: Any = clip.LanceIndex(output, model) if is_lance(output) else clip.ImageIndex(model)
     if output.is_dir():
@@ -168,6 +173,10 @@ def search(
 
     [dim]convnext-keras search photos.lance photo.jpg --top 5 --where "year > 2020"[/]
     """
+    from convnext_keras import clip
+    from convnext_keras.clip.retrieval import index_weights
+    from convnext_keras.sheets import sheet_of
+
     index = clip.ImageIndex.open(folder, clip_named(index_weights(folder)), pictures)
     hits = index.search(Path(query) if Path(query).is_file() else query, top, where or None)
     if as_json:

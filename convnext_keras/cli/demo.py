@@ -10,11 +10,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from convnext_keras import clip, create_model
-from convnext_keras.checkpoints import BUNDLED, weight_sets
-from convnext_keras.clip.constructors import BUNDLED_CLIP
-from convnext_keras.labels import class_names
-from convnext_keras.sheets import sheet_of
+from convnext_keras.cli.options import BUNDLED_CLIP
 
 DIGITS = "convnext_mini.digits"
 LEAST_CONTRAST = 250  # between the sums of red, green and blue of ink and paper
@@ -49,6 +45,8 @@ def demo(
 
 def held_out_digits() -> tuple[np.ndarray, np.ndarray]:
     """Pixels `(N, 8, 8)` and labels `(N,)` of the sheet: one row for each digit, with empty cells at its end."""
+    from convnext_keras.checkpoints import BUNDLED
+
     sheet = np.asarray(Image.open(BUNDLED / "digits_held_out.png"))
     cells = sheet.reshape(10, 8, -1, 8).swapaxes(1, 2)
     filled = cells.any(axis=(2, 3))
@@ -57,6 +55,8 @@ def held_out_digits() -> tuple[np.ndarray, np.ndarray]:
 
 def held_out_shapes() -> tuple[np.ndarray, list[str]]:
     """Pixels `(N, 64, 64, 3)` of combinations that the bundled ConvNeXt-CLIP never saw, and their captions."""
+    from convnext_keras.checkpoints import BUNDLED
+
     sheet = np.asarray(Image.open(BUNDLED / "shapes_held_out.png"))
     with (BUNDLED / "shapes_held_out.csv").open(encoding="utf-8", newline="") as stream:
         places = list(csv.DictReader(stream))
@@ -67,6 +67,8 @@ def held_out_shapes() -> tuple[np.ndarray, list[str]]:
 
 def sheet_of_digits(digits: np.ndarray, labels: np.ndarray, predicted: np.ndarray) -> Image.Image:
     """A grid of the digits, each with its prediction below, green if right, red if wrong; one row for each label."""
+    from convnext_keras.sheets import sheet_of
+
     rows = []
     for label in range(10):
         mine = labels == label
@@ -77,6 +79,9 @@ def sheet_of_digits(digits: np.ndarray, labels: np.ndarray, predicted: np.ndarra
 
 def classify_digits(output: Path) -> list[Table | str]:
     """Handwritten digits, each with its prediction; returns what is to be printed."""
+    from convnext_keras import create_model
+    from convnext_keras.checkpoints import weight_sets
+
     digits, labels = held_out_digits()
     model, recipe = create_model(DIGITS), weight_sets()[DIGITS].recipe
     scores = model.predict_on_batch(np.stack([recipe(digit) for digit in digits]))
@@ -115,7 +120,8 @@ def train_on_colours(pictures: Path, model: Path) -> list[Table | str]:
         ValueError: if a folder to write exists.
         ImportError: if what training needs is missing.
     """
-    from convnext_keras import training  # Slow to import, and not needed by the other half.
+    from convnext_keras import training
+    from convnext_keras.labels import class_names
     from convnext_keras.training import reports
 
     for folder in (pictures, model):
@@ -144,6 +150,9 @@ def train_on_colours(pictures: Path, model: Path) -> list[Table | str]:
 
 def search_shapes(output: Path) -> list[Table | str]:
     """Zero-shot labels of pictures of shapes, and pictures found by words; returns what is to be printed."""
+    from convnext_keras import clip
+    from convnext_keras.sheets import sheet_of
+
     pictures, captions = held_out_shapes()
     model = clip.create_model(BUNDLED_CLIP)
     classifier = clip.ZeroShotClassifier(model, captions, "{}")

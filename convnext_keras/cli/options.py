@@ -1,17 +1,36 @@
-"""What several commands take: their options, and the pictures and weight sets that these name."""
+"""Options that several commands share, and the images and weight sets that they name.
+
+The tables below repeat names of the library, so that `--help` answers without importing Keras;
+`test_help_lists_the_names_of_the_library` compares them.
+"""
+
+from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from convnext_keras import checkpoints, clip, create_model, deploy, hub, scale
-from convnext_keras.arguments import did_you_mean
-from convnext_keras.batches import picture_files
-from convnext_keras.checkpoints import WeightSet
-from convnext_keras.provenance import ModelWithProvenance
+if TYPE_CHECKING:
+    from convnext_keras import clip, hub, scale
+    from convnext_keras.checkpoints import WeightSet
+    from convnext_keras.provenance import ModelWithProvenance
+
+EXPORT_FORMATS = ("saved_model", "litert", "onnx", "torch", "openvino", "stablehlo")
+EXPORT_PRECISIONS = ("float32", "float16", "bfloat16", "int8_weights", "int8")
+VECTOR_TYPES = ("float32", "float16")
+EXPLAIN_METHODS = ("grad_cam", "layer_cam", "occlusion")
+PRESETS = ("linear_probe", "fine_tune", "fine_tune_small_data", "from_scratch")
+PRESET_FIELDS = (
+    *("epochs", "minimum_steps", "batch_size", "accumulation_steps", "learning_rate", "warmup"),
+    *("weight_decay", "layer_decay", "layer_decay_form", "clip_norm", "ema_decay", "drop_path_rate"),
+    *("label_smoothing", "mixup", "cutmix", "crop_scale", "flip", "affine", "rand_augment", "erase"),
+    *("head", "start", "frozen_stages", "lora_rank", "precision", "keep", "patience"),
+)
+BUNDLED_CLIP = "convnext_mini.shapes"
+TEMPLATE = "a photo of a {}."
 
 WHICH = "Weight set; 'convnext-keras models' lists them. Or hf://owner/name, a folder, or a .keras file."
 WHICH_CLIP = (
@@ -31,12 +50,21 @@ Devices = Annotated[str, typer.Option(help="Of a cluster: cpu or gpu, or how man
 Top = Annotated[int, typer.Option(min=1, help="How many to show.")]
 
 
+def alternatives(words: Iterable[str]) -> str:
+    """Returns words joined for a sentence, such as `'a', 'b' or 'c'`."""
+    *others, last = map(repr, words)
+    return f"{', '.join(others)} or {last}"
+
+
 def weights_named(name: str) -> WeightSet | hub.Description:
     """The registry's row of that name, or of a variant's first weight set, or what a repository describes.
 
     Raises:
         ValueError: if there is none.
     """
+    from convnext_keras import checkpoints, hub
+    from convnext_keras.arguments import did_you_mean
+
     weight_set = checkpoints.named(name) or checkpoints.default(name) or hub.described(name)
     if weight_set is None:
         hint = did_you_mean(name, checkpoints.weight_sets())
@@ -46,16 +74,22 @@ def weights_named(name: str) -> WeightSet | hub.Description:
 
 def saved_model(name: str) -> ModelWithProvenance | None:
     """The model in a `.keras` file; None if the name is of something else."""
+    from convnext_keras import create_model
+
     return create_model(name) if Path(name).suffix == ".keras" else None
 
 
 def clip_named(name: str) -> clip.Embedder:
     """A ConvNeXt-CLIP by the name of its weights, or as `export` wrote it to a folder."""
+    from convnext_keras import clip, deploy
+
     return deploy.ExportedCLIP(name) if deploy.is_exported_clip(name) else clip.create_model(name)
 
 
 def chosen_pictures(images: Iterable[Path]) -> list[Path]:
     """The pictures given, and those in the folders given."""
+    from convnext_keras.batches import picture_files
+
     return [path for given in images for path in (picture_files(given) if given.is_dir() else [given])]
 
 

@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from convnext_keras.cli.options import WHICH_CLIP
-from convnext_keras.clip.constructors import BUNDLED_CLIP
+from convnext_keras.cli.options import BUNDLED_CLIP, WHICH_CLIP
 
 
 def serve(

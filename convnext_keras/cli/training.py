@@ -1,21 +1,21 @@
 """The commands of training: `train` and `evaluate`."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import shutil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from convnext_keras import clip, training
-from convnext_keras.cli.options import AsJson
-from convnext_keras.hub import save_pretrained
-from convnext_keras.training import RECIPES, Recipe, reports
-from convnext_keras.training.pairs import holds_pairs
+from convnext_keras.cli.options import PRESET_FIELDS, PRESETS, AsJson
+
+if TYPE_CHECKING:
+    from convnext_keras.training import Recipe
 
 CLASSES = "Folder with a folder for each class, or a .csv with path and class."
 Data = Annotated[Path, typer.Argument(help=CLASSES)]
@@ -30,6 +30,8 @@ def changed(recipe: Recipe, changes: list[str]) -> Recipe:
     Raises:
         ValueError: if there is no such field, or its value is not valid.
     """
+    from convnext_keras.training import Recipe
+
     values: dict[str, Any] = {}
     names = {field.name for field in dataclasses.fields(Recipe)}
     for change in changes:
@@ -48,8 +50,11 @@ def train(
     data: Annotated[Path, typer.Argument(help=f"{CLASSES} Or pairs: a .csv with path and caption, or a .tar shard.")],
     output: Annotated[Path, typer.Option(help="Folder to write, which must not exist.")],
     weights: Annotated[str, typer.Option(help="Weight set to start from, folder, hf://owner/name or .keras file.")],
-    recipe: Annotated[str, typer.Option(help=f"{', '.join(RECIPES)}; by default by the number of pictures.")] = "",
-    changes: Annotated[list[str] | None, typer.Option("--set", help="A field of the recipe, as in epochs=5.")] = None,
+    recipe: Annotated[str, typer.Option(help=f"{', '.join(PRESETS)}; by default by the number of pictures.")] = "",
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", help=f"A field of the recipe, as in epochs=5: {', '.join(PRESET_FIELDS)}."),
+    ] = None,
     validation: Annotated[str, typer.Option(help="Part of each class not trained on, or a folder of others.")] = "0.2",
     size: Size = 0,
     seed: Annotated[int, typer.Option(help="Of the split and of all that is random.")] = 0,
@@ -65,6 +70,10 @@ def train(
 
     [dim]convnext-keras train captions.csv --weights convnext_base_w --output captions-model[/]
     """
+    from convnext_keras import training
+    from convnext_keras.training import reports
+    from convnext_keras.training.pairs import holds_pairs
+
     if output.exists():
         raise ValueError(f"{output} exists. Choose another folder.")
     part: Any = float(validation) if validation.replace(".", "", 1).isdigit() else Path(validation)
@@ -109,6 +118,11 @@ def train_on_pairs(
     locked: str | None,
 ) -> None:
     """Fine-tunes a ConvNeXt-CLIP, and writes it as a repository in the form of this library."""
+    import numpy as np
+
+    from convnext_keras import clip, training
+    from convnext_keras.hub import save_pretrained
+
     pairs = training.read_pairs(data)
     if isinstance(validation, Path):
         kept, held_out = pairs, training.read_pairs(validation)
@@ -146,6 +160,9 @@ def evaluate(
 
     [dim]convnext-keras evaluate flowers-model more-flowers/[/]
     """
+    from convnext_keras import training
+    from convnext_keras.training import reports
+
     on_error = "skip" if skip else "raise"
     result = training.evaluate(model, data, size=size or None, flip=flip, on_error=on_error)
     if chart:

@@ -9,11 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from convnext_keras import checkpoints, clip, create_model, hub, list_weights, load_weights, save_pretrained
-from convnext_keras.checkpoints import CLIP, RESTRICTED, weight_sets
 from convnext_keras.cli.options import WHICH, AsJson, weights_named
-from convnext_keras.clip_variants import CLIP_VARIANTS
-from convnext_keras.variants import VARIANTS, Variant
 
 
 def models(
@@ -30,6 +26,11 @@ def models(
 
     [dim]convnext-keras models --clip[/]
     """
+    from convnext_keras import clip, list_weights
+    from convnext_keras.checkpoints import CLIP, RESTRICTED, weight_sets
+    from convnext_keras.clip_variants import CLIP_VARIANTS
+    from convnext_keras.variants import VARIANTS
+
     wanted = {"license": license, "labels": labels, "input_size": size}
     if clip_models:
         rows, variants = [weight_sets(CLIP)[name] for name in clip.list_weights(pattern)], CLIP_VARIANTS
@@ -59,6 +60,8 @@ def fetch(
 
     [dim]convnext-keras fetch hf://timm/convnextv2_nano.fcmae_ft_in1k[/]
     """
+    from convnext_keras import checkpoints
+
     print(checkpoints.fetch(weights_named(name), include_top=top).path)
 
 
@@ -72,6 +75,9 @@ def inspect(
 
     [dim]convnext-keras inspect model.safetensors[/]
     """
+    from convnext_keras import hub
+    from convnext_keras.variants import Variant
+
     description = hub.described(name)
     if description is None:
         raise ValueError(f"{name!r} is neither hf://owner/name nor a folder.")
@@ -114,6 +120,8 @@ def save(
 
     [dim]convnext-keras save flowers-model/model.keras flowers --format timm[/]
     """
+    from convnext_keras import clip, create_model, hub, load_weights, save_pretrained
+
     of_clip = file_format == "open_clip" or hub.is_clip(name)
     model = clip.create_model(name) if of_clip else create_model(weights_named(name))
     if weights:
@@ -132,5 +140,7 @@ def convert(
 
     [dim]convnext-keras convert pytorch_model.bin model.safetensors[/]
     """
+    from convnext_keras import checkpoints
+
     tensors = checkpoints.convert_checkpoint(checkpoint, output)
     print(f"{output}: {len(tensors)} tensors")

@@ -310,3 +310,44 @@ def test_sheets_show_pictures_of_the_indexs_folder_only(shapes, tmp_path, monkey
     assert not (tmp_path / "found.png").exists()
     run(*arguments, "--pictures", tmp_path)
     assert (tmp_path / "found.png").exists()
+
+
+@pytest.mark.any_backend
+def test_help_lists_the_names_of_the_library():
+    """The command repeats these tables, since `--help` imports no library."""
+    from convnext_keras import deploy, explain
+    from convnext_keras.cli import options
+    from convnext_keras.clip.constructors import BUNDLED_CLIP
+    from convnext_keras.clip.zero_shot import TEMPLATE
+    from convnext_keras.scale import tasks
+
+    assert tuple(deploy.FORMATS) == options.EXPORT_FORMATS
+    assert deploy.PRECISIONS == options.EXPORT_PRECISIONS
+    assert tasks.PRECISIONS == options.VECTOR_TYPES
+    assert explain.METHODS == options.EXPLAIN_METHODS
+    assert tuple(training.RECIPES) == options.PRESETS
+    assert tuple(field.name for field in dataclasses.fields(training.Recipe)) == options.PRESET_FIELDS
+    assert (BUNDLED_CLIP, TEMPLATE) == (options.BUNDLED_CLIP, options.TEMPLATE)
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["classify", "--wieghts", "x"], "--weights"),
+        (["train", "--epochs", "3"], "--set epochs=VALUE"),
+        (["train", "--learning-rte=3"], "--set learning_rate=VALUE"),
+        (["train", "--see", "3"], "--seed"),
+    ],
+)
+def test_unknown_options_get_the_right_spelling(arguments, hint):
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert hint in " ".join(result.output.replace("│", " ").split())
+
+
+@pytest.mark.any_backend
+def test_flags_show_no_type():
+    text = "".join(run(command, "--help").stdout for command in COMMANDS) + run("--help").stdout
+    assert "<bool>" not in text
+    assert "--json" in text

@@ -1,0 +1,65 @@
+"""The public names of the package; `convnext_keras/__init__.py` exports them."""
+
+from convnext_keras import clip, training
+from convnext_keras.checkpoints import WeightsError, list_weights, load_weights, save_weights
+from convnext_keras.constructors import (
+    ConvNeXtAtto,
+    ConvNeXtFemto,
+    ConvNeXtNano,
+    ConvNeXtPico,
+    ConvNeXtV2Atto,
+    ConvNeXtV2Base,
+    ConvNeXtV2Femto,
+    ConvNeXtV2Huge,
+    ConvNeXtV2Large,
+    ConvNeXtV2Nano,
+    ConvNeXtV2Pico,
+    ConvNeXtV2Tiny,
+    ConvNeXtXXLarge,
+    create_model,
+    list_models,
+)
+from convnext_keras.convnext import ConvNeXt, ConvNeXtBase, ConvNeXtLarge, ConvNeXtSmall, ConvNeXtTiny, ConvNeXtXLarge
+from convnext_keras.deploy import fold_for_inference
+from convnext_keras.features import feature_extractor
+from convnext_keras.hub import push_to_hub, save_pretrained
+from convnext_keras.labels import decode_predictions
+from convnext_keras.memory import keep_memory
+from convnext_keras.preprocessing import preprocess_input
+
+__all__ = [
+    "ConvNeXt",
+    "ConvNeXtAtto",
+    "ConvNeXtBase",
+    "ConvNeXtFemto",
+    "ConvNeXtLarge",
+    "ConvNeXtNano",
+    "ConvNeXtPico",
+    "ConvNeXtSmall",
+    "ConvNeXtTiny",
+    "ConvNeXtV2Atto",
+    "ConvNeXtV2Base",
+    "ConvNeXtV2Femto",
+    "ConvNeXtV2Huge",
+    "ConvNeXtV2Large",
+    "ConvNeXtV2Nano",
+    "ConvNeXtV2Pico",
+    "ConvNeXtV2Tiny",
+    "ConvNeXtXLarge",
+    "ConvNeXtXXLarge",
+    "WeightsError",
+    "clip",
+    "create_model",
+    "decode_predictions",
+    "feature_extractor",
+    "fold_for_inference",
+    "keep_memory",
+    "list_models",
+    "list_weights",
+    "load_weights",
+    "preprocess_input",
+    "push_to_hub",
+    "save_pretrained",
+    "save_weights",
+    "training",
+]

@@ -1,0 +1,43 @@
+"""How the command parses its arguments: flags without a metavar, and errors that name the right option."""
+
+import difflib
+from typing import Any
+
+from typer.core import TyperCommand, TyperGroup
+
+from convnext_keras.cli.options import PRESET_FIELDS
+
+
+def without_types_of_flags(parameters: list[Any]) -> list[Any]:
+    """Returns the parameters, changed so that flags show no type in the help."""
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False):
+            parameter.display_type_rich = lambda ctx: None
+    return parameters
+
+
+class Group(TyperGroup):
+    """The program with its commands."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Returns the parameters."""
+        return without_types_of_flags(super().get_params(ctx))
+
+
+class Command(TyperCommand):
+    """A command whose error for an unknown option names the preset field that was meant."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Returns the parameters."""
+        return without_types_of_flags(super().get_params(ctx))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parses the arguments, with a hint at `--set` for `--epochs` and the like."""
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            field = getattr(error, "option_name", "").lstrip("-").replace("-", "_")  # of click's NoSuchOption
+            close = difflib.get_close_matches(field, PRESET_FIELDS, n=1, cutoff=0.8)
+            if close and any("--set" in parameter.opts for parameter in self.params):
+                error.message += f". {close[0]} is a field of the preset: --set {close[0]}=VALUE"  # type: ignore
+            raise
