@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from importlib.machinery import PathFinder
 from pathlib import Path
+from typing import Any
 
 COMMAND = "convnext-keras"
 LEAN = {"CONVNEXT_KERAS_LEAN": "1"}  # environment of a process that imports Keras without unused packages
@@ -33,12 +34,28 @@ def is_lean() -> bool:
     return LEAN.items() <= os.environ.items()
 
 
+def load_attribute(name: str) -> Any:
+    """Imports submodules of the package at their first use, and for the command the public names too.
+
+    The command answers `--help` without Keras in this way.
+    """
+    package = __name__.partition(".")[0]
+    if not name.startswith("__"):
+        if importlib.util.find_spec(f"{package}.{name}"):
+            return importlib.import_module(f"{package}.{name}")
+        if is_command():
+            return getattr(importlib.import_module(f"{package}.api"), name)
+    raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+
 def is_installed(package: str) -> bool:
     """Returns whether a package can be imported, without importing it."""
     try:
         spec = importlib.util.find_spec(package)
     except ValueError:  # imported by hand, without a spec
         return package in sys.modules
+    except ImportError:  # a finder that forbids the package
+        return False
     return spec is not None and spec.origin is not None  # a folder that an uninstaller left has no origin
 
 
