@@ -48,7 +48,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if body and self.fault == "stall":
-            threading.Event().wait(3)  # Longer than the client's limit below.
+            threading.Event().wait(3)  # Longer than the limit of the client that the test sets.
         elif body:
             sent = {"cut": content[: len(content) // 2], "wrong": content[::-1]}.get(self.fault, content)
             self.wfile.write(sent)
@@ -108,8 +108,6 @@ def hub_server(tmp_path, monkeypatch):
         template = address + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-        monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 2)
-        monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 1)
         thread = threading.Thread(target=running.serve_forever)
         thread.start()
         yield tmp_path / "hub"

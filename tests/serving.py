@@ -3,19 +3,19 @@
 import asyncio
 import base64
 import contextlib
+import functools
 import io
 import os
 import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import filelock
 import httpx2 as httpx
 import pytest
 from PIL import Image
+from waiting import TIMEOUT, wait_until
 
 from convnext_keras import clip
 from convnext_keras.cli.demo import held_out_shapes
@@ -31,13 +31,6 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-@pytest.fixture
-def one_cluster(tmp_path_factory):
-    """Waits until no other worker of the run has a cluster of Ray: two at once on one machine end one another."""
-    with filelock.FileLock(tmp_path_factory.getbasetemp().parent / "cluster.lock"):
-        yield
 
 
 def png(pixels):
@@ -89,14 +82,13 @@ def running(log, *arguments, key=KEY):
 
 
 def wait_until_ready(process, address, log):
-    for _ in range(600):
+    def is_ready():
         if process.poll() is not None:
             raise ChildProcessError(log.read_text())
         with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"{address}/health/ready").status_code == 200:
-                return
-        time.sleep(0.2)
-    raise TimeoutError(log.read_text())
+            return get(f"{address}/health/ready").status_code == 200
+
+    wait_until(is_ready)
 
 
 @pytest.fixture(scope="session")
@@ -104,7 +96,7 @@ def address(index_folder, tmp_path_factory):
     with running(tmp_path_factory.mktemp("log") / "log.txt", "--index", f"shapes={index_folder}") as (address, process):
         yield address
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=60) == -signal.SIGTERM
+        assert process.wait(TIMEOUT) == -signal.SIGTERM
 
 
 @pytest.fixture(scope="session")
@@ -114,10 +106,15 @@ def client(address):
     return openai.OpenAI(base_url=f"{address}/v1", api_key=KEY, max_retries=0)
 
 
+get = functools.partial(httpx.get, timeout=TIMEOUT)
+
+
 def post(address, path, body, key=KEY, **options):
     headers = {"authorization": f"Bearer {key}"} if key else {}
     content = {"content": body} if isinstance(body, bytes) else {"json": body}
-    return httpx.post(address + path, headers=headers | options.pop("headers", {}), **content, **options)
+    return httpx.post(
+        address + path, headers=headers | options.pop("headers", {}), **content, timeout=TIMEOUT, **options
+    )
 
 
 @contextlib.asynccontextmanager
@@ -127,7 +124,9 @@ async def client_of(app, started=True):
         if started:
             await stack.enter_async_context(app.router.lifespan_context(app))
         transport = httpx.ASGITransport(app)
-        yield await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://localhost"))
+        yield await stack.enter_async_context(
+            httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=TIMEOUT)
+        )
 
 
 def asked(app, path, body, meanwhile=lambda engine: None, started=True):

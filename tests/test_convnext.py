@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from backend import BACKEND, needs_training, outputs, randomise, to_numpy
 from clip_models import variant
+from waiting import TIMEOUT
 
 import convnext_keras
 from convnext_keras import ConvNeXt, ConvNeXtTiny, clip
@@ -301,7 +302,7 @@ def test_saved_models_change_nothing_in_a_fresh_process(tmp_path):
     pixels = some_pixels(2, 32, 32, 3)
     np.save(tmp_path / "pixels.npy", pixels)
     command = [sys.executable, "-c", IN_A_FRESH_PROCESS.format(depths=DEPTHS, dims=DIMS), str(tmp_path), *forms]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    subprocess.run(command, check=True, capture_output=True, timeout=TIMEOUT)
     for form in forms:
         np.testing.assert_array_equal(np.load(tmp_path / f"{form}.npy"), outputs(model, pixels), err_msg=form)
 

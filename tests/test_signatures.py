@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from waiting import TIMEOUT
 
 import convnext_keras
 from convnext_keras import ConvNeXt, clip
@@ -58,7 +59,7 @@ def test_right_and_wrong_calls(tmp_path):
     shutil.copy(CALLS, tmp_path)
     (tmp_path / "pyrightconfig.json").write_text(json.dumps({"extraPaths": [str(CALLS.parents[1])]}))
     command = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable, "-p", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT)
     told = json.loads(done.stdout)["generalDiagnostics"]
     found = {(row["range"]["start"]["line"] + 1, row.get("rule")) for row in told}
     lines = enumerate(CALLS.read_text().splitlines(), start=1)

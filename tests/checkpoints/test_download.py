@@ -14,9 +14,9 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
+from waiting import wait_until
 
 from convnext_keras import ConvNeXtTiny, WeightsError, create_model, list_weights
 from convnext_keras.checkpoints import download, fetch, registry, weight_sets
@@ -54,7 +54,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
             self.wfile.write(CONTENT[:100])
             return
         if "stall" in self.path:
-            threading.Event().wait(3)  # Longer than the client's limit below.
+            threading.Event().wait(2)  # Longer than the client's limit below.
             return
         if status := re.search(r"status-(\d+)", self.path):
             self.send_error(int(status[1]))
@@ -121,7 +121,7 @@ FAULTS = ["cut.bin", "missing.bin", "stall.bin", *(f"status-{status}.bin" for st
 
 @pytest.mark.parametrize(("name", "sha256"), [("file.bin", "0" * 64), *((name, SHA256) for name in FAULTS)])
 def test_nothing_is_left_of_a_bad_download(server, name, sha256, pauses, monkeypatch):
-    monkeypatch.setattr(download, "TIMEOUT_SECONDS", 1)
+    monkeypatch.setattr(download, "TIMEOUT_SECONDS", 0.3)
     with pytest.raises(OSError, match=rf"{name} could not be downloaded.*{sha256}"):
         download.fetch(f"{server}/{name}", sha256, 1)
     assert not [path for path in download.cache_folder().rglob("*") if path.is_file()]
@@ -131,8 +131,7 @@ def test_a_killed_download_does_no_harm(server, tmp_path):
     code = "import sys; from convnext_keras import download; download.fetch(*sys.argv[1:3], 1)"
     command = [sys.executable, "-c", code, f"{server}/stall/file.bin", SHA256]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not Handler.requests and process.poll() is None:
-        time.sleep(0.05)
+    wait_until(lambda: Handler.requests or process.poll() is not None)
     process.kill()
     process.wait()
     assert download.fetch(f"{server}/file.bin", SHA256, 1).path.read_bytes() == CONTENT

@@ -7,6 +7,7 @@ import time
 import pytest
 import safetensors.numpy
 from hub_stand_in import COMMITS, CONTENT, FILE, REPOSITORY, SHA256, Hub
+from huggingface_hub import constants
 from make_references import CLASSES, REFERENCES
 
 from convnext_keras import ConvNeXt, WeightsError, checkpoints, create_model, load_weights
@@ -68,6 +69,8 @@ def test_another_content_than_the_hub_states_is_refused(hub_server, monkeypatch)
 def test_faults_end_in_one_error_and_leave_nothing(fault, hub_server, monkeypatch):
     monkeypatch.setattr(Hub, "fault", fault)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)  # The hub's library waits between its tries.
+    if fault == "stall":
+        monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
     with pytest.raises(OSError, match=f"{FILE} of https://huggingface.co/{REPOSITORY} could not be had"):
         download.fetch_from_hub(REPOSITORY, [FILE])
     assert not list(hub_server.rglob(FILE))

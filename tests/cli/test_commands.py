@@ -11,6 +11,7 @@ import safetensors.numpy
 from backend import BACKEND, needs_training, outputs, randomise
 from PIL import Image
 from typer.testing import CliRunner
+from waiting import TIMEOUT
 
 from convnext_keras import clip, create_model, decode_predictions, save_weights, training
 from convnext_keras.checkpoints import weight_sets
@@ -248,7 +249,7 @@ def test_errors_are_one_sentence_on_standard_error(arguments, message, monkeypat
 @pytest.mark.any_backend
 def test_installed_command_exits_with_one(tmp_path):
     command = [Path(sys.executable).with_name("convnext-keras"), "classify", tmp_path / "no.png"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT)
     assert done.returncode == 1
     assert done.stdout == ""
     assert "Traceback" not in done.stderr

@@ -4,13 +4,16 @@ import sys
 
 import ray
 from ray import serve
+from ray.serve._private import client
+from waiting import TIMEOUT
 
 from convnext_keras import scale
 
-ray.init(include_dashboard=False, log_to_driver=False, num_cpus=3)
-serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[1])})
-serve.run(scale.application("convnext_mini.shapes", replicas=2, keys=[sys.argv[2]], indexes={"shapes": sys.argv[3]}))
+address, port, key, index = sys.argv[1:]
+client.HTTP_PROXY_TIMEOUT = TIMEOUT  # Ray's own is 60 s, without an option.
+ray.init(address, log_to_driver=False)
+serve.start(http_options={"host": "127.0.0.1", "port": int(port)})
+serve.run(scale.application("convnext_mini.shapes", replicas=2, keys=[key], indexes={"shapes": index}))
 print("ready", flush=True)
 sys.stdin.read()
 serve.shutdown()
-ray.shutdown()

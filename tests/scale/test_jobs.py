@@ -14,6 +14,7 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 from PIL import Image
+from waiting import TIMEOUT
 
 from convnext_keras import clip, scale
 from convnext_keras.cli.demo import held_out_digits
@@ -141,18 +142,18 @@ def test_broken_pictures_are_rows_with_an_error(held_out, shards, tmp_path):
 def test_a_run_goes_on_where_one_was_killed(shards, tmp_path, output):
     """The process is killed by its number, between two shards."""
     code = (
-        "import sys, time; from convnext_keras import scale; from convnext_keras.scale import outputs\n"
+        "import sys; from convnext_keras import scale; from convnext_keras.scale import outputs\n"
         "kind = outputs.LanceRows if sys.argv[2].endswith('.lance') else outputs.ParquetParts\n"
         "write = kind.write\n"
         "def slow(self, shard, table):\n"
         "    write(self, shard, table)\n"
         "    print(shard.number, flush=True)\n"
-        "    time.sleep(60 if shard.number == 1 else 0)\n"
+        "    shard.number == 1 and sys.stdin.read()\n"
         "kind.write = slow\n"
         f"scale.embed('{MODEL}', sys.argv[1], sys.argv[2])"
     )
     arguments = [sys.executable, "-c", code, shards, str(tmp_path / output)]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "0\n"
         assert process.stdout.readline() == "1\n"
         with pytest.raises(ValueError, match="Another run writes"):
@@ -223,7 +224,8 @@ def test_shards_are_the_same_at_every_run(shards, held_out, tmp_path):
 
 
 @pytest.mark.any_backend
-def test_a_cluster_gives_the_same_bytes_also_when_actors_die(one_cluster, shards, tmp_path):
+@pytest.mark.cluster
+def test_a_cluster_gives_the_same_bytes_also_when_actors_die(cluster, shards, tmp_path):
     """Two actors on this machine, one of which is killed by its number in the middle."""
     scale.embed(MODEL, shards, tmp_path / "here")
     code = (
@@ -235,11 +237,11 @@ def test_a_cluster_gives_the_same_bytes_also_when_actors_die(one_cluster, shards
         "            os.kill(self.card['process'], signal.SIGKILL)\n"
         "        yield done\n"
         "cluster.Actors.map = killing\n"
-        f"summary = scale.embed('{MODEL}', sys.argv[1], sys.argv[2], engine='ray', devices='cpu:2')\n"
+        "inputs, output, address = sys.argv[1:]\n"
+        f"summary = scale.embed('{MODEL}', inputs, output, engine='ray', address=address, devices='cpu:2')\n"
         "print(*summary[:4])"
     )
-    environment = {**os.environ, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-    arguments = [sys.executable, "-c", code, shards, str(tmp_path / "there")]
-    printed = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    arguments = [sys.executable, "-c", code, shards, str(tmp_path / "there"), cluster.address]
+    printed = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=TIMEOUT)
     assert printed.stdout.splitlines()[-1:] == ["48 0 4 0"], printed.stderr[-2000:]
     assert rows_of(tmp_path / "here").equals(rows_of(tmp_path / "there"))

@@ -14,6 +14,7 @@ import recipes
 from backend import BACKEND, needs_training, outputs, randomise
 from clip_models import variant
 from serving import free_port
+from waiting import TIMEOUT
 
 from convnext_keras import ConvNeXt, ConvNeXtAtto, clip, create_model, scale
 from convnext_keras.scale.parallel import split_axis
@@ -37,7 +38,7 @@ def run(recipe, devices, folder, processes=1):
         )
         for rank in range(processes)
     ]
-    printed = [process.communicate(timeout=300) for process in started]
+    printed = [process.communicate(TIMEOUT) for process in started]
     assert not any(process.returncode for process in started), printed[0][1][-3000:]
     return printed
 

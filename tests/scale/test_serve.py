@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import httpx2 as httpx
@@ -13,6 +12,7 @@ import numpy as np
 import psutil
 import pytest
 from serving import KEY, data_uri, free_port, png, post
+from waiting import TIMEOUT, wait_until
 
 from convnext_keras import clip, scale
 
@@ -28,33 +28,34 @@ def lance_index(model, held_out, tmp_path_factory):
 
 
 @pytest.fixture
-def replicas(one_cluster, lance_index, tmp_path):
-    """The address of a server in two replicas, and its process."""
+def replicas(cluster, lance_index, tmp_path):
+    """The address of a server in two replicas."""
     port = free_port()
-    command = [sys.executable, PROGRAM, str(port), KEY, lance_index]
+    command = [sys.executable, PROGRAM, cluster.address, str(port), KEY, lance_index]
+    paths = os.pathsep.join([str(PROGRAM.parents[1]), os.environ.get("PYTHONPATH", "")])
     with (
         (tmp_path / "log.txt").open("w") as log,
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True) as process,
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env={**os.environ, "PYTHONPATH": paths},
+        ) as process,
     ):
         assert process.stdout.readline() == "ready\n", (tmp_path / "log.txt").read_text()[-2000:]
-        yield f"http://127.0.0.1:{port}", process
+        yield f"http://127.0.0.1:{port}"
         process.stdin.close()
-        process.wait(timeout=60)
+        process.wait(TIMEOUT)
 
 
-def of_replicas(process):
-    return [child for child in psutil.Process(process.pid).children(recursive=True) if "ServeReplica" in child.name()]
+def of_replicas(cluster):
+    return [child for child in psutil.Process(cluster.pid).children(recursive=True) if "ServeReplica" in child.name()]
 
 
-def wait_until(is_so, seconds=90):
-    end = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
-def test_a_replica_dies_under_load(replicas, model, held_out):
-    address, process = replicas
+@pytest.mark.cluster
+def test_a_replica_dies_under_load(cluster, replicas, model, held_out):
     expected = model.encode_image(held_out[0][:8])
     pictures = [data_uri(png(np.asarray(picture))) for picture in held_out[0][:8]]
     answers, stop = [], threading.Event()
@@ -64,7 +65,7 @@ def test_a_replica_dies_under_load(replicas, model, held_out):
             place = number % 8
             body = {"model": "convnext_mini.shapes", "input": [{"image": pictures[place]}]}
             try:
-                answer = post(address, "/v1/embeddings", body, timeout=60)
+                answer = post(replicas, "/v1/embeddings", body)
             except httpx.TransportError:
                 answers.append((place, 0, None))
                 continue
@@ -75,7 +76,7 @@ def test_a_replica_dies_under_load(replicas, model, held_out):
     for thread in threads:
         thread.start()
     wait_until(lambda: len(answers) >= 20)
-    processes = of_replicas(process)
+    processes = of_replicas(cluster)
     assert len(processes) == 2
     os.kill(processes[0].pid, signal.SIGKILL)
     before = len(answers)
@@ -88,9 +89,9 @@ def test_a_replica_dies_under_load(replicas, model, held_out):
             np.testing.assert_allclose(vector, expected[place], atol=1e-5)
     assert sum(status != 200 for _, status, _ in answers) <= len(threads)  # those that the replica had in work
     assert all(status == 200 for _, status, _ in answers[-20:])
-    found = post(address, "/v1/indexes/shapes/search", {"query": {"image": pictures[3]}, "top_k": 1}).json()
+    found = post(replicas, "/v1/indexes/shapes/search", {"query": {"image": pictures[3]}, "top_k": 1}).json()
     assert found["data"][0]["id"] == "3"
-    assert post(address, "/v1/embeddings", {"input": "a"}, key="another").status_code == 401
+    assert post(replicas, "/v1/embeddings", {"input": "a"}, key="another").status_code == 401
 
 
 def test_what_is_refused():

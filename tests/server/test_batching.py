@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from waiting import TIMEOUT
 
 from convnext_keras.server.batching import Batcher
 from convnext_keras.server.errors import ApiError
@@ -78,7 +79,7 @@ def test_a_queue_whose_own_work_fails_says_so():
         batcher.start()
         before = batcher.is_alive
         await batcher([np.zeros(1)])
-        await asyncio.sleep(0.05)
+        await asyncio.wait([batcher.task], timeout=TIMEOUT)
         return before, batcher.is_alive
 
     assert asyncio.run(request()) == (True, False)
@@ -86,7 +87,7 @@ def test_a_queue_whose_own_work_fails_says_so():
 
 def test_streams_run_at_a_time_and_no_more():
     """Each batch waits for another one to run beside it; a third never does."""
-    beside, running, most = threading.Barrier(2, timeout=20), [], []
+    beside, running, most = threading.Barrier(2, timeout=TIMEOUT), [], []
 
     def run(rows):
         running.append(rows)

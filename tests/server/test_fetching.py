@@ -59,7 +59,7 @@ class Pictures(http.server.BaseHTTPRequestHandler):
     def answer(self):
         if self.path == "/ok.png":
             self.wfile.write(PICTURE)
-        for _ in range(100 if self.path in ("/endless", "/drip") else 0):
+        while self.path in ("/endless", "/drip"):
             try:
                 self.wfile.write(b"x" * (10_000 if self.path == "/endless" else 1))
             except OSError:
@@ -241,10 +241,9 @@ def test_redirects_end(elsewhere, resolved):
 
 
 def test_a_dripping_answer_ends_at_the_deadline(elsewhere, resolved):
-    start = time.monotonic()
+    """Without one, the fetch would never end."""
     error, _ = fetched("http://img.example/drip", elsewhere, seconds=0.5)
     assert isinstance(error, ApiError)
-    assert time.monotonic() - start < 5
 
 
 def test_https_does_not_lead_to_http(monkeypatch):

@@ -3,12 +3,12 @@
 import asyncio
 import json
 import socket
-import time
 from urllib.parse import urlsplit
 
 import httpx2 as httpx
 import pytest
 from serving import KEY, post, running
+from waiting import TIMEOUT
 
 from convnext_keras.server.limits import Limits
 from convnext_keras.server.security import Guard, Hosts, Keys, configured_keys
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.any_backend
 
 def raw(address, head, body=b"", half_closed=True):
     """The status line of what a server answers to bytes, or nothing if it only hangs up."""
-    with socket.create_connection((urlsplit(address).hostname, urlsplit(address).port), timeout=20) as connection:
+    with socket.create_connection((urlsplit(address).hostname, urlsplit(address).port), timeout=TIMEOUT) as connection:
         connection.sendall(head.replace("\n", "\r\n").encode() + b"\r\n" + body)
         if half_closed:
             connection.shutdown(socket.SHUT_WR)
@@ -45,7 +45,7 @@ def test_bodies_with_odd_lengths(address):
 def test_a_chunked_body_is_counted_as_it_comes(address):
     headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
     chunks = (b" " * 2**20 for _ in range(40))
-    answer = httpx.post(address + "/v1/embeddings", headers=headers, content=chunks, timeout=60)
+    answer = httpx.post(address + "/v1/embeddings", headers=headers, content=chunks, timeout=TIMEOUT)
     assert answer.status_code == 413
     assert answer.json()["error"]["code"] == "request_too_large"
 
@@ -98,7 +98,7 @@ def test_work_ends_when_its_sender_goes_away():
     async def works(scope, receive, send):
         await receive()
         try:
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
         except asyncio.CancelledError:
             ended.append(True)
             raise
@@ -109,10 +109,8 @@ def test_work_ends_when_its_sender_goes_away():
 
     guard = Guard(works, Keys(), Hosts(), Limits(), lambda *told: None)
     scope = {"type": "http", "method": "POST", "path": "/x", "headers": HEADERS}
-    start = time.monotonic()
     asyncio.run(guard(scope, receive, never_called))
     assert ended == [True]
-    assert time.monotonic() - start < 10
 
 
 def test_keys(tmp_path, monkeypatch):

@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 
 import digit_pictures
 import keras
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from backend import needs_training, randomise, to_numpy
 from make_references import CLASSES, REFERENCES, SMALL, TRAINING, arrays_of
+from waiting import wait_until
 
 from convnext_keras import ConvNeXt, create_model, training
 
@@ -114,9 +114,7 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(tmp_path):
     code = KILLED.replace("json_paths", json.dumps([str(REFERENCES.parent / "training"), *paths]))
     state = tmp_path / "state"
     process = subprocess.Popen([sys.executable, "-c", code, str(state)], stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not [*state.glob("state-*.weights.h5")] and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(lambda: [*state.glob("state-*.weights.h5")] or process.poll() is not None)
     process.send_signal(signal.SIGKILL)
     errors = str(process.communicate()[1])
     found = next(state.glob("state-*.weights.h5"), None)
