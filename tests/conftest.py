@@ -2,7 +2,10 @@ import gc
 import importlib
 import os
 import re
+import time
 from pathlib import Path
+
+import pytest
 
 # JAX compiles every operation for every shape anew in each process; this lets processes share the results.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "jax"))
@@ -23,8 +26,9 @@ os.environ.setdefault(
 # Less time for every start, here and of the programs that tests run.
 os.environ.setdefault("CONVNEXT_KERAS_LEAN", "1")
 
-OF_ANY_BACKEND = re.compile(r"^pytestmark = \[?\s*.*any_backend", re.MULTILINE)
+FILE_MARKS = re.compile(r"^pytestmark = (\[.*?^\]|.*?$)", re.MULTILINE | re.DOTALL)
 PLUGINS = ("backend", "serving", "clip_models", "hub_stand_in")
+CPU_SECONDS = 5  # of a test of the fast tier: processor time, which other programs hardly change
 
 
 def pytest_configure(config):
@@ -36,10 +40,34 @@ def pytest_configure(config):
 
 
 def pytest_ignore_collect(collection_path, config):
-    """A file of tests that were run under another backend is not even imported."""
-    if config.option.markexpr != "not any_backend" or collection_path.suffix != ".py":
+    """A file whose tests `-m` deselects is not imported: packages that it needs may be absent.
+
+    Understands `a and not b`; other expressions ignore nothing.
+    """
+    if collection_path.suffix != ".py" or re.search(r"\bor\b|\(", config.option.markexpr):
         return None
-    return bool(OF_ANY_BACKEND.search(collection_path.read_text(encoding="utf-8"))) or None
+    text = collection_path.read_text(encoding="utf-8")
+    marks = FILE_MARKS.search(text)
+    for term in filter(None, config.option.markexpr.split(" and ")):
+        deselected = term.removeprefix("not ")
+        if term == deselected and f"mark.{term}" not in text:
+            return True
+        if term != deselected and marks and f"mark.{deselected}" in marks[1]:
+            return True
+    return None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem):
+    """A test that works for too long is marked as slow."""
+    start = time.process_time()
+    result = yield
+    seconds = time.process_time() - start
+    if "not slow" in pyfuncitem.config.option.markexpr and seconds > CPU_SECONDS:
+        pytest.fail(
+            f"used {seconds:.1f} s of processor time, more than {CPU_SECONDS} s: mark it as slow", pytrace=False
+        )
+    return result
 
 
 def pytest_collection_finish():

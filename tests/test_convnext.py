@@ -33,6 +33,7 @@ def test_application_base():
     assert ConvNeXtTiny(weights=None).output_shape == (None, 1000)
 
 
+@pytest.mark.cross_backend
 @pytest.mark.parametrize("order", ["channels_last", "channels_first"])
 def test_application_notop(order):
     keras.config.set_image_data_format(order)
@@ -41,11 +42,13 @@ def test_application_notop(order):
     assert model.output_shape == expected
 
 
+@pytest.mark.cross_backend
 @pytest.mark.parametrize("pooling", ["avg", "max"])
 def test_application_pooling(pooling):
     assert ConvNeXtTiny(weights=None, include_top=False, pooling=pooling).output_shape == (None, 768)
 
 
+@pytest.mark.cross_backend
 @pytest.mark.parametrize("channels", [1, 4])
 def test_application_variable_input_channels(channels):
     """Keras drops the normalisation in silence for other channel counts; here it must be switched off."""
@@ -90,6 +93,7 @@ def test_input_tensor_of_another_layer():
     np.testing.assert_allclose(outputs(model, pixels), outputs(plain, 2 * pixels), atol=1e-6)
 
 
+@pytest.mark.cross_backend
 @pytest.mark.parametrize("activation", ["softmax", None, "relu"])
 def test_classifier_activation(activation):
     model = randomise(small(classifier_activation=activation))
@@ -114,6 +118,7 @@ def test_constructors_are_named(name):
     assert inspect.signature(constructor).parameters["weights"].default == "imagenet"
 
 
+@pytest.mark.cross_backend
 def test_layer_names_and_weight_order_are_those_of_keras():
     ours, theirs = ConvNeXtTiny(weights=None), keras.applications.ConvNeXtTiny(weights=None)
     names = {layer.name for layer in ours.layers}
@@ -171,6 +176,7 @@ def test_preprocessing_can_stay_outside():
     np.testing.assert_allclose(outputs(outside, normalize(pixels)), outputs(inside, pixels), atol=1e-5)
 
 
+@pytest.mark.cross_backend
 def test_embedded_statistics():
     layer = small().get_layer("convnext_prestem_normalization")
     mean, std = STATISTICS["imagenet"]
@@ -184,6 +190,7 @@ def test_pixels_may_be_bytes():
     np.testing.assert_allclose(outputs(model, pixels.astype("uint8")), outputs(model, pixels), atol=1e-6)
 
 
+@pytest.mark.cross_backend
 def test_channels_first_gives_the_same_numbers():
     last = randomise(small(include_top=False))
     keras.config.set_image_data_format("channels_first")
@@ -212,6 +219,7 @@ def test_mixed_precision(policy, arguments, by_argument):
         np.testing.assert_allclose(to_numpy(found), expected, atol=0.15 * spread)
 
 
+@pytest.mark.cross_backend
 @needs_training
 @pytest.mark.parametrize("jit_compile", [False, True] if BACKEND == "tensorflow" else ["auto"])
 def test_fit_learns(jit_compile):
@@ -291,6 +299,7 @@ for form in forms:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
 def test_saved_models_change_nothing_in_a_fresh_process(tmp_path):
     forms = ["model.keras", "model.h5", "model.weights.h5"]
@@ -307,6 +316,7 @@ def test_saved_models_change_nothing_in_a_fresh_process(tmp_path):
         np.testing.assert_array_equal(np.load(tmp_path / f"{form}.npy"), outputs(model, pixels), err_msg=form)
 
 
+@pytest.mark.cross_backend
 @pytest.mark.parametrize(
     "again", [lambda model: keras.models.model_from_json(model.to_json()), keras.models.clone_model]
 )

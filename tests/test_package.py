@@ -177,6 +177,7 @@ def test_exported_names_are_listed_and_documented(package):
         assert "Example:" in (inspect.getdoc(getattr(package, name)) or ""), name
 
 
+@pytest.mark.slow
 def test_importing_brings_no_other_backend():
     others = {"tensorflow", "jax", "torch", "openvino"} - {BACKEND}
     code = "import sys, keras; known = set(sys.modules); import convnext_keras; print(*sys.modules.keys() - known)"
@@ -185,10 +186,13 @@ def test_importing_brings_no_other_backend():
     assert not others & set(brought)
 
 
+OPTIONAL = ("deploy/", "scale/", "clip/lance")  # modules whose examples need packages of an extra
+
+
 def marked(module):
     """What the examples show is tested by name under every backend; they run once, those of kernels under their own."""
-    once = not module.startswith("kernels/")
-    return pytest.param(module, marks=pytest.mark.any_backend) if once else module
+    marks = [] if module.startswith("kernels/") else [pytest.mark.any_backend]
+    return pytest.param(module, marks=[*marks, *[pytest.mark.integration] * module.startswith(OPTIONAL)])
 
 
 # OpenVINO looks at the machine in a child process when it is imported, which JAX warns of.
@@ -225,6 +229,7 @@ def tiny_files(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.any_backend
 @needs_training
 def test_code_of_the_readme(tiny_files, monkeypatch, capsys, tmp_path):
@@ -241,6 +246,7 @@ def test_code_of_the_readme(tiny_files, monkeypatch, capsys, tmp_path):
     assert "label='blue'" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "torch", reason="only PyTorch makes models without numbers")
 def test_tables_of_variants():
     import model_table

@@ -16,6 +16,8 @@ from PIL import Image
 from convnext_keras import clip, training
 from convnext_keras.cli.demo import held_out_shapes
 
+pytestmark = pytest.mark.slow
+
 # Percent, what the card in weights/README.md says less half of one: backends differ in the last digits.
 PROMISED = {"whole captions": 99.5, "recall@1 of text to image": 99.5, "colour and shape": 94.5}
 PROMISED |= {"shape only": 95.5, "colour only": 99}

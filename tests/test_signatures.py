@@ -54,6 +54,7 @@ def test_options_are_the_attributes_of_a_variant_with_a_default():
     assert Options.__annotations__ == fields
 
 
+@pytest.mark.slow
 def test_right_and_wrong_calls(tmp_path):
     """Every wrong call is found by the rule in its comment, and no right one is complained of."""
     shutil.copy(CALLS, tmp_path)

@@ -116,6 +116,7 @@ def test_a_missing_backend_is_one_sentence(code, hidden, environment, words, tmp
         assert last.startswith("convnext-keras: ")
 
 
+@pytest.mark.slow
 def test_the_one_installed_backend_is_used(home):
     others = {*BACKENDS} - {BACKEND}
     done = run("import convnext_keras, keras\nsys.stdout.write(keras.backend.backend())", hidden=others, **home)
@@ -170,6 +171,7 @@ sys.stdout.write(" ".join(sys.modules))
 """
 
 
+@pytest.mark.slow
 def test_the_command_imports_no_unused_packages():
     code = "sys.argv = ['convnext-keras', 'models', '--json']\nfrom convnext_keras import cli\ntry:\n    cli.main()\n"
     code += "except SystemExit:\n    sys.stderr.write(' '.join(sys.modules))"
@@ -178,6 +180,7 @@ def test_the_command_imports_no_unused_packages():
     assert not {*modules} & {*HIDDEN, *BACKENDS} - {BACKEND}
 
 
+@pytest.mark.slow
 @pytest.mark.any_backend
 @pytest.mark.parametrize("lean", [0, 1])
 def test_other_programs_import_keras_unchanged_unless_they_ask(lean):

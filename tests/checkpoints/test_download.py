@@ -127,6 +127,7 @@ def test_nothing_is_left_of_a_bad_download(server, name, sha256, pauses, monkeyp
     assert not [path for path in download.cache_folder().rglob("*") if path.is_file()]
 
 
+@pytest.mark.integration
 def test_a_killed_download_does_no_harm(server, tmp_path):
     code = "import sys; from convnext_keras import download; download.fetch(*sys.argv[1:3], 1)"
     command = [sys.executable, "-c", code, f"{server}/stall/file.bin", SHA256]

@@ -10,6 +10,8 @@ from make_references import CLASSES, ISOTROPIC, OPTIONS, REFERENCES, SMALL, STRI
 from convnext_keras import ConvNeXt, WeightsError, create_model, feature_extractor, load_weights
 from convnext_keras.checkpoints.layouts import LAYOUTS
 
+pytestmark = pytest.mark.cross_backend
+
 # Float32 sums in another order: absolute at the logits, which are of order 1, relative to the largest at the stages.
 LOGITS, STAGES = 1e-4, 1e-4
 CASES = {

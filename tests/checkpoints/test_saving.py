@@ -13,6 +13,7 @@ def small(**arguments):
     return ConvNeXt((1, 1), (8, 12), classes=3, input_shape=(32, 32, 3), **arguments)
 
 
+@pytest.mark.cross_backend
 def test_names_are_those_of_the_layers_without_the_models(tmp_path):
     model = randomise(small(name="mine"))
     save_weights(model, tmp_path / "mine.safetensors")
@@ -22,6 +23,7 @@ def test_names_are_those_of_the_layers_without_the_models(tmp_path):
     np.testing.assert_array_equal(tensors["stage_1_block_0_depthwise_conv/kernel"], expected)
 
 
+@pytest.mark.cross_backend
 @pytest.mark.skipif(BACKEND == "openvino", reason="OpenVINO has no variables of these types")
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_numbers_keep_their_type(dtype, tmp_path):
@@ -33,6 +35,7 @@ def test_numbers_keep_their_type(dtype, tmp_path):
         np.testing.assert_array_equal(new.astype("float32"), old.astype("float32"))
 
 
+@pytest.mark.cross_backend
 def test_whole_clip_models(tmp_path):
     model = clip.create_model("shapes")
     save_weights(model, tmp_path / "clip.safetensors")

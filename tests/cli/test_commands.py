@@ -49,6 +49,7 @@ def test_demo(tmp_path):
     assert (found.astype(int) @ (-1, 1, 0) > 80).mean() > 0.05  # The stars found first are green.
 
 
+@pytest.mark.slow
 @needs_training
 @pytest.mark.any_backend
 def test_demo_of_training(tmp_path, monkeypatch):
@@ -246,6 +247,7 @@ def test_errors_are_one_sentence_on_standard_error(arguments, message, monkeypat
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.slow
 @pytest.mark.any_backend
 def test_installed_command_exits_with_one(tmp_path):
     command = [Path(sys.executable).with_name("convnext-keras"), "classify", tmp_path / "no.png"]
@@ -278,6 +280,7 @@ print("tensorflow" in sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_clip_runs_without_peers_network_and_other_backends(shapes, tmp_path):
     """Every command of ConvNeXt-CLIP, from the bundled checkpoint."""
     blocked = {"timm", "open_clip", "torchvision", "transformers", "torch", "tensorflow"} - {BACKEND}

@@ -73,6 +73,7 @@ def right(model, pictures, labels, wanted, templates="{}"):
     return 100 * np.mean([labels[place] == label for place, label in zip(best, wanted, strict=True)])
 
 
+@pytest.mark.slow
 @pytest.mark.any_backend
 @pytest.mark.parametrize("template", ["a {}", "a photo of a {}.", "{}"])
 def test_colours_and_shapes_of_pictures_by_another_hand(template, model, visitors):

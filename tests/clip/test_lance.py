@@ -11,7 +11,7 @@ from PIL import Image
 from convnext_keras import WeightsError, clip
 from convnext_keras.clip import lance
 
-pytestmark = pytest.mark.any_backend
+pytestmark = [pytest.mark.any_backend, pytest.mark.integration]
 SAME = 1e-5
 
 

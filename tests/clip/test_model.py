@@ -13,6 +13,7 @@ from PIL import Image
 from convnext_keras import ConvNeXt, WeightsError, clip, feature_extractor, load_weights
 
 
+@pytest.mark.cross_backend
 @pytest.mark.parametrize("kind", KINDS)
 def test_from_pixels_and_strings_to_logits(kind, clip_checkpoints):
     expected = arrays_of(REFERENCES / f"clip_{kind}.npz")
@@ -168,6 +169,7 @@ def assert_same(found, expected):
     np.testing.assert_allclose(found.encode_text(TEXTS[:3]), expected.encode_text(TEXTS[:3]), atol=SAME)
 
 
+@pytest.mark.cross_backend
 @pytest.mark.parametrize("extension", ["keras", "weights.h5", "h5"])
 def test_saving(extension, small_clip, tmp_path):
     if extension == "h5" and BACKEND == "openvino":

@@ -11,6 +11,7 @@ from clip_models import pictures, variant
 from convnext_keras import clip
 
 
+@pytest.mark.cross_backend
 @needs_training
 def test_training_keeps_the_scale_and_frozen_towers(small_clip):
     tuned = keras.models.clone_model(small_clip)
@@ -41,6 +42,7 @@ def numpy_loss(logits, groups):
     return total / 2
 
 
+@pytest.mark.cross_backend
 @pytest.mark.parametrize("groups", [[0, 1, 2, 3], [0, 1, 0, 3], [0, 0, 0, 0]])
 def test_loss_shares_the_target_among_equal_captions(groups):
     groups = np.array(groups)

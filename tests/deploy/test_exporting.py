@@ -15,6 +15,8 @@ from convnext_keras.cli import app
 from convnext_keras.cli.demo import held_out_digits
 from convnext_keras.deploy import FORMATS, exporting
 
+pytestmark = pytest.mark.integration
+
 DIGITS = "convnext_mini.digits"
 OWN = [name for name, row in FORMATS.items() if row.backend == BACKEND]
 SMALL = {"depths": (1, 1, 1, 1), "dims": (8, 12, 16, 20)}

@@ -12,6 +12,8 @@ from convnext_keras import ConvNeXt, clip, create_model, deploy
 from convnext_keras.cli.demo import held_out_digits
 from convnext_keras.deploy import FORMATS
 
+pytestmark = pytest.mark.integration
+
 
 def digit_pictures(number):
     return list(held_out_digits()[0][:number])

@@ -18,7 +18,7 @@ from convnext_keras.cli.demo import held_out_shapes
 from convnext_keras.clip.inference import filled_up
 from convnext_keras.deploy import exporting, towers
 
-pytestmark = pytest.mark.any_backend
+pytestmark = [pytest.mark.any_backend, pytest.mark.integration]
 NAME = "convnext_mini.shapes"
 TEXTS = ["green", "a red star", "three small blue circles in the upper left corner of a picture on a noisy ground"]
 

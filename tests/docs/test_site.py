@@ -13,6 +13,8 @@ from PIL import Image
 from convnext_keras.cli import app
 from convnext_keras.cli.demo import held_out_digits
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))

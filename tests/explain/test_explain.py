@@ -94,6 +94,7 @@ def share_on_shapes(model, held_out, method):
     return np.mean(hits)
 
 
+@pytest.mark.slow
 @pytest.mark.any_backend  # which the formula above is for
 @pytest.mark.parametrize("method", explain.METHODS)
 @needs_training

@@ -23,6 +23,8 @@ from convnext_keras.layers import (
     LayerNormalization,
 )
 
+pytestmark = pytest.mark.cross_backend
+
 CASES = [
     # kernel size, dilation, (N, H, W, C)
     (7, 1, (2, 9, 12, 5)),

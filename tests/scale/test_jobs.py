@@ -21,6 +21,8 @@ from convnext_keras.cli.demo import held_out_digits
 from convnext_keras.labels import class_names
 from convnext_keras.scale import cluster, sources
 
+pytestmark = pytest.mark.integration
+
 SAME = 1e-5
 MODEL = "convnext_mini.shapes"
 

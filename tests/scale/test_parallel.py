@@ -19,6 +19,8 @@ from waiting import TIMEOUT
 from convnext_keras import ConvNeXt, ConvNeXtAtto, clip, create_model, scale
 from convnext_keras.scale.parallel import split_axis
 
+pytestmark = pytest.mark.integration
+
 TESTS = Path(__file__).parents[1]
 SAME = 1e-5  # of losses and of sums of weights, relative
 

@@ -16,7 +16,7 @@ from waiting import TIMEOUT, wait_until
 
 from convnext_keras import clip, scale
 
-pytestmark = pytest.mark.any_backend
+pytestmark = [pytest.mark.any_backend, pytest.mark.integration]
 PROGRAM = Path(__file__).with_name("replicas.py")
 
 

@@ -30,6 +30,7 @@ ODD = {
 }
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("case", ODD)
 def test_odd_pictures_give_the_librarys_vectors(case, address, model, tmp_path):
     mode, kind = ODD[case]
@@ -103,6 +104,7 @@ BOMBS = {
 }
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("case", BOMBS)
 def test_bombs_stop_nobody(case, address):
     """While four bombs are sent, the next good request and `/health` are answered."""
@@ -136,6 +138,7 @@ def test_bombs_are_refused_before_their_pixels_are_decoded(case, model, monkeypa
     assert len(read) <= limits.max_image_parts + limits.max_image_scans + 1
 
 
+@pytest.mark.slow
 def test_usual_pictures_have_few_parts():
     """What cameras and programs write is far from the limits."""
     limits, noise = Limits(), Image.effect_noise((3000, 2000), 60).convert("RGB")

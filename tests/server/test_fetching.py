@@ -268,6 +268,7 @@ def test_fetching_can_be_switched_off_or_kept_to_some_hosts(elsewhere, resolved)
             Policy.of(mode, hosts)
 
 
+@pytest.mark.integration
 def test_the_server_fetches_nothing_from_inside(address, elsewhere):
     """The same through a real server: what listens on loopback is not reached."""
     body = {"image": f"http://127.0.0.1:{elsewhere}/ok.png", "texts": ["a"]}

@@ -8,6 +8,7 @@ from serving import KEY, MODEL, png, running
 
 pytestmark = [
     pytest.mark.any_backend,
+    pytest.mark.integration,
     pytest.mark.skipif(not shutil.which("chromium") or not shutil.which("chromedriver"), reason="no Chromium here"),
 ]
 

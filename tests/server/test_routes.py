@@ -25,7 +25,7 @@ from convnext_keras import clip
 from convnext_keras.server import create_app
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.any_backend
+pytestmark = [pytest.mark.any_backend, pytest.mark.integration]
 
 
 def test_stock_client_embeds_texts_and_pictures(client, model, pictures):

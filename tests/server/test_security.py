@@ -29,6 +29,7 @@ def raw(address, head, body=b"", half_closed=True):
 HEAD = f"POST /v1/embeddings HTTP/1.1\nHost: localhost\nAuthorization: Bearer {KEY}\nContent-Type: application/json\n"
 
 
+@pytest.mark.integration
 def test_bodies_with_odd_lengths(address):
     too_large = raw(address, HEAD + f"Content-Length: {Limits().max_body_bytes + 1}\n")
     assert too_large.startswith("HTTP/1.1 413")
@@ -42,6 +43,7 @@ def test_bodies_with_odd_lengths(address):
     assert post(address, "/v1/embeddings", {"input": "the next request"}).status_code == 200
 
 
+@pytest.mark.integration
 def test_a_chunked_body_is_counted_as_it_comes(address):
     headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
     chunks = (b" " * 2**20 for _ in range(40))
@@ -50,6 +52,7 @@ def test_a_chunked_body_is_counted_as_it_comes(address):
     assert answer.json()["error"]["code"] == "request_too_large"
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("kind", ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
 def test_bodies_of_other_types(kind, address):
     answer = post(address, "/v1/embeddings", b'{"input": "a"}', headers={"content-type": kind})
@@ -164,6 +167,7 @@ def test_exactly_one_host_is_named():
     assert Hosts(["::2"]).accept([(b"host", b"[::2]:80")], None)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("path", ["/", "/v1/models", "/health", "/docs", "/openapi.json", "/metrics"])
 def test_other_names_reach_nothing(path, address):
     """DNS rebinding: a web page's own name that leads to this machine. With keys too."""
@@ -177,6 +181,7 @@ def test_other_names_reach_nothing(path, address):
     assert raw(address, twice, half_closed=False).startswith(("HTTP/1.1 400", "HTTP/1.1 421"))
 
 
+@pytest.mark.integration
 def test_a_name_can_be_allowed(tmp_path):
     with running(tmp_path / "log.txt", "--allow-host", "clip.example") as (address, _):
         head = f"GET /v1/models HTTP/1.1\nHost: {{}}\nAuthorization: Bearer {KEY}\nConnection: close\n"

@@ -86,6 +86,7 @@ def test_loaders(loader):
     np.testing.assert_array_equal(np.stack([*examples.pictures]), PIXELS)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND not in ("torch", "tensorflow"), reason="once is enough")
 def test_tf_data():
     tf = pytest.importorskip("tensorflow")

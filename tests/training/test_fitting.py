@@ -108,6 +108,7 @@ training.fine_tune(DIGITS, digits(), LONG, state=sys.argv[1])
 LONG = dataclasses.replace(SHORT, epochs=6, ema_decay=0.9)
 
 
+@pytest.mark.integration
 @pytest.mark.any_backend
 def test_a_killed_training_goes_on_as_if_it_had_not_been(tmp_path):
     paths = [path for path in sys.path if path.endswith(("tests", "scripts"))] + [str(tmp_path.parent)]
@@ -158,6 +159,7 @@ def test_ctrl_c_leaves_a_model_and_the_state(tmp_path):
         assert [row["epoch"] for row in csv.DictReader(stream)] == ["1", "2", "3"]
 
 
+@pytest.mark.slow
 @pytest.mark.any_backend
 def test_patience_ends_training_with_the_best_weights(tmp_path):
     recipe = dataclasses.replace(SHORT, epochs=40, learning_rate=0.02, warmup=0.0, patience=2)
@@ -209,6 +211,7 @@ def test_classes_that_the_weights_know_keep_their_classifier():
     assert trained.evaluation.accuracy() > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.any_backend
 @pytest.mark.parametrize("form", ["sequential", "nested", "flat", "features"])
 def test_models_are_trained_themselves(form):
@@ -246,6 +249,7 @@ def weight_of(model, path):
     return next(weight for weight in model.weights if weight.path == path)
 
 
+@pytest.mark.slow
 def test_accumulated_batches_and_sixteen_bits_learn():
     recipe = dataclasses.replace(SHORT, epochs=3, accumulation_steps=2, precision="mixed_bfloat16", clip_norm=1.0)
     trained = training.fine_tune(DIGITS, digits(), recipe)

@@ -62,6 +62,7 @@ def written(folder, count, seed=0):
     return folder / "pairs.csv"
 
 
+@pytest.mark.slow
 def test_the_command_trains_on_a_table_of_pairs(tmp_path):
     table, more = written(tmp_path / "pairs", 18), written(tmp_path / "more", 6, seed=1)
     output = tmp_path / "tuned"
@@ -148,6 +149,7 @@ def margin(model, examples):
     return scores[right].mean() - scores[~right].mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("locked", [None, "image", "text"])
 def test_new_words_are_learned_and_a_locked_tower_stays(locked, shapes_model):
     pixels, names = pictures(24)

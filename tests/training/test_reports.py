@@ -43,6 +43,7 @@ def train(pictures, output, *others):
     return run("train", pictures, "--output", output, "--weights", DIGITS, *changes, *others)
 
 
+@pytest.mark.slow
 def test_a_folder_of_pictures_becomes_a_classifier_that_every_command_takes(pictures, tmp_path):
     output = tmp_path / "kinds"
     assert "validation pictures are right" in train(pictures, output).stdout
