@@ -1,14 +1,13 @@
 # Two commands for newcomers: `make demo` and `make test`. Each sets up .venv first if need be.
 PYTHON ?= python3
-# Tests that no backend matters to run under the first, which starts fastest.
 BACKENDS ?= torch tensorflow jax openvino
 BIN := .venv/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
-# Two test processes on two cores, and a third where tests wait for servers: more threads of OpenMP would wait for one
-# another, for half of PyTorch's time.
-test coverage: export OMP_NUM_THREADS ?= 1
+# Two test processes on two cores: more threads of OpenMP would wait for one another, for half of PyTorch's time.
+test test-all coverage: export OMP_NUM_THREADS ?= 1
+PYTEST := $(BIN)/python -m pytest --dist worksteal
 
-.PHONY: demo train-demo test check docs coverage wheel clean
+.PHONY: demo train-demo test test-all check docs coverage wheel clean
 
 demo: .venv/demo
 	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(BIN)/convnext-keras demo
@@ -17,11 +16,21 @@ demo: .venv/demo
 train-demo: .venv/train-demo
 	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(BIN)/convnext-keras demo --train
 
-test: .venv/dev
-	@only=""; processes=3; for backend in $(BACKENDS); do \
+# The unit tests under PyTorch, which starts fastest, and those that depend on the backend under each of the others.
+test: .venv/test
+	KERAS_BACKEND=torch $(PYTEST) -n 2 -m "not integration and not slow"
+	KERAS_BACKEND=tensorflow $(PYTEST) -n 2 -m "cross_backend and not slow"
+	KERAS_BACKEND=jax $(PYTEST) -n 2 -m "cross_backend and not slow"
+	KERAS_BACKEND=openvino $(PYTEST) -n 2 -m "cross_backend and not slow"
+
+# Everything, also with servers, Ray, exports, the browser and the documents. The first backend runs what depends on none,
+# with a third process, since many of these tests wait.
+test-all: .venv/dev
+	KERAS_BACKEND=$(firstword $(BACKENDS)) $(PYTEST) -m cluster
+	KERAS_BACKEND=$(firstword $(BACKENDS)) $(PYTEST) -n 3 -m "not cluster"
+	@for backend in $(wordlist 2, 9, $(BACKENDS)); do \
 		echo "== $$backend"; \
-		KERAS_BACKEND=$$backend $(BIN)/python -m pytest -n $$processes --dist worksteal -m "$$only" || exit 1; \
-		only="not any_backend"; processes=2; \
+		KERAS_BACKEND=$$backend $(PYTEST) -n 2 -m "not any_backend and not cluster" || exit 1; \
 	done
 
 check: .venv/dev
@@ -36,7 +45,7 @@ docs: .venv/dev
 
 # Under one backend, with everything that is run once; pyproject.toml has the floor.
 coverage: .venv/dev
-	KERAS_BACKEND=torch $(BIN)/python -m pytest --numprocesses 2 --cov --cov-report=term
+	KERAS_BACKEND=torch $(PYTEST) -n 2 -m "not cluster" --cov --cov-report=term
 
 # Built, installed without extras beside one backend, and used.
 wheel: .venv/bin/python
@@ -62,6 +71,10 @@ clean:
 	$(BIN)/python -m pip install --quiet --editable ".[jax,training]"
 	touch $@
 
+.venv/test: pyproject.toml .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	touch $@
+
 .venv/dev: pyproject.toml .venv/bin/python
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
-	touch $@ .venv/demo .venv/train-demo
+	touch $@ .venv/test .venv/demo .venv/train-demo

@@ -28,7 +28,8 @@ os.environ.setdefault("CONVNEXT_KERAS_LEAN", "1")
 
 FILE_MARKS = re.compile(r"^pytestmark = (\[.*?^\]|.*?$)", re.MULTILINE | re.DOTALL)
 PLUGINS = ("backend", "serving", "clip_models", "hub_stand_in")
-CPU_SECONDS = 5  # of a test of the fast tier: processor time, which other programs hardly change
+UNIT = "not integration and not slow"  # as `make test` selects its unit tests
+CPU_SECONDS = 5  # of a unit test: processor time, which other programs hardly change
 
 
 def pytest_configure(config):
@@ -63,7 +64,7 @@ def pytest_pyfunc_call(pyfuncitem):
     start = time.process_time()
     result = yield
     seconds = time.process_time() - start
-    if "not slow" in pyfuncitem.config.option.markexpr and seconds > CPU_SECONDS:
+    if pyfuncitem.config.option.markexpr == UNIT and seconds > CPU_SECONDS:
         pytest.fail(
             f"used {seconds:.1f} s of processor time, more than {CPU_SECONDS} s: mark it as slow", pytrace=False
         )

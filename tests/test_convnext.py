@@ -221,7 +221,9 @@ def test_mixed_precision(policy, arguments, by_argument):
 
 @pytest.mark.cross_backend
 @needs_training
-@pytest.mark.parametrize("jit_compile", [False, True] if BACKEND == "tensorflow" else ["auto"])
+@pytest.mark.parametrize(
+    "jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)] if BACKEND == "tensorflow" else ["auto"]
+)
 def test_fit_learns(jit_compile):
     """Sixteen pictures of two kinds, bright and dark, are told apart after a few steps."""
     labels = np.arange(16) % 2

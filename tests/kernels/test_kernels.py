@@ -301,6 +301,7 @@ def test_dense_can_be_differentiated_twice_mapped_and_exported():
     assert "mkldnn" not in str(program.graph)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="the path that exports to a SavedModel")
 def test_saved_model_needs_no_xla(tmp_path):
     import tensorflow as tf
@@ -395,6 +396,7 @@ COMPILED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND not in COMPILED, reason="XLA compiles nothing")
 @pytest.mark.skipif(AS_USERS_HAVE_IT.items() <= os.environ.items(), reason="these are a user's settings")
 def test_as_users_compile_it():
