@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from convnext_keras.preprocessing import INTERPOLATIONS, MODES, Picture, Recipe, open_image
+from convnext_keras.images import MODES, ImageSource
+from convnext_keras.preprocessing import INTERPOLATIONS, Recipe
 
 RATIOS = (3 / 4, 4 / 3)  # of a crop's width to its height
 ERASED = (0.02, 1 / 3)  # part of the area
@@ -177,7 +178,7 @@ class Augmentation:
                 "crop_scale, flip, affine, rand_augment and erase, and give pictures that are changed already."
             )
 
-    def __call__(self, image: Picture, random: np.random.Generator) -> np.ndarray:
+    def __call__(self, image: ImageSource, random: np.random.Generator) -> np.ndarray:
         """Pixels `(height, width, channels)` in 0..255; see `Recipe`."""
         height, width, channels = self.recipe.shape
         if self.crop_scale == (1, 1):
@@ -187,7 +188,7 @@ class Augmentation:
             levels = np.clip(np.rint(pixels), 0, 255).astype("uint8")
             picture = Image.fromarray(levels[..., 0] if channels == 1 else levels)
         else:
-            picture = open_image(image, MODES[channels])
+            picture = self.recipe.open(image, MODES[channels])
             picture = random_resized_crop(picture, (height, width), self.crop_scale, random, self.recipe.interpolation)
         if random.random() < self.flip:
             picture = ImageOps.mirror(picture)

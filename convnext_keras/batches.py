@@ -3,43 +3,89 @@
 import collections
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from convnext_keras.preprocessing import Picture
+from convnext_keras.images import ImageError, image_extensions, source_name
+from convnext_keras.item_names import printable
 
 OnError = Callable[[Any, ValueError], None]
-PICTURE_FILES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+# Files that lie beside images in a dataset, and are left out of a folder without a warning.
+COMPANIONS = frozenset({".txt", ".json", ".csv", ".parquet", ".tar", ".xml", ".md", ".npy", ".safetensors", ".lock"})
 
 
-def picture_files(folder: str | os.PathLike) -> list[Path]:
-    """The pictures in a folder and the folders in it, sorted.
+def is_image_file(name: str | os.PathLike) -> bool:
+    """Returns whether a file's extension is of an image format that Pillow decodes."""
+    return PurePath(name).suffix.lower() in image_extensions()
+
+
+def image_files(folder: str | os.PathLike) -> list[Path]:
+    """Lists the images in a folder and in the folders in it, sorted by name.
+
+    Files with another extension are left out, with one warning that counts them unless they usually lie beside images.
 
     Raises:
-        ValueError: if there is no such folder, or no picture in it.
+        ValueError: If there is no such folder, or no image in it.
     """
     if not Path(folder).is_dir():
         raise ValueError(f"{folder} is not a folder.")
-    pictures = sorted(
-        path for path in Path(folder).rglob("*") if path.suffix.lower() in PICTURE_FILES and path.is_file()
-    )
-    if not pictures:
-        raise ValueError(f"{folder} has no pictures ({', '.join(PICTURE_FILES)}).")
-    return pictures
+    files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+    images = [path for path in files if is_image_file(path)]
+    warn_of_left_out(str(folder), [path.name for path in files if not is_image_file(path)])
+    if not images:
+        raise ValueError(f"{printable(str(folder))} has no images (files that end in .png, .jpg, .webp and others).")
+    return images
 
 
-def pictures_of(images: Any) -> Iterable[Picture]:
-    """The pictures in what a user gives: one of them, a batch of pixels `(N, H, W, C)`, or any iterable of them."""
-    single = isinstance(images, str | os.PathLike | Image.Image) or (
-        isinstance(images, np.ndarray) and images.ndim < 4 and images.dtype != object
-    )
-    pictures: Any = [images] if single else images
-    return pictures
+def warn_of_left_out(place: str, names: Sequence[str]) -> None:
+    """Warns of files that do not look like images, except hidden ones and those that usually lie beside images."""
+    left = [name for name in names if PurePath(name).suffix.lower() not in COMPANIONS and not is_hidden(name)]
+    if left:
+        shown = ", ".join(printable(name) for name in left[:3])
+        warnings.warn(
+            f"{printable(place)}: left out {len(left)} files whose names do not end like an image's: {shown}.",
+            stacklevel=3,
+        )
+
+
+def is_hidden(name: str) -> bool:
+    """Returns whether a file is hidden by its name."""
+    return PurePath(name).name.startswith((".", "_"))
+
+
+def images_of(images: Any) -> Iterable[Any]:
+    """Returns the images in what a user gives: one image, a batch of pixels `(N, H, W, C)`, or an iterable of images.
+
+    Tensors of any backend and nested lists of numbers count as arrays: with three axes or less they are one image.
+
+    Raises:
+        ImageError: If it is none of these.
+    """
+    given: Any = _nested(images) if _is_nested(images) else images
+    if hasattr(given, "shape") and not isinstance(given, Image.Image) and str(given.dtype) != "object":
+        return [given] if len(given.shape) < 4 else given
+    is_single = isinstance(given, str | bytes | bytearray | memoryview | os.PathLike | Image.Image | Mapping)
+    if is_single or hasattr(given, "read"):
+        return [given]
+    if not isinstance(given, Iterable):
+        raise ImageError(source_name(given), "images are paths, bytes, Pillow images, arrays, or an iterable of them")
+    return given
+
+
+def _is_nested(images: Any) -> bool:
+    return isinstance(images, list | tuple) and bool(images) and isinstance(images[0], list | tuple | int | float)
+
+
+def _nested(images: Sequence) -> np.ndarray:
+    try:
+        return np.asarray(images)
+    except ValueError as error:
+        raise ImageError("a nested list", "its rows have different lengths") from error
 
 
 def in_batches(
@@ -48,7 +94,7 @@ def in_batches(
     """Pictures as batches of pixels, decoded and resized in threads while the caller works on the batch before.
 
     Args:
-        images: see `pictures_of`; an iterable is read no further than two batches ahead.
+        images: see `images_of`; an iterable is read no further than two batches ahead.
         recipe: one item of `images` to pixels, all of one shape.
         batch_size: most pictures of a batch.
         on_error: `"raise"`, or `"skip"` to warn of a picture that cannot be read and go on, or what is to be called
@@ -79,7 +125,7 @@ def _decoding(images: Any, recipe: Callable[[Any], np.ndarray], ahead: int) -> I
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         waiting: collections.deque[tuple[Any, Future[np.ndarray]]] = collections.deque()
         try:
-            for image in pictures_of(images):
+            for image in images_of(images):
                 waiting.append((image, pool.submit(recipe, image)))
                 if len(waiting) == ahead:
                     yield waiting.popleft()

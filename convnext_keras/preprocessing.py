@@ -4,16 +4,15 @@ Models of this library take pixels in 0..255 and normalise them in their first l
 decode, resize and crop, as the publisher of the weights did when the published accuracy was measured.
 """
 
-import contextlib
 import math
-import os
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
+
+from convnext_keras.images import MODES, ImageError, ImageSource, converted, open_image, source_name, to_levels
 
 
 class Statistics(NamedTuple):
@@ -44,14 +43,10 @@ def statistics_of(statistics: str | Statistics) -> Statistics:
     return STATISTICS[statistics]
 
 
-# A picture as users have it: a path, a PIL image, or an array of pixels in 0..255.
-Picture = str | os.PathLike | Image.Image | np.ndarray
-MAX_PIXELS = 89_478_485  # Pillow's own limit, above which it warns of a decompression bomb
-
 INTERPOLATIONS = {
     name: Image.Resampling[name.upper()] for name in ("bicubic", "bilinear", "nearest", "lanczos", "box", "hamming")
 }
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # of a picture, by its channels
+LARGE = 64  # times the area of the result, above which an enlarged image is not made as a whole
 
 
 def normalize(pixels, statistics: str | Statistics = "imagenet"):
@@ -106,61 +101,6 @@ def preprocess_input(x: Any, data_format: str | None = None):
     return x
 
 
-def open_image(image: Picture, mode: str | None = "RGB") -> Image.Image:
-    """A decoded picture from a path, a PIL image or an array of pixels in 0..255.
-
-    Args:
-        image: the picture; an array is `(H, W)`, `(H, W, 1)` or `(H, W, 3)`, or has the channels of the mode, and is
-            rounded if it is of floats. Of an animation the first frame is taken. The orientation in a file's EXIF data
-            is not applied, as timm and OpenCLIP do not apply it either.
-        mode: of Pillow, that the picture is converted to; None to leave it in the one that it has.
-
-    Raises:
-        ValueError: if it cannot be read as a picture, or has more than `MAX_PIXELS`.
-    """
-    if isinstance(image, Image.Image | str | os.PathLike):
-        try:
-            with contextlib.nullcontext(image) if isinstance(image, Image.Image) else Image.open(Path(image)) as opened:
-                if opened.width * opened.height > MAX_PIXELS:
-                    raise ValueError(f"{opened.width} x {opened.height} are more than {MAX_PIXELS} pixels")
-                opened.load()
-                return _converted(opened, mode)
-        except (
-            OSError,
-            ValueError,
-            SyntaxError,
-            Image.DecompressionBombError,
-            Image.DecompressionBombWarning,
-        ) as error:
-            raise ValueError(
-                f"{image} cannot be read as an image: {error}. Give a PNG, JPEG, WebP or GIF file."
-            ) from error
-    pixels = _levels(image, {1, 3, *(channels for channels, name in MODES.items() if name == mode)})
-    return _converted(Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels), mode)
-
-
-def _levels(image: Any, valid_channels: set[int]) -> np.ndarray:
-    """An array of pixels as uint8 `(H, W, C)`."""
-    pixels = np.asarray(image)
-    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    if pixels.ndim != 3 or pixels.shape[-1] not in valid_channels or not pixels.size:
-        shapes = ", ".join(f"(H, W, {channels})" for channels in sorted(valid_channels))
-        raise ValueError(
-            f"An image must be a path, a PIL image, or an array (H, W) or one of {shapes}. Received: "
-            + (f"shape {pixels.shape}" if pixels.ndim else f"{image!r} of type {type(image).__name__}")
-        )
-    if pixels.dtype != np.uint8:
-        pixels = np.clip(np.rint(preprocess_input(pixels)), 0, 255).astype("uint8")
-    return pixels
-
-
-def _converted(image: Image.Image, mode: str | None) -> Image.Image:
-    if mode == "RGB":
-        # Pillow warns of palettes with transparency unless it is asked for; the colours are the same.
-        image = image.convert("RGBA") if "transparency" in image.info else image
-    return image.copy() if mode is None else image.convert(mode)
-
-
 # How the offset of a centre crop is rounded where an odd number of pixels is cut off: timm and OpenCLIP round half to
 # even, as Python does; transformers rounds down. Where pixels are added, timm has the larger half of them behind.
 ROUNDINGS: dict[str, Callable[[int], int]] = {
@@ -207,6 +147,10 @@ class Recipe(NamedTuple):
         channels: 1 for grey levels, 3 for RGB, 4 with opacity; of another number, pictures must be arrays.
         fill: see `center_crop`.
         levels: whether resized pixels are rounded to whole numbers, as all but DINOv3's processor do.
+        exif_transpose: see `open_image`; off, as in the publishers' transforms. The command line, jobs, training and
+            the server set it.
+        background: see `open_image`.
+        scale_levels: see `open_image`; off gives what the publishers' transforms give for 16-bit images.
 
     Example:
         >>> Recipe(size=224, crop=0.875)(np.zeros((300, 451, 3), "uint8")).shape
@@ -224,6 +168,9 @@ class Recipe(NamedTuple):
     channels: int = 3
     fill: int | tuple[int, ...] = 0
     levels: bool = True
+    exif_transpose: bool = False
+    background: tuple[int, int, int] | None = None
+    scale_levels: bool = True
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -231,27 +178,55 @@ class Recipe(NamedTuple):
         height, width = self.size if isinstance(self.size, tuple) else (self.size, self.size)
         return height, width, self.channels
 
-    def __call__(self, image: Picture) -> np.ndarray:
-        """Pixels `(height, width, channels)` in 0..255 of a path, a PIL image or an array, uint8; see `open_image`.
+    def __call__(self, image: ImageSource, name: str | None = None) -> np.ndarray:
+        """Transforms an image.
 
-        Without `levels` they are float32.
+        Args:
+            image: see `open_image`.
+            name: what errors call it; see `open_image`.
+
+        Returns:
+            Pixels `(height, width, channels)` in 0..255, uint8; float32 without `levels`.
+
+        Raises:
+            ImageError: If the image cannot be read.
         """
-        mode = MODES.get(self.channels)
+        mode, name = MODES.get(self.channels), name or source_name(image)
         if mode is None:
-            bands = np.moveaxis(_levels(image, {self.channels}), -1, 0)
-            return np.stack([np.asarray(self._transformed(Image.fromarray(band))) for band in bands], axis=-1)
-        picture = open_image(image, mode if self.rgb_first else None)
-        if not self.levels:  # Pillow resizes floats of one band only, and does not cut them off at 0 and 255.
-            bands = [self._transformed(band.convert("F")) for band in _converted(picture, mode).split()]
-            return np.stack([np.asarray(band) for band in bands], axis=-1)
-        pixels = np.asarray(_converted(self._transformed(picture), mode))
+            bands = [Image.fromarray(band) for band in np.moveaxis(to_levels(image, {self.channels}), -1, 0)]
+            return self._stacked(bands)
+        opened = self.open(image, mode if self.rgb_first else None, name)
+        try:
+            if not self.levels:  # Pillow resizes floats of one band only, and does not cut them off at 0 and 255.
+                return self._stacked([band.convert("F") for band in converted(opened, mode).split()])
+            pixels = np.asarray(converted(self._transformed(opened, self.fill), mode))
+        except MemoryError as error:
+            raise ImageError(name, "it needs more memory than there is") from error
         return pixels if pixels.ndim == 3 else pixels[..., None]
 
-    def _transformed(self, picture: Image.Image) -> Image.Image:
-        target = self.resized(picture.size)
-        if target != picture.size:
-            picture = picture.resize(target, INTERPOLATIONS[self.interpolation])
-        return center_crop(picture, self.size, self.rounding, self.fill)
+    def open(self, image: ImageSource, mode: str | None, name: str | None = None) -> Image.Image:
+        """Decodes an image with the options of this transform; see `open_image`."""
+        options = {"exif_transpose": self.exif_transpose, "background": self.background}
+        return open_image(image, mode, name=name, scale_levels=self.scale_levels, **options)
+
+    def _stacked(self, bands: list[Image.Image]) -> np.ndarray:
+        """Bands transformed one by one, each with its own fill, as `(height, width, channels)`."""
+        fills = [self.fill] * len(bands) if isinstance(self.fill, int) else self.fill
+        return np.stack([np.asarray(self._transformed(*row)) for row in zip(bands, fills, strict=True)], axis=-1)
+
+    def _transformed(self, image: Image.Image, fill: int | tuple[int, ...]) -> Image.Image:
+        target = self.resized(image.size)
+        resample = INTERPOLATIONS[self.interpolation]
+        height, width = self.shape[:2]
+        left, top = (ROUNDINGS[self.rounding](edge - side) for edge, side in zip(target, (width, height), strict=True))
+        if target[0] * target[1] > LARGE * height * width and left >= 0 and top >= 0:
+            # A long and thin image would become huge: only the part that the crop keeps is made.
+            across, down = image.width / target[0], image.height / target[1]
+            box = (left * across, top * down, (left + width) * across, (top + height) * down)
+            return image.resize((width, height), resample, box)
+        if target != image.size:
+            image = image.resize(target, resample)
+        return center_crop(image, self.size, self.rounding, fill)
 
     def resized(self, size: tuple[int, int]) -> tuple[int, int]:
         """Width and height, before the crop, of a picture of this width and height."""

@@ -2,7 +2,7 @@
 
 from PIL import Image, ImageDraw
 
-from convnext_keras.preprocessing import open_image
+from convnext_keras.images import open_image
 
 LINE = 18  # pixels of a line of text below a picture
 

@@ -29,7 +29,8 @@ MODULES = sorted(
 # From the ground up: a floor imports from lower floors only. The modules of a room have an order too.
 FLOORS = (
     {"starting"},
-    {"arguments", "kernels", "labels", "memory", "preprocessing"},
+    {"arguments", "images", "item_names", "kernels", "labels", "memory"},
+    {"preprocessing"},
     {"augmentation", "batches", "sheets", "variants"},
     {"clip_variants", "initializers", "layers", "names"},
     {"provenance"},

@@ -11,7 +11,8 @@ from PIL import Image
 
 from convnext_keras import preprocess_input
 from convnext_keras.checkpoints import weight_sets
-from convnext_keras.preprocessing import STATISTICS, Recipe, center_crop, normalize, open_image
+from convnext_keras.images import open_image
+from convnext_keras.preprocessing import STATISTICS, Recipe, center_crop, normalize
 
 
 def test_preprocess_input_is_the_identity():

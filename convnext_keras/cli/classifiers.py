@@ -20,9 +20,12 @@ from convnext_keras.cli.options import (
     Address,
     AsJson,
     Cluster,
+    Column,
     Devices,
+    ExifTranspose,
     JobOutput,
     Pictures,
+    RetryErrors,
     Top,
     WeightSetName,
     alternatives,
@@ -47,7 +50,10 @@ def classify(
     weights: WeightSetName = "convnext_tiny.imagenet",
     top: Top = 5,
     as_json: AsJson = False,
+    exif_transpose: ExifTranspose = True,
     output: JobOutput = None,
+    column: Column = "",
+    retry_errors: RetryErrors = False,
     engine: Cluster = "",
     address: Address = "",
     devices: Devices = "",
@@ -65,6 +71,7 @@ def classify(
     from convnext_keras.batches import in_batches
 
     job = job_options(output, engine, address, devices)
+    job |= {"column": column, "retry_errors": retry_errors, "exif_transpose": exif_transpose}
     if output:
         done(output, scale.classify(weights, given(images), output, top=top, **job))
         return
@@ -73,7 +80,7 @@ def classify(
     recipe, labels = _transform_and_labels(source)
     if not labels:
         raise ValueError(f"{weights} has no classes. Choose a weight set with a classifier.")
-    batches = in_batches(images, recipe, batch_size=32)
+    batches = in_batches(images, recipe._replace(exif_transpose=exif_transpose), batch_size=32)
     first = next(batches)  # Before anything is fetched.
     if isinstance(source, deploy.Artefact):
         predict: Any = source
@@ -187,7 +194,7 @@ def export(
     import keras
 
     from convnext_keras import clip, create_model, deploy, feature_extractor, hub
-    from convnext_keras.batches import picture_files
+    from convnext_keras.batches import image_files
     from convnext_keras.deploy import FORMATS
 
     name = deploy.format_named(file_format or None, output)  # Before anything is fetched.
@@ -198,13 +205,13 @@ def export(
     elif hub.is_clip(weights):
         if size or batch or features or layout != "nhwc" or pixels != "float32" or opset:
             raise ValueError(f"{weights} is a ConvNeXt-CLIP. For these options, choose --tower or --labels.")
-        both: Any = {"precision": precision, "calibration": calibrate and picture_files(calibrate)}
+        both: Any = {"precision": precision, "calibration": calibrate and image_files(calibrate)}
         told(deploy.export_clip(clip.create_model(weights), output, name, overwrite=overwrite, check=check, **both))
         return
     else:
         model = saved_model(weights) or create_model(weights_named(weights))
     options: Any = {"batch": batch or None, "size": size or None, "layout": layout, "pixels": pixels}
-    options |= {"precision": precision, "opset": opset or None, "calibration": calibrate and picture_files(calibrate)}
+    options |= {"precision": precision, "opset": opset or None, "calibration": calibrate and image_files(calibrate)}
     ready = feature_extractor(model) if features else model
     if FORMATS[name].backend != keras.backend.backend():
         print(f"{name} is written by a process of {FORMATS[name].backend}.")

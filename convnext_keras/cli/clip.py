@@ -17,9 +17,12 @@ from convnext_keras.cli.options import (
     AsJson,
     ClipName,
     Cluster,
+    Column,
     Devices,
+    ExifTranspose,
     JobOutput,
     Pictures,
+    RetryErrors,
     Skip,
     Top,
     alternatives,
@@ -41,7 +44,10 @@ def zero_shot(
     top: Top = 5,
     threshold: Annotated[float | None, typer.Option(help="Cosine below which it is none of the labels.")] = None,
     as_json: AsJson = False,
+    exif_transpose: ExifTranspose = True,
     output: JobOutput = None,
+    column: Column = "",
+    retry_errors: RetryErrors = False,
     engine: Cluster = "",
     address: Address = "",
     devices: Devices = "",
@@ -58,6 +64,7 @@ def zero_shot(
     names = checked_labels([label for label in labels.split(",") if label.strip()])
     templates = checked_templates(template)
     job = job_options(output, engine, address, devices)
+    job |= {"column": column, "retry_errors": retry_errors, "exif_transpose": exif_transpose}
     if output:
         if as_json or threshold is not None:
             raise ValueError("--json and --threshold are not of a job; the rows have the cosines.")
@@ -65,7 +72,7 @@ def zero_shot(
         return
     paths = chosen_pictures(images)
     classifier = clip.ZeroShotClassifier(clip_named(weights), names, templates, threshold=threshold)
-    predictions = classifier.predict(tqdm(paths, disable=None), top)
+    predictions = classifier.predict(tqdm(paths, disable=None), top, exif_transpose=exif_transpose)
     if as_json:
         pairs = zip(paths, predictions, strict=True)
         results = [{"image": str(path), "predictions": [row._asdict() for row in rows]} for path, rows in pairs]
@@ -92,6 +99,9 @@ def embed(
     dtype: Annotated[
         str, typer.Option(help=f"Of vectors in a folder or .lance: {alternatives(VECTOR_TYPES)}.")
     ] = "float32",
+    exif_transpose: ExifTranspose = True,
+    column: Column = "",
+    retry_errors: RetryErrors = False,
     engine: Cluster = "",
     address: Address = "",
     devices: Devices = "",
@@ -110,6 +120,7 @@ def embed(
         if inputs[0].suffix == ".txt":
             raise ValueError(f"Vectors of texts go to one file, .safetensors or .parquet. Received: {output}")
         job = job_options(output, engine, address, devices)
+        job |= {"column": column, "retry_errors": retry_errors, "exif_transpose": exif_transpose}
         done(output, scale.embed(weights, given(inputs), output, dtype=dtype, batch_size=batch_size, **job))
         return
     if engine or address or devices or dtype != "float32":
@@ -121,7 +132,8 @@ def embed(
     model = clip_named(weights)
     progress = tqdm(items, disable=None)
     if texts is None:
-        batches = model.image_batches(progress, batch_size, "skip" if skip else "raise")
+        on_error = "skip" if skip else "raise"
+        batches = model.image_batches(progress, batch_size, on_error, exif_transpose=exif_transpose)
     else:
         starts = range(0, len(texts), batch_size)
         parts = (texts[start : start + batch_size] for start in tqdm(starts, disable=None))
@@ -142,10 +154,10 @@ def index(
     [dim]convnext-keras index photos/ --output photos.lance --weights convnext_base_w --skip[/]
     """
     from convnext_keras import clip
-    from convnext_keras.batches import picture_files
+    from convnext_keras.batches import image_files
     from convnext_keras.clip.lance import is_lance
 
-    paths, model = picture_files(folder), clip_named(weights)
+    paths, model = image_files(folder), clip_named(weights)
     pictures: Any = clip.LanceIndex(output, model) if is_lance(output) else clip.ImageIndex(model)
     if output.is_dir():
         pictures = clip.ImageIndex.open(output, model)

@@ -43,6 +43,11 @@ DEFAULT_CLIP = "convnext_base_w"
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Pictures = Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.", show_default=False)]
 Skip = Annotated[bool, typer.Option(help="Leave out pictures that cannot be read, with a warning.")]
+ExifTranspose = Annotated[
+    bool, typer.Option("--exif-transpose/--no-exif-transpose", help="Rotate images as their EXIF orientation says.")
+]
+Column = Annotated[str, typer.Option(help="Column of a list with the paths, addresses or images; else the usual one.")]
+RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Do shards again that have errors.")]
 JobOutput = Annotated[Path | None, typer.Option("--output", help="Folder for files of Parquet, with a row a picture.")]
 Cluster = Annotated[str, typer.Option("--engine", help="ray, to do the pictures on a cluster.")]
 Address = Annotated[str, typer.Option(help="Of a cluster of Ray that runs, such as auto or ray://head:10001.")]
@@ -88,9 +93,9 @@ def clip_named(name: str) -> clip.Embedder:
 
 def chosen_pictures(images: Iterable[Path]) -> list[Path]:
     """The pictures given, and those in the folders given."""
-    from convnext_keras.batches import picture_files
+    from convnext_keras.batches import image_files
 
-    return [path for given in images for path in (picture_files(given) if given.is_dir() else [given])]
+    return [path for given in images for path in (image_files(given) if given.is_dir() else [given])]
 
 
 def done(output: Path, summary: scale.Summary) -> None:

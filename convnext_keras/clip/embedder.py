@@ -7,7 +7,8 @@ import numpy as np
 
 from convnext_keras.batches import OnError, in_batches
 from convnext_keras.clip.tokenizer import Tokenizer
-from convnext_keras.preprocessing import Picture, Recipe
+from convnext_keras.images import ImageSource
+from convnext_keras.preprocessing import Recipe
 from convnext_keras.provenance import Provenance
 
 
@@ -88,22 +89,27 @@ class Embedder:
         """64 hexadecimal digits that two models share only if all weights are equal: vectors of others are no use."""
         raise NotImplementedError
 
-    def encode_image(self, images: Any, batch_size: int = 32, on_error: str = "raise") -> np.ndarray:
+    def encode_image(
+        self, images: Any, batch_size: int = 32, on_error: str = "raise", exif_transpose: bool = False
+    ) -> np.ndarray:
         """Embeddings of pictures.
 
         Args:
-            images: a path, a PIL image, an array of pixels in 0..255, a batch `(N, H, W, 3)`, or any iterable of
-                these; read, resized and cropped in threads, a batch ahead of the model.
+            images: a path, the bytes of a file, a PIL image, an array or a tensor of pixels, a batch `(N, H, W, 3)`, or
+                any iterable of these, see `open_image`; read, resized and cropped in threads, a batch ahead of the
+                model.
             batch_size: most pictures at a time.
             on_error: `"raise"`, or `"skip"` to leave out pictures that cannot be read, with a warning that names each.
+            exif_transpose: whether to rotate images as their EXIF orientation says, which OpenCLIP does not.
 
         Returns:
             Unit vectors `(N, D)` float32, in the order given; `(0, D)` if there are none.
 
         Raises:
-            ValueError: if a picture cannot be read; the message names it.
+            ImageError: if a picture cannot be read; the message names it.
         """
-        parts = [vectors for _, vectors in self.image_batches(images, batch_size, on_error)]
+        batches = self.image_batches(images, batch_size, on_error, exif_transpose=exif_transpose)
+        parts = [vectors for _, vectors in batches]
         return np.concatenate([np.zeros((0, self.output_width), "float32"), *parts])
 
     def image_batches(
@@ -111,7 +117,8 @@ class Embedder:
         images: Any,
         batch_size: int = 32,
         on_error: str | OnError = "raise",
-        picture: Callable[[Any], Picture] = lambda item: item,
+        picture: Callable[[Any], ImageSource] = lambda item: item,
+        exif_transpose: bool = False,
     ) -> Iterator[tuple[list, np.ndarray]]:
         """`encode_image` batch by batch, so that any number of pictures takes the memory of two batches.
 
@@ -120,11 +127,13 @@ class Embedder:
             batch_size: most pictures at a time.
             on_error: see `encode_image`; or what is to be called with an item and the error.
             picture: takes an item of `images` and gives its picture, for items that are more than a picture.
+            exif_transpose: see `encode_image`.
 
         Yields:
             The items of a batch as they were given, and their unit vectors `(N, D)`.
         """
-        for batch, pixels in in_batches(images, lambda item: self.recipe(picture(item)), batch_size, on_error):
+        recipe = self.recipe._replace(exif_transpose=exif_transpose)
+        for batch, pixels in in_batches(images, lambda item: recipe(picture(item)), batch_size, on_error):
             yield batch, self.encode_pixels(pixels, batch_size)
 
     def encode_text(self, texts: str | Sequence[str], batch_size: int = 256, truncate: str = "warn") -> np.ndarray:

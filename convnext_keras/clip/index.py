@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from convnext_keras.batches import picture_files, pictures_of
+from convnext_keras.batches import image_files, images_of
 from convnext_keras.clip.embedder import Embedder
-from convnext_keras.preprocessing import Picture
+from convnext_keras.images import ImageSource
 
 
 def common_folder(names: Iterable[str]) -> str:
@@ -83,7 +83,7 @@ class PictureIndex:
         """The folder that all names lie in, as they are written; empty if there is none."""
         raise NotImplementedError
 
-    def search(self, query: str | Picture, top: int = 10, where: str | None = None) -> list[Hit]:
+    def search(self, query: str | ImageSource, top: int = 10, where: str | None = None) -> list[Hit]:
         """The pictures nearest to a text or to a picture.
 
         Args:
@@ -102,7 +102,7 @@ class PictureIndex:
                 raise ValueError("The text to search for is empty.")
             (vector,) = self.model.encode_text(query)
         else:
-            (vector,) = self.model.encode_image([query])
+            (vector,) = self.model.encode_image([query], exif_transpose=True)
         return self.nearest(vector, top, where)
 
     def check_search(self, top: int) -> None:
@@ -133,7 +133,7 @@ class PictureIndex:
 
     def embedded(
         self,
-        images: str | os.PathLike | Iterable[Picture],
+        images: str | os.PathLike | Iterable[ImageSource],
         names: Iterable[str] | None,
         batch_size: int,
         on_error: str,
@@ -141,14 +141,15 @@ class PictureIndex:
     ) -> Iterator[tuple[list[str], np.ndarray, dict[str, list]]]:
         """Names, vectors and columns of pictures, batch by batch; see `ImageIndex.add`."""
         if isinstance(images, str | os.PathLike) and Path(images).is_dir():
-            images = picture_files(images)
-        pictures, columns = pictures_of(images), columns or {}
+            images = image_files(images)
+        pictures, columns = images_of(images), columns or {}
         if names is None:
             first = len(self)
             named: Iterable = ((_name(image, first + row), image, row) for row, image in enumerate(pictures))
         else:
             named = ((name, image, row) for row, (name, image) in enumerate(zip(names, pictures, strict=True)))
-        for items, vectors in self.model.image_batches(named, batch_size, on_error, picture=lambda item: item[1]):
+        options: Any = {"picture": lambda item: item[1], "exif_transpose": True}
+        for items, vectors in self.model.image_batches(named, batch_size, on_error, **options):
             rows = [row for *_, row in items]
             if wrong := [name for name, values in columns.items() if len(values) <= rows[-1]]:
                 raise ValueError(f"The column {wrong[0]!r} has fewer values than there are pictures.")
@@ -159,5 +160,5 @@ class PictureIndex:
             )
 
 
-def _name(image: Picture, number: int) -> str:
+def _name(image: ImageSource, number: int) -> str:
     return str(image) if isinstance(image, str | os.PathLike) else f"picture {number}"

@@ -17,7 +17,7 @@ from convnext_keras.clip.embedder import Embedder
 from convnext_keras.clip.index import Hit, PictureIndex, common_folder, folder_of, given_folders
 from convnext_keras.clip.partitions import NEAREST, RECALL, SMALLEST, Built, probes_of, split, tuned
 from convnext_keras.clip.vectors import described
-from convnext_keras.preprocessing import Picture
+from convnext_keras.images import ImageSource
 
 SUFFIX = ".lance"
 BUILD_FROM = 50_000  # rows from which a search is through an index of the vectors; below, all are looked at
@@ -98,7 +98,7 @@ class LanceIndex(PictureIndex):
 
     def add(
         self,
-        images: str | os.PathLike | Iterable[Picture],
+        images: str | os.PathLike | Iterable[ImageSource],
         names: Iterable[str] | None = None,
         batch_size: int = 32,
         on_error: str = "raise",

@@ -15,7 +15,7 @@ from convnext_keras.clip.embedder import Embedder
 from convnext_keras.clip.index import Hit, PictureIndex, common_folder, folder_of, given_folders
 from convnext_keras.clip.lance import LanceIndex, is_lance, lance_metadata
 from convnext_keras.clip.vectors import described, read_vectors
-from convnext_keras.preprocessing import Picture
+from convnext_keras.images import ImageSource
 
 FOLDER = "folder"  # in an index's metadata: what it was made of, relative to the folder that the index lies in
 
@@ -91,7 +91,7 @@ class ImageIndex(PictureIndex):
 
     def add(
         self,
-        images: str | os.PathLike | Iterable[Picture],
+        images: str | os.PathLike | Iterable[ImageSource],
         names: Iterable[str] | None = None,
         batch_size: int = 32,
         on_error: str = "raise",

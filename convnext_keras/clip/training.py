@@ -9,8 +9,8 @@ from keras import ops
 from convnext_keras.augmentation import erased, random_resized_crop
 from convnext_keras.clip.model import CLIP
 from convnext_keras.features import average
+from convnext_keras.images import ImageSource, open_image
 from convnext_keras.layers import register
-from convnext_keras.preprocessing import Picture, open_image
 
 
 @register
@@ -56,7 +56,7 @@ class RandomCropAndErase:
         self.size, self.scale, self.erase = size, scale, erase
         self.random = np.random.default_rng(seed)
 
-    def __call__(self, image: Picture) -> np.ndarray:
+    def __call__(self, image: ImageSource) -> np.ndarray:
         """Returns uint8 pixels `(size, size, 3)` of a path, a PIL image or an array."""
         size = (self.size, self.size)
         pixels = np.array(random_resized_crop(open_image(image), size, self.scale, self.random))

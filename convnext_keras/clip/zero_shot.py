@@ -116,28 +116,31 @@ class ZeroShotClassifier:
             model.encode_text(prompts_of(self.labels, self.templates), batch_size), len(self.labels)
         )
 
-    def cosines(self, images: Any, batch_size: int = 32) -> np.ndarray:
-        """Cosines `(N, labels)` of pictures, which may be all that `CLIP.encode_image` takes."""
-        return self.model.encode_image(images, batch_size) @ self.classes.T
+    def cosines(self, images: Any, batch_size: int = 32, exif_transpose: bool = False) -> np.ndarray:
+        """Cosines `(N, labels)` of images; see `CLIP.encode_image` for the arguments."""
+        return self.model.encode_image(images, batch_size, exif_transpose=exif_transpose) @ self.classes.T
 
     def probabilities(self, images: Any, batch_size: int = 32) -> np.ndarray:
         """Softmax `(N, labels)` of cosines times temperature; each row sums to 1."""
         return softmax(self.temperature * self.cosines(images, batch_size))
 
-    def predict(self, images: Any, top: int = 5, batch_size: int = 32) -> list[list[Prediction]]:
+    def predict(
+        self, images: Any, top: int = 5, batch_size: int = 32, exif_transpose: bool = False
+    ) -> list[list[Prediction]]:
         """The best labels of each picture, the best first.
 
         Args:
             images: what `CLIP.encode_image` takes.
             top: how many labels of each picture.
             batch_size: most pictures at a time.
+            exif_transpose: see `CLIP.encode_image`.
 
         Returns:
             For each picture a list of `Prediction`. With a threshold, a picture below it has one whose label is None.
         """
         if top < 1:
             raise ValueError(f"top must be 1 or more. Received: top={top}")
-        cosines = self.cosines(images, batch_size)
+        cosines = self.cosines(images, batch_size, exif_transpose)
         return [self._best(*row, top) for row in zip(cosines, softmax(self.temperature * cosines), strict=True)]
 
     def _best(self, cosines: np.ndarray, probabilities: np.ndarray, top: int) -> list[Prediction]:

@@ -22,7 +22,7 @@ def calibration_rows(
         recipe: the transform of its weights, if known.
         layout: of the pixels, `"nhwc"` or `"nchw"`.
         statistics: that the pixels are normalised with, None for pixels in 0..255.
-        pictures: see `pictures_of`.
+        pictures: see `images_of`.
 
     Raises:
         ValueError: if there are fewer than 16, or one cannot be read.
@@ -32,7 +32,7 @@ def calibration_rows(
     chosen = recipe or Recipe(224)
     if None not in edges and edges != chosen.shape[:2]:
         chosen = chosen._replace(size=edges, edge=None)
-    parts = [pixels for _, pixels in in_batches(pictures, chosen, batch_size=32)]
+    parts = [pixels for _, pixels in in_batches(pictures, chosen._replace(exif_transpose=True), batch_size=32)]
     if sum(map(len, parts)) < FEWEST:
         raise ValueError(f"calibration needs {FEWEST} pictures or more. Received: {sum(map(len, parts))}")
     rows = np.concatenate(parts)

@@ -9,13 +9,13 @@ from keras import ops
 from PIL import Image
 
 from convnext_keras import kernels
-from convnext_keras.batches import pictures_of
+from convnext_keras.batches import images_of
 from convnext_keras.clip import CLIP
 from convnext_keras.clip.inference import Runner
 from convnext_keras.explain.asked import Class, Text, recipe_of
 from convnext_keras.explain.maps import HeatMap, grad_cam, layer_cam, occlusion
 from convnext_keras.features import feature_extractor, split_at_stage
-from convnext_keras.preprocessing import Picture
+from convnext_keras.images import ImageSource
 from convnext_keras.sheets import sheet_of
 
 METHODS = ("grad_cam", "layer_cam", "occlusion")
@@ -58,7 +58,7 @@ def heat_maps(
     if method not in METHODS:
         raise ValueError(f"method must be one of {METHODS}. Received: method={method!r}")
     asked = Text(model, target) if isinstance(model, CLIP) else Class(model, target)
-    pixels = np.stack([asked.recipe(picture) for picture in pictures_of(pictures)])
+    pixels = np.stack([asked.recipe._replace(exif_transpose=True)(picture) for picture in images_of(pictures)])
     before, after = split_at_stage(asked.model, _usual_stage(asked.model) if stage is None else stage)
     after = asked.finish(after)
     run, features = Runner(keras.Model(before.input, after(before.output))), _run(before, pixels)
@@ -93,7 +93,7 @@ def gradients(model: keras.Model, features: np.ndarray, score: Callable[[Any], A
     return kernels.gradient(lambda rows: ops.sum(score(model(rows))), features)
 
 
-def feature_sheet(model: keras.Model, picture: Picture, stage: int = 0, channels: int = 24) -> Image.Image:
+def feature_sheet(model: keras.Model, picture: ImageSource, stage: int = 0, channels: int = 24) -> Image.Image:
     """A sheet of the channels of a stage that a picture excites most, as grey pictures, with the picture first.
 
     Args:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import importlib.util
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from convnext_keras.arguments import alternatives
 from convnext_keras.clip import Embedder
 from convnext_keras.clip.zero_shot import TEMPLATE, checked_labels, checked_templates
+from convnext_keras.item_names import printable
 from convnext_keras.scale.cluster import Actors
 from convnext_keras.scale.outputs import Output, opened_output
 from convnext_keras.scale.sources import Shard, shards_of
@@ -22,6 +24,18 @@ from convnext_keras.scale.tasks import PRECISIONS, Done, Task, Worker
 ENGINES = (None, "ray")
 Work = Callable[[Iterable[Shard], Path | None], Iterator[tuple[Shard, Done]]]
 SHARD = 1024  # pictures; two or three MB of vectors
+
+
+class RunOptions(NamedTuple):
+    """Where and how a job runs; see `embed`."""
+
+    engine: str | None
+    address: str | None
+    devices: str
+    shard_size: int
+    column: str
+    retry_errors: bool
+    verbose: bool
 
 
 class Summary(NamedTuple):
@@ -54,13 +68,17 @@ def embed(
     address: str | None = None,
     devices: str = "",
     shard_size: int = SHARD,
+    column: str = "",
+    exif_transpose: bool = True,
+    retry_errors: bool = False,
     verbose: bool = False,
 ) -> Summary:
     """Unit vectors of any number of pictures, in files of Parquet or a table of Lance.
 
     The output has one row a picture: `key`, its path or address (`name` in Lance); the columns of the list that it
     comes from; `vector`; and `error`, which is null, or says why there is no vector. Called again with the same
-    arguments after an interruption, it goes on: what is written is not done again.
+    arguments after an interruption, it goes on: what is written is not done again. Images that are new since then
+    become shards of their own.
 
     Args:
         weights: a ConvNeXt-CLIP by its name, see `clip.create_model`, or as `export` wrote it.
@@ -75,6 +93,9 @@ def embed(
         devices: of a cluster: `"gpu"` or `"cpu"`, or such as `"gpu:4"`, for how many models there are; each has a GPU,
             or an equal part of the processors. By default one for each GPU, or for each four processors.
         shard_size: pictures of a shard; an archive is one.
+        column: column of a list that has the paths, addresses or images; see `shards_of`.
+        exif_transpose: whether images are rotated as their EXIF orientation says; see `open_image`.
+        retry_errors: whether shards with images that could not be read are done again.
         verbose: whether to show progress, with pictures a second and the time left.
 
     Raises:
@@ -93,8 +114,9 @@ def embed(
     """
     if dtype not in PRECISIONS:
         raise ValueError(f"dtype must be {alternatives(PRECISIONS)}. Received: dtype={dtype!r}")
-    task = Task("embed", weights, batch_size, dtype, engine=model_engine)
-    return _run(task, inputs, output, engine, address, devices, shard_size, verbose)
+    task = Task("embed", weights, batch_size, dtype, engine=model_engine, exif_transpose=exif_transpose)
+    options = RunOptions(engine, address, devices, shard_size, column, retry_errors, verbose)
+    return _run(task, inputs, output, options)
 
 
 def classify(
@@ -108,6 +130,9 @@ def classify(
     address: str | None = None,
     devices: str = "",
     shard_size: int = SHARD,
+    column: str = "",
+    exif_transpose: bool = True,
+    retry_errors: bool = False,
     verbose: bool = False,
 ) -> Summary:
     """The classes of any number of pictures, in files of Parquet.
@@ -124,6 +149,9 @@ def classify(
         address: see `embed`.
         devices: see `embed`.
         shard_size: see `embed`.
+        column: see `embed`.
+        exif_transpose: see `embed`.
+        retry_errors: see `embed`.
         verbose: see `embed`.
 
     Raises:
@@ -136,8 +164,9 @@ def classify(
         >>> scale.classify("convnext_mini.digits", "weights/digits_held_out.png", "digits").errors
         0
     """
-    task = Task("classify", weights, batch_size, top=_checked_top(top))
-    return _run(task, inputs, output, engine, address, devices, shard_size, verbose)
+    task = Task("classify", weights, batch_size, top=_checked_top(top), exif_transpose=exif_transpose)
+    options = RunOptions(engine, address, devices, shard_size, column, retry_errors, verbose)
+    return _run(task, inputs, output, options)
 
 
 def zero_shot(
@@ -154,6 +183,9 @@ def zero_shot(
     address: str | None = None,
     devices: str = "",
     shard_size: int = SHARD,
+    column: str = "",
+    exif_transpose: bool = True,
+    retry_errors: bool = False,
     verbose: bool = False,
 ) -> Summary:
     """Which of any labels fit any number of pictures, in files of Parquet.
@@ -173,6 +205,9 @@ def zero_shot(
         address: see `embed`.
         devices: see `embed`.
         shard_size: see `embed`.
+        column: see `embed`.
+        exif_transpose: see `embed`.
+        retry_errors: see `embed`.
         verbose: see `embed`.
 
     Raises:
@@ -187,8 +222,10 @@ def zero_shot(
         1
     """
     words: dict[str, Any] = {"labels": checked_labels(labels), "templates": checked_templates(templates)}
-    task = Task("zero_shot", weights, batch_size, top=_checked_top(top), engine=model_engine, **words)
-    return _run(task, inputs, output, engine, address, devices, shard_size, verbose)
+    words |= {"engine": model_engine, "exif_transpose": exif_transpose}
+    task = Task("zero_shot", weights, batch_size, top=_checked_top(top), **words)
+    options = RunOptions(engine, address, devices, shard_size, column, retry_errors, verbose)
+    return _run(task, inputs, output, options)
 
 
 def _checked_top(top: int) -> int:
@@ -198,36 +235,50 @@ def _checked_top(top: int) -> int:
 
 
 def _run(
-    task: Task,
-    inputs: str | os.PathLike | Sequence[str | os.PathLike],
-    output: str | os.PathLike,
-    engine: str | None,
-    address: str | None,
-    devices: str,
-    shard_size: int,
-    verbose: bool,
+    task: Task, inputs: str | os.PathLike | Sequence[str | os.PathLike], output: str | os.PathLike, options: RunOptions
 ) -> Summary:
     """Does what is left of a job."""
+    engine, shard_size = options.engine, options.shard_size
     if engine not in ENGINES:
         raise ValueError(f"engine must be {alternatives(ENGINES)}. Received: engine={engine!r}")
     for name, value in (("batch_size", task.batch_size), ("shard_size", shard_size)):
         if value < 1:
             raise ValueError(f"{name} must be 1 or more. Received: {name}={value}")
-    if (address or devices) and engine != "ray":
+    if (options.address or options.devices) and engine != "ray":
         raise ValueError("address and devices are of a cluster. Say engine='ray' too.")
     if importlib.util.find_spec("pyarrow") is None:
         raise ValueError('A job writes files of Parquet: pip install "convnext-keras[parquet]"')
     single = isinstance(inputs, str | os.PathLike)
-    names = [str(name) for name in ([inputs] if single else inputs)]
-    shards = [*shards_of(names, shard_size)]  # Before anything is fetched, so that the time left can be told.
+    names = [os.fsdecode(os.fspath(name)) for name in ([inputs] if single else inputs)]
+    shards = [*shards_of(names, shard_size, options.column)]  # Before anything is fetched.
     start = time.monotonic()
-    with _workers(task, engine, address, devices) as (work, description, model):
+    with _workers(task, engine, options.address, options.devices) as (work, description, model):
         settings = {**dataclasses.asdict(task), "labels": [*task.labels], "templates": [*task.templates], **description}
         with opened_output(Path(output), settings, model) as written:
-            left = [shard for shard in shards if not written.is_done(shard)]
-            pictures, errors = _do(work, left, written, verbose)
+            left = _left(shards, written, options)
+            pictures, errors = _do(work, left, written, options.verbose)
             written.finish()
     return Summary(pictures, errors, len(left), len(shards) - len(left), time.monotonic() - start)
+
+
+def _left(shards: list[Shard], output: Output, options: RunOptions) -> list[Shard]:
+    """The shards that are to be done; images that are new since an earlier run become shards of their own."""
+    done = output.done
+    if all(done.get(shard.number) in (None, shard.digest) for shard in shards):
+        again = output.failed() if options.retry_errors else ()
+        return [shard for shard in shards if shard.number not in done or shard.number in again]
+    if options.retry_errors:
+        raise ValueError(f"{output.path} has other images than the inputs. Retry errors with the inputs as they were.")
+    known, numbers, alone, left = output.names(), itertools.count(max(done) + 1), [], []
+    for shard in shards:
+        places = [place for place, name in enumerate(shard.names) if printable(name) not in known]
+        if places and (shard.is_archive or shard.columns is not None):
+            left.append(shard.subset(places, next(numbers)))
+        else:
+            alone += [shard.names[place] for place in places]
+    size = options.shard_size
+    starts = range(0, len(alone), size)
+    return [*left, *(Shard(next(numbers), tuple(alone[start : start + size])) for start in starts)]
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import filelock
 from convnext_keras.checkpoints.saving import written_whole
 from convnext_keras.clip import Embedder
 from convnext_keras.clip.lance import LanceIndex, is_lance
-from convnext_keras.scale.sources import Shard
+from convnext_keras.scale.sources import ARCHIVE, Shard
 
 JOB = "_job.json"  # in the folder: what was asked for; readers of Parquet leave out what begins so
 PART = re.compile(r"part-(\d+)-([0-9a-f]{8})\.parquet")
@@ -35,19 +35,17 @@ class Output:
         self.path = path
         self.done: dict[int, str] = {}
 
-    def is_done(self, shard: Shard) -> bool:
-        """Whether a shard is written already.
+    def names(self) -> set[str]:
+        """Returns the names of all images that are written, and of the archives that they lie in."""
+        keys = {*self._keys()}
+        return keys | {key[: key.index(ARCHIVE + "/") + len(ARCHIVE)] for key in keys if ARCHIVE + "/" in key}
 
-        Raises:
-            ValueError: if another one with its number is: the inputs have changed since.
-        """
-        digest = self.done.get(shard.number)
-        if digest not in (None, shard.digest):
-            raise ValueError(
-                f"{self.path} was begun with other inputs: shard {shard.number} is now {shard.names[0]} and following. "
-                "Choose another output, or the inputs as they were."
-            )
-        return digest is not None
+    def _keys(self) -> Iterator[str]:
+        raise NotImplementedError
+
+    def failed(self) -> set[int]:
+        """Returns the numbers of the shards with images that could not be read."""
+        raise NotImplementedError
 
     @property
     def folder(self) -> Path | None:
@@ -72,8 +70,27 @@ class ParquetParts(Output):
                 raise ValueError(f"{path} holds other files, such as {others[0]}. Choose a folder of its own.")
             with written_whole(path / JOB) as partial:
                 partial.write_text(json.dumps(settings, indent=2))
-        parts = [PART.fullmatch(file.name) for file in path.iterdir()]
-        self.done = {int(part[1]): part[2] for part in parts if part}
+        self.parts = {int(part[1]): part for file in path.iterdir() if (part := PART.fullmatch(file.name))}
+        self.done = {number: part[2] for number, part in self.parts.items()}
+
+    def _columns(self, column: str) -> Iterator[tuple[int, Any]]:
+        """A column of each part, with the part's number."""
+        import pyarrow.parquet
+
+        for number, part in self.parts.items():
+            try:
+                yield number, pyarrow.parquet.read_table(self.path / part[0], columns=[column]).column(column)
+            except (OSError, ValueError, KeyError) as error:
+                raise ValueError(
+                    f"{self.path / part[0]} is damaged: {error}. Delete it; it is then done again."
+                ) from error
+
+    def _keys(self) -> Iterator[str]:
+        for _, column in self._columns("key"):
+            yield from column.to_pylist()
+
+    def failed(self) -> set[int]:
+        return {number for number, column in self._columns("error") if column.null_count < len(column)}
 
     @property
     def folder(self) -> Path:
@@ -98,9 +115,21 @@ class LanceRows(Output):
             for batch in self.index.table.search().select(["shard", "digest"]).to_batches():
                 self.done |= dict(zip(*(column.to_pylist() for column in batch.columns[:2]), strict=True))
 
+    def _keys(self) -> Iterator[str]:
+        for batch in self.index._names():
+            yield from batch
+
+    def failed(self) -> set[int]:
+        if self.index.table is None:
+            return set()
+        rows = self.index.table.search().where("error IS NOT NULL").select(["shard"]).to_arrow()
+        return {*rows.column("shard").to_pylist()}
+
     def write(self, shard: Shard, table: Any) -> None:
         import pyarrow
 
+        if shard.number in self.done and self.index.table is not None:  # done again for its errors
+            self.index.table.delete(f"shard = {shard.number}")
         table = table.rename_columns(["name" if name == "key" else name for name in table.column_names])
         number, digest = pyarrow.scalar(shard.number, pyarrow.int32()), pyarrow.scalar(shard.digest)
         table = table.append_column("shard", pyarrow.repeat(number, len(table)))

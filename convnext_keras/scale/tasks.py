@@ -30,6 +30,7 @@ class Task:
         labels: of `zero_shot`.
         templates: of `zero_shot`.
         engine: see `opened`.
+        exif_transpose: whether images are rotated as their EXIF orientation says.
     """
 
     kind: str
@@ -40,6 +41,7 @@ class Task:
     labels: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
     engine: str | None = None
+    exif_transpose: bool = True
 
 
 class Done(NamedTuple):
@@ -123,7 +125,8 @@ class Worker:
     def _results(self, items: Iterable[tuple[int, Item]], failed: Any) -> Iterator[tuple[list[int], Any]]:
         """Numbers of pictures, and what the model gives for each: a vector, or scores."""
         size = self.task.batch_size
-        transform = lambda item: self.model.recipe(item[1].picture())  # noqa: E731
+        recipe = self.model.recipe._replace(exif_transpose=self.task.exif_transpose)
+        transform = lambda item: recipe(item[1].source(), item[1].key)  # noqa: E731
         for batch, pixels in in_batches(items, transform, size, failed):
             yield [number for number, _ in batch], self.model.encode_pixels(pixels, size)
 

@@ -5,67 +5,83 @@ pixels again and again or by being cut into millions of parts.
 """
 
 import asyncio
-import io
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from convnext_keras.images import ImageError, exif_bytes, identify, open_image
 from convnext_keras.preprocessing import Recipe
 from convnext_keras.server.errors import ApiError, invalid
 from convnext_keras.server.limits import Limits
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
-START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
-# A marker that ends the compressed data of a scan: neither a stuffed byte nor a restart.
-NEXT_MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
+START_OF_SCAN, END_OF_IMAGE, APP1, STANDALONE = 0xDA, 0xD9, 0xE1, 0x01
+# A marker that ends the compressed data of a scan: neither a stuffed byte nor a restart. Of several 0xFF before it, the
+# last one is found, so that the search takes two steps a byte whatever the bytes are.
+NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+EXIF_TIMES = 4  # Entries of EXIF data may point to the same bytes; Pillow copies them this many times at most.
 GIF_EXTENSION, GIF_IMAGE = 0x21, 0x2C
 
 
-def jpeg_parts(content: bytes) -> Iterator[str]:
-    """`"scan"` for each scan of a JPEG, and `"segment"` for each other segment (ITU-T T.81, annex B)."""
+class Part(NamedTuple):
+    """A part of a picture's file: its kind, and the EXIF data in it, empty for others."""
+
+    kind: str
+    exif: bytes = b""
+
+
+def jpeg_parts(content: bytes) -> Iterator[Part]:
+    """A `"scan"` for each scan of a JPEG, and a `"segment"` for each other segment (ITU-T T.81, annex B)."""
     position = 2
     while marker := NEXT_MARKER.search(content, position):
         kind, position = content[marker.end() - 1], marker.end()
         if kind == END_OF_IMAGE:
             return
-        yield "scan" if kind == START_OF_SCAN else "segment"
-        if kind != 0x01:
-            position += max(2, int.from_bytes(content[position : position + 2], "big"))
+        size = max(2, int.from_bytes(content[position : position + 2], "big")) if kind != STANDALONE else 0
+        is_exif = kind == APP1 and content[position + 2 : position + 8] == b"Exif\0\0"
+        exif = content[position + 8 : position + size] if is_exif else b""
+        yield Part("scan" if kind == START_OF_SCAN else "segment", exif)
+        position += size
 
 
-def png_parts(content: bytes) -> Iterator[str]:
-    """`"chunk"` for each chunk of a PNG (https://www.w3.org/TR/png-3/, section 5.3)."""
+def png_parts(content: bytes) -> Iterator[Part]:
+    """A `"chunk"` for each chunk of a PNG (https://www.w3.org/TR/png-3/, section 5.3)."""
     position = 8
     while position < len(content):
-        yield "chunk"
-        position += 12 + int.from_bytes(content[position : position + 4], "big")
+        size = int.from_bytes(content[position : position + 4], "big")
+        is_exif = content[position + 4 : position + 8] == b"eXIf"
+        yield Part("chunk", content[position + 8 : position + 8 + size] if is_exif else b"")
+        position += 12 + size
 
 
-def webp_parts(content: bytes) -> Iterator[str]:
-    """`"chunk"` for each chunk of a WebP (RFC 9649, section 2.3)."""
+def webp_parts(content: bytes) -> Iterator[Part]:
+    """A `"chunk"` for each chunk of a WebP (RFC 9649, section 2.3)."""
     position = 12
     while position < len(content):
-        yield "chunk"
         size = int.from_bytes(content[position + 4 : position + 8], "little")
+        is_exif = content[position : position + 4] == b"EXIF"
+        exif = content[position + 8 : position + 8 + size] if is_exif else b""
+        yield Part("chunk", exif.removeprefix(b"Exif\0\0"))
         position += 8 + size + size % 2
 
 
-def gif_parts(content: bytes) -> Iterator[str]:
-    """`"block"` for each block of a GIF before its first picture (GIF89a, sections 15 to 26)."""
+def gif_parts(content: bytes) -> Iterator[Part]:
+    """A `"block"` for each block of a GIF before its first picture (GIF89a, sections 15 to 26)."""
     flags = content[10] if len(content) > 10 else 0
     position = 13 + (3 << ((flags & 7) + 1) if flags & 0x80 else 0)
     while position + 1 < len(content) and content[position] != GIF_IMAGE:
-        yield "block"
+        yield Part("block")
         if content[position] != GIF_EXTENSION:
             position += 1
             continue
         position += 2
         while position < len(content) and (size := content[position]):
-            yield "block"
+            yield Part("block")
             position += 1 + size
         position += 1
 
@@ -79,15 +95,20 @@ def check_parts(content: bytes, param: str, limits: Limits) -> int:
     """The number of scans of a picture, 1 for formats without them, from its bytes alone.
 
     Raises:
-        ApiError: if it has more scans or other parts than `limits` allow.
+        ApiError: if it has more scans or other parts than `limits` allow, or EXIF data that would be copied often.
     """
     parts = next((parts for magic, parts in PARTS.items() if content.startswith(magic)), None)
     counts: dict[str, int] = {}
-    for kind in parts(content) if parts else ():
+    exif = []
+    for kind, data in parts(content) if parts else ():
         counts[kind] = counts.get(kind, 0) + 1
         limit = limits.max_image_scans if kind == "scan" else FEWER.get(kind, limits.max_image_parts)
         if counts[kind] > limit:
             raise invalid("image_too_complex", f"{param}: has more than {limit} {kind}s. Save it anew.", param)
+        exif += [data] if data else []
+    joined = b"".join(exif)  # as Pillow joins them
+    if exif_bytes(joined) > EXIF_TIMES * len(joined):
+        raise invalid("image_too_complex", f"{param}: its EXIF data overlap. Save it without them.", param)
     return max(1, counts.get("scan", 1))
 
 
@@ -125,7 +146,7 @@ class Decoder:
     """
 
     def __init__(self, recipe: Recipe, limits: Limits, threads: int) -> None:
-        self.recipe, self.limits = recipe, limits
+        self.recipe, self.limits = recipe._replace(exif_transpose=True), limits
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self.budget = PixelBudget(limits.max_pixels_in_flight)
 
@@ -148,7 +169,7 @@ class Decoder:
             raise invalid("image_too_large", f"{path.name}: has too many bytes.")
         content = await asyncio.get_running_loop().run_in_executor(self.pool, path.read_bytes)
         picture = await self._opened(content, "number")
-        await self._decoded(picture, lambda picture: picture.load(), "number")
+        await self._decoded(picture, open_image, "number")
         return content, Image.MIME[picture.format or "PNG"]
 
     async def _opened(self, content: bytes, param: str) -> Image.Image:
@@ -159,7 +180,7 @@ class Decoder:
         await self.budget.take(pixels)
         try:
             return await asyncio.get_running_loop().run_in_executor(self.pool, decode, picture)
-        except (OSError, ValueError, SyntaxError, MemoryError) as error:
+        except ImageError as error:
             raise unreadable(param) from error
         finally:
             await self.budget.give(pixels)
@@ -169,13 +190,14 @@ class Decoder:
         limit = self.limits.max_image_pixels
         scans = check_parts(content, param, self.limits)
         try:
-            picture = Image.open(io.BytesIO(content), formats=FORMATS)
-        except UnidentifiedImageError as error:
-            message = f"{param}: is not a picture of the formats {', '.join(FORMATS)}."
-            raise invalid("unsupported_image_format", message, param) from error
-        except Image.DecompressionBombError as error:
-            raise too_many_pixels(param, limit) from error
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombWarning) as error:
+            picture = identify(content, FORMATS)
+        except ImageError as error:
+            cause = error.__cause__
+            if isinstance(cause, UnidentifiedImageError):
+                message = f"{param}: is not a picture of the formats {', '.join(FORMATS)}."
+                raise invalid("unsupported_image_format", message, param) from error
+            if isinstance(cause, Image.DecompressionBombError):
+                raise too_many_pixels(param, limit) from error
             raise unreadable(param) from error
         # A small picture may be long and thin, and huge once its shorter edge is resized.
         width, height = self.recipe.resized(picture.size)

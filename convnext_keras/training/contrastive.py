@@ -67,7 +67,10 @@ class RetrievalRecall(keras.callbacks.Callback):
 
     def measured(self, model: CLIP | Any) -> float:
         """The figure of a ConvNeXt-CLIP, 0..1."""
-        cosines = model.encode_image(self.pairs.pictures) @ model.encode_text([row[0] for row in self.pairs.texts]).T
+        cosines = (
+            model.encode_image(self.pairs.pictures, exif_transpose=True)
+            @ model.encode_text([row[0] for row in self.pairs.texts]).T
+        )
         groups = self.pairs.groups
         nearest = [groups[cosines.argmax(axis=axis)] == groups for axis in (1, 0)]
         return float(np.mean(nearest))

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from convnext_keras.arguments import alternatives
-from convnext_keras.batches import picture_files
-from convnext_keras.preprocessing import MODES, Picture, open_image
+from convnext_keras.batches import image_files
+from convnext_keras.images import MODES, ImageSource, open_image, scaled, to_array
 
 TRAINING, VALIDATION = ("train", "training"), ("val", "valid", "validation", "test")
 COLUMNS = {"path": ("path", "file", "filepath", "image"), "class": ("class", "label", "category")}
@@ -37,7 +37,7 @@ class Examples:
         {'cat': 1, 'dog': 2}
     """
 
-    pictures: Sequence[Picture]
+    pictures: Sequence[ImageSource]
     labels: np.ndarray
     class_names: tuple[str, ...]
     skipped: tuple[str, ...] = ()
@@ -116,7 +116,7 @@ def _from_path(path: Path) -> tuple[list[Path], list[str]]:
     classes = _class_folders(path)
     if not classes:
         raise ValueError(f"{path} has no folders. Put the pictures of each class into a folder that is called like it.")
-    rows = [(picture, name) for name in classes for picture in picture_files(path / name)]
+    rows = [(picture, name) for name in classes for picture in image_files(path / name)]
     return [picture for picture, _ in rows], [name for _, name in rows]
 
 
@@ -152,7 +152,7 @@ def _is_pair(data: Any) -> bool:
     return isinstance(data, tuple) and len(data) == 2 and len(np.shape(data[1])) in (1, 2)
 
 
-def _from_arrays(data: Any) -> tuple[list[Picture], list[Any]]:
+def _from_arrays(data: Any) -> tuple[list[ImageSource], list[Any]]:
     pictures, labels = data
     if not isinstance(pictures, list):
         pictures = _pixels(pictures)
@@ -162,13 +162,13 @@ def _from_arrays(data: Any) -> tuple[list[Picture], list[Any]]:
     return [*pictures], labels
 
 
-def _from_loader(data: Any) -> tuple[list[Picture], list[Any]]:
+def _from_loader(data: Any) -> tuple[list[ImageSource], list[Any]]:
     if not isinstance(data, Iterable):
         raise ValueError(
             "data must be a folder, a .csv file, arrays (pixels, labels), or an iterable of pictures with labels. "
             f"Received: {type(data).__name__}"
         )
-    pictures: list[Picture] = []
+    pictures: list[ImageSource] = []
     labels: list[Any] = []
     for item in data:
         image, label = _members(item)
@@ -180,7 +180,7 @@ def _from_loader(data: Any) -> tuple[list[Picture], list[Any]]:
 
 
 def _members(item: Any) -> tuple[Any, Any]:
-    """Picture and label of what a loader gives."""
+    """ImageSource and label of what a loader gives."""
     if isinstance(item, dict):
         keys = [next((key for key in names if key in item), None) for names in KEYS.values()]
         if None not in keys:
@@ -192,15 +192,11 @@ def _members(item: Any) -> tuple[Any, Any]:
 
 
 def _pixels(pictures: Any) -> np.ndarray:
-    """Arrays of pixels in 0..255, channels last."""
-    pixels = np.asarray(pictures)
+    """Arrays of pixels as uint8, channels last."""
+    pixels = to_array(pictures)
     if pixels.ndim in (3, 4) and pixels.shape[-1] not in MODES and pixels.shape[-3] in MODES:
         raise ValueError(f"Pictures must have their channels last, (H, W, C). Received: shape {pixels.shape}")
-    if np.issubdtype(pixels.dtype, np.floating) and pixels.size and (pixels.min() < 0 or pixels.max() <= 1):
-        raise ValueError(
-            f"Pixels must be in 0..255. Received: {pixels.min():.4g} to {pixels.max():.4g}. Leave out what scales them."
-        )
-    return pixels
+    return scaled(pixels, "the array of images") if pixels.size else pixels
 
 
 def _labels(labels: Any) -> list[Any]:
@@ -247,7 +243,7 @@ def _checked(examples: Examples) -> Examples:
 def _readable(examples: Examples, on_error: str) -> Examples:
     """The examples whose files can be decoded, all of which is tried once, in threads."""
 
-    def fault(picture: Picture) -> str | None:
+    def fault(picture: ImageSource) -> str | None:
         if not isinstance(picture, str | os.PathLike):
             return None
         try:

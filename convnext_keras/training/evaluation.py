@@ -12,8 +12,8 @@ from convnext_keras.batches import in_batches
 from convnext_keras.clip.embedder import softmax
 from convnext_keras.clip.inference import Runner
 from convnext_keras.constructors import create_model
+from convnext_keras.images import ImageSource
 from convnext_keras.labels import class_names as names_of_set
-from convnext_keras.preprocessing import Picture
 from convnext_keras.preprocessing import Recipe as Transform
 from convnext_keras.provenance import Provenance, provenance_of
 from convnext_keras.training.data import read_examples
@@ -178,11 +178,11 @@ def _columns(given: tuple[str, ...], known: Sequence[Any] | None, model: keras.M
 
 
 def scores_of(
-    model: keras.Model, pictures: Sequence[Picture], transform: Transform, batch_size: int = 32, flip: bool = False
+    model: keras.Model, pictures: Sequence[ImageSource], transform: Transform, batch_size: int = 32, flip: bool = False
 ) -> np.ndarray:
     """Probabilities `(N, classes)` float32 of pictures; logits of a model become probabilities."""
     run, batches = Runner(model), []
-    for _, pixels in in_batches(pictures, transform, batch_size):
+    for _, pixels in in_batches(pictures, transform._replace(exif_transpose=True), batch_size):
         views = [pixels, pixels[:, :, ::-1]] if flip else [pixels]
         outputs = [run(np.ascontiguousarray(view, "float32"), batch_size) for view in views]
         batches.append(np.mean([out if is_softmax(model) else softmax(out) for out in outputs], axis=0))

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import io
 import itertools
 import os
 import tarfile
@@ -14,9 +13,9 @@ import numpy as np
 from PIL import Image
 
 from convnext_keras.augmentation import Augmentation
-from convnext_keras.batches import PICTURE_FILES, in_batches
+from convnext_keras.batches import in_batches, is_image_file
 from convnext_keras.clip.model import CLIP
-from convnext_keras.preprocessing import Picture, open_image
+from convnext_keras.images import ImageSource, open_image
 from convnext_keras.training.data import COLUMNS as CLASS_COLUMNS
 from convnext_keras.training.data import Examples, table_columns
 
@@ -40,7 +39,7 @@ class Pairs:
         2
     """
 
-    pictures: Sequence[Picture]
+    pictures: Sequence[ImageSource]
     texts: tuple[tuple[str, ...], ...]
     groups: np.ndarray
 
@@ -134,17 +133,13 @@ def _from_shards(shards: list[Path]) -> tuple[list[Image.Image], list[str]]:
                 stem, suffix = os.path.splitext(member.name)  # noqa: PTH122 - a name in an archive
                 content = archive.extractfile(member) if member.isfile() else None
                 if content:
-                    kind = "picture" if suffix.lower() in PICTURE_FILES else suffix.lower()
+                    kind = "picture" if is_image_file(member.name) else suffix.lower()
                     members.setdefault(stem, {})[kind] = content.read()
         whole = {name: parts for name, parts in members.items() if "picture" in parts and ".txt" in parts}
         if not whole:
             raise ValueError(f"{shard} has no pairs of a picture and a .txt of the same name.")
         for name, parts in whole.items():
-            try:
-                with Image.open(io.BytesIO(parts["picture"])) as opened:
-                    pictures.append(open_image(opened))
-            except (OSError, ValueError) as error:
-                raise ValueError(f"{shard}: {name} cannot be read as an image: {error}") from error
+            pictures.append(open_image(parts["picture"], name=f"{shard}/{name}", exif_transpose=True))
             texts.append(parts[".txt"].decode("utf-8").strip())
     return pictures, texts
 

@@ -22,7 +22,8 @@ def features_of(model: keras.Model, examples: Examples, transform: Transform, ba
     head: Any = last_layer(model)
     run = Runner(keras.Model(model.input, head.input))
     parts = [
-        run(pixels.astype("float32"), batch_size) for _, pixels in in_batches(examples.pictures, transform, batch_size)
+        run(pixels.astype("float32"), batch_size)
+        for _, pixels in in_batches(examples.pictures, transform._replace(exif_transpose=True), batch_size)
     ]
     return np.concatenate(parts)
 

@@ -27,6 +27,7 @@ def epochs_of(examples: Examples, recipe: Recipe) -> int:
 
 def augmentation_of(recipe: Recipe, transform: Transform) -> Augmentation:
     """What the recipe does to single pictures on their way to the model's size."""
+    transform = transform._replace(exif_transpose=True)
     return Augmentation(transform, recipe.crop_scale, recipe.flip, recipe.affine, recipe.rand_augment, recipe.erase)
 
 

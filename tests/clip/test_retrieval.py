@@ -7,7 +7,7 @@ import safetensors.numpy
 from PIL import Image
 
 from convnext_keras import WeightsError, clip
-from convnext_keras.batches import picture_files
+from convnext_keras.batches import image_files
 from convnext_keras.clip.retrieval import index_weights
 from convnext_keras.clip.vectors import write_vectors
 
@@ -33,7 +33,7 @@ def test_search_is_exact(model, held_out):
 def test_index_grows_without_being_rewritten(model, folder, held_out, tmp_path):
     index = clip.ImageIndex(model)
     assert index.add(folder) == 12
-    assert index.names == [str(path) for path in picture_files(folder)]
+    assert index.names == [str(path) for path in image_files(folder)]
     index.save(tmp_path / "index")
     first = (tmp_path / "index" / "0000.safetensors").stat()
     index.save(tmp_path / "index")
@@ -93,7 +93,7 @@ def test_adding_pictures_is_all_or_nothing(model, folder, tmp_path):
         index.add([np.zeros((4, 4, 3), "uint8")] * 2, names=["one"])
     assert len(index) == 11
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="has no pictures"):
+    with pytest.raises(ValueError, match="has no images"):
         index.add(tmp_path / "empty")
     with pytest.raises(ValueError, match="text to search for is empty"):
         index.search("  ")
@@ -111,14 +111,14 @@ def test_vectors_are_written_whole_or_not_at_all(model, folder, tmp_path):
         assert file.metadata()["weights"] == "convnext_mini.shapes"
         np.testing.assert_allclose(file.get_tensor("vectors"), model.encode_image(folder.rglob("*.png")), atol=SAME)
     table = tmp_path / "vectors.parquet"
-    assert write_vectors(table, model.image_batches(picture_files(folder), batch_size=5), model) == 12
+    assert write_vectors(table, model.image_batches(image_files(folder), batch_size=5), model) == 12
     rows = pyarrow.parquet.read_table(table)
-    assert rows["name"].to_pylist() == [str(path) for path in picture_files(folder)]
-    np.testing.assert_allclose(rows["vector"].to_pylist(), model.encode_image(picture_files(folder)), atol=SAME)
+    assert rows["name"].to_pylist() == [str(path) for path in image_files(folder)]
+    np.testing.assert_allclose(rows["vector"].to_pylist(), model.encode_image(image_files(folder)), atol=SAME)
     assert rows.schema.metadata[b"weights"] == b"convnext_mini.shapes"
     (folder / "broken.png").write_bytes(b"not a picture")
     with pytest.raises(ValueError, match=r"broken\.png"):
-        write_vectors(tmp_path / "new.safetensors", model.image_batches(picture_files(folder)), model)
+        write_vectors(tmp_path / "new.safetensors", model.image_batches(image_files(folder)), model)
     with pytest.raises(ValueError, match=r"end in .safetensors or .parquet"):
         write_vectors(tmp_path / "new.npy", [], model)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("new")]
@@ -136,7 +136,7 @@ def index_of(names, folder, model):
 def test_pictures_are_given_out_below_the_indexs_own_folder_only(model, folder, tmp_path):
     index = clip.ImageIndex(model)
     index.add(folder)
-    files = [path.resolve() for path in picture_files(folder)]
+    files = [path.resolve() for path in image_files(folder)]
     assert [index.picture(position) for position in range(12)] == files
     index.save(tmp_path / "index")
     loaded = clip.ImageIndex.load(tmp_path / "index", model)

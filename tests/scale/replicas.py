@@ -10,7 +10,7 @@ from waiting import TIMEOUT
 from convnext_keras import scale
 
 address, port, key, index = sys.argv[1:]
-client.HTTP_PROXY_TIMEOUT = TIMEOUT  # Ray's own is 60 s, without an option.
+setattr(client, "HTTP_PROXY_TIMEOUT", TIMEOUT)  # noqa: B010 - Ray's own is 60 s, without an option
 ray.init(address, log_to_driver=False)
 serve.start(http_options={"host": "127.0.0.1", "port": int(port)})
 serve.run(scale.application("convnext_mini.shapes", replicas=2, keys=[key], indexes={"shapes": index}))

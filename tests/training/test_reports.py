@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from convnext_keras import create_model, load_weights, training
 from convnext_keras.cli import app
-from convnext_keras.preprocessing import open_image
+from convnext_keras.images import open_image
 from convnext_keras.training import progress, reports
 
 pytestmark = [needs_training, pytest.mark.any_backend]
