@@ -23,6 +23,7 @@ from convnext_keras.convnext import ConvNeXt, ConvNeXtBase, ConvNeXtLarge, ConvN
 from convnext_keras.deploy import fold_for_inference
 from convnext_keras.features import feature_extractor
 from convnext_keras.hub import push_to_hub, save_pretrained
+from convnext_keras.images import ImageError
 from convnext_keras.labels import decode_predictions
 from convnext_keras.memory import keep_memory
 from convnext_keras.preprocessing import preprocess_input
@@ -47,6 +48,7 @@ __all__ = [
     "ConvNeXtV2Tiny",
     "ConvNeXtXLarge",
     "ConvNeXtXXLarge",
+    "ImageError",
     "WeightsError",
     "clip",
     "create_model",

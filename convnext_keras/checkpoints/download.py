@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -80,9 +81,10 @@ def fetch(url: str, sha256: str, megabytes: float) -> VerifiedFile:
         _retrieve(url, path, sha256)
     except (OSError, ValueError) as error:  # pooch raises ValueError over a wrong hash, requests OSError
         raise OSError(f"{name} could not be downloaded: {error} Try again. {by_hand}") from error
-    umask = os.umask(0)
-    os.umask(umask)
-    path.chmod(0o666 & ~umask)  # A temporary file is its owner's alone; a cache may be shared.
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # of which a file shows the usual permissions
+        probe = Path(folder) / "probe"
+        probe.touch()
+        path.chmod(probe.stat().st_mode)  # A temporary file is its owner's alone; a cache may be shared.
     return VerifiedFile(path, sha256)
 
 

@@ -1,9 +1,8 @@
 """A model's weights into a file of the library's own layout: one tensor a variable, named by layer and variable."""
 
-import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ import ml_dtypes  # noqa: F401 - teaches NumPy the type bfloat16
 import numpy as np
 
 from convnext_keras.checkpoints.loading import slots_of
+from convnext_keras.files import atomic_path
 
 # NumPy's names of types, and those of .safetensors.
 TYPES = {
@@ -84,18 +84,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
         start = end
     encoded = json.dumps(header).encode()
     encoded += b" " * (-len(encoded) % 8)
-    with written_whole(path) as partial, partial.open("wb") as stream:
+    with atomic_path(path) as partial, partial.open("wb") as stream:
         stream.write(len(encoded).to_bytes(8, "little") + encoded)
         for tensor in tensors.values():
             stream.write(np.ascontiguousarray(tensor.values()).tobytes())
-
-
-@contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A path beside another one, to write to: it replaces the other in the end, or is removed after an error."""
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -155,14 +155,16 @@ def index(
     """
     from convnext_keras import clip
     from convnext_keras.batches import image_files
+    from convnext_keras.clip.index import item_name
     from convnext_keras.clip.lance import is_lance
 
     paths, model = image_files(folder), clip_named(weights)
     pictures: Any = clip.LanceIndex(output, model) if is_lance(output) else clip.ImageIndex(model)
     if output.is_dir():
         pictures = clip.ImageIndex.open(output, model)
-    new = pictures.missing(map(str, paths))
-    added = pictures.add(tqdm([*map(Path, new)], disable=None), on_error="skip" if skip else "raise")
+    by_name = {item_name(path, 0): path for path in paths}
+    new = [by_name[name] for name in pictures.missing(by_name)]
+    added = pictures.add(tqdm(new, disable=None), on_error="skip" if skip else "raise")
     if not is_lance(output):
         pictures.save(output)
     print(f"{output}: {added} pictures added, {len(pictures)} in all")

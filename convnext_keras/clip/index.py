@@ -1,5 +1,7 @@
 """What every index of pictures does, wherever its vectors lie."""
 
+import collections
+import numbers
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,20 +12,28 @@ import numpy as np
 from convnext_keras.batches import image_files, images_of
 from convnext_keras.clip.embedder import Embedder
 from convnext_keras.images import ImageSource
+from convnext_keras.item_names import canonical_path, file_name, printable
 
 
-def common_folder(names: Iterable[str]) -> str:
-    """The folder that all of these paths lie in; empty if there is none."""
+def common_folder(folders: Iterable[str]) -> str:
+    """The folder that all of these folders lie in; empty if there is none."""
+    distinct = {*folders}
     try:
-        return os.path.commonpath([os.path.dirname(name) for name in names])  # noqa: PTH120 - of strings
-    except ValueError:
+        return os.path.commonpath(distinct) if distinct and "" not in distinct else ""
+    except ValueError:  # of absolute and relative ones, or of several drives
         return ""
 
 
+def parent(name: str) -> str:
+    """The folder of a path as it is written."""
+    return os.path.dirname(name)  # noqa: PTH120 - of strings
+
+
 def folder_of(names: Iterable[str]) -> Path | None:
-    """The folder that the files among these names lie in; None if there are none."""
-    files = [str(Path(name).resolve()) for name in names if Path(name).is_file()]
-    return Path(common_folder(files)) if files else None
+    """The folder that the files among these names lie in, with links resolved; None if there are none."""
+    folders = {parent(file_name(name)) for name in names if Path(file_name(name)).is_file()}
+    common = common_folder(str(Path(folder).resolve()) for folder in folders)
+    return Path(common) if common else None
 
 
 def given_folders(pictures: str | os.PathLike | None) -> list[Path]:
@@ -57,17 +67,19 @@ class PictureIndex:
 
     Attributes:
         picture_folders: below which `picture` gives files out.
+        moved: folders that names begin with, and where their files lie now, if they were moved with the index.
     """
 
     def __init__(self, model: Embedder) -> None:
         self.model = model
         self.picture_folders: list[Path] = []
+        self.moved: list[tuple[Path, Path]] = []
 
     def __len__(self) -> int:
         raise NotImplementedError
 
     def nearest(self, vector: np.ndarray, top: int = 10, where: str | None = None) -> list[Hit]:
-        """`search` with a unit vector `(D,)`."""
+        """`search` with a vector `(D,)` of any length but 0."""
         raise NotImplementedError
 
     def name_at(self, position: int) -> str:
@@ -105,12 +117,25 @@ class PictureIndex:
             (vector,) = self.model.encode_image([query], exif_transpose=True)
         return self.nearest(vector, top, where)
 
-    def check_search(self, top: int) -> None:
-        """Raises ValueError if there is nothing to find."""
+    def check_search(self, vector: np.ndarray, top: int) -> np.ndarray:
+        """The vector to search for as a unit vector `(D,)` float32.
+
+        Raises:
+            ValueError: if there is nothing to find, `top` is no whole number from 1 on, or the vector is none of the
+                index.
+        """
         if not len(self):
             raise ValueError("The index is empty. Add pictures first.")
-        if top < 1:
-            raise ValueError(f"top must be 1 or more. Received: top={top}")
+        if not isinstance(top, numbers.Integral) or top < 1:
+            raise ValueError(f"top must be a whole number, 1 or more. Received: top={top!r}")
+        found = np.asarray(vector, "float32")
+        length = float(np.linalg.norm(found)) if found.shape == (self.model.output_width,) else 0.0
+        if not 0 < length < np.inf:
+            raise ValueError(
+                f"A vector to search for must have {self.model.output_width} finite numbers that are not all 0. "
+                f"Received: shape {found.shape}"
+            )
+        return found / length
 
     def picture(self, position: int) -> Path:
         """The file of a picture by its position in the index, with links resolved.
@@ -123,7 +148,9 @@ class PictureIndex:
             ValueError: if there is no such position, or its file lies elsewhere.
             OSError: if the file is missing.
         """
-        path = Path(self.name_at(position)).resolve(strict=True)
+        path = Path(file_name(self.name_at(position)))
+        moved = [new / path.relative_to(old) for old, new in self.moved if path.is_relative_to(old)]
+        path = next((place for place in (path, *moved) if place.exists()), path).resolve(strict=True)
         if not path.is_file() or not any(path.is_relative_to(folder) for folder in self.picture_folders):
             raise ValueError(
                 f"{path} is no file below the folders of this index: {[*map(str, self.picture_folders)]}. Name the "
@@ -145,7 +172,7 @@ class PictureIndex:
         pictures, columns = images_of(images), columns or {}
         if names is None:
             first = len(self)
-            named: Iterable = ((_name(image, first + row), image, row) for row, image in enumerate(pictures))
+            named: Iterable = ((item_name(image, first + row), image, row) for row, image in enumerate(pictures))
         else:
             named = ((name, image, row) for row, (name, image) in enumerate(zip(names, pictures, strict=True)))
         options: Any = {"picture": lambda item: item[1], "exif_transpose": True}
@@ -160,5 +187,15 @@ class PictureIndex:
             )
 
 
-def _name(image: ImageSource, number: int) -> str:
-    return str(image) if isinstance(image, str | os.PathLike) else f"picture {number}"
+def item_name(image: ImageSource, number: int) -> str:
+    """The name of an image: its path in the one form of `canonical_path`, or its number."""
+    if isinstance(image, str | os.PathLike):
+        return printable(canonical_path(image))
+    return f"picture {number}"
+
+
+def check_distinct(names: Sequence[str]) -> None:
+    """Raises ValueError if several images of one call have the same name."""
+    if len({*names}) < len(names):
+        repeated = next(name for name, count in collections.Counter(names).items() if count > 1)
+        raise ValueError(f"Several images have the name {repeated!r}. Each must have a name of its own.")

@@ -14,7 +14,7 @@ import numpy as np
 
 from convnext_keras.checkpoints import WeightsError
 from convnext_keras.clip.embedder import Embedder
-from convnext_keras.clip.index import Hit, PictureIndex, common_folder, folder_of, given_folders
+from convnext_keras.clip.index import Hit, PictureIndex, check_distinct, common_folder, folder_of, given_folders, parent
 from convnext_keras.clip.partitions import NEAREST, RECALL, SMALLEST, Built, probes_of, split, tuned
 from convnext_keras.clip.vectors import described
 from convnext_keras.images import ImageSource
@@ -86,6 +86,7 @@ class LanceIndex(PictureIndex):
         lance_metadata(path)
         index = cls(path, model)
         index.picture_folders = folders
+        index.moved = [(Path(index.folder), folder) for folder in folders if index.folder]
         return index
 
     def __len__(self) -> int:
@@ -124,8 +125,7 @@ class LanceIndex(PictureIndex):
         if not added:
             return 0
         new = [name for batch in added for name in batch.column("name").to_pylist()]
-        if len(set(new)) < len(new):
-            raise ValueError("Some pictures have the same name. Each must have one of its own.")
+        check_distinct(new)
         if len(self.missing(new)) == len(new):
             self.append(added)
         else:
@@ -209,7 +209,7 @@ class LanceIndex(PictureIndex):
         return tuned(self.table, partitions, lambda *query: self._found(query[0], NEAREST, None, query[1])[0], recall)
 
     def nearest(self, vector: np.ndarray, top: int = 10, where: str | None = None) -> list[Hit]:
-        self.check_search(top)
+        vector = self.check_search(vector, top)
         table: Any = self.table
         found = self._found(vector, top, where, probes_of(table))
         return [Hit(name, 1 - distance, place) for name, distance, place in zip(*found, strict=True)]
@@ -249,7 +249,7 @@ class LanceIndex(PictureIndex):
     def folder(self) -> str:
         version = -1 if self.table is None else self.table.version
         if self._folder[0] != version:
-            self._folder = version, common_folder(folder for batch in self._names() for folder in {*batch})
+            self._folder = version, common_folder(parent(name) for batch in self._names() for name in batch)
         return self._folder[1]
 
     def _names(self) -> Iterator[list[str]]:

@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,10 @@ import safetensors.numpy
 from convnext_keras.checkpoints import WeightsError
 from convnext_keras.clip.constructors import create_model
 from convnext_keras.clip.embedder import Embedder
-from convnext_keras.clip.index import Hit, PictureIndex, common_folder, folder_of, given_folders
+from convnext_keras.clip.index import Hit, PictureIndex, check_distinct, common_folder, folder_of, given_folders, parent
 from convnext_keras.clip.lance import LanceIndex, is_lance, lance_metadata
 from convnext_keras.clip.vectors import described, read_vectors
+from convnext_keras.files import atomic_path
 from convnext_keras.images import ImageSource
 
 FOLDER = "folder"  # in an index's metadata: what it was made of, relative to the folder that the index lies in
@@ -28,7 +29,7 @@ class ImageIndex(PictureIndex):
 
     Attributes:
         names: of the pictures, in the order in which they were added.
-        vectors: unit vectors `(N, D)` float32, in the same order.
+        vectors: unit vectors `(N, D)` float32, in the same order; read only.
         picture_folders: below which `picture` gives files out.
 
     Example:
@@ -43,8 +44,17 @@ class ImageIndex(PictureIndex):
     def __init__(self, model: Embedder) -> None:
         super().__init__(model)
         self.names: list[str] = []
-        self.vectors = np.zeros((0, model.output_width), "float32")
-        self._saved: tuple[Path, int] | None = None  # the folder, and how many pictures it holds
+        self._places: dict[str, int] = {}  # of the names
+        self._rows = np.zeros((0, model.output_width), "float32")  # with room for more at the end
+        self._folders: set[str] = set()  # that the names lie in
+        self._common: str | None = None
+        self._saved: Path | None = None  # the folder that it was saved to or loaded from
+        self._unsaved: dict[int, None] = {}  # places that are new since then, in order
+
+    @property
+    def vectors(self) -> np.ndarray:
+        """Unit vectors `(N, D)` float32."""
+        return self._rows[: len(self.names)]
 
     @staticmethod
     def open(
@@ -82,12 +92,33 @@ class ImageIndex(PictureIndex):
         return self.names[position]
 
     def missing(self, names: Iterable[str]) -> list[str]:
-        known = set(self.names)
-        return [name for name in names if name not in known]
+        return [name for name in names if name not in self._places]
 
     @property
     def folder(self) -> str:
-        return common_folder(self.names)
+        if self._common is None:
+            self._common = common_folder(self._folders)
+        return self._common
+
+    def _put(self, names: Sequence[str], vectors: np.ndarray) -> None:
+        """Adds rows; those whose names are there already are replaced."""
+        new = sum(name not in self._places for name in names)
+        if len(self.names) + new > len(
+            self._rows
+        ):  # At least doubled, so that any number of calls copies each row twice.
+            room = np.zeros((max(len(self.names) + new, 2 * len(self._rows)), self._rows.shape[1]), "float32")
+            room[: len(self.names)] = self.vectors
+            self._rows = room
+        for name, vector in zip(names, vectors, strict=True):
+            place = self._places.setdefault(name, len(self.names))
+            if place == len(self.names):
+                self.names.append(name)
+            self._rows[place] = vector
+            self._unsaved[place] = None
+        found = {parent(name) for name in names}
+        if not found <= self._folders:
+            self._folders |= found
+            self._common = None
 
     def add(
         self,
@@ -100,26 +131,27 @@ class ImageIndex(PictureIndex):
 
         Args:
             images: a folder, which is searched with the folders in it, or what `CLIP.encode_image` takes.
-            names: one for each picture; if None, their paths, or `picture 0`, `picture 1`, ... for others.
+            names: one for each picture; if None, their absolute paths, or `picture 0`, `picture 1`, ... for others. A
+                picture whose name is in the index already is replaced.
             batch_size: most pictures at a time.
             on_error: `"raise"`, or `"skip"` to leave out pictures that cannot be read, with a warning for each.
 
         Returns:
-            How many were added.
+            How many were added or replaced.
 
         Raises:
-            ValueError: if a picture cannot be read, or there are more or fewer names than pictures.
+            ValueError: if a picture cannot be read, there are more or fewer names than pictures, or two are the same.
         """
         added = [*self.embedded(images, names, batch_size, on_error)]
         new = [name for batch, *_ in added for name in batch]
-        self.vectors = np.concatenate([self.vectors, *(vectors for _, vectors, _ in added)])
-        self.names += new
+        check_distinct(new)
+        self._put(new, np.concatenate([self._rows[:0], *(vectors for _, vectors, _ in added)]))
         if folder := folder_of(new):
             self.picture_folders.append(folder)
         return len(new)
 
     def nearest(self, vector: np.ndarray, top: int = 10, where: str | None = None) -> list[Hit]:
-        self.check_search(top)
+        vector = self.check_search(vector, top)
         if where is not None:
             raise ValueError(f"where is of an index in Lance, which has columns. Received: where={where!r}")
         cosines = self.vectors @ vector
@@ -132,32 +164,31 @@ class ImageIndex(PictureIndex):
         """Writes what is new since it was last saved to, or loaded from, this folder: one more pair of files.
 
         The folder has `0000.safetensors`, `0001.safetensors`, ... with vectors, and tables of the same names with the
-        names of the pictures. A pair counts once its vectors are there under their final name, which comes last.
+        names of the pictures. A pair counts once its vectors are there under their final name, which comes last. A name
+        in a later pair replaces the same name in an earlier one.
 
         Raises:
             ValueError: if the folder holds another index.
         """
         folder = Path(folder)
-        present = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
-        start = self._saved[1] if self._saved and self._saved[0] == folder.resolve() else 0
-        if present and not start:
+        present = _parts(folder)
+        is_same = self._saved == folder.resolve()
+        if present and not is_same:
             raise ValueError(f"{folder} holds another index. Choose another folder, or load that one and add to it.")
-        if start == len(self):
+        places = [*self._unsaved] if is_same else [*range(len(self))]
+        if not places:
             return
-        folder.mkdir(parents=True, exist_ok=True)
-        target = folder / f"{len(present):04}.safetensors"
-        with target.with_suffix(".csv").open("w", encoding="utf-8", newline="") as stream:
-            csv.writer(stream, lineterminator="\n").writerows([["name"], *([name] for name in self.names[start:])])
-        made_of = folder_of(self.names[start:])
+        names = [self.names[place] for place in places]
+        made_of = folder_of(names)
         metadata = {
             **described(self.model),
             FOLDER: os.path.relpath(made_of, folder.resolve().parent) if made_of else "",
         }
-        content = safetensors.numpy.save({"vectors": self.vectors[start:]}, metadata)
-        partial = target.with_suffix(".partial")
-        partial.write_bytes(content)
-        partial.replace(target)
-        self._saved = (folder.resolve(), len(self))
+        with atomic_path(folder / f"{len(present):04}.safetensors") as partial:
+            with partial.with_suffix(".csv").open("w", encoding="utf-8", newline="") as stream:
+                csv.writer(stream, lineterminator="\n").writerows([["name"], *([name] for name in names)])
+            partial.write_bytes(safetensors.numpy.save({"vectors": self.vectors[places]}, metadata))
+        self._saved, self._unsaved = folder.resolve(), {}
 
     @classmethod
     def load(
@@ -176,26 +207,46 @@ class ImageIndex(PictureIndex):
         """
         folders = given_folders(pictures)
         folder, index, beside = Path(folder), cls(model), Path(folder).resolve().parent
-        files = sorted(folder.glob("*.safetensors"))
+        files = _parts(folder)
         if not files:
             raise WeightsError(f"{folder}: holds no index. Make one by ImageIndex.save or 'convnext-keras index'.")
-        mine, parts = model.fingerprint(), [index.vectors]
+        mine = model.fingerprint()
         for file in files:
             vectors, metadata = read_vectors(file)
             if metadata.get("model") != mine or vectors.shape[1:] != index.vectors.shape[1:]:
                 raise WeightsError(f"{file}: was made by another model than {model.name!r}. Index the pictures anew.")
-            with file.with_suffix(".csv").open(encoding="utf-8", newline="") as stream:
-                names = [row["name"] for row in csv.DictReader(stream)]
+            names = _read_names(file.with_suffix(".csv"))
             if len(names) != len(vectors):
                 raise WeightsError(f"{file}: has {len(vectors)} vectors, but its table {len(names)} names.")
-            index.names += names
-            parts.append(vectors)
+            index._put(names, vectors)
             made_of = (beside / (metadata.get(FOLDER) or "..")).resolve()
-            index.picture_folders += [made_of] if made_of.is_relative_to(beside) else []
-        index.vectors = np.concatenate(parts)
-        index.picture_folders = folders or index.picture_folders
-        index._saved = (folder.resolve(), len(index))
+            if made_of.is_relative_to(beside):
+                index.picture_folders.append(made_of)
+                index.moved.append((Path(common_folder(map(parent, names)) or "/"), made_of))
+        if folders:
+            index.picture_folders = folders
+            index.moved = [(Path(index.folder or "/"), given) for given in folders]
+        index._saved, index._unsaved = folder.resolve(), {}
         return index
+
+
+def _parts(folder: Path) -> list[Path]:
+    """The files of vectors of an index, in the order in which they were written."""
+    return sorted(folder.glob("[0-9]*.safetensors"))
+
+
+def _read_names(file: Path) -> list[str]:
+    """The names in a table of an index.
+
+    Raises:
+        WeightsError: if it is missing or damaged.
+    """
+    try:
+        with file.open(encoding="utf-8", newline="") as stream:
+            rows = csv.DictReader(stream, strict=True)
+            return [row["name"] for row in rows if row["name"] is not None]
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        raise WeightsError(f"{file}: is missing or damaged: {error}. Index the pictures anew.") from error
 
 
 def index_weights(folder: str | os.PathLike) -> str:

@@ -10,8 +10,8 @@ import numpy as np
 import safetensors
 
 from convnext_keras.checkpoints import WeightsError
-from convnext_keras.checkpoints.saving import written_whole
 from convnext_keras.clip.embedder import Embedder
+from convnext_keras.files import atomic_path
 
 VECTOR_FILES = (".safetensors", ".parquet")
 
@@ -35,7 +35,7 @@ def write_vectors(path: Path, batches: Iterable[tuple[list, np.ndarray]], model:
     writers = dict(zip(VECTOR_FILES, (_write_safetensors, _write_parquet), strict=True))
     if path.suffix not in writers:
         raise ValueError(f"The output must end in {' or '.join(writers)}, or be a folder or .lance. Received: {path}")
-    with written_whole(path) as partial:
+    with atomic_path(path) as partial:
         return writers[path.suffix](partial, batches, model)
 
 

@@ -4,7 +4,6 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from convnext_keras.deploy.formats import FORMATS, format_named
 from convnext_keras.deploy.narrowing import in_bfloat16
 from convnext_keras.deploy.writing import OPSET, run_apart, write
 from convnext_keras.features import functional
+from convnext_keras.files import atomic_path
 from convnext_keras.provenance import Provenance
 
 LAYOUTS = ("nhwc", "nchw")
@@ -130,21 +130,19 @@ def export(
             raise ValueError("The products of a text tower lose too much in int8. Choose precision='int8_weights'.")
         recipe = Provenance.from_config(description).recipe
         rows, held_out = calibration_rows(ready, recipe, layout, statistics, calibration)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
-        partial = Path(folder) / path.name
+    with atomic_path(path) as partial:
+        folder = partial.parent
         beside = partial.with_name(partial.name + runtimes.DESCRIPTION)
         _write(source, ready, partial, description, rows)
         beside.write_text(json.dumps(description, indent=2), encoding="utf-8")
         difference, seconds = checked(ready, partial, precision, held_out) if check else (None, None)
         if difference is not None:
             beside.write_text(json.dumps({**description, "difference": difference}, indent=2), encoding="utf-8")
-        total = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file() and file != beside)
-        parts = [*Path(folder).iterdir()]
-        for part in parts:  # OpenVINO's and large ONNX models have a second file, whose name may be taken too.
+        total = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and file != beside)
+        for (
+            part
+        ) in folder.iterdir():  # OpenVINO's and large ONNX models have a second file, whose name may be taken too.
             _check_free(path.parent / part.name, overwrite)
-        for part in parts:
-            _replace(part, path.parent / part.name)
     return Export(path, name, precision, difference, total, seconds)
 
 
@@ -205,12 +203,6 @@ def _check_packages(name: str, precision: str) -> None:
         if importlib.util.find_spec(package) is None:
             what = precision if extra == "int8" else name
             raise ImportError(f'{what} needs {package}: pip install "convnext-keras[{extra}]"')
-
-
-def _replace(source: Path, target: Path) -> None:
-    if target.is_dir():
-        shutil.rmtree(target)
-    source.replace(target)
 
 
 def prepared(

@@ -6,8 +6,6 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from convnext_keras.deploy.artefacts import Artefact
 from convnext_keras.deploy.describing import tokenizer_of
 from convnext_keras.deploy.exporting import Export, export
 from convnext_keras.deploy.formats import FORMATS
+from convnext_keras.files import atomic_path
 from convnext_keras.preprocessing import Recipe
 from convnext_keras.provenance import Provenance
 
@@ -74,9 +73,8 @@ def export_clip(
     if folder.exists() and not (overwrite and is_exported_clip(folder)):
         remedy = "Choose another, or overwrite it." if is_exported_clip(folder) else "Choose another."
         raise ValueError(f"{folder} exists. {remedy}")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as partial:
-        whole, suffix = Path(partial) / folder.name, FORMATS[format].suffix
+    suffix = FORMATS[format].suffix
+    with atomic_path(folder) as whole:
         of_text = "int8_weights" if precision == "int8" else precision
         options: dict[str, Any] = {"format": format, "check": check}
         of_pictures = {"precision": precision, "calibration": calibration, "pixels": "uint8"}  # first: may be refused
@@ -95,9 +93,6 @@ def export_clip(
             **dataclasses.replace(provenance, recipe=model.recipe).to_config(),
         }
         (whole / FILE).write_text(json.dumps(facts, indent=2), encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        whole.rename(folder)
     differences = [part.difference for part in (pictures, texts) if part.difference is not None]
     return Export(
         folder, format, precision, max(differences, default=None), pictures.bytes + texts.bytes, pictures.seconds

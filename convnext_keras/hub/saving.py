@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import keras
 import numpy as np
 
 from convnext_keras.checkpoints.saving import Tensor, write_safetensors
+from convnext_keras.files import atomic_path
 from convnext_keras.hub.architecture import Reading, read_built
 from convnext_keras.hub.cards import card
 from convnext_keras.hub.descriptions import SHARDED, Description
@@ -74,20 +74,13 @@ def save_pretrained(
     description = _description(reading, folder, format, origin, class_names, recipe, license)
     form = FORMS[format]
     files, tensors = form.files(description), form.names(description, reading.tensors)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with atomic_path(folder) as partial:
+        partial.mkdir()
         for name, content in files.items():
             (partial / name).write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
         text = card(description, origin, folder.name, intended_use, metrics or {})
         (partial / "README.md").write_text(text, encoding="utf-8")
         _write_weights(partial, form.weights, tensors, max_shard_bytes if form.shards else None)
-        partial.chmod(0o755)
-        if folder.exists():
-            folder.rmdir()
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _description(

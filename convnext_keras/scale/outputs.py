@@ -12,9 +12,9 @@ from typing import Any
 
 import filelock
 
-from convnext_keras.checkpoints.saving import written_whole
 from convnext_keras.clip import Embedder
 from convnext_keras.clip.lance import LanceIndex, is_lance
+from convnext_keras.files import atomic_path
 from convnext_keras.scale.sources import ARCHIVE, Shard
 
 JOB = "_job.json"  # in the folder: what was asked for; readers of Parquet leave out what begins so
@@ -68,7 +68,7 @@ class ParquetParts(Output):
         if not (path / JOB).is_file():
             if others := [file.name for file in path.iterdir() if file.name[0] not in "._"]:
                 raise ValueError(f"{path} holds other files, such as {others[0]}. Choose a folder of its own.")
-            with written_whole(path / JOB) as partial:
+            with atomic_path(path / JOB) as partial:
                 partial.write_text(json.dumps(settings, indent=2))
         self.parts = {int(part[1]): part for file in path.iterdir() if (part := PART.fullmatch(file.name))}
         self.done = {number: part[2] for number, part in self.parts.items()}

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from convnext_keras.batches import in_batches
-from convnext_keras.checkpoints.saving import written_whole
 from convnext_keras.clip import Embedder, ZeroShotClassifier
 from convnext_keras.clip.embedder import softmax
 from convnext_keras.deploy.opening import Classifier, opened
+from convnext_keras.files import atomic_path
 from convnext_keras.scale.sources import Item, Shard
 
 PRECISIONS = ("float32", "float16")
@@ -170,7 +170,7 @@ def write_part(folder: Path, shard: Shard, table: Any) -> None:
     """Writes the rows of a shard to a file of Parquet, whole or not at all."""
     import pyarrow.parquet
 
-    with written_whole(folder / part_name(shard)) as partial:
+    with atomic_path(folder / part_name(shard)) as partial:
         pyarrow.parquet.write_table(table, partial)
 
 

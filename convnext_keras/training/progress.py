@@ -13,6 +13,7 @@ import numpy as np
 
 from convnext_keras.checkpoints import load_weights, save_weights
 from convnext_keras.features import inner_layers
+from convnext_keras.files import atomic_path
 from convnext_keras.preprocessing import Recipe as Transform
 from convnext_keras.training.data import Examples
 from convnext_keras.training.evaluation import Evaluation, scores_of
@@ -83,9 +84,8 @@ class Progress:
         model.set_weights(state)
         if self.folder:
             epoch = len(self.history)
-            partial = self.folder / "partial.weights.h5"
-            model.save_weights(partial)
-            partial.replace(self.folder / STATE.format(epoch))
+            with atomic_path(self.folder / STATE.format(epoch)) as partial:
+                model.save_weights(partial)
             for path in self._files(STATE.format("*")):
                 if path.name != STATE.format(epoch):
                     path.unlink()
@@ -123,9 +123,8 @@ def as_table(history: list[dict[str, float]]) -> str:
 
 def _written(path: Path, text: str) -> None:
     """Writes a text file whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    with atomic_path(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def _copies(model: keras.Model) -> list[np.ndarray]:

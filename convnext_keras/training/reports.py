@@ -3,14 +3,13 @@
 import dataclasses
 import json
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from convnext_keras.checkpoints import save_weights
+from convnext_keras.files import atomic_path
 from convnext_keras.hub import save_pretrained
 from convnext_keras.provenance import provenance_of
 from convnext_keras.sheets import sheet_of
@@ -122,10 +121,8 @@ def save(trained: Trained, folder: str | os.PathLike, name: str = "") -> None:
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists and is not empty. Choose another folder.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    whole = partial / (name or folder.name)
-    try:
+    with atomic_path(folder) as partial:
+        whole = partial.with_name(name or folder.name)
         results = trained.evaluation.summary()
         figures: Any = {"validation accuracy": f"{100 * results['top-1']:.2f} %"}
         save_pretrained(trained.model, whole, "keras", metrics=figures, intended_use=_use(trained))
@@ -144,11 +141,7 @@ def save(trained: Trained, folder: str | os.PathLike, name: str = "") -> None:
         (whole / "results.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
         with (whole / "README.md").open("a", encoding="utf-8") as stream:
             stream.write(story(trained, [*charts, *(["mistakes"] if sheet else [])]))
-        if folder.exists():
-            folder.rmdir()
-        whole.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        whole.rename(partial)
 
 
 def _save_others(trained: Trained, folder: Path) -> None:

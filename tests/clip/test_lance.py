@@ -146,7 +146,7 @@ def test_what_is_refused(model, small_clip, held_out, index, tmp_path):
         index.add(held_out[0][:1], ["one"])
     with pytest.raises(ValueError, match="fewer values"):
         index.add(held_out[0][:2], ["one", "two"], columns={"year": [1]})
-    with pytest.raises(ValueError, match="same name"):
+    with pytest.raises(ValueError, match="Several images have the name 'one'"):
         index.add(held_out[0][:2], ["one", "one"], columns={"year": [1, 2]})
     with pytest.raises(ValueError, match="1,000 pictures or more"):
         index.build()

@@ -99,7 +99,7 @@ def test_adding_pictures_is_all_or_nothing(model, folder, tmp_path):
         index.search("  ")
     with pytest.raises(ValueError, match="index is empty"):
         clip.ImageIndex(model).search("a")
-    with pytest.raises(ValueError, match="top must be 1"):
+    with pytest.raises(ValueError, match="top must be a whole number, 1 or more"):
         index.search("a", top=0)
 
 
