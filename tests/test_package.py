@@ -70,7 +70,7 @@ ROOMS = {
     ),
     "server": (
         *("errors", "limits", "metrics", "requests", "fetching", "decoding", "batching", "security"),
-        *("engine", "routes", "about", "app", "run", "__init__"),
+        *("protocol", "engine", "routes", "about", "app", "run", "__init__"),
     ),
     "explain": ("maps", "asked", "looking", "__init__"),
     "scale": ("sources", "tasks", "outputs", "cluster", "jobs", "parallel", "serve", "__init__"),

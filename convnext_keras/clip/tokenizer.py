@@ -6,8 +6,8 @@ The encoding is that of "Learning Transferable Visual Models From Natural Langua
 
 import functools
 import gzip
+import heapq
 import html
-import itertools
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -155,18 +155,47 @@ class Tokenizer:
             return (self.start if word == START else self.end,)
         symbols = [byte_symbols()[byte] for byte in word.encode()]
         symbols[-1] += WORD_END
-        while len(symbols) > 1:
-            ranks = [self.ranks.get(pair, VOCABULARY_SIZE) for pair in itertools.pairwise(symbols)]
-            best = min(ranks)
-            if best == VOCABULARY_SIZE:
-                break
-            merged, position = [], 0
-            while position < len(symbols):
-                joined = position < len(ranks) and ranks[position] == best
-                merged.append("".join(symbols[position : position + 1 + joined]))
-                position += 1 + joined
-            symbols = merged
-        return tuple(self.ids[symbol] for symbol in symbols)
+        return tuple(self.ids[symbol] for symbol in merged(symbols, self.ranks))
+
+
+def merged(symbols: list[str], ranks: dict[tuple[str, ...], int]) -> list[str]:
+    """Joins neighbouring symbols, all pairs of the lowest rank first, in n log n steps for n symbols.
+
+    Args:
+        symbols: of one word.
+        ranks: of the pairs that may be joined.
+
+    Returns:
+        The symbols that are left.
+    """
+    symbols = [*symbols]
+    following = [*range(1, len(symbols)), -1]
+    previous = [*range(-1, len(symbols) - 1)]
+    heap: list[tuple[int, int, str, str]] = []  # rank, place of the left symbol, and both symbols
+
+    def push(left: int) -> None:
+        right = following[left] if left >= 0 else -1
+        if right >= 0 and (rank := ranks.get((symbols[left], symbols[right]))) is not None:
+            heapq.heappush(heap, (rank, left, symbols[left], symbols[right]))
+
+    for place in range(len(symbols)):
+        push(place)
+    while heap:
+        best, changed = heap[0][0], []
+        while heap and heap[0][0] == best:  # All pairs of one rank, from left to right, before any that they make.
+            _, left, first, second = heapq.heappop(heap)
+            right = following[left]
+            if symbols[left] != first or right < 0 or symbols[right] != second:
+                continue  # One of the two was joined with its other neighbour.
+            symbols[left], symbols[right] = first + second, ""
+            following[left] = following[right]
+            if following[right] >= 0:
+                previous[following[right]] = left
+            changed.append(left)
+        for place in changed:
+            push(previous[place])
+            push(place)
+    return [symbol for symbol in symbols if symbol]
 
 
 def _checked_length(length: int) -> int:

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 
 from convnext_keras import checkpoints
@@ -182,8 +183,10 @@ def exported_for(name: str, format: str) -> Path:
     source = f"{model.fingerprint() if model else weight_set} {importlib.metadata.version('convnext-keras')}"
     digest = hashlib.sha256(source.encode()).hexdigest()[:16]
     folder = cache_folder() / "exported" / f"{format}-{digest}"
-    if not is_exported_clip(folder):
-        export_clip(model or create_model(name), folder, format)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(folder.with_name(f".{folder.name}.lock")):  # of several processes that need it, one writes
+        if not is_exported_clip(folder):
+            export_clip(model or create_model(name), folder, format)
     return folder
 
 

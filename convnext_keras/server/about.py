@@ -4,7 +4,7 @@ from importlib import resources
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 
 from convnext_keras.clip.embedder import Embedder
 from convnext_keras.server.errors import ApiError
@@ -35,7 +35,14 @@ async def ready(request: Request) -> dict:
     return {"status": "ready"}
 
 
-@router.get("/metrics")
+@router.get("/docs", response_class=HTMLResponse, include_in_schema=False)
+async def docs() -> HTMLResponse:
+    """The routes with their examples, from `/openapi.json`; nothing is loaded from elsewhere."""
+    text = resources.files("convnext_keras.server").joinpath("docs.html").read_text(encoding="utf-8")
+    return HTMLResponse(text, headers={"content-security-policy": PAGE_POLICY})
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
 async def prometheus(request: Request) -> Response:
     """What the server tells of itself, as Prometheus reads it."""
     engine = request.app.state.engine

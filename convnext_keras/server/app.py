@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from convnext_keras import clip
@@ -80,7 +80,7 @@ def create_app(
         yield
         await queues.stop()
 
-    app = FastAPI(title="ConvNeXt-CLIP", version="1", lifespan=lifespan, redoc_url=None)
+    app = FastAPI(title="ConvNeXt-CLIP", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.add_middleware(Guard, keys=Keys(keys), hosts=Hosts(hosts), limits=limits, observe=metrics.request)
     app.state.engine, app.state.created = queues, int(time.time())
     known = served.provenance if isinstance(served, clip.Embedder) else None
@@ -106,7 +106,9 @@ async def error_response(request: Request, error: Exception) -> Response:
         code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
         error = ApiError(400, code, f"{param or 'body'}: {first['msg']}.", param)
     elif isinstance(error, HTTPException):
+        headers = error.headers or {}  # such as Allow
         error = ApiError(error.status_code, CODES.get(error.status_code, "invalid_value"), str(error.detail))
+        return error.response(headers)
     if not isinstance(error, ApiError):
         raise error
-    return JSONResponse(error.body, error.status, dict(error.headers))
+    return error.response()

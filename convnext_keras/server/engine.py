@@ -29,6 +29,7 @@ from convnext_keras.server.limits import Limits
 from convnext_keras.server.metrics import Metrics
 from convnext_keras.server.requests import ImageItem, TextItem
 
+TEXTS_AT_A_TIME = 64  # that a thread tokenises before it looks at the next request
 log = logging.getLogger("convnext_keras.server")
 
 
@@ -78,6 +79,7 @@ class Engine:
             if tower in runs
         }
         self.labels: collections.OrderedDict[bytes, np.ndarray] = collections.OrderedDict()
+        self.cached = 0  # labels in it
 
     async def start(self) -> None:
         """Starts the queues, and runs the usual shapes of batch once, so that few requests wait for a compilation.
@@ -203,19 +205,25 @@ class Engine:
             await self._check_lengths(texts)
         tokenizer, words = self._tokenizer, [text for text, _ in texts]
         with self.metrics.stage("tokenise"):
-            return await self._in_thread(lambda: tokenizer(words, truncate="silent"))
+            # Part by part, so that a request whose time is over does not keep a thread busy.
+            parts = [words[start : start + TEXTS_AT_A_TIME] for start in range(0, len(words), TEXTS_AT_A_TIME)]
+            rows = [await self.in_thread(tokenizer, part, None, "silent") for part in parts]
+        return np.concatenate(rows)
 
     async def _check_lengths(self, texts: list[tuple[str, str]]) -> None:
         """Raises ApiError for the first text, with its path in the request, that has too many tokens."""
         tokenizer = self._tokenizer
-        counts = await self._in_thread(lambda: [tokenizer.count_tokens(text) for text, _ in texts])
-        for count, (_, param) in zip(counts, texts, strict=True):
-            if count > tokenizer.context_length:
-                message = f"{param}: has {count} tokens; the limit is {tokenizer.context_length}."
-                raise invalid("context_length_exceeded", message, param)
+        for start in range(0, len(texts), TEXTS_AT_A_TIME):
+            part = texts[start : start + TEXTS_AT_A_TIME]
+            counts = await self.in_thread(lambda part=part: [tokenizer.count_tokens(text) for text, _ in part])
+            for count, (_, param) in zip(counts, part, strict=True):
+                if count > tokenizer.context_length:
+                    message = f"{param}: has {count} tokens; the limit is {tokenizer.context_length}."
+                    raise invalid("context_length_exceeded", message, param)
 
-    async def _in_thread(self, work: Callable[[], Any]) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self.decoder.pool, work)
+    async def in_thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Calls a function beside the event loop, for work that grows with a request or an index."""
+        return await asyncio.get_running_loop().run_in_executor(self.decoder.pool, work, *arguments)
 
     async def _pixels(self, item: ImageItem, param: str) -> np.ndarray:
         try:
@@ -256,9 +264,11 @@ class Engine:
             self.labels.move_to_end(key)
             return self.labels[key], 0
         result = await self.vectors([TextItem(prompt) for prompt in prompts], params)
+        self.cached -= len(self.labels.pop(key, ()))  # of a request that came meanwhile
         self.labels[key] = classes = class_vectors(result.vectors, len(labels))
-        while sum(map(len, self.labels.values())) > self.limits.cached_labels:
-            self.labels.popitem(last=False)
+        self.cached += len(classes)
+        while self.cached > self.limits.cached_labels:
+            self.cached -= len(self.labels.popitem(last=False)[1])
         return classes, result.tokens
 
 

@@ -1,6 +1,9 @@
 """Errors in OpenAI's form: `{"error": {"message", "type", "param", "code"}}`."""
 
+import json
 from collections.abc import Mapping
+
+from starlette.responses import Response
 
 # The type that OpenAI's clients see for a status, where it is not the usual one.
 TYPES = {429: "rate_limit_error", 500: "server_error", 503: "server_error"}
@@ -33,6 +36,11 @@ class ApiError(Exception):
         if self.status in (429, 503):
             return {"retry-after": str(RETRY_SECONDS)}
         return {"www-authenticate": "Bearer"} if self.status == 401 else {}
+
+    def response(self, headers: Mapping[str, str] = {}) -> Response:
+        """The response; what clients sent, such as halves of surrogate pairs, is escaped."""
+        content = json.dumps(self.body).encode()
+        return Response(content, self.status, {**self.headers, **headers}, media_type="application/json")
 
 
 def invalid(code: str, message: str, param: str | None = None) -> ApiError:

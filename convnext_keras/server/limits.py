@@ -12,7 +12,6 @@ class Limits(NamedTuple):
         max_labels: labels of a request.
         max_prompts: labels times templates of a request.
         max_text_characters: of one text.
-        max_word_characters: of a text without a blank; tokenising a word takes time with the square of its length.
         max_characters: of all texts of a request, or of all its prompts.
         max_scores: numbers in the answer: pictures times texts, or items times labels.
         max_image_bytes: of one picture as it is sent or fetched.
@@ -21,14 +20,19 @@ class Limits(NamedTuple):
         max_image_parts: segments, chunks or blocks of a picture's file.
         max_pixels_in_flight: of all pictures that are being decoded or wait.
         max_body_bytes: of a request.
-        max_body_bytes_in_flight: of all requests together that are being answered.
+        max_body_bytes_in_flight: of all requests together that are being answered, counted as they arrive.
+        max_client_bytes: of those that come from one address.
+        max_json_parts: commas and opening brackets of a body, which bound the time to parse it.
+        max_header_bytes: of the request line and the headers.
         max_requests: that are being answered at a time.
         max_fetches: of pictures from addresses at a time.
         max_queue: items that wait for a tower; more are refused with 429.
         image_batch: most pictures that the model sees at a time.
         text_batch: most texts that the model sees at a time.
         wait_seconds: how long the first item of a batch waits for others.
-        body_seconds: for the whole request to arrive.
+        first_byte_seconds: for the first byte of a body to arrive.
+        body_seconds: for the whole body to arrive.
+        min_body_rate: bytes a second that a body arrives with at least, after its first seconds.
         answer_seconds: for the answer to be ready.
         fetch_seconds: for a picture to be fetched from its address.
         cached_labels: labels whose vectors are kept for the next request.
@@ -39,7 +43,6 @@ class Limits(NamedTuple):
     max_labels: int = 1024
     max_prompts: int = 16_384
     max_text_characters: int = 10_000
-    max_word_characters: int = 500
     max_characters: int = 1_000_000
     max_scores: int = 262_144
     max_image_bytes: int = 20 * 2**20
@@ -49,13 +52,18 @@ class Limits(NamedTuple):
     max_pixels_in_flight: int = 200_000_000
     max_body_bytes: int = 32 * 2**20
     max_body_bytes_in_flight: int = 512 * 2**20
+    max_client_bytes: int = 256 * 2**20
+    max_json_parts: int = 2_000_000
+    max_header_bytes: int = 64 * 2**10
     max_requests: int = 1024
     max_fetches: int = 16
     max_queue: int = 4096
     image_batch: int = 32
     text_batch: int = 64
     wait_seconds: float = 0.004
+    first_byte_seconds: float = 5.0
     body_seconds: float = 30.0
+    min_body_rate: int = 16_384
     answer_seconds: float = 60.0
     fetch_seconds: float = 10.0
     cached_labels: int = 65_536

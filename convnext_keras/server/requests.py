@@ -4,6 +4,7 @@ import base64
 import binascii
 import re
 from typing import Annotated, Any, Literal, NamedTuple
+from urllib.parse import unquote_to_bytes
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -11,7 +12,9 @@ from convnext_keras.clip.zero_shot import TEMPLATE
 from convnext_keras.server.errors import ApiError, invalid
 from convnext_keras.server.limits import Limits
 
-PICTURE = {"type": "image_url", "image_url": {"url": "https://img.example/kayak.jpg"}}
+# One white pixel, as PNG.
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4//8/AAX+Av4N70a4AAAAAElFTkSuQmCC"
+PICTURE = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}}
 Item = Annotated[Any, Field(description="A text, or an object with a text or a picture.")]
 Picture = Annotated[Any, Field(description="An address, a data URI or base64, or an object with one of them.")]
 Words = str | list[str]
@@ -44,7 +47,7 @@ class Embeddings(Body):
 class Similarity(Body):
     """`POST /v1/similarity`."""
 
-    model_config = example(image="https://img.example/harbour.jpg", texts=["a harbour at dusk", "a bowl of ramen"])
+    model_config = example(image=PICTURE["image_url"]["url"], texts=["a harbour at dusk", "a bowl of ramen"])
     image: Picture = None
     images: list[Picture] | None = None
     texts: Words
@@ -81,7 +84,7 @@ class Score(Body):
 class HuggingFaceZeroShot(BaseModel):
     """`POST /hf/zero-shot-image-classification`."""
 
-    model_config = example(inputs="iVBOR...", parameters={"candidate_labels": ["kayak", "canoe"]})
+    model_config = example(inputs=PIXEL, parameters={"candidate_labels": ["kayak", "canoe"]})
     inputs: Any
     parameters: dict[str, Any]
 
@@ -113,7 +116,11 @@ class ErrorBody(BaseModel):
 FAILURES: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody} for status in (400, 401, 404, 413, 415, 421, 429, 500, 503)
 }
-DATA_URI = re.compile(r"data:[^,]*;base64\s*,", re.IGNORECASE)
+# RFC 2397, with blanks where browsers allow them: media type, parameters, and whether the data are base64.
+DATA_URI = re.compile(
+    r"\s*data:\s*(?:[\w.+-]+/[\w.+-]+)?\s*(?:;\s*[\w.+-]+=[^;,\s]*\s*)*(?P<base64>;\s*base64\s*)?,", re.IGNORECASE
+)
+SURROGATE = re.compile("[\ud800-\udfff]")
 URL = re.compile(r"https?://", re.IGNORECASE)
 # Keys of an object that hold a picture, in the forms of OpenAI, Jina, SGLang and Voyage.
 IMAGE_KEYS = ("image_url", "image", "image_base64", "input_image")
@@ -181,9 +188,8 @@ def parsed_text(value: Any, param: str, limits: Limits) -> TextItem:
     if len(value) > limits.max_text_characters:
         message = f"{param}: has {len(value)} characters; the limit is {limits.max_text_characters}."
         raise invalid("context_length_exceeded", message, param)
-    if max(map(len, value.split())) > limits.max_word_characters:
-        message = f"{param}: has a word of more than {limits.max_word_characters} characters."
-        raise invalid("context_length_exceeded", message, param)
+    if SURROGATE.search(value):
+        raise invalid("invalid_value", f"{param}: has half of a surrogate pair, which is no text.", param)
     return TextItem(value)
 
 
@@ -191,11 +197,13 @@ def parsed_image(value: Any, param: str, limits: Limits) -> ImageItem:
     """The picture of an address, a data URI or bare base64."""
     if not isinstance(value, str) or not value.strip():
         raise invalid("invalid_value", f"{param}: must be an address, a data URI or base64.", param)
-    if URL.match(value):
-        return ImageItem(None, value)
+    if URL.match(value.lstrip()):
+        return ImageItem(None, value.strip())
     start = DATA_URI.match(value)
-    if value[:5].lower() == "data:" and not start:
-        raise invalid("invalid_base64", f"{param}: a data URI must say ';base64,'.", param)
+    if start and not start["base64"]:
+        return ImageItem(unquote_to_bytes(value[start.end() :]))
+    if not start and value.lstrip()[:5].lower() == "data:":
+        raise invalid("invalid_base64", f"{param}: a data URI must begin like 'data:image/png;base64,'.", param)
     return ImageItem(decoded_base64(value[start.end() :] if start else value, param, limits))
 
 

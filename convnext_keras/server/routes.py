@@ -1,10 +1,11 @@
 """The routes: what each takes of a request and what it answers."""
 
 import base64
+import json
 import os
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -90,46 +91,66 @@ def encoded(vector: np.ndarray, encoding_format: str) -> str | list[float]:
     return [float(value) for value in vector]
 
 
-@router.post("/v1/embeddings")
-async def embeddings(request: Request, body: requests.Embeddings) -> dict:
+async def respond(
+    engine: Engine, answer: dict[str, Any], rows: Callable[[], Iterable[dict]], key: str = "data"
+) -> Response:
+    """The answer with its rows as JSON, made in a thread.
+
+    Row by row, since the interpreter can let the event loop go on only between two of them.
+    """
+
+    def rendered() -> bytes:
+        inner = ",".join(json.dumps(row) for row in rows())
+        return f'{json.dumps(answer)[:-1]},"{key}":[{inner}]}}'.encode()
+
+    return Response(await engine.in_thread(rendered), media_type="application/json")
+
+
+@router.post("/v1/embeddings", response_model=dict)
+async def embeddings(request: Request, body: requests.Embeddings) -> Response:
     """Vectors of texts and pictures, in the order of the request."""
     engine, model = clip_of(request, body.model)
     width = model.output_width
     if body.dimensions not in (None, width):
         message = f"dimensions: this model has {width}; vectors cannot be shortened."
         raise invalid("dimensions_unsupported", message, "dimensions")
-    items, params = items_of(listed(body.input), "input", engine.limits, body.modality == "image")
+    is_image = body.modality == "image"
+    items, params = await engine.in_thread(items_of, listed(body.input), "input", engine.limits, is_image)
     result = await engine.vectors(items, params, body.truncate == "end")
-    data = [
-        {"object": "embedding", "index": position, "embedding": encoded(vector, body.encoding_format)}
-        for position, vector in enumerate(result.vectors)
-    ]
-    return {"object": "list", "model": request.app.state.name, "data": data, "usage": usage(result)}
+
+    def data() -> Iterator[dict]:
+        for position, vector in enumerate(result.vectors):
+            yield {"object": "embedding", "index": position, "embedding": encoded(vector, body.encoding_format)}
+
+    answer = {"object": "list", "model": request.app.state.name, "usage": usage(result)}
+    return await respond(engine, answer, data)
 
 
-@router.post("/v1/similarity")
-async def similarity(request: Request, body: requests.Similarity) -> dict:
+@router.post("/v1/similarity", response_model=dict)
+async def similarity(request: Request, body: requests.Similarity) -> Response:
     """Cosines and probabilities of each picture over the texts."""
     engine, model = clip_of(request, body.model)
     if (body.image is None) == (body.images is None):
         raise invalid("missing_required_parameter", "image: give either 'image' or 'images'.", "image")
     values = listed(body.image) if body.images is None else body.images
-    pictures, of_pictures = items_of(values, "image", engine.limits, is_image=True)
-    texts, of_texts = items_of(listed(body.texts), "texts", engine.limits)
+    pictures, of_pictures = await engine.in_thread(items_of, values, "image", engine.limits, True)
+    texts, of_texts = await engine.in_thread(items_of, listed(body.texts), "texts", engine.limits)
     check_at_most(len(pictures) * len(texts), engine.limits.max_scores, "pairs of picture and text", "texts")
     result = await engine.vectors([*pictures, *texts], [*of_pictures, *of_texts], body.truncate == "end")
-    scores = model.scores(result.vectors[: len(pictures)], result.vectors[len(pictures) :])
-    data = [
-        {"object": "similarity.result", "index": position, "scores": cosines.tolist(), "probs": probabilities.tolist()}
-        for position, (cosines, probabilities) in enumerate(zip(scores.cosine, scores.probs, strict=True))
-    ]
+
+    def data() -> Iterator[dict]:
+        scores = model.scores(result.vectors[: len(pictures)], result.vectors[len(pictures) :])
+        for position, (cosines, probs) in enumerate(zip(scores.cosine, scores.probs, strict=True)):
+            figures = {"scores": cosines.tolist(), "probs": probs.tolist()}
+            yield {"object": "similarity.result", "index": position, **figures}
+
     answer = {"id": f"sim-{secrets.token_hex(6)}", "object": "similarity", "created": int(time.time())}
-    answer |= {"model": request.app.state.name, "logit_scale": model.scale}
-    return {**answer, "data": data, "usage": usage(result)}
+    answer |= {"model": request.app.state.name, "logit_scale": model.scale, "usage": usage(result)}
+    return await respond(engine, answer, data)
 
 
-@router.post("/v1/classify")
-async def classify(request: Request, body: requests.Classify) -> dict:
+@router.post("/v1/classify", response_model=dict)
+async def classify(request: Request, body: requests.Classify) -> Response:
     """The labels that fit each picture or text best; of a classifier, its own classes."""
     engine = engine_of(request, body.model)
     if isinstance(engine.model, Classifier):
@@ -137,41 +158,38 @@ async def classify(request: Request, body: requests.Classify) -> dict:
     if body.labels is None:
         raise invalid("missing_required_parameter", "labels: give the labels to tell apart.", "labels")
     model = engine.model
-    labels, templates = checked_prompts(body.labels, listed(body.templates), engine.limits)
-    items, params = items_of(listed(body.input), "input", engine.limits)
+    labels, templates = await engine.in_thread(checked_prompts, body.labels, listed(body.templates), engine.limits)
+    items, params = await engine.in_thread(items_of, listed(body.input), "input", engine.limits)
     check_at_most(len(items) * len(labels), engine.limits.max_scores, "scores, items times labels,", "labels")
     truncate = body.truncate == "end"
     async with engine.deadline():
         classes, tokens = await engine.class_vectors(labels, templates, truncate)
         result = await engine.vectors(items, params, truncate)
     rows = [{"label": label} for label in labels]
-    data = ranked(model.scores(result.vectors, classes).probs, rows, body.top_k)
-    used = usage(result, tokens=tokens)
-    return {"object": "list", "model": request.app.state.name, "data": data, "usage": used}
+    answer = {"object": "list", "model": request.app.state.name, "usage": usage(result, tokens=tokens)}
+    return await respond(engine, answer, lambda: ranked(model.scores(result.vectors, classes).probs, rows, body.top_k))
 
 
-async def classify_with(engine: Engine, model: Classifier, name: str, body: requests.Classify) -> dict:
+async def classify_with(engine: Engine, model: Classifier, name: str, body: requests.Classify) -> Response:
     """The answer of `classify` by a model with classes of its own."""
     if body.labels is not None:
         message = f"labels: the model {name!r} has {len(model.classes)} classes of its own. Leave labels out."
         raise invalid("labels_unsupported", message, "labels")
-    items, params = items_of(listed(body.input), "input", engine.limits)
+    items, params = await engine.in_thread(items_of, listed(body.input), "input", engine.limits)
     check_at_most(len(items) * len(model.classes), engine.limits.max_scores, "scores, items times classes,", "input")
     result = await engine.vectors(items, params)
     rows = [{"label": label, "id": identifier} for identifier, label in model.classes]
-    data = ranked(result.vectors, rows, body.top_k)
-    return {"object": "list", "model": name, "data": data, "usage": usage(result)}
+    answer = {"object": "list", "model": name, "usage": usage(result)}
+    return await respond(engine, answer, lambda: ranked(result.vectors, rows, body.top_k))
 
 
-def ranked(probabilities: np.ndarray, rows: list[dict[str, str]], top: int | None) -> list[dict]:
+def ranked(probabilities: np.ndarray, rows: list[dict[str, str]], top: int | None) -> Iterator[dict]:
     """Classifications, one for each row of probabilities, with the best labels first."""
-    data = []
     for position, row in enumerate(probabilities):
         order = np.argsort(-row, kind="stable")[:top]
         best = [{**rows[number], "score": float(row[number])} for number in order]
         first = {"prediction": best[0]["label"], "score": best[0]["score"]}
-        data.append({"object": "classification", "index": position, **first, "predictions": best})
-    return data
+        yield {"object": "classification", "index": position, **first, "predictions": best}
 
 
 def checked_prompts(labels: list[str], templates: list[str], limits: Limits) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -192,41 +210,45 @@ def checked_prompts(labels: list[str], templates: list[str], limits: Limits) -> 
     return words, tuple(templates)
 
 
-@router.post("/v1/rerank")
-async def rerank(request: Request, body: requests.Rerank) -> dict:
+@router.post("/v1/rerank", response_model=dict)
+async def rerank(request: Request, body: requests.Rerank) -> Response:
     """Documents by their cosine with the query, the best first."""
     engine, _ = clip_of(request, body.model)
-    documents, params = items_of(body.documents, "documents", engine.limits)
-    query = parsed_item(body.query, "query", engine.limits)
+    documents, params = await engine.in_thread(items_of, body.documents, "documents", engine.limits)
+    query = await engine.in_thread(parsed_item, body.query, "query", engine.limits)
     result = await engine.vectors([query, *documents], ["query", *params], body.truncate == "end")
-    cosines = result.vectors[1:] @ result.vectors[0]
-    results = [
-        {"index": int(number), "relevance_score": float(cosines[number])}
-        for number in np.argsort(-cosines, kind="stable")[: body.top_n]
-    ]
-    if body.return_documents:
-        results = [{**row, "document": body.documents[row["index"]]} for row in results]
-    identifier = f"rerank-{secrets.token_hex(6)}"
-    return {"id": identifier, "model": request.app.state.name, "results": results, "usage": usage(result)}
+
+    def results() -> Iterator[dict]:
+        cosines = result.vectors[1:] @ result.vectors[0]
+        for number in np.argsort(-cosines, kind="stable")[: body.top_n].tolist():
+            row = {"index": number, "relevance_score": float(cosines[number])}
+            yield {**row, "document": body.documents[number]} if body.return_documents else row
+
+    answer = {"id": f"rerank-{secrets.token_hex(6)}", "model": request.app.state.name, "usage": usage(result)}
+    return await respond(engine, answer, results, "results")
 
 
-@router.post("/v1/score")
-async def score(request: Request, body: requests.Score) -> dict:
+@router.post("/v1/score", response_model=dict)
+async def score(request: Request, body: requests.Score) -> Response:
     """Cosines of pairs: one query with each document, or as many queries as documents."""
     engine, _ = clip_of(request, body.model)
-    queries, of_queries = items_of(listed(body.queries), "queries", engine.limits)
-    documents, of_documents = items_of(listed(body.documents), "documents", engine.limits)
+    queries, of_queries = await engine.in_thread(items_of, listed(body.queries), "queries", engine.limits)
+    documents, of_documents = await engine.in_thread(items_of, listed(body.documents), "documents", engine.limits)
     if len(queries) not in (1, len(documents)):
         message = f"queries: must be one, or as many as documents ({len(documents)}); there are {len(queries)}."
         raise invalid("invalid_value", message, "queries")
     result = await engine.vectors([*queries, *documents], [*of_queries, *of_documents], body.truncate == "end")
-    cosines = (result.vectors[: len(queries)] * result.vectors[len(queries) :]).sum(axis=1)
-    data = [{"object": "score", "index": number, "score": float(value)} for number, value in enumerate(cosines)]
-    return {"object": "list", "model": request.app.state.name, "data": data, "usage": usage(result)}
+
+    def data() -> Iterator[dict]:
+        cosines = (result.vectors[: len(queries)] * result.vectors[len(queries) :]).sum(axis=1)
+        return ({"object": "score", "index": number, "score": float(value)} for number, value in enumerate(cosines))
+
+    answer = {"object": "list", "model": request.app.state.name, "usage": usage(result)}
+    return await respond(engine, answer, data)
 
 
-@router.post("/hf/zero-shot-image-classification")
-async def hugging_face(request: Request, body: requests.HuggingFaceZeroShot) -> list[dict]:
+@router.post("/hf/zero-shot-image-classification", response_model=list)
+async def hugging_face(request: Request, body: requests.HuggingFaceZeroShot) -> Response:
     """Labels with probabilities, the best first, in the form of the Hugging Face inference API."""
     engine, model = clip_of(request)
     picture = body.inputs.get("image") if isinstance(body.inputs, dict) else body.inputs
@@ -236,27 +258,30 @@ async def hugging_face(request: Request, body: requests.HuggingFaceZeroShot) -> 
         param = "parameters.candidate_labels"
         raise invalid("missing_required_parameter", f"{param}: must be a list of labels.", param)
     template = body.parameters.get("hypothesis_template") or TEMPLATE
-    words, templates = checked_prompts(labels, [str(template)], engine.limits)
-    result = await engine.vectors([parsed_image(picture, "inputs", engine.limits)], ["inputs"])
+    words, templates = await engine.in_thread(checked_prompts, labels, [str(template)], engine.limits)
+    item = await engine.in_thread(parsed_image, picture, "inputs", engine.limits)
+    result = await engine.vectors([item], ["inputs"])
     classes, _ = await engine.class_vectors(words, templates)
     (probabilities,) = model.scores(result.vectors, classes).probs
     rows = [{"label": label, "score": float(value)} for label, value in zip(words, probabilities, strict=True)]
-    return sorted(rows, key=lambda row: -row["score"])
+    return Response(json.dumps(sorted(rows, key=lambda row: -row["score"])), media_type="application/json")
 
 
-@router.post("/v1/indexes/{name}/search")
-async def search(request: Request, name: str, body: requests.Search) -> dict:
+@router.post("/v1/indexes/{name}/search", response_model=dict)
+async def search(request: Request, name: str, body: requests.Search) -> Response:
     """Pictures of an index that are nearest to a text or a picture."""
     (engine, _), index = clip_of(request, body.model), index_of(request, name)
-    query = parsed_item(body.query, "query", engine.limits)
+    query = await engine.in_thread(parsed_item, body.query, "query", engine.limits)
     result = await engine.vectors([query], ["query"], body.truncate == "end")
-    hits, folder = index.nearest(result.vectors[0], body.top_k), index.folder
-    data = [
-        {"id": os.path.relpath(hit.name, folder) if folder else hit.name, "place": hit.place, "score": hit.cosine}
-        for hit in hits
-    ]
-    answer = {"object": "search.results", "index": name, "model": request.app.state.name}
-    return {**answer, "data": data, "usage": usage(result)}
+
+    def data() -> Iterator[dict]:
+        hits, folder = index.nearest(result.vectors[0], body.top_k), index.folder
+        for hit in hits:
+            identifier = os.path.relpath(hit.name, folder) if folder else hit.name
+            yield {"id": identifier, "place": hit.place, "score": hit.cosine}
+
+    answer = {"object": "search.results", "index": name, "model": request.app.state.name, "usage": usage(result)}
+    return await respond(engine, answer, data)
 
 
 @router.get("/v1/indexes/{name}/pictures/{number}", response_class=Response)
@@ -264,7 +289,8 @@ async def picture(request: Request, name: str, number: int) -> Response:
     """A picture of an index, by its position in it; see `ImageIndex.picture` for which files are given out."""
     engine, index = request.app.state.engine, index_of(request, name)
     try:
-        content, media_type = await engine.decoder.file(index.picture(number))
+        path = await engine.in_thread(index.picture, number)
+        content, media_type = await engine.decoder.file(path)
     except (OSError, ValueError, ApiError) as error:
         raise ApiError(404, "not_found", "There is no such picture.", "number") from error
     return Response(content, media_type=media_type, headers=PICTURE_HEADERS)

@@ -11,6 +11,8 @@ from convnext_keras import kernels
 from convnext_keras.checkpoints.download import cache_folder
 from convnext_keras.server.app import create_app
 from convnext_keras.server.fetching import Policy
+from convnext_keras.server.limits import Limits
+from convnext_keras.server.protocol import bounded_protocol
 from convnext_keras.server.security import LOOPBACK, configured_keys
 
 DRAIN_SECONDS = 30  # that accepted requests have once the server is told to stop
@@ -66,7 +68,8 @@ def serve(
     app = create_app(model, keys=keys, hosts=[host, *allowed_hosts], **folders, **settings)
     # Headers of proxies are not believed, and the access log is the application's own.
     quiet = {"access_log": False, "proxy_headers": False, "server_header": False, "log_config": LOGGING}
-    uvicorn.run(app, host=host, port=port, timeout_graceful_shutdown=DRAIN_SECONDS, **quiet)
+    http = bounded_protocol(Limits().max_header_bytes)
+    uvicorn.run(app, host=host, port=port, http=http, timeout_graceful_shutdown=DRAIN_SECONDS, **quiet)
 
 
 def named_folders(option: str, values: Iterable[str]) -> dict[str, Path]:

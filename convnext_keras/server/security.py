@@ -1,6 +1,7 @@
 """The layers around every request: keys, the size and the pace of bodies, and a number for each request."""
 
 import asyncio
+import collections
 import hashlib
 import hmac
 import json
@@ -110,6 +111,7 @@ class Guard:
     ) -> None:
         self.app, self.keys, self.hosts, self.limits, self.observe = app, keys, hosts, limits, observe
         self.requests = self.bytes = 0  # that are being answered
+        self.clients: collections.Counter[str] = collections.Counter()  # their bytes, by address
 
     async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
         """Answers a request, and tells the log and the metrics of it."""
@@ -150,12 +152,24 @@ class Guard:
         if scope["path"] in OPEN_ROUTES:
             await self.app(scope, receive, send)
             return
-        length = self._declared_length(scope)
-        if self.requests >= self.limits.max_requests or self.bytes + length > self.limits.max_body_bytes_in_flight:
-            raise ApiError(429, "queue_full", "Too many requests are being answered. Try again in a moment.")
-        self.requests, self.bytes = self.requests + 1, self.bytes + length
+        self._check_headers(scope)
+        if self.requests >= self.limits.max_requests:
+            raise self._busy()
+        client, size = str((scope.get("client") or [""])[0]), 0
+        self.requests += 1
+
+        def count(added: int) -> None:
+            """Counts bytes of the body as they arrive."""
+            nonlocal size
+            size, self.bytes = size + added, self.bytes + added
+            self.clients[client] += added
+            is_full = self.bytes > self.limits.max_body_bytes_in_flight
+            if is_full or self.clients[client] > self.limits.max_client_bytes:
+                raise self._busy()
+
         try:
-            body = await self._body(receive)
+            body = await self._body(receive, count)
+            await asyncio.to_thread(self._check_parts, body)
             gone = asyncio.ensure_future(receive())
             work = asyncio.ensure_future(self.app(scope, _replayed(body, gone), send))
             try:
@@ -167,44 +181,62 @@ class Guard:
             if isinstance(results[0], Exception):
                 raise results[0]
         finally:
-            self.requests, self.bytes = self.requests - 1, self.bytes - length
+            self.requests, self.bytes = self.requests - 1, self.bytes - size
+            self.clients[client] -= size
+            if self.clients[client] <= 0:
+                del self.clients[client]
 
-    def _declared_length(self, scope: dict) -> int:
-        """Bytes that the body may have, once key, length and type are found to be in order."""
+    def _check_headers(self, scope: dict) -> None:
+        """Raises ApiError unless key, length and type are in order."""
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
         if not self.keys.accept(headers.get(b"authorization", "")):
             message = "Send a valid key in the header 'Authorization: Bearer KEY'."
             raise ApiError(401, "invalid_api_key", message)
-        if scope["method"] in ("GET", "HEAD", "OPTIONS"):
-            return 0
+        if scope["method"] != "POST":  # which no route takes with a body
+            if headers.get(b"content-length", "0").strip("0") or b"transfer-encoding" in headers:
+                raise ApiError(400, "invalid_value", f"A {scope['method']} request must not have a body.")
+            return
         kind = headers.get(b"content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             message = f"The body must be JSON. Received: {kind or 'no type'}. Send 'Content-Type: application/json'."
             raise ApiError(415, "unsupported_media_type", message)
-        length = headers.get(b"content-length", str(self.limits.max_body_bytes))
+        length = headers.get(b"content-length", "0")
         if not length.isdecimal():
             raise ApiError(400, "invalid_value", "The header Content-Length must be a whole number.")
-        if int(length) > self.limits.max_body_bytes:
+        if len(length) > 20 or int(length) > self.limits.max_body_bytes:
             raise self._too_large()
-        return int(length)
 
-    async def _body(self, receive: Any) -> bytes:
+    async def _body(self, receive: Any, count: Callable[[int], None]) -> bytes:
         """The whole body, if it is small enough and comes in time."""
-        body = bytearray()
+        body, limits = bytearray(), self.limits
+        start = time.monotonic()
         try:
-            async with asyncio.timeout(self.limits.body_seconds):
+            async with asyncio.timeout(limits.body_seconds):
                 while True:
-                    message = await receive()
+                    # Time for the first byte, and for each further part so much that the rate is kept.
+                    until = start + limits.first_byte_seconds + len(body) / limits.min_body_rate
+                    async with asyncio.timeout(max(0.0, until - time.monotonic())):
+                        message = await receive()
                     if message["type"] == "http.disconnect":
                         raise ApiError(400, "invalid_value", "The request ended before its body did.")
                     body += message.get("body", b"")
+                    count(len(message.get("body", b"")))
                     if len(body) > self.limits.max_body_bytes:
                         raise self._too_large()
                     if not message.get("more_body"):
                         return bytes(body)
         except TimeoutError as error:
-            message = f"The body did not arrive within {self.limits.body_seconds:.0f} seconds."
+            message = f"The body did not arrive within {limits.body_seconds:.0f} seconds, or in pieces too small."
             raise ApiError(400, "request_timeout", message) from error
+
+    def _check_parts(self, body: bytes) -> None:
+        """Raises ApiError for a body that would take long to parse: so many commas and brackets, also within texts."""
+        if sum(map(body.count, (b",", b"[", b"{"))) > self.limits.max_json_parts:
+            message = f"The body has more than {self.limits.max_json_parts} values. Send fewer at a time."
+            raise ApiError(400, "too_many_inputs", message)
+
+    def _busy(self) -> ApiError:
+        return ApiError(429, "queue_full", "Too many requests are being answered. Try again in a moment.")
 
     def _too_large(self) -> ApiError:
         return ApiError(413, "request_too_large", f"The body has more than {self.limits.max_body_bytes} bytes.")

@@ -67,13 +67,17 @@ class RetrievalRecall(keras.callbacks.Callback):
 
     def measured(self, model: CLIP | Any) -> float:
         """The figure of a ConvNeXt-CLIP, 0..1."""
-        cosines = (
-            model.encode_image(self.pairs.pictures, exif_transpose=True)
-            @ model.encode_text([row[0] for row in self.pairs.texts]).T
-        )
+        images = model.encode_image(self.pairs.pictures, exif_transpose=True)
+        texts = model.encode_text([row[0] for row in self.pairs.texts])
         groups = self.pairs.groups
-        nearest = [groups[cosines.argmax(axis=axis)] == groups for axis in (1, 0)]
+        nearest = [groups[nearest_rows(*sides)] == groups for sides in ((images, texts), (texts, images))]
         return float(np.mean(nearest))
+
+
+def nearest_rows(queries: np.ndarray, rows: np.ndarray, block: int = 1024) -> np.ndarray:
+    """For each of the unit vectors `(N, D)`, the number of the nearest row of `(M, D)`; block by block."""
+    starts = range(0, len(queries), block)
+    return np.concatenate([(queries[start : start + block] @ rows.T).argmax(axis=1) for start in starts])
 
 
 def zero_shot_accuracy(model: CLIP | Any, examples: Examples, templates: Any = "a photo of a {}") -> float:

@@ -144,12 +144,28 @@ def _from_shards(shards: list[Path]) -> tuple[list[Image.Image], list[str]]:
     return pictures, texts
 
 
-def near_groups(pairs: Pairs, model: CLIP) -> np.ndarray:
-    """For each group, the `NEAR` groups whose texts are nearest by the model, itself first: `(groups, NEAR)`."""
-    count = int(pairs.groups.max()) + 1
-    first = {group: pairs.texts[place][0] for place, group in reversed([*enumerate(pairs.groups.tolist())])}
-    vectors = model.encode_text([first.get(group, "") for group in range(count)])
-    return np.argsort(-(vectors @ vectors.T), axis=1, kind="stable")[:, : min(NEAR, count)]
+class NearGroups:
+    """For any group, the groups whose texts are nearest by the model.
+
+    Each is found when it is asked for, so that memory grows with the number of groups only.
+
+    Args:
+        pairs: whose groups they are.
+        model: that encodes the first text of each group, once.
+    """
+
+    def __init__(self, pairs: Pairs, model: CLIP) -> None:
+        self.groups, first = np.unique(pairs.groups, return_index=True)
+        self.vectors = model.encode_text([pairs.texts[place][0] for place in first])
+
+    def __call__(self, group: int) -> np.ndarray:
+        """At most `NEAR - 1` other groups, the nearest first."""
+        place = int(np.searchsorted(self.groups, group))
+        cosines = self.vectors @ self.vectors[place]
+        cosines[place] = -np.inf
+        count = min(NEAR, len(cosines)) - 1
+        best = np.argpartition(-cosines, count - 1)[:count] if count else np.array([], int)
+        return self.groups[best[np.argsort(-cosines[best], kind="stable")]]
 
 
 def pair_batches(
@@ -174,7 +190,7 @@ def pair_batches(
         `{"images": (batch, height, width, 3), "tokens": (batch, L)}`, and the groups `(batch,)`.
     """
     random = np.random.default_rng(seed)
-    near = [near_groups(pairs, model) for pairs in sources]
+    near = [NearGroups(pairs, model) if hard else None for pairs in sources]
     members = [_members(pairs.groups) for pairs in sources]
 
     def drawn() -> Iterator[tuple[int, int, int]]:
@@ -195,17 +211,25 @@ def pair_batches(
 
 
 def _members(groups: np.ndarray) -> dict[int, np.ndarray]:
-    return {int(group): np.flatnonzero(groups == group) for group in np.unique(groups)}
+    """The places of each group, in order."""
+    order = np.argsort(groups, kind="stable")
+    names, starts = np.unique(groups[order], return_index=True)
+    return dict(zip(names.tolist(), np.split(order, starts[1:]), strict=True))
 
 
 def _drawn(
-    pairs: Pairs, near: np.ndarray, members: dict[int, np.ndarray], count: int, hard: float, random: np.random.Generator
+    pairs: Pairs,
+    near: NearGroups | None,
+    members: dict[int, np.ndarray],
+    count: int,
+    hard: float,
+    random: np.random.Generator,
 ) -> list[int]:
     """Rows of one batch: families of near groups, then others."""
     rows: list[int] = []
-    while len(rows) < round(hard * count):
+    while near and len(rows) < round(hard * count):
         first = int(pairs.groups[random.integers(len(pairs))])
-        others = [int(group) for group in random.permutation(near[first][1:])[: FAMILY - 1] if int(group) in members]
-        rows += [int(random.choice(members[group])) for group in (first, *others)]
+        others = random.permutation(near(first))[: FAMILY - 1]
+        rows += [int(random.choice(members[group])) for group in (first, *others.tolist())]
     rows = rows[: round(hard * count)]
     return rows + random.integers(0, len(pairs), count - len(rows)).tolist()

@@ -62,14 +62,24 @@ def test_bodies_of_other_types(kind, address):
 HEADERS = [(b"content-type", b"application/json"), (b"host", b"localhost")]
 
 
-def answered(guard, receive, headers=HEADERS):
+def whole(body):
+    """What gives a body at once, and then nothing more."""
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive():
+        return messages.pop() if messages else await asyncio.Event().wait()
+
+    return receive
+
+
+def answered(guard, receive, headers=HEADERS, method="POST"):
     """Status and body of what a guard answers."""
     sent = []
 
     async def send(message):
         sent.append(message)
 
-    scope = {"type": "http", "method": "POST", "path": "/v1/embeddings", "headers": list(headers)}
+    scope = {"type": "http", "method": method, "path": "/v1/embeddings", "headers": list(headers)}
     asyncio.run(guard(scope, receive, send))
     return sent[0]["status"], json.loads(sent[1]["body"])["error"]["code"]
 
@@ -89,9 +99,74 @@ def test_a_slow_body_ends_at_its_deadline():
 
 
 def test_requests_and_bytes_in_flight_are_bounded():
-    for limits in (Limits(max_requests=0), Limits(max_body_bytes_in_flight=10)):
+    for limits in (Limits(max_requests=0), Limits(max_body_bytes_in_flight=10), Limits(max_client_bytes=10)):
         guard = Guard(never_called, Keys(), Hosts(), limits, lambda *told: None)
-        assert answered(guard, never_called) == (429, "queue_full")
+        assert answered(guard, whole(b" " * 11)) == (429, "queue_full")
+        assert (guard.requests, guard.bytes, guard.clients) == (0, 0, {})
+
+
+def test_declared_bytes_are_not_reserved():
+    """Any number of requests that declare the most and send nothing leave room for others."""
+
+    async def silent():
+        await asyncio.Event().wait()
+
+    async def answer(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": (await receive())["body"]})
+
+    limits = Limits(max_body_bytes_in_flight=100, max_body_bytes=60, first_byte_seconds=1000, body_seconds=1000)
+    guard = Guard(answer, Keys(), Hosts(), limits, lambda *told: None)
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    async def together():
+        scope = {"type": "http", "method": "POST", "path": "/x", "headers": [*HEADERS, (b"content-length", b"60")]}
+        waiting = [asyncio.create_task(guard(scope, silent, send)) for _ in range(16)]
+        await asyncio.sleep(0)
+        assert (guard.requests, guard.bytes) == (16, 0)
+        await guard({**scope, "headers": HEADERS}, whole(b"{}"), send)
+        found = [message.get("status") or message["body"] for message in sent]
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        return found
+
+    assert asyncio.run(together()) == [200, b"{}"]
+
+
+@pytest.mark.parametrize("limits", [Limits(first_byte_seconds=0.05), Limits(first_byte_seconds=0.05, min_body_rate=10)])
+def test_bodies_that_do_not_begin_or_come_too_slowly(limits):
+    sent = []
+
+    async def drip():
+        await asyncio.sleep(1000 if sent else 0)
+        sent.append(True)
+        return {"type": "http.request", "body": b" ", "more_body": True}
+
+    guard = Guard(never_called, Keys(), Hosts(), limits, lambda *told: None)
+    assert answered(guard, drip) == (400, "request_timeout")
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "TRACE", "DELETE"])
+@pytest.mark.parametrize("header", [(b"content-length", b"5"), (b"transfer-encoding", b"chunked")])
+def test_bodies_of_other_methods_are_refused(method, header):
+    guard = Guard(never_called, Keys(), Hosts(), Limits(), lambda *told: None)
+    assert answered(guard, never_called, [*HEADERS, header], method) == (400, "invalid_value")
+
+
+def test_lengths_of_thousands_of_digits():
+    guard = Guard(never_called, Keys(), Hosts(), Limits(), lambda *told: None)
+    headers = [*HEADERS, (b"content-length", b"9" * 5000)]
+    assert answered(guard, never_called, headers) == (413, "request_too_large")
+
+
+@pytest.mark.parametrize("body", [b"[" * 1001, b"{" * 1001, b"[" + b"1," * 1001])
+def test_bodies_that_take_long_to_parse(body):
+    guard = Guard(never_called, Keys(), Hosts(), Limits(max_json_parts=1000), lambda *told: None)
+    assert answered(guard, whole(body)) == (400, "too_many_inputs")
 
 
 def test_work_ends_when_its_sender_goes_away():

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import re
 import tarfile
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from typer.testing import CliRunner
 from convnext_keras import clip, training
 from convnext_keras.augmentation import Augmentation
 from convnext_keras.cli import app
-from convnext_keras.training.pairs import holds_pairs, near_groups, pair_batches
+from convnext_keras.preprocessing import Recipe
+from convnext_keras.training.pairs import NEAR, NearGroups, holds_pairs, pair_batches
 
 pytestmark = [needs_training, pytest.mark.any_backend]
 COLOURS = {"pink": (245, 130, 190), "cyan": (40, 220, 230), "olive": (120, 130, 10)}
@@ -130,8 +132,47 @@ def test_batches_are_of_one_source_each_and_their_families_are_near(shapes_model
         assert inputs["images"].shape == (4, 64, 64, 3)
         assert groups.shape == (4,)
         assert (inputs["tokens"] == circle).any(axis=1).all() == (number % 2 == 0)
-    near = near_groups(first, shapes_model)
-    assert near[:, 0].tolist() == [0, 1, 2]
+
+
+def test_near_groups_are_those_of_the_whole_matrix(shapes_model):
+    texts = [
+        f"{number} {color} {shape}" for number in ("one", "two") for color in COLOURS for shape in ("star", "circle")
+    ]
+    near = NearGroups(training.read_pairs((["x.png"] * len(texts), texts)), shapes_model)
+    vectors = shapes_model.encode_text(texts)
+    for group, row in enumerate(vectors @ vectors.T):
+        others = [other for other in np.argsort(-row, kind="stable") if other != group]
+        assert near(group).tolist() == others[: NEAR - 1]
+
+
+class CountingModel:
+    """Vectors of texts without a network; counts the texts."""
+
+    encoded = 0
+
+    def encode_text(self, texts):
+        self.encoded += len(texts)
+        return np.random.default_rng(0).normal(size=(len(texts), 16)).astype("float32")
+
+    def tokenizer(self, texts):
+        return np.zeros((len(texts), 8), "int32")
+
+
+@pytest.mark.parametrize("hard", [0.0, 0.5])
+def test_the_first_batch_of_100_000_captions_takes_memory_by_their_number(hard):
+    count = 100_000
+    captions = [f"caption {number}" for number in range(count)]
+    pairs = training.read_pairs((np.broadcast_to(np.uint8(0), (count, 8, 8, 3)), captions))
+    model = CountingModel()
+    tracemalloc.start()
+    batches = pair_batches([pairs], model, Augmentation(Recipe(8)), 64, hard=hard)
+    inputs, groups = next(batches)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    batches.close()
+    assert (inputs["images"].shape, groups.shape) == ((64, 8, 8, 3), (64,))
+    assert model.encoded == (count if hard else 0)
+    assert peak < 1000 * count  # bytes; the full matrix would have 4 * count**2
 
 
 @pytest.fixture(scope="module")
