@@ -64,7 +64,7 @@ class ParquetParts(Output):
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         super().__init__(path)
-        check_settings(path, json.loads((path / JOB).read_text()) if (path / JOB).is_file() else None, settings)
+        check_settings(path, _read_settings(path / JOB), settings)
         if not (path / JOB).is_file():
             if others := [file.name for file in path.iterdir() if file.name[0] not in "._"]:
                 raise ValueError(f"{path} holds other files, such as {others[0]}. Choose a folder of its own.")
@@ -137,6 +137,19 @@ class LanceRows(Output):
 
     def finish(self) -> None:
         self.index.grown()
+
+
+def _read_settings(file: Path) -> dict[str, Any] | None:
+    """What a job was begun with; None if there is no job."""
+    if not file.is_file():
+        return None
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("it is no JSON object")
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: {error}. Choose another output.") from error
+    return found
 
 
 def check_settings(path: Path, found: dict[str, Any] | None, settings: dict[str, Any]) -> None:
