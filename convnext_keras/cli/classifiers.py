@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from convnext_keras.cli.options import (
     EXPLAIN_METHODS,
@@ -98,7 +99,7 @@ def classify(
     for image, rows in zip(images, decoded, strict=True):
         for rank, (identifier, name, score) in enumerate(rows):
             shown, last = "" if rank else str(image), rank == len(rows) - 1
-            table.add_row(shown, name, identifier, f"{score:.4f}", end_section=last)
+            table.add_row(Text(shown), Text(name), Text(identifier), f"{score:.4f}", end_section=last)
     Console().print(table)
 
 

@@ -1,12 +1,14 @@
 """The commands of ConvNeXt-CLIP: `zero-shot`, `embed`, `index` and `search`."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from tqdm import tqdm
 
 from convnext_keras.cli.options import (
@@ -83,7 +85,8 @@ def zero_shot(
         for rank, row in enumerate(rows):
             name, last = "" if rank else str(path), rank == len(rows) - 1
             label = row.label or "none of these"
-            table.add_row(name, label, f"{row.probability:.4f}", f"{row.cosine:.3f}", end_section=last)
+            figures = (f"{row.probability:.4f}", f"{row.cosine:.3f}")
+            table.add_row(Text(name), Text(label), *figures, end_section=last)
     Console().print(table)
 
 
@@ -117,7 +120,7 @@ def embed(
     from convnext_keras.clip.vectors import write_vectors
 
     if output.suffix in ("", SUFFIX):
-        if inputs[0].suffix == ".txt":
+        if any(path.suffix == ".txt" for path in inputs):
             raise ValueError(f"Vectors of texts go to one file, .safetensors or .parquet. Received: {output}")
         job = job_options(output, engine, address, devices)
         job |= {"column": column, "retry_errors": retry_errors, "exif_transpose": exif_transpose}
@@ -125,7 +128,11 @@ def embed(
         return
     if engine or address or devices or dtype != "float32":
         raise ValueError(f"{output} is one file. For a cluster, or another --dtype, write to a folder or a .lance.")
-    texts = inputs[0].read_text(encoding="utf-8").splitlines() if inputs[0].suffix == ".txt" else None
+    of_texts = [path for path in inputs if path.suffix == ".txt"]
+    if of_texts and len(of_texts) < len(inputs):
+        raise ValueError("Embed texts and images by two commands. Received .txt files and others.")
+    lines = [line for path in of_texts for line in path.read_text(encoding="utf-8").splitlines()]
+    texts = lines if of_texts else None
     items = chosen_pictures(inputs) if texts is None else texts
     if not items:
         raise ValueError(f"{inputs[0]} is empty.")
@@ -192,14 +199,36 @@ def search(
     from convnext_keras.sheets import sheet_of
 
     index = clip.ImageIndex.open(folder, clip_named(index_weights(folder)), pictures)
-    hits = index.search(Path(query) if Path(query).is_file() else query, top, where or None)
+    hits = index.search(query_of(query), top, where or None)
     if as_json:
         print(json.dumps([hit._asdict() for hit in hits], indent=2))
     else:
         table = Table("picture", "cosine")
         for hit in hits:
-            table.add_row(hit.name, f"{hit.cosine:.3f}")
+            table.add_row(Text(hit.name), f"{hit.cosine:.3f}")
         Console().print(table)
     if sheet:
-        cells = [(index.picture(hit.place), f"{hit.cosine:.3f}", "black") for hit in hits]
+        cells = [(file_at(index, hit.place), f"{hit.cosine:.3f}", "black", hit.name) for hit in hits]
         sheet_of([cells[start : start + 5] for start in range(0, len(cells), 5)], cell=200).save(sheet)
+
+
+def query_of(query: str) -> Path | str:
+    """A query as the path of an image, if there is one, and as words otherwise."""
+    try:
+        if Path(query).is_file():
+            return Path(query)
+    except (OSError, ValueError):  # such as a name that is too long
+        return query
+    from convnext_keras.batches import is_image_file
+
+    if is_image_file(query) and len(query.split()) == 1:
+        sys.stderr.write(f"There is no file {query}: it is searched for as words.\n")
+    return query
+
+
+def file_at(index: Any, place: int) -> Path | None:
+    """The file of an image in an index; None if it is missing."""
+    try:
+        return index.picture(place)
+    except FileNotFoundError:
+        return None

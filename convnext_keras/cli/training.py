@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from convnext_keras.cli.options import PRESET_FIELDS, PRESETS, AsJson
 
@@ -43,6 +44,8 @@ def changed(recipe: Recipe, changes: list[str]) -> Recipe:
         except json.JSONDecodeError:
             read = value
         values[name] = tuple(read) if isinstance(read, list) else read
+    if "epochs" in values:  # The user's number counts, not the least that the preset trains for.
+        values.setdefault("minimum_steps", 0)
     return dataclasses.replace(recipe, **values)
 
 
@@ -94,7 +97,7 @@ def train(
     console = Console()
     balance = Table("class", "train", "validate")
     for name, count in kept.counts.items():
-        balance.add_row(name, str(count), str(held_out.counts[name]))
+        balance.add_row(Text(name), str(count), str(held_out.counts[name]))
     console.print(balance)
     state = output.with_name(f"{output.name}.partial")
     options: dict[str, Any] = {"size": size or None, "seed": seed, "state": state, "verbose": 2}
@@ -104,7 +107,7 @@ def train(
     training.save(trained, output)
     shutil.rmtree(state)
     result = trained.evaluation
-    console.print(f"{100 * result.accuracy():.1f} % of {len(held_out)} validation pictures are right: {output}")
+    console.print(f"{100 * result.accuracy():.1f} % of {len(held_out)} validation images are right:", Text(str(output)))
 
 
 def train_on_pairs(
@@ -160,11 +163,12 @@ def evaluate(
 
     [dim]convnext-keras evaluate flowers-model more-flowers/[/]
     """
-    from convnext_keras import training
+    from convnext_keras import deploy, training
     from convnext_keras.training import reports
 
     on_error = "skip" if skip else "raise"
-    result = training.evaluate(model, data, size=size or None, flip=flip, on_error=on_error)
+    chosen = deploy.Artefact(model) if deploy.is_artefact(model) else model
+    result = training.evaluate(chosen, data, size=size or None, flip=flip, on_error=on_error)
     if chart:
         reports.confusion(result).savefig(chart, dpi=110)
     summary = result.summary()
@@ -177,5 +181,5 @@ def evaluate(
     table = Table("class", "right")
     seen = {name: part for name, part in summary["by class"].items() if part is not None}
     for name, part in sorted(seen.items(), key=lambda row: row[1]):
-        table.add_row(name, f"{100 * part:.1f} %")
+        table.add_row(Text(name), f"{100 * part:.1f} %")
     console.print(table)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from convnext_keras.cli.options import WHICH, AsJson, weights_named
+from convnext_keras.cli.options import WHICH, AsJson, saved_model, weights_named
 
 
 def models(
@@ -123,7 +123,7 @@ def save(
     from convnext_keras import clip, create_model, hub, load_weights, save_pretrained
 
     of_clip = file_format == "open_clip" or hub.is_clip(name)
-    model = clip.create_model(name) if of_clip else create_model(weights_named(name))
+    model = clip.create_model(name) if of_clip else saved_model(name) or create_model(weights_named(name))
     if weights:
         load_weights(model, weights)
     save_pretrained(model, folder, file_format)

@@ -17,8 +17,15 @@ from convnext_keras.batches import image_files
 from convnext_keras.images import MODES, ImageSource, open_image, scaled, to_array
 
 TRAINING, VALIDATION = ("train", "training"), ("val", "valid", "validation", "test")
-COLUMNS = {"path": ("path", "file", "filepath", "image"), "class": ("class", "label", "category")}
-KEYS = {"picture": ("image", "images", "pixels", "pixel_values"), "class": ("label", "labels", "class")}
+COLUMNS = {
+    "path": ("path", "file", "filepath", "file_path", "filename", "file_name", "image"),
+    "class": ("class", "label", "category"),
+}
+SPLIT = ("split", "subset", "partition")  # columns that say what a row is for
+KEYS = {
+    "picture": ("image", "images", "pixels", "pixel_values", "img", "jpg", "png"),
+    "class": ("label", "labels", "class", "fine_label", "cls", "target"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +65,14 @@ class Examples:
         return dataclasses.replace(self, pictures=pictures, labels=self.labels[chosen])
 
 
-def read_examples(data: Any, class_names: Sequence[str] | None = None, on_error: str = "raise") -> Examples:
+def read_examples(
+    data: Any,
+    class_names: Sequence[str] | None = None,
+    on_error: str = "raise",
+    *,
+    keys: tuple[str, str] | None = None,
+    name: str = "",
+) -> Examples:
     """Pictures with their classes, in any of the usual forms.
 
     Args:
@@ -66,7 +80,10 @@ def read_examples(data: Any, class_names: Sequence[str] | None = None, on_error:
             file's folder, and `class`; arrays `(pixels (N, H, W, C), labels)`, where labels are numbers, names, or rows
             of one 1 and zeros; `Examples`; or an iterable of pairs, or of batches, or of dictionaries with `image` and
             `label`, such as a `tf.data.Dataset`, PyTorch `DataLoader` or grain loader, which is read once into memory.
-        class_names: the classes in order; by default those that there are, sorted.
+        class_names: the classes in order; by default those that the loader knows as `class_names`, or those that there
+            are, sorted.
+        keys: of the image and of the label in dictionaries, such as `("img", "fine_label")`.
+        name: of validation data in errors, such as `"val"`, whose classes may be fewer; empty for training data.
         on_error: `"raise"`, or `"skip"` to leave out pictures that cannot be read, with a warning.
 
     Raises:
@@ -80,15 +97,15 @@ def read_examples(data: Any, class_names: Sequence[str] | None = None, on_error:
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error must be 'raise' or 'skip'. Received: on_error={on_error!r}")
     if isinstance(data, Examples):
-        return _checked(data)
+        return _checked(data, name)
     if isinstance(data, str | os.PathLike):
         pictures, labels = _from_path(Path(data))
         known = class_names or sorted({*labels, *_class_folders(Path(data))})
     else:
-        pictures, labels = _from_arrays(data) if _is_pair(data) else _from_loader(data)
-        known = class_names or _names(labels)
+        pictures, labels = _from_arrays(data) if _is_pair(data) else _from_loader(data, keys)
+        known = class_names or getattr(data, "class_names", None) or _names(labels)
     numbers = _numbers(labels, tuple(known))
-    return _readable(Examples(pictures, numbers, tuple(map(str, known))), on_error)
+    return _readable(Examples(pictures, numbers, tuple(map(str, known))), on_error, name)
 
 
 def _class_folders(folder: Path) -> list[str]:
@@ -162,7 +179,7 @@ def _from_arrays(data: Any) -> tuple[list[ImageSource], list[Any]]:
     return [*pictures], labels
 
 
-def _from_loader(data: Any) -> tuple[list[ImageSource], list[Any]]:
+def _from_loader(data: Any, keys: tuple[str, str] | None) -> tuple[list[ImageSource], list[Any]]:
     if not isinstance(data, Iterable):
         raise ValueError(
             "data must be a folder, a .csv file, arrays (pixels, labels), or an iterable of pictures with labels. "
@@ -171,7 +188,7 @@ def _from_loader(data: Any) -> tuple[list[ImageSource], list[Any]]:
     pictures: list[ImageSource] = []
     labels: list[Any] = []
     for item in data:
-        image, label = _members(item)
+        image, label = _members(item, keys)
         pixels = _pixels(image)
         is_batch = pixels.ndim == 4
         pictures += [*pixels] if is_batch else [pixels]
@@ -179,16 +196,19 @@ def _from_loader(data: Any) -> tuple[list[ImageSource], list[Any]]:
     return pictures, labels
 
 
-def _members(item: Any) -> tuple[Any, Any]:
-    """ImageSource and label of what a loader gives."""
+def _members(item: Any, keys: tuple[str, str] | None) -> tuple[Any, Any]:
+    """Picture and label of what a loader gives."""
     if isinstance(item, dict):
-        keys = [next((key for key in names if key in item), None) for names in KEYS.values()]
-        if None not in keys:
-            return item[keys[0]], item[keys[1]]
+        image, label = keys or [next((key for key in names if key in item), None) for names in KEYS.values()]
+        if image in item and label in item:
+            return item[image], item[label]
     elif isinstance(item, tuple | list) and len(item) == 2:
         return item[0], item[1]
     shown = f"keys {', '.join(map(str, item))}" if isinstance(item, dict) else type(item).__name__
-    raise ValueError(f"A loader must give pairs (pixels, labels), or dictionaries with image and label. Got: {shown}")
+    raise ValueError(
+        f"A loader must give pairs (pixels, labels), or dictionaries with image and label. Got: {shown}. Name the "
+        "keys: read_examples(..., keys=(IMAGE, LABEL))."
+    )
 
 
 def _pixels(pictures: Any) -> np.ndarray:
@@ -206,6 +226,13 @@ def _labels(labels: Any) -> list[Any]:
         if not (np.all((rows == 0) | (rows == 1)) and np.all(rows.sum(axis=1) == 1)):
             raise ValueError("Labels in rows must have one 1 and zeros: each picture is of one class.")
         rows = rows.argmax(axis=1)
+    if np.issubdtype(rows.dtype, np.floating):
+        if not np.all(rows == np.rint(rows)):
+            raise ValueError(
+                f"Labels must be whole numbers or names. Received: {rows[rows != np.rint(rows)][0]}. Other numbers are "
+                "for regression, which is not trained here."
+            )
+        rows = rows.astype("int64")
     return rows.tolist()
 
 
@@ -228,19 +255,21 @@ def _numbers(labels: list[Any], names: tuple[Any, ...]) -> np.ndarray:
     return np.array([places[str(label)] for label in labels], "int64")
 
 
-def _checked(examples: Examples) -> Examples:
+def _checked(examples: Examples, name: str = "") -> Examples:
     repeated = [name for name, count in collections.Counter(examples.class_names).items() if count > 1]
     if repeated:
         raise ValueError(f"Names of classes must differ. Received twice: {', '.join(repeated)}")
     if len(examples.class_names) < 2:
         raise ValueError(f"There must be two or more classes. Received: {', '.join(examples.class_names) or 'none'}")
     empty = [name for name, count in examples.counts.items() if not count]
-    if empty:
+    if empty and not name:
         raise ValueError(f"Classes without pictures that can be read: {', '.join(empty)}. Add some, or leave them out.")
+    if empty:
+        warnings.warn(f"{name} has no images of {', '.join(empty[:5])}: nothing is measured of these.", stacklevel=4)
     return examples
 
 
-def _readable(examples: Examples, on_error: str) -> Examples:
+def _readable(examples: Examples, on_error: str, name: str = "") -> Examples:
     """The examples whose files can be decoded, all of which is tried once, in threads."""
 
     def fault(picture: ImageSource) -> str | None:
@@ -263,7 +292,34 @@ def _readable(examples: Examples, on_error: str) -> Examples:
         kept = [place for place, text in enumerate(faults) if not text]
         names = tuple(str(picture) for picture, text in zip(examples.pictures, faults, strict=True) if text)
         examples = dataclasses.replace(examples.subset(kept), skipped=names)
-    return _checked(examples)
+    return _checked(examples, name)
+
+
+def split_rows(path: Any) -> tuple[list[int], list[int]] | None:
+    """The rows of a table to train on and those to validate with, by its column `split`; None for others.
+
+    Raises:
+        ValueError: if the column has other words than these, or leaves nothing for one of them.
+    """
+    if not isinstance(path, str | os.PathLike) or Path(path).suffix.lower() != ".csv" or not Path(path).is_file():
+        return None
+    with Path(path).open(newline="", encoding="utf-8-sig") as stream:
+        headings = {heading.strip().lower() for heading in next(csv.reader(stream), [])}
+    column = next((name for name in SPLIT if name in headings), None)
+    if column is None:
+        return None
+    (cells,) = table_columns(Path(path), {"split": (column,)})
+    words = [cell.strip().lower() for cell in cells]
+    unknown = sorted({*words} - {*TRAINING, *VALIDATION})
+    if unknown:
+        valid = alternatives((*TRAINING, *VALIDATION))
+        raise ValueError(f"{path}: the column {column} must be {valid}. Received: {unknown[0]!r}")
+    chosen = next((name for name in VALIDATION if name in words), None)
+    training = [row for row, word in enumerate(words) if word in TRAINING]
+    validation = [row for row, word in enumerate(words) if word == chosen]
+    if not training or not validation:
+        raise ValueError(f"{path}: the column {column} must have rows of {TRAINING[0]!r} and of {VALIDATION[0]!r}.")
+    return training, validation
 
 
 def split(examples: Examples, validation: float = 0.2, seed: int = 0) -> tuple[Examples, Examples]:

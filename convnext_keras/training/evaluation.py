@@ -99,7 +99,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: keras.Model | str | os.PathLike,
+    model: Any,
     data: Any,
     *,
     class_names: Sequence[str] | None = None,
@@ -113,7 +113,7 @@ def evaluate(
 
     Args:
         model: a classifier, or what `create_model` takes for one: the name of a weight set, a folder, a repository, a
-            `.keras` file.
+            `.keras` file; or an exported one, `deploy.Artefact`.
         data: see `read_examples`. Its classes are found among the model's by identifier or name, so that folders of
             ImageNet may be called `n01440764` or `tench`; they may be some of the model's.
         class_names: the classes of a model that does not know them, in the order of its outputs.
@@ -132,19 +132,26 @@ def evaluate(
         >>> evaluate("convnext_mini.digits", digits).scores.shape
         (2, 10)
     """
-    if not isinstance(model, keras.Model):
+    if isinstance(model, str | os.PathLike):
         model = create_model(model, **({"input_shape": (size, size, 3)} if size else {}))
-    provenance = provenance_of(model)
+    run: Any = model
+    if isinstance(model, keras.Model):
+        provenance, shape = provenance_of(model), model.output_shape
+    else:  # an exported one
+        provenance = run.provenance
+        edges = (transform or (provenance and provenance.recipe) or Transform(224)).shape
+        shape = (None, *run(np.zeros((1, *edges), "float32")).shape[1:])
+    name = getattr(model, "name", "The exported model")
     transform = transform or (provenance and provenance.recipe)
     if transform is None:
-        raise ValueError(f"{model.name!r} knows no transform of its own. Give one, such as preprocessing.Recipe(224).")
+        raise ValueError(f"{name!r} knows no transform of its own. Give one, such as preprocessing.Recipe(224).")
     if size:
         transform = transform._replace(size=size, edge=None)
-    if len(model.output_shape) != 2:
-        raise ValueError(f"A classifier has outputs (N, classes). Those of {model.name!r} are {model.output_shape}.")
+    if len(shape) != 2:
+        raise ValueError(f"A classifier has outputs (N, classes). Those of {name!r} are {shape}.")
     examples = read_examples(data, on_error=on_error)
     names = class_names or known_classes(provenance)
-    columns = _columns(examples.class_names, names, model)
+    columns = _columns(examples.class_names, names, name, shape[-1])
     scores = scores_of(model, examples.pictures, transform, batch_size, flip)
     shown = tuple(name for _, name in names) if names and not class_names else tuple(class_names or ())
     return Evaluation(scores, columns[examples.labels], shown or examples.class_names)
@@ -156,13 +163,12 @@ def known_classes(provenance: Provenance | None) -> tuple[tuple[str, str], ...] 
     return names_of_set(labels) if isinstance(labels, str) else labels or None
 
 
-def _columns(given: tuple[str, ...], known: Sequence[Any] | None, model: keras.Model) -> np.ndarray:
+def _columns(given: tuple[str, ...], known: Sequence[Any] | None, model: str, count: int) -> np.ndarray:
     """The column of the scores of each class of the pictures."""
-    count = model.output_shape[-1]
     if known is None:
         if len(given) != count:
             raise ValueError(
-                f"{model.name!r} has {count} classes and does not know their names, the pictures have {len(given)}. "
+                f"{model!r} has {count} classes and does not know their names, the pictures have {len(given)}. "
                 "Give class_names, in the order of its outputs."
             )
         return np.arange(count)
@@ -173,19 +179,21 @@ def _columns(given: tuple[str, ...], known: Sequence[Any] | None, model: keras.M
     unknown = [name for name in given if name not in places]
     if unknown or len(known) != count:
         shown = ", ".join(unknown[:5]) or f"{len(known)} names for {count} classes"
-        raise ValueError(f"Classes of the pictures that {model.name!r} does not know: {shown}.")
+        raise ValueError(f"Classes of the pictures that {model!r} does not know: {shown}.")
     return np.array([places[name] for name in given])
 
 
 def scores_of(
-    model: keras.Model, pictures: Sequence[ImageSource], transform: Transform, batch_size: int = 32, flip: bool = False
+    model: Any, pictures: Sequence[ImageSource], transform: Transform, batch_size: int = 32, flip: bool = False
 ) -> np.ndarray:
     """Probabilities `(N, classes)` float32 of pictures; logits of a model become probabilities."""
-    run, batches = Runner(model), []
+    is_keras, batches = isinstance(model, keras.Model), []
+    run: Any = Runner(model) if is_keras else lambda pixels, size: model(pixels)
+    gives_scores = is_softmax(model) if is_keras else model.outputs[0] == "probabilities"
     for _, pixels in in_batches(pictures, transform._replace(exif_transpose=True), batch_size):
         views = [pixels, pixels[:, :, ::-1]] if flip else [pixels]
         outputs = [run(np.ascontiguousarray(view, "float32"), batch_size) for view in views]
-        batches.append(np.mean([out if is_softmax(model) else softmax(out) for out in outputs], axis=0))
+        batches.append(np.mean([out if gives_scores else softmax(out) for out in outputs], axis=0))
     return np.concatenate(batches)
 
 

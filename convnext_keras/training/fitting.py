@@ -1,6 +1,7 @@
 """Fine-tuning: from pictures and a recipe to a classifier, in steps that survive an interruption."""
 
 import dataclasses
+import numbers
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 
 from convnext_keras.provenance import ModelWithProvenance
 from convnext_keras.training.adapters import enable_lora
-from convnext_keras.training.data import Examples, read_examples, split, split_folders
+from convnext_keras.training.data import Examples, read_examples, split, split_folders, split_rows
 from convnext_keras.training.evaluation import Evaluation, scores_of
 from convnext_keras.training.optimizers import layerwise
 from convnext_keras.training.probe import start_from_probe
@@ -96,6 +97,7 @@ def fine_tune(
         True
     """
     keras.utils.set_random_seed(seed)
+    check_callbacks(callbacks)
     training, held_out = parts_of(data, validation, class_names, seed, on_error)
     followed = recipe_named(recipe, len(training))
     start = start_from(model, training.class_names, followed, size)
@@ -112,7 +114,8 @@ def fine_tune(
             enable_lora(start.trainee, followed.lora_rank)
         with frozen(start.trainee, followed.frozen_stages):
             loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=followed.label_smoothing)
-            compile_with(start.trainee, followed, epochs * steps_of_epoch(training, followed), loss)
+            accuracy = keras.metrics.CategoricalAccuracy(name="accuracy")
+            compile_with(start.trainee, followed, epochs * steps_of_epoch(training, followed), loss, [accuracy])
             begun = progress.resume(start.trainee)
             batches = training_batches(training, followed, start.transform, seed, begun)
             if begun < epochs and not progress.is_stuck(followed.patience):
@@ -127,20 +130,38 @@ def fine_tune(
     return Trained(start.model, progress.history, evaluation, followed, training, held_out, is_complete, checkpoints)
 
 
+def check_callbacks(callbacks: Sequence[keras.callbacks.Callback]) -> None:
+    """Raises ValueError for callbacks that set the learning rate, which the recipe's schedule does."""
+    for callback in callbacks:
+        if isinstance(callback, keras.callbacks.ReduceLROnPlateau | keras.callbacks.LearningRateScheduler):
+            raise ValueError(
+                f"{type(callback).__name__} cannot be used: the recipe sets the learning rate, by learning_rate and "
+                "warmup. Leave the callback out."
+            )
+
+
 def parts_of(
     data: Any, validation: Any, class_names: Sequence[str] | None, seed: int, on_error: str
 ) -> tuple[Examples, Examples]:
     """The pictures to train on and those to validate with; see `fine_tune`."""
-    folders = split_folders(data)
+    folders, rows = split_folders(data), split_rows(data)
     if folders:
         data, validation = folders
     examples = read_examples(data, class_names, on_error)
-    if isinstance(validation, int | float):
-        return split(examples, validation, seed)
-    return examples, read_examples(validation, examples.class_names, on_error)
+    if rows and examples.skipped:
+        raise ValueError(f"{data} has images that cannot be read, and a column for the split. Take their rows out.")
+    if rows:
+        training, held_out = map(examples.subset, rows)
+        return read_examples(training), read_examples(held_out, name="validation")
+    if isinstance(validation, numbers.Real):
+        return split(examples, float(validation), seed)
+    name = str(validation) if isinstance(validation, str | os.PathLike) else "validation"
+    return examples, read_examples(validation, examples.class_names, on_error, name=name)
 
 
-def compile_with(model: keras.Model, recipe: Recipe, steps: int, loss: keras.losses.Loss) -> None:
+def compile_with(
+    model: keras.Model, recipe: Recipe, steps: int, loss: keras.losses.Loss, metrics: Sequence[keras.Metric] = ()
+) -> None:
     """Compiles a model with the optimizer of a recipe for so many forward passes."""
     warmup = round(recipe.warmup * steps)
     rising = {"warmup_target": recipe.learning_rate, "warmup_steps": warmup} if warmup else {}
@@ -151,7 +172,7 @@ def compile_with(model: keras.Model, recipe: Recipe, steps: int, loss: keras.los
     inner = keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay, **options)
     optimizer = layerwise(model, inner, recipe.layer_decay, recipe.layer_decay_form, recipe.ema_decay)
     optimizer.build(model.trainable_variables)  # TensorFlow traces a step twice that makes variables.
-    model.compile(optimizer, loss)
+    model.compile(optimizer, loss, metrics=[*metrics])
 
 
 def _checkpoints(start: Start, progress: Progress, chosen: str) -> dict[str, list[np.ndarray]]:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from convnext_keras.training.evaluation import Evaluation, scores_of
 from convnext_keras.training.optimizers import LayerwiseOptimizer
 from convnext_keras.training.recipes import Recipe
 
+LENGTH = ("epochs", "minimum_steps", "patience")  # of a training that goes on, which may change
+NOT_FINITE = ("nan", "inf", "-inf", "infinity", "-infinity")
 STATE, BEST, HISTORY, SETTINGS = "state-{}.weights.h5", "best.safetensors", "history.csv", "training.json"
 
 
@@ -44,11 +47,8 @@ class Progress:
             return
         folder.mkdir(parents=True, exist_ok=True)
         written = json.dumps(settings, indent=2, sort_keys=True, default=str)
-        if (folder / SETTINGS).exists() and (folder / SETTINGS).read_text(encoding="utf-8") != written:
-            raise ValueError(
-                f"{folder} has the state of a training with other pictures, recipe or seed. Give another folder, or "
-                "delete this one to begin anew."
-            )
+        if (folder / SETTINGS).exists():
+            _check_same(folder, json.loads(written))
         _written(folder / SETTINGS, written)
 
     def resume(self, model: keras.Model) -> int:
@@ -58,7 +58,7 @@ class Progress:
             return 0
         epoch = max(states)
         with (self.folder / HISTORY).open(newline="") as stream:
-            rows = [{key: json.loads(value) for key, value in row.items()} for row in csv.DictReader(stream)]
+            rows = [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(stream)]
         self.history = rows[:epoch]
         if (self.folder / BEST).exists():
             load_weights(model, self.folder / BEST)
@@ -97,11 +97,32 @@ class Progress:
 
     def is_stuck(self, patience: int | None) -> bool:
         """Whether so many epochs have gone by without a better validation loss."""
-        losses = [row["val_loss"] for row in self.history]
-        return bool(patience and losses) and len(losses) - 1 - losses.index(min(losses)) >= (patience or 0)
+        losses = [value if np.isfinite(value := row["val_loss"]) else np.inf for row in self.history]
+        return bool(patience and losses) and len(losses) - 1 - int(np.argmin(losses)) >= (patience or 0)
 
     def _files(self, pattern: str) -> list[Path]:
         return [*self.folder.glob(pattern)] if self.folder else []
+
+
+def _number(text: str) -> float:
+    return float(text) if text.lower() in NOT_FINITE else json.loads(text)
+
+
+def _check_same(folder: Path, settings: dict[str, Any]) -> None:
+    """Raises ValueError, which names what differs, if a folder is of another training; it may go on for longer."""
+    try:
+        found = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        known, wanted = ({**row, **row["recipe"], "recipe": None} for row in (found, settings))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / SETTINGS} is damaged: {error}. Delete the folder to begin anew.") from error
+    differ = [name for name in wanted if name not in LENGTH and known.get(name) != wanted[name]]
+    if differ:
+        name = differ[0]
+        shown = "" if name == "pictures" else f" (then {known.get(name)}, now {wanted[name]})"
+        raise ValueError(
+            f"{folder} has the state of a training with other {', '.join(differ)}{shown}. Give another folder, or "
+            "delete this one to begin anew."
+        )
 
 
 def settings_of(examples: Examples, held_out: Examples, **others: Any) -> dict[str, Any]:
@@ -117,7 +138,7 @@ def settings_of(examples: Examples, held_out: Examples, **others: Any) -> dict[s
 
 def as_table(history: list[dict[str, float]]) -> str:
     """A history as the text of a `.csv` file."""
-    lines = [",".join(history[0]), *(",".join(repr(value) for value in row.values()) for row in history)]
+    lines = [",".join(history[0]), *(",".join(json.dumps(value) for value in row.values()) for row in history)]
     return "\n".join([*lines, ""])
 
 
@@ -167,7 +188,14 @@ class Following(keras.callbacks.Callback):
         scores = scores_of(model, self.held_out.pictures, self.transform, self.recipe.batch_size)
         result = Evaluation(scores, self.held_out.labels, self.held_out.class_names)
         logs["val_loss"], logs["val_accuracy"] = result.loss, result.accuracy()
-        row = {"epoch": epoch + 1, "loss": float(logs["loss"])}
+        row = {"epoch": epoch + 1, "loss": float(logs["loss"]), "accuracy": float(logs["accuracy"])}
         row |= {name: logs[name] for name in ("val_loss", "val_accuracy")}
         self.progress.keep(model, {**row, "seconds": round(time.perf_counter() - self.begun, 3)}, state)
+        if not np.isfinite([row["loss"], row["val_loss"]]).all():
+            warnings.warn(
+                f"The loss of epoch {epoch + 1} is not finite: training has diverged and ends. Lower learning_rate, or "
+                "set clip_norm.",
+                stacklevel=2,
+            )
+            model.stop_training = True
         model.stop_training = model.stop_training or self.progress.is_stuck(self.recipe.patience)

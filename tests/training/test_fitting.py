@@ -174,13 +174,13 @@ def test_patience_ends_training_with_the_best_weights(tmp_path):
 @pytest.mark.any_backend
 def test_a_state_of_another_training_is_refused(tmp_path):
     training.fine_tune(DIGITS, digits(), "linear_probe", state=tmp_path)
-    with pytest.raises(ValueError, match="other pictures, recipe or seed"):
+    with pytest.raises(ValueError, match="state of a training with other"):
         training.fine_tune(DIGITS, digits(40), "linear_probe", state=tmp_path)
-    with pytest.raises(ValueError, match="other pictures, recipe or seed"):
+    with pytest.raises(ValueError, match="state of a training with other"):
         training.fine_tune(DIGITS, digits(), "linear_probe", seed=1, state=tmp_path)
     scratch = dataclasses.replace(SHORT, epochs=0, start="random")
     training.fine_tune("convnext_mini", digits(), scratch, state=tmp_path / "other")
-    with pytest.raises(ValueError, match="other pictures, recipe or seed"):
+    with pytest.raises(ValueError, match="state of a training with other"):
         training.fine_tune(DIGITS, digits(), dataclasses.replace(scratch, start="weights"), state=tmp_path / "other")
 
 
