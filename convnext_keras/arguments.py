@@ -4,10 +4,36 @@ A module of its own because the checks are about Keras' conventions and not abou
 """
 
 import difflib
+import numbers
 from collections.abc import Iterable
 from typing import Any
 
 import keras
+
+# Arguments of timm and of Keras 2, and what this library calls them.
+ELSEWHERE = {
+    "num_classes": "classes=",
+    "pretrained": "weights=",
+    "in_chans": "input_shape=(H, W, channels)",
+    "features_only": "feature_extractor(model)",
+    "model_name": "name=",
+    "img_size": "input_shape=(H, W, 3)",
+    "global_pool": "pooling=",
+    "checkpoint_path": "weights=",
+}
+
+
+def check_names(function: str, given: Iterable[str]) -> None:
+    """Raises TypeError for arguments that other libraries have, which names this library's own."""
+    for name in given:
+        if name in ELSEWHERE:
+            raise TypeError(f"{function} has no argument {name!r}. Use {ELSEWHERE[name]}.")
+
+
+def check_name(name: Any) -> None:
+    """Raises ValueError for a model's name that a backend cannot use for its layers."""
+    if not isinstance(name, str) or not name or set(name) & set("./"):
+        raise ValueError(f"name must be a text without '.' and '/'. Received: name={name!r}")
 
 
 def did_you_mean(given: Any, known: Iterable[str]) -> str:
@@ -52,7 +78,7 @@ def check(
     """
     if pooling not in (None, *poolings):
         raise ValueError(f"pooling must be {alternatives([None, *poolings])}. Received: pooling={pooling!r}")
-    if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
+    if isinstance(classes, bool) or not isinstance(classes, numbers.Integral) or classes < 1:
         raise ValueError(f"classes must be a positive whole number. Received: classes={classes!r}")
     if not 0 <= drop_path_rate < 1:
         raise ValueError(f"drop_path_rate must be 0 or more and below 1. Received: drop_path_rate={drop_path_rate!r}")
@@ -126,7 +152,7 @@ def _checked_shape(shape: Any, source: str, minimum: int, valid_channels: int | 
         raise ValueError(f"{source} must be at least {minimum} pixels high and wide. Received: {shape}, {names}")
     if channels is None or channels < 1 or channels != (valid_channels or channels):
         raise ValueError(
-            f"{source} must have {valid_channels or 3} channels, {names}. Received: {shape}. Convert the pictures; "
-            "other channel counts need weights=None and include_preprocessing=False, since both are for these."
+            f"{source} must have {valid_channels or 3} channels, {names}. Received: {shape}. Convert the images, or "
+            "use weights=None: pretrained weights are for these channels."
         )
     return shape

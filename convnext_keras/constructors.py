@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from convnext_keras import checkpoints, hub
-from convnext_keras.arguments import did_you_mean
+from convnext_keras.arguments import check_names, did_you_mean
 from convnext_keras.checkpoints import Published, WeightsError, WeightSet
 from convnext_keras.convnext import ConvNeXt, constructor_of
 from convnext_keras.provenance import ModelWithProvenance
@@ -61,6 +61,7 @@ def create_model(name: str | os.PathLike | Published, **arguments: Any) -> Model
         >>> create_model("convnext_mini.digits").output_shape
         (None, 10)
     """
+    check_names("create_model", arguments)
     if isinstance(name, str | os.PathLike) and Path(name).suffix == ".keras":
         return _saved_model(Path(name), arguments)
     weight_set = name if isinstance(name, WeightSet) else None

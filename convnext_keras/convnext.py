@@ -6,6 +6,7 @@ Layer names and weight order are those of `keras.applications.convnext`, so file
 
 import functools
 import inspect
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
@@ -243,22 +244,33 @@ def ConvNeXt(  # noqa: N802 - named like the constructors of keras.applications
         >>> ConvNeXt((1, 1, 2, 1), (16, 32, 64, 128), classes=10).output_shape
         (None, 10)
     """
+    arguments.check_names("ConvNeXt", architecture)
+    arguments.check_name(name)
     variant = variant_of(depths, dims, architecture, others=inspect.signature(ConvNeXt).parameters)
     source = hub.resolve(weights)
     published = None if isinstance(source, Path) else source
     trained_with = published.activations if published else (None, "softmax")
     valid = trained_with if include_top and source is not None else None
     arguments.check(pooling, POOLINGS, classes, classifier_activation, valid, drop_path_rate)
+    classes = int(classes)  # Keras takes no number of NumPy.
     if published:
         published.check(variant, include_top)
     stride = arguments.checked_stride(output_stride, variant.stride(0), variant.minimum_size)
     recipe = published.recipe if published else Recipe(variant.input_size)
-    channels = None if source is None and not include_preprocessing else recipe.channels
+    channels = None if source is None else recipe.channels
     size = recipe.size if include_top else None
     inputs = arguments.input_layer(input_tensor, input_shape, size, variant.minimum_size, channels)
     file = None if source is None else checkpoints.fetch(source, include_top)
     design = Design(variant, name, drop_path_rate, layer_scale_init_value, stride, dtype)
     statistics = recipe.statistics if include_preprocessing else None
+    given = inputs.shape[-1 if keras.config.image_data_format() == "channels_last" else 1]
+    if include_preprocessing and given != recipe.channels:  # only without weights; as `keras.applications` does
+        warnings.warn(
+            f"There are no statistics for {given} channels, so the model does not normalize its input. Normalize it "
+            "outside, and use include_preprocessing=False.",
+            stacklevel=3,
+        )
+        statistics = None
     if include_top:
         pooling = None if variant.head_pooling == "none" else variant.head_pooling
     model = convnext_model(design, inputs, statistics, pooling, classes if include_top else None, classifier_activation)
@@ -273,6 +285,7 @@ def constructor_of(variant: str, function: str) -> Constructor:
     signature = signature_with(Constructor, changed)
 
     def constructor(*args: Any, **kwargs: Any) -> ModelWithProvenance:
+        arguments.check_names(function, kwargs)
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         options: dict[str, Any] = {**VARIANTS[variant]._asdict(), **bound.arguments}

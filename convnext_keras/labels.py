@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 IMAGENET = Path(__file__).parent / "data" / "imagenet.tsv.gz"
-LABEL_SETS = ("imagenet-1k", "imagenet-12k", "imagenet-22k", "digits")
+PUBLISHED = ("imagenet-1k", "imagenet-12k", "imagenet-22k")  # which their numbers of classes tell apart
+LABEL_SETS = (*PUBLISHED, "digits")
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
@@ -49,7 +50,7 @@ def decode_predictions(
         preds: scores `(N, classes)`, array or tensor.
         top: how many classes to give, 1 or more.
         labels: a name in `LABEL_SETS`; the names of the classes themselves, each alone or as `(identifier, name)`,
-            such as `model.provenance.labels`; None for the set that has as many classes.
+            such as `model.provenance.labels`; None for the one of `PUBLISHED` that has as many classes.
 
     Returns:
         For each row, the `top` best as `(identifier, name, score)`, best first.
@@ -69,7 +70,7 @@ def decode_predictions(
         raise ValueError(f"preds must have shape (N, classes). Received: shape {preds.shape}")
     if top < 1:
         raise ValueError(f"top must be 1 or more. Received: top={top}")
-    sets = [labels] if labels else LABEL_SETS
+    sets = [labels] if labels else PUBLISHED
     known = [class_names(names) if isinstance(names, str) else names for names in sets]
     counts = {len(names): [(name, name) if isinstance(name, str) else name for name in names] for names in known}
     if preds.shape[1] not in counts:

@@ -101,6 +101,21 @@ def preprocess_input(x: Any, data_format: str | None = None):
     return x
 
 
+def adapted(statistics: Statistics, channels: int) -> Statistics:
+    """Returns statistics for another number of channels: the mean of all for one channel, else repeated in turn.
+
+    Example:
+        >>> adapted(Statistics((0.25, 0.5, 0.75), (0.2, 0.2, 0.2)), 1).mean
+        (0.5,)
+    """
+    if len(statistics.mean) == channels:
+        return statistics
+    rows = (statistics.mean, statistics.std)
+    if channels == 1:
+        return Statistics(*((float(np.mean(row)),) for row in rows))
+    return Statistics(*(tuple(row[place % len(row)] for place in range(channels)) for row in rows))
+
+
 # How the offset of a centre crop is rounded where an odd number of pixels is cut off: timm and OpenCLIP round half to
 # even, as Python does; transformers rounds down. Where pixels are added, timm has the larger half of them behind.
 ROUNDINGS: dict[str, Callable[[int], int]] = {

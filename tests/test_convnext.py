@@ -51,11 +51,13 @@ def test_application_pooling(pooling):
 @pytest.mark.cross_backend
 @pytest.mark.parametrize("channels", [1, 4])
 def test_application_variable_input_channels(channels):
-    """Keras drops the normalisation in silence for other channel counts; here it must be switched off."""
+    """Keras leaves the normalization out in silence for other channel counts; here a warning says so."""
     arguments = {"weights": None, "include_top": False, "input_shape": (None, None, channels)}
-    with pytest.raises(ValueError, match=r"3 channels.*include_preprocessing=False"):
-        small(**arguments)
-    assert small(**arguments, include_preprocessing=False).output_shape == (None, None, None, DIMS[-1])
+    with pytest.warns(UserWarning, match=f"no statistics for {channels} channels"):
+        warned = small(**arguments)
+    for model in (warned, small(**arguments, include_preprocessing=False)):
+        assert model.output_shape == (None, None, None, DIMS[-1])
+        assert not any(isinstance(layer, keras.layers.Normalization) for layer in model.layers)
 
 
 @pytest.mark.parametrize("size", [32, 47, 224])
@@ -241,7 +243,7 @@ def test_fit_learns(jit_compile):
         ({"pooling": "mean", "include_top": False}, "None, 'avg', 'max'.*'mean'"),
         ({"pooling": "mean"}, "None, 'avg', 'max'.*'mean'"),
         ({"input_shape": (31, 32, 3)}, "at least 32 pixels.*31"),
-        ({"input_shape": (32, 32, 1)}, "3 channels.*32, 32, 1"),
+        ({"input_shape": (32, 32, 1), "weights": "imagenet", "include_top": False}, "3 channels.*32, 32, 1"),
         ({"input_shape": (3, 32, 32)}, "at least 32 pixels"),
         ({"input_shape": (32, 32)}, r"\(H, W, C\).*\(32, 32\)"),
         ({"input_shape": 224}, r"\(H, W, C\).*224"),
@@ -269,7 +271,7 @@ def test_bad_arguments(arguments, message):
 @pytest.mark.parametrize(
     ("shape", "arguments", "message"),
     [
-        ((32, 32, 1), {}, "3 channels"),
+        ((32, 32, 1), {"weights": "imagenet", "include_top": False}, "3 channels"),
         ((64, 64, 3), {"input_shape": (32, 32, 3)}, "disagrees with input_shape"),
         ((16, 16, 3), {}, "at least 32 pixels"),
         ((32, 3), {}, r"\(N, H, W, C\)"),
@@ -277,7 +279,7 @@ def test_bad_arguments(arguments, message):
 )
 def test_bad_input_tensor(shape, arguments, message):
     with pytest.raises(ValueError, match=message):
-        ConvNeXtTiny(weights=None, input_tensor=keras.Input(shape), **arguments)
+        ConvNeXtTiny(**{"weights": None, "input_tensor": keras.Input(shape), **arguments})
 
 
 @pytest.mark.parametrize("weights", [None, "imagenet"])

@@ -39,6 +39,7 @@ class Description:
         output_stride: pixels of the input for one of the last feature map, None for the architecture's own.
         clip: of a ConvNeXt-CLIP: both towers.
         notes: what was assumed or left out, in sentences.
+        include_preprocessing: whether the model normalizes pixels itself.
     """
 
     repository: Repository
@@ -53,6 +54,7 @@ class Description:
     output_stride: int | None = None
     clip: ClipVariant | None = None
     notes: tuple[str, ...] = ()
+    include_preprocessing: bool = True
 
     @property
     def name(self) -> str:
@@ -71,6 +73,7 @@ class Description:
         if not self.classes:
             head["pooling"] = None if self.variant.head_pooling == "none" else self.variant.head_pooling
         chosen = {"classifier_activation": self.activation, "output_stride": self.output_stride, "name": "convnext"}
+        chosen["include_preprocessing"] = self.include_preprocessing
         return {**self.variant._asdict(), **head, **chosen}
 
     @property

@@ -80,6 +80,7 @@ TOP = {
     "labels": fields.optional(fields.either(fields.text, fields.several(CLASS, range(1, MAX_CLASSES + 1)))),
     "license": fields.optional(fields.text),
     "output_stride": fields.optional(fields.whole(1, 1024)),
+    "include_preprocessing": fields.a_flag,
 }
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from convnext_keras.hub.architecture import Reading, read_built
 from convnext_keras.hub.cards import card
 from convnext_keras.hub.descriptions import SHARDED, Description
 from convnext_keras.hub.forms import FORMS
+from convnext_keras.hub.pixels import named_statistics
 from convnext_keras.hub.repositories import Repository
 from convnext_keras.labels import class_names as names_of_set
-from convnext_keras.preprocessing import Recipe
+from convnext_keras.preprocessing import Recipe, adapted, statistics_of
 from convnext_keras.provenance import Provenance, provenance_of
 
 MAX_SHARD_BYTES = 5_000_000_000
@@ -73,6 +75,12 @@ def save_pretrained(
     origin = provenance_of(model)
     description = _description(reading, folder, format, origin, class_names, recipe, license)
     form = FORMS[format]
+    if not description.include_preprocessing and format != "keras":
+        warnings.warn(
+            f"{model.name!r} takes normalized pixels. {format} describes that, but a model that this library loads "
+            "from the folder normalizes by itself: load it with include_preprocessing=False.",
+            stacklevel=2,
+        )
     files, tensors = form.files(description), form.names(description, reading.tensors)
     with atomic_path(folder) as partial:
         partial.mkdir()
@@ -106,7 +114,8 @@ def _description(
     if reading.size and recipe.shape[:2] != reading.size:
         square = reading.size[0] == reading.size[1]
         recipe = recipe._replace(size=reading.size[0] if square else reading.size, edge=None)
-    recipe = recipe._replace(channels=reading.channels, statistics=reading.statistics or recipe.statistics)
+    statistics = adapted(statistics_of(reading.statistics or recipe.statistics), reading.channels)
+    recipe = recipe._replace(channels=reading.channels, statistics=named_statistics(statistics))
     return Description(
         Repository(str(folder), folder),
         format,
@@ -118,6 +127,7 @@ def _description(
         license=license or (origin and origin.license),
         output_stride=None if reading.output_stride == reading.variant.minimum_size else reading.output_stride,
         clip=reading.clip,
+        include_preprocessing=reading.statistics is not None,
     )
 
 
