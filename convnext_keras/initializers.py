@@ -24,10 +24,9 @@ class Normal(keras.initializers.RandomNormal):
         super().__init__(mean, stddev, seed)
 
     def __call__(self, shape: Any, dtype: Any = None) -> Any:
-        """Values of a shape; of a weight that is split among devices by Keras' own way, which makes only the parts."""
+        """Values of a shape: the same for a seed on any number of devices."""
         seed: Any = self.seed
-        whole = isinstance(seed, int) and keras.distribution.distribution() is None
-        if not (kernels.compiles_each_shape and whole):
+        if not (kernels.compiles_each_shape and isinstance(seed, int)):
             return super().__call__(shape, dtype)
         values = np.random.default_rng(seed).standard_normal(shape, "float32")
         return keras.ops.convert_to_tensor(self.mean + self.stddev * values, dtype or keras.config.floatx())

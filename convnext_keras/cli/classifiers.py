@@ -125,7 +125,7 @@ def explain(
     if text and target:
         raise ValueError("Give --target, of a classifier, or --text, of a ConvNeXt-CLIP.")
     model: Any = clip.create_model(weights) if text else saved_model(weights) or create_model(weights_named(weights))
-    wanted: Any = text or [int(target) if target.isdigit() else target or None]
+    wanted: Any = text or [target or None]
     columns = [heat_maps(model, paths, each, method=method) for each in wanted]
     rows = []
     for maps in zip(*columns, strict=True):

@@ -71,8 +71,9 @@ class Class:
         for column in (self.names, [identifier for identifier, _ in named]):
             if target in column:
                 return column.index(target)
-        if isinstance(target, int) and 0 <= target < count:
-            return target
+        number = int(target) if isinstance(target, str) and target.isdecimal() else target
+        if isinstance(number, int | np.integer) and not isinstance(number, bool) and 0 <= number < count:
+            return int(number)
         raise ValueError(f"target must be a class: a name, or 0 to {count - 1}. Received: target={target!r}")
 
     def targets(self, outputs: np.ndarray) -> np.ndarray:

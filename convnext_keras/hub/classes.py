@@ -23,6 +23,8 @@ def read_activation(config: Fields, classes: int) -> str | None:
     """The activation of the classifier: softmax unless the description says that classes do not exclude each other."""
     words = fields.word({name: name for name in PROBLEM_TYPES})
     kind = config.read("problem_type", fields.optional(words)) or "single_label_classification"
+    if classes == 1 and PROBLEM_TYPES[kind] == "softmax":
+        return "sigmoid"  # The softmax of one number is always 1.
     return PROBLEM_TYPES[kind] if classes else None
 
 

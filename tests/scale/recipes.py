@@ -91,6 +91,17 @@ def jax_resumed():
     told(model.fit(pairs(model), batch_size=BATCH, shuffle=False, verbose=0).history["loss"], model)
 
 
+def jax_seeded_alone():
+    """A seed's initial weights."""
+    keras.utils.set_random_seed(3)
+    return told([], ConvNeXt(**TRUNK, weights=None, input_shape=(32, 32, 3), classes=6))
+
+
+def jax_seeded():
+    keras.distribution.set_distribution(keras.distribution.DataParallel())
+    jax_seeded_alone()
+
+
 def jax_model():
     mesh = keras.distribution.DeviceMesh((2, DEVICES // 2), ("batch", "model"), keras.distribution.list_devices())
     layouts = scale.layout_map(new_clip(), mesh)

@@ -51,7 +51,7 @@ def numbers(printed):
 
 # Of several devices, and of one.
 RECIPES = {
-    "jax": {"jax_data": "jax_alone", "jax_model": "jax_alone"},
+    "jax": {"jax_data": "jax_alone", "jax_model": "jax_alone", "jax_seeded": "jax_seeded_alone"},
     "tensorflow": {"tensorflow_clip": "tensorflow_clip", "tensorflow_classifier": "tensorflow_classifier"},
 }
 DEVICES = {"jax": 4, "tensorflow": 2}
