@@ -124,6 +124,8 @@ def _asked_pause(error: requests.RequestException) -> float:
         until = email.utils.parsedate_to_datetime(value)
     except ValueError:
         return 0.0
+    if until.tzinfo is None:  # The zone "-0000" says that the time is UTC and nothing of where the server is.
+        until = until.replace(tzinfo=datetime.UTC)
     return (until - datetime.datetime.now(datetime.UTC)).total_seconds()
 
 

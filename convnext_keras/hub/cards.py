@@ -1,5 +1,7 @@
 """The model card of a repository, `README.md`: its head for the hub, and what people need to know."""
 
+import json
+import re
 from collections.abc import Mapping
 
 from convnext_keras.hub.descriptions import Description
@@ -33,7 +35,9 @@ def card(
     task = "zero-shot-image-classification" if description.clip else task
     library = "convnext_keras" if form == "keras" else form  # Keras' own loader expects other files.
     head = [f"library_name: {library}", f"pipeline_tag: {task}", "tags:", "- convnext", "- convnext_keras"]
-    head = [f"license: {description.license}", *head] if description.license else head
+    if description.license:  # a stranger's text, which must not become more lines of YAML
+        is_plain = re.fullmatch(r"[\w.+-]+", description.license)
+        head = [f"license: {description.license if is_plain else json.dumps(description.license)}", *head]
     base = (origin and origin.weights) or ""
     if base.startswith("hf://"):
         head.append(f"base_model: {base.removeprefix('hf://').partition('@')[0]}")

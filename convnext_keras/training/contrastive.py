@@ -9,7 +9,7 @@ import numpy as np
 
 from convnext_keras import clip
 from convnext_keras.clip.model import CLIP
-from convnext_keras.features import average, merge_lora
+from convnext_keras.features import average, inner_layers, merge_lora
 from convnext_keras.training.adapters import enable_lora
 from convnext_keras.training.data import Examples
 from convnext_keras.training.fitting import compile_with
@@ -149,6 +149,7 @@ def fine_tune_clip(
     tuned: Any = average([model])
     if recipe.lora_rank:
         enable_lora(tuned, recipe.lora_rank)
+    frozen = [layer for layer in inner_layers(tuned) if not layer.trainable]  # by the caller
     if locked:
         getattr(tuned, TOWERS[locked]).trainable = False
     tuned.micro_batches = recipe.accumulation_steps
@@ -164,6 +165,8 @@ def fine_tune_clip(
     tuned.micro_batches = 1
     for tower in TOWERS.values():
         getattr(tuned, tower).trainable = True
+    for layer in frozen:
+        layer.trainable = False
     merged: Any = merge_lora(tuned)
     return merged
 

@@ -73,7 +73,8 @@ def prompts(examples: Examples, templates: Sequence[str] = PROMPTS) -> Pairs:
     wrong = [template for template in templates if "{}" not in template]
     if wrong or not templates:
         raise ValueError(f"templates must be sentences with {{}} for the name. Received: {wrong or templates}")
-    rows = [tuple(template.format(examples.class_names[label]) for template in templates) for label in examples.labels]
+    names = [examples.class_names[label] for label in examples.labels]
+    rows = [tuple(template.replace("{}", name) for template in templates) for name in names]
     return Pairs(examples.pictures, tuple(rows), examples.labels)
 
 
