@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from convnext_keras.layers import register
 from convnext_keras.names import read
 from convnext_keras.provenance import ModelWithProvenance
 
@@ -34,9 +35,37 @@ def feature_extractor(model: keras.Model, stages: Sequence[int] = (0, 1, 2, 3)) 
     missing = [stage for stage in stages if stage not in outputs]
     if missing or not stages:
         raise ValueError(f"stages must be some of {sorted(outputs)} for {model.name!r}. Received: {tuple(stages)}")
-    extractor = ModelWithProvenance(inputs, [outputs[stage] for stage in stages], name=f"{model.name}_features")
+    extractor = FeatureExtractor(inputs, [outputs[stage] for stage in stages], name=f"{model.name}_features")
     extractor.provenance = model.provenance if isinstance(model, ModelWithProvenance) else None
     return extractor
+
+
+@register
+class FeatureExtractor(ModelWithProvenance):
+    """A model whose outputs are a list, also if there is one: Keras gives a single output without a list.
+
+    Example:
+        >>> from convnext_keras import create_model, feature_extractor
+        >>> extractor = feature_extractor(create_model("convnext_mini.digits"), stages=(3,))
+        >>> [features.shape for features in extractor.predict(np.zeros((2, 32, 32, 3)), verbose=0)]
+        [(2, 2, 2, 128)]
+    """
+
+    def call(self, *arguments: Any, **options: Any) -> list[Any]:
+        """Outputs of the stages."""
+        return _as_list(super().call(*arguments, **options))
+
+    def compute_output_spec(self, *arguments: Any, **options: Any) -> list[Any]:
+        """Shapes and types of what `call` gives."""
+        return _as_list(super().compute_output_spec(*arguments, **options))
+
+    def predict_step(self, *arguments: Any) -> list[Any]:
+        """Outputs of a batch."""
+        return _as_list(super().predict_step(*arguments))
+
+
+def _as_list(outputs: Any) -> list[Any]:
+    return [*outputs] if isinstance(outputs, list | tuple) else [outputs]
 
 
 def split_at_stage(model: keras.Model, stage: int) -> tuple[keras.Model, keras.Model]:
