@@ -107,7 +107,7 @@ def train(
     training.save(trained, output)
     shutil.rmtree(state)
     result = trained.evaluation
-    console.print(f"{100 * result.accuracy():.1f} % of {len(held_out)} validation images are right:", Text(str(output)))
+    print(f"{100 * result.accuracy():.1f} % of {len(held_out)} validation images are right: {output}")
 
 
 def train_on_pairs(

@@ -100,7 +100,9 @@ def test_the_command_takes_a_class_with_one_image(folder, tmp_path):
     assert done.exit_code == 0, done.output
     results = json.loads((tmp_path / "model" / "results.json").read_text())
     assert results["validation"]["by class"]["rare"] is None
-    done = CliRunner().invoke(app, ["save", str(tmp_path / "model" / "model.keras"), str(tmp_path / "timm")])
+    done = CliRunner().invoke(
+        app, ["save", str(tmp_path / "model" / "model.keras"), str(tmp_path / "saved"), "--format", "keras"]
+    )
     assert done.exit_code == 0, done.output
 
 

@@ -46,7 +46,7 @@ def train(pictures, output, *others):
 @pytest.mark.slow
 def test_a_folder_of_pictures_becomes_a_classifier_that_every_command_takes(pictures, tmp_path):
     output = tmp_path / "kinds"
-    assert "validation pictures are right" in train(pictures, output).stdout
+    assert "validation images are right" in train(pictures, output).stdout
     assert not [path for path in tmp_path.iterdir() if path != output]
     with (output / "history.csv").open() as stream:
         assert [row["epoch"] for row in csv.DictReader(stream)] == ["1", "2"]
