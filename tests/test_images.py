@@ -306,6 +306,7 @@ def test_a_broken_image_is_one_error_at_every_entry_point(case, shapes, tmp_path
         next(in_batches(folder.iterdir(), Recipe(32), 2))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("case", BROKEN)
 @pytest.mark.parametrize("source", ["folder", "tar", "list"])
 def test_a_broken_image_is_one_row_of_a_job(case, source, tmp_path):
