@@ -19,9 +19,10 @@ train-demo: .venv/train-demo
 # The unit tests under PyTorch, which starts fastest, and those that depend on the backend under each of the others.
 test: .venv/test
 	KERAS_BACKEND=torch $(PYTEST) -n 2 -m "not integration and not slow"
-	KERAS_BACKEND=tensorflow $(PYTEST) -n 2 -m "cross_backend and not slow"
-	KERAS_BACKEND=jax $(PYTEST) -n 2 -m "cross_backend and not slow"
-	KERAS_BACKEND=openvino $(PYTEST) -n 2 -m "cross_backend and not slow"
+	@for backend in tensorflow jax openvino; do \
+		echo "== $$backend"; \
+		KERAS_BACKEND=$$backend $(PYTEST) -n 2 -m "cross_backend and not slow" || exit 1; \
+	done
 
 # Everything, also with servers, Ray, exports, the browser and the documents. The first backend runs what depends on none,
 # with a third process, since many of these tests wait.

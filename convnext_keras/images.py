@@ -4,6 +4,7 @@ Every entry point of the library reads through `open_image`, so that limits, sca
 """
 
 import contextlib
+import functools
 import io
 import math
 import os
@@ -15,16 +16,15 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from convnext_keras.item_names import is_address
+
 # An image as users have it: a path, the bytes of a file, a file object, a Pillow image, or an array or tensor.
 ImageSource = str | os.PathLike | bytes | io.IOBase | Image.Image | np.ndarray | Mapping[str, Any]
 MAX_PIXELS = 89_478_485  # of a source; above it, Pillow warns of a decompression bomb
 MAX_BYTES = 256 << 20  # of a file
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # of Pillow, by the number of channels
-WHITE = (255, 255, 255)
 SIXTEEN_BITS = 65_535 // 255  # what a 16-bit level is divided by
 OVERSHOOT = 51  # of floats in 0..255, which resampling carries a little beyond; clipped
-URL = re.compile(r"^(https?|s3|gs|ftp|hf)://", re.IGNORECASE)
-# Extensions of formats that Pillow decodes by itself: EPS, WMF and others need programs of their own.
 ORIENTATION = 0x0112  # the EXIF tag
 EXIF_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}  # bytes of a value, by type
 TRANSPOSITIONS = {
@@ -36,6 +36,7 @@ TRANSPOSITIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Formats that Pillow does not decode by itself, but by programs of their own.
 FOREIGN = frozenset({"BUFR", "EPS", "FPX", "GRIB", "HDF5", "MIC", "MPEG", "PDF", "WMF"})
 
 
@@ -59,6 +60,7 @@ class ImageError(ValueError):
         return f"{self.source} cannot be read as an image: {self.reason.rstrip('.')}."
 
 
+@functools.cache
 def image_extensions() -> frozenset[str]:
     """Returns the extensions of the files that Pillow decodes here, in lower case with the dot."""
     Image.init()
@@ -107,7 +109,7 @@ def open_image(
     """
     name = name or source_name(source)
     try:
-        with _opened(source, mode, max_pixels, max_bytes, formats, scale_levels) as image:
+        with _opened(source, mode, max_bytes, formats) as image:
             if image.width * image.height > max_pixels:
                 raise ImageError(name, f"it has {image.width} x {image.height} pixels; at most {max_pixels} are read")
             image.load()
@@ -282,13 +284,13 @@ def _numbers(image: Image.Image) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _opened(source: Any, mode: str | None, max_pixels: int, max_bytes: int, formats: Any, scale_levels: bool) -> Any:
+def _opened(source: Any, mode: str | None, max_bytes: int, formats: Any) -> Any:
     """An image that is not decoded yet."""
     if isinstance(source, Image.Image):
         yield source
         return
     if isinstance(source, Mapping):
-        source = source.get("bytes") or source.get("path") or ImageError
+        source = source.get("bytes") or source.get("path")
     if isinstance(source, bytes | bytearray | memoryview):
         source = io.BytesIO(source)
     if isinstance(source, str | os.PathLike):
@@ -309,7 +311,7 @@ def _opened(source: Any, mode: str | None, max_pixels: int, max_bytes: int, form
 
 def _path(path: str | os.PathLike, max_bytes: int) -> Path:
     text = os.fsdecode(os.fspath(path))
-    if URL.match(text):
+    if is_address(text):
         raise ImageError("", "it is an address. Download it first, or name it in a list for convnext_keras.scale")
     if text.startswith("data:"):
         raise ImageError("", "it is a data URI. Decode it, and give the bytes")

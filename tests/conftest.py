@@ -28,7 +28,6 @@ os.environ.setdefault("CONVNEXT_KERAS_LEAN", "1")
 
 FILE_MARKS = re.compile(r"^pytestmark = (\[.*?^\]|.*?$)", re.MULTILINE | re.DOTALL)
 PLUGINS = ("backend", "serving", "clip_models", "hub_stand_in")
-UNIT = "not integration and not slow"  # as `make test` selects its unit tests
 CPU_SECONDS = 5  # of a unit test: processor time, which other programs hardly change
 
 
@@ -64,7 +63,8 @@ def pytest_pyfunc_call(pyfuncitem):
     start = time.process_time()
     result = yield
     seconds = time.process_time() - start
-    if pyfuncitem.config.option.markexpr == UNIT and seconds > CPU_SECONDS:
+    expression = pyfuncitem.config.option.markexpr
+    if "not slow" in expression and "cross_backend" not in expression and seconds > CPU_SECONDS:
         pytest.fail(
             f"used {seconds:.1f} s of processor time, more than {CPU_SECONDS} s: mark it as slow", pytrace=False
         )

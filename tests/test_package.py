@@ -29,7 +29,8 @@ MODULES = sorted(
 # From the ground up: a floor imports from lower floors only. The modules of a room have an order too.
 FLOORS = (
     {"starting"},
-    {"arguments", "files", "images", "item_names", "kernels", "labels", "memory"},
+    {"arguments", "files", "item_names", "kernels", "labels", "memory"},
+    {"images"},
     {"preprocessing"},
     {"augmentation", "batches", "sheets", "variants"},
     {"clip_variants", "initializers", "layers", "names"},

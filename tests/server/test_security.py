@@ -262,3 +262,17 @@ def test_a_name_can_be_allowed(tmp_path):
         head = f"GET /v1/models HTTP/1.1\nHost: {{}}\nAuthorization: Bearer {KEY}\nConnection: close\n"
         assert raw(address, head.format("clip.example:8000"), half_closed=False).startswith("HTTP/1.1 200")
         assert raw(address, head.format("evil.example"), half_closed=False).startswith("HTTP/1.1 421")
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    "head", ["x: " + "a" * 1_000_000 + "\n", "x: y\n" * 100_000], ids=["one header", "many headers"]
+)
+def test_large_headers_are_refused_before_anything_else(head, address):
+    """The server hangs up while bytes still come, so that the answer may be lost on the way."""
+    try:
+        answer = raw(address, "GET /v1/models HTTP/1.1\nHost: localhost\n" + head, half_closed=False)
+    except ConnectionError:
+        answer = ""
+    assert not answer or answer.startswith("HTTP/1.1 431")
+    assert post(address, "/v1/embeddings", {"input": "the next request"}).status_code == 200

@@ -1,0 +1,73 @@
+"""Queries, names and files as they are found: long, bracketed, missing."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from convnext_keras import clip
+from convnext_keras.cli import app
+from convnext_keras.explain.asked import Class
+from convnext_keras.hub.classes import read_activation
+from convnext_keras.hub.fields import Fields
+from convnext_keras.preprocessing import Recipe
+from convnext_keras.training import Examples, prompts
+
+pytestmark = pytest.mark.any_backend
+ODD = ["sunset [final].png", "x[bold].png", "plain.png"]
+
+
+@pytest.fixture
+def index(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for number, name in enumerate(ODD):
+        pixels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), "uint8")
+        Image.fromarray(pixels).save(tmp_path / "photos" / name)
+    made = clip.ImageIndex(clip.create_model("convnext_mini.shapes"))
+    made.add(tmp_path / "photos")
+    made.save(tmp_path / "index")
+    return tmp_path / "index"
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [*map(str, arguments)], env={"COLUMNS": "400"})
+
+
+@pytest.mark.filterwarnings("ignore:1 of 1 texts have more")
+@pytest.mark.parametrize("query", ["a " * 240, "x" * 480, "a star"])
+def test_long_queries_are_words(query, index):
+    assert run("search", index, query).exit_code == 0
+
+
+def test_a_missing_file_is_searched_as_words_with_a_notice(index):
+    assert "There is no file nope.jpg" in run("search", index, "nope.jpg").output
+
+
+def test_brackets_stay_in_tables_and_missing_files_in_sheets(index, tmp_path):
+    (tmp_path / "photos" / "plain.png").unlink()
+    done = run("search", index, "a star", "--sheet", tmp_path / "found.png")
+    assert done.exit_code == 0, done.output
+    assert all(name in done.output for name in ODD)
+    assert (tmp_path / "found.png").is_file()
+
+
+def test_classes_are_found_by_name_before_number():
+    named = [("a", "10"), ("b", "2"), ("c", "5")]
+    target = Class.__new__(Class)
+    target.names = [name for _, name in named]
+    assert [target._numbered(word, named, 3) for word in ("2", "b", "0", 2)] == [1, 1, 0, 2]
+
+
+def test_one_class_has_no_softmax():
+    assert read_activation(Fields("config.json", {}), 1) == "sigmoid"
+    assert read_activation(Fields("config.json", {}), 2) == "softmax"
+
+
+def test_each_band_has_its_own_fill():
+    recipe = Recipe(4, resize="none", channels=5, fill=(1, 2, 3, 4, 5))
+    assert recipe(np.full((2, 2, 5), 9, "uint8"))[0, 0].tolist() == [1, 2, 3, 4, 5]
+
+
+def test_other_braces_of_a_template_are_text():
+    examples = Examples([np.zeros((8, 8, 3), "uint8")] * 2, np.array([0, 1]), ("cat", "dog"))
+    assert prompts(examples, ["a {} in {style}"]).texts[0] == ("a cat in {style}",)
