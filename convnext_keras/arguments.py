@@ -107,7 +107,7 @@ def shape_of(size: int | tuple[int, int] | None, channels: int = 3) -> tuple[int
 
 
 def input_layer(
-    input_tensor: Any, input_shape: Any, default_size: int | tuple[int, int] | None, minimum: int, channels: int | None
+    input_tensor: Any, input_shape: Any, default_size: int | tuple[int, int] | None, minimum: int, channels: int = 3
 ) -> Any:
     """The tensor that a model starts from: `input_tensor`, or a new input of `input_shape`.
 
@@ -117,7 +117,7 @@ def input_layer(
             height or width.
         default_size: height and width of a new input if `input_shape` is None, None for any.
         minimum: the smallest height and width that the model can take.
-        channels: how many the model takes; None for 3, or any that are asked for.
+        channels: Number of channels of a new input if `input_shape` is None.
 
     Raises:
         ValueError: if the two disagree, or the shape cannot be used.
@@ -127,18 +127,18 @@ def input_layer(
             "input_tensor must be the output of a Keras layer, such as keras.Input((224, 224, 3)). "
             f"Received: {type(input_tensor).__name__}. Call the finished model on arrays."
         )
-    given = None if input_shape is None else _checked_shape(input_shape, "input_shape", minimum, channels)
+    given = None if input_shape is None else _checked_shape(input_shape, "input_shape", minimum)
     if input_tensor is None:
-        return keras.Input(given or shape_of(default_size, channels or 3))
+        return keras.Input(given or shape_of(default_size, channels))
     if len(input_tensor.shape) != 4:
         raise ValueError(f"input_tensor must have shape (N, H, W, C). Received: {tuple(input_tensor.shape)}")
-    shape = _checked_shape(input_tensor.shape[1:], "input_tensor", minimum, channels)
+    shape = _checked_shape(input_tensor.shape[1:], "input_tensor", minimum)
     if given is not None and any(None not in pair and pair[0] != pair[1] for pair in zip(shape, given, strict=True)):
         raise ValueError(f"input_tensor of shape {shape} disagrees with input_shape={given}. Leave input_shape out.")
     return input_tensor
 
 
-def _checked_shape(shape: Any, source: str, minimum: int, valid_channels: int | None) -> tuple[int | None, ...]:
+def _checked_shape(shape: Any, source: str, minimum: int) -> tuple[int | None, ...]:
     order = keras.config.image_data_format()
     names = "(H, W, C)" if order == "channels_last" else "(C, H, W)"
     try:
@@ -150,9 +150,6 @@ def _checked_shape(shape: Any, source: str, minimum: int, valid_channels: int | 
     *sizes, channels = shape if order == "channels_last" else (*shape[1:], shape[0])
     if any(size is not None and size < minimum for size in sizes):
         raise ValueError(f"{source} must be at least {minimum} pixels high and wide. Received: {shape}, {names}")
-    if channels is None or channels < 1 or channels != (valid_channels or channels):
-        raise ValueError(
-            f"{source} must have {valid_channels or 3} channels, {names}. Received: {shape}. Convert the images, or "
-            "use weights=None: pretrained weights are for these channels."
-        )
+    if channels is None or channels < 1:
+        raise ValueError(f"{source} must have a number of channels, {names}, such as 3. Received: {shape}")
     return shape

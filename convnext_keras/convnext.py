@@ -4,6 +4,7 @@
 Layer names and weight order are those of `keras.applications.convnext`, so files pass both ways.
 """
 
+import dataclasses
 import functools
 import inspect
 import warnings
@@ -257,16 +258,17 @@ def ConvNeXt(  # noqa: N802 - named like the constructors of keras.applications
         published.check(variant, include_top)
     stride = arguments.checked_stride(output_stride, variant.stride(0), variant.minimum_size)
     recipe = published.recipe if published else Recipe(variant.input_size)
-    channels = None if source is None else recipe.channels
     size = recipe.size if include_top else None
-    inputs = arguments.input_layer(input_tensor, input_shape, size, variant.minimum_size, channels)
+    inputs = arguments.input_layer(input_tensor, input_shape, size, variant.minimum_size, recipe.channels)
     file = None if source is None else checkpoints.fetch(source, include_top)
     design = Design(variant, name, drop_path_rate, layer_scale_init_value, stride, dtype)
     statistics = recipe.statistics if include_preprocessing else None
-    given = inputs.shape[-1 if keras.config.image_data_format() == "channels_last" else 1]
-    if include_preprocessing and given != recipe.channels:  # only without weights; as `keras.applications` does
+    channels = inputs.shape[-1 if keras.config.image_data_format() == "channels_last" else 1]
+    if channels != recipe.channels and source is not None:
+        statistics = statistics and recipe.with_channels(channels).statistics
+    elif channels != recipe.channels and include_preprocessing:  # as `keras.applications` does
         warnings.warn(
-            f"There are no statistics for {given} channels, so the model does not normalize its input. Normalize it "
+            f"There are no statistics for {channels} channels, so the model does not normalize its input. Normalize it "
             "outside, and use include_preprocessing=False.",
             stacklevel=3,
         )
@@ -276,6 +278,9 @@ def ConvNeXt(  # noqa: N802 - named like the constructors of keras.applications
     model = convnext_model(design, inputs, statistics, pooling, classes if include_top else None, classifier_activation)
     if source is not None and file is not None:
         checkpoints.load_source(model, source, file)
+        known = model.provenance
+        if known and known.recipe:
+            model.provenance = dataclasses.replace(known, recipe=known.recipe.with_channels(channels))
     return model
 
 

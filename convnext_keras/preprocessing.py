@@ -187,6 +187,14 @@ class Recipe(NamedTuple):
     background: tuple[int, int, int] | None = None
     scale_levels: bool = True
 
+    def with_channels(self, channels: int) -> "Recipe":
+        """Returns the transform for images with another number of channels; see `adapted`."""
+        if channels == self.channels:
+            return self
+        statistics = adapted(statistics_of(self.statistics), channels)
+        fill = self.fill if isinstance(self.fill, int) else self.fill[0]
+        return self._replace(channels=channels, statistics=statistics, fill=fill)
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """Of the result: height, width and channels."""

@@ -30,6 +30,8 @@ FRESH = {
     "Train it, or set classes= to the weights', or include_top=False.",
     LAST_NORM: "The last norm of {model!r} keeps its initial 1 and 0: {file} has none.",
 }
+# The first convolution of each kind of stem, whose kernel depends on the number of input channels.
+STEM_KERNELS = [Key(LayerName(role), "kernel") for role in ("stem_conv", "stem_conv_1")]
 SHOWN = 3  # examples of each fault in an error
 
 # The classes of this library that stand for one of Keras' in models that keras.applications' ConvNeXt is part of.
@@ -37,11 +39,19 @@ KERAS_CLASSES = {DepthwiseConvolution: "Conv2D", FusedDense: "Dense", ModelWithP
 
 
 class Slot(NamedTuple):
-    """A variable of a model, and its path in a `.weights.h5` file: as we write it, and as keras.applications does."""
+    """A variable of a model, and its path in a `.weights.h5` file: as we write it, and as keras.applications does.
+
+    Attributes:
+        variable: The variable to fill.
+        path: Its path in files of this library.
+        keras_path: Its path in files of keras.applications.
+        shape: Its shape in the file, which is the variable's own except for a first kernel of other input channels.
+    """
 
     variable: keras.Variable
     path: str
     keras_path: str
+    shape: tuple[int, ...]
 
 
 def load_weights(model: keras.Model, path: str | os.PathLike) -> None:
@@ -82,15 +92,17 @@ def load(model: keras.Model, path: Path, is_fresh: bool = False, may_stay_fresh:
     slots = slots_of(model)
     with open_checkpoint(path) as file:
         fit = _match(file, slots)
+        if may_stay_fresh:
+            slots = _with_channels_of_file(file, fit, slots)
         fresh = _unfit_head(file, fit, slots) if may_stay_fresh else []
         slots = {key: slot for key, slot in slots.items() if key.layer not in fresh}
         _refuse(file, fit, slots, model.name)
         if not is_fresh:
             # Reading all of it twice is the price of changing nothing unless all is good, with one tensor in memory.
             for key, slot in slots.items():
-                _read(file, fit, key, slot.variable)
+                _read(file, fit, key, slot)
         for key, slot in slots.items():
-            slot.variable.assign(_read(file, fit, key, slot.variable))
+            slot.variable.assign(_read(file, fit, key, slot))
     return fresh
 
 
@@ -102,6 +114,46 @@ def _unfit_head(file: WeightFile, fit: matching.Match, slots: Mapping[Key, Slot]
     # Files of self-supervised training end before the last norm.
     has_norm = any(key.layer == LAST_NORM for key in fit.sources)
     return fresh if has_norm or CLASSIFIER_KEYS[0] in fit.sources else [*fresh, LAST_NORM]
+
+
+def _with_channels_of_file(file: WeightFile, fit: matching.Match, slots: Mapping[Key, Slot]) -> dict[Key, Slot]:
+    """Returns the slots, with the shape in the file for a first kernel that differs in its input channels only."""
+    found = dict(slots)
+    for key in (key for key in STEM_KERNELS if key in slots and key in fit.sources):
+        shape = slots[key].shape
+        stored = file.headers[fit.sources[key]].shape
+        channels = stored[1 if fit.torch else 2] if len(stored) == len(shape) else 0
+        other = (*shape[:2], channels, shape[3])
+        if channels not in (0, shape[2]) and stored in (matching.torch_shapes(key, other) if fit.torch else (other,)):
+            found[key] = slots[key]._replace(shape=other)
+            warnings.warn(
+                f"The first kernel of {file.path.name} is converted from {channels} to {shape[2]} input channels. "
+                "Train the model before you use it.",
+                stacklevel=6,
+            )
+    return found
+
+
+def adapt_kernel(kernel: np.ndarray, channels: int) -> np.ndarray:
+    """Converts the first kernel of a network to another number of input channels, as timm does.
+
+    Source: `adapt_input_conv` of timm 1.0 (timm/models/_manipulate.py). One channel gets the sum over the channels of
+    the file. Other numbers get the channels of the file in turn, scaled so that equal channels give the same sum.
+
+    Args:
+        kernel: `(height, width, channels of the file, filters)`.
+        channels: Number of input channels of the model.
+
+    Returns:
+        `(height, width, channels, filters)`.
+
+    Example:
+        >>> adapt_kernel(np.ones((4, 4, 3, 8)), 1)[0, 0, 0, 0]
+        3.0
+    """
+    if channels == 1:
+        return kernel.sum(axis=2, keepdims=True)
+    return kernel[:, :, np.arange(channels) % kernel.shape[2]] * (kernel.shape[2] / channels)
 
 
 def named_layers(model: keras.Model) -> list[tuple[LayerName, keras.Layer]]:
@@ -122,7 +174,8 @@ def slots_of(model: keras.Model) -> dict[Key, Slot]:
         for index, variable in enumerate(layer.weights):
             if variable.name != "seed_generator_state":
                 end = f"vars/{index}"
-                slots[Key(name, variable.name)] = Slot(variable, f"{path}/{end}", f"{keras_path}/{end}")
+                shape = tuple(variable.shape)
+                slots[Key(name, variable.name)] = Slot(variable, f"{path}/{end}", f"{keras_path}/{end}", shape)
     return slots
 
 
@@ -153,7 +206,7 @@ def inner_layers(
 
 def _match(file: WeightFile, slots: Mapping[Key, Slot]) -> matching.Match:
     files = {name: header.shape for name, header in file.headers.items()}
-    shapes = {key: tuple(slot.variable.shape) for key, slot in slots.items()}
+    shapes = {key: slot.shape for key, slot in slots.items()}
     # A head that the model does not have is looked for too, to know it from a tensor that nobody expected.
     absent = dict.fromkeys((key for key in HEAD if key not in shapes), ())
     paths = [{key: slot.path for key, slot in slots.items()}, {key: slot.keras_path for key, slot in slots.items()}]
@@ -165,7 +218,7 @@ def _misshapen(file: WeightFile, fit: matching.Match, slots: Mapping[Key, Slot])
     wrong = []
     for key in (key for key in slots if key in fit.sources):
         variable, name = slots[key].variable, fit.sources[key]
-        shape, header = tuple(variable.shape), file.headers[name]
+        shape, header = slots[key].shape, file.headers[name]
         valid = matching.torch_shapes(key, shape) if fit.torch else (shape,)
         if header.shape not in valid:
             wrong.append(f"{name!r} is {header.shape}, expected {valid[0]}")
@@ -193,15 +246,17 @@ def _some(items) -> str:
     return ", ".join(items[:SHOWN]) + (f" and {len(items) - SHOWN} more" if len(items) > SHOWN else "")
 
 
-def _read(file: WeightFile, fit: matching.Match, key: Key, variable: keras.Variable) -> np.ndarray:
+def _read(file: WeightFile, fit: matching.Match, key: Key, slot: Slot) -> np.ndarray:
     """One variable's values in at least float32, found finite in the variable's own type."""
-    name = fit.sources[key]
+    name, variable = fit.sources[key], slot.variable
     try:
         array = file.read(name).astype("float64" if variable.dtype == "float64" else "float32")
     except (OSError, RuntimeError, ValueError) as error:
         raise WeightsError(f"{file.path}: {name!r} cannot be read: {error}") from error
     if fit.torch:
-        array = matching.from_torch(key, array, tuple(variable.shape))
+        array = matching.from_torch(key, array, slot.shape)
+    if slot.shape != tuple(variable.shape):
+        array = adapt_kernel(array, variable.shape[2])
     with np.errstate(over="ignore"):
         finite = np.isfinite(array.astype(variable.dtype)).all()
     if not finite:

@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 from backend import outputs, randomise
 
-from convnext_keras import ConvNeXt, ConvNeXtTiny, create_model, decode_predictions, save_pretrained
+from convnext_keras import (
+    ConvNeXt,
+    ConvNeXtTiny,
+    WeightsError,
+    create_model,
+    decode_predictions,
+    load_weights,
+    save_pretrained,
+    save_weights,
+)
 from convnext_keras.preprocessing import Statistics, adapted
 
 pytestmark = [
@@ -28,6 +37,58 @@ def test_outputs_are_equal_after_a_round_trip(channels, include_preprocessing, f
     pixels = np.random.default_rng(0).uniform(0, 255, (2, *shape)).astype("float32")
     np.testing.assert_allclose(outputs(loaded, pixels), outputs(model, pixels), atol=1e-6)
     assert loaded.provenance.recipe.channels == channels
+
+
+@pytest.fixture(params=["keras", "timm", "transformers", "h5", "weights.h5", "safetensors"])
+def gray_equivalent(request, tmp_path):
+    """A model with the same statistics in all channels, and its weights in one of the formats."""
+    model = randomise(ConvNeXt(**SIZES, input_shape=(32, 32, 3), include_preprocessing=False))
+    if request.param in ("keras", "timm", "transformers"):
+        save_pretrained(model, tmp_path / "saved", request.param)
+        return model, tmp_path / "saved"
+    path = tmp_path / f"saved.{request.param}"
+    save = {"h5": model.save, "weights.h5": model.save_weights, "safetensors": lambda path: save_weights(model, path)}
+    save[request.param](path)
+    return model, path
+
+
+@pytest.mark.filterwarnings("ignore:.*ConvNeXt.*h5", "ignore:You are saving")
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 6])
+def test_pretrained_weights_are_converted_to_other_channels(channels, gray_equivalent):
+    model, weights = gray_equivalent
+    options = {**SIZES, "weights": weights, "input_shape": (32, 32, channels), "include_preprocessing": False}
+    if channels == 3:
+        converted = ConvNeXt(**options)
+    else:
+        with pytest.warns(UserWarning, match=f"converted from 3 to {channels} input channels"):
+            converted = ConvNeXt(**options)
+    kernels = [each.get_layer(f"{each.name}_stem").get_weights()[0] for each in (model, converted)]
+    parts = [kernels[0][:, :, [index % 3]] * 3 / channels for index in range(channels)]
+    expected = kernels[0].sum(axis=2, keepdims=True) if channels == 1 else np.concatenate(parts, axis=2)
+    np.testing.assert_allclose(kernels[1], expected, rtol=1e-6)
+    for mine, theirs in zip(model.weights[1:], converted.weights[1:], strict=True):
+        np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (mine, theirs)))
+    if channels in (1, 3, 6):  # An equal value in all channels gives the same output.
+        gray = np.random.default_rng(0).uniform(-2, 2, (2, 32, 32, 1)).astype("float32")
+        expected = outputs(model, gray.repeat(3, axis=-1))
+        np.testing.assert_allclose(outputs(converted, gray.repeat(channels, axis=-1)), expected, atol=1e-5)
+
+
+def test_statistics_and_transform_are_converted_too():
+    with pytest.warns(UserWarning, match="converted from 3 to 1"):
+        model = create_model("convnext_mini.digits", input_shape=(32, 32, 1))
+    transform = model.provenance.recipe
+    image = np.random.default_rng(0).integers(0, 256, (20, 20), "uint8")
+    assert transform(image).shape == (32, 32, 1)
+    assert transform.channels == len(transform.statistics.mean) == 1
+    assert model.predict(transform(image)[None], verbose=0).shape == (1, 10)
+
+
+def test_weights_of_other_channels_are_refused_by_load_weights(tmp_path):
+    model = ConvNeXt(**SIZES, input_shape=(32, 32, 3))
+    save_weights(model, tmp_path / "rgb.safetensors")
+    with pytest.raises(WeightsError, match="1 unfit"):
+        load_weights(ConvNeXt(**SIZES, input_shape=(32, 32, 1)), tmp_path / "rgb.safetensors")
 
 
 @pytest.mark.filterwarnings("default:There are no statistics", "default:.* takes normalized pixels")
