@@ -230,7 +230,8 @@ def ConvNeXt(  # noqa: N802 - named like the constructors of keras.applications
         layer_scale_init_value: see `LayerScale`; None for blocks without it.
         output_stride: pixels of the input for one of the last feature map: 8, 16 or 32 (None) for the published
             variants. Below 32, the last stages keep their resolution with dilated kernels, for dense prediction.
-        dtype: type or policy of all layers, such as `"mixed_bfloat16"`; None for Keras' global one.
+        dtype: Type or policy of the layers, such as `"mixed_bfloat16"`. None for Keras' global policy. Under all 16-bit
+            policies, also the pure `"bfloat16"`, the normalization of pixels and the head compute in float32.
         **architecture: other attributes of `Variant`.
 
     Returns:

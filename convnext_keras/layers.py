@@ -110,6 +110,9 @@ class LayerScale(layers.Layer):
     def call(self, inputs):
         return inputs * self.gamma
 
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
     def get_config(self):
         return {**super().get_config(), "init_value": self.init_value}
 
@@ -137,6 +140,9 @@ class GlobalResponseNormalization(layers.Layer):
         relative = norm / (ops.mean(norm, axis=-1, keepdims=True) + self.epsilon)
         return inputs + self.beta + self.gamma * (inputs * ops.cast(relative, inputs.dtype))
 
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
     def get_config(self):
         return {**super().get_config(), "epsilon": self.epsilon}
 
@@ -162,6 +168,9 @@ class SimpleNormalization(layers.Layer):
         channels = inputs.shape[-1]
         variance = ops.var(widened(inputs), axis=-1, keepdims=True) * channels / (channels - 1)
         return inputs * ops.cast(ops.rsqrt(variance + self.epsilon), inputs.dtype) * self.gamma
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
 
     def get_config(self):
         return {**super().get_config(), "epsilon": self.epsilon}
@@ -207,6 +216,9 @@ class AverageMaxPooling2D(layers.Layer):
     def call(self, inputs):
         both = ops.mean(inputs, axis=(1, 2)), ops.max(inputs, axis=(1, 2))
         return ops.concatenate(both, axis=-1) if self.concatenate else (both[0] + both[1]) / 2
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], input_shape[-1] * (2 if self.concatenate else 1))
 
     def get_config(self):
         return {**super().get_config(), "concatenate": self.concatenate, "data_format": self.data_format}

@@ -329,3 +329,13 @@ def test_copies_change_nothing(again):
     copied.set_weights(model.get_weights())
     pixels = some_pixels(2, 32, 32, 3)
     np.testing.assert_array_equal(outputs(copied, pixels), outputs(model, pixels))
+
+
+def test_clone_model_states_both_sizes_if_the_input_has_another():
+    """As with keras.applications: a model of fixed size cannot be cloned to another one."""
+    model = ConvNeXt((1, 1, 1, 1), (8, 16, 24, 32), weights=None, classes=4, input_shape=(32, 32, 3))
+    assert keras.models.clone_model(model, input_tensors=keras.Input((32, 32, 3))).output_shape == (None, 4)
+    with pytest.raises(ValueError, match=r"expected shape=\(None, 32, 32, 3\), found shape=\(None, 64, 64, 3\)"):
+        keras.models.clone_model(model, input_tensors=keras.Input((64, 64, 3)))
+    free = ConvNeXt((1, 1, 1, 1), (8, 16, 24, 32), weights=None, classes=4, input_shape=(None, None, 3))
+    assert keras.models.clone_model(free, input_tensors=keras.Input((64, 64, 3))).output_shape == (None, 4)

@@ -75,6 +75,9 @@ class UnitVector(layers.Layer):
     def call(self, inputs):
         return ops.normalize(inputs, axis=-1)
 
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
 
 class ZeroShotClassifier:
     """Names which of any labels fits a picture.
