@@ -71,6 +71,8 @@ def create_model(name: str | os.PathLike | Published, **arguments: Any) -> Model
     if variant not in VARIANTS and (description := hub.described(name)):
         described: dict[str, Any] = {"weights": description, **description.arguments, **arguments}
         return ConvNeXt(**described)
+    if variant not in VARIANTS and isinstance(name, str) and checkpoints.named(name, checkpoints.CLIP):
+        raise ValueError(f"{name} is a ConvNeXt-CLIP. Use convnext_keras.clip.create_model({name!r}).")
     if variant not in VARIANTS:
         hint = did_you_mean(name, [*VARIANTS, *checkpoints.weight_sets()])
         raise ValueError(

@@ -70,6 +70,8 @@ def classify(
 
     from convnext_keras import create_model, decode_predictions, deploy, scale
     from convnext_keras.batches import in_batches
+    from convnext_keras.clip.embedder import softmax
+    from convnext_keras.deploy.describing import output_names
 
     job = job_options(output, engine, address, devices)
     job |= {"column": column, "retry_errors": retry_errors, "exif_transpose": exif_transpose}
@@ -85,9 +87,12 @@ def classify(
     first = next(batches)  # Before anything is fetched.
     if isinstance(source, deploy.Artefact):
         predict: Any = source
+        kind = source.outputs[0]
     else:
-        predict = (source if isinstance(source, keras.Model) else create_model(source)).predict_on_batch
+        model = source if isinstance(source, keras.Model) else create_model(source)
+        predict, kind = model.predict_on_batch, output_names(model)[0]
     scores = np.concatenate([predict(pixels) for _, pixels in itertools.chain([first], batches)])
+    scores = softmax(scores) if kind == "logits" else scores
     decoded = decode_predictions(scores, top=top, labels=labels)
     if as_json:
         keys = ("id", "name", "score")

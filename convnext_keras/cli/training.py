@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from convnext_keras.cli.options import PRESET_FIELDS, PRESETS, AsJson
+from convnext_keras.cli.options import PRESET_FIELDS, PRESETS, TEMPLATE, AsJson, clip_named
 
 if TYPE_CHECKING:
     from convnext_keras.training import Recipe
@@ -22,6 +22,7 @@ CLASSES = "Folder with a folder for each class, or a .csv with path and class."
 Data = Annotated[Path, typer.Argument(help=CLASSES)]
 Model = Annotated[str, typer.Argument(help="Weight set, folder, hf://owner/name or .keras file.", show_default=False)]
 Skipped = Annotated[bool, typer.Option("--skip", help="Leave out pictures that cannot be read.")]
+Templates = Annotated[list[str], typer.Option(help="Prompt with {} for the class (ConvNeXt-CLIP only).")]
 Size = Annotated[int, typer.Option(min=0, help="Height and width in pixels; 0 for those of the weights.")]
 
 
@@ -64,10 +65,18 @@ def train(
     skip: Skipped = False,
     replay: Annotated[list[Path] | None, typer.Option(help="Pairs of what is not to be forgotten.")] = None,
     locked: Annotated[str, typer.Option(help="Of a ConvNeXt-CLIP, the tower to leave alone: image or text.")] = "",
+    interpolate: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Weight of the fine-tuned ConvNeXt-CLIP in the average with the original; 1 for no average.",
+        ),
+    ] = 1.0,
 ) -> None:
     """Fine-tunes a classifier on a folder of pictures, or a ConvNeXt-CLIP on pairs of pictures and texts.
 
-    The training of a classifier that was interrupted goes on with the same command.
+    The same command continues an interrupted training.
 
     [dim]convnext-keras train flowers/ --weights convnext_tiny.in12k_ft_in1k --output flowers-model[/]
 
@@ -84,11 +93,12 @@ def train(
         if recipe or size or skip:
             raise ValueError("--recipe, --size and --skip are for pictures with classes. Change fields with --set.")
         chosen = changed(training.CLIP_RECIPE, changes or [])
-        train_on_pairs(data, output, weights, chosen, part, seed, replay or [], locked or None)
+        train_on_pairs(data, output, weights, chosen, part, seed, replay or [], locked or None, interpolate)
         return
-    if replay or locked:
+    if replay or locked or interpolate != 1:
         raise ValueError(
-            f"--replay and --locked are for pairs: a .csv with path and caption, or a .tar. Received: {data}"
+            "--replay, --locked and --interpolate are for pairs: a .csv with path and caption, or a .tar. "
+            f"Received: {data}"
         )
     on_error = "skip" if skip else "raise"
     reports.new_figure(1, 1)  # Before hours of training.
@@ -107,6 +117,8 @@ def train(
     training.save(trained, output)
     shutil.rmtree(state)
     result = trained.evaluation
+    for note in trained.notes:
+        print(f"Note: {note}")
     print(f"{100 * result.accuracy():.1f} % of {len(held_out)} validation images are right: {output}")
 
 
@@ -119,12 +131,15 @@ def train_on_pairs(
     seed: int,
     replay: list[Path],
     locked: str | None,
+    interpolate: float,
 ) -> None:
     """Fine-tunes a ConvNeXt-CLIP, and writes it as a repository in the form of this library."""
     import numpy as np
 
     from convnext_keras import clip, training
+    from convnext_keras.files import atomic_path
     from convnext_keras.hub import save_pretrained
+    from convnext_keras.training import progress, reports
 
     pairs = training.read_pairs(data)
     if isinstance(validation, Path):
@@ -136,16 +151,32 @@ def train_on_pairs(
         raise ValueError(
             f"--validation {validation} leaves {len(kept)} pairs to train on, and {len(held_out)} to validate."
         )
+    reports.new_figure(1, 1)  # Before hours of training.
     recall = training.RetrievalRecall(held_out)
+    measured = {
+        "validation": recall,
+        **{str(path): training.RetrievalRecall(training.read_pairs(path)) for path in replay},
+    }
     model = clip.create_model(weights)
-    before = recall.measured(model)
-    options: Any = {"locked": locked, "seed": seed, "callbacks": [recall], "verbose": 2}
+    before = {name: each.measured(model) for name, each in measured.items()}
+    state = output.with_name(f"{output.name}.partial")
+    options: Any = {"locked": locked, "seed": seed, "state": state, "callbacks": [recall], "verbose": 2}
     tuned = training.fine_tune_clip(model, kept, recipe, replay=replay, **options)
-    after = recall.measured(tuned)
-    metrics: Any = {"validation recall at 1": f"{100 * after:.1f} %"}
-    save_pretrained(tuned, output, "keras", metrics=metrics)
-    figures = f"{100 * before:.1f} % before, {100 * after:.1f} % after"
-    print(f"recall at 1 among {len(held_out)} validation pairs: {figures}: {output}")
+    tuned = clip.interpolate(model, tuned, interpolate) if interpolate < 1 else tuned
+    after = {name: each.measured(tuned) for name, each in measured.items()}
+    metrics: Any = {f"{name} recall at 1": f"{100 * value:.1f} %" for name, value in after.items()}
+    with atomic_path(output) as partial:
+        whole = partial.with_name(output.name)
+        save_pretrained(tuned, whole, "keras", metrics=metrics)
+        history = progress.read_history(state)
+        (whole / progress.HISTORY).write_text(progress.as_table(history), encoding="utf-8")
+        reports.curves(history).savefig(whole / "curves.png", dpi=110)
+        whole.rename(partial)
+    shutil.rmtree(state)
+    for name, value in after.items():
+        figures = f"{100 * before[name]:.1f} % before, {100 * value:.1f} % after"
+        print(f"recall at 1 among {len(measured[name].pairs)} pairs ({name}): {figures}")
+    print(output)
 
 
 def evaluate(
@@ -154,21 +185,30 @@ def evaluate(
     size: Size = 0,
     flip: Annotated[bool, typer.Option("--flip", help="Average the scores of mirrored pictures in.")] = False,
     chart: Annotated[Path | None, typer.Option(help="Write the confusion of the classes as a picture.")] = None,
+    template: Templates = [TEMPLATE],  # noqa: B006
     skip: Skipped = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measures a classifier on a folder of pictures: top-1, top-5, by class, calibration.
+    """Measures a classifier or a ConvNeXt-CLIP on a folder of images: top-1, top-5, by class, calibration.
 
     [dim]convnext-keras evaluate convnext_tiny.imagenet imagenet/val[/]
 
     [dim]convnext-keras evaluate flowers-model more-flowers/[/]
     """
-    from convnext_keras import deploy, training
+    from convnext_keras import deploy, hub, training
     from convnext_keras.training import reports
 
     on_error = "skip" if skip else "raise"
-    chosen = deploy.Artefact(model) if deploy.is_artefact(model) else model
-    result = training.evaluate(chosen, data, size=size or None, flip=flip, on_error=on_error)
+    chosen: Any = model
+    if deploy.is_artefact(model):
+        chosen = deploy.Artefact(model)
+    elif deploy.is_exported_clip(model) or hub.is_clip(model):
+        chosen = clip_named(model)
+    held_out = training.held_out_part(data)
+    if held_out is not data:
+        typer.echo(f"Measured on the validation part of {data}.", err=True)
+    options: Any = {"size": size or None, "flip": flip, "on_error": on_error, "templates": template}
+    result = training.evaluate(chosen, held_out, **options)
     if chart:
         reports.confusion(result).savefig(chart, dpi=110)
     summary = result.summary()

@@ -209,6 +209,8 @@ def create_model(name: str | os.PathLike | hub.Description, **arguments: Any) ->
             raise checkpoints.WeightsError(f"{description.name} is a classifier: use convnext_keras.create_model.")
         return CLIPConvNeXt(variant, **{"weights": description, **arguments})
     variant = weight_set.variant if weight_set else str(name)
+    if variant not in CLIP_VARIANTS and isinstance(name, str) and checkpoints.named(name):
+        raise ValueError(f"{name} is a classifier. Use convnext_keras.create_model({name!r}).")
     if variant not in CLIP_VARIANTS:
         sets = checkpoints.weight_sets(checkpoints.CLIP)
         hint = did_you_mean(name, [*CLIP_VARIANTS, *sets, *(row.tag for row in sets.values())])

@@ -11,7 +11,7 @@ from convnext_keras.training.contrastive import (
     fine_tune_clip,
     zero_shot_accuracy,
 )
-from convnext_keras.training.data import Examples, read_examples, split
+from convnext_keras.training.data import Examples, find_duplicates, held_out_part, read_examples, split
 from convnext_keras.training.evaluation import Evaluation, evaluate
 from convnext_keras.training.fitting import Trained, fine_tune, parts_of
 from convnext_keras.training.groups import Group, describe
@@ -39,9 +39,11 @@ __all__ = [
     "describe",
     "enable_lora",
     "evaluate",
+    "find_duplicates",
     "fine_tune",
     "fine_tune_clip",
     "greedy_soup",
+    "held_out_part",
     "layerwise",
     "merge_lora",
     "parts_of",

@@ -1,7 +1,10 @@
 """Fine-tuning a ConvNeXt-CLIP on pairs, without forgetting what it knew."""
 
 import dataclasses
+import hashlib
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -12,8 +15,9 @@ from convnext_keras.clip.model import CLIP
 from convnext_keras.features import average, inner_layers, merge_lora
 from convnext_keras.training.adapters import enable_lora
 from convnext_keras.training.data import Examples
-from convnext_keras.training.fitting import compile_with
+from convnext_keras.training.fitting import check_callbacks, compile_with
 from convnext_keras.training.pairs import Pairs, pair_batches, read_pairs
+from convnext_keras.training.progress import EpochRecorder, Progress
 from convnext_keras.training.recipes import Recipe
 from convnext_keras.training.streams import augmentation_of
 
@@ -106,6 +110,7 @@ def fine_tune_clip(
     locked: str | None = None,
     hard: float = 0.5,
     seed: int = 0,
+    state: str | os.PathLike | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: int = 0,
 ) -> CLIP:
@@ -124,7 +129,9 @@ def fine_tune_clip(
         locked: `"image"` or `"text"`, the tower that keeps its weights ("LiT", https://arxiv.org/abs/2111.07991v3).
         hard: see `pair_batches`.
         seed: of all that is random.
-        callbacks: of Keras, such as `ZeroShotAccuracy`.
+        state: Folder that keeps the state and `history.csv` after each epoch, so that an interrupted training goes on
+            from there.
+        callbacks: of Keras, such as `ZeroShotAccuracy`. What they add to the logs is part of the history.
         verbose: of `fit`.
 
     Raises:
@@ -143,6 +150,7 @@ def fine_tune_clip(
         raise ValueError(f"locked must be None, 'image' or 'text'. Received: locked={locked!r}")
     if not 0 <= hard <= 1:
         raise ValueError(f"hard must be 0 to 1. Received: hard={hard!r}")
+    check_callbacks(callbacks)
     keras.utils.set_random_seed(seed)
     others = [replay] if isinstance(replay, Pairs) else [read_pairs(part) for part in replay]
     sources = [read_pairs(data), *others]
@@ -157,9 +165,15 @@ def fine_tune_clip(
     steps = max(1, len(sources[0]) // size) * len(sources)
     epochs = max(recipe.epochs, -(-recipe.minimum_steps // steps))
     compile_with(tuned, dataclasses.replace(recipe, accumulation_steps=1), epochs * steps, clip.ContrastiveLoss())
-    batches: Any = pair_batches(sources, model, augmentation_of(recipe, model.recipe), size, hard, seed)
+    settings = {"pairs": _digest(sources), "recipe": vars(recipe), "locked": locked, "hard": hard, "seed": seed}
+    progress = Progress(None if state is None else Path(state), {**settings, "start": model.fingerprint()})
+    begun = progress.resume(tuned)
+    augmentation = augmentation_of(recipe, model.recipe)
+    batches: Any = pair_batches(sources, model, augmentation, size, hard, seed, begun * steps)
+    options: Any = {"callbacks": [*callbacks, EpochRecorder(progress)], "shuffle": False, "verbose": verbose}
     try:
-        tuned.fit(batches, steps_per_epoch=steps, epochs=epochs, callbacks=[*callbacks], shuffle=False, verbose=verbose)
+        if begun < epochs:
+            tuned.fit(batches, steps_per_epoch=steps, initial_epoch=begun, epochs=epochs, **options)
     finally:
         batches.close()
     tuned.micro_batches = 1
@@ -169,6 +183,12 @@ def fine_tune_clip(
         layer.trainable = False
     merged: Any = merge_lora(tuned)
     return merged
+
+
+def _digest(sources: Sequence[Pairs]) -> str:
+    """SHA-256 of the texts and the groups of all pairs."""
+    rows = [[*zip(pairs.texts, pairs.groups.tolist(), strict=True)] for pairs in sources]
+    return hashlib.sha256(repr(rows).encode(errors="surrogatepass")).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import collections
 import csv
 import dataclasses
+import hashlib
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +17,7 @@ from convnext_keras.arguments import alternatives
 from convnext_keras.batches import image_files
 from convnext_keras.images import MODES, ImageSource, open_image, scaled, to_array
 
+TABLES = (".csv", ".tsv")
 TRAINING, VALIDATION = ("train", "training"), ("val", "valid", "validation", "test")
 COLUMNS = {
     "path": ("path", "file", "filepath", "file_path", "filename", "file_name", "image"),
@@ -52,6 +54,11 @@ class Examples:
     def __len__(self) -> int:
         return len(self.pictures)
 
+    def image_name(self, index: int) -> str:
+        """Returns the path of an image, or `image N` for an array."""
+        image = self.pictures[index]
+        return str(image) if isinstance(image, str | os.PathLike) else f"image {index}"
+
     @property
     def counts(self) -> dict[str, int]:
         """How many pictures each class has."""
@@ -76,10 +83,11 @@ def read_examples(
     """Pictures with their classes, in any of the usual forms.
 
     Args:
-        data: a folder with a folder of pictures for each class; a `.csv` file with columns `path`, relative to the
-            file's folder, and `class`; arrays `(pixels (N, H, W, C), labels)`, where labels are numbers, names, or rows
-            of one 1 and zeros; `Examples`; or an iterable of pairs, or of batches, or of dictionaries with `image` and
-            `label`, such as a `tf.data.Dataset`, PyTorch `DataLoader` or grain loader, which is read once into memory.
+        data: a folder with a folder of pictures for each class; a `.csv` or `.tsv` file with columns `path`, relative
+            to the file's folder, and `class`; arrays `(pixels (N, H, W, C), labels)`, where labels are numbers, names,
+            or rows of one 1 and zeros; `Examples`; or an iterable of pairs, or of batches, or of dictionaries with
+            `image` and `label`, such as a `tf.data.Dataset`, PyTorch `DataLoader` or grain loader, which is read once
+            into memory.
         class_names: the classes in order; by default those that the loader knows as `class_names`, or those that there
             are, sorted.
         keys: of the image and of the label in dictionaries, such as `("img", "fine_label")`.
@@ -125,11 +133,30 @@ def split_folders(folder: Any) -> tuple[Path, Path] | None:
     return (training, validation) if training and validation else None
 
 
+def is_table(path: Any) -> bool:
+    """Returns whether a path names an existing `.csv` or `.tsv` file."""
+    is_path = isinstance(path, str | os.PathLike)
+    return is_path and Path(path).suffix.lower() in TABLES and Path(path).is_file()
+
+
+def table_rows(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Reads a table whose columns are separated by commas, semicolons or tabs.
+
+    Returns:
+        The headings in lower case, and the other rows.
+    """
+    with path.open(newline="", encoding="utf-8-sig") as stream:
+        first = stream.readline()
+        stream.seek(0)
+        rows = [*csv.reader(stream, delimiter=max(",;\t", key=first.count))]
+    return [heading.strip().lower() for heading in (rows or [[]])[0]], [row for row in rows[1:] if row]
+
+
 def _from_path(path: Path) -> tuple[list[Path], list[str]]:
-    if path.is_file() and path.suffix.lower() == ".csv":
+    if is_table(path):
         return _from_table(path)
     if not path.is_dir():
-        raise ValueError(f"{path} is neither a folder with a folder for each class nor a .csv file.")
+        raise ValueError(f"{path} is neither a folder with a folder for each class nor a .csv or .tsv file.")
     classes = _class_folders(path)
     if not classes:
         raise ValueError(f"{path} has no folders. Put the pictures of each class into a folder that is called like it.")
@@ -138,7 +165,7 @@ def _from_path(path: Path) -> tuple[list[Path], list[str]]:
 
 
 def table_columns(path: Path, columns: Mapping[str, Sequence[str]]) -> list[list[str]]:
-    """Columns of a `.csv` file, each found by one of some headings, whatever their case.
+    """Columns of a `.csv` or `.tsv` file, each found by one of some headings, whatever their case.
 
     Args:
         path: of the file.
@@ -147,17 +174,16 @@ def table_columns(path: Path, columns: Mapping[str, Sequence[str]]) -> list[list
     Raises:
         ValueError: if a column is not there, or no row.
     """
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        headings = {heading.strip().lower(): heading for heading in reader.fieldnames or ()}
-        rows = [*reader]
-    found = [next((headings[name] for name in names if name in headings), None) for names in columns.values()]
-    for heading, names in zip(found, columns.values(), strict=True):
-        if heading is None:
+    headings, rows = table_rows(path)
+    found = [next((headings.index(name) for name in names if name in headings), None) for names in columns.values()]
+    for column, names in zip(found, columns.values(), strict=True):
+        if column is None:
             raise ValueError(f"{path} must have a column {alternatives(names)}. Received: {', '.join(headings)}")
     if not rows:
         raise ValueError(f"{path} has no rows below its heading.")
-    return [[row[heading] for row in rows] for heading in found if heading is not None]
+    if short := [number for number, row in enumerate(rows, start=2) if len(row) < len(headings)]:
+        raise ValueError(f"{path}: row {short[0]} has fewer columns than the heading.")
+    return [[row[column] for row in rows] for column in found if column is not None]
 
 
 def _from_table(path: Path) -> tuple[list[Path], list[str]]:
@@ -301,10 +327,9 @@ def split_rows(path: Any) -> tuple[list[int], list[int]] | None:
     Raises:
         ValueError: if the column has other words than these, or leaves nothing for one of them.
     """
-    if not isinstance(path, str | os.PathLike) or Path(path).suffix.lower() != ".csv" or not Path(path).is_file():
+    if not is_table(path):
         return None
-    with Path(path).open(newline="", encoding="utf-8-sig") as stream:
-        headings = {heading.strip().lower() for heading in next(csv.reader(stream), [])}
+    headings, _ = table_rows(Path(path))
     column = next((name for name in SPLIT if name in headings), None)
     if column is None:
         return None
@@ -320,6 +345,50 @@ def split_rows(path: Any) -> tuple[list[int], list[int]] | None:
     if not training or not validation:
         raise ValueError(f"{path}: the column {column} must have rows of {TRAINING[0]!r} and of {VALIDATION[0]!r}.")
     return training, validation
+
+
+def held_out_part(data: Any) -> Any:
+    """Returns the validation part of data that is divided into training and validation; other data as it is.
+
+    Args:
+        data: See `read_examples`. A folder with `train` and `val` in it, or a table with a column `split`, is divided.
+    """
+    folders, rows = split_folders(data), split_rows(data)
+    if folders:
+        return folders[1]
+    return read_examples(data).subset(rows[1]) if rows else data
+
+
+def find_duplicates(training: Examples, held_out: Examples) -> list[tuple[str, str]]:
+    """Finds images of the validation part that occur in the training part too, byte by byte.
+
+    Args:
+        training: The training part.
+        held_out: The validation part.
+
+    Returns:
+        One pair of names (validation, training) per duplicate, in the order of the validation part.
+
+    Example:
+        >>> examples = Examples([np.zeros((8, 8, 3), "uint8")] * 2, np.array([0, 1]), ("cat", "dog"))
+        >>> find_duplicates(examples.subset([0]), examples.subset([1]))
+        [('image 0', 'image 0')]
+    """
+    known: dict[str, int] = {}
+    for index, image in enumerate(training.pictures):
+        known.setdefault(_content_hash(image), index)
+    hashes = enumerate(map(_content_hash, held_out.pictures))
+    pairs = [(index, known[digest]) for index, digest in hashes if digest in known]
+    return [(held_out.image_name(mine), training.image_name(theirs)) for mine, theirs in pairs]
+
+
+def _content_hash(image: ImageSource) -> str:
+    """SHA-256 of a file's bytes, or of an array's shape and values."""
+    if isinstance(image, str | os.PathLike):
+        with Path(image).open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    array = np.ascontiguousarray(image)
+    return hashlib.sha256(repr((array.shape, array.dtype.str)).encode() + array.tobytes()).hexdigest()
 
 
 def split(examples: Examples, validation: float = 0.2, seed: int = 0) -> tuple[Examples, Examples]:

@@ -9,14 +9,17 @@ import keras
 import numpy as np
 
 from convnext_keras.batches import in_batches
-from convnext_keras.clip.embedder import softmax
+from convnext_keras.clip.constructors import create_model as create_clip
+from convnext_keras.clip.embedder import Embedder, softmax
 from convnext_keras.clip.inference import Runner
+from convnext_keras.clip.zero_shot import TEMPLATE, ZeroShotClassifier
 from convnext_keras.constructors import create_model
+from convnext_keras.hub import is_clip
 from convnext_keras.images import ImageSource
 from convnext_keras.labels import class_names as names_of_set
 from convnext_keras.preprocessing import Recipe as Transform
 from convnext_keras.provenance import Provenance, provenance_of
-from convnext_keras.training.data import read_examples
+from convnext_keras.training.data import held_out_part, read_examples
 
 BINS = 15  # of confidence, as in https://arxiv.org/abs/1706.04599v2
 
@@ -108,20 +111,23 @@ def evaluate(
     flip: bool = False,
     batch_size: int = 32,
     on_error: str = "raise",
+    templates: str | Sequence[str] = TEMPLATE,
 ) -> Evaluation:
-    """Measures a classifier on pictures.
+    """Measures a classifier, or the zero-shot classification of a ConvNeXt-CLIP, on images.
 
     Args:
         model: a classifier, or what `create_model` takes for one: the name of a weight set, a folder, a repository, a
-            `.keras` file; or an exported one, `deploy.Artefact`.
-        data: see `read_examples`. Its classes are found among the model's by identifier or name, so that folders of
-            ImageNet may be called `n01440764` or `tench`; they may be some of the model's.
+            `.keras` file; or an exported one, `deploy.Artefact`. Or a ConvNeXt-CLIP, by its name, in Keras or exported.
+        data: see `read_examples`. Of data that is divided into training and validation, by folders `train` and `val`
+            or by a column `split`, the validation part is used. Its classes are found among the model's by identifier
+            or name, so that folders of ImageNet may be called `n01440764` or `tench`; they may be some of the model's.
         class_names: the classes of a model that does not know them, in the order of its outputs.
         transform: evaluation transform; by default the model's own.
         size: another height and width in pixels than the transform's; a larger one is often better.
         flip: whether the scores of the mirrored pictures are averaged in.
         batch_size: pictures at a time.
         on_error: see `read_examples`.
+        templates: Prompts of the class names for a ConvNeXt-CLIP, see `clip.ZeroShotClassifier`.
 
     Raises:
         ValueError: if the classes are not the model's, the model knows no transform and none is given, or its input has
@@ -132,6 +138,16 @@ def evaluate(
         >>> evaluate("convnext_mini.digits", digits).scores.shape
         (2, 10)
     """
+    data = held_out_part(data)
+    if isinstance(model, str | os.PathLike) and is_clip(str(model)):
+        model = create_clip(str(model))
+    if isinstance(model, Embedder):
+        if class_names or transform or size or flip:
+            raise ValueError("class_names, transform, size and flip are of classifiers, not of a ConvNeXt-CLIP.")
+        examples = read_examples(data, on_error=on_error)
+        classifier = ZeroShotClassifier(model, examples.class_names, templates)
+        cosines = classifier.cosines(examples.pictures, batch_size, exif_transpose=True)
+        return Evaluation(softmax(classifier.temperature * cosines), examples.labels, examples.class_names)
     if isinstance(model, str | os.PathLike):
         model = create_model(model, **({"input_shape": (size, size, 3)} if size else {}))
     run: Any = model

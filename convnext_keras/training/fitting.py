@@ -12,7 +12,14 @@ import numpy as np
 
 from convnext_keras.provenance import ModelWithProvenance
 from convnext_keras.training.adapters import enable_lora
-from convnext_keras.training.data import Examples, read_examples, split, split_folders, split_rows
+from convnext_keras.training.data import (
+    Examples,
+    find_duplicates,
+    read_examples,
+    split,
+    split_folders,
+    split_rows,
+)
 from convnext_keras.training.evaluation import Evaluation, scores_of
 from convnext_keras.training.optimizers import layerwise
 from convnext_keras.training.probe import start_from_probe
@@ -21,6 +28,9 @@ from convnext_keras.training.recipes import Recipe, recipe_named
 from convnext_keras.training.starts import Start, frozen, start_from
 from convnext_keras.training.streams import epochs_of, steps_of_epoch, training_batches
 
+MAX_GAP = 0.1  # between training and validation accuracy, above which a note names both
+MAX_RISE = 1.2  # of the validation loss over its lowest value, above which a note says so
+
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
@@ -28,7 +38,7 @@ class Trained:
 
     Attributes:
         model: the classifier; it knows its classes and its transform, also after `model.save`.
-        history: for each epoch, its loss, the loss and accuracy on the validation pictures, and the seconds it took.
+        history: One row per epoch with loss and accuracy on training and validation images, learning rate, and seconds.
         evaluation: of the model on the validation pictures.
         recipe: that was followed.
         training: the pictures that were trained on.
@@ -46,6 +56,34 @@ class Trained:
     validation: Examples
     is_complete: bool = True
     checkpoints: dict[str, list[np.ndarray]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def notes(self) -> list[str]:
+        """Returns one sentence per finding that a reader of the results must know."""
+        found = []
+        if duplicates := find_duplicates(self.training, self.validation):
+            mine, theirs = duplicates[0]
+            found.append(
+                f"{len(duplicates)} of {len(self.validation)} validation images are in the training data too, such as "
+                f"{mine} and {theirs}. The results are too high."
+            )
+        if not self.history:
+            return found
+        last, losses = self.history[-1], [row["val_loss"] for row in self.history]
+        gap = last["accuracy"] - last["val_accuracy"]
+        if gap > MAX_GAP:
+            found.append(
+                f"The accuracy of the last epoch is {100 * last['accuracy']:.1f} % on training images and "
+                f"{100 * last['val_accuracy']:.1f} % on validation images. Add images, or use a stronger augmentation."
+            )
+        best = int(np.argmin(losses))
+        is_last = self.recipe.keep == "last" and not self.recipe.patience
+        if is_last and losses[-1] > MAX_RISE * losses[best]:
+            found.append(
+                f"The validation loss was lowest after epoch {best + 1} ({losses[best]:.3g}) and is {losses[-1]:.3g} "
+                "after the last, whose weights are kept. To keep those of the best epoch, set keep='best'."
+            )
+        return found
 
 
 def fine_tune(

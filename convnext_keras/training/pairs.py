@@ -1,6 +1,5 @@
 """Pictures with texts: from a table, from shards, or as prompts of classes; and their batches."""
 
-import csv
 import dataclasses
 import itertools
 import os
@@ -17,7 +16,7 @@ from convnext_keras.batches import in_batches, is_image_file
 from convnext_keras.clip.model import CLIP
 from convnext_keras.images import ImageSource, open_image
 from convnext_keras.training.data import COLUMNS as CLASS_COLUMNS
-from convnext_keras.training.data import Examples, table_columns
+from convnext_keras.training.data import Examples, is_table, table_columns, table_rows
 
 COLUMNS = {"path": CLASS_COLUMNS["path"], "text": ("caption", "text", "title")}
 PROMPTS = ("a {}", "a photo of a {}", "a picture of a {}", "{}")
@@ -82,8 +81,9 @@ def read_pairs(data: Any) -> Pairs:
     """Pictures with texts in any of the usual forms.
 
     Args:
-        data: a `.csv` file with columns `path`, relative to the file's folder, and `caption`; `.tar` shards in the form
-            of webdataset, one or a list, where `0001.jpg` and `0001.txt` are a pair; `(pictures, texts)`; `Pairs`.
+        data: a `.csv` or `.tsv` file with columns `path`, relative to the file's folder, and `caption`; `.tar` shards
+            in the form of webdataset, one or a list, where `0001.jpg` and `0001.txt` are a pair; `(pictures, texts)`;
+            `Pairs`.
 
     Raises:
         ValueError: if the form is none of these, nothing is there, or a picture cannot be read.
@@ -96,12 +96,12 @@ def read_pairs(data: Any) -> Pairs:
         return data
     if isinstance(data, tuple) and len(data) == 2:
         pictures, texts = [*data[0]], [*data[1]]
-    elif isinstance(data, str | os.PathLike) and Path(data).suffix.lower() == ".csv":
-        pictures, texts = _from_table(Path(data))
+    elif is_table(data):
+        pictures, texts = _from_table(Path(str(data)))
     else:
         shards = [data] if isinstance(data, str | os.PathLike) else data
         if not isinstance(shards, list | tuple) or not all(str(shard).endswith(".tar") for shard in shards):
-            raise ValueError(f"Pairs are a .csv file, .tar shards or (pictures, texts). Received: {data!r}")
+            raise ValueError(f"Pairs are a .csv or .tsv file, .tar shards or (pictures, texts). Received: {data!r}")
         pictures, texts = _from_shards([Path(shard) for shard in shards])
     if not pictures or len(pictures) != len(texts):
         raise ValueError(f"There must be pictures, and a text for each. Received: {len(pictures)} and {len(texts)}")
@@ -112,10 +112,9 @@ def read_pairs(data: Any) -> Pairs:
 
 def holds_pairs(path: Path) -> bool:
     """Whether a path names pictures with texts: shards, or a table with a column of texts and none of classes."""
-    if path.suffix.lower() != ".csv" or not path.is_file():
+    if not is_table(path):
         return path.suffix.lower() == ".tar"
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        headings = {heading.strip().lower() for heading in next(csv.reader(stream), [])}
+    headings = {*table_rows(path)[0]}
     return bool(headings & {*COLUMNS["text"]}) and not headings & {*CLASS_COLUMNS["class"]}
 
 
@@ -176,6 +175,7 @@ def pair_batches(
     batch_size: int,
     hard: float = 0.5,
     seed: int = 0,
+    first: int = 0,
 ) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
     """Batches without end for `CLIP.fit`, each of one source, in turn, so that its texts are negatives of one kind.
 
@@ -185,17 +185,18 @@ def pair_batches(
         augmentation: of the pictures.
         batch_size: pairs of a batch.
         hard: part 0..1 of a batch that is made of families of near groups; the rest is drawn at random.
-        seed: of all that is random.
+        seed: Random seed. Each batch depends on the seed and its number only.
+        first: Number of the first batch, from 0.
 
     Yields:
         `{"images": (batch, height, width, 3), "tokens": (batch, L)}`, and the groups `(batch,)`.
     """
-    random = np.random.default_rng(seed)
     near = [NearGroups(pairs, model) if hard else None for pairs in sources]
     members = [_members(pairs.groups) for pairs in sources]
 
     def drawn() -> Iterator[tuple[int, int, int]]:
-        for number in itertools.count():
+        for number in itertools.count(first):
+            random = np.random.default_rng((seed, number))
             source = number % len(sources)
             rows = _drawn(sources[source], near[source], members[source], batch_size, hard, random)
             yield from ((source, row, int(random.integers(2**31))) for row in rows)

@@ -57,9 +57,7 @@ class Progress:
         if not self.folder or not states:
             return 0
         epoch = max(states)
-        with (self.folder / HISTORY).open(newline="") as stream:
-            rows = [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(stream)]
-        self.history = rows[:epoch]
+        self.history = read_history(self.folder)[:epoch]
         if (self.folder / BEST).exists():
             load_weights(model, self.folder / BEST)
             self.best = _copies(model)
@@ -71,10 +69,10 @@ class Progress:
 
         Args:
             model: with the weights that were evaluated.
-            row: for the history, with `val_loss`.
+            row: Values for the history, with `val_loss`, or `loss` of training if nothing is validated.
             state: the model's weights with which training goes on, if they are others.
         """
-        is_best = row["val_loss"] < min((past["val_loss"] for past in self.history), default=np.inf)
+        is_best = _loss(row) < min(map(_loss, self.history), default=np.inf)
         self.history.append(row)
         self.best = _copies(model) if is_best else self.best
         if self.folder and is_best:
@@ -102,6 +100,10 @@ class Progress:
 
     def _files(self, pattern: str) -> list[Path]:
         return [*self.folder.glob(pattern)] if self.folder else []
+
+
+def _loss(row: dict[str, float]) -> float:
+    return row.get("val_loss", row["loss"])
 
 
 def _number(text: str) -> float:
@@ -136,6 +138,19 @@ def settings_of(examples: Examples, held_out: Examples, **others: Any) -> dict[s
     return {"pictures": digest.hexdigest(), "class_names": [*examples.class_names], **others}
 
 
+def current_learning_rate(model: keras.Model) -> float:
+    """Returns the learning rate of the next step."""
+    optimizer: Any = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    rate: Any = keras.ops.convert_to_numpy(optimizer.learning_rate)
+    return float(rate)
+
+
+def read_history(folder: Path) -> list[dict[str, float]]:
+    """Reads the history in a folder, one row per epoch."""
+    with (folder / HISTORY).open(newline="") as stream:
+        return [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(stream)]
+
+
 def as_table(history: list[dict[str, float]]) -> str:
     """A history as the text of a `.csv` file."""
     lines = [",".join(history[0]), *(",".join(json.dumps(value) for value in row.values()) for row in history)]
@@ -150,6 +165,30 @@ def _written(path: Path, text: str) -> None:
 
 def _copies(model: keras.Model) -> list[np.ndarray]:
     return [np.array(keras.ops.convert_to_numpy(weight)) for weight in model.weights]
+
+
+class EpochRecorder(keras.callbacks.Callback):
+    """Records each epoch's logs and the state of the model.
+
+    Args:
+        progress: The history and the folder to write to.
+    """
+
+    def __init__(self, progress: Progress):
+        super().__init__()
+        self.progress, self.begun = progress, 0.0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Starts the clock of the epoch."""
+        self.begun = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Records the logs and the state."""
+        model: Any = self.model
+        figures = {name: float(value) for name, value in (logs or {}).items()}
+        row = {"epoch": epoch + 1, **figures, "learning_rate": current_learning_rate(model)}
+        row["seconds"] = round(time.perf_counter() - self.begun, 3)
+        self.progress.keep(model, row, _copies(model))
 
 
 class Following(keras.callbacks.Callback):
@@ -190,6 +229,7 @@ class Following(keras.callbacks.Callback):
         logs["val_loss"], logs["val_accuracy"] = result.loss, result.accuracy()
         row = {"epoch": epoch + 1, "loss": float(logs["loss"]), "accuracy": float(logs["accuracy"])}
         row |= {name: logs[name] for name in ("val_loss", "val_accuracy")}
+        row["learning_rate"] = current_learning_rate(model)
         self.progress.keep(model, {**row, "seconds": round(time.perf_counter() - self.begun, 3)}, state)
         if not np.isfinite([row["loss"], row["val_loss"]]).all():
             warnings.warn(

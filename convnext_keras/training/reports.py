@@ -1,6 +1,8 @@
 """What is left of a training for people to look at: pictures, tables and a model card."""
 
+import csv
 import dataclasses
+import io
 import json
 import os
 from pathlib import Path
@@ -14,12 +16,25 @@ from convnext_keras.hub import save_pretrained
 from convnext_keras.provenance import provenance_of
 from convnext_keras.sheets import sheet_of
 from convnext_keras.training.data import Examples
-from convnext_keras.training.evaluation import Evaluation
+from convnext_keras.training.evaluation import Evaluation, scores_of
 from convnext_keras.training.fitting import Trained
 from convnext_keras.training.progress import HISTORY, as_table
 
 EXTRA = 'Curves and other charts need matplotlib: pip install "convnext-keras[training]"'
 MOST_NAMES = 40  # of classes that a chart has room for
+PREDICTIONS = "predictions.csv"
+# Columns of the history in each chart, with their labels.
+LOSSES = {"loss": "training", "val_loss": "validation"}
+ACCURACIES = {
+    "accuracy": "accuracy, training",
+    "val_accuracy": "accuracy, validation",
+    "recall_at_1": "recall at 1, validation",
+    "zero_shot_accuracy": "zero-shot accuracy",
+}
+COLORS = {
+    **{"training": "C0", "validation": "C1", "accuracy, training": "C0", "accuracy, validation": "C1"},
+    **{"recall at 1, validation": "C1", "zero-shot accuracy": "C2"},
+}
 MISTAKES, COLUMNS, CELL = 24, 6, 150  # pictures on the sheet, in a row, and pixels of one
 
 
@@ -37,18 +52,17 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def curves(history: list[dict[str, float]]) -> Any:
-    """Loss and accuracy by epoch."""
+    """Draws loss and accuracy, or recall of a ConvNeXt-CLIP, by epoch."""
     figure = new_figure(9, 3.5)
     losses, accuracies = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
-    for name, text in (("loss", "training"), ("val_loss", "validation")):
-        losses.plot(epochs, [row[name] for row in history], label=text)
-    accuracies.plot(epochs, [100 * row["val_accuracy"] for row in history], color="C1")
-    losses.set(xlabel="epoch", ylabel="cross-entropy", yscale="log")
-    losses.legend()
-    accuracies.set(xlabel="epoch", ylabel="validation accuracy, %")
-    for axes in (losses, accuracies):
+    for axes, names, factor in ((losses, LOSSES, 1), (accuracies, ACCURACIES, 100)):
+        for name in (name for name in names if name in history[0]):
+            axes.plot(epochs, [factor * row[name] for row in history], label=names[name], color=COLORS[names[name]])
         axes.grid(alpha=0.3)
+        axes.legend()
+    losses.set(xlabel="epoch", ylabel="loss (cross-entropy)", yscale="log")
+    accuracies.set(xlabel="epoch", ylabel="%", ylim=(0, 101))
     return figure
 
 
@@ -100,12 +114,37 @@ def mistakes(examples: Examples, result: Evaluation) -> Any:
     return sheet_of(rows, CELL) if rows else None
 
 
+def predictions_table(trained: Trained) -> str:
+    """Returns a `.csv` text with one row per image: path, label, prediction, score, and split.
+
+    Args:
+        trained: The result of `fine_tune`. Its model predicts the training images once more; validation images have
+            the scores of its evaluation.
+    """
+    known: Any = trained.model.provenance  # which `fine_tune` sets
+    names = trained.evaluation.class_names
+    training = scores_of(trained.model, trained.training.pictures, known.recipe, trained.recipe.batch_size)
+    parts = {
+        "train": (trained.training, training),
+        "validation": (trained.validation, trained.evaluation.scores),
+    }
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["path", "label", "prediction", "score", "split"])
+    for split, (examples, scores) in parts.items():
+        for index, (label, row) in enumerate(zip(examples.labels, scores, strict=True)):
+            best = int(row.argmax())
+            writer.writerow([examples.image_name(index), names[label], names[best], f"{row[best]:.6f}", split])
+    return stream.getvalue()
+
+
 def save(trained: Trained, folder: str | os.PathLike, name: str = "") -> None:
     """Writes a trained model with all that is to be known of it, whole or not at all.
 
     The folder is a repository in this library's own form, so `create_model(folder)` and every command take it; it can
-    be pushed to the hub as it is. With the weights come `model.keras`, `history.csv`, `results.json`, the charts and
-    the card, `README.md`; and, of the best epoch and the last, the weights that the model does not have, as
+    be pushed to the hub as it is. With the weights come `model.keras`, `history.csv`, `predictions.csv`,
+    `results.json`, the charts and the card, `README.md`; and, of the best epoch and the last, the weights that the
+    model does not have, as
     `best.safetensors` or `last.safetensors`.
 
     Args:
@@ -137,6 +176,7 @@ def save(trained: Trained, folder: str | os.PathLike, name: str = "") -> None:
         sheet = mistakes(trained.validation, trained.evaluation)
         if sheet:
             sheet.save(whole / "mistakes.png", optimize=True)
+        (whole / PREDICTIONS).write_text(predictions_table(trained), encoding="utf-8", errors="surrogateescape")
         settings = {"recipe": dataclasses.asdict(trained.recipe), "validation": results}
         (whole / "results.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
         with (whole / "README.md").open("a", encoding="utf-8") as stream:
@@ -183,6 +223,7 @@ def story(trained: Trained, charts: list[str]) -> str:
     lines = ["", "## Training", "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items())]
     chosen = ", by which the epoch was chosen too" if trained.recipe.keep == "best" or trained.recipe.patience else ""
     lines += ["", f"The results are those on the validation pictures{chosen}.", ""]
+    lines += [line for note in trained.notes for line in (note, "")]
     lines += ["| class | trained on | validated with | right |", "|---|---:|---:|---:|"]
     for name in result.class_names:
         part = by_class[name]

@@ -12,6 +12,7 @@ import numpy as np
 
 from convnext_keras.constructors import create_model
 from convnext_keras.features import functional, inner_layers, merge_lora, rebuilt
+from convnext_keras.hub import is_clip
 from convnext_keras.initializers import Normal
 from convnext_keras.names import BLOCK, DOWNSAMPLING, LayerName, read
 from convnext_keras.preprocessing import Recipe as Transform
@@ -60,6 +61,12 @@ def start_from(
         ValueError: if a model is of other classes, or ends otherwise.
     """
     is_named = not isinstance(given, keras.Model) and Path(str(given)).suffix != ".keras"
+    if is_named and is_clip(str(given)):
+        raise ValueError(
+            f"{given} is a ConvNeXt-CLIP, which is trained on images with texts: use fine_tune_clip with "
+            "prompts(read_examples(DATA)), or a .csv of paths and captions. For a classifier, start from the weights "
+            "of a classifier."
+        )
     if is_named:
         random = {"weights": None} if recipe.start == "random" else {}
         model = _created(str(given), len(class_names), size, **random)

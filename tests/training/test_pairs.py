@@ -74,7 +74,7 @@ def test_the_command_trains_on_a_table_of_pairs(tmp_path):
     shown = CliRunner().invoke(
         app, [*arguments, "--validation", str(more), "--locked", "image"], catch_exceptions=False
     )
-    found = re.search(r"recall at 1 among 6 validation pairs: ([\d.]+) % before, ([\d.]+) % after", shown.stdout)
+    found = re.search(r"recall at 1 among 6 pairs \(validation\): ([\d.]+) % before, ([\d.]+) % after", shown.stdout)
     assert float(found[2]) > float(found[1])
     tuned = clip.create_model(output)
     measured = training.RetrievalRecall(training.read_pairs(more)).measured(tuned)
@@ -109,7 +109,7 @@ def test_bad_pairs_are_told(tmp_path):
         pass
     with pytest.raises(ValueError, match="empty.tar has no pairs"):
         training.read_pairs(tmp_path / "empty.tar")
-    with pytest.raises(ValueError, match="Pairs are a .csv file, .tar shards or"):
+    with pytest.raises(ValueError, match="Pairs are a .csv or .tsv file, .tar shards or"):
         training.read_pairs(tmp_path)
     with pytest.raises(ValueError, match="a text for each. Received: 6 and 2"):
         training.read_pairs((pictures(6)[0], ["a", "b"]))
