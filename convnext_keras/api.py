@@ -20,13 +20,13 @@ from convnext_keras.constructors import (
     list_models,
 )
 from convnext_keras.convnext import ConvNeXt, ConvNeXtBase, ConvNeXtLarge, ConvNeXtSmall, ConvNeXtTiny, ConvNeXtXLarge
-from convnext_keras.deploy import fold_for_inference
-from convnext_keras.features import feature_extractor
+from convnext_keras.data.class_names import decode_predictions
+from convnext_keras.data.images import ImageError
+from convnext_keras.data.transforms import preprocess_input
+from convnext_keras.export import fold_for_inference
+from convnext_keras.feature_extraction import feature_extractor
 from convnext_keras.hub import push_to_hub, save_pretrained
-from convnext_keras.images import ImageError
-from convnext_keras.labels import decode_predictions
-from convnext_keras.memory import keep_memory
-from convnext_keras.preprocessing import preprocess_input
+from convnext_keras.malloc import keep_memory
 
 __all__ = [
     "ConvNeXt",

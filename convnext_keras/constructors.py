@@ -8,11 +8,11 @@ from typing import Any
 import keras
 
 from convnext_keras import checkpoints, hub
-from convnext_keras.arguments import check_names, did_you_mean
 from convnext_keras.checkpoints import Published, WeightsError, WeightSet
+from convnext_keras.configs import VARIANTS
 from convnext_keras.convnext import ConvNeXt, constructor_of
-from convnext_keras.provenance import ModelWithProvenance
-from convnext_keras.variants import VARIANTS
+from convnext_keras.model import ModelWithProvenance
+from convnext_keras.validation import check_names, did_you_mean
 
 ConvNeXtAtto = constructor_of("convnext_atto", "ConvNeXtAtto")
 ConvNeXtFemto = constructor_of("convnext_femto", "ConvNeXtFemto")

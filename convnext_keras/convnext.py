@@ -15,8 +15,11 @@ import keras
 import numpy as np
 from keras import layers
 
-from convnext_keras import arguments, checkpoints, hub
+from convnext_keras import checkpoints, hub, validation
+from convnext_keras.configs import VARIANTS, Options, Variant, variant_of
+from convnext_keras.data.transforms import Recipe, Statistics, statistics_of
 from convnext_keras.initializers import Normal
+from convnext_keras.layer_names import LayerName
 from convnext_keras.layers import (
     ACTIVATIONS,
     NORMS,
@@ -26,11 +29,8 @@ from convnext_keras.layers import (
     GlobalResponseNormalization,
     LayerScale,
 )
-from convnext_keras.names import LayerName
-from convnext_keras.preprocessing import Recipe, Statistics, statistics_of
-from convnext_keras.provenance import ModelWithProvenance
+from convnext_keras.model import ModelWithProvenance
 from convnext_keras.signatures import Constructor, InputShape, Pooling, Weights, signature_with
-from convnext_keras.variants import VARIANTS, Options, Variant, variant_of
 
 LAST = {"data_format": "channels_last"}
 
@@ -246,21 +246,21 @@ def ConvNeXt(  # noqa: N802 - named like the constructors of keras.applications
         >>> ConvNeXt((1, 1, 2, 1), (16, 32, 64, 128), classes=10).output_shape
         (None, 10)
     """
-    arguments.check_names("ConvNeXt", architecture)
-    arguments.check_name(name)
+    validation.check_names("ConvNeXt", architecture)
+    validation.check_name(name)
     variant = variant_of(depths, dims, architecture, others=inspect.signature(ConvNeXt).parameters)
     source = hub.resolve(weights)
     published = None if isinstance(source, Path) else source
     trained_with = published.activations if published else (None, "softmax")
     valid = trained_with if include_top and source is not None else None
-    arguments.check(pooling, POOLINGS, classes, classifier_activation, valid, drop_path_rate)
+    validation.check(pooling, POOLINGS, classes, classifier_activation, valid, drop_path_rate)
     classes = int(classes)  # Keras takes no number of NumPy.
     if published:
         published.check(variant, include_top)
-    stride = arguments.checked_stride(output_stride, variant.stride(0), variant.minimum_size)
+    stride = validation.checked_stride(output_stride, variant.stride(0), variant.minimum_size)
     recipe = published.recipe if published else Recipe(variant.input_size)
     size = recipe.size if include_top else None
-    inputs = arguments.input_layer(input_tensor, input_shape, size, variant.minimum_size, recipe.channels)
+    inputs = validation.input_layer(input_tensor, input_shape, size, variant.minimum_size, recipe.channels)
     file = None if source is None else checkpoints.fetch(source, include_top)
     design = Design(variant, name, drop_path_rate, layer_scale_init_value, stride, dtype)
     statistics = recipe.statistics if include_preprocessing else None
@@ -291,7 +291,7 @@ def constructor_of(variant: str, function: str) -> Constructor:
     signature = signature_with(Constructor, changed)
 
     def constructor(*args: Any, **kwargs: Any) -> ModelWithProvenance:
-        arguments.check_names(function, kwargs)
+        validation.check_names(function, kwargs)
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         options: dict[str, Any] = {**VARIANTS[variant]._asdict(), **bound.arguments}

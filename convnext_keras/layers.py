@@ -10,9 +10,9 @@ from typing import get_args
 import keras
 from keras import layers, ops
 
-from convnext_keras import kernels
-from convnext_keras.kernels.shared import widened
-from convnext_keras.variants import Activation
+from convnext_keras import backend
+from convnext_keras.backend.common import widened
+from convnext_keras.configs import Activation
 
 # A promise: files saved with one version name these classes in the next.
 register = keras.saving.register_keras_serializable(package="convnext_keras")
@@ -47,7 +47,7 @@ class DepthwiseConvolution(layers.Conv2D):
 
     def call(self, inputs):
         bias = None if self.bias is None else ops.convert_to_tensor(self.bias)
-        outputs = kernels.depthwise(inputs, ops.convert_to_tensor(self.kernel), bias, self.dilation_rate[0])
+        outputs = backend.depthwise(inputs, ops.convert_to_tensor(self.kernel), bias, self.dilation_rate[0])
         return outputs if self.activation is None else self.activation(outputs)
 
     def get_config(self):
@@ -67,10 +67,10 @@ class FusedDense(layers.Dense):
     """
 
     def call(self, inputs, training=None):
-        if kernels.dense is None or self.bias is None or self.lora_enabled or self.quantization_mode:
+        if backend.dense is None or self.bias is None or self.lora_enabled or self.quantization_mode:
             return super().call(inputs, training=training)
         kernel, bias = (ops.convert_to_tensor(variable) for variable in (self.kernel, self.bias))
-        return kernels.dense(inputs, kernel, bias, self.activation)
+        return backend.dense(inputs, kernel, bias, self.activation)
 
     def quantize(self, mode=None, type_check=True, config=None):
         """As `keras.layers.Dense` does, which leaves subclasses out unless they ask."""
@@ -86,9 +86,9 @@ class LayerNormalization(layers.LayerNormalization):
 
     def call(self, inputs):
         is_last = self.axis in ([-1], [len(inputs.shape) - 1], -1, len(inputs.shape) - 1)
-        if kernels.layer_norm is None or not is_last or keras.backend.standardize_dtype(inputs.dtype) != "float32":
+        if backend.layer_norm is None or not is_last or keras.backend.standardize_dtype(inputs.dtype) != "float32":
             return super().call(inputs)
-        return ops.cast(kernels.layer_norm(inputs, self.gamma, self.beta, self.epsilon), self.compute_dtype)
+        return ops.cast(backend.layer_norm(inputs, self.gamma, self.beta, self.epsilon), self.compute_dtype)
 
 
 @register

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 
 from convnext_keras.checkpoints import Published
-from convnext_keras.provenance import ModelWithProvenance
+from convnext_keras.model import ModelWithProvenance
 
 Weights = str | os.PathLike | Published | None
 InputShape = tuple[int | None, ...] | None

@@ -23,8 +23,8 @@ from model_table import multiply_adds
 from PIL import Image
 
 from convnext_keras import clip, create_model
-from convnext_keras.batches import in_batches
-from convnext_keras.preprocessing import Recipe
+from convnext_keras.data.loader import in_batches
+from convnext_keras.data.transforms import Recipe
 
 PICTURES, HEIGHT, WIDTH = 512, 375, 500
 FEW, BATCH = 128, 16  # for ConvNeXt-Tiny

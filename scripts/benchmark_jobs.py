@@ -56,7 +56,7 @@ def measured(engine: str, shards: str, output: Path) -> dict[str, float]:
     """Pictures a second, seconds of the start, and MB at most."""
     code = (
         "import json, sys, time; start = time.time()\n"
-        "from convnext_keras import scale; from convnext_keras.scale import jobs\n"
+        "from convnext_keras import scale; from convnext_keras.distributed import jobs\n"
         "do, begun = jobs._do, []\n"
         "def timed(*arguments):\n"
         "    begun.append(time.time()); result = do(*arguments); begun.append(time.time()); return result\n"

@@ -99,9 +99,9 @@ def engine_faiss(folder: Path, kind: str) -> tuple[float, Iterable[tuple[str, Ca
 def engine_lance(folder: Path, queries: np.ndarray) -> tuple[float, Iterable[tuple[str, Callable]]]:
     import pyarrow
 
-    from convnext_keras.clip import lance
+    from convnext_keras.retrieval import lance_index
 
-    class Named(lance.Embedder):
+    class Named(lance_index.Embedder):
         name = "made up"
 
         @property
@@ -112,7 +112,7 @@ def engine_lance(folder: Path, queries: np.ndarray) -> tuple[float, Iterable[tup
             return "0" * 64
 
     table = np.load(folder / "table.npy", mmap_mode="r")
-    index = lance.LanceIndex(folder / "table.lance", Named())
+    index = lance_index.LanceIndex(folder / "table.lance", Named())
     start = time.perf_counter()
     for first in range(0, len(table), 50_000):
         part = np.ascontiguousarray(table[first : first + 50_000])

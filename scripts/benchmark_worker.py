@@ -124,9 +124,9 @@ def recipe_step(contender: Contender, task: Task):
     import numpy as np
 
     from convnext_keras import ConvNeXtTiny, training
-    from convnext_keras.preprocessing import Recipe
-    from convnext_keras.training.fitting import compile_with
-    from convnext_keras.training.streams import training_batches
+    from convnext_keras.data.transforms import Recipe
+    from convnext_keras.training.batching import training_batches
+    from convnext_keras.training.finetuning import compile_with
 
     changes = {"batch_size": task.batch, **CHANGES.get(contender.setting, {})}
     recipe = dataclasses.replace(training.RECIPES["fine_tune"], **changes)
@@ -150,7 +150,7 @@ def multi_optimizer(model, recipe):
     """Keras' own way to have groups: an optimizer for each, whose global norms are of its group only."""
     import keras
 
-    from convnext_keras.training.groups import describe, key_of
+    from convnext_keras.training.param_groups import describe, key_of
 
     options = {"use_ema": True, "ema_momentum": recipe.ema_decay} if recipe.ema_decay else {}
     found = {}

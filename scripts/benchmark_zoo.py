@@ -16,7 +16,7 @@ import numpy as np
 from benchmark_report import machine
 
 from convnext_keras import create_model
-from convnext_keras.variants import VARIANTS
+from convnext_keras.configs import VARIANTS
 
 FILE = Path(__file__).parents[1] / "docs" / "speeds.csv"
 BATCH, SECONDS = 8, 6.0  # of one variant, about

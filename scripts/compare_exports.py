@@ -16,7 +16,7 @@ import keras
 import numpy as np
 from benchmark_report import machine
 
-from convnext_keras import clip, create_model, deploy, feature_extractor
+from convnext_keras import clip, create_model, export, feature_extractor
 
 PAGE = Path(__file__).parents[1] / "DEPLOYMENT.md"
 BACKENDS = ("torch", "tensorflow", "jax", "openvino")
@@ -62,10 +62,10 @@ def measured() -> dict[str, dict[str, list]]:
     with tempfile.TemporaryDirectory() as folder:
         for name, model in models().items():
             found[name] = {}
-            for format, row in deploy.FORMATS.items():
+            for format, row in export.FORMATS.items():
                 path = Path(folder) / f"{name}-{format}{row.suffix}".replace(" ", "-")
                 try:
-                    written = deploy.export(model, path, format)
+                    written = export.export(model, path, format)
                 except (ValueError, ImportError) as error:
                     found[name][format] = [str(error)]
                     continue

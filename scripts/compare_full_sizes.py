@@ -29,10 +29,9 @@ from make_references import HEADS, keras_roles, normalised, pictures, random_wei
 from PIL import Image
 
 import convnext_keras
-from convnext_keras.clip.embedder import unit
-from convnext_keras.clip.text_tower import text_encoder
-from convnext_keras.clip_variants import CLIP_VARIANTS
-from convnext_keras.variants import VARIANTS
+from convnext_keras.clip.text_encoder import text_encoder
+from convnext_keras.configs import CLIP_VARIANTS, VARIANTS
+from convnext_keras.inference import unit
 
 PARITY = Path(__file__).parents[1] / "PARITY.md"
 SHAPE = (48, 64, 3)

@@ -23,7 +23,7 @@ from shapes import split as split_scenes
 from train_digits import split as split_digits
 from train_shapes_clip import measure, pictures_of
 
-from convnext_keras import ConvNeXtTiny, clip, create_model, deploy
+from convnext_keras import ConvNeXtTiny, clip, create_model, export
 
 SEED = 5  # of the pictures of shapes that are drawn anew
 CALIBRATION = 300  # pictures
@@ -45,20 +45,20 @@ def answers() -> list[str]:
     lines = [f"| {' | '.join(heads)} |", "|---|---" + "|---:" * (len(heads) - 2) + "|"]
     lines.append(_line(["Keras", "float32", "", _right(before, labels), "", "", *_shapes(shapes, scenes)]))
     with tempfile.TemporaryDirectory() as folder:
-        for name, row in deploy.FORMATS.items():
+        for name, row in export.FORMATS.items():
             for precision in row.precisions if len(row.precisions) > 1 else ():
                 options: dict[str, Any] = {"precision": precision, "check": precision != "int8"}
                 path = Path(folder) / f"{precision}{row.suffix}"
                 given = list(calibration[:CALIBRATION]) if precision == "int8" else None
-                written = deploy.export(model, path, name, calibration=given, **options)
-                scores = deploy.Artefact(path)(digits)
+                written = export.export(model, path, name, calibration=given, **options)
+                scores = export.Artefact(path)(digits)
                 cells = [name, precision, f"{written.bytes / 1e6:.2f}", _right(scores, labels)]
                 cells.append(f"{np.abs(scores - before).max():.3f}")
-                if name in deploy.ENGINES:
+                if name in export.ENGINES:
                     given = pictures if precision == "int8" else None
                     both = Path(folder) / f"{name}-{precision}"
-                    written = deploy.export_clip(shapes, both, name, calibration=given, **options)
-                    cells += [f"{written.bytes / 1e6:.2f}", *_shapes(deploy.ExportedCLIP(both), scenes)]
+                    written = export.export_clip(shapes, both, name, calibration=given, **options)
+                    cells += [f"{written.bytes / 1e6:.2f}", *_shapes(export.ExportedCLIP(both), scenes)]
                 lines.append(_line([*cells, "", "", ""][: len(heads)]))
                 print(lines[-1], flush=True)
     return lines
@@ -89,7 +89,7 @@ def tiny(folder: Path) -> dict[str, tuple[str, str]]:
             weight.assign(random.normal(1, 0.3, weight.shape))
     pictures = random.integers(0, 256, (32, 224, 224, 3)).astype("uint8")
     for precision, given in (("float32", None), ("int8", pictures)):
-        written = deploy.export(model, folder / f"{precision}.xml", precision=precision, calibration=given, check=False)
+        written = export.export(model, folder / f"{precision}.xml", precision=precision, calibration=given, check=False)
         print(precision, written.bytes, flush=True)
     return {
         "float32": (str(folder / "float32.xml"), "f32"),

@@ -27,8 +27,8 @@ def write(output: Path, pattern: str) -> None:
     from make_references import keras_roles, random_weights
 
     from convnext_keras import create_model, save_pretrained
-    from convnext_keras.preprocessing import Recipe
-    from convnext_keras.variants import VARIANTS
+    from convnext_keras.configs import VARIANTS
+    from convnext_keras.data.transforms import Recipe
 
     output.mkdir(parents=True, exist_ok=True)
     picture().save(output / "picture.png")

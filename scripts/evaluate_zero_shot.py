@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from convnext_keras import clip
-from convnext_keras.batches import image_files
+from convnext_keras.data.loader import image_files
 
 IMAGENET_CLASSES = 1000
 CHUNK = 1024  # pictures between two saves

@@ -17,8 +17,7 @@ from matplotlib.figure import Figure
 from convnext_keras.checkpoints import CLIP, WeightSet, weight_sets
 from convnext_keras.cli import app
 from convnext_keras.cli.demo import demo
-from convnext_keras.clip_variants import CLIP_VARIANTS
-from convnext_keras.variants import VARIANTS
+from convnext_keras.configs import CLIP_VARIANTS, VARIANTS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -16,9 +16,8 @@ import keras
 
 from convnext_keras import create_model
 from convnext_keras.checkpoints import BUNDLED, weight_sets
-from convnext_keras.clip_variants import CLIP_VARIANTS
-from convnext_keras.features import inner_layers
-from convnext_keras.variants import VARIANTS
+from convnext_keras.configs import CLIP_VARIANTS, VARIANTS
+from convnext_keras.surgery import inner_layers
 
 IMAGENET_CLASSES = 1000
 PAGE = Path(__file__).parents[1] / "docs" / "variants.md"

@@ -38,17 +38,17 @@ def leave_out(operation: str) -> None:
     """Makes an operation nothing, in this process."""
     import keras
 
-    from convnext_keras import kernels, layers
+    from convnext_keras import backend, layers
 
     if operation == "depthwise":
-        kernels.depthwise = lambda inputs, kernel, bias, dilation_rate: inputs
+        backend.depthwise = lambda inputs, kernel, bias, dilation_rate: inputs
     elif operation == "norm":
         layers.LayerNormalization.call = lambda self, inputs: inputs
     elif operation == "layer scale":
         layers.LayerScale.call = lambda self, inputs: inputs
     elif operation == "GELU":
-        dense: Any = kernels.dense
-        kernels.dense = lambda inputs, kernel, bias, activation: dense(inputs, kernel, bias, keras.activations.linear)
+        dense: Any = backend.dense
+        backend.dense = lambda inputs, kernel, bias, activation: dense(inputs, kernel, bias, keras.activations.linear)
 
 
 def run_of(operation: str, action: str, batch: int) -> Callable[[], object]:

@@ -21,8 +21,8 @@ import keras
 import numpy as np
 import openvino
 
-from convnext_keras import create_model, deploy
-from convnext_keras.deploy.checking import MOST_DIFFERENCE
+from convnext_keras import create_model, export
+from convnext_keras.export.verification import MOST_DIFFERENCE
 
 GUIDE = Path(__file__).parent.parent / "DEPLOYMENT.md"
 
@@ -92,7 +92,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for file in ("digits.xml", "digits.onnx"):
-            deploy.export(model, folder / file)
+            export.export(model, folder / file)
         if options.packages:
             (folder / "node_modules").symlink_to(options.packages.absolute())
         for program, (title, run) in PROGRAMS.items():

@@ -7,7 +7,7 @@ import keras
 
 import convnext_keras
 from convnext_keras import ConvNeXt, ConvNeXtTiny, ConvNeXtV2Huge, clip, create_model
-from convnext_keras.provenance import Provenance
+from convnext_keras.pretrained_info import Provenance
 
 model = ConvNeXtTiny(weights=None, include_top=False, pooling="avg", input_shape=(None, None, 3))
 assert_type(model.provenance, Provenance | None)

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 import safetensors.numpy
-from backend import randomise
+from backends import randomise
 from make_clip_references import KINDS, SIZE, TOKEN_EMBEDDING, token_embedding
 from make_references import REFERENCES, SMALL
 from PIL import Image
 
 from convnext_keras import clip
 from convnext_keras.cli.demo import held_out_shapes
-from convnext_keras.variants import Variant
+from convnext_keras.configs import Variant
 
 COSINE, LOGITS = 0.99999, 1e-3
 # Float32 sums of another number of rows or columns.

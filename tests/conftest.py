@@ -27,7 +27,7 @@ os.environ.setdefault(
 os.environ.setdefault("CONVNEXT_KERAS_LEAN", "1")
 
 FILE_MARKS = re.compile(r"^pytestmark = (\[.*?^\]|.*?$)", re.MULTILINE | re.DOTALL)
-PLUGINS = ("backend", "serving", "clip_models", "hub_stand_in")
+PLUGINS = ("backends", "serving", "clip_models", "hub_stand_in")
 CPU_SECONDS = 5  # of a unit test: processor time, which other programs hardly change
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from convnext_keras import checkpoints, create_model, list_models, list_weights
-from convnext_keras.variants import VARIANTS
+from convnext_keras.configs import VARIANTS
 
 pytestmark = pytest.mark.any_backend
 

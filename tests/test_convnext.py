@@ -7,14 +7,14 @@ import sys
 import keras
 import numpy as np
 import pytest
-from backend import BACKEND, needs_training, outputs, randomise, to_numpy
+from backends import BACKEND, needs_training, outputs, randomise, to_numpy
 from clip_models import variant
 from waiting import TIMEOUT
 
 import convnext_keras
 from convnext_keras import ConvNeXt, ConvNeXtTiny, clip
-from convnext_keras.preprocessing import STATISTICS, normalize
-from convnext_keras.variants import VARIANTS
+from convnext_keras.configs import VARIANTS
+from convnext_keras.data.transforms import STATISTICS, normalize
 
 CONSTRUCTORS = ("ConvNeXtTiny", "ConvNeXtSmall", "ConvNeXtBase", "ConvNeXtLarge", "ConvNeXtXLarge")
 DEPTHS, DIMS = (1, 1, 2, 1), (8, 12, 16, 24)

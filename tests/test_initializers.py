@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from backend import to_numpy
+from backends import to_numpy
 
 from convnext_keras.initializers import Normal
 

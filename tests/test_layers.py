@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 import pytest
-from backend import BACKEND, to_numpy
+from backends import BACKEND, to_numpy
 from keras import ops
 
 from convnext_keras import layers as convnext_layers

@@ -13,7 +13,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from backend import BACKEND, needs_training, randomise
+from backends import BACKEND, needs_training, randomise
 from keras.src.legacy.saving import legacy_h5_format
 
 import convnext_keras
@@ -163,9 +163,9 @@ RECORDS = {
     [
         convnext_keras,
         convnext_keras.clip,
-        convnext_keras.deploy,
+        convnext_keras.export,
         convnext_keras.training,
-        convnext_keras.scale,
+        convnext_keras.distributed,
         convnext_keras.explain,
     ],
 )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import shapes
 import train_shapes_clip
-from backend import needs_training
+from backends import needs_training
 from PIL import Image
 
 from convnext_keras import clip, training

@@ -14,8 +14,8 @@ from waiting import TIMEOUT
 import convnext_keras
 from convnext_keras import ConvNeXt, clip
 from convnext_keras.clip.constructors import ClipConstructor
+from convnext_keras.configs import Options, Variant
 from convnext_keras.signatures import Constructor
-from convnext_keras.variants import Options, Variant
 
 pytestmark = pytest.mark.any_backend
 

@@ -1,8 +1,8 @@
 """Weights: where they are published, how their files are read and written, and how they get into models."""
 
 from convnext_keras.checkpoints.conversion import convert_checkpoint
+from convnext_keras.checkpoints.formats import WeightsError
 from convnext_keras.checkpoints.loading import load_source, load_weights
-from convnext_keras.checkpoints.readers import WeightsError
 from convnext_keras.checkpoints.registry import (
     BUNDLED,
     CLASSIFIERS,

@@ -11,7 +11,7 @@ from typing import Any
 
 import ml_dtypes
 
-from convnext_keras.checkpoints.readers import WeightsError
+from convnext_keras.checkpoints.formats import WeightsError
 from convnext_keras.checkpoints.saving import Tensor, write_safetensors
 
 # Where publishers put the tensors, and how training wrappers call them; the moving average comes first.

@@ -10,15 +10,16 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from convnext_keras.checkpoints import matching
+from convnext_keras.checkpoints import key_mapping
 from convnext_keras.checkpoints.download import VerifiedFile
-from convnext_keras.checkpoints.matching import Key
-from convnext_keras.checkpoints.readers import WeightFile, WeightsError
+from convnext_keras.checkpoints.formats import WeightFile, WeightsError
+from convnext_keras.checkpoints.key_mapping import Key
 from convnext_keras.checkpoints.registry import Published
 from convnext_keras.checkpoints.shards import open_checkpoint
+from convnext_keras.layer_names import LAST_NORM, LayerName, read_model
 from convnext_keras.layers import NORMS, DepthwiseConvolution, FusedDense
-from convnext_keras.names import LAST_NORM, LayerName, read_model
-from convnext_keras.provenance import ModelWithProvenance, Provenance
+from convnext_keras.model import ModelWithProvenance
+from convnext_keras.pretrained_info import Provenance
 
 FLOATS = ("float32", "float16", "bfloat16")
 CLASSIFIER = LayerName("head_dense")
@@ -106,7 +107,7 @@ def load(model: keras.Model, path: Path, is_fresh: bool = False, may_stay_fresh:
     return fresh
 
 
-def _unfit_head(file: WeightFile, fit: matching.Match, slots: Mapping[Key, Slot]) -> list[LayerName]:
+def _unfit_head(file: WeightFile, fit: key_mapping.Match, slots: Mapping[Key, Slot]) -> list[LayerName]:
     """Layers of the head that the file has no tensors for, or a classifier for other classes."""
     head = {key: slots[key] for key in CLASSIFIER_KEYS if key in slots}
     other = not all(key in fit.sources for key in head) or _misshapen(file, fit, head)
@@ -116,7 +117,7 @@ def _unfit_head(file: WeightFile, fit: matching.Match, slots: Mapping[Key, Slot]
     return fresh if has_norm or CLASSIFIER_KEYS[0] in fit.sources else [*fresh, LAST_NORM]
 
 
-def _with_channels_of_file(file: WeightFile, fit: matching.Match, slots: Mapping[Key, Slot]) -> dict[Key, Slot]:
+def _with_channels_of_file(file: WeightFile, fit: key_mapping.Match, slots: Mapping[Key, Slot]) -> dict[Key, Slot]:
     """Returns the slots, with the shape in the file for a first kernel that differs in its input channels only."""
     found = dict(slots)
     for key in (key for key in STEM_KERNELS if key in slots and key in fit.sources):
@@ -124,7 +125,9 @@ def _with_channels_of_file(file: WeightFile, fit: matching.Match, slots: Mapping
         stored = file.headers[fit.sources[key]].shape
         channels = stored[1 if fit.torch else 2] if len(stored) == len(shape) else 0
         other = (*shape[:2], channels, shape[3])
-        if channels not in (0, shape[2]) and stored in (matching.torch_shapes(key, other) if fit.torch else (other,)):
+        if channels not in (0, shape[2]) and stored in (
+            key_mapping.torch_shapes(key, other) if fit.torch else (other,)
+        ):
             found[key] = slots[key]._replace(shape=other)
             warnings.warn(
                 f"The first kernel of {file.path.name} is converted from {channels} to {shape[2]} input channels. "
@@ -204,22 +207,22 @@ def inner_layers(
             yield path, layer
 
 
-def _match(file: WeightFile, slots: Mapping[Key, Slot]) -> matching.Match:
+def _match(file: WeightFile, slots: Mapping[Key, Slot]) -> key_mapping.Match:
     files = {name: header.shape for name, header in file.headers.items()}
     shapes = {key: slot.shape for key, slot in slots.items()}
     # A head that the model does not have is looked for too, to know it from a tensor that nobody expected.
     absent = dict.fromkeys((key for key in HEAD if key not in shapes), ())
     paths = [{key: slot.path for key, slot in slots.items()}, {key: slot.keras_path for key, slot in slots.items()}]
-    return matching.match(file.format, files, {**shapes, **absent}, paths)
+    return key_mapping.match(file.format, files, {**shapes, **absent}, paths)
 
 
-def _misshapen(file: WeightFile, fit: matching.Match, slots: Mapping[Key, Slot]) -> list[str]:
+def _misshapen(file: WeightFile, fit: key_mapping.Match, slots: Mapping[Key, Slot]) -> list[str]:
     """What is wrong with shapes and types, one phrase for each variable."""
     wrong = []
     for key in (key for key in slots if key in fit.sources):
         variable, name = slots[key].variable, fit.sources[key]
         shape, header = slots[key].shape, file.headers[name]
-        valid = matching.torch_shapes(key, shape) if fit.torch else (shape,)
+        valid = key_mapping.torch_shapes(key, shape) if fit.torch else (shape,)
         if header.shape not in valid:
             wrong.append(f"{name!r} is {header.shape}, expected {valid[0]}")
         elif header.dtype not in (*FLOATS, variable.dtype):
@@ -227,7 +230,7 @@ def _misshapen(file: WeightFile, fit: matching.Match, slots: Mapping[Key, Slot])
     return wrong
 
 
-def _refuse(file: WeightFile, fit: matching.Match, slots: Mapping[Key, Slot], model_name: str) -> None:
+def _refuse(file: WeightFile, fit: key_mapping.Match, slots: Mapping[Key, Slot], model_name: str) -> None:
     """Raises unless every variable has its tensor and every tensor its variable."""
     if fit.layout is None:
         raise WeightsError(f"{file.path}: its names are of no known layout; it begins with {_some(file.headers)}.")
@@ -246,7 +249,7 @@ def _some(items) -> str:
     return ", ".join(items[:SHOWN]) + (f" and {len(items) - SHOWN} more" if len(items) > SHOWN else "")
 
 
-def _read(file: WeightFile, fit: matching.Match, key: Key, slot: Slot) -> np.ndarray:
+def _read(file: WeightFile, fit: key_mapping.Match, key: Key, slot: Slot) -> np.ndarray:
     """One variable's values in at least float32, found finite in the variable's own type."""
     name, variable = fit.sources[key], slot.variable
     try:
@@ -254,7 +257,7 @@ def _read(file: WeightFile, fit: matching.Match, key: Key, slot: Slot) -> np.nda
     except (OSError, RuntimeError, ValueError) as error:
         raise WeightsError(f"{file.path}: {name!r} cannot be read: {error}") from error
     if fit.torch:
-        array = matching.from_torch(key, array, slot.shape)
+        array = key_mapping.from_torch(key, array, slot.shape)
     if slot.shape != tuple(variable.shape):
         array = adapt_kernel(array, variable.shape[2])
     with np.errstate(over="ignore"):

@@ -8,12 +8,12 @@ import warnings
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from convnext_keras.arguments import did_you_mean
 from convnext_keras.checkpoints import download
 from convnext_keras.checkpoints.download import VerifiedFile
-from convnext_keras.checkpoints.readers import WeightsError
-from convnext_keras.preprocessing import Recipe
-from convnext_keras.variants import Variant
+from convnext_keras.checkpoints.formats import WeightsError
+from convnext_keras.configs import Variant
+from convnext_keras.data.transforms import Recipe
+from convnext_keras.validation import did_you_mean
 
 # In a wheel the top-level folder `weights/` lies inside the package; in a checkout it lies beside it.
 BUNDLED = next(

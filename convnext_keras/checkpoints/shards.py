@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from convnext_keras.checkpoints.readers import (
+from convnext_keras.checkpoints.formats import (
     MAX_HEADER_BYTES,
     MAX_TENSORS,
     WeightFile,

@@ -11,21 +11,21 @@ from typing import Annotated, Any
 
 import typer
 
-from convnext_keras import __version__, starting
-from convnext_keras.cli import classifiers, clip, demo, server, training, weights
+from convnext_keras import __version__, fast_import
+from convnext_keras.cli import clip, demo, image, models, server, training
 from convnext_keras.cli.parsing import Command, Group
 
 app = typer.Typer(cls=Group, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo.demo,
-    "models": weights.models,
-    "fetch": weights.fetch,
-    "inspect": weights.inspect,
-    "save": weights.save,
-    "convert": weights.convert,
-    "classify": classifiers.classify,
-    "explain": classifiers.explain,
-    "export": classifiers.export,
+    "models": models.models,
+    "fetch": models.fetch,
+    "inspect": models.inspect,
+    "save": models.save,
+    "convert": models.convert,
+    "classify": image.classify,
+    "explain": image.explain,
+    "export": image.export_model,
     "zero-shot": clip.zero_shot,
     "embed": clip.embed,
     "index": clip.index,
@@ -41,11 +41,11 @@ def with_library(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(*arguments: Any, **options: Any) -> None:
-        starting.import_keras()
-        from convnext_keras import keep_memory, kernels
+        fast_import.import_keras()
+        from convnext_keras import backend, keep_memory
         from convnext_keras.checkpoints.download import cache_folder
 
-        kernels.keep_compiled(cache_folder() / "compiled")
+        backend.keep_compiled(cache_folder() / "compiled")
         keep_memory()
         command(*arguments, **options)
 
@@ -59,7 +59,7 @@ for name, command in COMMANDS.items():
 def show_version(wanted: bool) -> None:
     """Prints the versions of the package and of Keras, and the backend, if `wanted`."""
     if wanted:
-        print(f"convnext-keras {__version__}, keras {version_of('keras')} on {starting.select_backend()}")
+        print(f"convnext-keras {__version__}, keras {version_of('keras')} on {fast_import.select_backend()}")
         raise typer.Exit
 
 
@@ -78,7 +78,7 @@ def main() -> None:
     try:
         app()
     except KeyboardInterrupt:
-        print(f"{starting.COMMAND}: interrupted", file=sys.stderr)
+        print(f"{fast_import.COMMAND}: interrupted", file=sys.stderr)
         sys.exit(130)
     except (ValueError, OSError, ImportError, RuntimeError) as error:
-        sys.exit(f"{starting.COMMAND}: {error}")
+        sys.exit(f"{fast_import.COMMAND}: {error}")

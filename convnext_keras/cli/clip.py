@@ -60,7 +60,7 @@ def zero_shot(
 
     [dim]convnext-keras zero-shot "shards/*.tar" --labels "a cat, a dog" --output labels/[/]
     """
-    from convnext_keras import clip, scale
+    from convnext_keras import clip, distributed
     from convnext_keras.clip.zero_shot import checked_labels, checked_templates
 
     names = checked_labels([label for label in labels.split(",") if label.strip()])
@@ -70,7 +70,7 @@ def zero_shot(
     if output:
         if as_json or threshold is not None:
             raise ValueError("--json and --threshold are not of a job; the rows have the cosines.")
-        done(output, scale.zero_shot(weights, names, given(images), output, templates=templates, top=top, **job))
+        done(output, distributed.zero_shot(weights, names, given(images), output, templates=templates, top=top, **job))
         return
     paths = chosen_pictures(images)
     classifier = clip.ZeroShotClassifier(clip_named(weights), names, templates, threshold=threshold)
@@ -115,16 +115,16 @@ def embed(
 
     [dim]convnext-keras embed "shards/*.tar" --output vectors/ --engine ray --devices gpu[/]
     """
-    from convnext_keras import scale
-    from convnext_keras.clip.lance import SUFFIX
-    from convnext_keras.clip.vectors import write_vectors
+    from convnext_keras import distributed
+    from convnext_keras.retrieval.lance_index import SUFFIX
+    from convnext_keras.retrieval.vector_files import write_vectors
 
     if output.suffix in ("", SUFFIX):
         if any(path.suffix == ".txt" for path in inputs):
             raise ValueError(f"Vectors of texts go to one file, .safetensors or .parquet. Received: {output}")
         job = job_options(output, engine, address, devices)
         job |= {"column": column, "retry_errors": retry_errors, "exif_transpose": exif_transpose}
-        done(output, scale.embed(weights, given(inputs), output, dtype=dtype, batch_size=batch_size, **job))
+        done(output, distributed.embed(weights, given(inputs), output, dtype=dtype, batch_size=batch_size, **job))
         return
     if engine or address or devices or dtype != "float32":
         raise ValueError(f"{output} is one file. For a cluster, or another --dtype, write to a folder or a .lance.")
@@ -161,9 +161,9 @@ def index(
     [dim]convnext-keras index photos/ --output photos.lance --weights convnext_base_w --skip[/]
     """
     from convnext_keras import clip
-    from convnext_keras.batches import image_files
-    from convnext_keras.clip.index import item_name
-    from convnext_keras.clip.lance import is_lance
+    from convnext_keras.data.loader import image_files
+    from convnext_keras.retrieval.index import item_name
+    from convnext_keras.retrieval.lance_index import is_lance
 
     paths, model = image_files(folder), clip_named(weights)
     pictures: Any = clip.LanceIndex(output, model) if is_lance(output) else clip.ImageIndex(model)
@@ -195,8 +195,8 @@ def search(
     [dim]convnext-keras search photos.lance photo.jpg --top 5 --where "year > 2020"[/]
     """
     from convnext_keras import clip
-    from convnext_keras.clip.retrieval import index_weights
-    from convnext_keras.sheets import sheet_of
+    from convnext_keras.contact_sheet import sheet_of
+    from convnext_keras.retrieval.memory_index import index_weights
 
     index = clip.ImageIndex.open(folder, clip_named(index_weights(folder)), pictures)
     hits = index.search(query_of(query), top, where or None)
@@ -219,7 +219,7 @@ def query_of(query: str) -> Path | str:
             return Path(query)
     except (OSError, ValueError):  # such as a name that is too long
         return query
-    from convnext_keras.batches import is_image_file
+    from convnext_keras.data.loader import is_image_file
 
     if is_image_file(query) and len(query.split()) == 1:
         sys.stderr.write(f"There is no file {query}: it is searched for as words.\n")

@@ -67,7 +67,7 @@ def held_out_shapes() -> tuple[np.ndarray, list[str]]:
 
 def sheet_of_digits(digits: np.ndarray, labels: np.ndarray, predicted: np.ndarray) -> Image.Image:
     """A grid of the digits, each with its prediction below, green if right, red if wrong; one row for each label."""
-    from convnext_keras.sheets import sheet_of
+    from convnext_keras.contact_sheet import sheet_of
 
     rows = []
     for label in range(10):
@@ -121,7 +121,7 @@ def train_on_colours(pictures: Path, model: Path) -> list[Table | str]:
         ImportError: if what training needs is missing.
     """
     from convnext_keras import training
-    from convnext_keras.labels import class_names
+    from convnext_keras.data.class_names import class_names
     from convnext_keras.training import reports
 
     for folder in (pictures, model):
@@ -151,7 +151,7 @@ def train_on_colours(pictures: Path, model: Path) -> list[Table | str]:
 def search_shapes(output: Path) -> list[Table | str]:
     """Zero-shot labels of pictures of shapes, and pictures found by words; returns what is to be printed."""
     from convnext_keras import clip
-    from convnext_keras.sheets import sheet_of
+    from convnext_keras.contact_sheet import sheet_of
 
     pictures, captions = held_out_shapes()
     model = clip.create_model(BUNDLED_CLIP)

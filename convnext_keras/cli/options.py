@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from convnext_keras import clip, hub, scale
+    from convnext_keras import clip, distributed, hub
     from convnext_keras.checkpoints import WeightSet
-    from convnext_keras.provenance import ModelWithProvenance
+    from convnext_keras.model import ModelWithProvenance
 
 EXPORT_FORMATS = ("saved_model", "litert", "onnx", "torch", "openvino", "stablehlo")
 EXPORT_PRECISIONS = ("float32", "float16", "bfloat16", "int8_weights", "int8")
@@ -68,7 +68,7 @@ def weights_named(name: str) -> WeightSet | hub.Description:
         ValueError: if there is none.
     """
     from convnext_keras import checkpoints, hub
-    from convnext_keras.arguments import did_you_mean
+    from convnext_keras.validation import did_you_mean
 
     weight_set = checkpoints.named(name) or checkpoints.default(name) or hub.described(name)
     if weight_set is None:
@@ -86,19 +86,19 @@ def saved_model(name: str) -> ModelWithProvenance | None:
 
 def clip_named(name: str) -> clip.Embedder:
     """A ConvNeXt-CLIP by the name of its weights, or as `export` wrote it to a folder."""
-    from convnext_keras import clip, deploy
+    from convnext_keras import clip, export
 
-    return deploy.ExportedCLIP(name) if deploy.is_exported_clip(name) else clip.create_model(name)
+    return export.ExportedCLIP(name) if export.is_exported_clip(name) else clip.create_model(name)
 
 
 def chosen_pictures(images: Iterable[Path]) -> list[Path]:
     """The pictures given, and those in the folders given."""
-    from convnext_keras.batches import image_files
+    from convnext_keras.data.loader import image_files
 
     return [path for given in images for path in (image_files(given) if given.is_dir() else [given])]
 
 
-def done(output: Path, summary: scale.Summary) -> None:
+def done(output: Path, summary: distributed.Summary) -> None:
     """Prints what a job did."""
     before = f"; {summary.skipped} shards were there" if summary.skipped else ""
     errors = f", {summary.errors} of them with an error" if summary.errors else ""

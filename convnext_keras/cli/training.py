@@ -84,7 +84,7 @@ def train(
     """
     from convnext_keras import training
     from convnext_keras.training import reports
-    from convnext_keras.training.pairs import holds_pairs
+    from convnext_keras.training.image_text import holds_pairs
 
     if output.exists():
         raise ValueError(f"{output} exists. Choose another folder.")
@@ -139,7 +139,7 @@ def train_on_pairs(
     from convnext_keras import clip, training
     from convnext_keras.files import atomic_path
     from convnext_keras.hub import save_pretrained
-    from convnext_keras.training import progress, reports
+    from convnext_keras.training import checkpointing, reports
 
     pairs = training.read_pairs(data)
     if isinstance(validation, Path):
@@ -168,8 +168,8 @@ def train_on_pairs(
     with atomic_path(output) as partial:
         whole = partial.with_name(output.name)
         save_pretrained(tuned, whole, "keras", metrics=metrics)
-        history = progress.read_history(state)
-        (whole / progress.HISTORY).write_text(progress.as_table(history), encoding="utf-8")
+        history = checkpointing.read_history(state)
+        (whole / checkpointing.HISTORY).write_text(checkpointing.as_table(history), encoding="utf-8")
         reports.curves(history).savefig(whole / "curves.png", dpi=110)
         whole.rename(partial)
     shutil.rmtree(state)
@@ -195,14 +195,14 @@ def evaluate(
 
     [dim]convnext-keras evaluate flowers-model more-flowers/[/]
     """
-    from convnext_keras import deploy, hub, training
+    from convnext_keras import export, hub, training
     from convnext_keras.training import reports
 
     on_error = "skip" if skip else "raise"
     chosen: Any = model
-    if deploy.is_artefact(model):
-        chosen = deploy.Artefact(model)
-    elif deploy.is_exported_clip(model) or hub.is_clip(model):
+    if export.is_artefact(model):
+        chosen = export.Artefact(model)
+    elif export.is_exported_clip(model) or hub.is_clip(model):
         chosen = clip_named(model)
     held_out = training.held_out_part(data)
     if held_out is not data:

@@ -11,20 +11,20 @@ from convnext_keras.clip.constructors import (
     create_model,
     list_weights,
 )
-from convnext_keras.clip.embedder import Embedder, SimilarityScores
-from convnext_keras.clip.index import Hit, PictureIndex
-from convnext_keras.clip.lance import LanceIndex
+from convnext_keras.clip.encoder import Embedder, SimilarityScores
+from convnext_keras.clip.losses import ContrastiveLoss, RandomCropAndErase, interpolate
 from convnext_keras.clip.model import CLIP
-from convnext_keras.clip.retrieval import ImageIndex
 from convnext_keras.clip.tokenizer import Tokenizer
-from convnext_keras.clip.training import ContrastiveLoss, RandomCropAndErase, interpolate
 from convnext_keras.clip.zero_shot import (
     Prediction,
     ZeroShotClassifier,
     imagenet_classes,
     imagenet_templates,
 )
-from convnext_keras.clip_variants import ClipVariant, TextTower
+from convnext_keras.configs import ClipVariant, TextTower
+from convnext_keras.retrieval.index import Hit, PictureIndex
+from convnext_keras.retrieval.lance_index import LanceIndex
+from convnext_keras.retrieval.memory_index import ImageIndex
 
 __all__ = [
     "CLIP",

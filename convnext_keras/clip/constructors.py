@@ -8,16 +8,16 @@ from typing import Any, Protocol
 import keras
 from keras import layers
 
-from convnext_keras import arguments, checkpoints, hub
-from convnext_keras.arguments import did_you_mean
+from convnext_keras import checkpoints, hub, validation
 from convnext_keras.clip.model import CLIP, OPEN_CLIP_RECIPE, Similarity
-from convnext_keras.clip.text_tower import text_encoder
-from convnext_keras.clip_variants import CLIP_VARIANTS, ClipVariant
+from convnext_keras.clip.text_encoder import text_encoder
+from convnext_keras.configs import CLIP_VARIANTS, ClipVariant
 from convnext_keras.convnext import Design, convnext_model
+from convnext_keras.data.transforms import Statistics
 from convnext_keras.layers import FusedDense
-from convnext_keras.preprocessing import Statistics
-from convnext_keras.provenance import ModelWithProvenance
+from convnext_keras.model import ModelWithProvenance
 from convnext_keras.signatures import Weights, signature_with
+from convnext_keras.validation import did_you_mean
 
 BUNDLED_CLIP = "convnext_mini.shapes"  # the weight set that ships with the package
 
@@ -102,18 +102,18 @@ def CLIPConvNeXt(  # noqa: N802 - named like the constructors of keras.applicati
 
     Example:
         >>> from convnext_keras.clip import CLIPConvNeXt, ClipVariant, TextTower
-        >>> from convnext_keras.variants import Variant
+        >>> from convnext_keras.configs import Variant
         >>> trunk = Variant((1, 1, 2, 1), (8, 16, 32, 64))
         >>> variant = ClipVariant(trunk, TextTower(width=32, heads=2, depth=2, vocabulary_size=1024), embedding=16)
         >>> CLIPConvNeXt(variant, image_size=64).image_encoder.output_shape
         (None, 16)
     """
     source = hub.resolve(weights, table=checkpoints.CLIP)
-    arguments.check(None, (), 1, None, None, drop_path_rate)
+    validation.check(None, (), 1, None, None, drop_path_rate)
     if isinstance(source, hub.Description):
         source.check_clip(variant)
     size = variant.image_size if image_size is None else image_size
-    inputs = arguments.input_layer(None, arguments.shape_of(size), None, variant.trunk.minimum_size, 3)
+    inputs = validation.input_layer(None, validation.shape_of(size), None, variant.trunk.minimum_size, 3)
     file = None if source is None else checkpoints.fetch(source)
     statistics = (source.recipe if isinstance(source, checkpoints.Published) else OPEN_CLIP_RECIPE).statistics
     images = image_encoder(variant, inputs, statistics, drop_path_rate, layer_scale_init_value, dtype)

@@ -12,14 +12,14 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from convnext_keras import kernels
-from convnext_keras.clip.embedder import Embedder, unit
-from convnext_keras.clip.inference import Runner, trimmed
+from convnext_keras import backend
+from convnext_keras.clip.encoder import Embedder
 from convnext_keras.clip.tokenizer import Tokenizer
-from convnext_keras.features import check_deterministic
+from convnext_keras.data.transforms import Recipe
+from convnext_keras.inference import Runner, trimmed, unit
 from convnext_keras.layers import register
-from convnext_keras.preprocessing import Recipe
-from convnext_keras.provenance import ModelWithProvenance
+from convnext_keras.model import ModelWithProvenance
+from convnext_keras.surgery import check_deterministic
 
 OPEN_CLIP_RECIPE = Recipe(224, statistics="clip", rgb_first=False)
 MAX_LOGIT_SCALE = math.log(100)
@@ -61,7 +61,7 @@ class Similarity(layers.Layer):
             self.logit_bias = self.add_weight(name="logit_bias", shape=(), initializer=initializer)
 
     def call(self, images, texts, training=False):
-        images, texts = kernels.gathered(images, training), kernels.gathered(texts, training)
+        images, texts = backend.gathered(images, training), backend.gathered(texts, training)
         cosines = ops.matmul(ops.normalize(images, axis=-1), ops.transpose(ops.normalize(texts, axis=-1)))
         logits = ops.exp(self.logit_scale) * cosines
         return logits if self.logit_bias is None else logits + self.logit_bias
@@ -165,7 +165,7 @@ class CLIP(Embedder, ModelWithProvenance):
         Raises:
             ValueError: if the strategy at work cannot do that.
         """
-        kernels.check_fit()
+        backend.check_fit()
         return super().fit(*arguments, **options)
 
     def call(self, inputs, training=False, mask=None):
@@ -183,18 +183,18 @@ class CLIP(Embedder, ModelWithProvenance):
                 f"Batches must be multiples of micro_batches={self.micro_batches}. Received: {rows.shape[0]} rows. "
                 "Choose a `batch_size` that is one, and leave out what remains of the data."
             )
-        return kernels.in_parts(keras.remat(lambda part: encoder(part, training=True)), rows, self.micro_batches)
+        return backend.in_parts(keras.remat(lambda part: encoder(part, training=True)), rows, self.micro_batches)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Without targets, rows with equal texts belong together: each row's target is its text's first row."""
         if y is None and x is not None:
-            tokens = kernels.gathered(x["tokens"], training)
+            tokens = backend.gathered(x["tokens"], training)
             equal = ops.all(tokens[:, None] == tokens[None], axis=-1)
             y = ops.argmax(equal, axis=-1)
         elif y is not None:
-            y = kernels.gathered(y, training)
+            y = backend.gathered(y, training)
         if sample_weight is not None:
-            sample_weight = kernels.gathered(sample_weight, training)
+            sample_weight = backend.gathered(sample_weight, training)
         return super().compute_loss(x, y, y_pred, sample_weight, training)
 
 

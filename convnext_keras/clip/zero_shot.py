@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import layers, ops
 
-from convnext_keras.clip.embedder import Embedder, softmax, unit
+from convnext_keras.clip.encoder import Embedder
 from convnext_keras.clip.model import CLIP
+from convnext_keras.inference import softmax, unit
 from convnext_keras.layers import register
-from convnext_keras.provenance import ModelWithProvenance, Provenance
+from convnext_keras.model import ModelWithProvenance
+from convnext_keras.pretrained_info import Provenance
 
 DATA = Path(__file__).parent / "data"
 TEMPLATE_FILES = {80: "imagenet_templates.txt", 7: "imagenet_templates_short.txt"}

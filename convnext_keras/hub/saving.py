@@ -4,24 +4,25 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
 from convnext_keras.checkpoints.saving import Tensor, write_safetensors
+from convnext_keras.data.class_names import class_names as names_of_set
+from convnext_keras.data.transforms import Recipe, adapted, statistics_of
 from convnext_keras.files import atomic_path
-from convnext_keras.hub.architecture import Reading, read_built
-from convnext_keras.hub.cards import card
-from convnext_keras.hub.descriptions import SHARDED, Description
-from convnext_keras.hub.forms import FORMS
-from convnext_keras.hub.pixels import named_statistics
-from convnext_keras.hub.repositories import Repository
-from convnext_keras.labels import class_names as names_of_set
-from convnext_keras.preprocessing import Recipe, adapted, statistics_of
-from convnext_keras.provenance import Provenance, provenance_of
+from convnext_keras.hub import config_writers
+from convnext_keras.hub.image_processors import named_statistics
+from convnext_keras.hub.inspection import Reading, read_built
+from convnext_keras.hub.model_card import card
+from convnext_keras.hub.model_info import SHARDED, SINGLE, Description
+from convnext_keras.hub.repository import Repository
+from convnext_keras.model import provenance_of
+from convnext_keras.pretrained_info import Provenance
 
 MAX_SHARD_BYTES = 5_000_000_000
 
@@ -193,3 +194,22 @@ def push_to_hub(
         api = huggingface_hub.HfApi(token=token)
         api.create_repo(repository, private=private, exist_ok=True)
         return str(api.upload_folder(repo_id=repository, folder_path=folder, commit_message=commit_message))
+
+
+class Form(NamedTuple):
+    """A format: the weight file's name, whether it may be cut into shards, and what makes files and names."""
+
+    weights: str
+    shards: bool
+    files: Callable[[Description], config_writers.Files]
+    names: Callable[[Description, config_writers.Tensors], dict[str, Tensor]]
+
+
+FORMS = {
+    "timm": Form(SINGLE, False, config_writers.timm_files, config_writers.timm_tensors),
+    "transformers": Form(SINGLE, True, config_writers.transformers_files, config_writers.transformers_tensors),
+    "open_clip": Form(
+        "open_clip_model.safetensors", False, config_writers.open_clip_files, config_writers.open_clip_tensors
+    ),
+    "keras": Form(SINGLE, True, config_writers.own_files, config_writers.own_tensors),
+}

@@ -7,20 +7,20 @@ transformers' `timm_wrapper` has the same keys.
 import math
 from typing import Any
 
-from convnext_keras.hub import fields
-from convnext_keras.hub.classes import (
+from convnext_keras.configs import VARIANTS, Variant
+from convnext_keras.data.transforms import INTERPOLATIONS, Recipe, statistics_of
+from convnext_keras.hub import json_schema as schema
+from convnext_keras.hub.class_labels import (
     WHOLE_CLASSES,
     a_list_of_names,
     a_mapping_of_texts,
     a_table_of_names,
     read_activation,
 )
-from convnext_keras.hub.descriptions import SINGLE, Description
-from convnext_keras.hub.fields import Fields
-from convnext_keras.hub.pixels import MAX_EDGE, MAX_SIZE, read_statistics
-from convnext_keras.hub.repositories import Repository
-from convnext_keras.preprocessing import INTERPOLATIONS, Recipe, statistics_of
-from convnext_keras.variants import VARIANTS, Variant
+from convnext_keras.hub.image_processors import MAX_EDGE, MAX_SIZE, read_statistics
+from convnext_keras.hub.json_schema import Fields
+from convnext_keras.hub.model_info import SINGLE, Description
+from convnext_keras.hub.repository import Repository
 
 MAX_WIDTH, MAX_BLOCKS = 8_192, 1_000  # channels of a stage, blocks in all
 # timm's architectures: all of the table but Meta's isotropic ones and this project's own.
@@ -38,12 +38,12 @@ ACTIVATIONS = {
 }
 NORMS = {f"{name}norm{end}": name for name in ("layer", "rms", "simple") for end in ("", "2d")}
 # A null stands for the class's own norm.
-NORMS_OR_NULL = fields.optional(fields.word(NORMS))
+NORMS_OR_NULL = schema.optional(schema.word(NORMS))
 POOLINGS = {
     **{f"{fast}{name}": name for name in ("avg", "max", "avgmax", "catavgmax") for fast in ("", "fast")},
     **{"fast": "avg", "": "none"},
 }
-FOUR_WIDTHS = fields.several(fields.whole(1, MAX_WIDTH), (4,))
+FOUR_WIDTHS = schema.several(schema.whole(1, MAX_WIDTH), (4,))
 CROP_MODES = {"center": "shortest", "squash": "squash", "border": "longest"}
 # By the number of classes, the set whose names timm gives to classes without names.
 LABEL_SETS = {1000: "imagenet-1k", 11821: "imagenet-12k", 21841: "imagenet-22k"}
@@ -62,7 +62,7 @@ def describe(repository: Repository, config: Fields, license: str | None) -> Des
     facts = config.section("pretrained_cfg") if "pretrained_cfg" in config.values else config
     variant, output_stride = read_variant(config, arguments)
     classes = read_classes(config, arguments, facts)
-    channels = arguments.read("in_chans", fields.whole(1, 1024), 3)
+    channels = arguments.read("in_chans", schema.whole(1, 1024), 3)
     labels, notes = read_labels(config if "label_names" in config.values else facts, config, classes)
     return Description(
         repository,
@@ -73,7 +73,7 @@ def describe(repository: Repository, config: Fields, license: str | None) -> Des
         files=(SINGLE,),
         activation=read_activation(config, classes),
         labels=labels,
-        license=license or facts.read("license", fields.optional(fields.text)),
+        license=license or facts.read("license", schema.optional(schema.text)),
         output_stride=output_stride,
         notes=notes,
     )
@@ -81,17 +81,17 @@ def describe(repository: Repository, config: Fields, license: str | None) -> Des
 
 def read_variant(config: Fields, arguments: Fields) -> tuple[Variant, int]:
     """The architecture by its name, with what `model_args` says otherwise, and the stride of its last feature map."""
-    name = config.read("architecture", fields.text).partition(".")[0]
+    name = config.read("architecture", schema.text).partition(".")[0]
     if name not in ARCHITECTURES:
         raise config.error("architecture", f"one of timm's ConvNeXts, such as {', '.join([*ARCHITECTURES][:3])}")
     row, read = ARCHITECTURES[name], arguments.read
-    depths = read("depths", fields.several(fields.whole(1, MAX_BLOCKS), (4,)), row.depths)
+    depths = read("depths", schema.several(schema.whole(1, MAX_BLOCKS), (4,)), row.depths)
     if sum(depths) > MAX_BLOCKS:
         raise arguments.error("depths", f"{MAX_BLOCKS} blocks in all at most")
     dims = read("dims", FOUR_WIDTHS, row.dims)
-    activation = read("act_layer", fields.word(ACTIVATIONS), row.activation)
+    activation = read("act_layer", schema.word(ACTIVATIONS), row.activation)
     stem, width = read_stem(row, arguments, dims, activation)
-    patch_size = read("patch_size", fields.whole(1, 16), row.patch_size) if stem == "patch" else 4
+    patch_size = read("patch_size", schema.whole(1, 16), row.patch_size) if stem == "patch" else 4
     norm = read("norm_layer", NORMS_OR_NULL, row.norm) or "layer"
     variant = Variant(
         depths,
@@ -102,25 +102,25 @@ def read_variant(config: Fields, arguments: Fields) -> tuple[Variant, int]:
         first_downsampling=patch_size == 2,
         kernel_sizes=read_kernel_sizes(arguments, row),
         norm=norm,
-        epsilon=read("norm_eps", fields.optional(fields.EPSILON), row.epsilon) or 1e-6,
+        epsilon=read("norm_eps", schema.optional(schema.EPSILON), row.epsilon) or 1e-6,
         activation=activation,
-        conv_bias=read("conv_bias", fields.a_flag, True),
-        response_norm=read("use_grn", fields.a_flag, row.response_norm),
-        layer_scale=read("ls_init_value", fields.optional(fields.number(-1e6, 1e6)), float(row.layer_scale) or None)
+        conv_bias=read("conv_bias", schema.a_flag, True),
+        response_norm=read("use_grn", schema.a_flag, row.response_norm),
+        layer_scale=read("ls_init_value", schema.optional(schema.number(-1e6, 1e6)), float(row.layer_scale) or None)
         is not None,
-        head_norm_first=read("head_norm_first", fields.a_flag, row.head_norm_first),
-        head_hidden=read("head_hidden_size", fields.optional(fields.whole(0, MAX_WIDTH)), row.head_hidden) or 0,
-        head_pooling=read("global_pool", fields.word(POOLINGS), "avg"),
+        head_norm_first=read("head_norm_first", schema.a_flag, row.head_norm_first),
+        head_hidden=read("head_hidden_size", schema.optional(schema.whole(0, MAX_WIDTH)), row.head_hidden) or 0,
+        head_pooling=read("global_pool", schema.word(POOLINGS), "avg"),
     )
     for key in ("drop_rate", "drop_path_rate", "head_init_scale"):  # of training only
-        read(key, fields.optional(fields.number(0, 1e6)))
-    read("conv_mlp", fields.a_flag)
+        read(key, schema.optional(schema.number(0, 1e6)))
+    read("conv_mlp", schema.a_flag)
     return checked(variant, arguments)
 
 
 def read_stem(row: Variant, arguments: Fields, dims: tuple[int, ...], activation: str) -> tuple[Any, int]:
     """The stem and its inner width."""
-    stem_type = arguments.read("stem_type", fields.text, stem_type_of(row))
+    stem_type = arguments.read("stem_type", schema.text, stem_type_of(row))
     widths = {"patch": 0, "overlap": dims[0], "overlap_tiered": rounded_width(dims[0] // 2), "overlap_act": dims[0]}
     if stem_type not in widths:
         raise arguments.error("stem_type", f"one of {', '.join(map(repr, widths))}")
@@ -153,8 +153,8 @@ def rounded_width(width: int) -> int:
 
 def read_kernel_sizes(arguments: Fields, row: Variant) -> tuple[int, ...]:
     """The sizes of the depthwise kernels, one for all stages or four."""
-    size = fields.whole(1, 63)
-    sizes = arguments.read("kernel_sizes", fields.either(size, fields.several(size, (4,))), row.kernel_sizes)
+    size = schema.whole(1, 63)
+    sizes = arguments.read("kernel_sizes", schema.either(size, schema.several(size, (4,))), row.kernel_sizes)
     sizes = (sizes,) * 4 if isinstance(sizes, int) else sizes
     if not all(size % 2 for size in sizes):
         raise arguments.error("kernel_sizes", "odd")
@@ -167,7 +167,7 @@ def checked(variant: Variant, arguments: Fields) -> tuple[Variant, int]:
         raise arguments.error("head_hidden_size", "null beside head_norm_first")
     if variant.head_pooling == "catavgmax" and not variant.head_norm_first:
         raise arguments.error("global_pool", "another one without head_norm_first")
-    wanted = arguments.read("output_stride", fields.one_of((8, 16, 32)), 32)
+    wanted = arguments.read("output_stride", schema.one_of((8, 16, 32)), 32)
     stride = variant.stride(0)
     for _ in variant.depths[1:]:
         stride = stride if stride >= wanted else 2 * stride
@@ -190,14 +190,14 @@ def read_labels(
     named: Fields, config: Fields, classes: int
 ) -> tuple[str | tuple[tuple[str, str], ...] | None, tuple[str, ...]]:
     """The classes, each as `(identifier, name)`, or the name of a label set that was assumed, with a note."""
-    names = named.read("label_names", fields.optional(fields.either(a_list_of_names, a_table_of_names)))
+    names = named.read("label_names", schema.optional(schema.either(a_list_of_names, a_table_of_names)))
     if not classes:
         return None, ()
     if names is None:
         assumed = LABEL_SETS.get(classes)
         return assumed, (f"No names of classes are given; {assumed} has as many, as timm assumes.",) if assumed else ()
     place = config if "label_descriptions" in config.values else named
-    words = place.read("label_descriptions", fields.optional(a_mapping_of_texts)) or {}
+    words = place.read("label_descriptions", schema.optional(a_mapping_of_texts)) or {}
     names = dict(enumerate(names)) if isinstance(names, tuple) else names
     if not names or max(names) >= classes or (len(names) != classes and max(names) + 1 == len(names)):
         raise named.error("label_names", f"names of the {classes} classes")
@@ -207,14 +207,14 @@ def read_labels(
 
 def read_recipe(facts: Fields, channels: int) -> Recipe:
     """The evaluation transform that timm makes of `pretrained_cfg`."""
-    size = facts.read("input_size", fields.several(fields.whole(1, MAX_SIZE), (3,)), (3, 224, 224))[1:]
-    crop = facts.read("crop_pct", fields.optional(fields.either(fields.number(0, 0), fields.number(0.05, 1))))
+    size = facts.read("input_size", schema.several(schema.whole(1, MAX_SIZE), (3,)), (3, 224, 224))[1:]
+    crop = facts.read("crop_pct", schema.optional(schema.either(schema.number(0, 0), schema.number(0.05, 1))))
     crop = crop or 0.875
     if math.floor(max(size) / crop) > MAX_EDGE:
         raise facts.error("crop_pct", f"such that the resized edge is {MAX_EDGE} pixels at most")
-    resize = facts.read("crop_mode", fields.optional(fields.word(CROP_MODES))) or "shortest"
+    resize = facts.read("crop_mode", schema.optional(schema.word(CROP_MODES))) or "shortest"
     words = {name: name for name in INTERPOLATIONS}
-    interpolation = facts.read("interpolation", fields.optional(fields.word(words))) or "bicubic"
+    interpolation = facts.read("interpolation", schema.optional(schema.word(words))) or "bicubic"
     statistics = read_statistics(facts, ("mean", "std"), channels, "imagenet")
     fill = tuple(round(255 * value) for value in statistics_of(statistics).mean) if resize == "longest" else 0
     return Recipe(

@@ -3,13 +3,14 @@
 The form is that of transformers 5 (https://github.com/huggingface/transformers), and the older ones that it reads.
 """
 
-from convnext_keras.hub import fields, processors
-from convnext_keras.hub.classes import MAX_CLASSES, WHOLE_CLASSES, a_table_of_names, read_activation
-from convnext_keras.hub.descriptions import SHARDED, SINGLE, Description
-from convnext_keras.hub.fields import Fields, read_fields
-from convnext_keras.hub.repositories import Repository
+from convnext_keras.configs import Variant
+from convnext_keras.hub import image_processors
+from convnext_keras.hub import json_schema as schema
+from convnext_keras.hub.class_labels import MAX_CLASSES, WHOLE_CLASSES, a_table_of_names, read_activation
+from convnext_keras.hub.json_schema import Fields, read_fields
+from convnext_keras.hub.model_info import SHARDED, SINGLE, Description
+from convnext_keras.hub.repository import Repository
 from convnext_keras.hub.timm import MAX_BLOCKS, MAX_WIDTH
-from convnext_keras.variants import Variant
 
 MODEL_TYPES = ("convnext", "convnextv2", "dinov3_convnext")
 ACTIVATIONS = {
@@ -25,11 +26,11 @@ KINDS = ("ForImageClassification", "Model", "Backbone")
 def describe(repository: Repository, config: Fields, license: str | None) -> Description:
     """The description in `config.json` and `preprocessor_config.json`."""
     model_type = config.values["model_type"]
-    channels = config.read("num_channels", fields.whole(1, 1024), 3)
+    channels = config.read("num_channels", schema.whole(1, 1024), 3)
     classes, labels = read_classes(config)
     path, notes = repository.find("preprocessor_config.json"), ()
     if path is None:  # The processor's own defaults, at the size that the model was trained at.
-        size = config.read("image_size", fields.optional(processors.EDGE), 224) or 224
+        size = config.read("image_size", schema.optional(image_processors.EDGE), 224) or 224
         notes = (f"There is no preprocessor_config.json; the usual transform to {size} pixels is assumed.",)
         processor = Fields(config.path, {"size": size})
     else:
@@ -39,7 +40,7 @@ def describe(repository: Repository, config: Fields, license: str | None) -> Des
         "transformers",
         read_variant(config, model_type),
         classes,
-        processors.read_recipe(processor, model_type, channels),
+        image_processors.read_recipe(processor, model_type, channels),
         files=(SINGLE, SHARDED),
         activation=read_activation(config, classes),
         labels=labels,
@@ -51,23 +52,23 @@ def describe(repository: Repository, config: Fields, license: str | None) -> Des
 def read_variant(config: Fields, model_type: str) -> Variant:
     """The architecture."""
     stages = range(1, 9)
-    depths = config.read("depths", fields.several(fields.whole(1, MAX_BLOCKS), stages), (3, 3, 9, 3))
-    dims = config.read("hidden_sizes", fields.several(fields.whole(1, MAX_WIDTH), stages), (96, 192, 384, 768))
+    depths = config.read("depths", schema.several(schema.whole(1, MAX_BLOCKS), stages), (3, 3, 9, 3))
+    dims = config.read("hidden_sizes", schema.several(schema.whole(1, MAX_WIDTH), stages), (96, 192, 384, 768))
     if len(dims) != len(depths):
         raise config.error("hidden_sizes", f"{len(depths)} numbers, as many as depths has")
-    if config.read("num_stages", fields.whole(1, 8), len(depths)) != len(depths):
+    if config.read("num_stages", schema.whole(1, 8), len(depths)) != len(depths):
         raise config.error("num_stages", f"{len(depths)}, as many as depths has")
     if sum(depths) > MAX_BLOCKS:
         raise config.error("depths", f"{MAX_BLOCKS} blocks in all at most")
-    edge = fields.whole(1, 32)
-    patch = config.read("patch_size", fields.either(edge, fields.several(edge, (2,))), 4)
+    edge = schema.whole(1, 32)
+    patch = config.read("patch_size", schema.either(edge, schema.several(edge, (2,))), 4)
     height, width = (patch, patch) if isinstance(patch, int) else patch
     if height != width:
         raise config.error("patch_size", "one number, or the same twice")
     is_dinov3, is_v2 = model_type == "dinov3_convnext", model_type == "convnextv2"
-    epsilon = config.read("layer_norm_eps", fields.EPSILON, 1e-6 if is_dinov3 else 1e-12)
-    scale = config.read("layer_scale_init_value", fields.optional(fields.number(-1e6, 1e6)), 1e-6) or 0
-    config.read("drop_path_rate", fields.optional(fields.number(0, 1)))
+    epsilon = config.read("layer_norm_eps", schema.EPSILON, 1e-6 if is_dinov3 else 1e-12)
+    scale = config.read("layer_scale_init_value", schema.optional(schema.number(-1e6, 1e6)), 1e-6) or 0
+    config.read("drop_path_rate", schema.optional(schema.number(0, 1)))
     return Variant(
         depths,
         dims,
@@ -76,7 +77,7 @@ def read_variant(config: Fields, model_type: str) -> Variant:
         epsilon=epsilon if is_dinov3 else 1e-6,
         # Of the last norm only; in all others the model has a number of its own.
         head_epsilon=None if is_dinov3 or epsilon == 1e-6 else epsilon,
-        activation=config.read("hidden_act", fields.word(ACTIVATIONS), "gelu"),
+        activation=config.read("hidden_act", schema.word(ACTIVATIONS), "gelu"),
         response_norm=is_v2,
         layer_scale=is_dinov3 or (not is_v2 and scale > 0),
     )
@@ -84,12 +85,12 @@ def read_variant(config: Fields, model_type: str) -> Variant:
 
 def read_classes(config: Fields) -> tuple[int, tuple[tuple[str, str], ...] | None]:
     """The width of the classifier, 0 if there is none, and the names of its classes."""
-    architectures = config.read("architectures", fields.optional(fields.several(fields.text, range(1, 9)))) or ("",)
+    architectures = config.read("architectures", schema.optional(schema.several(schema.text, range(1, 9)))) or ("",)
     kind = next((kind for kind in KINDS if architectures[0].endswith(kind)), None)
     if kind == "Backbone" or (kind is None and architectures[0]):
         raise config.error("architectures", "a model that ends in ForImageClassification or Model")
-    names = config.read("id2label", fields.optional(a_table_of_names))
-    count = config.read("num_labels", fields.optional(WHOLE_CLASSES))
+    names = config.read("id2label", schema.optional(a_table_of_names))
+    count = config.read("num_labels", schema.optional(WHOLE_CLASSES))
     if names is not None and count not in (None, len(names)):
         raise config.error("num_labels", f"{len(names)}, as many as id2label has")
     # Without a class's name, a classifier is there if something is said of its classes.

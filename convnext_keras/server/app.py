@@ -12,14 +12,14 @@ from starlette.exceptions import HTTPException
 
 from convnext_keras import clip
 from convnext_keras.clip.constructors import BUNDLED_CLIP
-from convnext_keras.deploy.opening import Classifier, opened
-from convnext_keras.server import about, routes
-from convnext_keras.server.engine import Engine
+from convnext_keras.predictors import Classifier, opened
+from convnext_keras.server import meta_routes, routes
 from convnext_keras.server.errors import ApiError
-from convnext_keras.server.fetching import Policy
+from convnext_keras.server.image_fetching import Policy
+from convnext_keras.server.inference import Engine
 from convnext_keras.server.limits import Limits
 from convnext_keras.server.metrics import Metrics
-from convnext_keras.server.security import Guard, Hosts, Keys
+from convnext_keras.server.middleware import Guard, Hosts, Keys
 
 CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large", 415: "unsupported_media_type"}
 
@@ -93,7 +93,7 @@ def create_app(
         raise ValueError(f"indexes are of a ConvNeXt-CLIP; {served.name} is a classifier. Received: {sorted(indexes)}")
     for kind in (ApiError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, error_response)
-    for room in (about, routes):
+    for room in (meta_routes, routes):
         app.include_router(room.router)
     return app
 

@@ -12,17 +12,17 @@ import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from convnext_keras.clip.embedder import Embedder
-from convnext_keras.clip.index import PictureIndex
+from convnext_keras.clip.encoder import Embedder
 from convnext_keras.clip.zero_shot import LABEL_FIELD, TEMPLATE
-from convnext_keras.deploy.opening import Classifier
-from convnext_keras.server import requests
-from convnext_keras.server.engine import Engine, Vectors
+from convnext_keras.predictors import Classifier
+from convnext_keras.retrieval.index import PictureIndex
+from convnext_keras.server import schemas
 from convnext_keras.server.errors import ApiError, invalid
+from convnext_keras.server.inference import Engine, Vectors
 from convnext_keras.server.limits import Limits
-from convnext_keras.server.requests import ImageItem, TextItem, parsed_image, parsed_item, parsed_text
+from convnext_keras.server.schemas import ImageItem, TextItem, parsed_image, parsed_item, parsed_text
 
-router = APIRouter(responses=requests.FAILURES)
+router = APIRouter(responses=schemas.FAILURES)
 # A picture is never taken for a page.
 PICTURE_HEADERS = {"x-content-type-options": "nosniff", "content-security-policy": "default-src 'none'; sandbox"}
 
@@ -107,7 +107,7 @@ async def respond(
 
 
 @router.post("/v1/embeddings", response_model=dict)
-async def embeddings(request: Request, body: requests.Embeddings) -> Response:
+async def embeddings(request: Request, body: schemas.Embeddings) -> Response:
     """Vectors of texts and pictures, in the order of the request."""
     engine, model = clip_of(request, body.model)
     width = model.output_width
@@ -127,7 +127,7 @@ async def embeddings(request: Request, body: requests.Embeddings) -> Response:
 
 
 @router.post("/v1/similarity", response_model=dict)
-async def similarity(request: Request, body: requests.Similarity) -> Response:
+async def similarity(request: Request, body: schemas.Similarity) -> Response:
     """Cosines and probabilities of each picture over the texts."""
     engine, model = clip_of(request, body.model)
     if (body.image is None) == (body.images is None):
@@ -150,7 +150,7 @@ async def similarity(request: Request, body: requests.Similarity) -> Response:
 
 
 @router.post("/v1/classify", response_model=dict)
-async def classify(request: Request, body: requests.Classify) -> Response:
+async def classify(request: Request, body: schemas.Classify) -> Response:
     """The labels that fit each picture or text best; of a classifier, its own classes."""
     engine = engine_of(request, body.model)
     if isinstance(engine.model, Classifier):
@@ -170,7 +170,7 @@ async def classify(request: Request, body: requests.Classify) -> Response:
     return await respond(engine, answer, lambda: ranked(model.scores(result.vectors, classes).probs, rows, body.top_k))
 
 
-async def classify_with(engine: Engine, model: Classifier, name: str, body: requests.Classify) -> Response:
+async def classify_with(engine: Engine, model: Classifier, name: str, body: schemas.Classify) -> Response:
     """The answer of `classify` by a model with classes of its own."""
     if body.labels is not None:
         message = f"labels: the model {name!r} has {len(model.classes)} classes of its own. Leave labels out."
@@ -211,7 +211,7 @@ def checked_prompts(labels: list[str], templates: list[str], limits: Limits) -> 
 
 
 @router.post("/v1/rerank", response_model=dict)
-async def rerank(request: Request, body: requests.Rerank) -> Response:
+async def rerank(request: Request, body: schemas.Rerank) -> Response:
     """Documents by their cosine with the query, the best first."""
     engine, _ = clip_of(request, body.model)
     documents, params = await engine.in_thread(items_of, body.documents, "documents", engine.limits)
@@ -229,7 +229,7 @@ async def rerank(request: Request, body: requests.Rerank) -> Response:
 
 
 @router.post("/v1/score", response_model=dict)
-async def score(request: Request, body: requests.Score) -> Response:
+async def score(request: Request, body: schemas.Score) -> Response:
     """Cosines of pairs: one query with each document, or as many queries as documents."""
     engine, _ = clip_of(request, body.model)
     queries, of_queries = await engine.in_thread(items_of, listed(body.queries), "queries", engine.limits)
@@ -248,7 +248,7 @@ async def score(request: Request, body: requests.Score) -> Response:
 
 
 @router.post("/hf/zero-shot-image-classification", response_model=list)
-async def hugging_face(request: Request, body: requests.HuggingFaceZeroShot) -> Response:
+async def hugging_face(request: Request, body: schemas.HuggingFaceZeroShot) -> Response:
     """Labels with probabilities, the best first, in the form of the Hugging Face inference API."""
     engine, model = clip_of(request)
     picture = body.inputs.get("image") if isinstance(body.inputs, dict) else body.inputs
@@ -268,7 +268,7 @@ async def hugging_face(request: Request, body: requests.HuggingFaceZeroShot) -> 
 
 
 @router.post("/v1/indexes/{name}/search", response_model=dict)
-async def search(request: Request, name: str, body: requests.Search) -> Response:
+async def search(request: Request, name: str, body: schemas.Search) -> Response:
     """Pictures of an index that are nearest to a text or a picture."""
     (engine, _), index = clip_of(request, body.model), index_of(request, name)
     query = await engine.in_thread(parsed_item, body.query, "query", engine.limits)

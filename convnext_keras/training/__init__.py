@@ -1,8 +1,7 @@
 """Fine-tuning and training: recipes, data, optimizers, evaluation."""
 
-from convnext_keras.features import average, merge_lora
-from convnext_keras.training.adapters import enable_lora
-from convnext_keras.training.contrastive import (
+from convnext_keras.surgery import average, merge_lora
+from convnext_keras.training.clip_finetuning import (
     CLIP_RECIPE,
     Choice,
     RetrievalRecall,
@@ -11,15 +10,16 @@ from convnext_keras.training.contrastive import (
     fine_tune_clip,
     zero_shot_accuracy,
 )
-from convnext_keras.training.data import Examples, find_duplicates, held_out_part, read_examples, split
+from convnext_keras.training.datasets import Examples, find_duplicates, held_out_part, read_examples, split
 from convnext_keras.training.evaluation import Evaluation, evaluate
-from convnext_keras.training.fitting import Trained, fine_tune, parts_of
-from convnext_keras.training.groups import Group, describe
+from convnext_keras.training.finetuning import Trained, fine_tune, parts_of
+from convnext_keras.training.image_text import Pairs, prompts, read_pairs
+from convnext_keras.training.lora import enable_lora
+from convnext_keras.training.model_soups import greedy_soup
 from convnext_keras.training.optimizers import LayerwiseOptimizer, layerwise
-from convnext_keras.training.pairs import Pairs, prompts, read_pairs
-from convnext_keras.training.recipes import RECIPES, Recipe, recipe_named
+from convnext_keras.training.param_groups import Group, describe
+from convnext_keras.training.presets import RECIPES, Recipe, recipe_named
 from convnext_keras.training.reports import save
-from convnext_keras.training.soups import greedy_soup
 
 __all__ = [
     "CLIP_RECIPE",

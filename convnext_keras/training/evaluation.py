@@ -8,18 +8,19 @@ from typing import Any
 import keras
 import numpy as np
 
-from convnext_keras.batches import in_batches
 from convnext_keras.clip.constructors import create_model as create_clip
-from convnext_keras.clip.embedder import Embedder, softmax
-from convnext_keras.clip.inference import Runner
+from convnext_keras.clip.encoder import Embedder
 from convnext_keras.clip.zero_shot import TEMPLATE, ZeroShotClassifier
 from convnext_keras.constructors import create_model
+from convnext_keras.data.class_names import class_names as names_of_set
+from convnext_keras.data.images import ImageSource
+from convnext_keras.data.loader import in_batches
+from convnext_keras.data.transforms import Recipe as Transform
 from convnext_keras.hub import is_clip
-from convnext_keras.images import ImageSource
-from convnext_keras.labels import class_names as names_of_set
-from convnext_keras.preprocessing import Recipe as Transform
-from convnext_keras.provenance import Provenance, provenance_of
-from convnext_keras.training.data import held_out_part, read_examples
+from convnext_keras.inference import Runner, softmax
+from convnext_keras.model import provenance_of
+from convnext_keras.pretrained_info import Provenance
+from convnext_keras.training.datasets import held_out_part, read_examples
 
 BINS = 15  # of confidence, as in https://arxiv.org/abs/1706.04599v2
 

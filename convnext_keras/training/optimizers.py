@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from convnext_keras.layers import register
-from convnext_keras.training.groups import describe, is_decayed, key_of
+from convnext_keras.training.param_groups import describe, is_decayed, key_of
 
 # Their steps are no multiple of the learning rate.
 REFUSED = ("Ftrl", "ScheduleFreeAdamW", "LossScaleOptimizer", "MultiOptimizer")
@@ -119,11 +119,11 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
 
     def _average(self, steps):
         """Moves the averages; the first is the variable itself, and steps that only accumulate change nothing."""
-        now = ops.cast(self.iterations, "float32")
+        now: Any = ops.cast(self.iterations, "float32")
         risen = ops.minimum(self.ema_decay, (1 + now) / (10 + now))
         decay = ops.where(now == steps, 1.0, ops.where(steps == 0, 0.0, risen))
         for variable, average in zip(self.held.variables, self.held.averages, strict=True):
-            part = ops.cast(decay, variable.dtype)
+            part: Any = ops.cast(decay, variable.dtype)
             average.assign(part * average + (1 - part) * variable)
 
     def finalize_variable_values(self, var_list):

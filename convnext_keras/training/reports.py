@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from convnext_keras.checkpoints import save_weights
+from convnext_keras.contact_sheet import sheet_of
 from convnext_keras.files import atomic_path
 from convnext_keras.hub import save_pretrained
-from convnext_keras.provenance import provenance_of
-from convnext_keras.sheets import sheet_of
-from convnext_keras.training.data import Examples
+from convnext_keras.model import provenance_of
+from convnext_keras.training.checkpointing import HISTORY, as_table
+from convnext_keras.training.datasets import Examples
 from convnext_keras.training.evaluation import Evaluation, scores_of
-from convnext_keras.training.fitting import Trained
-from convnext_keras.training.progress import HISTORY, as_table
+from convnext_keras.training.finetuning import Trained
 
 EXTRA = 'Curves and other charts need matplotlib: pip install "convnext-keras[training]"'
 MOST_NAMES = 40  # of classes that a chart has room for

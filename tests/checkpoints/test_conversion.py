@@ -9,7 +9,7 @@ from make_references import CLASSES, REFERENCES, SMALL
 
 from convnext_keras import ConvNeXt, WeightsError
 from convnext_keras.checkpoints import convert_checkpoint
-from convnext_keras.checkpoints.readers import open_weights
+from convnext_keras.checkpoints.formats import open_weights
 from convnext_keras.cli import main
 
 pytestmark = pytest.mark.any_backend

@@ -289,7 +289,7 @@ def test_bundled_checkpoints_need_no_network(no_network):
 
 def test_a_damaged_file_is_refused_before_it_is_opened(monkeypatch, no_network):
     """An HDF5 file of the right name and the wrong content never reaches the HDF5 library."""
-    monkeypatch.setattr("convnext_keras.checkpoints.readers.h5py", None)
+    monkeypatch.setattr("convnext_keras.checkpoints.formats.h5py", None)
     path = download.cache_folder() / "convnext_tiny.h5"
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(b"\x89HDF\r\n\x1a\n and nothing good")

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 import safetensors.numpy
-from backend import outputs, randomise, to_numpy
+from backends import outputs, randomise, to_numpy
 from make_references import ARCHITECTURE, CLASSES, HEADS, REFERENCES, arrays_of
 
 from convnext_keras import ConvNeXt, WeightsError, create_model, load_weights, save_weights

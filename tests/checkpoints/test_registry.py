@@ -6,11 +6,10 @@ import re
 import pytest
 
 from convnext_keras.checkpoints import BUNDLED, CLIP, RESTRICTED, download, weight_sets
-from convnext_keras.checkpoints.layouts import LAYOUTS
-from convnext_keras.clip_variants import CLIP_VARIANTS
-from convnext_keras.labels import LABEL_SETS, class_names
-from convnext_keras.preprocessing import INTERPOLATIONS, STATISTICS
-from convnext_keras.variants import VARIANTS
+from convnext_keras.checkpoints.publisher_layouts import LAYOUTS
+from convnext_keras.configs import CLIP_VARIANTS, VARIANTS
+from convnext_keras.data.class_names import LABEL_SETS, class_names
+from convnext_keras.data.transforms import INTERPOLATIONS, STATISTICS
 
 COUNTS = {len(class_names(labels)): labels for labels in LABEL_SETS}
 

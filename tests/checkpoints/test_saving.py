@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import safetensors.numpy
-from backend import BACKEND, randomise
+from backends import BACKEND, randomise
 
 from convnext_keras import ConvNeXt, clip, load_weights, save_weights
 

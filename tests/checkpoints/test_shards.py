@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import safetensors.numpy
-from backend import outputs
+from backends import outputs
 from make_references import CLASSES, REFERENCES, SMALL, arrays_of
 
 from convnext_keras import ConvNeXt, WeightsError, load_weights

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
-from backend import BACKEND, needs_training, outputs, randomise
+from backends import BACKEND, needs_training, outputs, randomise
 from PIL import Image
 from typer.testing import CliRunner
 from waiting import TIMEOUT
@@ -18,7 +18,7 @@ from convnext_keras.checkpoints import weight_sets
 from convnext_keras.checkpoints.download import VerifiedFile
 from convnext_keras.cli import COMMANDS, app, main
 from convnext_keras.cli.demo import held_out_digits, held_out_shapes
-from convnext_keras.preprocessing import Recipe, normalize
+from convnext_keras.data.transforms import Recipe, normalize
 
 DIGITS = "convnext_mini.digits"
 
@@ -319,14 +319,14 @@ def test_sheets_show_pictures_of_the_indexs_folder_only(shapes, tmp_path, monkey
 @pytest.mark.any_backend
 def test_help_lists_the_names_of_the_library():
     """The command repeats these tables, since `--help` imports no library."""
-    from convnext_keras import deploy, explain
+    from convnext_keras import explain, export
     from convnext_keras.cli import options
     from convnext_keras.clip.constructors import BUNDLED_CLIP
     from convnext_keras.clip.zero_shot import TEMPLATE
-    from convnext_keras.scale import tasks
+    from convnext_keras.distributed import tasks
 
-    assert tuple(deploy.FORMATS) == options.EXPORT_FORMATS
-    assert deploy.PRECISIONS == options.EXPORT_PRECISIONS
+    assert tuple(export.FORMATS) == options.EXPORT_FORMATS
+    assert export.PRECISIONS == options.EXPORT_PRECISIONS
     assert tasks.PRECISIONS == options.VECTOR_TYPES
     assert explain.METHODS == options.EXPLAIN_METHODS
     assert tuple(training.RECIPES) == options.PRESETS

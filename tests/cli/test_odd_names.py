@@ -7,10 +7,10 @@ from typer.testing import CliRunner
 
 from convnext_keras import clip
 from convnext_keras.cli import app
-from convnext_keras.explain.asked import Class
-from convnext_keras.hub.classes import read_activation
-from convnext_keras.hub.fields import Fields
-from convnext_keras.preprocessing import Recipe
+from convnext_keras.data.transforms import Recipe
+from convnext_keras.explain.targets import Class
+from convnext_keras.hub.class_labels import read_activation
+from convnext_keras.hub.json_schema import Fields
 from convnext_keras.training import Examples, prompts
 
 pytestmark = pytest.mark.any_backend

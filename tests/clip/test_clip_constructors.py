@@ -3,13 +3,13 @@
 import keras
 import numpy as np
 import pytest
-from backend import BACKEND
+from backends import BACKEND
 from clip_models import SAME, load, variant
 from make_clip_references import images
 
 from convnext_keras import checkpoints, clip
 from convnext_keras.checkpoints import CLIP
-from convnext_keras.clip_variants import CLIP_VARIANTS
+from convnext_keras.configs import CLIP_VARIANTS
 
 
 def test_other_picture_sizes(clip_checkpoints):

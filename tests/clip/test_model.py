@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import safetensors.numpy
-from backend import BACKEND, outputs, to_numpy
+from backends import BACKEND, outputs, to_numpy
 from clip_models import COSINE, LOGITS, SAME, load, pictures, variant
 from make_clip_references import KINDS, SIZE, TEXTS, images
 from make_references import REFERENCES, SMALL, arrays_of

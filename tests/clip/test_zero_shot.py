@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from backend import BACKEND, outputs, to_numpy
+from backends import BACKEND, outputs, to_numpy
 
 from convnext_keras import clip
 

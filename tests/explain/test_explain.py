@@ -3,13 +3,13 @@
 import keras
 import numpy as np
 import pytest
-from backend import BACKEND, needs_training, outputs, randomise
+from backends import BACKEND, needs_training, outputs, randomise
 from typer.testing import CliRunner
 
 from convnext_keras import ConvNeXt, create_model, explain
 from convnext_keras.cli import app
 from convnext_keras.cli.demo import held_out_digits
-from convnext_keras.features import split_at_stage
+from convnext_keras.feature_extraction import split_at_stage
 
 SIZES = {"depths": (1, 1, 1, 1), "dims": (8, 12, 16, 20), "input_shape": (64, 64, 3)}
 

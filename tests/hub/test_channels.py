@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from backend import outputs, randomise
+from backends import outputs, randomise
 
 from convnext_keras import (
     ConvNeXt,
@@ -15,7 +15,7 @@ from convnext_keras import (
     save_pretrained,
     save_weights,
 )
-from convnext_keras.preprocessing import Statistics, adapted
+from convnext_keras.data.transforms import Statistics, adapted
 
 pytestmark = [
     pytest.mark.any_backend,

@@ -5,10 +5,10 @@ import random
 
 import numpy as np
 import pytest
-from backend import randomise
+from backends import randomise
 
 from convnext_keras import ConvNeXt, WeightsError, clip, hub, save_pretrained
-from convnext_keras.checkpoints.readers import open_weights
+from convnext_keras.checkpoints.formats import open_weights
 
 pytestmark = [pytest.mark.any_backend, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 FORMATS = {"timm": "config.json", "transformers": "config.json", "keras": "convnext_keras.json"}

@@ -11,7 +11,7 @@ from make_hub_references import HUB, OPEN_CLIP, TIMM, TRANSFORMERS
 from convnext_keras import WeightsError, clip, create_model, decode_predictions, hub
 from convnext_keras.checkpoints import WeightSet
 from convnext_keras.convnext import ConvNeXt, ConvNeXtTiny
-from convnext_keras.hub.repositories import repository_of
+from convnext_keras.hub.repository import repository_of
 
 FOLDERS = sorted(path.stem for path in HUB.glob("*.npz"))
 

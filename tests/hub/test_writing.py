@@ -5,14 +5,14 @@ import json
 import keras
 import numpy as np
 import pytest
-from backend import randomise
+from backends import randomise
 from hub_stand_in import Hub
 from make_hub_references import HUB, OPEN_CLIP
 from typer.testing import CliRunner
 
 from convnext_keras import ConvNeXt, clip, create_model, fold_for_inference, push_to_hub, save_pretrained
 from convnext_keras.cli import app
-from convnext_keras.preprocessing import Recipe, Statistics
+from convnext_keras.data.transforms import Recipe, Statistics
 
 pytestmark = pytest.mark.any_backend
 

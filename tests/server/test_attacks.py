@@ -15,12 +15,12 @@ from serving import SMALL, asked, client_of, data_uri, png
 from waiting import TIMEOUT
 
 from convnext_keras.clip.tokenizer import Tokenizer, merged
-from convnext_keras.images import exif_bytes
-from convnext_keras.server import create_app, decoding
-from convnext_keras.server.decoding import Decoder, check_parts
+from convnext_keras.data.images import exif_bytes
+from convnext_keras.server import create_app, image_decoding
 from convnext_keras.server.errors import ApiError
+from convnext_keras.server.image_decoding import Decoder, check_parts
 from convnext_keras.server.limits import Limits
-from convnext_keras.server.requests import ImageItem, TextItem, parsed_item
+from convnext_keras.server.schemas import ImageItem, TextItem, parsed_item
 
 pytestmark = pytest.mark.any_backend
 SIZE = 20 * 2**20
@@ -41,13 +41,15 @@ ADVERSARIAL = {
 def test_scanners_take_steps_by_the_size(case, monkeypatch, model):
     """Each byte is searched for markers once, and no more parts are read than the limit allows."""
     content, searched, read = ADVERSARIAL[case], [], []
-    places = decoding.marker_places
+    places = image_decoding.marker_places
 
     def counted(parts):
         return lambda content: (read.append(part) or part for part in parts(content))
 
-    monkeypatch.setattr(decoding, "marker_places", lambda block: searched.append(len(block)) or places(block))
-    monkeypatch.setattr(decoding, "PARTS", {magic: counted(parts) for magic, parts in decoding.PARTS.items()})
+    monkeypatch.setattr(image_decoding, "marker_places", lambda block: searched.append(len(block)) or places(block))
+    monkeypatch.setattr(
+        image_decoding, "PARTS", {magic: counted(parts) for magic, parts in image_decoding.PARTS.items()}
+    )
     limits = Limits()
     decoder = Decoder(model.recipe, limits, threads=1)
     with pytest.raises(ApiError):
@@ -72,7 +74,7 @@ def test_markers_are_found_as_by_the_specification():
             expected.pop()
             break
         position += max(2, int.from_bytes(content[position : position + 2], "big")) * (content[position - 1] != 0x01)
-    assert [part.kind for part in decoding.jpeg_parts(content)][: len(expected)] == expected
+    assert [part.kind for part in image_decoding.jpeg_parts(content)][: len(expected)] == expected
     assert len(expected) > 30
 
 
@@ -95,7 +97,7 @@ def test_exif_data_that_overlap_are_refused(kind):
 def test_ten_thousand_mutated_images_give_answers_or_errors_of_the_server(model):
     draw = random.Random(0)
     seeds = []
-    for kind in decoding.FORMATS:
+    for kind in image_decoding.FORMATS:
         buffer = io.BytesIO()
         exif = {"exif": b"Exif\0\0" + overlapping_exif(2, 100)} if kind != "GIF" else {}
         Image.effect_noise((9, 7), 60).convert("RGB").save(buffer, kind, **exif)

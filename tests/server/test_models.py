@@ -4,14 +4,13 @@ import base64
 
 import numpy as np
 import pytest
-from backend import BACKEND, outputs
+from backends import BACKEND, outputs
 from PIL import Image
 from serving import asked, data_uri, png
 
-from convnext_keras import create_model, deploy, hub
+from convnext_keras import create_model, export, hub, predictors
 from convnext_keras.cli.demo import held_out_digits
-from convnext_keras.deploy import opening
-from convnext_keras.labels import class_names
+from convnext_keras.data.class_names import class_names
 from convnext_keras.server import create_app
 
 NAME = "convnext_mini.digits"
@@ -90,7 +89,7 @@ def test_models_come_from_files_too(digits, tmp_path):
     expected = answered(NAME, digits[0]).json()["data"]
     sources = [tmp_path / "mine.keras"]
     if BACKEND == "openvino":
-        deploy.export(model, tmp_path / "mine.xml")
+        export.export(model, tmp_path / "mine.xml")
         sources.append(tmp_path / "mine.xml")
     for source in sources:
         found = answered(str(source), digits[0]).json()
@@ -108,7 +107,7 @@ def test_a_name_of_both_kinds():
         "convnext_tiny": (False, False),
         NAME: (False, False),
     }.items():
-        assert (hub.is_clip(name), opening.is_clip(name)) == (of_hub, of_server), name
+        assert (hub.is_clip(name), predictors.is_clip(name)) == (of_hub, of_server), name
 
 
 @pytest.mark.any_backend

@@ -4,13 +4,13 @@ import digit_pictures
 import keras
 import numpy as np
 import pytest
-from backend import needs_training
+from backends import needs_training
 from sklearn import metrics
 
 from convnext_keras import create_model, training
-from convnext_keras.preprocessing import Recipe
+from convnext_keras.data.transforms import Recipe
 from convnext_keras.training import Evaluation
-from convnext_keras.training.probe import features_of, fitted
+from convnext_keras.training.linear_probe import features_of, fitted
 
 DIGITS = "convnext_mini.digits"
 

@@ -7,15 +7,15 @@ import warnings
 import keras
 import numpy as np
 import pytest
-from backend import needs_training
+from backends import needs_training
 from PIL import Image
 from typer.testing import CliRunner
 
 from convnext_keras import create_model, training
 from convnext_keras.cli import app
 from convnext_keras.cli.training import changed
-from convnext_keras.training.fitting import parts_of
-from convnext_keras.training.progress import Progress, as_table
+from convnext_keras.training.checkpointing import Progress, as_table
+from convnext_keras.training.finetuning import parts_of
 
 pytestmark = [pytest.mark.any_backend, needs_training]
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), "uint8")
@@ -175,14 +175,14 @@ def test_a_state_of_another_training_names_what_differs(tmp_path):
 @pytest.mark.integration
 @pytest.mark.parametrize("suffix", [".onnx", ".xml"])
 def test_exported_models_are_evaluated(suffix, tmp_path):
-    from convnext_keras import deploy
+    from convnext_keras import export
     from convnext_keras.cli.demo import held_out_digits
 
     pixels, labels = held_out_digits()
     model = create_model("convnext_mini.digits")
     names = [str(number) for number in range(10)]
-    deploy.export(model, tmp_path / f"digits{suffix}", check=False)
-    exported = deploy.Artefact(tmp_path / f"digits{suffix}")
+    export.export(model, tmp_path / f"digits{suffix}", check=False)
+    exported = export.Artefact(tmp_path / f"digits{suffix}")
     expected = training.evaluate(model, (pixels[:100], labels[:100]), class_names=names)
     found = training.evaluate(exported, (pixels[:100], labels[:100]), class_names=names)
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)

@@ -5,7 +5,7 @@ import inspect
 import keras
 import numpy as np
 import pytest
-from backend import BACKEND, needs_training, to_numpy
+from backends import BACKEND, needs_training, to_numpy
 
 from convnext_keras import create_model, training
 

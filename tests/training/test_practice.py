@@ -6,13 +6,13 @@ import json
 import keras
 import numpy as np
 import pytest
-from backend import needs_training
+from backends import needs_training
 from PIL import Image
 from typer.testing import CliRunner
 
 from convnext_keras import clip, create_model, training
 from convnext_keras.cli import app
-from convnext_keras.training.progress import HISTORY, read_history
+from convnext_keras.training.checkpointing import HISTORY, read_history
 
 pytestmark = [pytest.mark.any_backend, needs_training]
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), "uint8")
@@ -52,7 +52,7 @@ def test_find_duplicates_compares_contents_of_files_and_arrays(tmp_path):
 
 def test_find_duplicates_reads_each_image_once(monkeypatch):
     reads = []
-    monkeypatch.setattr("convnext_keras.training.data._content_hash", lambda image: reads.append(1) or str(image))
+    monkeypatch.setattr("convnext_keras.training.datasets._content_hash", lambda image: reads.append(1) or str(image))
     examples = training.Examples([*map(str, range(10_000))], np.arange(10_000) % 2, ("a", "b"))
     assert training.find_duplicates(examples, examples.subset(range(5_000, 10_000)))[0] == ("5000", "5000")
     assert len(reads) == 15_000

@@ -7,15 +7,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from backend import needs_training
+from backends import needs_training
 from digit_pictures import digits
 from PIL import Image
 from typer.testing import CliRunner
 
 from convnext_keras import create_model, load_weights, training
 from convnext_keras.cli import app
-from convnext_keras.images import open_image
-from convnext_keras.training import progress, reports
+from convnext_keras.data.images import open_image
+from convnext_keras.training import checkpointing, reports
 
 pytestmark = [needs_training, pytest.mark.any_backend]
 DIGITS = "convnext_mini.digits"
@@ -121,7 +121,9 @@ def test_a_folder_with_files_is_refused(tmp_path):
 @pytest.mark.parametrize(("keep", "other"), [("last", "best"), ("best", "last")])
 def test_the_best_epoch_and_the_last_are_both_kept(keep, other, tmp_path, monkeypatch):
     losses = iter((1.0, 2.0))
-    monkeypatch.setattr(progress, "Evaluation", lambda *parts: SimpleNamespace(loss=next(losses), accuracy=lambda: 0.5))
+    monkeypatch.setattr(
+        checkpointing, "Evaluation", lambda *parts: SimpleNamespace(loss=next(losses), accuracy=lambda: 0.5)
+    )
     recipe = training.Recipe(epochs=2, batch_size=8, keep=keep)
     trained = training.fine_tune(DIGITS, digits(40), recipe)
     output = tmp_path / "kept"

@@ -1,0 +1,93 @@
+"""JAX: chosen when XLA lowers a program, by the platform that it lowers for, and compiled in direct calls too."""
+
+import functools
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from convnext_keras.backend.common import depthwise_native, shifted_depthwise, with_bias
+
+
+@functools.cache
+def _compiled_depthwise(dilation_rate: int):
+    """A function of inputs and kernel, compiled even in a direct call of a model; inside a program it dissolves."""
+
+    def convolve(inputs, kernel):
+        return jax.lax.platform_dependent(
+            inputs,
+            kernel,
+            cpu=functools.partial(shifted_depthwise, dilation_rate=dilation_rate),
+            default=functools.partial(depthwise_native, bias=None, dilation_rate=dilation_rate),
+        )
+
+    return jax.jit(convolve)
+
+
+def depthwise(inputs, kernel, bias, dilation_rate: int):
+    """Shifted products on CPUs, which XLA fuses into one pass; the native convolution elsewhere."""
+    return with_bias(_compiled_depthwise(dilation_rate)(inputs, kernel), bias)
+
+
+@jax.custom_vjp
+def _wide_product(rows, kernel):
+    """The product of bfloat16 matrices in float32, and gradients by products of bfloat16 again.
+
+    XLA for CPUs hands such products to the processor's instructions. It converts the matrices of others to float32.
+    """
+    return jax.lax.dot(rows, kernel, preferred_element_type=np.float32)
+
+
+def _gradients_of_product(matrices, upstream):
+    rows, kernel = matrices
+    upstream = upstream.astype(rows.dtype)
+    of_rows, of_kernel = _wide_product(upstream, kernel.T), _wide_product(rows.T, upstream)
+    return of_rows.astype(rows.dtype), of_kernel.astype(kernel.dtype)
+
+
+_wide_product.defvjp(lambda rows, kernel: (_wide_product(rows, kernel), (rows, kernel)), _gradients_of_product)
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled_dense(activation):
+    """A function of inputs, kernel and bias, as `_compiled_depthwise` is one."""
+
+    def plain(rows, kernel, bias):
+        return activation(rows @ kernel + bias)
+
+    def widened(rows, kernel, bias):
+        return activation(_wide_product(rows, kernel) + bias).astype(rows.dtype)
+
+    def on_rows(inputs, kernel, bias):
+        rows = inputs.reshape(-1, kernel.shape[0])
+        if inputs.dtype == kernel.dtype == "bfloat16":
+            outputs = jax.lax.platform_dependent(rows, kernel, bias, cpu=widened, default=plain)
+        else:
+            outputs = plain(rows, kernel, bias)
+        return outputs.reshape(*inputs.shape[:-1], kernel.shape[-1])
+
+    return jax.jit(on_rows)
+
+
+def dense(inputs, kernel, bias, activation):
+    """On rows, since XLA's gradients of products of four axes take two to three times as long on CPUs."""
+    return _compiled_dense(activation)(inputs, kernel, bias)
+
+
+def keep_compiled(folder: Path) -> None:
+    """Programs that took a while to compile are read from the folder, unless JAX was given another one."""
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def in_parts(function, rows, count: int):
+    """In a loop, which XLA compiles once for all parts."""
+    outputs = jax.lax.map(function, rows.reshape(count, -1, *rows.shape[1:]))
+    return outputs.reshape(-1, *outputs.shape[2:])
+
+
+def gradient(function, array):
+    """Gradient of a function from a tensor to a number, at an array."""
+    return np.asarray(jax.grad(function)(array))

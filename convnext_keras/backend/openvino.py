@@ -1,0 +1,105 @@
+"""OpenVINO: layer normalization as one operation where Keras writes it out, and models compiled from their own graphs.
+
+Keras wraps OpenVINO's nodes in a class that it does not publish. Without it there is no `layer_norm` here, and models
+are called directly, which compiles them anew for each call.
+"""
+
+import weakref
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import openvino
+from openvino import opset15
+
+from convnext_keras.backend.openvino_nchw import channels_first
+
+try:
+    from keras.src.backend.openvino import core
+except ImportError:
+    core: Any = None
+
+
+def _layer_norm(inputs, gamma, beta, epsilon: float):
+    """OpenVINO's own operation for zero mean and unit variance of the last axis."""
+    last = openvino.op.Constant(openvino.Type.i64, openvino.Shape([1]), [len(inputs.shape) - 1])
+    outputs = opset15.mvn(core.get_ov_output(inputs), last, True, epsilon, "inside_sqrt").output(0)
+    if gamma is not None:
+        outputs = opset15.multiply(outputs, core.get_ov_output(gamma)).output(0)
+    if beta is not None:
+        outputs = opset15.add(outputs, core.get_ov_output(beta)).output(0)
+    return core.OpenVINOKerasTensor(outputs)
+
+
+def graph_of(model: keras.Model, inputs: Any = None) -> openvino.Model:
+    """The model as OpenVINO's graph, for any number of rows.
+
+    Args:
+        model: a functional model.
+        inputs: with shapes and types; those of the model if None.
+
+    Raises:
+        ImportError: if Keras has no such class of nodes any more.
+    """
+    if core is None:
+        raise ImportError("This version of Keras does not show OpenVINO's nodes. Use another version, or format.")
+    tensors = keras.tree.map_structure(_parameter, model.inputs[0] if inputs is None else inputs)
+    outputs = keras.tree.flatten(model(tensors, training=False))
+    parameters: Any = [tensor.output.get_node() for tensor in keras.tree.flatten(tensors)]
+    graph = openvino.Model([opset15.result(row.output) for row in outputs], parameters)  # pyright: ignore
+    channels_first(graph)
+    return graph
+
+
+def _parameter(tensor: keras.KerasTensor) -> Any:
+    shape = [-1 if length is None else length for length in tensor.shape]
+    return core.OpenVINOKerasTensor(opset15.parameter(shape, core.OPENVINO_DTYPES[tensor.dtype]).output(0))
+
+
+class Programs(NamedTuple):
+    """What a model was compiled to.
+
+    Attributes:
+        values: of its weights then.
+        by_shape: programs by the types of the inputs and the shapes of their rows.
+    """
+
+    values: list[Any]
+    by_shape: dict[tuple, openvino.CompiledModel]
+
+
+KEPT_SHAPES = 2  # of inputs, for which a model stays compiled
+_programs: weakref.WeakKeyDictionary[keras.Model, Programs] = weakref.WeakKeyDictionary()
+
+
+def _infer(model: keras.Model, inputs: Any) -> Any:
+    """Outputs for `predict`, in the precision that OpenVINO chooses; compiled anew if the weights have other values."""
+    values = [variable.value for variable in model.weights]
+    known = _programs.get(model)
+    if known is None or [*map(id, known.values)] != [*map(id, values)]:
+        known = _programs[model] = Programs(values, {})
+    rows = keras.tree.map_structure(lambda row: keras.KerasTensor((None, *row.shape[1:]), str(row.dtype)), inputs)
+    shape = tuple((row.dtype, *row.shape) for row in keras.tree.flatten(rows))
+    if shape not in known.by_shape:
+        if len(known.by_shape) == KEPT_SHAPES:
+            known.by_shape.clear()
+        known.by_shape[shape] = openvino.compile_model(graph_of(model, rows), core.get_device())
+    outputs = known.by_shape[shape](keras.tree.flatten(inputs)).to_tuple()
+    return outputs[0] if len(outputs) == 1 else keras.tree.pack_sequence_as(model.output, outputs)
+
+
+def _compiled(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
+    """The model as OpenVINO compiles it for any number of rows, in float32."""
+    program = openvino.compile_model(graph_of(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda inputs: program(inputs)[0]
+
+
+def _called(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
+    """The model called directly, which Keras computes in float32."""
+    return lambda inputs: np.asarray(keras.ops.convert_to_numpy(model(inputs, training=False)))
+
+
+layer_norm = _layer_norm if core else None
+compiled = _compiled if core else _called
+infer = _infer if core else None

@@ -1,0 +1,226 @@
+"""Which tensor of a file belongs to which variable of a model: the names of `layouts` at work.
+
+Apart from `layouts`, which is tables and nothing else.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from convnext_keras.checkpoints.publisher_layouts import LAYOUTS, Layout
+from convnext_keras.layer_names import LayerName, read_model
+
+# The two variable names of PyTorch's modules, for each of Keras'.
+TORCH_VARIABLE: dict[str, str] = dict.fromkeys(("kernel", "gamma", "scale", "embeddings"), "weight")
+# What Keras 2 called the variable of a layer that had given it no name, as its layer scale had not.
+UNNAMED = "variable"
+NORM_VARIABLES = {"gamma", "beta", "scale"}
+
+# What Keras stores beside the weights of a model that was trained.
+KERAS_DROPPED = {
+    r"optimizer/.*": "state of the optimizer",
+    r".*seed_generator/.*": "state of the random generator of stochastic depth",
+}
+
+Shape = tuple[int, ...]
+
+
+class Key(NamedTuple):
+    """A variable of a model: its layer, and its name in the layer. `str` is its name in the library's own files."""
+
+    layer: LayerName
+    variable: str
+
+    def __str__(self) -> str:
+        return f"{self.layer}/{self.variable}"
+
+
+class Match(NamedTuple):
+    """How a file fits a model.
+
+    Attributes:
+        layout: its name, None if the file's names are of no known layout.
+        sources: for each key that the file has, the tensor's name.
+        surplus: names that are no key's and are not dropped.
+        torch: whether arrays are laid out as PyTorch does.
+    """
+
+    layout: str | None
+    sources: Mapping[Key, str]
+    surplus: list[str]
+    torch: bool = False
+
+
+def match(
+    format: str, files: Mapping[str, Shape], shapes: Mapping[Key, Shape], paths: Iterable[Mapping[Key, str]] = ()
+) -> Match:
+    """Finds each variable's tensor in a file.
+
+    Args:
+        format: of the file, as its reader names it.
+        files: the shape of each tensor in the file, by name.
+        shapes: the shape of each variable of the model.
+        paths: the path of each variable in a `.weights.h5` file, for each library that may have written it.
+    """
+    if format == "h5":
+        keys = keras_legacy_keys(files, shapes)
+        return _matched("Keras .h5", _wanted(keys, shapes), files)
+    if format == "weights.h5":
+        present = [{key: path for key, path in written.items() if path in files} for written in paths]
+        return _matched("Keras .weights.h5", max(present, key=len), files)
+    own = own_keys(files, shapes)
+    fits = [_matched("convnext_keras", _wanted(own, shapes), files)]
+    fits += [
+        _matched(name, torch_names(layout, shapes, files, outer, inner), files, layout.dropped, torch=True)
+        for name, layout in LAYOUTS.items()
+        for inner in layout.prefixes
+        for outer in ("", "module.")
+    ]
+    best = max(fits, key=lambda fit: (len(fit.sources), -len(fit.surplus)))
+    known = 2 * len(best.sources) > min(len(shapes), len(files))
+    return best if known else Match(None, {}, list(files))
+
+
+def _wanted(keys: Mapping[Key, str], shapes: Iterable[Key]) -> dict[Key, str]:
+    """The keys that the model has, in its order."""
+    return {key: keys[key] for key in shapes if key in keys}
+
+
+def _matched(
+    layout: str,
+    sources: Mapping[Key, str],
+    files: Iterable[str],
+    dropped: Mapping[str, str] = KERAS_DROPPED,
+    torch: bool = False,
+) -> Match:
+    used = set(sources.values())
+    pattern = re.compile("|".join([r"(?!)", *dropped]))
+    surplus = [name for name in files if name not in used and not pattern.fullmatch(name.removeprefix("module."))]
+    return Match(layout, sources, surplus, torch)
+
+
+def own_keys(files: Iterable[str], shapes: Iterable[Key]) -> dict[Key, str]:
+    """Key to name for the tensors of a file that `save_weights` wrote, each `layer/variable`."""
+    own = {str(key): key for key in shapes}
+    split = {name: name.rpartition("/") for name in files}
+    keys = {
+        own.get(name) or Key(LayerName(layer, is_foreign=True), variable): name
+        for name, (layer, _, variable) in split.items()
+    }
+    return keys | _renumbered(keys, shapes)
+
+
+def keras_legacy_keys(files: Iterable[str], shapes: Iterable[Key]) -> dict[Key, str]:
+    """Key to name for the tensors of a `.h5` file, which are named `layer/.../inner_layer/variable` or `...:0`.
+
+    Args:
+        files: the tensors' names in the file, in the graph's order.
+        shapes: the variables of the model, in the graph's order.
+    """
+    split = {name: tuple(name.removesuffix(":0").split("/")[-2:]) for name in files}
+    variables: dict[str, set[str]] = {}
+    for layer, variable in split.values():
+        variables.setdefault(layer, set()).add(variable)
+    layers = read_model({layer: names <= NORM_VARIABLES for layer, names in variables.items()})
+    keys: dict[Key, str] = {}
+    for name, (layer, variable) in split.items():
+        is_scale = layers[layer].role == "layer_scale" and variable.lower().startswith(UNNAMED)
+        keys[Key(layers[layer], "gamma" if is_scale else variable)] = name
+    return keys | _renumbered(keys, shapes)
+
+
+def _renumbered(keys: Mapping[Key, str], shapes: Iterable[Key]) -> dict[Key, str]:
+    """Tensors of layers that Keras named by counting, in another process than the model's: they match in order."""
+
+    def counted(wanted: Iterable[Key]) -> dict[tuple[str, str], list[Key]]:
+        groups: dict[tuple[str, str], list[Key]] = {}
+        for key in (key for key in wanted if key.layer.is_foreign):
+            groups.setdefault((without_count(key.layer.role), key.variable), []).append(key)
+        return groups
+
+    in_file = counted(key for key in keys if key not in shapes)
+    in_model = counted(key for key in shapes if key not in keys)
+    return {
+        mine: keys[theirs]
+        for kind in in_file.keys() & in_model.keys()
+        if len(in_file[kind]) == len(in_model[kind])
+        for theirs, mine in zip(in_file[kind], in_model[kind], strict=True)
+    }
+
+
+def without_count(name: str) -> str:
+    """The name of a layer without the number by which Keras tells it from others of its class.
+
+    Example:
+        >>> without_count("dense_12")
+        'dense'
+    """
+    base, _, number = name.rpartition("_")
+    return base if number.isdecimal() else name
+
+
+def torch_names(
+    layout: Layout, shapes: Mapping[Key, Shape], files: Mapping[str, Shape], outer: str, prefix: str
+) -> dict[Key, str]:
+    """Key to name for the tensors of a PyTorch publisher's file.
+
+    Args:
+        layout: the publisher's table.
+        shapes: the shape of the variable of each key wanted.
+        files: the shape of each tensor in the file.
+        outer: what stands before all names.
+        prefix: one of the layout's, which follows it.
+    """
+    available = dict(files)
+    names_by_key = {}
+    for key, shape in shapes.items():
+        names = [outer + (row[1:] if row.startswith("/") else prefix + row) for row in names_of(layout, key)]
+        present = [name for name in names if name in available]
+        # A stem's norm and its last convolution may share a name's number: the one that fits is meant.
+        fitting = [name for name in present if available[name] in torch_shapes(key, shape)] or present
+        if fitting:
+            names_by_key[key] = fitting[0]
+            del available[fitting[0]]
+    return names_by_key
+
+
+def names_of(layout: Layout, key: Key) -> list[str]:
+    """The names that a publisher may give a key's tensor, without the layout's prefix; the usual one first."""
+    layer, variable = key
+    fields = {
+        "stage": layer.stage,
+        "next": layer.stage + 1,
+        "odd": 2 * layer.stage + 1,
+        "even": 2 * layer.stage + 2,
+        "block": layer.block,
+        "keras": variable,
+        "variable": TORCH_VARIABLE.get(variable, "bias"),
+    }
+    rows = () if layer.is_foreign else layout.rows.get(layer.role, ())
+    return [name.format(**fields) for name in rows]
+
+
+def torch_shapes(key: Key, shape: Shape) -> tuple[Shape, ...]:
+    """The shapes in which PyTorch's publishers store the variable of a key, of this Keras shape.
+
+    Kernels have their output channels first there; everything else has its axes in the same order.
+
+    Example:
+        >>> torch_shapes(Key(LayerName("pointwise_conv_1"), "kernel"), (96, 384))
+        ((384, 96), (384, 96, 1, 1))
+    """
+    if key.variable == "kernel":
+        *window, channels_in, channels_out = shape or (0, 0)  # () stands for a kernel that the model does not have.
+        return ((channels_out, channels_in, *window), (channels_out, channels_in, *(window or (1, 1))))
+    return (shape, (1, 1, 1, *shape), (*shape, 1, 1)) if shape else (shape, (1,))
+
+
+def from_torch(key: Key, array: np.ndarray, shape: Shape) -> np.ndarray:
+    """An array of one of `torch_shapes(key, shape)` in Keras' order of axes, of that shape."""
+    if key.variable != "kernel":
+        return array.reshape(shape)
+    if len(shape) == 4:
+        return array.transpose(2, 3, 1, 0)
+    return array.reshape(shape[::-1]).T

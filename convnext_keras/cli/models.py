@@ -1,0 +1,145 @@
+"""The commands of weight files: `models`, `fetch` and `convert`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from convnext_keras.cli.options import WHICH, AsJson, saved_model, weights_named
+
+
+def models(
+    pattern: Annotated[str, typer.Argument(help="Shell pattern of names, such as '*base*'.")] = "*",
+    license: Annotated[str, typer.Option(help="Only this licence, such as mit.")] = "",
+    labels: Annotated[str, typer.Option(help="Only this label set, such as imagenet-1k.")] = "",
+    size: Annotated[int, typer.Option(help="Only this input size in pixels.")] = 0,
+    clip_models: Annotated[bool, typer.Option("--clip", help="Those of ConvNeXt-CLIP.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Lists what exists: weight sets with their size, parameters, licence and published accuracy.
+
+    [dim]convnext-keras models "convnextv2*" --size 384[/]
+
+    [dim]convnext-keras models --clip[/]
+    """
+    from convnext_keras import clip, list_weights
+    from convnext_keras.checkpoints import CLIP, RESTRICTED, weight_sets
+    from convnext_keras.configs import CLIP_VARIANTS, VARIANTS
+
+    wanted = {"license": license, "labels": labels, "input_size": size}
+    if clip_models:
+        rows, variants = [weight_sets(CLIP)[name] for name in clip.list_weights(pattern)], CLIP_VARIANTS
+    else:
+        rows, variants = [weight_sets()[name] for name in list_weights(pattern)], VARIANTS
+    rows = [row for row in rows if all(getattr(row, key) == value for key, value in wanted.items() if value)]
+    if as_json:
+        print(json.dumps([{"name": row.name, **row._asdict()} for row in rows], indent=2))
+        return
+    table = Table("weight set", "million parameters", "MB", "pixels", "classes", "top-1 %", "licence")
+    for row in rows:
+        million = f"{(variants[row.variant].parameters or 0) / 1e6:.1f}"
+        licence = f"[yellow]{row.license}[/]" if row.license in RESTRICTED else row.license
+        table.add_row(row.name, million, str(row.megabytes), str(row.input_size), str(row.classes), row.top1, licence)
+    Console().print(table)
+    restrictions = "; ".join(f"{name}: {meaning}" for name, meaning in RESTRICTED.items())
+    Console().print(f"[yellow]Licences in yellow[/] restrict the use: {restrictions}.")
+
+
+def fetch(
+    name: Annotated[str, typer.Argument(help=WHICH)],
+    top: Annotated[bool, typer.Option(help="The file with the classifier, or without.")] = True,
+) -> None:
+    """Downloads a weight set for later and prints where it lies.
+
+    [dim]convnext-keras fetch convnext_base.imagenet --no-top[/]
+
+    [dim]convnext-keras fetch hf://timm/convnextv2_nano.fcmae_ft_in1k[/]
+    """
+    from convnext_keras import checkpoints
+
+    print(checkpoints.fetch(weights_named(name), include_top=top).path)
+
+
+def inspect(
+    name: Annotated[str, typer.Argument(help="hf://owner/name, with @revision or not, or a folder.")],
+    as_json: AsJson = False,
+) -> None:
+    """Tells what a repository describes - architecture, classes, transform, licence - without fetching its weights.
+
+    [dim]convnext-keras inspect hf://timm/convnextv2_nano.fcmae_ft_in1k[/]
+
+    [dim]convnext-keras inspect model.safetensors[/]
+    """
+    from convnext_keras import hub
+    from convnext_keras.configs import Variant
+
+    description = hub.described(name)
+    if description is None:
+        raise ValueError(f"{name!r} is neither hf://owner/name nor a folder.")
+    names = description.labels if isinstance(description.labels, tuple) else ()
+    shown = ", ".join(label for _, label in names[:5]) + (", ..." if len(names) > 5 else "")
+    towers = description.clip
+    default = Variant(description.variant.depths, description.variant.dims)._asdict()
+    others = {key: value for key, value in description.variant._asdict().items() if value != default[key]}
+    facts = {
+        "format": description.format,
+        "depths": description.variant.depths,
+        "dims": description.variant.dims,
+        **others,
+        **({"embedding": towers.embedding, **towers.text._asdict()} if towers else {}),
+        "parameters": description.parameters,
+        "classes": f"{description.classes} {shown or (description.labels or '')}".strip(),
+        "activation": description.activation,
+        **{f"transform: {key}": value for key, value in description.recipe._asdict().items()},
+        "licence": description.license or "not stated",
+        "notes": " ".join(description.notes),
+    }
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    table = Table("what", "as described", show_lines=False)
+    for key, value in facts.items():
+        table.add_row(key, Text(str(value)))  # Not markup: the words are a stranger's.
+    Console().print(table)
+
+
+def save(
+    name: Annotated[str, typer.Argument(help=WHICH)],
+    folder: Annotated[Path, typer.Argument(help="The folder to write, which must not exist.")],
+    file_format: Annotated[str, typer.Option("--format", help="timm, transformers, open_clip or keras.")] = "timm",
+    weights: Annotated[Path | None, typer.Option(help="A file of your own for the same model.")] = None,
+) -> None:
+    """Writes weights as a repository that timm, transformers, OpenCLIP or this library loads.
+
+    [dim]convnext-keras save convnext_tiny.imagenet tiny --format transformers[/]
+
+    [dim]convnext-keras save flowers-model/model.keras flowers --format timm[/]
+    """
+    from convnext_keras import clip, create_model, hub, load_weights, save_pretrained
+
+    of_clip = file_format == "open_clip" or hub.is_clip(name)
+    model = clip.create_model(name) if of_clip else saved_model(name) or create_model(weights_named(name))
+    if weights:
+        load_weights(model, weights)
+    save_pretrained(model, folder, file_format)
+    print(folder)
+
+
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(help="A PyTorch checkpoint: a .pth, .pt or .bin file.")],
+    output: Annotated[Path, typer.Argument(help="The .safetensors file to write, which must not exist.")],
+) -> None:
+    """Turns a PyTorch checkpoint into a .safetensors file, once; needs PyTorch, and runs nothing that is in the file.
+
+    [dim]convnext-keras convert convnext_tiny_1k_224_ema.pth convnext_tiny.safetensors[/]
+
+    [dim]convnext-keras convert pytorch_model.bin model.safetensors[/]
+    """
+    from convnext_keras import checkpoints
+
+    tensors = checkpoints.convert_checkpoint(checkpoint, output)
+    print(f"{output}: {len(tensors)} tensors")

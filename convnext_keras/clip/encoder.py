@@ -1,0 +1,153 @@
+"""What is done with a pair of towers, whoever runs them: vectors of pictures and texts, and their similarities."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from convnext_keras.clip.tokenizer import Tokenizer
+from convnext_keras.data.images import ImageSource
+from convnext_keras.data.loader import OnError, in_batches
+from convnext_keras.data.transforms import Recipe
+from convnext_keras.inference import softmax
+from convnext_keras.pretrained_info import Provenance
+
+
+class SimilarityScores(NamedTuple):
+    """How alike images and texts are, each `(images, texts)` in float32.
+
+    Attributes:
+        cosine: of the angle between embeddings, -1..1; 0.2 to 0.35 for what belongs together in LAION's models.
+        logits: cosines times the checkpoint's scale, at most 100, plus its bias if it has one.
+        probs: softmax of the logits over the texts: each row sums to 1, so it only compares the texts given.
+    """
+
+    cosine: np.ndarray
+    logits: np.ndarray
+    probs: np.ndarray
+
+
+class Embedder:
+    """Pictures and texts to unit vectors of one space.
+
+    `CLIP` is one in Keras, `deploy.ExportedCLIP` one in the program of another format.
+
+    Attributes:
+        name: of the model.
+        provenance: where the weights come from, None if they are random.
+        streams: batches of one tower that may run at a time.
+    """
+
+    name: Any
+    provenance: Provenance | None = None
+    streams = 1
+
+    @property
+    def output_width(self) -> int:
+        """`D`, the width of the vectors."""
+        raise NotImplementedError
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Strings to token ids."""
+        raise NotImplementedError
+
+    @property
+    def recipe(self) -> Recipe:
+        """The evaluation transform: a picture in, pixels out."""
+        raise NotImplementedError
+
+    @property
+    def scale(self) -> float:
+        """Factor from cosines to logits."""
+        raise NotImplementedError
+
+    @property
+    def bias(self) -> float:
+        """What is added to logits."""
+        raise NotImplementedError
+
+    def encode_pixels(self, pixels: np.ndarray, batch_size: int) -> np.ndarray:
+        """Unit vectors `(N, D)` of what `recipe` gives, `(N, size, size, 3)`; at most `batch_size` of them."""
+        raise NotImplementedError
+
+    def encode_tokens(self, tokens: np.ndarray, batch_size: int) -> np.ndarray:
+        """Unit vectors `(N, D)` of what `tokenizer` gives, `(N, L)`; at most `batch_size` of them."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """64 hexadecimal digits that two models share only if all weights are equal: vectors of others are no use."""
+        raise NotImplementedError
+
+    def encode_image(
+        self, images: Any, batch_size: int = 32, on_error: str = "raise", exif_transpose: bool = False
+    ) -> np.ndarray:
+        """Embeddings of pictures.
+
+        Args:
+            images: a path, the bytes of a file, a PIL image, an array or a tensor of pixels, a batch `(N, H, W, 3)`, or
+                any iterable of these, see `open_image`; read, resized and cropped in threads, a batch ahead of the
+                model.
+            batch_size: most pictures at a time.
+            on_error: `"raise"`, or `"skip"` to leave out pictures that cannot be read, with a warning that names each.
+            exif_transpose: whether to rotate images as their EXIF orientation says, which OpenCLIP does not.
+
+        Returns:
+            Unit vectors `(N, D)` float32, in the order given; `(0, D)` if there are none.
+
+        Raises:
+            ImageError: if a picture cannot be read; the message names it.
+        """
+        batches = self.image_batches(images, batch_size, on_error, exif_transpose=exif_transpose)
+        parts = [vectors for _, vectors in batches]
+        return np.concatenate([np.zeros((0, self.output_width), "float32"), *parts])
+
+    def image_batches(
+        self,
+        images: Any,
+        batch_size: int = 32,
+        on_error: str | OnError = "raise",
+        picture: Callable[[Any], ImageSource] = lambda item: item,
+        exif_transpose: bool = False,
+    ) -> Iterator[tuple[list, np.ndarray]]:
+        """`encode_image` batch by batch, so that any number of pictures takes the memory of two batches.
+
+        Args:
+            images: see `encode_image`.
+            batch_size: most pictures at a time.
+            on_error: see `encode_image`; or what is to be called with an item and the error.
+            picture: takes an item of `images` and gives its picture, for items that are more than a picture.
+            exif_transpose: see `encode_image`.
+
+        Yields:
+            The items of a batch as they were given, and their unit vectors `(N, D)`.
+        """
+        recipe = self.recipe._replace(exif_transpose=exif_transpose)
+        for batch, pixels in in_batches(images, lambda item: recipe(picture(item)), batch_size, on_error):
+            yield batch, self.encode_pixels(pixels, batch_size)
+
+    def encode_text(self, texts: str | Sequence[str], batch_size: int = 256, truncate: str = "warn") -> np.ndarray:
+        """Embeddings of texts.
+
+        Args:
+            texts: one or several strings.
+            batch_size: most texts at a time.
+            truncate: what to do with texts over the context length; see `Tokenizer`.
+
+        Returns:
+            Unit vectors `(N, D)` float32; `(0, D)` if there are none.
+        """
+        tokens = self.tokenizer(texts, truncate=truncate)
+        batches = (tokens[start : start + batch_size] for start in range(0, len(tokens), batch_size))
+        parts = [self.encode_tokens(batch, batch_size) for batch in batches]
+        return np.concatenate([np.zeros((0, self.output_width), "float32"), *parts])
+
+    def similarity(self, images: Any, texts: str | Sequence[str]) -> SimilarityScores:
+        """Compares each picture with each text; see `encode_image` and `encode_text` for what they may be."""
+        return self.scores(self.encode_image(images), self.encode_text(texts))
+
+    def scores(self, images: np.ndarray, texts: np.ndarray) -> SimilarityScores:
+        """`similarity` of unit vectors `(N, D)` and `(M, D)`."""
+        cosine = images @ texts.T
+        logits = (self.scale * cosine + self.bias).astype("float32")
+        return SimilarityScores(cosine, logits, softmax(logits))

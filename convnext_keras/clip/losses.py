@@ -1,0 +1,82 @@
+"""Contrastive training and fine-tuning: the loss, the pictures' augmentation, and averages of weights."""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from convnext_keras.clip.model import CLIP
+from convnext_keras.data.augmentation import erased, random_resized_crop
+from convnext_keras.data.images import ImageSource, open_image
+from convnext_keras.layers import register
+from convnext_keras.surgery import average
+
+
+@register
+class ContrastiveLoss(keras.losses.Loss):
+    """CLIP's loss for a batch of N pairs: the cross-entropy of images over texts and of texts over images, averaged.
+
+    Targets `(N,)` are numbers of groups: rows of one group belong together, as where a caption occurs twice, and share
+    the target evenly. `CLIP.fit` without targets makes groups of equal texts. Predictions are the logits `(N, N)`.
+
+    Source: https://arxiv.org/abs/2103.00020v1, figure 3; shared targets as in https://arxiv.org/abs/2004.11362v5.
+
+    Example:
+        >>> logits = np.array([[5.0, 0.0], [0.0, 5.0]], "float32")
+        >>> round(float(ContrastiveLoss()(np.array([0, 1]), logits)), 4)
+        0.0067
+    """
+
+    def call(self, y_true, y_pred):
+        """Returns one value for each pair, `(N,)`."""
+        groups = ops.reshape(y_true, (-1,))
+        together = ops.cast(groups[:, None] == groups[None], y_pred.dtype)
+        targets = together / ops.sum(together, axis=-1, keepdims=True)  # Symmetric groups: rows serve as columns too.
+        by_image = ops.sum(targets * ops.log_softmax(y_pred, axis=-1), axis=-1)
+        by_text = ops.sum(targets * ops.log_softmax(ops.transpose(y_pred), axis=-1), axis=-1)
+        return -(by_image + by_text) / 2
+
+
+class RandomCropAndErase:
+    """The augmentation that LAION's ConvNeXts were trained with: a random resized crop, and a random patch of noise.
+
+    Args:
+        size: height and width of the result, in pixels.
+        scale: smallest and largest part of the picture's area that is cropped.
+        erase: probability 0..1 that a patch is replaced by noise.
+        seed: of the random numbers.
+
+    Example:
+        >>> RandomCropAndErase(64)(np.zeros((100, 80, 3), "uint8")).shape
+        (64, 64, 3)
+    """
+
+    def __init__(self, size: int, scale: tuple[float, float] = (0.33, 1.0), erase: float = 0.35, seed: int = 0) -> None:
+        self.size, self.scale, self.erase = size, scale, erase
+        self.random = np.random.default_rng(seed)
+
+    def __call__(self, image: ImageSource) -> np.ndarray:
+        """Returns uint8 pixels `(size, size, 3)` of a path, a PIL image or an array."""
+        size = (self.size, self.size)
+        pixels = np.array(random_resized_crop(open_image(image), size, self.scale, self.random))
+        return erased(pixels, self.random) if self.random.random() < self.erase else pixels
+
+
+def interpolate(zero_shot: CLIP, tuned: CLIP, weight: float) -> CLIP:
+    """A new model whose weights lie between those of two: what is learned is kept, and little is forgotten.
+
+    "Robust fine-tuning of zero-shot models" (https://arxiv.org/abs/2109.01903v3).
+
+    Args:
+        zero_shot: the model before fine-tuning.
+        tuned: the same after it.
+        weight: of `tuned`, 0..1; 0 and 1 give exact copies of the ends.
+
+    Raises:
+        ValueError: if the two differ in their sizes, or the weight is not valid.
+    """
+    if not 0 <= weight <= 1:
+        raise ValueError(f"weight must be 0 to 1. Received: weight={weight!r}")
+    mixed: Any = average([zero_shot, tuned], [1 - weight, weight])
+    return mixed

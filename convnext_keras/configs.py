@@ -1,0 +1,357 @@
+"""The architectures of the family, one row each, and the words that describe them."""
+
+from collections.abc import Iterable, Mapping
+from numbers import Integral, Real
+from typing import Any, Literal, NamedTuple, TypedDict, get_args
+
+from convnext_keras.validation import did_you_mean
+
+Stem = Literal["patch", "overlap", "overlap_gelu"]
+Norm = Literal["layer", "rms", "simple"]
+Activation = Literal[
+    "gelu",
+    "gelu_tanh",
+    "quick_gelu",
+    "silu",
+    "relu",
+    "relu6",
+    "leaky_relu",
+    "elu",
+    "celu",
+    "selu",
+    "mish",
+    "hard_mish",
+    "hard_sigmoid",
+    "hard_silu",
+    "sigmoid",
+    "tanh",
+    "linear",
+]
+HeadPooling = Literal["avg", "max", "avgmax", "catavgmax", "none"]
+
+
+class Variant(NamedTuple):
+    """One architecture of the family.
+
+    Attributes:
+        depths: blocks in each stage.
+        dims: channels in each stage.
+        parameters: published count with a classifier of 1,000 classes.
+        input_size: height and width in pixels that the model has by default.
+        stem: `"patch"`, one convolution of `patch_size`; `"overlap"`, two of 3x3 and stride 2; `"overlap_gelu"`, with
+            an activation between them.
+        stem_width: channels between the two convolutions of an overlapping stem.
+        stem_norm: whether a norm follows the stem.
+        patch_size: kernel and stride of a patch stem, in pixels.
+        kernel_sizes: of the depthwise convolution in each stage.
+        norm: `"layer"`, `"rms"`, or `"simple"`, which divides without subtracting the mean.
+        epsilon: of every norm.
+        head_epsilon: of the last norm, None for that of the others.
+        activation: of the blocks, a word of `Activation`: `"gelu"` is the exact one, `"gelu_tanh"` its approximation.
+        conv_bias: whether stem, depthwise and downsampling convolutions have a bias.
+        first_downsampling: whether the first stage halves the resolution too, as timm does behind a patch stem of 2.
+        response_norm: global response normalisation in each block, as ConvNeXt V2 has it.
+        layer_scale: whether blocks have the layer scale of V1.
+        head_norm_first: norm before the pooling and not after it.
+        head_hidden: width of a hidden layer in the head, 0 for none.
+        head_pooling: before the classifier: `"avg"`, `"max"`, `"avgmax"`, the mean of both, `"catavgmax"`, both side by
+            side, or `"none"` for scores at every position.
+    """
+
+    depths: tuple[int, ...]
+    dims: tuple[int, ...]
+    parameters: int | None = None
+    input_size: int = 224
+    stem: Stem = "patch"
+    stem_width: int = 0
+    stem_norm: bool = True
+    patch_size: int = 4
+    kernel_sizes: tuple[int, ...] = (7, 7, 7, 7)
+    norm: Norm = "layer"
+    epsilon: float = 1e-6
+    head_epsilon: float | None = None
+    activation: Activation = "gelu"
+    conv_bias: bool = True
+    first_downsampling: bool = False
+    response_norm: bool = False
+    layer_scale: bool = True
+    head_norm_first: bool = False
+    head_hidden: int = 0
+    head_pooling: HeadPooling = "avg"
+
+    def stride(self, stage: int) -> int:
+        """Pixels of the input for one of a stage's output, from 0; nothing is dilated."""
+        return self.patch_size * 2 ** (stage + self.first_downsampling)
+
+    @property
+    def minimum_size(self) -> int:
+        """The smallest height and width in pixels that leave one pixel after the last stage."""
+        return self.stride(len(self.depths) - 1)
+
+
+class Options(TypedDict, total=False):
+    """The attributes of `Variant` that have a default, as arguments of `ConvNeXt`."""
+
+    parameters: int | None
+    input_size: int
+    stem: Stem
+    stem_width: int
+    stem_norm: bool
+    patch_size: int
+    kernel_sizes: tuple[int, ...]
+    norm: Norm
+    epsilon: float
+    head_epsilon: float | None
+    activation: Activation
+    conv_bias: bool
+    first_downsampling: bool
+    response_norm: bool
+    layer_scale: bool
+    head_norm_first: bool
+    head_hidden: int
+    head_pooling: HeadPooling
+
+
+WORDS = {
+    "stem": get_args(Stem),
+    "norm": get_args(Norm),
+    "activation": get_args(Activation),
+    "head_pooling": get_args(HeadPooling),
+}
+
+
+def check(variant: Variant) -> None:
+    """Raises ValueError unless a model can be built of the variant.
+
+    Example:
+        >>> check(Variant((1, 1), (8, 16), norm="batch"))
+        Traceback (most recent call last):
+        ValueError: norm must be one of ('layer', 'rms', 'simple'). Received: norm='batch'.
+    """
+    for name, words in WORDS.items():
+        word = getattr(variant, name)
+        if word not in words:
+            raise ValueError(f"{name} must be one of {words}. Received: {name}={word!r}.{did_you_mean(word, words)}")
+    depths, dims, kernel_sizes = variant.depths, variant.dims, variant.kernel_sizes
+    if not depths or len(depths) != len(dims) or len(depths) > len(kernel_sizes):
+        raise ValueError(
+            "depths, dims and kernel_sizes must have one number for each stage. "
+            f"Received: depths={depths}, dims={dims}, kernel_sizes={kernel_sizes}"
+        )
+    whole = {"depths": depths, "dims": dims, "kernel_sizes": kernel_sizes, "patch_size": (variant.patch_size,)}
+    whole |= {} if variant.stem == "patch" else {"stem_width": (variant.stem_width,)}
+    for name, numbers in whole.items():
+        if not all(isinstance(number, Integral) and int(number) > 0 for number in numbers):
+            raise ValueError(f"{name} must be positive and whole. Received: {name}={getattr(variant, name)!r}")
+    if not all(size % 2 for size in kernel_sizes):
+        raise ValueError(f"kernel_sizes must be odd. Received: kernel_sizes={kernel_sizes}")
+    for name in ("epsilon", "head_epsilon"):
+        number = getattr(variant, name)
+        if not (isinstance(number, Real) and float(number) > 0) and (name, number) != ("head_epsilon", None):
+            raise ValueError(f"{name} must be a number above 0. Received: {name}={number!r}")
+    if variant.head_norm_first and variant.head_hidden:
+        raise ValueError(
+            "A head with a hidden layer has its norm after the pooling. "
+            f"Received: head_hidden={variant.head_hidden}, head_norm_first=True"
+        )
+    if variant.head_pooling == "catavgmax" and not variant.head_norm_first:
+        raise ValueError("head_pooling='catavgmax' doubles the channels, which needs head_norm_first=True.")
+
+
+def parameter_count(variant: Variant, classes: int = 0, channels: int = 3) -> int:
+    """How many numbers a model of the variant is trained in.
+
+    Args:
+        variant: the architecture.
+        classes: width of the classifier, 0 for a model without one, whose output is the head's input to it.
+        channels: of the pictures.
+
+    Example:
+        >>> parameter_count(VARIANTS["convnext_tiny"], classes=1000)
+        28589128
+    """
+    dims, bias = variant.dims, int(variant.conv_bias)
+    norm = 2 if variant.norm == "layer" else 1  # numbers a channel
+    if variant.stem == "patch":
+        count = (variant.patch_size**2 * channels + bias) * dims[0]
+    else:
+        count = (9 * channels + bias) * variant.stem_width + (9 * variant.stem_width + bias) * dims[0]
+    count += norm * dims[0] * variant.stem_norm
+    before = [dims[0] if variant.first_downsampling else 0, *dims[:-1]]
+    for depth, width, inputs, size in zip(variant.depths, dims, before, variant.kernel_sizes, strict=False):
+        count += (norm * inputs + (4 * inputs + bias) * width) if inputs else 0
+        one_each = size**2 + bias + norm + variant.layer_scale + 8 * variant.response_norm
+        count += depth * width * (one_each + (4 * width + 4) + (4 * width + 1))
+    features = dims[-1] * (2 if variant.head_pooling == "catavgmax" else 1)
+    count += norm * dims[-1]
+    if variant.head_hidden:
+        count, features = count + (features + 1) * variant.head_hidden, variant.head_hidden
+    return count + (features + 1) * classes
+
+
+def variant_of(depths: Any, dims: Any, options: Mapping[str, Any], others: Iterable[str] = ()) -> Variant:
+    """A checked variant of depths, widths and other attributes.
+
+    Args:
+        depths: blocks in each stage.
+        dims: channels in each stage.
+        options: other attributes of `Variant` by name.
+        others: further names that the caller takes, for the error about an unknown one.
+
+    Raises:
+        ValueError: if an attribute is unknown, or no model can be built.
+    """
+    for name in options.keys() - Options.__annotations__.keys():
+        valid = [*Options.__annotations__, *others]
+        raise ValueError(f"{name!r} is no option of a ConvNeXt. Valid: {valid}.{did_you_mean(name, valid)}")
+    given = {**options, "depths": depths, "dims": dims}
+    for name in {"depths", "dims", "kernel_sizes"} & given.keys():
+        if not isinstance(given[name], Iterable):
+            raise ValueError(f"{name} must have one number for each stage. Received: {name}={given[name]!r}")
+        given[name] = tuple(given[name])
+    variant = Variant(**given)
+    check(variant)
+    return variant
+
+
+# Depths and widths that several rows share.
+SIX, EIGHT, NINE, DEEP = (2, 2, 6, 2), (2, 2, 8, 2), (3, 3, 9, 3), (3, 3, 27, 3)
+ATTO, FEMTO, PICO, NANO = (40, 80, 160, 320), (48, 96, 192, 384), (64, 128, 256, 512), (80, 160, 320, 640)
+TINY, BASE, LARGE, XLARGE = (96, 192, 384, 768), (128, 256, 512, 1024), (192, 384, 768, 1536), (256, 512, 1024, 2048)
+XXLARGE, HUGE, ZEPTO = (384, 768, 1536, 3072), (352, 704, 1408, 2816), (32, 64, 128, 256)
+TEST = (32, 64, 96, 128)
+V2: dict[str, Any] = {"response_norm": True, "layer_scale": False}
+OVERLAP: dict[str, Any] = {"stem": "overlap"}
+# The stem of Meta's isotropic models: one convolution to the resolution that all blocks keep.
+ISOTROPIC: dict[str, Any] = {"patch_size": 16, "stem_norm": False, "kernel_sizes": (7,)}
+
+# The paper's five, then timm's names (https://github.com/huggingface/pytorch-image-models, convnext.py of 1.0.31).
+VARIANTS = {
+    "convnext_tiny": Variant(NINE, TINY, 28_589_128),
+    "convnext_small": Variant(DEEP, TINY, 50_223_688),
+    "convnext_base": Variant(DEEP, BASE, 88_591_464),
+    "convnext_large": Variant(DEEP, LARGE, 197_767_336),
+    "convnext_xlarge": Variant(DEEP, XLARGE, 350_196_968),
+    "convnext_atto": Variant(SIX, ATTO, 3_695_520),
+    "convnext_atto_ols": Variant(SIX, ATTO, 3_702_912, stem_width=24, **OVERLAP),
+    "convnext_atto_rms": Variant(SIX, ATTO, 3_693_040, norm="rms"),
+    "convnext_femto": Variant(SIX, FEMTO, 5_217_784),
+    "convnext_femto_ols": Variant(SIX, FEMTO, 5_226_520, stem_width=24, **OVERLAP),
+    "convnext_pico": Variant(SIX, PICO, 9_045_672),
+    "convnext_pico_ols": Variant(SIX, PICO, 9_061_928, stem_width=32, **OVERLAP),
+    "convnext_nano": Variant(EIGHT, NANO, 15_593_560),
+    "convnext_nano_ols": Variant(EIGHT, NANO, 15_649_560, stem_width=80, **OVERLAP),
+    "convnext_tiny_hnf": Variant(NINE, TINY, 28_589_128, head_norm_first=True),
+    "convnext_large_mlp": Variant(DEEP, LARGE, 200_128_168, head_hidden=1536),
+    "convnext_xxlarge": Variant((3, 4, 30, 3), XXLARGE, 846_471_016, epsilon=1e-5),
+    "convnext_zepto_rms": Variant((2, 2, 4, 2), ZEPTO, 2_155_656, norm="simple"),
+    "convnext_zepto_rms_ols": Variant(
+        (2, 2, 4, 2), ZEPTO, 2_164_232, stem="overlap_gelu", stem_width=32, norm="simple"
+    ),
+    "convnextv2_atto": Variant(SIX, ATTO, 3_708_400, **V2),
+    "convnextv2_femto": Variant(SIX, FEMTO, 5_233_240, **V2),
+    "convnextv2_pico": Variant(SIX, PICO, 9_066_280, **V2),
+    "convnextv2_nano": Variant(EIGHT, NANO, 15_623_800, **V2),
+    "convnextv2_tiny": Variant(NINE, TINY, 28_635_496, **V2),
+    "convnextv2_small": Variant(DEEP, TINY, 50_318_440, **V2),
+    "convnextv2_base": Variant(DEEP, BASE, 88_717_800, **V2),
+    "convnextv2_large": Variant(DEEP, LARGE, 197_956_840, **V2),
+    "convnextv2_huge": Variant(DEEP, HUGE, 660_289_640, **V2),
+    "convnext_isotropic_small": Variant((18,), (384,), 22_308_712, layer_scale=False, **ISOTROPIC),
+    "convnext_isotropic_base": Variant((18,), (768,), 87_083_752, layer_scale=False, **ISOTROPIC),
+    "convnext_isotropic_large": Variant((36,), (1024,), 305_942_504, **ISOTROPIC),
+    "test_convnext": Variant((1, 2, 4, 2), (24, 32, 48, 64), 272_128, 160, epsilon=1e-5, activation="gelu_tanh"),
+    "test_convnext2": Variant((1, 1, 1, 1), TEST, 477_800, 160, epsilon=1e-5, activation="gelu_tanh"),
+    "test_convnext3": Variant(
+        (1, 1, 1, 1), TEST, 468_840, 160, epsilon=1e-5, activation="silu", kernel_sizes=(7, 5, 5, 3)
+    ),
+    # This project's own, for small pictures: 32 x 32 pixels leave 2 x 2 after the last stage.
+    "convnext_mini": Variant((1, 1, 3, 1), (32, 48, 64, 128), 460_664, 32, patch_size=2),
+}
+
+
+# Those of CLIP's tokenizer, which must not need this module: it is used without Keras.
+VOCABULARY_SIZE, CONTEXT_LENGTH = 49_408, 77
+
+
+class TextTower(NamedTuple):
+    """The sizes of the text tower of a ConvNeXt-CLIP.
+
+    Attributes:
+        width: channels of every token.
+        heads: of the attention; 64 channels each in all published models.
+        depth: number of blocks.
+        context_length: most tokens of a text.
+        vocabulary_size: number of token ids.
+        activation: of the blocks; see `Variant`.
+        mlp_ratio: width of their hidden layer for one of `width`.
+    """
+
+    width: int
+    heads: int
+    depth: int
+    context_length: int = CONTEXT_LENGTH
+    vocabulary_size: int = VOCABULARY_SIZE
+    activation: Activation = "gelu"
+    mlp_ratio: float = 4.0
+
+    @property
+    def mlp_width(self) -> int:
+        """Channels of the hidden layer of a block."""
+        return int(self.width * self.mlp_ratio)
+
+
+class ClipVariant(NamedTuple):
+    """One ConvNeXt-CLIP architecture.
+
+    Attributes:
+        trunk: the ConvNeXt of the image tower.
+        text: sizes of the text tower.
+        embedding: width of the space that both towers end in.
+        image_size: height and width in pixels that the weights were trained at, or `(height, width)`.
+        parameters: published count.
+        projection_hidden: width of a hidden layer between the trunk and the embedding, None if there is none.
+        projection_bias: whether the projection adds a bias.
+        logit_bias: whether a bias is added to the logits, as models trained with the sigmoid loss have it.
+    """
+
+    trunk: Variant
+    text: TextTower
+    embedding: int
+    image_size: int | tuple[int, int] = 224
+    parameters: int | None = None
+    projection_hidden: int | None = None
+    projection_bias: bool = False
+    logit_bias: bool = False
+
+
+def clip_parameter_count(variant: ClipVariant) -> int:
+    """How many numbers a ConvNeXt-CLIP is trained in.
+
+    Example:
+        >>> clip_parameter_count(CLIP_VARIANTS["convnext_base_w"])
+        179385345
+    """
+    trunk, text, embedding = variant.trunk, variant.text, variant.embedding
+    features = trunk.head_hidden or trunk.dims[-1] * (2 if trunk.head_pooling == "catavgmax" else 1)
+    hidden = variant.projection_hidden
+    projection = (features + 1) * hidden + hidden * embedding if hidden else features * embedding
+    width = text.width
+    block = 4 * width**2 + 8 * width + (2 * width + 1) * text.mlp_width + width
+    tokens = (text.vocabulary_size + text.context_length) * width + text.depth * block + 2 * width + width * embedding
+    biases = embedding * variant.projection_bias + variant.logit_bias
+    return parameter_count(trunk) + projection + tokens + 1 + biases
+
+
+MINI, BASE, LARGE, XXLARGE = (VARIANTS[f"convnext_{size}"] for size in ("mini", "base", "large", "xxlarge"))
+
+# OpenCLIP's names and sizes (model_configs/convnext_*.json of 3.3.0); the last is this project's own.
+CLIP_VARIANTS = {
+    "convnext_base": ClipVariant(BASE, TextTower(512, 8, 12), 512, 224, 151_518_849),
+    "convnext_base_w": ClipVariant(BASE, TextTower(640, 10, 12), 640, 256, 179_385_345),
+    "convnext_base_w_320": ClipVariant(BASE, TextTower(640, 10, 12), 640, 320, 179_385_345),
+    "convnext_large_d": ClipVariant(LARGE, TextTower(768, 12, 16), 768, 256, 351_772_609, 1536),
+    "convnext_large_d_320": ClipVariant(LARGE, TextTower(768, 12, 16), 768, 320, 351_772_609, 1536),
+    "convnext_xxlarge": ClipVariant(XXLARGE, TextTower(1024, 16, 24), 1024, 256, 1_200_576_385),
+    "convnext_mini": ClipVariant(MINI, TextTower(96, 4, 3, 40, 2048), 96, 64, 889_329),
+}

@@ -1,0 +1,1 @@
+"""Images and class names: reading, transforms, augmentation, batches."""

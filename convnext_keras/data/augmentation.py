@@ -1,0 +1,239 @@
+"""Random changes of pictures for training: on uint8 pictures with Pillow, which threads run beside the model."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageOps
+
+from convnext_keras.data.images import MODES, ImageSource
+from convnext_keras.data.transforms import INTERPOLATIONS, Recipe
+
+RATIOS = (3 / 4, 4 / 3)  # of a crop's width to its height
+ERASED = (0.02, 1 / 3)  # part of the area
+ERASED_RATIOS = (0.3, 1 / 0.3)
+# The strongest of what `affine=1` does: degrees, part of the size, part of the edge.
+ANGLE, ZOOM, SHIFT = 15.0, 0.15, 0.1
+FULL = 10.0  # the magnitude of RandAugment at which an operation has its full strength
+
+Box = tuple[int, int, int, int]
+
+
+def random_box(
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    ratios: tuple[float, float],
+    random: np.random.Generator,
+) -> Box | None:
+    """A random box inside a picture.
+
+    Args:
+        height: of the picture in pixels.
+        width: of the picture in pixels.
+        scale: smallest and largest part of its area.
+        ratios: smallest and largest of the box's width to its height.
+        random: where the numbers come from.
+
+    Returns:
+        Top, left, height and width in pixels; None if ten tries do not fit.
+    """
+    for _ in range(10):
+        area = height * width * random.uniform(*scale)
+        ratio = math.exp(random.uniform(math.log(ratios[0]), math.log(ratios[1])))
+        box_width, box_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < box_width <= width and 0 < box_height <= height:
+            top, left = random.integers(0, (height - box_height + 1, width - box_width + 1))
+            return int(top), int(left), box_height, box_width
+    return None
+
+
+def random_resized_crop(
+    picture: Image.Image,
+    size: tuple[int, int],
+    scale: tuple[float, float],
+    random: np.random.Generator,
+    interpolation: str = "bicubic",
+) -> Image.Image:
+    """A random part of a picture, resized to a height and width (https://arxiv.org/abs/1409.4842v1, section 6)."""
+    box = random_box(picture.height, picture.width, scale, RATIOS, random)
+    top, left, height, width = box or (0, 0, picture.height, picture.width)
+    area = (left, top, left + width, top + height)
+    return picture.resize((size[1], size[0]), INTERPOLATIONS[interpolation], box=area)
+
+
+def erased(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """A copy of pixels `(H, W, C)` with a random box of noise (https://arxiv.org/abs/1708.04896v2)."""
+    box = random_box(pixels.shape[0], pixels.shape[1], ERASED, ERASED_RATIOS, random)
+    if box is None:
+        return pixels
+    top, left, height, width = box
+    changed = pixels.copy()
+    noise = random.integers(0, 256, (height, width, pixels.shape[2]), "uint8")
+    changed[top : top + height, left : left + width] = noise
+    return changed
+
+
+def _transformed(picture: Image.Image, matrix: np.ndarray, shift: tuple[float, float] = (0, 0)) -> Image.Image:
+    """The picture under an affine map about its middle; what comes in from outside is grey, as the field has it."""
+    middle = np.array(picture.size) / 2
+    offset = middle - matrix @ (middle + shift)
+    coefficients = (*matrix[0], offset[0], *matrix[1], offset[1])
+    fill = 128 if picture.mode == "L" else (128, 128, 128)
+    kind, filtered = Image.Transform.AFFINE, Image.Resampling.BILINEAR
+    return picture.transform(picture.size, kind, coefficients, filtered, fillcolor=fill)
+
+
+def _rotation(degrees: float) -> np.ndarray:
+    angle = math.radians(degrees)
+    return np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+
+
+def random_affine(picture: Image.Image, strength: float, random: np.random.Generator) -> Image.Image:
+    """Turned, scaled and shifted a little: at strength 1 up to `ANGLE` degrees, `ZOOM` and `SHIFT`.
+
+    The levels at the edge go on outside the picture, so that a plain background stays plain.
+    """
+    angle, wide, high, right, down = strength * random.uniform(-1, 1, 5)
+    matrix = _rotation(ANGLE * angle) / [1 + ZOOM * wide, 1 + ZOOM * high]
+    pixels = np.asarray(picture)
+    border = max(picture.size) // 2
+    padding = [(border, border), (border, border), *[(0, 0)] * (pixels.ndim - 2)]
+    wider = Image.fromarray(np.pad(pixels, padding, "edge"))
+    shift = (SHIFT * right * picture.width, SHIFT * down * picture.height)
+    return _transformed(wider, matrix, shift).crop((border, border, border + picture.width, border + picture.height))
+
+
+def _enhanced(kind: Callable[[Image.Image], ImageEnhance._Enhance]) -> Callable[[Image.Image, float], Image.Image]:
+    return lambda picture, strength: kind(picture).enhance(1 + 0.9 * strength)
+
+
+def _sheared(picture: Image.Image, x: float = 0, y: float = 0) -> Image.Image:
+    return _transformed(picture, np.array([[1, 0.3 * x], [0.3 * y, 1]]))
+
+
+# RandAugment's operations (https://arxiv.org/abs/1909.13719v2, section 3 and its code), each of a picture and a
+# strength -1..1. Solarizing and posterizing have no sign.
+OPERATIONS: dict[str, Callable[[Image.Image, float], Image.Image]] = {
+    "identity": lambda picture, strength: picture,
+    "autocontrast": lambda picture, strength: ImageOps.autocontrast(picture),
+    "equalize": lambda picture, strength: ImageOps.equalize(picture),
+    "rotate": lambda picture, strength: _transformed(picture, _rotation(30 * strength)),
+    "solarize": lambda picture, strength: ImageOps.solarize(picture, round(256 * (1 - abs(strength)))),
+    "posterize": lambda picture, strength: ImageOps.posterize(picture, 8 - round(4 * abs(strength))),
+    "color": _enhanced(ImageEnhance.Color),
+    "contrast": _enhanced(ImageEnhance.Contrast),
+    "brightness": _enhanced(ImageEnhance.Brightness),
+    "sharpness": _enhanced(ImageEnhance.Sharpness),
+    "shear_x": lambda picture, strength: _sheared(picture, x=strength),
+    "shear_y": lambda picture, strength: _sheared(picture, y=strength),
+    "translate_x": lambda picture, strength: _transformed(picture, np.eye(2), (0.45 * strength * picture.width, 0)),
+    "translate_y": lambda picture, strength: _transformed(picture, np.eye(2), (0, 0.45 * strength * picture.height)),
+}
+
+
+def rand_augment(picture: Image.Image, magnitude: float, random: np.random.Generator) -> Image.Image:
+    """Two of `OPERATIONS`, chosen for each picture anew; of the strength `magnitude / 10`, give or take 0.05."""
+    for name in random.choice([*OPERATIONS], 2):
+        strength = min(1.0, max(0.0, random.normal(magnitude, 0.5) / FULL))
+        picture = OPERATIONS[str(name)](picture, strength * random.choice((-1, 1)))
+    return picture
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """A picture, and random numbers, to the pixels that a model is trained on.
+
+    Attributes:
+        recipe: evaluation transform of the model; its size, filter and channels are kept.
+        crop_scale: smallest and largest part of the picture's area that is cropped; `(1, 1)` for the transform's own
+            crop.
+        flip: probability 0..1 to mirror left and right.
+        affine: strength 0..1 of turning, scaling and shifting, see `random_affine`.
+        rand_augment: magnitude 0..10 of `rand_augment`; 0 for none.
+        erase: probability 0..1 that a box is replaced by noise.
+
+    Raises:
+        ValueError: if the pictures are neither grey nor RGB.
+
+    Example:
+        >>> augment = Augmentation(Recipe(32), crop_scale=(0.5, 1.0), flip=0.5)
+        >>> augment(np.zeros((50, 40, 3), "uint8"), np.random.default_rng(0)).shape
+        (32, 32, 3)
+    """
+
+    recipe: Recipe
+    crop_scale: tuple[float, float] = (1.0, 1.0)
+    flip: float = 0.0
+    affine: float = 0.0
+    rand_augment: float = 0.0
+    erase: float = 0.0
+
+    def __post_init__(self) -> None:
+        changes = self.crop_scale != (1, 1) or self.flip or self.affine or self.rand_augment or self.erase
+        if changes and MODES.get(self.recipe.channels) not in ("L", "RGB"):
+            raise ValueError(
+                f"Pictures of {self.recipe.channels} channels cannot be augmented, only those of 1 or 3. Leave out "
+                "crop_scale, flip, affine, rand_augment and erase, and give pictures that are changed already."
+            )
+
+    def __call__(self, image: ImageSource, random: np.random.Generator) -> np.ndarray:
+        """Pixels `(height, width, channels)` in 0..255; see `Recipe`."""
+        height, width, channels = self.recipe.shape
+        if self.crop_scale == (1, 1):
+            pixels = self.recipe(image)
+            if not (self.flip or self.affine or self.rand_augment):
+                return erased(pixels, random) if random.random() < self.erase else pixels
+            levels = np.clip(np.rint(pixels), 0, 255).astype("uint8")
+            picture = Image.fromarray(levels[..., 0] if channels == 1 else levels)
+        else:
+            picture = self.recipe.open(image, MODES[channels])
+            picture = random_resized_crop(picture, (height, width), self.crop_scale, random, self.recipe.interpolation)
+        if random.random() < self.flip:
+            picture = ImageOps.mirror(picture)
+        if self.affine:
+            picture = random_affine(picture, self.affine, random)
+        if self.rand_augment:
+            picture = rand_augment(picture, self.rand_augment, random)
+        pixels = np.asarray(picture)
+        pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+        return erased(pixels, random) if random.random() < self.erase else pixels
+
+
+def mixed(
+    pixels: np.ndarray, targets: np.ndarray, mixup: float, cutmix: float, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """A batch mixed with itself in reverse order, by mixup or by cutmix, one at random if both are asked for.
+
+    "mixup" (https://arxiv.org/abs/1710.09412v2) adds pictures, "CutMix" (https://arxiv.org/abs/1905.04899v2) pastes a
+    box of one into the other; targets are added by the same parts.
+
+    Args:
+        pixels: `(N, H, W, C)` in 0..255.
+        targets: `(N, classes)`, each row summing to 1.
+        mixup: the parameter of the beta distribution of the parts, above 0; 0 for no mixup.
+        cutmix: the same for cutmix.
+        random: where the numbers come from.
+
+    Returns:
+        Both of the same shapes, float32.
+    """
+    pixels, targets = pixels.astype("float32"), targets.astype("float32")
+    kinds = [kind for kind, alpha in (("mixup", mixup), ("cutmix", cutmix)) if alpha]
+    if not kinds:
+        return pixels, targets
+    kind = random.choice(kinds)
+    part = random.beta(mixup, mixup) if kind == "mixup" else random.beta(cutmix, cutmix)
+    if kind == "mixup":
+        pixels = part * pixels + (1 - part) * pixels[::-1]
+    else:
+        height, width = pixels.shape[1:3]
+        half = np.array([height, width]) * math.sqrt(1 - part) / 2
+        middle = random.uniform(0, (height, width))
+        top, left = np.clip(np.rint(middle - half), 0, (height, width)).astype(int)
+        bottom, right = np.clip(np.rint(middle + half), 0, (height, width)).astype(int)
+        pasted = pixels.copy()
+        pasted[:, top:bottom, left:right] = pixels[::-1, top:bottom, left:right]
+        pixels, part = pasted, 1 - (bottom - top) * (right - left) / (height * width)
+    return pixels.astype("float32"), (part * targets + (1 - part) * targets[::-1]).astype("float32")

@@ -1,0 +1,268 @@
+"""From images to model input: the statistics that models embed, and the resize recipes of the weight sets.
+
+Models of this library take pixels in 0..255 and normalise them in their first layer; what remains outside is to
+decode, resize and crop, as the publisher of the weights did when the published accuracy was measured.
+"""
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from convnext_keras.data.images import MODES, ImageError, ImageSource, converted, open_image, source_name, to_levels
+
+
+class Statistics(NamedTuple):
+    """Mean and standard deviation of each channel, for pixels in 0..1."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+STATISTICS = {
+    "imagenet": Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    # OpenAI's CLIP and all models trained from its recipe.
+    "clip": Statistics((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "half": Statistics((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+
+
+def statistics_of(statistics: str | Statistics) -> Statistics:
+    """The statistics of that name in `STATISTICS`, or those given.
+
+    Raises:
+        ValueError: if the name is unknown.
+    """
+    if isinstance(statistics, Statistics):
+        return statistics
+    if statistics not in STATISTICS:
+        raise ValueError(f"statistics must be one of {sorted(STATISTICS)}. Received: statistics={statistics!r}")
+    return STATISTICS[statistics]
+
+
+INTERPOLATIONS = {
+    name: Image.Resampling[name.upper()] for name in ("bicubic", "bilinear", "nearest", "lanczos", "box", "hamming")
+}
+LARGE = 64  # times the area of the result, above which an enlarged image is not made as a whole
+
+
+def normalize(pixels, statistics: str | Statistics = "imagenet"):
+    """Does outside a model built with `include_preprocessing=False` what the embedded `Normalization` layer does.
+
+    Args:
+        pixels: array or tensor `(..., 3)` in 0..255, red, green and blue last.
+        statistics: a name in `STATISTICS`, or others.
+
+    Returns:
+        The same shape in float32, about -2.2..2.7.
+
+    Raises:
+        ValueError: if `statistics` is unknown.
+
+    Example:
+        >>> normalize(np.full((1, 1, 3), 255.0), "half")
+        array([[[1., 1., 1.]]], dtype=float32)
+    """
+    mean, std = (np.asarray(row, "float32") * 255 for row in statistics_of(statistics))
+    if isinstance(pixels, np.ndarray):
+        return (pixels.astype("float32") - mean) / std
+    from keras import ops
+
+    return ops.divide(ops.subtract(ops.cast(pixels, "float32"), mean), std)
+
+
+def preprocess_input(x: Any, data_format: str | None = None):
+    """Returns `x` as it is, like `keras.applications.convnext.preprocess_input`: the models normalise by themselves.
+
+    Args:
+        x: pixels in 0..255, `(N, H, W, 3)` or `(H, W, 3)`, array or tensor. A NumPy array that looks scaled already
+            (nothing above 1, or something below 0) is met with a warning, shown once.
+        data_format: accepted for Keras' sake.
+
+    Returns:
+        `x` itself.
+
+    Example:
+        >>> pixels = np.full((1, 224, 224, 3), 127, "uint8")
+        >>> preprocess_input(pixels) is pixels
+        True
+    """
+    if isinstance(x, np.ndarray) and np.issubdtype(x.dtype, np.floating) and x.size:
+        low, high = x.min(), x.max()
+        if low < 0 or 0 < high <= 1:
+            warnings.warn(
+                f"These pixels lie between {low:.4g} and {high:.4g}, but ConvNeXt takes 0..255 and normalises them. "
+                "Multiply by 255, or build the model with include_preprocessing=False.",
+                stacklevel=2,
+            )
+    return x
+
+
+def adapted(statistics: Statistics, channels: int) -> Statistics:
+    """Returns statistics for another number of channels: the mean of all for one channel, else repeated in turn.
+
+    Example:
+        >>> adapted(Statistics((0.25, 0.5, 0.75), (0.2, 0.2, 0.2)), 1).mean
+        (0.5,)
+    """
+    if len(statistics.mean) == channels:
+        return statistics
+    rows = (statistics.mean, statistics.std)
+    if channels == 1:
+        return Statistics(*((float(np.mean(row)),) for row in rows))
+    return Statistics(*(tuple(row[place % len(row)] for place in range(channels)) for row in rows))
+
+
+# How the offset of a centre crop is rounded where an odd number of pixels is cut off: timm and OpenCLIP round half to
+# even, as Python does; transformers rounds down. Where pixels are added, timm has the larger half of them behind.
+ROUNDINGS: dict[str, Callable[[int], int]] = {
+    "half_even": lambda surplus: round(surplus / 2) if surplus >= 0 else -(-surplus // 2),
+    "down": lambda surplus: surplus // 2,
+}
+
+
+def center_crop(
+    image: Image.Image, size: int | tuple[int, int], rounding: str = "half_even", fill: int | tuple[int, ...] = 0
+) -> Image.Image:
+    """The middle of a picture.
+
+    Args:
+        image: the picture.
+        size: height and width of the result, in pixels.
+        rounding: of `ROUNDINGS`.
+        fill: the level, or one for each channel, of what is added where the picture is smaller.
+    """
+    height, width = size if isinstance(size, tuple) else (size, size)
+    left, top = ROUNDINGS[rounding](image.width - width), ROUNDINGS[rounding](image.height - height)
+    cropped = image.crop((left, top, left + width, top + height))
+    if fill and (left < 0 or top < 0):
+        bands = len(cropped.getbands())
+        levels = (fill,) * bands if isinstance(fill, int) else fill[:bands]
+        cropped.paste(levels[0] if bands == 1 else levels, (0, 0, width, height))
+        cropped.paste(image.crop((max(left, 0), max(top, 0), *image.size)), (max(-left, 0), max(-top, 0)))
+    return cropped
+
+
+class Recipe(NamedTuple):
+    """The evaluation transform of a weight set: a picture in, the pixels that its model takes out.
+
+    Attributes:
+        size: height and width of the result in pixels, one number for both or `(height, width)`.
+        crop: the part of the resized picture's edge that the centre crop keeps, 0..1.
+        resize: `"shortest"` keeps the proportions and covers the result, `"longest"` keeps them and fits into it,
+            `"squash"` does not keep them; `"none"` only crops.
+        interpolation: a name in `INTERPOLATIONS`; always antialiased.
+        statistics: the name of the statistics that the model embeds, or others.
+        rgb_first: whether other modes become RGB before resizing, as timm does, or after cropping, as OpenCLIP does.
+        rounding: of the crop's offset, a name in `ROUNDINGS`.
+        edge: height and width before the crop, None for `size / crop`, rounded down.
+        channels: 1 for grey levels, 3 for RGB, 4 with opacity; of another number, pictures must be arrays.
+        fill: see `center_crop`.
+        levels: whether resized pixels are rounded to whole numbers, as all but DINOv3's processor do.
+        exif_transpose: see `open_image`; off, as in the publishers' transforms. The command line, jobs, training and
+            the server set it.
+        background: see `open_image`.
+        scale_levels: see `open_image`; off gives what the publishers' transforms give for 16-bit images.
+
+    Example:
+        >>> Recipe(size=224, crop=0.875)(np.zeros((300, 451, 3), "uint8")).shape
+        (224, 224, 3)
+    """
+
+    size: int | tuple[int, int]
+    crop: float = 1.0
+    resize: str = "shortest"
+    interpolation: str = "bicubic"
+    statistics: str | Statistics = "imagenet"
+    rgb_first: bool = True
+    rounding: str = "half_even"
+    edge: int | tuple[int, int] | None = None
+    channels: int = 3
+    fill: int | tuple[int, ...] = 0
+    levels: bool = True
+    exif_transpose: bool = False
+    background: tuple[int, int, int] | None = None
+    scale_levels: bool = True
+
+    def with_channels(self, channels: int) -> "Recipe":
+        """Returns the transform for images with another number of channels; see `adapted`."""
+        if channels == self.channels:
+            return self
+        statistics = adapted(statistics_of(self.statistics), channels)
+        fill = self.fill if isinstance(self.fill, int) else self.fill[0]
+        return self._replace(channels=channels, statistics=statistics, fill=fill)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the result: height, width and channels."""
+        height, width = self.size if isinstance(self.size, tuple) else (self.size, self.size)
+        return height, width, self.channels
+
+    def __call__(self, image: ImageSource, name: str | None = None) -> np.ndarray:
+        """Transforms an image.
+
+        Args:
+            image: see `open_image`.
+            name: what errors call it; see `open_image`.
+
+        Returns:
+            Pixels `(height, width, channels)` in 0..255, uint8; float32 without `levels`.
+
+        Raises:
+            ImageError: If the image cannot be read.
+        """
+        mode, name = MODES.get(self.channels), name or source_name(image)
+        if mode is None:
+            bands = [Image.fromarray(band) for band in np.moveaxis(to_levels(image, {self.channels}), -1, 0)]
+            return self._stacked(bands)
+        opened = self.open(image, mode if self.rgb_first else None, name)
+        try:
+            if not self.levels:  # Pillow resizes floats of one band only, and does not cut them off at 0 and 255.
+                return self._stacked([band.convert("F") for band in converted(opened, mode).split()])
+            pixels = np.asarray(converted(self._transformed(opened, self.fill), mode))
+        except MemoryError as error:
+            raise ImageError(name, "it needs more memory than there is") from error
+        return pixels if pixels.ndim == 3 else pixels[..., None]
+
+    def open(self, image: ImageSource, mode: str | None, name: str | None = None) -> Image.Image:
+        """Decodes an image with the options of this transform; see `open_image`."""
+        options = {"exif_transpose": self.exif_transpose, "background": self.background}
+        return open_image(image, mode, name=name, scale_levels=self.scale_levels, **options)
+
+    def _stacked(self, bands: list[Image.Image]) -> np.ndarray:
+        """Bands transformed one by one, each with its own fill, as `(height, width, channels)`."""
+        fills = [self.fill] * len(bands) if isinstance(self.fill, int) else self.fill
+        return np.stack([np.asarray(self._transformed(*row)) for row in zip(bands, fills, strict=True)], axis=-1)
+
+    def _transformed(self, image: Image.Image, fill: int | tuple[int, ...]) -> Image.Image:
+        target = self.resized(image.size)
+        resample = INTERPOLATIONS[self.interpolation]
+        height, width = self.shape[:2]
+        left, top = (ROUNDINGS[self.rounding](edge - side) for edge, side in zip(target, (width, height), strict=True))
+        if target[0] * target[1] > LARGE * height * width and left >= 0 and top >= 0:
+            # A long and thin image would become huge: only the part that the crop keeps is made.
+            across, down = image.width / target[0], image.height / target[1]
+            box = (left * across, top * down, (left + width) * across, (top + height) * down)
+            return image.resize((width, height), resample, box)
+        if target != image.size:
+            image = image.resize(target, resample)
+        return center_crop(image, self.size, self.rounding, fill)
+
+    def resized(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height, before the crop, of a picture of this width and height."""
+        width, height = size
+        edges = self.edge or tuple(math.floor(side / self.crop) for side in self.shape[:2])
+        rows, columns = edges if isinstance(edges, tuple) else (edges, edges)
+        if self.resize == "none":
+            return size
+        if self.resize == "squash":
+            return columns, rows
+        if self.resize == "shortest" and rows == columns:
+            # The shorter edge exactly, the longer one cut off, as torchvision rounds.
+            return (rows, int(rows * height / width)) if width <= height else (int(rows * width / height), rows)
+        ratios = height / rows, width / columns
+        ratio = max(ratios) if self.resize == "longest" else min(ratios)
+        return max(1, round(width / ratio)), max(1, round(height / ratio))

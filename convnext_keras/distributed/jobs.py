@@ -1,0 +1,312 @@
+"""Any number of pictures through a model, in this process or on a cluster of Ray, in runs that can be interrupted."""
+
+import contextlib
+import dataclasses
+import importlib.util
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from convnext_keras.clip import Embedder
+from convnext_keras.clip.zero_shot import TEMPLATE, checked_labels, checked_templates
+from convnext_keras.data.item_names import printable
+from convnext_keras.distributed.outputs import Output, opened_output
+from convnext_keras.distributed.ray_cluster import Actors
+from convnext_keras.distributed.sharding import Shard, shards_of
+from convnext_keras.distributed.tasks import PRECISIONS, Done, Task, Worker
+from convnext_keras.validation import alternatives
+
+ENGINES = (None, "ray")
+Work = Callable[[Iterable[Shard], Path | None], Iterator[tuple[Shard, Done]]]
+SHARD = 1024  # pictures; two or three MB of vectors
+
+
+class RunOptions(NamedTuple):
+    """Where and how a job runs; see `embed`."""
+
+    engine: str | None
+    address: str | None
+    devices: str
+    shard_size: int
+    column: str
+    retry_errors: bool
+    verbose: bool
+
+
+class Summary(NamedTuple):
+    """What a job did.
+
+    Attributes:
+        pictures: that were done by this run.
+        errors: how many of them could not be read; their rows say why.
+        shards: that were written by this run.
+        skipped: shards that an earlier run had written.
+        seconds: that it took.
+    """
+
+    pictures: int
+    errors: int
+    shards: int
+    skipped: int
+    seconds: float
+
+
+def embed(
+    weights: str,
+    inputs: str | os.PathLike | Sequence[str | os.PathLike],
+    output: str | os.PathLike,
+    *,
+    dtype: str = "float32",
+    batch_size: int = 32,
+    model_engine: str | None = None,
+    engine: str | None = None,
+    address: str | None = None,
+    devices: str = "",
+    shard_size: int = SHARD,
+    column: str = "",
+    exif_transpose: bool = True,
+    retry_errors: bool = False,
+    verbose: bool = False,
+) -> Summary:
+    """Unit vectors of any number of pictures, in files of Parquet or a table of Lance.
+
+    The output has one row a picture: `key`, its path or address (`name` in Lance); the columns of the list that it
+    comes from; `vector`; and `error`, which is null, or says why there is no vector. Called again with the same
+    arguments after an interruption, it goes on: what is written is not done again. Images that are new since then
+    become shards of their own.
+
+    Args:
+        weights: a ConvNeXt-CLIP by its name, see `clip.create_model`, or as `export` wrote it.
+        inputs: see `shards_of`.
+        output: a folder for files of Parquet, one a shard; or a path that ends in `.lance`, see `clip.LanceIndex`.
+            With several machines, in a file system that they share.
+        dtype: of vectors, `"float32"` or `"float16"`.
+        batch_size: most pictures at a time.
+        model_engine: `"openvino"` or `"onnx"`, to run the model without Keras' backend; see `deploy.exported_for`.
+        engine: None for this process, or `"ray"`.
+        address: of a cluster of Ray that runs, such as `"auto"` or `"ray://head:10001"`; None to start one here.
+        devices: of a cluster: `"gpu"` or `"cpu"`, or such as `"gpu:4"`, for how many models there are; each has a GPU,
+            or an equal part of the processors. By default one for each GPU, or for each four processors.
+        shard_size: pictures of a shard; an archive is one.
+        column: column of a list that has the paths, addresses or images; see `shards_of`.
+        exif_transpose: whether images are rotated as their EXIF orientation says; see `open_image`.
+        retry_errors: whether shards with images that could not be read are done again.
+        verbose: whether to show progress, with pictures a second and the time left.
+
+    Raises:
+        ValueError: if an argument is not valid, an input is not there, another run writes to the output, or it was
+            begun with other inputs or settings.
+        ConnectionError: if there is no cluster at the address.
+        RuntimeError: if a shard cannot be done; the shards before it are kept.
+
+    Example:
+        >>> from convnext_keras import scale
+        >>> scale.embed("convnext_mini.shapes", "weights/shapes_held_out.png", "vectors").pictures
+        1
+        >>> import pyarrow.parquet
+        >>> pyarrow.parquet.read_table("vectors").column("vector").type
+        FixedSizeListType(fixed_size_list<element: float>[96])
+    """
+    if dtype not in PRECISIONS:
+        raise ValueError(f"dtype must be {alternatives(PRECISIONS)}. Received: dtype={dtype!r}")
+    task = Task("embed", weights, batch_size, dtype, engine=model_engine, exif_transpose=exif_transpose)
+    options = RunOptions(engine, address, devices, shard_size, column, retry_errors, verbose)
+    return _run(task, inputs, output, options)
+
+
+def classify(
+    weights: str,
+    inputs: str | os.PathLike | Sequence[str | os.PathLike],
+    output: str | os.PathLike,
+    *,
+    top: int = 5,
+    batch_size: int = 32,
+    engine: str | None = None,
+    address: str | None = None,
+    devices: str = "",
+    shard_size: int = SHARD,
+    column: str = "",
+    exif_transpose: bool = True,
+    retry_errors: bool = False,
+    verbose: bool = False,
+) -> Summary:
+    """The classes of any number of pictures, in files of Parquet.
+
+    The rows are those of `embed` with `labels`, the names of the best classes, and `scores`, their probabilities 0..1.
+
+    Args:
+        weights: a classifier by its name, a file or folder of one, or an exported one.
+        inputs: see `embed`.
+        output: a folder.
+        top: how many classes of each picture.
+        batch_size: see `embed`.
+        engine: see `embed`.
+        address: see `embed`.
+        devices: see `embed`.
+        shard_size: see `embed`.
+        column: see `embed`.
+        exif_transpose: see `embed`.
+        retry_errors: see `embed`.
+        verbose: see `embed`.
+
+    Raises:
+        ValueError: see `embed`.
+        ConnectionError: see `embed`.
+        RuntimeError: see `embed`.
+
+    Example:
+        >>> from convnext_keras import scale
+        >>> scale.classify("convnext_mini.digits", "weights/digits_held_out.png", "digits").errors
+        0
+    """
+    task = Task("classify", weights, batch_size, top=_checked_top(top), exif_transpose=exif_transpose)
+    options = RunOptions(engine, address, devices, shard_size, column, retry_errors, verbose)
+    return _run(task, inputs, output, options)
+
+
+def zero_shot(
+    weights: str,
+    labels: Sequence[str],
+    inputs: str | os.PathLike | Sequence[str | os.PathLike],
+    output: str | os.PathLike,
+    *,
+    templates: str | Sequence[str] = TEMPLATE,
+    top: int = 5,
+    batch_size: int = 32,
+    model_engine: str | None = None,
+    engine: str | None = None,
+    address: str | None = None,
+    devices: str = "",
+    shard_size: int = SHARD,
+    column: str = "",
+    exif_transpose: bool = True,
+    retry_errors: bool = False,
+    verbose: bool = False,
+) -> Summary:
+    """Which of any labels fit any number of pictures, in files of Parquet.
+
+    The rows are those of `embed` with `labels`, the best ones, `scores`, their probabilities, and `cosines`.
+
+    Args:
+        weights: see `embed`.
+        labels: see `clip.ZeroShotClassifier`.
+        inputs: see `embed`.
+        output: a folder.
+        templates: see `clip.ZeroShotClassifier`.
+        top: how many labels of each picture.
+        batch_size: see `embed`.
+        model_engine: see `embed`.
+        engine: see `embed`.
+        address: see `embed`.
+        devices: see `embed`.
+        shard_size: see `embed`.
+        column: see `embed`.
+        exif_transpose: see `embed`.
+        retry_errors: see `embed`.
+        verbose: see `embed`.
+
+    Raises:
+        ValueError: see `embed`.
+        ConnectionError: see `embed`.
+        RuntimeError: see `embed`.
+
+    Example:
+        >>> from convnext_keras import scale
+        >>> labels = ["a red circle", "a blue star"]
+        >>> scale.zero_shot("convnext_mini.shapes", labels, "weights/shapes_held_out.png", "shapes").pictures
+        1
+    """
+    words: dict[str, Any] = {"labels": checked_labels(labels), "templates": checked_templates(templates)}
+    words |= {"engine": model_engine, "exif_transpose": exif_transpose}
+    task = Task("zero_shot", weights, batch_size, top=_checked_top(top), **words)
+    options = RunOptions(engine, address, devices, shard_size, column, retry_errors, verbose)
+    return _run(task, inputs, output, options)
+
+
+def _checked_top(top: int) -> int:
+    if top < 1:
+        raise ValueError(f"top must be 1 or more. Received: top={top}")
+    return top
+
+
+def _run(
+    task: Task, inputs: str | os.PathLike | Sequence[str | os.PathLike], output: str | os.PathLike, options: RunOptions
+) -> Summary:
+    """Does what is left of a job."""
+    engine, shard_size = options.engine, options.shard_size
+    if engine not in ENGINES:
+        raise ValueError(f"engine must be {alternatives(ENGINES)}. Received: engine={engine!r}")
+    for name, value in (("batch_size", task.batch_size), ("shard_size", shard_size)):
+        if value < 1:
+            raise ValueError(f"{name} must be 1 or more. Received: {name}={value}")
+    if (options.address or options.devices) and engine != "ray":
+        raise ValueError("address and devices are of a cluster. Say engine='ray' too.")
+    if importlib.util.find_spec("pyarrow") is None:
+        raise ValueError('A job writes files of Parquet: pip install "convnext-keras[parquet]"')
+    single = isinstance(inputs, str | os.PathLike)
+    names = [os.fsdecode(os.fspath(name)) for name in ([inputs] if single else inputs)]
+    shards = [*shards_of(names, shard_size, options.column)]  # Before anything is fetched.
+    start = time.monotonic()
+    with _workers(task, engine, options.address, options.devices) as (work, description, model):
+        settings = {**dataclasses.asdict(task), "labels": [*task.labels], "templates": [*task.templates], **description}
+        with opened_output(Path(output), settings, model) as written:
+            left = _left(shards, written, options)
+            pictures, errors = _do(work, left, written, options.verbose)
+            written.finish()
+    return Summary(pictures, errors, len(left), len(shards) - len(left), time.monotonic() - start)
+
+
+def _left(shards: list[Shard], output: Output, options: RunOptions) -> list[Shard]:
+    """The shards that are to be done; images that are new since an earlier run become shards of their own."""
+    done = output.done
+    if all(done.get(shard.number) in (None, shard.digest) for shard in shards):
+        again = output.failed() if options.retry_errors else ()
+        return [shard for shard in shards if shard.number not in done or shard.number in again]
+    if options.retry_errors:
+        raise ValueError(f"{output.path} has other images than the inputs. Retry errors with the inputs as they were.")
+    known, numbers, alone, left = output.names(), itertools.count(max(done) + 1), [], []
+    for shard in shards:
+        places = [place for place, name in enumerate(shard.names) if printable(name) not in known]
+        if places and (shard.is_archive or shard.columns is not None):
+            left.append(shard.subset(places, next(numbers)))
+        else:
+            alone += [shard.names[place] for place in places]
+    size = options.shard_size
+    starts = range(0, len(alone), size)
+    return [*left, *(Shard(next(numbers), tuple(alone[start : start + size])) for start in starts)]
+
+
+@contextlib.contextmanager
+def _workers(
+    task: Task, engine: str | None, address: str | None, devices: str
+) -> Iterator[tuple[Work, dict[str, str], Embedder | None]]:
+    """What does shards and gives them back with their rows; what tells of the model; and the model for its vectors."""
+    if engine is None:
+        worker = Worker(task)
+        model = worker.model if isinstance(worker.model, Embedder) and task.kind == "embed" else None
+        yield (
+            lambda shards, folder: ((shard, worker(shard, folder)) for shard in shards),
+            {"model": worker.fingerprint()},
+            model,
+        )
+        return
+    with Actors(task, address, devices) as actors:
+        yield actors.map, {"model": actors.card["model"]}, actors.embedder()
+
+
+def _do(work: Work, shards: list[Shard], output: Output, verbose: bool) -> tuple[int, int]:
+    """Does shards and writes them; gives the number of pictures, and of those that could not be read."""
+    pictures = errors = 0
+    start = time.monotonic()
+    with tqdm(total=len(shards), unit="shard", disable=not verbose or None) as bar:
+        for shard, done in work(shards, output.folder):
+            output.write(shard, done.table)
+            pictures, errors = pictures + done.pictures, errors + done.errors
+            bar.set_postfix_str(f"{pictures / (time.monotonic() - start):.0f} pictures/s, {errors} errors")
+            bar.update()
+    return pictures, errors

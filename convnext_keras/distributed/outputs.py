@@ -1,0 +1,190 @@
+"""Where a job writes: a folder of Parquet files or a table of Lance, shard by shard, so that it can go on.
+
+What a shard gives becomes visible whole, and says which shard it is of.
+"""
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from convnext_keras.clip import Embedder
+from convnext_keras.distributed.sharding import ARCHIVE, Shard
+from convnext_keras.files import atomic_path
+from convnext_keras.retrieval.lance_index import LanceIndex, is_lance
+
+JOB = "_job.json"  # in the folder: what was asked for; readers of Parquet leave out what begins so
+PART = re.compile(r"part-(\d+)-([0-9a-f]{8})\.parquet")
+
+
+class Output:
+    """Where the rows of a job go.
+
+    Args:
+        path: of the output.
+
+    Attributes:
+        done: digests of the shards that are written, by their numbers.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.done: dict[int, str] = {}
+
+    def names(self) -> set[str]:
+        """Returns the names of all images that are written, and of the archives that they lie in."""
+        keys = {*self._keys()}
+        return keys | {key[: key.index(ARCHIVE + "/") + len(ARCHIVE)] for key in keys if ARCHIVE + "/" in key}
+
+    def _keys(self) -> Iterator[str]:
+        raise NotImplementedError
+
+    def failed(self) -> set[int]:
+        """Returns the numbers of the shards with images that could not be read."""
+        raise NotImplementedError
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that workers write to themselves; None if their rows are for `write`."""
+        return None
+
+    def write(self, shard: Shard, table: Any) -> None:
+        """Writes the rows of a shard, whole or not at all."""
+
+    def finish(self) -> None:
+        """What is to be done once, after the last shard."""
+
+
+class ParquetParts(Output):
+    """A folder with one Parquet file a shard, such as `part-00007-1f0a9c3e.parquet`, and `_job.json`."""
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        super().__init__(path)
+        check_settings(path, _read_settings(path / JOB), settings)
+        if not (path / JOB).is_file():
+            if others := [file.name for file in path.iterdir() if file.name[0] not in "._"]:
+                raise ValueError(f"{path} holds other files, such as {others[0]}. Choose a folder of its own.")
+            with atomic_path(path / JOB) as partial:
+                partial.write_text(json.dumps(settings, indent=2))
+        self.parts = {int(part[1]): part for file in path.iterdir() if (part := PART.fullmatch(file.name))}
+        self.done = {number: part[2] for number, part in self.parts.items()}
+
+    def _columns(self, column: str) -> Iterator[tuple[int, Any]]:
+        """A column of each part, with the part's number."""
+        import pyarrow.parquet
+
+        for number, part in self.parts.items():
+            try:
+                yield number, pyarrow.parquet.read_table(self.path / part[0], columns=[column]).column(column)
+            except (OSError, ValueError, KeyError) as error:
+                raise ValueError(
+                    f"{self.path / part[0]} is damaged: {error}. Delete it; it is then done again."
+                ) from error
+
+    def _keys(self) -> Iterator[str]:
+        for _, column in self._columns("key"):
+            yield from column.to_pylist()
+
+    def failed(self) -> set[int]:
+        return {number for number, column in self._columns("error") if column.null_count < len(column)}
+
+    @property
+    def folder(self) -> Path:
+        return self.path
+
+
+class LanceRows(Output):
+    """A table of Lance, one version a shard, that `ImageIndex.open` searches: its `name` is the key of the picture.
+
+    A picture that could not be read is a row without a vector, which no search finds.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any], model: Embedder) -> None:
+        super().__init__(path)
+        self.index = LanceIndex(path, model)
+        if self.index.table is not None:
+            if "shard" not in self.index.columns:
+                raise ValueError(f"{path} was not written by a job. Choose another output.")
+            found = self.index.table.schema.field("vector").type.value_type
+            dtypes = {"float": "float32", "halffloat": "float16"}  # Arrow's names
+            check_settings(path, {"dtype": dtypes[str(found)]}, {"dtype": settings["dtype"]})
+            for batch in self.index.table.search().select(["shard", "digest"]).to_batches():
+                self.done |= dict(zip(*(column.to_pylist() for column in batch.columns[:2]), strict=True))
+
+    def _keys(self) -> Iterator[str]:
+        for batch in self.index._names():
+            yield from batch
+
+    def failed(self) -> set[int]:
+        if self.index.table is None:
+            return set()
+        rows = self.index.table.search().where("error IS NOT NULL").select(["shard"]).to_arrow()
+        return {*rows.column("shard").to_pylist()}
+
+    def write(self, shard: Shard, table: Any) -> None:
+        import pyarrow
+
+        if shard.number in self.done and self.index.table is not None:  # done again for its errors
+            self.index.table.delete(f"shard = {shard.number}")
+        table = table.rename_columns(["name" if name == "key" else name for name in table.column_names])
+        number, digest = pyarrow.scalar(shard.number, pyarrow.int32()), pyarrow.scalar(shard.digest)
+        table = table.append_column("shard", pyarrow.repeat(number, len(table)))
+        self.index.append(table.append_column("digest", pyarrow.repeat(digest, len(table))).to_batches())
+
+    def finish(self) -> None:
+        self.index.grown()
+
+
+def _read_settings(file: Path) -> dict[str, Any] | None:
+    """What a job was begun with; None if there is no job."""
+    if not file.is_file():
+        return None
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("it is no JSON object")
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: {error}. Choose another output.") from error
+    return found
+
+
+def check_settings(path: Path, found: dict[str, Any] | None, settings: dict[str, Any]) -> None:
+    """Raises ValueError if an output was begun with other settings."""
+    begun = settings if found is None else found
+    for name, value in settings.items():
+        if begun.get(name) != value:
+            raise ValueError(
+                f"{path} was begun with {name} {begun.get(name)!r}. Received: {value!r}. Choose another output."
+            )
+
+
+@contextlib.contextmanager
+def opened_output(path: Path, settings: dict[str, Any], model: Embedder | None) -> Iterator[Output]:
+    """The output at a path, for one run at a time.
+
+    Args:
+        path: a folder, or what ends in `.lance`.
+        settings: what is done, as JSON has it; a run goes on only with the same.
+        model: for Lance.
+
+    Raises:
+        ValueError: if another run writes there, or one has with other settings.
+    """
+    if path.is_file() or path.suffix not in ("", ".lance"):
+        raise ValueError(f"The output of a job is a folder, or ends in .lance. Received: {path}")
+    if is_lance(path) and model is None:
+        raise ValueError("A table of Lance is for vectors. Choose a folder, for files of Parquet.")
+    (path.parent if is_lance(path) else path).mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f".{path.name}.lock") if is_lance(path) else path / ".lock"
+    try:
+        with filelock.FileLock(lock, timeout=0):
+            if model is not None and is_lance(path):
+                yield LanceRows(path, settings, model)
+            else:
+                yield ParquetParts(path, settings)
+    except filelock.Timeout as error:
+        raise ValueError(f"Another run writes to {path}. Wait for it, or choose another output.") from error

@@ -1,0 +1,179 @@
+"""What is done with each picture of a job: its vector, its classes, or its labels, as rows of an Arrow table."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from convnext_keras.clip import Embedder, ZeroShotClassifier
+from convnext_keras.data.loader import in_batches
+from convnext_keras.distributed.sharding import Item, Shard
+from convnext_keras.files import atomic_path
+from convnext_keras.inference import softmax
+from convnext_keras.predictors import Classifier, opened
+
+PRECISIONS = ("float32", "float16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is done with each picture, in words that travel to any process.
+
+    Attributes:
+        kind: `"embed"`, `"classify"` or `"zero_shot"`.
+        weights: the model's name, see `opened`; other machines must find the same under it.
+        batch_size: most pictures at a time.
+        dtype: of vectors, one of `PRECISIONS`.
+        top: how many classes or labels of each picture.
+        labels: of `zero_shot`.
+        templates: of `zero_shot`.
+        engine: see `opened`.
+        exif_transpose: whether images are rotated as their EXIF orientation says.
+    """
+
+    kind: str
+    weights: str
+    batch_size: int = 32
+    dtype: str = "float32"
+    top: int = 5
+    labels: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ()
+    engine: str | None = None
+    exif_transpose: bool = True
+
+
+class Done(NamedTuple):
+    """A shard that is done.
+
+    Attributes:
+        pictures: how many it has.
+        errors: how many of them could not be read.
+        table: the rows, as an Arrow table; None if they are written.
+    """
+
+    pictures: int
+    errors: int
+    table: Any = None
+
+
+class Worker:
+    """A model that does shards of a task.
+
+    Raises:
+        ValueError: if there is no such model, or it is of another kind.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.model = opened(task.weights, task.engine)
+        if isinstance(self.model, Classifier) != (task.kind == "classify"):
+            kind = "classifier" if task.kind == "classify" else "ConvNeXt-CLIP"
+            raise ValueError(f"{task.kind} takes a {kind}; {task.weights} is none.")
+        if isinstance(self.model, Embedder) and task.kind == "zero_shot":
+            self.zero_shot = ZeroShotClassifier(self.model, task.labels, task.templates)
+
+    def fingerprint(self) -> str:
+        """What only a model with the same weights has; see `Embedder`. Of a classifier, of its classes."""
+        if isinstance(self.model, Embedder):
+            return self.model.fingerprint()
+        known = self.model.provenance
+        return (known and known.sha256) or self.model.name
+
+    def __call__(self, shard: Shard, folder: Path | None = None) -> Done:
+        """Does a shard, and writes its rows into a folder if there is one."""
+        table = self.rows(shard)
+        counts = len(table), len(table) - table.column("error").null_count
+        if folder is None:
+            return Done(*counts, table)
+        write_part(folder, shard, table)
+        return Done(*counts)
+
+    def rows(self, shard: Shard) -> Any:
+        """An Arrow table with a row for each picture of a shard, in order.
+
+        Its columns are `key`; those of the list that the pictures come from; the task's own, null for a picture that
+        could not be read; and `error`, which says why, and else is null.
+        """
+        import pyarrow
+
+        rows: dict[int, Any] = {}
+        errors: dict[int, str] = {}
+        keys: list[str] = []
+
+        def numbered() -> Iterator[tuple[int, Item]]:
+            for number, item in enumerate(shard.items()):
+                keys.append(item.key)
+                yield number, item
+
+        def failed(item: tuple[int, Item], error: ValueError) -> None:
+            errors[item[0]] = str(error)
+
+        for numbers, results in self._results(numbered(), failed):
+            rows |= dict(zip(numbers, results, strict=True))
+        order = range(len(keys))
+        own = self._columns([rows.get(number) for number in order])
+        listed = (
+            {} if shard.columns is None else dict(zip(shard.columns.column_names, shard.columns.columns, strict=True))
+        )
+        if taken := sorted(listed.keys() & {"key", "error", *own}):
+            raise ValueError(f"The list of pictures has the column {taken[0]!r}, which the result has too. Rename it.")
+        errors_column = pyarrow.array([errors.get(number) for number in order], pyarrow.string())
+        return pyarrow.table({"key": pyarrow.array(keys, pyarrow.string()), **listed, **own, "error": errors_column})
+
+    def _results(self, items: Iterable[tuple[int, Item]], failed: Any) -> Iterator[tuple[list[int], Any]]:
+        """Numbers of pictures, and what the model gives for each: a vector, or scores."""
+        size = self.task.batch_size
+        recipe = self.model.recipe._replace(exif_transpose=self.task.exif_transpose)
+        transform = lambda item: recipe(item[1].source(), item[1].key)  # noqa: E731
+        for batch, pixels in in_batches(items, transform, size, failed):
+            yield [number for number, _ in batch], self.model.encode_pixels(pixels, size)
+
+    def _columns(self, results: list[np.ndarray | None]) -> dict[str, Any]:
+        if self.task.kind == "embed":
+            return {"vector": vectors_column(results, self.model.output_width, self.task.dtype)}
+        if isinstance(self.model, Classifier):
+            return self._ranked(results, [name for _, name in self.model.classes], {"scores": results})
+        classifier = self.zero_shot
+        cosines = [row if row is None else row @ classifier.classes.T for row in results]
+        scores = [row if row is None else softmax(classifier.temperature * row) for row in cosines]
+        return self._ranked(scores, list(classifier.labels), {"scores": scores, "cosines": cosines})
+
+    def _ranked(self, scores: list, names: list[str], columns: dict[str, list]) -> dict[str, Any]:
+        """The best of each row: their names, and their values in each of the columns."""
+        import pyarrow
+
+        best = [row if row is None else np.argsort(-row, kind="stable")[: self.task.top] for row in scores]
+        labels = [order if order is None else [names[place] for place in order] for order in best]
+        values = {
+            key: pyarrow.array(
+                [row if order is None else row[order].tolist() for row, order in zip(rows, best, strict=True)],
+                pyarrow.list_(pyarrow.float32()),
+            )
+            for key, rows in columns.items()
+        }
+        return {"labels": pyarrow.array(labels, pyarrow.list_(pyarrow.string())), **values}
+
+
+def vectors_column(vectors: list[np.ndarray | None], width: int, dtype: str) -> Any:
+    """Vectors as a column of lists of one length, null where there is none."""
+    import pyarrow
+
+    filled = [np.zeros(width) if vector is None else vector for vector in vectors]
+    flat = pyarrow.array(np.asarray(filled, dtype).reshape(-1))
+    mask = pyarrow.array([vector is None for vector in vectors], pyarrow.bool_())
+    return pyarrow.FixedSizeListArray.from_arrays(flat, width, mask=mask)
+
+
+def write_part(folder: Path, shard: Shard, table: Any) -> None:
+    """Writes the rows of a shard to a file of Parquet, whole or not at all."""
+    import pyarrow.parquet
+
+    with atomic_path(folder / part_name(shard)) as partial:
+        pyarrow.parquet.write_table(table, partial)
+
+
+def part_name(shard: Shard) -> str:
+    """Name of the file of a shard, such as `part-00007-1f0a9c3e.parquet`."""
+    return f"part-{shard.number:05}-{shard.digest}.parquet"

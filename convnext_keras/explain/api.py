@@ -1,0 +1,139 @@
+"""Heat maps of pictures, and sheets of what channels answer to."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from PIL import Image
+
+from convnext_keras import backend
+from convnext_keras.clip import CLIP
+from convnext_keras.contact_sheet import sheet_of
+from convnext_keras.data.images import ImageSource
+from convnext_keras.data.loader import images_of
+from convnext_keras.explain.cam import HeatMap, grad_cam, layer_cam, occlusion
+from convnext_keras.explain.targets import Class, Text, recipe_of
+from convnext_keras.feature_extraction import feature_extractor, split_at_stage
+from convnext_keras.inference import Runner
+
+METHODS = ("grad_cam", "layer_cam", "occlusion")
+CELLS = 7  # of height and width, that the chosen stage has at least: those of the last one at 224 pixels
+
+
+def heat_maps(
+    model: keras.Model,
+    pictures: Any,
+    target: int | str | None = None,
+    *,
+    method: str = "grad_cam",
+    stage: int | None = None,
+    cells: int = 8,
+) -> list[HeatMap]:
+    """Where in pictures a model sees a class or a text.
+
+    Args:
+        model: a classifier, also one built on a backbone; or a `clip.CLIP`.
+        pictures: what `clip.CLIP.encode_image` takes.
+        target: a class by its number, name or identifier; None for each picture's best. Of a ConvNeXt-CLIP, a text.
+        method: `"grad_cam"`, or `"occlusion"`, which needs no gradients but `cells` x `cells` runs of the model.
+        stage: of the methods with gradients, whose output is weighed, 0 to 3: the last is the most telling and the
+            coarsest. None for the last whose map has 7 cells in height and width, as at 224 pixels the very last has.
+        cells: of occlusion, parts of the picture's height and width.
+
+    Returns:
+        A map for each picture.
+
+    Raises:
+        ValueError: if there is no such class, the method is not valid, or the backend has no gradients.
+
+    Example:
+        >>> from convnext_keras import clip, explain
+        >>> model = clip.create_model("convnext_mini.shapes")
+        >>> picture = np.zeros((64, 64, 3), "uint8")
+        >>> explain.heat_maps(model, picture, "a red circle", method="occlusion", cells=4)[0].values.shape
+        (4, 4)
+    """
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {METHODS}. Received: method={method!r}")
+    asked = Text(model, target) if isinstance(model, CLIP) else Class(model, target)
+    pixels = np.stack([asked.recipe._replace(exif_transpose=True)(picture) for picture in images_of(pictures)])
+    before, after = split_at_stage(asked.model, _usual_stage(asked.model) if stage is None else stage)
+    after = asked.finish(after)
+    run, features = Runner(keras.Model(before.input, after(before.output))), _run(before, pixels)
+    outputs = _run(after, features)
+    targets = asked.targets(outputs)
+    if method == "occlusion":
+        maps = []
+        for picture, target in zip(pixels, targets, strict=True):
+
+            def score(batch: np.ndarray, target: Any = target) -> np.ndarray:
+                return asked.scores(run(_inputs_of(batch), len(batch)), np.full(len(batch), target))
+
+            maps.append(occlusion(score, picture, cells))
+        values = np.stack(maps)
+    else:
+        weigh = {"grad_cam": grad_cam, "layer_cam": layer_cam}[method]
+        values = weigh(features, gradients(after, features, lambda rows: asked.wanted(rows, targets)))
+    told = asked.told(outputs, targets)
+    return [HeatMap(*row, *words) for row, words in zip(zip(values, pixels, strict=True), told, strict=True)]
+
+
+def gradients(model: keras.Model, features: np.ndarray, score: Callable[[Any], Any]) -> np.ndarray:
+    """Gradients of each row's score by its features.
+
+    Raises:
+        ValueError: if the backend has no gradients.
+    """
+    if backend.gradient is None:
+        raise ValueError(
+            f"{keras.backend.backend()} has no gradients. Use method='occlusion', or another KERAS_BACKEND."
+        )
+    return backend.gradient(lambda rows: ops.sum(score(model(rows))), features)
+
+
+def feature_sheet(model: keras.Model, picture: ImageSource, stage: int = 0, channels: int = 24) -> Image.Image:
+    """A sheet of the channels of a stage that a picture excites most, as grey pictures, with the picture first.
+
+    Args:
+        model: a classifier, a backbone or an image tower.
+        picture: a path, a PIL image or an array.
+        stage: 0 to 3.
+        channels: how many.
+
+    Example:
+        >>> from convnext_keras import create_model, explain
+        >>> model = create_model("convnext_mini.digits")
+        >>> explain.feature_sheet(model, np.zeros((32, 32, 3), "uint8"), channels=11).size
+        (744, 284)
+    """
+    encoder = model.image_encoder if isinstance(model, CLIP) else model
+    pixels = recipe_of(model)(picture)
+    (features,) = _run(split_at_stage(encoder, stage)[0], pixels[None])
+    order = np.argsort(-features.std(axis=(0, 1)))[:channels]
+    cells: list[tuple] = [(pixels, "picture", "black")]
+    for channel in order:
+        values = features[..., channel]
+        levels = 255 * (values - values.min()) / max(np.ptp(values), 1e-12)
+        cells.append((levels.astype("uint8"), f"channel {channel}", "black"))
+    return sheet_of([cells[start : start + 6] for start in range(0, len(cells), 6)], cell=120)
+
+
+def _run(model: keras.Model, inputs: np.ndarray) -> np.ndarray:
+    """Outputs in float32 on every backend, of pictures or of features."""
+    return Runner(model)(_inputs_of(inputs) if inputs.dtype == np.uint8 else inputs, len(inputs))
+
+
+def _inputs_of(pixels: np.ndarray) -> np.ndarray:
+    """Pictures `(N, H, W, 3)` as models take them."""
+    is_first = keras.config.image_data_format() == "channels_first"
+    return (pixels.transpose(0, 3, 1, 2) if is_first else pixels).astype("float32")
+
+
+def _usual_stage(model: keras.Model) -> int:
+    """The last stage with `CELLS` in height and width; the first if none has."""
+    shapes = feature_extractor(model).output_shape
+    return max(
+        [stage for stage, (_, *size, _) in enumerate(shapes) if None not in size and min(size) >= CELLS], default=0
+    )

@@ -1,0 +1,119 @@
+"""What is asked of a model: a class of a classifier, or a text of a ConvNeXt-CLIP."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from convnext_keras.clip import CLIP
+from convnext_keras.data.class_names import class_names
+from convnext_keras.data.transforms import Recipe
+from convnext_keras.inference import softmax, unit
+from convnext_keras.model import provenance_of
+from convnext_keras.surgery import functional, rebuilt
+
+# What all texts share (https://arxiv.org/abs/2304.05653v2) is taken out of the one asked for.
+NEUTRAL = ("", "a picture")
+
+
+class Text:
+    """What is asked of a ConvNeXt-CLIP: the cosine with a text."""
+
+    def __init__(self, model: CLIP, text: Any) -> None:
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"target of a ConvNeXt-CLIP must be a text. Received: target={text!r}")
+        self.model, self.recipe, self.text = model.image_encoder, model.recipe, text
+        (self.vector, *neutral) = model.encode_text([text, *NEUTRAL])
+        self.direction = self.vector - np.mean(neutral, axis=0)
+
+    def finish(self, after: keras.Model) -> keras.Model:
+        """The second part of the model, whose outputs `scores` takes."""
+        return after
+
+    def targets(self, outputs: np.ndarray) -> np.ndarray:
+        """What is asked of each row of outputs."""
+        return np.zeros(len(outputs), int)
+
+    def scores(self, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """One number a row: how much of it there is."""
+        return unit(outputs) @ self.vector
+
+    def wanted(self, outputs: Any, targets: np.ndarray) -> Any:
+        """`scores` as tensors, for gradients."""
+        unit_outputs: Any = ops.normalize(outputs, axis=-1)
+        return ops.sum(unit_outputs * ops.convert_to_tensor(self.direction), axis=-1)
+
+    def told(self, outputs: np.ndarray, targets: np.ndarray) -> list[tuple[str, float]]:
+        """Names and scores, for people."""
+        return [(self.text, float(cosine)) for cosine in self.scores(outputs, targets)]
+
+
+class Class:
+    """What is asked of a classifier: the logit of a class."""
+
+    def __init__(self, model: keras.Model, target: Any) -> None:
+        self.model, self.recipe = model, recipe_of(model)
+        if len(functional(model).output_shape) != 2:
+            raise ValueError(f"{model.name!r} has no classes. Give a classifier or a ConvNeXt-CLIP.")
+        known = provenance_of(model)
+        labels = known.labels if known else None
+        named: Sequence[tuple[str, str]] = (class_names(labels) if isinstance(labels, str) else labels) or ()
+        count = self.model.output_shape[-1]
+        self.names = [name for _, name in named] if len(named) == count else [str(number) for number in range(count)]
+        self.target = None if target is None else self._numbered(target, named, count)
+
+    def finish(self, after: keras.Model) -> keras.Model:
+        """The second part of the model, whose outputs `scores` takes."""
+        return with_logits(after)
+
+    def _numbered(self, target: Any, named: Sequence[tuple[str, str]], count: int) -> int:
+        for column in (self.names, [identifier for identifier, _ in named]):
+            if target in column:
+                return column.index(target)
+        number = int(target) if isinstance(target, str) and target.isdecimal() else target
+        if isinstance(number, int | np.integer) and not isinstance(number, bool) and 0 <= number < count:
+            return int(number)
+        raise ValueError(f"target must be a class: a name, or 0 to {count - 1}. Received: target={target!r}")
+
+    def targets(self, outputs: np.ndarray) -> np.ndarray:
+        """What is asked of each row of outputs."""
+        return outputs.argmax(axis=1) if self.target is None else np.full(len(outputs), self.target)
+
+    def scores(self, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """One number a row: how much of it there is."""
+        return np.take_along_axis(outputs, targets[:, None], axis=1)[:, 0]
+
+    def wanted(self, outputs: Any, targets: np.ndarray) -> Any:
+        """`scores` as tensors, for gradients."""
+        one_hot = np.eye(outputs.shape[-1], dtype="float32")[targets]
+        return ops.sum(outputs * ops.convert_to_tensor(one_hot), axis=1)
+
+    def told(self, outputs: np.ndarray, targets: np.ndarray) -> list[tuple[str, float]]:
+        """Names and scores, for people."""
+        rows = zip(softmax(outputs), targets, strict=True)
+        return [(self.names[target], float(row[target])) for row, target in rows]
+
+
+def with_logits(model: keras.Model) -> keras.Model:
+    """The model with its last dense layer's outputs before the activation; it shares the other layers."""
+    last: Any = model.layers[-1]
+    if not isinstance(last, keras.layers.Dense) or last.activation is keras.activations.linear:
+        return model
+    linear = type(last).from_config({**last.get_config(), "activation": "linear"})
+    whole = rebuilt(
+        model, lambda layer: linear if layer is last else layer, lambda layer, *args, **kwargs: layer(*args, **kwargs)
+    )
+    linear.set_weights(last.get_weights())
+    return whole
+
+
+def recipe_of(model: keras.Model) -> Recipe:
+    """The transform of a model; of one without, to its size."""
+    if isinstance(model, CLIP):
+        return model.recipe
+    known, shape = provenance_of(model), model.input_shape
+    if known and known.recipe:
+        return known.recipe
+    return Recipe(shape[1] if shape[1] == shape[2] and shape[1] else 224)

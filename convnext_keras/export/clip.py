@@ -1,0 +1,195 @@
+"""Both towers of a ConvNeXt-CLIP in the format of another program, used as the model in Keras is."""
+
+import dataclasses
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+
+from convnext_keras import checkpoints
+from convnext_keras.checkpoints.download import cache_folder
+from convnext_keras.clip.constructors import create_model
+from convnext_keras.clip.encoder import Embedder
+from convnext_keras.clip.model import CLIP
+from convnext_keras.clip.tokenizer import Tokenizer
+from convnext_keras.data.transforms import Recipe
+from convnext_keras.export.api import Export, export
+from convnext_keras.export.exported_model import Artefact
+from convnext_keras.export.formats import FORMATS
+from convnext_keras.export.metadata import tokenizer_of
+from convnext_keras.files import atomic_path
+from convnext_keras.inference import filled_up, trimmed, unit
+from convnext_keras.pretrained_info import Provenance
+from convnext_keras.validation import alternatives
+
+FILE = "clip.json"  # what belongs to neither tower
+STEPS = 4  # sizes of batch between powers of two: another size costs these programs milliseconds, once
+ENGINES = tuple(name for name, row in FORMATS.items() if row.has_free_length)  # formats that texts of any length fit
+
+
+def export_clip(
+    model: CLIP,
+    folder: str | os.PathLike,
+    format: str = "openvino",
+    *,
+    precision: str = "float32",
+    calibration: Any = None,
+    overwrite: bool = False,
+    check: bool = True,
+) -> Export:
+    """Writes both towers of a ConvNeXt-CLIP to a folder, from which `ExportedCLIP` runs them.
+
+    Args:
+        model: the ConvNeXt-CLIP.
+        folder: to write: `image` and `text` with the suffix of the format, their descriptions, and `clip.json`.
+        format: `"openvino"` or `"onnx"`.
+        precision: see `export`; with `"int8"`, the text tower is written in `"int8_weights"`.
+        calibration: see `export`.
+        overwrite: whether a folder that this function wrote may be replaced.
+        check: see `export`.
+
+    Returns:
+        What was written: all bytes, the larger difference, and the seconds for one picture.
+
+    Raises:
+        ValueError: if an argument is not valid, or see `export`; nothing is left at the folder then.
+
+    Example:
+        >>> from convnext_keras import clip, deploy
+        >>> model = clip.create_model("convnext_mini.shapes")
+        >>> written = deploy.export_clip(model, "shapes-openvino")
+        >>> exported = deploy.ExportedCLIP("shapes-openvino")
+        >>> exported.encode_text("a red star").shape
+        (1, 96)
+    """
+    folder = Path(folder)
+    if format not in ENGINES:
+        raise ValueError(f"format must be {alternatives(ENGINES)} for both towers. Received: format={format!r}")
+    if folder.exists() and not (overwrite and is_exported_clip(folder)):
+        remedy = "Choose another, or overwrite it." if is_exported_clip(folder) else "Choose another."
+        raise ValueError(f"{folder} exists. {remedy}")
+    suffix = FORMATS[format].suffix
+    with atomic_path(folder) as whole:
+        of_text = "int8_weights" if precision == "int8" else precision
+        options: dict[str, Any] = {"format": format, "check": check}
+        of_pictures = {"precision": precision, "calibration": calibration, "pixels": "uint8"}  # first: may be refused
+        pictures = export(model.image_encoder, whole / f"image{suffix}", **of_pictures, **options)
+        texts = export(model.text_encoder, whole / f"text{suffix}", precision=of_text, **options)
+        provenance = model.provenance or Provenance()
+        facts = {
+            "name": str(provenance.weights or model.name),
+            "format": format,
+            "precision": precision,
+            "output_width": model.output_width,
+            "scale": model.scale,
+            "bias": model.bias,
+            "fingerprint": model.fingerprint(),
+            "tokenizer": tokenizer_of(model.text_encoder),
+            **dataclasses.replace(provenance, recipe=model.recipe).to_config(),
+        }
+        (whole / FILE).write_text(json.dumps(facts, indent=2), encoding="utf-8")
+    differences = [part.difference for part in (pictures, texts) if part.difference is not None]
+    return Export(
+        folder, format, precision, max(differences, default=None), pictures.bytes + texts.bytes, pictures.seconds
+    )
+
+
+class ExportedCLIP(Embedder):
+    """What `export_clip` wrote, with the uses of a ConvNeXt-CLIP, but no need for a backend that trains.
+
+    Args:
+        folder: that `export_clip` wrote.
+        streams: batches of one tower that threads may run at a time, each with its share of the processors.
+
+    Attributes:
+        name: of the weight set, or of the model.
+        format: of the towers.
+        provenance: where the weights come from.
+
+    Raises:
+        ValueError: if the folder is not one, or not whole.
+        ImportError: if the format's own program is not installed.
+
+    Example:
+        >>> from convnext_keras import clip, deploy
+        >>> model = clip.create_model("convnext_mini.shapes")
+        >>> written = deploy.export_clip(model, "shapes-exported", check=False)
+        >>> classifier = clip.ZeroShotClassifier(deploy.ExportedCLIP(written.path), ["red", "blue"], "a {} background")
+        >>> classifier.predict(np.full((64, 64, 3), (0, 0, 255), "uint8"))[0][0].label
+        'blue'
+    """
+
+    def __init__(self, folder: str | os.PathLike, streams: int = 1) -> None:
+        folder, self.streams = Path(folder), streams
+        if not is_exported_clip(folder):
+            raise ValueError(f"{folder} has no {FILE}: it is not a folder that `export_clip` wrote.")
+        self.facts = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        self.format: str = self.facts["format"]
+        suffix = FORMATS[self.format].suffix
+        self.image, self.text = (Artefact(folder / f"{tower}{suffix}", streams) for tower in ("image", "text"))
+        self.name, self.provenance = self.facts["name"], Provenance.from_config(self.facts)
+
+    @property
+    def output_width(self) -> int:
+        return self.facts["output_width"]
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer(**self.facts["tokenizer"])
+
+    @property
+    def recipe(self) -> Recipe:
+        known: Any = self.provenance
+        return known.recipe
+
+    @property
+    def scale(self) -> float:
+        return self.facts["scale"]
+
+    @property
+    def bias(self) -> float:
+        return self.facts["bias"]
+
+    def encode_pixels(self, pixels: np.ndarray, batch_size: int) -> np.ndarray:
+        return unit(self.image(filled_up(pixels, batch_size, STEPS))[: len(pixels)])
+
+    def encode_tokens(self, tokens: np.ndarray, batch_size: int) -> np.ndarray:
+        filled = filled_up(trimmed(tokens, self.tokenizer.end), batch_size, STEPS)
+        filled[len(tokens) :, 0] = self.tokenizer.end  # Of the rows that fill up, so that each has an end.
+        return unit(self.text(filled)[: len(tokens)])
+
+    def fingerprint(self) -> str:
+        return self.facts["fingerprint"]
+
+
+def exported_for(name: str, format: str) -> Path:
+    """The folder, in the cache, of a ConvNeXt-CLIP in a format; written the first time.
+
+    Args:
+        name: see `clip.create_model`. Only published weights need not be loaded the next time.
+        format: see `export_clip`.
+
+    Raises:
+        ValueError: if there is no such model, or see `export_clip`.
+    """
+    weight_set = checkpoints.named(name, checkpoints.CLIP) or checkpoints.default(name, checkpoints.CLIP)
+    model = None if weight_set else create_model(name)
+    source = f"{model.fingerprint() if model else weight_set} {importlib.metadata.version('convnext-keras')}"
+    digest = hashlib.sha256(source.encode()).hexdigest()[:16]
+    folder = cache_folder() / "exported" / f"{format}-{digest}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(folder.with_name(f".{folder.name}.lock")):  # of several processes that need it, one writes
+        if not is_exported_clip(folder):
+            export_clip(model or create_model(name), folder, format)
+    return folder
+
+
+def is_exported_clip(folder: str | os.PathLike) -> bool:
+    """Whether a folder is one that `export_clip` wrote."""
+    return (Path(folder) / FILE).is_file()

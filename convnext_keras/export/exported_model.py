@@ -1,0 +1,65 @@
+"""Exported models in the place of Keras' own, run by the program of their format."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from convnext_keras.data.transforms import Statistics, normalize
+from convnext_keras.export.runtimes import DESCRIPTION, description_of, started
+from convnext_keras.pretrained_info import Provenance
+
+
+class Artefact:
+    """What `export` wrote, as a function from pixels to outputs.
+
+    Args:
+        path: of the file or folder; its description lies beside it.
+        streams: threads that may call it at a time, each with its share of the processors; of OpenVINO and ONNX.
+
+    Attributes:
+        provenance: where the weights come from, with the transform and the classes.
+        outputs: names of the outputs.
+
+    Raises:
+        ValueError: if there is no description, or the format cannot run so many streams.
+        ImportError: if the format's own program is not installed.
+
+    Example:
+        >>> from convnext_keras import create_model, deploy
+        >>> model = create_model("convnext_mini.digits")
+        >>> written = deploy.export(model, "read.xml")
+        >>> deploy.Artefact("read.xml")(np.zeros((2, 32, 32, 3))).shape
+        (2, 10)
+    """
+
+    def __init__(self, path: str | os.PathLike, streams: int = 1) -> None:
+        path = Path(path)
+        description = description_of(path)
+        self.provenance = Provenance.from_config(description)
+        self.outputs: list[str] = description["outputs"]
+        self.shape, self.dtype, self.layout = description["shape"], description["dtype"], description["layout"]
+        self.statistics = description["statistics"] and Statistics(*map(tuple, description["statistics"]))
+        self.run = started(path, streams)
+
+    def __call__(self, inputs: np.ndarray) -> np.ndarray:
+        """The first output for pixels `(N, H, W, C)` in 0..255, or token ids `(N, L)`."""
+        if self.statistics:
+            inputs = np.asarray(normalize(inputs, self.statistics))
+        if self.layout == "nchw":
+            inputs = np.transpose(inputs, (0, 3, 1, 2))
+        if self.dtype == "uint8" and inputs.dtype != "uint8":
+            inputs = np.clip(np.rint(inputs), 0, 255)
+        inputs = np.ascontiguousarray(inputs, self.dtype)
+        rows = self.shape[0]
+        if rows is None:
+            return self.run(inputs)[0]
+        filled = np.concatenate([inputs, np.zeros((-len(inputs) % rows, *inputs.shape[1:]), self.dtype)])
+        parts = [self.run(filled[start : start + rows])[0] for start in range(0, len(filled), rows)]
+        return np.concatenate(parts)[: len(inputs)]
+
+
+def is_artefact(path: str | os.PathLike) -> bool:
+    """Whether there is a file or folder with a description beside it, as `export` writes both."""
+    path = Path(path)
+    return path.exists() and path.with_name(path.name + DESCRIPTION).is_file()

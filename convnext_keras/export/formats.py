@@ -1,0 +1,72 @@
+"""The formats that models are exported to: who writes them, who runs them, and what they can say."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from convnext_keras.validation import alternatives, did_you_mean
+
+
+class Format(NamedTuple):
+    """One format.
+
+    Attributes:
+        suffix: of its files; empty for a folder.
+        backend: of Keras that writes it best, whichever is active.
+        packages: that must be there to write and to check it.
+        extra: of this package that brings them.
+        has_free_sizes: whether height and width may be left open.
+        has_free_length: whether the number of tokens of a text may be left open.
+        precisions: of the weights and products.
+    """
+
+    suffix: str
+    backend: str
+    packages: tuple[str, ...]
+    extra: str
+    has_free_sizes: bool = False
+    has_free_length: bool = False
+    precisions: tuple[str, ...] = ("float32",)
+
+
+PRECISIONS = ("float32", "float16", "bfloat16", "int8_weights", "int8")
+BY_THE_FILE = tuple(name for name in PRECISIONS if name != "bfloat16")  # what tools make of a file in float32
+BY_THE_MODEL = ("float32", "bfloat16")  # what Keras computes in itself
+
+
+FORMATS = {
+    "saved_model": Format("", "tensorflow", ("tensorflow",), "tensorflow", True, precisions=BY_THE_MODEL),
+    "litert": Format(".tflite", "tensorflow", ("tensorflow", "ai_edge_litert"), "litert", precisions=BY_THE_FILE[:3]),
+    "onnx": Format(
+        ".onnx",
+        "torch",
+        ("torch", "onnx", "onnxscript", "onnxruntime"),
+        "onnx",
+        has_free_length=True,
+        precisions=BY_THE_FILE,
+    ),
+    "torch": Format(".pt2", "torch", ("torch",), "torch", precisions=BY_THE_MODEL),
+    "openvino": Format(".xml", "openvino", ("openvino",), "openvino", has_free_length=True, precisions=BY_THE_FILE),
+    "stablehlo": Format(".stablehlo", "jax", ("jax",), "jax", precisions=BY_THE_MODEL),
+}
+
+
+def format_named(name: str | None, path: Path) -> str:
+    """The name of a format, by default the one whose files end like the path.
+
+    Raises:
+        ValueError: if there is none of that name, or the path ends in none's way.
+
+    Example:
+        >>> format_named(None, Path("tiny.onnx"))
+        'onnx'
+    """
+    if name is None:
+        name = next((known for known, row in FORMATS.items() if row.suffix == path.suffix), None)
+        if name is None:
+            suffixes = alternatives(row.suffix for row in FORMATS.values() if row.suffix)
+            raise ValueError(f"{path.name} must end in {suffixes}, or the format be named: {alternatives(FORMATS)}.")
+    if name not in FORMATS:
+        raise ValueError(
+            f"format must be {alternatives(FORMATS)}. Received: format={name!r}.{did_you_mean(name, FORMATS)}"
+        )
+    return name

@@ -1,0 +1,75 @@
+"""What a user of an artefact has to know of the model in it, as plain data."""
+
+import dataclasses
+import importlib.metadata
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from convnext_keras.clip.text_encoder import PositionEmbedding
+from convnext_keras.data.transforms import Statistics
+from convnext_keras.model import provenance_of
+from convnext_keras.pretrained_info import Provenance
+from convnext_keras.surgery import inner_layers
+
+TOWERS = ("image_encoder", "text_encoder")
+
+
+def described(model: keras.Model, ready: keras.Model, format: str, facts: dict[str, Any]) -> dict[str, Any]:
+    """What a user of the artefact has to know, as plain data."""
+    row, layout, is_text = ready.inputs[0], facts["layout"], len(ready.inputs[0].shape) == 2
+    provenance = provenance_of(model) or Provenance()
+    recipe, edges = provenance.recipe, row.shape[1:3] if layout == "nhwc" else row.shape[2:]
+    if recipe and None not in edges and edges not in (recipe.size, (recipe.size, recipe.size)):
+        provenance = dataclasses.replace(provenance, recipe=recipe._replace(size=edges, edge=None))
+    return {
+        "convnext_keras": importlib.metadata.version("convnext-keras"),
+        "format": format,
+        "input": row.name,
+        "shape": [*row.shape],
+        "dtype": row.dtype,
+        **({**facts, "layout": None, "pixels": None} if is_text else facts),
+        "tokenizer": tokenizer_of(model) if is_text else None,
+        "outputs": output_names(model),
+        **provenance.to_config(),
+    }
+
+
+def output_names(model: keras.Model) -> list[str]:
+    """What a model's outputs are, in words."""
+    outputs = model.outputs
+    if len(outputs) > 1:
+        return [f"features_{number}" for number in range(len(outputs))]
+    if len(outputs[0].shape) == 4:
+        return ["features"]
+    last = model.layers[-1]
+    if not isinstance(last, keras.layers.Dense) or model.name in TOWERS:
+        return ["embeddings"]
+    return ["logits" if last.activation is keras.activations.linear else "probabilities"]
+
+
+def tokenizer_of(model: keras.Model) -> dict[str, int | None]:
+    """The arguments of the `Tokenizer` of a text tower."""
+    words = next(layer.input_dim for layer in inner_layers(model) if isinstance(layer, keras.layers.Embedding))
+    return {"vocabulary_size": words, "context_length": context_length_of(model)}
+
+
+def context_length_of(model: keras.Model) -> int | None:
+    """Most tokens of a text tower; None for another model."""
+    layers = [layer for layer in inner_layers(model) if isinstance(layer, PositionEmbedding)]
+    return layers[0].context_length if layers else None
+
+
+def statistics_in(model: keras.Model) -> Statistics:
+    """The statistics of the normalisation inside a model, for pixels in 0..1.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    for layer in inner_layers(model):
+        if isinstance(layer, keras.layers.Normalization):
+            mean, variance = (np.ravel(np.asarray(ops.convert_to_numpy(x))) for x in (layer.mean, layer.variance))
+            return Statistics(tuple((mean / 255).tolist()), tuple((np.sqrt(variance) / 255).tolist()))
+    raise ValueError(f"{model.name!r} has no normalisation inside: it takes normalised pixels as it is.")

@@ -1,0 +1,144 @@
+"""Models out of models: the outputs of stages, the layers inside, low-rank updates merged, and averages."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from convnext_keras.layer_names import read
+from convnext_keras.layers import register
+from convnext_keras.model import ModelWithProvenance
+from convnext_keras.surgery import functional, rebuilt
+
+
+def feature_extractor(model: keras.Model, stages: Sequence[int] = (0, 1, 2, 3)) -> ModelWithProvenance:
+    """A model that gives the outputs of stages, which shares the layers and weights of `model`.
+
+    Args:
+        model: a model of this library, or one built on it, such as `Sequential([backbone, head])`.
+        stages: which ones, 0 to 3, in the order wanted.
+
+    Returns:
+        A model with a list of outputs `(N, H / s, W / s, dims[stage])`, where `s` is 4, 8, 16, 32 (at most the model's
+        `output_stride`); channels last, as the stages compute.
+
+    Raises:
+        ValueError: if the model has no such stage.
+
+    Example:
+        >>> from convnext_keras import ConvNeXtTiny
+        >>> model = ConvNeXtTiny(weights=None, include_top=False, input_shape=(64, 64, 3))
+        >>> [shape[1:] for shape in feature_extractor(model, stages=(0, 3)).output_shape]
+        [(16, 16, 96), (2, 2, 768)]
+    """
+    inputs, outputs = stage_outputs(functional(model))
+    missing = [stage for stage in stages if stage not in outputs]
+    if missing or not stages:
+        raise ValueError(f"stages must be some of {sorted(outputs)} for {model.name!r}. Received: {tuple(stages)}")
+    extractor = FeatureExtractor(inputs, [outputs[stage] for stage in stages], name=f"{model.name}_features")
+    extractor.provenance = model.provenance if isinstance(model, ModelWithProvenance) else None
+    return extractor
+
+
+@register
+class FeatureExtractor(ModelWithProvenance):
+    """A model whose outputs are a list, also if there is one: Keras gives a single output without a list.
+
+    Example:
+        >>> from convnext_keras import create_model, feature_extractor
+        >>> extractor = feature_extractor(create_model("convnext_mini.digits"), stages=(3,))
+        >>> [features.shape for features in extractor.predict(np.zeros((2, 32, 32, 3)), verbose=0)]
+        [(2, 2, 2, 128)]
+    """
+
+    def call(self, *arguments: Any, **options: Any) -> list[Any]:
+        """Outputs of the stages."""
+        return _as_list(super().call(*arguments, **options))
+
+    def compute_output_spec(self, *arguments: Any, **options: Any) -> list[Any]:
+        """Shapes and types of what `call` gives."""
+        return _as_list(super().compute_output_spec(*arguments, **options))
+
+    def predict_step(self, *arguments: Any) -> list[Any]:
+        """Outputs of a batch."""
+        return _as_list(super().predict_step(*arguments))
+
+
+def _as_list(outputs: Any) -> list[Any]:
+    return [*outputs] if isinstance(outputs, list | tuple) else [outputs]
+
+
+def split_at_stage(model: keras.Model, stage: int) -> tuple[keras.Model, keras.Model]:
+    """A model in two, which share its layers: from its input to the output of a stage, and from there to its output.
+
+    Args:
+        model: see `feature_extractor`.
+        stage: 0 to 3.
+
+    Raises:
+        ValueError: if the model has no such stage.
+
+    Example:
+        >>> from convnext_keras import create_model
+        >>> before, after = split_at_stage(create_model("convnext_mini.digits"), stage=3)
+        >>> before.output_shape == after.input_shape
+        True
+    """
+    model = functional(model)
+    nested = _nested_with_stages(model)
+    if nested is None:
+        _, outputs = stage_outputs(model)
+        if stage not in outputs:
+            raise ValueError(f"stage must be one of {sorted(outputs)} for {model.name!r}. Received: stage={stage}")
+        return keras.Model(model.input, outputs[stage]), keras.Model(outputs[stage], model.output)
+    first, second = split_at_stage(nested, stage)
+    between: list[Any] = []
+
+    def called(layer: keras.Layer, *arguments: Any, **options: Any) -> Any:
+        if layer is not nested:
+            return layer(*arguments, **options)
+        between.append(first(*arguments))
+        return second(between[0])
+
+    whole = rebuilt(model, lambda layer: layer, called)
+    return keras.Model(whole.input, between[0]), keras.Model(between[0], whole.output)
+
+
+def _nested_with_stages(model: keras.Model) -> keras.Model | None:
+    """The layer that is a model with stages; None if the model has them itself, or there is none."""
+    if any(reading and reading[1].role == "add" for reading in (read(layer.name) for layer in model.layers)):
+        return None
+    inside = (layer for layer in model.layers if isinstance(layer, keras.Model))
+    return next((layer for layer in inside if stage_outputs(functional(layer))[1]), None)
+
+
+def stage_outputs(model: keras.Model) -> tuple[Any, dict[int, Any]]:
+    """The input of a model, and the output of each stage in it or in a model that is one of its layers."""
+    last_blocks = {}
+    for layer in model.layers:
+        reading = read(layer.name)
+        if reading and reading[1].role == "add":
+            last_blocks[reading[1].stage] = layer  # Blocks come in order: the last one stays.
+    if last_blocks:
+        return model.input, {stage: layer.output for stage, layer in last_blocks.items()}
+    for nested in (layer for layer in model.layers if isinstance(layer, keras.Model)):
+        inputs, inner = stage_outputs(functional(nested))
+        if inner:
+            return _outputs_of_nested(model, nested, inputs, inner)
+    return model.input, {}
+
+
+def _outputs_of_nested(
+    model: keras.Model, nested: keras.Model, inputs: Any, inner: dict[int, Any]
+) -> tuple[Any, dict[int, Any]]:
+    """`stage_outputs` of a model, from those of one of its layers: what leads to the layer is run again."""
+    extractor = keras.Model(inputs, [*inner.values()])
+    outputs: dict[int, Any] = {}
+
+    def called(layer: keras.Layer, *arguments: Any, **options: Any) -> Any:
+        if layer is nested:
+            results = extractor(*arguments)
+            outputs.update(zip(inner, results if len(inner) > 1 else [results], strict=True))
+        return layer(*arguments, **options)
+
+    return rebuilt(model, lambda layer: layer, called).input, outputs

@@ -1,0 +1,57 @@
+"""The classes of a description: how many there are, their names, and whether they exclude each other."""
+
+from typing import Any
+
+from convnext_keras.hub import json_schema as schema
+from convnext_keras.hub.json_schema import Fields
+
+MAX_CLASSES = 1_000_000
+WHOLE_CLASSES = schema.whole(0, MAX_CLASSES)
+# transformers' words for what a classifier was trained for, and the activation that makes scores of its outputs.
+PROBLEM_TYPES = {
+    "single_label_classification": "softmax",
+    "multi_label_classification": "sigmoid",
+    "regression": None,
+}
+
+
+# Those that a classifier may have; outputs are logits in all formats.
+CLASSIFIER_ACTIVATIONS = ("softmax", "sigmoid")
+
+
+def read_activation(config: Fields, classes: int) -> str | None:
+    """The activation of the classifier: softmax unless the description says that classes do not exclude each other."""
+    words = schema.word({name: name for name in PROBLEM_TYPES})
+    kind = config.read("problem_type", schema.optional(words)) or "single_label_classification"
+    if classes == 1 and PROBLEM_TYPES[kind] == "softmax":
+        return "sigmoid"  # The softmax of one number is always 1.
+    return PROBLEM_TYPES[kind] if classes else None
+
+
+def a_list_of_names(value: Any) -> tuple[str, ...]:
+    """A list of texts."""
+    return schema.several(schema.text, range(MAX_CLASSES + 1))(value)
+
+
+def a_table_of_names(value: Any) -> dict[int, str]:
+    """An object of texts, by whole numbers that are written as text."""
+    try:
+        return {natural(key): schema.text(item) for key, item in schema.a_mapping(value).items()}
+    except ValueError as error:
+        raise ValueError("a list of texts, or an object of texts by whole numbers") from error
+
+
+def natural(key: str) -> int:
+    """A whole number that is written as text.
+
+    Raises:
+        ValueError: if it is not one below `MAX_CLASSES`.
+    """
+    if not (key.isascii() and key.isdecimal() and len(key) <= 7 and int(key) < MAX_CLASSES):
+        raise ValueError("a whole number as text")
+    return int(key)
+
+
+def a_mapping_of_texts(value: Any) -> dict[str, str]:
+    """An object of texts."""
+    return {key: schema.text(item) for key, item in schema.a_mapping(value).items()}

@@ -1,0 +1,342 @@
+"""What each format's description files say of a model: the reverse of reading.
+
+What a format cannot say is an error that names it and the formats that can; `keras` can say all.
+"""
+
+import math
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from convnext_keras.checkpoints.key_mapping import Key, names_of
+from convnext_keras.checkpoints.publisher_layouts import LAYOUTS
+from convnext_keras.checkpoints.saving import Tensor
+from convnext_keras.configs import Variant
+from convnext_keras.data.transforms import Recipe, statistics_of
+from convnext_keras.hub import image_processors, native, timm, transformers
+from convnext_keras.hub.class_labels import PROBLEM_TYPES
+from convnext_keras.hub.model_info import PUBLISHED_FACTS, Description
+
+Files = dict[str, dict[str, Any]]
+PROBLEMS = {activation: kind for kind, activation in PROBLEM_TYPES.items()}
+WORDS_OF_TIMM = {word: name for name, word in reversed(timm.ACTIVATIONS.items())}
+WORDS_OF_TRANSFORMERS = {word: name for name, word in reversed(transformers.ACTIVATIONS.items())}
+
+
+class FormatError(ValueError):
+    """What a format cannot say."""
+
+
+def require(is_said: bool, format: str, what: str) -> None:
+    """Raises unless a format can say something."""
+    if not is_said:
+        others = {"timm": "keras, and for patch stems of other sizes transformers", "transformers": "timm or keras"}
+        raise FormatError(f"The format {format!r} cannot say {what}. Use {others.get(format, 'keras')}.")
+
+
+def problem_type(description: Description) -> str | None:
+    """Transformers' word for what the classifier was trained for; outputs are logits in all formats."""
+    if not description.classes:
+        return None
+    logits = None if description.classes == 1 else "softmax"  # what is to be made of the outputs of no activation
+    return PROBLEMS[description.activation or logits]
+
+
+def names_of_classes(description: Description) -> list[tuple[str, str]] | None:
+    """Identifier and name of each class."""
+    labels = description.labels
+    return [*labels] if isinstance(labels, tuple) and labels else None
+
+
+def timm_files(description: Description) -> Files:
+    """`config.json` as timm writes it, without what keeps transformers from reading it."""
+    variant = description.variant
+    require(description.clip is None, "timm", "a ConvNeXt-CLIP")
+    architecture, arguments = timm_arguments(variant)
+    if description.recipe.channels != 3:
+        arguments["in_chans"] = description.recipe.channels
+    if description.output_stride not in (None, variant.minimum_size) or variant.minimum_size > 32:
+        arguments["output_stride"] = description.output_stride or variant.minimum_size
+        require(arguments["output_stride"] in (8, 16, 32), "timm", f"output_stride={arguments['output_stride']}")
+    names = names_of_classes(description)
+    facts = {**timm_recipe(description.recipe), "num_classes": description.classes}
+    facts |= {"first_conv": "stem.0", "classifier": "head.fc"}
+    content = {
+        "architecture": architecture,
+        "num_classes": description.classes,
+        "num_features": variant.dims[-1],
+        "global_pool": arguments.get("global_pool", "avg"),
+        "model_args": arguments,
+        "pretrained_cfg": facts | ({"license": description.license} if description.license else {}),
+    }
+    if names:
+        content["label_names"] = [identifier for identifier, _ in names]
+        described = {identifier: name for identifier, name in names if identifier != name}
+        content |= {"label_descriptions": described} if described else {}
+    if description.classes and problem_type(description) != PROBLEMS["softmax"]:
+        content["problem_type"] = problem_type(description)
+    return {"config.json": content}
+
+
+def timm_arguments(variant: Variant, form: str = "timm") -> tuple[str, dict[str, Any]]:
+    """Timm's name of an architecture, and the arguments that it differs by, for a format that needs them."""
+
+    def plain(row: Variant) -> Variant:
+        return row._replace(**{**dict.fromkeys(PUBLISHED_FACTS), "head_pooling": "avg"})
+
+    stem_type = timm.stem_type_of(variant)
+    require(len(variant.depths) == 4, form, f"{len(variant.depths)} stages")
+    require(stem_type is not None, form, f"a stem of inner width {variant.stem_width}")
+    require(variant.stem_norm, form, "a stem without a norm")
+    require(variant.head_epsilon is None, form, f"head_epsilon={variant.head_epsilon}")
+    small_patch = variant.patch_size == 2 and variant.stem == "patch"
+    require(small_patch == variant.first_downsampling, form, f"patch_size={variant.patch_size} with this first stage")
+    pooling = variant.head_pooling
+    arguments: dict[str, Any] = {} if pooling == "avg" else {"global_pool": "" if pooling == "none" else pooling}
+    name = next((name for name, row in timm.ARCHITECTURES.items() if plain(row) == plain(variant)), None)
+    if name:
+        return name, arguments
+    arguments |= {
+        "depths": [*variant.depths],
+        "dims": [*variant.dims],
+        "kernel_sizes": [*variant.kernel_sizes[:4]],
+        "stem_type": stem_type,
+        "patch_size": variant.patch_size,
+        "head_norm_first": variant.head_norm_first,
+        "conv_mlp": variant.norm != "layer",
+        "conv_bias": variant.conv_bias,
+        "use_grn": variant.response_norm,
+        "act_layer": WORDS_OF_TIMM[variant.activation],
+        "norm_eps": variant.epsilon,
+    }
+    arguments |= {"head_hidden_size": variant.head_hidden} if variant.head_hidden else {}
+    arguments |= {"norm_layer": f"{variant.norm}norm2d"} if variant.norm != "layer" else {}
+    # A null would say that there is no layer scale, but transformers' wrapper drops nulls: V2 has none by itself.
+    return "convnext_tiny" if variant.layer_scale else "convnextv2_tiny", arguments
+
+
+def timm_recipe(recipe: Recipe) -> dict[str, Any]:
+    """The transform in `pretrained_cfg`."""
+    height, width, channels = recipe.shape
+    modes = {mode: name for name, mode in timm.CROP_MODES.items()}
+    require(recipe.resize in modes, "timm", f"resize={recipe.resize!r}")
+    statistics = statistics_of(recipe.statistics)
+    border = tuple(round(255 * value) for value in statistics.mean)
+    require(recipe.resize != "longest" or recipe.fill in (border, border[0]), "timm", f"fill={recipe.fill}")
+    if recipe.rounding != "half_even" or not recipe.levels:
+        warnings.warn("timm's transform rounds otherwise: pixels may be shifted by one.", stacklevel=6)
+    return {
+        "input_size": [channels, height, width],
+        "interpolation": recipe.interpolation,
+        "crop_pct": crop_of(recipe, "timm"),
+        "crop_mode": modes[recipe.resize],
+        "mean": [*statistics.mean],
+        "std": [*statistics.std],
+    }
+
+
+def crop_of(recipe: Recipe, format: str) -> float:
+    """The part of the edge that the crop keeps, such that the edge comes out of it exactly."""
+    if recipe.edge is None:
+        return recipe.crop
+    edges = recipe.edge if isinstance(recipe.edge, tuple) else (recipe.edge, recipe.edge)
+    sides = recipe.shape[:2]
+    crop = sides[0] / edges[0]
+    for candidate in (crop, math.nextafter(crop, 0), round(crop, 6), round(crop, 3)):
+        if all(math.floor(side / candidate) == edge for side, edge in zip(sides, edges, strict=True)):
+            return candidate
+    raise FormatError(f"The format {format!r} cannot say edge={recipe.edge} with size={recipe.size}. Use keras.")
+
+
+def transformers_files(description: Description) -> Files:
+    """`config.json` and `preprocessor_config.json`."""
+    variant, form = description.variant, "transformers"
+    require(description.clip is None, form, "a ConvNeXt-CLIP of this kind")
+    default = Variant(variant.depths, variant.dims)
+    must = {"stem": "patch", "stem_norm": True, "norm": "layer", "epsilon": 1e-6, "conv_bias": True, "head_hidden": 0}
+    must |= {"first_downsampling": False, "head_norm_first": False, "head_pooling": "avg"}
+    must |= {"kernel_sizes": default.kernel_sizes, "layer_scale": variant.layer_scale and not variant.response_norm}
+    for name, value in must.items():
+        found = getattr(variant, name)
+        found = found[:1] * 4 if name == "kernel_sizes" and len(set(found)) == 1 else found
+        require(found == value, form, f"{name}={found}")
+    require(variant.activation in WORDS_OF_TRANSFORMERS, form, f"activation={variant.activation!r}")
+    require(
+        description.output_stride in (None, variant.minimum_size), form, f"output_stride={description.output_stride}"
+    )
+    kind = "convnextv2" if variant.response_norm else "convnext"
+    stem = "ConvNextV2" if variant.response_norm else "ConvNext"
+    content: dict[str, Any] = {
+        "architectures": [f"{stem}ForImageClassification" if description.classes else f"{stem}Model"],
+        "model_type": kind,
+        "num_channels": description.recipe.channels,
+        "patch_size": variant.patch_size,
+        "num_stages": len(variant.depths),
+        "depths": [*variant.depths],
+        "hidden_sizes": [*variant.dims],
+        "hidden_act": WORDS_OF_TRANSFORMERS[variant.activation],
+        "layer_norm_eps": variant.head_epsilon or variant.epsilon,
+        "image_size": description.recipe.shape[0],
+        "initializer_range": 0.02,
+        "drop_path_rate": 0.0,
+    }
+    if not variant.response_norm:
+        content["layer_scale_init_value"] = 1e-6 if variant.layer_scale else 0.0
+    if description.classes:
+        named = names_of_classes(description) or [(f"LABEL_{number}",) * 2 for number in range(description.classes)]
+        content["id2label"] = {str(number): name for number, (_, name) in enumerate(named)}
+        content["label2id"] = {name: number for number, (_, name) in enumerate(named)}
+        content["problem_type"] = problem_type(description)
+    return {"config.json": content, "preprocessor_config.json": processor_of(description.recipe)}
+
+
+def processor_of(recipe: Recipe) -> dict[str, Any]:
+    """The transform in `preprocessor_config.json`, all switches written out."""
+    height, width, channels = recipe.shape
+    statistics = statistics_of(recipe.statistics)
+    resample = image_processors.RESAMPLE.index(recipe.interpolation)
+    shared = {"do_resize": True, "do_rescale": True, "do_normalize": True, "do_center_crop": False}
+    shared |= {"do_convert_rgb": channels == 3, "rescale_factor": 1 / 255, "resample": resample}
+    shared |= {"image_mean": [*statistics.mean], "image_std": [*statistics.std]}
+    edge = recipe.edge or tuple(math.floor(side / recipe.crop) for side in (height, width))
+    rows, columns = edge if isinstance(edge, tuple) else (edge, edge)
+    if recipe.resize == "squash" and (rows, columns) == (height, width):
+        kind = "ViTImageProcessor" if recipe.levels else "DINOv3ViTImageProcessor"
+        return {"image_processor_type": kind, **shared, "size": {"height": height, "width": width}}
+    is_plain = recipe.resize == "shortest" and rows == columns and recipe.levels
+    require(is_plain, "transformers", f"resize={recipe.resize!r} to {recipe.size} by way of {edge}")
+    if recipe.rounding != "down":
+        warnings.warn("transformers rounds the crop's offset down: pixels may be shifted by one.", stacklevel=6)
+    crop = height / rows
+    crop = next((part for part in (crop, math.nextafter(crop, 0)) if int(height / part) == rows), None)
+    if height == width < image_processors.CONVNEXT.crop_below and crop:
+        size = {"size": {"shortest_edge": height}, "crop_pct": crop}
+        return {"image_processor_type": "ConvNextImageProcessor", **shared, **size}
+    size = {"size": {"shortest_edge": rows}, "crop_size": {"height": height, "width": width}, "do_center_crop": True}
+    return {"image_processor_type": "BitImageProcessor", **shared, **size}
+
+
+def open_clip_files(description: Description) -> Files:
+    """`open_clip_config.json`."""
+    variant, recipe, form = description.clip, description.recipe, "open_clip"
+    if variant is None:
+        raise FormatError("The format 'open_clip' is of ConvNeXt-CLIPs. Use timm, transformers or keras.")
+    name, arguments = timm_arguments(variant.trunk, form)
+    pool = arguments.pop("global_pool", "")
+    require(not arguments and pool in ("", "max", "avgmax"), form, "a trunk without a name in timm")
+    require(variant.projection_hidden in (None, 2 * variant.embedding), form, "a hidden layer of that width")
+    require(variant.text.activation in ("gelu", "quick_gelu"), form, f"activation={variant.text.activation!r} of texts")
+    usual = recipe.crop == 1 and recipe.edge is None and recipe.rounding == "half_even" and recipe.channels == 3
+    require(usual and recipe.resize != "none", form, f"the transform {recipe}")
+    require(recipe.interpolation in ("bicubic", "bilinear"), form, f"interpolation={recipe.interpolation!r}")
+    text, statistics = variant.text, statistics_of(recipe.statistics)
+    vision = {
+        "timm_model_name": name,
+        "timm_model_pretrained": False,
+        "timm_pool": pool,
+        "timm_proj": "mlp" if variant.projection_hidden else "linear",
+        "timm_proj_bias": variant.projection_bias,
+        "image_size": [*recipe.size] if isinstance(recipe.size, tuple) else recipe.size,
+    }
+    model: dict[str, Any] = {
+        "embed_dim": variant.embedding,
+        "vision_cfg": vision,
+        "text_cfg": {
+            "context_length": text.context_length,
+            "vocab_size": text.vocabulary_size,
+            "width": text.width,
+            "heads": text.heads,
+            "layers": text.depth,
+            "mlp_ratio": text.mlp_ratio,
+        },
+    }
+    model |= {"quick_gelu": True} if text.activation == "quick_gelu" else {}
+    model |= {"init_logit_bias": 0.0} if variant.logit_bias else {}
+    pixels = {"mean": [*statistics.mean], "std": [*statistics.std], "interpolation": recipe.interpolation}
+    pixels |= {"resize_mode": recipe.resize, "size": vision["image_size"], "mode": "RGB"}
+    pixels |= {"fill_color": recipe.fill} if recipe.resize == "longest" else {}
+    return {"open_clip_config.json": {"model_cfg": model, "preprocess_cfg": pixels}}
+
+
+def own_files(description: Description) -> Files:
+    """`convnext_keras.json`."""
+    return {native.FILE: native.written(description)}
+
+
+Tensors = Mapping[Key, Tensor]
+
+# timm numbers the parts of a stem: its norm and its second convolution stand behind an activation, if there is one.
+STEM_NORM = {"patch": "stem.1", "overlap": "stem.2", "overlap_gelu": "stem.3"}
+
+
+def torch_tensors(layout: str, prefix: str, description: Description, tensors: Tensors) -> dict[str, Tensor]:
+    """Tensors by a publisher's names, in PyTorch's order of axes."""
+    by_timm, variant, named = layout != "transformers", description.variant, {}
+    conv_mlp = by_timm and has_conv_mlp(variant)
+    for key, tensor in tensors.items():
+        names = names_of(LAYOUTS[layout], key)
+        name = names[by_timm and is_second_name(key.layer.role, description)]
+        if by_timm and key.layer.role == "stem_layernorm":
+            name = f"{STEM_NORM[variant.stem]}.{name.rpartition('.')[2]}"
+        as_convolution = (conv_mlp and key.layer.role.startswith("pointwise")) or _is_unpooled(layout, key, variant)
+        name = name[1:] if name.startswith("/") else prefix + name
+        named[name] = in_torch_order(key, tensor, as_convolution, four_axes=not by_timm)
+    return named
+
+
+def is_second_name(role: str, description: Description) -> bool:
+    """Whether timm or OpenCLIP calls a layer by the second of its names in the table."""
+    variant, clip = description.variant, description.clip
+    seconds = {
+        "stem_conv_2": variant.stem == "overlap_gelu",
+        "head_layernorm": variant.head_norm_first,
+        "projection": clip is not None and clip.projection_hidden is not None,
+    }
+    return seconds.get(role, False)
+
+
+def has_conv_mlp(variant: Variant) -> bool:
+    """Whether timm's model of a variant, as `timm_arguments` asks for it, has convolutions for dense layers."""
+    name, _ = timm_arguments(variant)
+    return name in timm.CONV_MLP or variant.norm != "layer"  # which timm wants beside its other norms
+
+
+def _is_unpooled(layout: str, key: Key, variant: Variant) -> bool:
+    """Whether timm's classifier is a convolution, since it is applied to every position."""
+    dense = key.layer.role in ("head_dense", "head_hidden") and key.variable == "kernel"
+    return layout == "timm" and dense and (variant.head_pooling == "none")
+
+
+def in_torch_order(key: Key, tensor: Tensor, as_convolution: bool, four_axes: bool) -> Tensor:
+    """A tensor with output channels first, if it is a kernel."""
+    shape, values = tensor.shape, tensor.values
+    if key.variable != "kernel":
+        shape = (1, 1, 1, *shape) if four_axes and key.layer.role == "grn" else shape
+        return Tensor(shape, tensor.dtype, lambda: values().reshape(shape))
+    if len(shape) == 4:
+        return Tensor((shape[3], shape[2], *shape[:2]), tensor.dtype, lambda: values().transpose(3, 2, 0, 1))
+    turned = (*shape[::-1], 1, 1) if as_convolution else shape[::-1]
+    return Tensor(turned, tensor.dtype, lambda: np.reshape(values().T, turned))
+
+
+def timm_tensors(description: Description, tensors: Tensors) -> dict[str, Tensor]:
+    """Timm's names."""
+    return torch_tensors("timm", "", description, tensors)
+
+
+def transformers_tensors(description: Description, tensors: Tensors) -> dict[str, Tensor]:
+    """Transformers' names."""
+    prefix = "convnextv2." if description.variant.response_norm else "convnext."
+    return torch_tensors("transformers", prefix if description.classes else "", description, tensors)
+
+
+def open_clip_tensors(description: Description, tensors: Tensors) -> dict[str, Tensor]:
+    """OpenCLIP's names."""
+    return torch_tensors("OpenCLIP", "visual.trunk.", description, tensors)
+
+
+def own_tensors(description: Description, tensors: Tensors) -> dict[str, Tensor]:
+    """The library's names."""
+    return {str(key): tensor for key, tensor in tensors.items()}

@@ -1,0 +1,174 @@
+"""transformers' `preprocessor_config.json` as a recipe.
+
+Each processor there has two implementations, whose pixels differ by a level or two; matched is the one of Pillow.
+"""
+
+from typing import Any, NamedTuple
+
+from convnext_keras.data.transforms import STATISTICS, Recipe, Statistics, statistics_of
+from convnext_keras.hub import json_schema as schema
+from convnext_keras.hub.json_schema import Fields
+
+Size = int | tuple[int, int]
+MAX_SIZE, MAX_EDGE = 4_096, 8_192  # pixels of a picture for the model, and before it is cropped
+
+
+class Processor(NamedTuple):
+    """What a processor does where its file is silent.
+
+    Attributes:
+        size: a number is the shorter edge, two are height and width.
+        resample: Pillow's number of the interpolation.
+        statistics: their name.
+        crop_size: of the centre crop, None if there is none.
+        crop_below: ConvNext's own rule: smaller sizes are cropped from `size / crop_pct`, others squashed.
+        levels: see `Recipe`.
+    """
+
+    size: Size
+    resample: int
+    statistics: str
+    crop_size: Size | None = None
+    crop_below: int = 0
+    levels: bool = True
+
+
+CONVNEXT = Processor(384, 3, "half", crop_below=384)
+PROCESSORS = {
+    "ConvNextImageProcessor": CONVNEXT,
+    "ConvNextFeatureExtractor": CONVNEXT,
+    "ViTImageProcessor": Processor((224, 224), 2, "half"),
+    "ViTFeatureExtractor": Processor((224, 224), 2, "half"),
+    "BitImageProcessor": Processor(224, 3, "clip", crop_size=(224, 224)),
+    "CLIPImageProcessor": Processor(224, 3, "clip", crop_size=(224, 224)),
+    "DINOv3ViTImageProcessor": Processor((224, 224), 2, "imagenet", levels=False),
+}
+DEFAULTS = {"dinov3_convnext": "DINOv3ViTImageProcessor"}  # by the model's type, where no processor is named
+RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
+SWITCHES = ("do_resize", "do_rescale", "do_normalize", "do_center_crop", "do_pad")
+EDGE = schema.whole(1, MAX_SIZE)
+
+
+def read_recipe(config: Fields, model_type: str, channels: int) -> Recipe:
+    """The evaluation transform of a `preprocessor_config.json`."""
+    processor = read_processor(config, model_type)
+    on = dict.fromkeys(SWITCHES, True) | {"do_center_crop": processor.crop_size is not None, "do_pad": False}
+    on |= {key: bool(config.read(key, schema.optional(schema.a_flag), on[key])) for key in SWITCHES}
+    if on["do_pad"]:
+        raise config.error("do_pad", "false")
+    resample = config.read("resample", schema.optional(schema.one_of(range(len(RESAMPLE)))))
+    shared = Recipe(
+        224,
+        interpolation=RESAMPLE[processor.resample if resample is None else resample],
+        statistics=scaled_statistics(config, processor, on, channels),
+        rounding="down",
+        channels=channels,
+        levels=processor.levels,
+    )
+    crop_size = read_size(config, "crop_size", processor.crop_size or processor.size, square=True)
+    crop_size = crop_size if on["do_center_crop"] else None
+    if not on["do_resize"]:
+        if crop_size is None:
+            raise config.error("do_resize", "true, or a centre crop be made, so that all pictures get one size")
+        return shared._replace(size=crop_size, resize="none")
+    size = read_size(config, "size", processor.size, square=isinstance(processor.size, tuple))
+    if processor.crop_below:
+        return convnext_recipe(config, shared, size, crop_size, processor.crop_below)
+    if isinstance(size, tuple):
+        return shared._replace(size=simple(crop_size or size), resize="squash", edge=simple(size))
+    if crop_size is None:
+        raise config.error("do_center_crop", "true where size is a shortest_edge, so that all pictures get one size")
+    return shared._replace(size=simple(crop_size), edge=size)
+
+
+def read_processor(config: Fields, model_type: str) -> Processor:
+    """The processor that the file names, in either of its two forms."""
+    key = "image_processor_type" if "image_processor_type" in config.values else "feature_extractor_type"
+    named = config.read(key, schema.text, DEFAULTS.get(model_type, "ConvNextImageProcessor"))
+    plain = named.removesuffix("Fast").removesuffix("Pil")
+    if plain not in PROCESSORS:
+        raise config.error(key, f"one of {', '.join(PROCESSORS)}, with Fast or Pil behind it or not")
+    return PROCESSORS[plain]
+
+
+def convnext_recipe(config: Fields, shared: Recipe, size: Size, crop_size: Size | None, crop_below: int) -> Recipe:
+    """ConvNext's own rule: small pictures are cropped, large ones squashed."""
+    if isinstance(size, tuple):
+        raise config.error("size", "an object with shortest_edge")
+    if crop_size is not None and simple(crop_size) != size:
+        raise config.error("crop_size", f"{size}, what the processor crops to by itself")
+    if size >= crop_below:
+        return shared._replace(size=size, resize="squash", edge=size)
+    crop = config.read("crop_pct", schema.optional(schema.number(0.05, 1))) or 224 / 256
+    edge = int(size / crop)
+    if edge > MAX_EDGE:
+        raise config.error("crop_pct", f"such that the resized edge is {MAX_EDGE} pixels at most")
+    return shared._replace(size=size, edge=edge)
+
+
+def read_size(config: Fields, key: str, default: Size, square: bool) -> Size:
+    """The shorter edge, or height and width; a bare number is `square` or a shorter edge."""
+    value = config.values.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, dict):
+        edge = config.read(key, schema.either(EDGE, schema.a_mapping))
+        return (edge, edge) if square else edge
+    place = config.section(key)
+    if set(value) == {"height", "width"}:
+        return place.read("height", EDGE), place.read("width", EDGE)
+    if set(value) == {"shortest_edge"}:
+        edge = place.read("shortest_edge", EDGE)
+        return (edge, edge) if key == "crop_size" else edge
+    raise config.error(key, "an object with height and width, or with shortest_edge")
+
+
+def scaled_statistics(config: Fields, processor: Processor, on: dict[str, bool], channels: int) -> str | Statistics:
+    """Statistics for pixels in 0..1 that do what rescaling and normalising do together."""
+    keys = ("image_mean", "image_std")
+    statistics = read_statistics(config, keys, channels, processor.statistics)
+    factor = config.read("rescale_factor", schema.optional(schema.number(1e-9, 1e9))) or 1 / 255
+    scale = 255 * (factor if on["do_rescale"] else 1)
+    if on["do_normalize"] and abs(scale - 1) < 1e-6:
+        return statistics
+    mean, std = statistics_of(statistics) if on["do_normalize"] else ((0.0,) * channels, (1.0,) * channels)
+    return named_statistics(Statistics(tuple(value / scale for value in mean), tuple(value / scale for value in std)))
+
+
+def simple(size: Size) -> Size:
+    """One number for a square size."""
+    return size[0] if isinstance(size, tuple) and size[0] == size[1] else size
+
+
+def read_statistics(place: Fields, keys: tuple[str, str], channels: int, default: str) -> str | Statistics:
+    """Mean and standard deviation of each channel, by their name if they have one.
+
+    Args:
+        place: where they stand.
+        keys: of the means and of the deviations; a number, or a list of them.
+        channels: of the pictures. One number stands for all; for grey pictures, three stand for their mean, as timm
+            has it.
+        default: the name of those that are meant where none are given.
+    """
+    readings = (schema.number(-1e6, 1e6), schema.number(1e-6, 1e6))
+    rows = [
+        _read_channels(place, key, reading, channels, row)
+        for key, reading, row in zip(keys, readings, STATISTICS[default], strict=True)
+    ]
+    return named_statistics(Statistics(*rows))
+
+
+def named_statistics(statistics: Statistics) -> str | Statistics:
+    """The name of statistics that have one, or themselves."""
+    return next((name for name, row in STATISTICS.items() if row == statistics), statistics)
+
+
+def _read_channels(place: Fields, key: str, reading: schema.Reading, channels: int, default: Any) -> tuple[float, ...]:
+    lengths = range(1, max(3, channels) + 1)
+    one_or_many = schema.either(schema.several(reading, lengths), lambda value: (reading(value),))
+    values = place.read(key, schema.optional(one_or_many)) or default
+    if channels == 1:
+        return (sum(values) / len(values),)
+    if len(values) not in (1, channels):
+        raise place.error(key, f"one number, or {channels}, one for each channel")
+    return values * channels if len(values) == 1 else values

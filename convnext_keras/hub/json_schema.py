@@ -1,0 +1,183 @@
+"""Strict reading of the JSON that describes a model: each fault names the file, the key, the value and what is valid.
+
+A description comes from a stranger. It is data and nothing else: no class or other file that it names is followed.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from convnext_keras.checkpoints import WeightsError
+from convnext_keras.checkpoints.shards import json_object
+from convnext_keras.validation import did_you_mean
+
+MAX_BYTES = 10_000_000  # of a description; the names of 22,000 classes are about 1 MB
+MAX_NESTING = 20
+SHOWN = 80  # characters of a value in an error
+
+# Takes a value and returns what it means, or raises ValueError with words for what is valid.
+Reading = Callable[[Any], Any]
+
+
+class Fields(NamedTuple):
+    """An object of a JSON file: `path` is the file, `values` the object, `place` the keys that lead to it."""
+
+    path: Path
+    values: Mapping[str, Any]
+    place: str = ""
+
+    def read(self, key: str, reading: Reading, default: Any = None) -> Any:
+        """The value of a key by a reading, or the default if the key is absent.
+
+        Raises:
+            WeightsError: if the value is not valid.
+        """
+        if key not in self.values:
+            return default
+        try:
+            return reading(self.values[key])
+        except ValueError as error:
+            raise self.error(key, str(error)) from error
+
+    def section(self, key: str) -> "Fields":
+        """The object at a key; an empty one if it is absent."""
+        return Fields(self.path, self.read(key, a_mapping, {}), f"{self.place}{key}.")
+
+    def error(self, key: str, valid: str) -> WeightsError:
+        """What to raise over a key: its value, or that it is missing, and what would be valid."""
+        value = repr(self.values[key]) if key in self.values else "missing"
+        shown = value if len(value) <= SHOWN else f"{value[:SHOWN]}..."
+        return WeightsError(f"{self.path}: {self.place}{key} is {shown}; it must be {valid}.")
+
+    def refuse_unknown(self, known: Sequence[str], what: str) -> None:
+        """Raises WeightsError if there is a key that nothing is known of."""
+        for key in self.values.keys() - set(known):
+            hint = did_you_mean(key, known)
+            raise WeightsError(f"{self.path}: {self.place}{key} is no {what}. Known: {', '.join(sorted(known))}.{hint}")
+
+
+def read_fields(path: Path) -> Fields:
+    """The description in a file.
+
+    Raises:
+        WeightsError: if it is not a JSON object of at most `MAX_BYTES`, nested `MAX_NESTING` deep.
+    """
+    values = json_object(path, MAX_BYTES)
+    level: list[Any] = [values]
+    for _ in range(MAX_NESTING):
+        parts = [part.values() if isinstance(part, dict) else part for part in level if isinstance(part, dict | list)]
+        level = [item for part in parts for item in part]
+    if level:
+        raise WeightsError(f"{path}: is nested more than {MAX_NESTING} deep.")
+    return Fields(path, values)
+
+
+def a_mapping(value: Any) -> Mapping[str, Any]:
+    """An object of JSON."""
+    if not isinstance(value, Mapping):
+        raise ValueError("an object")
+    return value
+
+
+def a_flag(value: Any) -> bool:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise ValueError("true or false")
+    return value
+
+
+def text(value: Any) -> str:
+    """Any string of at most 1,000 characters."""
+    if not isinstance(value, str) or len(value) > 1000:
+        raise ValueError("a text of at most 1,000 characters")
+    return value
+
+
+def whole(low: int, high: int) -> Reading:
+    """A whole number in a range."""
+
+    def reading(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise ValueError(f"a whole number {low}..{high}")
+        return value
+
+    return reading
+
+
+def number(low: float, high: float) -> Reading:
+    """A finite number in a range."""
+
+    def reading(value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            raise ValueError(f"a number {low}..{high}")
+        return float(value)
+
+    return reading
+
+
+def optional(inner: Reading) -> Reading:
+    """Null, which stands for None, or what another reading takes."""
+
+    def reading(value: Any) -> Any:
+        try:
+            return None if value is None else inner(value)
+        except ValueError as error:
+            raise ValueError(f"null, or {error}") from error
+
+    return reading
+
+
+def word(meanings: Mapping[str, Any]) -> Reading:
+    """One of some words, each of which stands for something."""
+
+    def reading(value: Any) -> Any:
+        if not isinstance(value, str) or value not in meanings:
+            raise ValueError(f"one of {', '.join(map(repr, meanings))}")
+        return meanings[value]
+
+    return reading
+
+
+def one_of(numbers: Sequence[int]) -> Reading:
+    """One of some whole numbers."""
+
+    def reading(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or value not in numbers:
+            raise ValueError(f"one of {', '.join(map(str, numbers))}")
+        return value
+
+    return reading
+
+
+def several(inner: Reading, lengths: Sequence[int] | range) -> Reading:
+    """A list of valid length of what another reading takes, as a tuple."""
+
+    def reading(value: Any) -> tuple:
+        valid = f"{lengths[0]}..{lengths[-1]}" if len(lengths) > 1 else f"{lengths[0]}"
+        if not isinstance(value, list) or len(value) not in lengths:
+            raise ValueError(f"a list of {valid}")
+        try:
+            return tuple(inner(item) for item in value)
+        except ValueError as error:
+            raise ValueError(f"a list of {valid}, each {error}") from error
+
+    return reading
+
+
+def either(first: Reading, second: Reading) -> Reading:
+    """What one of two readings takes."""
+
+    def reading(value: Any) -> Any:
+        try:
+            return first(value)
+        except ValueError as error:
+            try:
+                return second(value)
+            except ValueError as other:
+                raise ValueError(f"{error}, or {other}") from other
+
+    return reading
+
+
+EPSILON = number(math.ulp(0.0), 1.0)

@@ -1,0 +1,63 @@
+"""The model card of a repository, `README.md`: its head for the hub, and what people need to know."""
+
+import json
+import re
+from collections.abc import Mapping
+
+from convnext_keras.hub.model_info import Description
+from convnext_keras.pretrained_info import Provenance
+
+LOADED_BY = {
+    "timm": 'timm.create_model("hf-hub:OWNER/NAME", pretrained=True)',
+    "transformers": 'AutoModelForImageClassification.from_pretrained("OWNER/NAME")',
+    "open_clip": 'open_clip.create_model_from_pretrained("hf-hub:OWNER/NAME")',
+}
+
+
+def card(
+    description: Description,
+    origin: Provenance | None,
+    name: str,
+    intended_use: str | None,
+    metrics: Mapping[str, float],
+) -> str:
+    """The text of a model card.
+
+    Args:
+        description: of the model.
+        origin: where the weights that it was tuned from come from.
+        name: of the model, for the title.
+        intended_use: what it is for, in sentences.
+        metrics: results by their names, as they are to be printed.
+    """
+    form, variant, recipe = description.format, description.variant, description.recipe
+    task = "image-classification" if description.classes else "image-feature-extraction"
+    task = "zero-shot-image-classification" if description.clip else task
+    library = "convnext_keras" if form == "keras" else form  # Keras' own loader expects other files.
+    head = [f"library_name: {library}", f"pipeline_tag: {task}", "tags:", "- convnext", "- convnext_keras"]
+    if description.license:  # a stranger's text, which must not become more lines of YAML
+        is_plain = re.fullmatch(r"[\w.+-]+", description.license)
+        head = [f"license: {description.license if is_plain else json.dumps(description.license)}", *head]
+    base = (origin and origin.weights) or ""
+    if base.startswith("hf://"):
+        head.append(f"base_model: {base.removeprefix('hf://').partition('@')[0]}")
+    where = base or (origin.file.name if origin and origin.file else "random weights")
+    checked = f" (sha256 {origin.sha256})" if origin and origin.sha256 else ""
+    rows = {
+        "Architecture": f"ConvNeXt{' V2' * variant.response_norm}, depths {variant.depths}, widths {variant.dims}",
+        "Parameters": f"{description.parameters:,}",
+        "Classes": str(description.classes or "none"),
+        "Pictures": f"{recipe.shape[0]} x {recipe.shape[1]} pixels, {recipe.resize} resize, {recipe.interpolation}",
+        "Licence": description.license or "not stated",
+        "Trained from": f"{where}{checked}",
+    }
+    calls = [f'convnext_keras.{"clip." if description.clip else ""}create_model("hf://OWNER/NAME")']
+    calls += [LOADED_BY[form]] if form in LOADED_BY else []
+    lines = ["---", *head, "---", "", f"# {name}", "", "| | |", "|---|---|"]
+    lines += [f"| {key} | {value} |" for key, value in rows.items()]
+    lines += ["", "## Use", "", "```python", *calls, "```", "", "## Intended use", ""]
+    lines += [intended_use or "Not stated by whoever saved it."]
+    if metrics:
+        lines += ["", "## Results", "", "| | |", "|---|---|"]
+        lines += [f"| {key} | {value} |" for key, value in metrics.items()]
+    return "\n".join([*lines, "", "Written by convnext_keras.", ""])

@@ -1,0 +1,142 @@
+"""What a repository says of its model, understood: the architecture, the classes, the transform, the weight file."""
+
+import dataclasses
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+from convnext_keras.checkpoints import WeightsError
+from convnext_keras.checkpoints.download import VerifiedFile
+from convnext_keras.checkpoints.registry import RESTRICTED, warn_of_license
+from convnext_keras.checkpoints.shards import open_checkpoint
+from convnext_keras.configs import ClipVariant, Variant, clip_parameter_count, parameter_count
+from convnext_keras.data.transforms import Recipe
+from convnext_keras.hub.class_labels import CLASSIFIER_ACTIVATIONS
+from convnext_keras.hub.repository import Repository
+
+# Names of the weight file in order of preference; timm and OpenCLIP do not read shards.
+SINGLE, SHARDED = "model.safetensors", "model.safetensors.index.json"
+PUBLISHED_FACTS = {"parameters", "input_size"}  # attributes of a variant that no layer has
+LICENSE = re.compile(r"^license:[ \t]*[\"']?([\w.+-]+)", re.MULTILINE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """A model as its repository describes it, before any weights are fetched.
+
+    Attributes:
+        repository: where it lies.
+        format: `"timm"`, `"transformers"`, `"open_clip"` or `"keras"`.
+        variant: the architecture; of a ConvNeXt-CLIP, that of its image tower.
+        classes: width of the classifier, 0 if there is none.
+        recipe: the evaluation transform.
+        files: names that the weight file may have, in order of preference.
+        activation: of the classifier: `"softmax"`, `"sigmoid"` for classes that do not exclude each other, or None.
+        labels: the label set of the classes, or each class as `(identifier, name)`; None if unknown.
+        license: of the weights, None if the repository does not say it.
+        output_stride: pixels of the input for one of the last feature map, None for the architecture's own.
+        clip: of a ConvNeXt-CLIP: both towers.
+        notes: what was assumed or left out, in sentences.
+        include_preprocessing: whether the model normalizes pixels itself.
+    """
+
+    repository: Repository
+    format: str
+    variant: Variant
+    classes: int
+    recipe: Recipe
+    files: tuple[str, ...] = (SINGLE,)
+    activation: str | None = None
+    labels: str | tuple[tuple[str, str], ...] | None = None
+    license: str | None = None
+    output_stride: int | None = None
+    clip: ClipVariant | None = None
+    notes: tuple[str, ...] = ()
+    include_preprocessing: bool = True
+
+    @property
+    def name(self) -> str:
+        """The repository's name as the user gave it."""
+        return self.repository.name
+
+    @property
+    def activations(self) -> tuple[str | None, ...]:
+        """Those that the classifier can be used with: any, since no field of a description is sure to say it."""
+        return (None, *CLASSIFIER_ACTIVATIONS)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of `ConvNeXt` that build the model."""
+        head: dict[str, Any] = {"include_top": self.classes > 0, "classes": self.classes or 1000}
+        if not self.classes:
+            head["pooling"] = None if self.variant.head_pooling == "none" else self.variant.head_pooling
+        chosen = {"classifier_activation": self.activation, "output_stride": self.output_stride, "name": "convnext"}
+        chosen["include_preprocessing"] = self.include_preprocessing
+        return {**self.variant._asdict(), **head, **chosen}
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the weight file has to hold."""
+        if self.clip:
+            return clip_parameter_count(self.clip)
+        return parameter_count(self.variant, self.classes, self.recipe.channels)
+
+    def check(self, variant: Variant, include_top: bool) -> None:
+        """Raises ValueError if the model that is to be filled has another architecture."""
+        if self.clip:
+            raise WeightsError(f"{self.name} is a ConvNeXt-CLIP: use convnext_keras.clip.create_model.")
+        if include_top and not self.classes:
+            raise ValueError(f"{self.name} has no classifier. Use include_top=False. Received: include_top=True")
+        mine, theirs = self.variant._asdict(), variant._asdict()
+        unlike = [name for name in mine.keys() - PUBLISHED_FACTS if mine[name] != theirs[name]]
+        if not include_top:
+            unlike = [name for name in unlike if name != "head_pooling"]
+        if unlike:
+            published = ", ".join(f"{name}={mine[name]}" for name in sorted(unlike))
+            raise WeightsError(
+                f"{self.name} is of another architecture: {published}. "
+                f"Received: {', '.join(f'{name}={theirs[name]}' for name in sorted(unlike))}. "
+                f"create_model({self.name!r}) builds what it describes."
+            )
+
+    def check_clip(self, variant: ClipVariant) -> None:
+        """Raises WeightsError if the ConvNeXt-CLIP that is to be filled has other sizes."""
+
+        def sizes(variant: ClipVariant) -> ClipVariant:
+            trunk = variant.trunk._replace(parameters=None, input_size=0)
+            return variant._replace(trunk=trunk, parameters=None, image_size=0)
+
+        if self.clip is None or sizes(self.clip) != sizes(variant):
+            raise WeightsError(
+                f"{self.name} is of another architecture than the model. "
+                f"convnext_keras{'.clip' if self.clip else ''}.create_model({self.name!r}) builds what it describes."
+            )
+
+    def fetch(self, include_top: bool = True) -> VerifiedFile:
+        """The local weight file, found to hold as many numbers as the description says, before anything is built.
+
+        Raises:
+            WeightsError: if it cannot be had, or holds another count.
+        """
+        if self.license in RESTRICTED:
+            warn_of_license(self.license)
+        file = self.repository.require(self.files)
+        with open_checkpoint(file.path) as opened:
+            count = sum(math.prod(header.shape) for header in opened.headers.values())
+        if count != self.parameters:
+            raise WeightsError(
+                f"{file.path}: holds {count} numbers, but the description says {self.parameters}: "
+                f"depths={self.variant.depths}, dims={self.variant.dims}, {self.classes} classes."
+            )
+        return file
+
+
+def license_of(repository: Repository) -> str | None:
+    """The licence that the head of a repository's `README.md` states, as the hub reads it; None if it does not."""
+    path = repository.find("README.md")
+    if path is None:
+        return None
+    head = re.match(r"---\s*\n(.*?)\n---", Path(path).read_text(encoding="utf-8", errors="replace")[:20_000], re.DOTALL)
+    stated = head and LICENSE.search(head[1])
+    return stated[1] if stated else None

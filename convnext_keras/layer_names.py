@@ -1,0 +1,162 @@
+"""The names of layers: one table, which writes them and reads them back.
+
+The names of the image model are those of `keras.applications.convnext`, behind the model's own name; the text tower and
+the similarities of ConvNeXt-CLIP have fixed ones.
+"""
+
+import functools
+import string
+from collections.abc import Mapping
+from typing import NamedTuple, get_args
+
+from convnext_keras.configs import Activation
+
+HEAD = ("head_gap", "head_layernorm", "head_hidden", "head_dense", "projection_hidden", "projection")
+TEXT_HEAD = ("text_final_norm", "text_projection", "similarity")
+ONCE = (
+    "channels_last",
+    "prestem_normalization",
+    "stem",
+    "stem_conv",
+    "stem_conv_1",
+    "stem_conv_2",
+    "stem_padding_1",
+    "stem_padding_2",
+    "stem_gelu",
+    "stem_layernorm",
+    "first_downsampling_block",
+    "first_downsampling_layernorm",
+    "first_downsampling_conv",
+    *HEAD,
+    "channels_first",
+)
+DOWNSAMPLING = ("downsampling_block", "downsampling_layernorm", "downsampling_conv")
+BLOCK = (
+    "depthwise_conv",
+    "layernorm",
+    "pointwise_conv_1",
+    *get_args(Activation),
+    "grn",
+    "pointwise_conv_2",
+    "layer_scale",
+    "stochastic_depth",
+    "identity",
+    "add",
+)
+TEXT_BLOCK = (
+    "norm_1",
+    "attention_in",
+    "attention",
+    "attention_out",
+    "attention_add",
+    "norm_2",
+    "mlp_in",
+    "mlp_out",
+    "mlp_add",
+)
+FIXED = ("text_token_embedding", "text_position_embedding", *TEXT_HEAD)
+
+# Role -> name, without the model's own name and `_` in front.
+PREFIXED = {
+    **{role: role for role in ONCE},
+    **{role: f"{role}_{{stage}}" for role in DOWNSAMPLING},
+    **{role: f"stage_{{stage}}_block_{{block}}_{role}" for role in BLOCK},
+}
+UNPREFIXED = {**{role: role for role in FIXED}, **{role: f"text_block_{{block}}_{role}" for role in TEXT_BLOCK}}
+TEMPLATES = {**PREFIXED, **UNPREFIXED}
+
+
+class LayerName(NamedTuple):
+    """What a layer is for, and where it stands; `str` writes its name without the model's own.
+
+    Attributes:
+        role: a key of `TEMPLATES`; the whole name for a layer that is not the model's.
+        stage: of a block, from 0; of a downsampling layer, the stage before it.
+        block: in its stage, or in the text tower, from 0.
+        is_foreign: whether it is a layer of the user's, or of another model.
+
+    Example:
+        >>> str(LayerName("depthwise_conv", stage=2, block=1))
+        'stage_2_block_1_depthwise_conv'
+    """
+
+    role: str
+    stage: int = 0
+    block: int = 0
+    is_foreign: bool = False
+
+    def __str__(self) -> str:
+        if self.is_foreign:  # A layer of the user's may be called like one of the library's without its prefix.
+            return f"{FOREIGN}{self.role}" if read(self.role) else self.role
+        return TEMPLATES[self.role].format(stage=self.stage, block=self.block)
+
+
+FOREIGN = "other."
+LAST_NORM = LayerName("head_layernorm")
+
+
+@functools.cache
+def parts_of(template: str) -> tuple[tuple[str, str | None], ...]:
+    """The literal parts of a template, each with the number that follows it, the last first."""
+    return tuple((literal, field) for literal, field, _, _ in reversed([*string.Formatter().parse(template)]))
+
+
+def unformatted(template: str, name: str) -> tuple[str, dict[str, int]] | None:
+    """The reverse of `template.format`: what stands before the template in a name, and the template's numbers.
+
+    Example:
+        >>> unformatted("stage_{stage}_add", "tiny_stage_3_add")
+        ('tiny_', {'stage': 3})
+    """
+    numbers, rest = {}, name
+    for literal, field in parts_of(template):
+        if field:
+            start = len(rest.rstrip("0123456789"))
+            if start == len(rest):
+                return None
+            numbers[field], rest = int(rest[start:]), rest[:start]
+        if not rest.endswith(literal):
+            return None
+        rest = rest.removesuffix(literal)
+    return rest, numbers
+
+
+def read(name: str) -> tuple[str, LayerName] | None:
+    """What stands before a layer's name, and the name as the table has it; None if the table does not have it.
+
+    Example:
+        >>> read("convnext_tiny_downsampling_conv_1")
+        ('convnext_tiny_', LayerName(role='downsampling_conv', stage=1, block=0, is_foreign=False))
+    """
+    readings = {role: unformatted(template, name) for role, template in TEMPLATES.items()}
+    fits = {role: fit for role, fit in readings.items() if fit and not (fit[0] and role in UNPREFIXED)}
+    if not fits:
+        return None
+    role = min(fits, key=lambda role: len(fits[role][0]))
+    prefix, numbers = fits[role]
+    return prefix, LayerName(role, numbers.get("stage", 0), numbers.get("block", 0))
+
+
+def read_model(layers: Mapping[str, bool]) -> dict[str, LayerName]:
+    """The layers of a model, or of a file that one was saved to, as the table has them.
+
+    The prefix is that of the first block; layers with another one, and the user's own, are foreign. Keras
+    leaves the last norm of a model without a top unnamed, so it is known by its place: the first norm behind the last
+    block.
+
+    Args:
+        layers: for each layer's name, in the order of the graph, whether the layer is a norm.
+
+    Example:
+        >>> read_model({"a_stage_0_block_0_add": False, "layer_normalization_7": True})["layer_normalization_7"]
+        LayerName(role='head_layernorm', stage=0, block=0, is_foreign=False)
+    """
+    readings = {name: reading for name in layers if (reading := read(name))}
+    own = next((prefix for prefix, layer in readings.values() if layer.role in BLOCK), None)
+    known = {name: layer for name, (prefix, layer) in readings.items() if layer.role in UNPREFIXED or prefix == own}
+    names = [*layers]
+    blocks = [place for place, name in enumerate(names) if name in known and known[name].role in BLOCK]
+    if blocks and LAST_NORM not in known.values():
+        behind = [name for name in names[blocks[-1] + 1 :] if layers[name]]
+        known |= dict.fromkeys(behind[:1], LAST_NORM)
+    return {name: known.get(name) or LayerName(name, is_foreign=True) for name in names}

@@ -1,0 +1,77 @@
+"""The class of the models, which know where their weights come from."""
+
+import dataclasses
+from typing import Any
+
+import keras
+import numpy as np
+
+from convnext_keras import backend
+from convnext_keras.layers import register
+from convnext_keras.pretrained_info import Provenance
+
+PREDICT_BATCH = 32  # of Keras' `predict`, if none is given
+
+
+@register
+class ModelWithProvenance(keras.Model):
+    """A functional model that knows where its weights come from, also after it was saved and loaded again.
+
+    Its `predict` is Keras', by the backend's quickest way.
+
+    Attributes:
+        provenance: None if the weights are random.
+
+    Example:
+        >>> from convnext_keras import create_model
+        >>> create_model("convnext_mini.digits").provenance.license
+        'apache-2.0'
+    """
+
+    provenance: Provenance | None = None
+
+    def predict_step(self, *arguments: Any) -> Any:
+        """Outputs of a batch, which is the last argument; JAX has the model's state before it."""
+        if backend.infer is None:
+            return super().predict_step(*arguments)
+        return backend.infer(self, keras.utils.unpack_x_y_sample_weight(arguments[-1])[0])
+
+    def predict(
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+        steps: int | None = None,
+        callbacks: Any = None,
+    ) -> Any:
+        """As Keras has it."""
+        rows = len(x) if isinstance(x, np.ndarray) and x.ndim else 0
+        is_one_batch = 0 < rows <= (batch_size or PREDICT_BATCH)
+        if is_one_batch and verbose == 0 and steps is callbacks is None and backend.starts_slowly(self):
+            return self.predict_on_batch(x.astype(keras.config.floatx()) if x.dtype.kind == "f" else x)
+        return super().predict(x, batch_size, verbose, steps, callbacks)
+
+    def get_config(self) -> dict[str, Any]:
+        """The functional model's configuration and the provenance."""
+        return {**super().get_config(), "provenance": self.provenance and self.provenance.to_config()}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> keras.Model:
+        """The reverse of `get_config`."""
+        provenance = config.get("provenance")
+        functional = {key: value for key, value in config.items() if key != "provenance"}
+        model = super().from_config(functional, custom_objects)
+        model.provenance = provenance and Provenance.from_config(provenance)
+        return model
+
+
+def provenance_of(model: keras.Model) -> Provenance | None:
+    """Of a model, or of the model of this library that is one of its layers, whose classes are not the model's."""
+    if isinstance(model, ModelWithProvenance):
+        return model.provenance
+    inner = (layer.provenance for layer in model.layers if isinstance(layer, ModelWithProvenance))
+    return next((dataclasses.replace(provenance, labels=None) for provenance in inner if provenance), None)
+
+
+# Whole-model .h5 files name the class without its package.
+keras.saving.get_custom_objects()[ModelWithProvenance.__name__] = ModelWithProvenance

@@ -1,0 +1,1 @@
+"""Image indexes: search by text, by image, or by vector."""

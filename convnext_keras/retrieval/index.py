@@ -1,0 +1,201 @@
+"""What every index of pictures does, wherever its vectors lie."""
+
+import collections
+import numbers
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from convnext_keras.clip.encoder import Embedder
+from convnext_keras.data.images import ImageSource
+from convnext_keras.data.item_names import canonical_path, file_name, printable
+from convnext_keras.data.loader import image_files, images_of
+
+
+def common_folder(folders: Iterable[str]) -> str:
+    """The folder that all of these folders lie in; empty if there is none."""
+    distinct = {*folders}
+    try:
+        return os.path.commonpath(distinct) if distinct and "" not in distinct else ""
+    except ValueError:  # of absolute and relative ones, or of several drives
+        return ""
+
+
+def parent(name: str) -> str:
+    """The folder of a path as it is written."""
+    return os.path.dirname(name)  # noqa: PTH120 - of strings
+
+
+def folder_of(names: Iterable[str]) -> Path | None:
+    """The folder that the files among these names lie in, with links resolved; None if there are none."""
+    folders = {parent(file_name(name)) for name in names if Path(file_name(name)).is_file()}
+    common = common_folder(str(Path(folder).resolve()) for folder in folders)
+    return Path(common) if common else None
+
+
+def given_folders(pictures: str | os.PathLike | None) -> list[Path]:
+    """The folder that a user names for an index's pictures, none for None; raises ValueError if it is not there."""
+    if pictures is None:
+        return []
+    if not Path(pictures).is_dir():
+        raise ValueError(f"{pictures} is not a folder.")
+    return [Path(pictures).resolve()]
+
+
+class Hit(NamedTuple):
+    """One picture found.
+
+    Attributes:
+        name: its path, where it has one.
+        cosine: with what was looked for, -1..1.
+        place: in the index, from 0.
+    """
+
+    name: str
+    cosine: float
+    place: int
+
+
+class PictureIndex:
+    """Pictures to search by words or by another picture.
+
+    Args:
+        model: the ConvNeXt-CLIP that makes the vectors.
+
+    Attributes:
+        picture_folders: below which `picture` gives files out.
+        moved: folders that names begin with, and where their files lie now, if they were moved with the index.
+    """
+
+    def __init__(self, model: Embedder) -> None:
+        self.model = model
+        self.picture_folders: list[Path] = []
+        self.moved: list[tuple[Path, Path]] = []
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def nearest(self, vector: np.ndarray, top: int = 10, where: str | None = None) -> list[Hit]:
+        """`search` with a vector `(D,)` of any length but 0."""
+        raise NotImplementedError
+
+    def name_at(self, position: int) -> str:
+        """The name of the picture at a position, the `place` of a hit; raises ValueError if there is none."""
+        raise NotImplementedError
+
+    def missing(self, names: Iterable[str]) -> list[str]:
+        """Those of these names that the index does not have, in the order given."""
+        raise NotImplementedError
+
+    @property
+    def folder(self) -> str:
+        """The folder that all names lie in, as they are written; empty if there is none."""
+        raise NotImplementedError
+
+    def search(self, query: str | ImageSource, top: int = 10, where: str | None = None) -> list[Hit]:
+        """The pictures nearest to a text or to a picture.
+
+        Args:
+            query: a text, or a picture as a path object, a PIL image or an array; a string is always a text.
+            top: most pictures to return.
+            where: a condition on the columns of an index in Lance, such as `"year > 2020"`; see `LanceIndex`.
+
+        Returns:
+            The best first; fewer than `top` if there are fewer.
+
+        Raises:
+            ValueError: if the index is empty, the text is, the picture cannot be read, or the condition is not valid.
+        """
+        if isinstance(query, str):
+            if not query.strip():
+                raise ValueError("The text to search for is empty.")
+            (vector,) = self.model.encode_text(query)
+        else:
+            (vector,) = self.model.encode_image([query], exif_transpose=True)
+        return self.nearest(vector, top, where)
+
+    def check_search(self, vector: np.ndarray, top: int) -> np.ndarray:
+        """The vector to search for as a unit vector `(D,)` float32.
+
+        Raises:
+            ValueError: if there is nothing to find, `top` is no whole number from 1 on, or the vector is none of the
+                index.
+        """
+        if not len(self):
+            raise ValueError("The index is empty. Add pictures first.")
+        if not isinstance(top, numbers.Integral) or top < 1:
+            raise ValueError(f"top must be a whole number, 1 or more. Received: top={top!r}")
+        found = np.asarray(vector, "float32")
+        length = float(np.linalg.norm(found)) if found.shape == (self.model.output_width,) else 0.0
+        if not 0 < length < np.inf:
+            raise ValueError(
+                f"A vector to search for must have {self.model.output_width} finite numbers that are not all 0. "
+                f"Received: shape {found.shape}"
+            )
+        return found / length
+
+    def picture(self, position: int) -> Path:
+        """The file of a picture by its position in the index, with links resolved.
+
+        The folder that an index was saved to may come from others, and its table could name any file. Files are given
+        out only below the folders that pictures were added from; for an index that was opened, below the folder that
+        `open` was told, or below the one that it says it was made of if that lies beside the index.
+
+        Raises:
+            ValueError: if there is no such position, or its file lies elsewhere.
+            OSError: if the file is missing.
+        """
+        path = Path(file_name(self.name_at(position)))
+        moved = [new / path.relative_to(old) for old, new in self.moved if path.is_relative_to(old)]
+        path = next((place for place in (path, *moved) if place.exists()), path).resolve(strict=True)
+        if not path.is_file() or not any(path.is_relative_to(folder) for folder in self.picture_folders):
+            raise ValueError(
+                f"{path} is no file below the folders of this index: {[*map(str, self.picture_folders)]}. Name the "
+                "folder that its pictures lie in: ImageIndex.open(..., pictures=FOLDER), or --pictures."
+            )
+        return path
+
+    def embedded(
+        self,
+        images: str | os.PathLike | Iterable[ImageSource],
+        names: Iterable[str] | None,
+        batch_size: int,
+        on_error: str,
+        columns: Mapping[str, Sequence[Any]] | None = None,
+    ) -> Iterator[tuple[list[str], np.ndarray, dict[str, list]]]:
+        """Names, vectors and columns of pictures, batch by batch; see `ImageIndex.add`."""
+        if isinstance(images, str | os.PathLike) and Path(images).is_dir():
+            images = image_files(images)
+        pictures, columns = images_of(images), columns or {}
+        if names is None:
+            first = len(self)
+            named: Iterable = ((item_name(image, first + row), image, row) for row, image in enumerate(pictures))
+        else:
+            named = ((name, image, row) for row, (name, image) in enumerate(zip(names, pictures, strict=True)))
+        options: Any = {"picture": lambda item: item[1], "exif_transpose": True}
+        for items, vectors in self.model.image_batches(named, batch_size, on_error, **options):
+            rows = [row for *_, row in items]
+            if wrong := [name for name, values in columns.items() if len(values) <= rows[-1]]:
+                raise ValueError(f"The column {wrong[0]!r} has fewer values than there are pictures.")
+            yield (
+                [name for name, *_ in items],
+                vectors,
+                {key: [part[row] for row in rows] for key, part in columns.items()},
+            )
+
+
+def item_name(image: ImageSource, number: int) -> str:
+    """The name of an image: its path in the one form of `canonical_path`, or its number."""
+    if isinstance(image, str | os.PathLike):
+        return printable(canonical_path(image))
+    return f"picture {number}"
+
+
+def check_distinct(names: Sequence[str]) -> None:
+    """Raises ValueError if several images of one call have the same name."""
+    if len({*names}) < len(names):
+        repeated = next(name for name, count in collections.Counter(names).items() if count > 1)
+        raise ValueError(f"Several images have the name {repeated!r}. Each must have a name of its own.")

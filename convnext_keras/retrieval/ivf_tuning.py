@@ -1,0 +1,99 @@
+"""The vectors of a table of LanceDB in partitions, of which a search looks into a few: split, measured, chosen."""
+
+import math
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from convnext_keras.inference import unit
+
+SMALLEST = 1000  # rows, from which partitions can be learned
+NEAREST = 10  # that are looked for where recall is measured
+RECALL = 0.95
+SAMPLE = 100  # vectors, by which it is measured
+PROBES = "probes"  # in the metadata of the column of vectors: how many partitions a search looks into
+
+
+class Built(NamedTuple):
+    """An index of vectors that was built, and what it is worth.
+
+    Attributes:
+        rows: that it covers.
+        partitions: that it has.
+        probes: partitions that a search looks into.
+        recall: part 0..1 of the ten nearest that a search finds, measured on vectors beside those of the table.
+    """
+
+    rows: int
+    partitions: int
+    probes: int
+    recall: float
+
+
+def split(table: Any, rows: int) -> None:
+    """Learns as many partitions as each then has rows, and keeps the vectors in them with 8 bits a number."""
+    from lancedb.index import IvfSq
+
+    table.create_index("vector", config=IvfSq(distance_type="dot", num_partitions=round(rows**0.5)))
+
+
+def probes_of(table: Any) -> int:
+    """How many partitions a search looks into; 0 if none were chosen."""
+    return int((table.schema.field("vector").metadata or {}).get(PROBES.encode(), b"0"))
+
+
+def tuned(
+    table: Any, partitions: int, search: Callable[[np.ndarray, int], Collection[str]], recall: float = RECALL
+) -> Built:
+    """Chooses the fewest partitions to look into that find enough, and keeps the number in the table.
+
+    Args:
+        table: of Lance.
+        partitions: that it has.
+        search: a vector and a number of partitions to the names that are found.
+        recall: part 0..1 of the nearest that is to be found.
+
+    Raises:
+        ValueError: if `recall` is not valid.
+    """
+    if not 0 < recall <= 1:
+        raise ValueError(f"recall must be above 0 and at most 1. Received: recall={recall}")
+    rows = table.count_rows()
+    sample = table.take_offsets([*range(0, rows, max(1, rows // SAMPLE))]).select(["vector"]).to_arrow()
+    queries = beside(rows_of(sample.column("vector").combine_chunks().drop_null()))
+    exact, probes = exactly(table, queries), 1
+    while True:
+        found = [{*search(query, probes)} for query in queries]
+        measured = float(np.mean([len(one & best) / len(best) for one, best in zip(found, exact, strict=True)]))
+        if measured >= recall or probes == partitions:
+            break
+        probes = min(partitions, math.ceil(probes * 1.5))
+    table.update_field_metadata({"path": "vector", "metadata": {PROBES: str(probes)}})
+    return Built(rows, partitions, probes, measured)
+
+
+def exactly(table: Any, queries: np.ndarray) -> list[set[str]]:
+    """Names of the nearest of each query, in one pass over the table."""
+    best = np.full((len(queries), 0), -np.inf, "float32")
+    names = np.empty((len(queries), 0), object)
+    for batch in table.search().select(["name", "vector"]).to_batches():
+        kept = batch.filter(batch.column("vector").is_valid())
+        cosines = np.concatenate([best, queries @ rows_of(kept.column("vector")).T], axis=1)
+        new = np.broadcast_to(np.array(kept.column("name").to_pylist(), object), (len(queries), len(kept)))
+        order = np.argsort(-cosines, axis=1)[:, :NEAREST]
+        best = np.take_along_axis(cosines, order, axis=1)
+        names = np.take_along_axis(np.concatenate([names, new], axis=1), order, axis=1)
+    return [{*row} for row in names]
+
+
+def rows_of(column: Any) -> np.ndarray:
+    """A column of vectors without nulls as `(N, D)` float32."""
+    width = column.type.list_size
+    return column.flatten().to_numpy(zero_copy_only=False).reshape(-1, width).astype("float32", copy=False)
+
+
+def beside(vectors: np.ndarray) -> np.ndarray:
+    """Unit vectors moved by half their length in random directions: queries lie beside what is in a table."""
+    noise = np.random.default_rng(0).normal(size=vectors.shape)
+    return unit(vectors + unit(noise) / 2).astype("float32")

@@ -1,0 +1,293 @@
+"""An index of pictures in LanceDB: for what does not fit into memory, changes, or has columns to filter by.
+
+LanceDB (https://github.com/lancedb/lancedb) keeps a table as files in a folder: every change is a new version that is
+there whole or not at all, and readers go on with the version that they began with.
+"""
+
+import datetime
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convnext_keras.checkpoints import WeightsError
+from convnext_keras.clip.encoder import Embedder
+from convnext_keras.data.images import ImageSource
+from convnext_keras.retrieval.index import (
+    Hit,
+    PictureIndex,
+    check_distinct,
+    common_folder,
+    folder_of,
+    given_folders,
+    parent,
+)
+from convnext_keras.retrieval.ivf_tuning import NEAREST, RECALL, SMALLEST, Built, probes_of, split, tuned
+from convnext_keras.retrieval.vector_files import described
+
+SUFFIX = ".lance"
+BUILD_FROM = 50_000  # rows from which a search is through an index of the vectors; below, all are looked at
+GROWN = 0.2  # part of rows that may lie outside that index, where a search is exact, before it is built on
+REFINED = 4  # times as many rows as are wanted, whose exact cosines are taken in the end
+
+
+def is_lance(path: str | os.PathLike) -> bool:
+    """Whether a path is of an index in Lance."""
+    return Path(path).suffix == SUFFIX
+
+
+def lance_metadata(path: str | os.PathLike) -> dict[str, str]:
+    """What an index in Lance says of the model that made it, see `vectors.described`.
+
+    Raises:
+        WeightsError: if there is none.
+    """
+    table = _opened(Path(path))
+    if table is None:
+        raise WeightsError(f"{path}: holds no index. Make one by LanceIndex or 'convnext-keras index'.")
+    return {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+
+
+class LanceIndex(PictureIndex):
+    """Pictures to search by words or by another picture, in a table of LanceDB.
+
+    What is added or deleted is there for everyone at once, also for other processes that search meanwhile. From
+    `BUILD_FROM` pictures on, `build` makes an index of the vectors, so that a search looks at a part of them.
+
+    Args:
+        path: of the table, a folder that ends in `.lance`; made by the first `add`.
+        model: the ConvNeXt-CLIP that makes the vectors.
+
+    Attributes:
+        picture_folders: below which `picture` gives files out: of what was added by this object.
+
+    Raises:
+        ValueError: if the path ends otherwise, or LanceDB is missing.
+        WeightsError: if the table was made by another model.
+
+    Example:
+        >>> from convnext_keras import clip
+        >>> index = clip.LanceIndex("pictures.lance", clip.create_model("convnext_mini.shapes"))
+        >>> pictures = [np.full((64, 64, 3), grey, "uint8") for grey in (0, 255)]
+        >>> index.add(pictures, names=["black", "white"], columns={"year": [2020, 2024]})
+        2
+        >>> [hit.name for hit in index.search("a white background", where="year < 2022")]
+        ['black']
+    """
+
+    def __init__(self, path: str | os.PathLike, model: Embedder) -> None:
+        super().__init__(model)
+        self.path = Path(path)
+        if not is_lance(path):
+            raise ValueError(f"The path of an index in Lance must end in {SUFFIX}. Received: {path}")
+        self.table = _opened(self.path)
+        self._folder = (-1, "")
+        if self.table is not None and lance_metadata(path).get("model") != model.fingerprint():
+            raise WeightsError(f"{path}: was made by another model than {model.name!r}. Index the pictures anew.")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, model: Embedder, pictures: str | os.PathLike | None = None) -> "LanceIndex":
+        """The index at a path, which must be there; see `ImageIndex.open`."""
+        folders = given_folders(pictures)
+        lance_metadata(path)
+        index = cls(path, model)
+        index.picture_folders = folders
+        index.moved = [(Path(index.folder), folder) for folder in folders if index.folder]
+        return index
+
+    def __len__(self) -> int:
+        return 0 if self.table is None else self.table.count_rows()
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns to filter by."""
+        return [] if self.table is None else [name for name in self.table.schema.names if name != "vector"]
+
+    def add(
+        self,
+        images: str | os.PathLike | Iterable[ImageSource],
+        names: Iterable[str] | None = None,
+        batch_size: int = 32,
+        on_error: str = "raise",
+        columns: Mapping[str, Sequence[Any]] | None = None,
+    ) -> int:
+        """Adds pictures, all or none of them, without rewriting what is there.
+
+        Args:
+            images: see `ImageIndex.add`.
+            names: see `ImageIndex.add`; those that are there already are replaced.
+            batch_size: most pictures at a time.
+            on_error: see `ImageIndex.add`.
+            columns: more to know of each picture, by the names of columns that `where` can name.
+
+        Returns:
+            How many were added or replaced.
+
+        Raises:
+            ValueError: if a picture cannot be read, names or columns do not fit, or the table has other columns.
+        """
+        embedded = self.embedded(images, names, batch_size, on_error, columns)
+        added = [_batch(*part) for part in embedded]
+        if not added:
+            return 0
+        new = [name for batch in added for name in batch.column("name").to_pylist()]
+        check_distinct(new)
+        if len(self.missing(new)) == len(new):
+            self.append(added)
+        else:
+            table: Any = self.table
+            replace = table.merge_insert("name").when_matched_update_all().when_not_matched_insert_all()
+            replace.execute(self._table_of(added))
+        self.grown()
+        if folder := folder_of(new):
+            self.picture_folders.append(folder)
+        return len(new)
+
+    def append(self, batches: Sequence[Any]) -> None:
+        """Adds record batches of Arrow as one version, whatever names are there.
+
+        Args:
+            batches: with the columns `name`, `vector` (unit vectors; null to find it never), and those of the table.
+
+        Raises:
+            ValueError: if the table has other columns.
+        """
+        data = self._table_of(batches)
+        if self.table is None:
+            self.table = _database(self.path).create_table(self.path.stem, data, on_bad_vectors="null")
+        else:
+            self.table.add(data, on_bad_vectors="null")
+
+    def _table_of(self, batches: Sequence[Any]) -> Any:
+        """Record batches as a table with the columns of this one, see `append`."""
+        import pyarrow
+
+        data = pyarrow.Table.from_batches(batches).replace_schema_metadata(described(self.model))
+        if self.table is not None and {*data.schema.names} != {*self.table.schema.names}:
+            raise ValueError(f"{self.path}: has the columns {self.columns}. Received: {data.schema.names}")
+        return data
+
+    def grown(self) -> None:
+        """Builds an index of the vectors if so many were added that it is worth it."""
+        if len(self) >= BUILD_FROM and self.unindexed() > GROWN * len(self):
+            self.build()
+
+    def delete(self, names: Iterable[str]) -> int:
+        """Takes pictures out by their names; those that are not there do no harm. Returns how many were."""
+        before = len(self)
+        if self.table is not None and (quoted := ["'" + name.replace("'", "''") + "'" for name in names]):
+            self.table.delete(f"name IN ({', '.join(quoted)})")
+        return before - len(self)
+
+    def unindexed(self) -> int:
+        """How many pictures are searched one by one, as no index of their vectors was built."""
+        if self.table is None or "vector_idx" not in [index.name for index in self.table.list_indices()]:
+            return len(self)
+        return self.table.index_stats("vector_idx").num_unindexed_rows
+
+    def build(self, recall: float = RECALL) -> Built:
+        """Builds an index of the vectors, in as many partitions as each has rows, and tunes it.
+
+        Args:
+            recall: see `tune`.
+
+        Raises:
+            ValueError: if there are too few pictures, or `recall` is not valid.
+        """
+        if self.table is None or len(self) < SMALLEST:
+            raise ValueError(f"An index of vectors is of {SMALLEST:,} pictures or more. {self.path} has {len(self)}.")
+        split(self.table, len(self))
+        return self.tune(recall)
+
+    def tune(self, recall: float = RECALL) -> Built:
+        """Chooses how many partitions a search looks into, the fewest that find enough, and keeps it in the table.
+
+        Args:
+            recall: part 0..1 of the ten nearest that a search is to find, measured on vectors beside those of the
+                table.
+
+        Raises:
+            ValueError: if no index was built, or `recall` is not valid.
+        """
+        if self.table is None or self.unindexed() == len(self):
+            raise ValueError(f"No index of the vectors in {self.path} was built.")
+        partitions = round((len(self) - self.unindexed()) ** 0.5)
+        return tuned(self.table, partitions, lambda *query: self._found(query[0], NEAREST, None, query[1])[0], recall)
+
+    def nearest(self, vector: np.ndarray, top: int = 10, where: str | None = None) -> list[Hit]:
+        vector = self.check_search(vector, top)
+        table: Any = self.table
+        found = self._found(vector, top, where, probes_of(table))
+        return [Hit(name, 1 - distance, place) for name, distance, place in zip(*found, strict=True)]
+
+    def _found(self, vector: np.ndarray, top: int, where: str | None, probes: int) -> tuple[list, list, list]:
+        """Names, distances and row numbers; by all vectors if no partitions are to be probed."""
+        table: Any = self.table
+        query = table.search(np.asarray(vector, "float32"), vector_column_name="vector").distance_type("dot")
+        query = query.nprobes(probes).refine_factor(REFINED) if probes else query.bypass_vector_index()
+        if where is not None:
+            query = query.where(where)
+        try:
+            found = query.select(["name", "_distance"]).with_row_id(True).limit(top).to_arrow()
+        except (ValueError, RuntimeError, OSError) as error:
+            if where is None:
+                raise
+            message = str(error).splitlines()[0]
+            columns = ", ".join(self.columns)
+            raise ValueError(f"where={where!r} cannot be used: {message}. The columns are {columns}.") from error
+        return tuple(found.column(name).to_pylist() for name in ("name", "_distance", "_rowid"))  # pyright: ignore
+
+    def name_at(self, position: int) -> str:
+        table: Any = self.table
+        names = table.take_row_ids([position]).select(["name"]).to_arrow().column("name").to_pylist()
+        if not names:
+            raise ValueError(f"There is no picture with the row number {position}.")
+        return names[0]
+
+    def missing(self, names: Iterable[str]) -> list[str]:
+        names = [*names]
+        wanted, known = {*names}, set()
+        for batch in self._names():
+            known |= wanted.intersection(batch)
+        return [name for name in names if name not in known]
+
+    @property
+    def folder(self) -> str:
+        version = -1 if self.table is None else self.table.version
+        if self._folder[0] != version:
+            self._folder = version, common_folder(parent(name) for batch in self._names() for name in batch)
+        return self._folder[1]
+
+    def _names(self) -> Iterator[list[str]]:
+        batches = () if self.table is None else self.table.search().select(["name"]).to_batches()
+        return (batch.column("name").to_pylist() for batch in batches)
+
+
+def _database(path: Path) -> Any:
+    try:
+        import lancedb
+    except ImportError as error:
+        raise ValueError('An index in Lance needs LanceDB: pip install "convnext-keras[index]"') from error
+    # Readers see what others have written since, at every search.
+    return lancedb.connect(path.parent, read_consistency_interval=datetime.timedelta(0))
+
+
+def _opened(path: Path) -> Any:
+    """The table at a path, None if there is none."""
+    database = _database(path)
+    if not path.is_dir():
+        return None
+    try:
+        return database.open_table(path.stem)
+    except (ValueError, RuntimeError, OSError) as error:
+        raise WeightsError(f"{path}: is broken or not a table of Lance: {error}") from error
+
+
+def _batch(names: list[str], vectors: np.ndarray, columns: dict[str, list]) -> Any:
+    import pyarrow
+
+    flat = pyarrow.array(np.ascontiguousarray(vectors, "float32").ravel())
+    vector = pyarrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+    return pyarrow.RecordBatch.from_pydict({"name": names, "vector": vector, **columns})

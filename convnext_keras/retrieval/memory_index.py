@@ -1,0 +1,274 @@
+"""Search among pictures by text or by picture: exact cosines, kept in a folder that grows without being rewritten."""
+
+import csv
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from convnext_keras.checkpoints import WeightsError
+from convnext_keras.clip.constructors import create_model
+from convnext_keras.clip.encoder import Embedder
+from convnext_keras.data.images import ImageSource
+from convnext_keras.files import atomic_path
+from convnext_keras.retrieval.index import (
+    Hit,
+    PictureIndex,
+    check_distinct,
+    common_folder,
+    folder_of,
+    given_folders,
+    parent,
+)
+from convnext_keras.retrieval.lance_index import LanceIndex, is_lance, lance_metadata
+from convnext_keras.retrieval.vector_files import described, read_vectors
+
+FOLDER = "folder"  # in an index's metadata: what it was made of, relative to the folder that the index lies in
+
+
+class ImageIndex(PictureIndex):
+    """Pictures to search by words or by another picture, by exact cosines in memory.
+
+    Args:
+        model: the ConvNeXt-CLIP that makes the vectors.
+
+    Attributes:
+        names: of the pictures, in the order in which they were added.
+        vectors: unit vectors `(N, D)` float32, in the same order; read only.
+        picture_folders: below which `picture` gives files out.
+
+    Example:
+        >>> from convnext_keras import clip
+        >>> index = clip.ImageIndex(clip.create_model("convnext_mini.shapes"))
+        >>> index.add([np.full((64, 64, 3), grey, "uint8") for grey in (0, 255)], names=["black", "white"])
+        2
+        >>> [hit.name for hit in index.search("a white background", top=1)]
+        ['white']
+    """
+
+    def __init__(self, model: Embedder) -> None:
+        super().__init__(model)
+        self.names: list[str] = []
+        self._places: dict[str, int] = {}  # of the names
+        self._rows = np.zeros((0, model.output_width), "float32")  # with room for more at the end
+        self._folders: set[str] = set()  # that the names lie in
+        self._common: str | None = None
+        self._saved: Path | None = None  # the folder that it was saved to or loaded from
+        self._unsaved: dict[int, None] = {}  # places that are new since then, in order
+
+    @property
+    def vectors(self) -> np.ndarray:
+        """Unit vectors `(N, D)` float32."""
+        return self._rows[: len(self.names)]
+
+    @staticmethod
+    def open(
+        path: str | os.PathLike, model: Embedder | None = None, pictures: str | os.PathLike | None = None
+    ) -> PictureIndex:
+        """The index that lies at a path: a `LanceIndex` if it ends in `.lance`, and else one that `save` wrote.
+
+        Args:
+            path: of the index.
+            model: the ConvNeXt-CLIP that made it; None for the weight set that the index names.
+            pictures: the folder below which its pictures lie; see `picture`.
+
+        Raises:
+            ValueError: if there is no such folder of pictures, or LanceDB is missing.
+            WeightsError: if the index is missing, broken, or was made by another model.
+
+        Example:
+            >>> from convnext_keras import clip
+            >>> index = clip.ImageIndex(clip.create_model("convnext_mini.shapes"))
+            >>> index.add([np.zeros((64, 64, 3), "uint8")], names=["black"])
+            1
+            >>> index.save("pictures.index")
+            >>> len(clip.ImageIndex.open("pictures.index"))
+            1
+        """
+        kind = LanceIndex if is_lance(path) else ImageIndex
+        return kind.load(path, model or create_model(index_weights(path)), pictures)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name_at(self, position: int) -> str:
+        if not 0 <= position < len(self):
+            raise ValueError(f"position must be 0 to {len(self) - 1}. Received: position={position}")
+        return self.names[position]
+
+    def missing(self, names: Iterable[str]) -> list[str]:
+        return [name for name in names if name not in self._places]
+
+    @property
+    def folder(self) -> str:
+        if self._common is None:
+            self._common = common_folder(self._folders)
+        return self._common
+
+    def _put(self, names: Sequence[str], vectors: np.ndarray) -> None:
+        """Adds rows; those whose names are there already are replaced."""
+        new = sum(name not in self._places for name in names)
+        if len(self.names) + new > len(
+            self._rows
+        ):  # At least doubled, so that any number of calls copies each row twice.
+            room = np.zeros((max(len(self.names) + new, 2 * len(self._rows)), self._rows.shape[1]), "float32")
+            room[: len(self.names)] = self.vectors
+            self._rows = room
+        for name, vector in zip(names, vectors, strict=True):
+            place = self._places.setdefault(name, len(self.names))
+            if place == len(self.names):
+                self.names.append(name)
+            self._rows[place] = vector
+            self._unsaved[place] = None
+        found = {parent(name) for name in names}
+        if not found <= self._folders:
+            self._folders |= found
+            self._common = None
+
+    def add(
+        self,
+        images: str | os.PathLike | Iterable[ImageSource],
+        names: Iterable[str] | None = None,
+        batch_size: int = 32,
+        on_error: str = "raise",
+    ) -> int:
+        """Adds pictures, all or none of them.
+
+        Args:
+            images: a folder, which is searched with the folders in it, or what `CLIP.encode_image` takes.
+            names: one for each picture; if None, their absolute paths, or `picture 0`, `picture 1`, ... for others. A
+                picture whose name is in the index already is replaced.
+            batch_size: most pictures at a time.
+            on_error: `"raise"`, or `"skip"` to leave out pictures that cannot be read, with a warning for each.
+
+        Returns:
+            How many were added or replaced.
+
+        Raises:
+            ValueError: if a picture cannot be read, there are more or fewer names than pictures, or two are the same.
+        """
+        added = [*self.embedded(images, names, batch_size, on_error)]
+        new = [name for batch, *_ in added for name in batch]
+        check_distinct(new)
+        self._put(new, np.concatenate([self._rows[:0], *(vectors for _, vectors, _ in added)]))
+        if folder := folder_of(new):
+            self.picture_folders.append(folder)
+        return len(new)
+
+    def nearest(self, vector: np.ndarray, top: int = 10, where: str | None = None) -> list[Hit]:
+        vector = self.check_search(vector, top)
+        if where is not None:
+            raise ValueError(f"where is of an index in Lance, which has columns. Received: where={where!r}")
+        cosines = self.vectors @ vector
+        top = min(top, len(cosines))
+        best = np.argpartition(-cosines, top - 1)[:top]
+        best = best[np.argsort(-cosines[best], kind="stable")]
+        return [Hit(self.names[place], float(cosines[place]), int(place)) for place in best]
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Writes what is new since it was last saved to, or loaded from, this folder: one more pair of files.
+
+        The folder has `0000.safetensors`, `0001.safetensors`, ... with vectors, and tables of the same names with the
+        names of the pictures. A pair counts once its vectors are there under their final name, which comes last. A name
+        in a later pair replaces the same name in an earlier one.
+
+        Raises:
+            ValueError: if the folder holds another index.
+        """
+        folder = Path(folder)
+        present = _parts(folder)
+        is_same = self._saved == folder.resolve()
+        if present and not is_same:
+            raise ValueError(f"{folder} holds another index. Choose another folder, or load that one and add to it.")
+        places = [*self._unsaved] if is_same else [*range(len(self))]
+        if not places:
+            return
+        names = [self.names[place] for place in places]
+        made_of = folder_of(names)
+        metadata = {
+            **described(self.model),
+            FOLDER: os.path.relpath(made_of, folder.resolve().parent) if made_of else "",
+        }
+        with atomic_path(folder / f"{len(present):04}.safetensors") as partial:
+            with partial.with_suffix(".csv").open("w", encoding="utf-8", newline="") as stream:
+                csv.writer(stream, lineterminator="\n").writerows([["name"], *([name] for name in names)])
+            partial.write_bytes(safetensors.numpy.save({"vectors": self.vectors[places]}, metadata))
+        self._saved, self._unsaved = folder.resolve(), {}
+
+    @classmethod
+    def load(
+        cls, folder: str | os.PathLike, model: Embedder, pictures: str | os.PathLike | None = None
+    ) -> "ImageIndex":
+        """The index that `save` wrote into a folder.
+
+        Args:
+            folder: that it was saved to.
+            model: the ConvNeXt-CLIP that made it.
+            pictures: the folder below which its pictures lie; see `picture`.
+
+        Raises:
+            ValueError: if there is no such folder of pictures.
+            WeightsError: if the index is missing, broken, or was made by another model.
+        """
+        folders = given_folders(pictures)
+        folder, index, beside = Path(folder), cls(model), Path(folder).resolve().parent
+        files = _parts(folder)
+        if not files:
+            raise WeightsError(f"{folder}: holds no index. Make one by ImageIndex.save or 'convnext-keras index'.")
+        mine = model.fingerprint()
+        for file in files:
+            vectors, metadata = read_vectors(file)
+            if metadata.get("model") != mine or vectors.shape[1:] != index.vectors.shape[1:]:
+                raise WeightsError(f"{file}: was made by another model than {model.name!r}. Index the pictures anew.")
+            names = _read_names(file.with_suffix(".csv"))
+            if len(names) != len(vectors):
+                raise WeightsError(f"{file}: has {len(vectors)} vectors, but its table {len(names)} names.")
+            index._put(names, vectors)
+            made_of = (beside / (metadata.get(FOLDER) or "..")).resolve()
+            if made_of.is_relative_to(beside):
+                index.picture_folders.append(made_of)
+                index.moved.append((Path(common_folder(map(parent, names)) or "/"), made_of))
+        if folders:
+            index.picture_folders = folders
+            index.moved = [(Path(index.folder or "/"), given) for given in folders]
+        index._saved, index._unsaved = folder.resolve(), {}
+        return index
+
+
+def _parts(folder: Path) -> list[Path]:
+    """The files of vectors of an index, in the order in which they were written."""
+    return sorted(folder.glob("[0-9]*.safetensors"))
+
+
+def _read_names(file: Path) -> list[str]:
+    """The names in a table of an index.
+
+    Raises:
+        WeightsError: if it is missing or damaged.
+    """
+    try:
+        with file.open(encoding="utf-8", newline="") as stream:
+            rows = csv.DictReader(stream, strict=True)
+            return [row["name"] for row in rows if row["name"] is not None]
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        raise WeightsError(f"{file}: is missing or damaged: {error}. Index the pictures anew.") from error
+
+
+def index_weights(folder: str | os.PathLike) -> str:
+    """The name of the weight set that made an index.
+
+    Raises:
+        WeightsError: if there is no index, or its model had no published weights.
+    """
+    first = Path(folder) / "0000.safetensors"
+    if not is_lance(folder) and not first.is_file():
+        raise WeightsError(f"{folder}: holds no index. Make one by ImageIndex.save or 'convnext-keras index'.")
+    weights = (lance_metadata(folder) if is_lance(folder) else read_vectors(first)[1]).get("weights", "")
+    if not weights:
+        raise WeightsError(
+            f"{folder}: was made by a model without published weights; name the model: ImageIndex.open(path, model)."
+        )
+    return weights

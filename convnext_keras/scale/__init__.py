@@ -1,7 +1,0 @@
-"""Beyond one machine: any number of pictures on Ray, training on many devices, and the server in replicas."""
-
-from convnext_keras.scale.jobs import Summary, classify, embed, zero_shot
-from convnext_keras.scale.parallel import Rematerialized, layout_map, rematerialized
-from convnext_keras.scale.serve import application
-
-__all__ = ["Rematerialized", "Summary", "application", "classify", "embed", "layout_map", "rematerialized", "zero_shot"]

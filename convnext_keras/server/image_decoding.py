@@ -1,0 +1,240 @@
+"""Bytes from strangers to pixels: checked before they are decoded, in threads, and never more at a time than fit.
+
+A thread cannot be ended, so a file's structure is read first: a small file may ask for minutes of work, by drawing its
+pixels again and again or by being cut into millions of parts.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from convnext_keras.data.images import ImageError, exif_bytes, identify, open_image
+from convnext_keras.data.transforms import Recipe
+from convnext_keras.server.errors import ApiError, invalid
+from convnext_keras.server.limits import Limits
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+START_OF_SCAN, END_OF_IMAGE, APP1, STANDALONE = 0xDA, 0xD9, 0xE1, 0x01
+# What follows 0xFF in a marker: neither a stuffed byte, nor a restart, nor another 0xFF that fills up.
+IS_MARKER = np.array([kind not in (0x00, 0xFF, *range(0xD0, 0xD8)) for kind in range(256)])
+BLOCK = 1 << 20  # bytes that are searched for markers at a time
+GAP = 4096
+EXIF_TIMES = 4  # Entries of EXIF data may point to the same bytes; Pillow copies them this many times at most.
+GIF_EXTENSION, GIF_IMAGE = 0x21, 0x2C
+
+
+class Part(NamedTuple):
+    """A part of a picture's file: its kind, and the EXIF data in it, empty for others."""
+
+    kind: str
+    exif: bytes = b""
+
+
+def marker_places(block: np.ndarray) -> np.ndarray:
+    """Where the markers of a JPEG begin in a block of its bytes, in one pass whatever the bytes are."""
+    return np.flatnonzero((block[:-1] == 0xFF) & IS_MARKER[block[1:]])
+
+
+def jpeg_parts(content: bytes) -> Iterator[Part]:
+    """The parts of a JPEG (ITU-T T.81, annex B).
+
+    A `"scan"` for each scan, a `"segment"` for each other segment, and before the first scan a `"gap"` for each
+    `GAP` bytes between segments, which Pillow reads one by one.
+    """
+    array, position, has_scan = np.frombuffer(content, "uint8"), 2, False
+    for start in range(2, len(content), BLOCK):
+        places = start + marker_places(array[start : start + BLOCK + 1])
+        while position < start + BLOCK and (at := int(np.searchsorted(places, position))) < len(places):
+            if not has_scan:
+                yield from [Part("gap")] * ((int(places[at]) - position) // GAP)
+            position = int(places[at]) + 2
+            kind = content[position - 1]
+            if kind == END_OF_IMAGE:
+                return
+            size = max(2, int.from_bytes(content[position : position + 2], "big")) if kind != STANDALONE else 0
+            is_exif = kind == APP1 and content[position + 2 : position + 8] == b"Exif\0\0"
+            exif = content[position + 8 : position + size] if is_exif else b""
+            has_scan |= kind == START_OF_SCAN
+            yield Part("scan" if kind == START_OF_SCAN else "segment", exif)
+            position += size
+    if not has_scan:
+        yield from [Part("gap")] * ((len(content) - position) // GAP)
+
+
+def png_parts(content: bytes) -> Iterator[Part]:
+    """A `"chunk"` for each chunk of a PNG (https://www.w3.org/TR/png-3/, section 5.3)."""
+    position = 8
+    while position < len(content):
+        size = int.from_bytes(content[position : position + 4], "big")
+        is_exif = content[position + 4 : position + 8] == b"eXIf"
+        yield Part("chunk", content[position + 8 : position + 8 + size] if is_exif else b"")
+        position += 12 + size
+
+
+def webp_parts(content: bytes) -> Iterator[Part]:
+    """A `"chunk"` for each chunk of a WebP (RFC 9649, section 2.3)."""
+    position = 12
+    while position < len(content):
+        size = int.from_bytes(content[position + 4 : position + 8], "little")
+        is_exif = content[position : position + 4] == b"EXIF"
+        exif = content[position + 8 : position + 8 + size] if is_exif else b""
+        yield Part("chunk", exif.removeprefix(b"Exif\0\0"))
+        position += 8 + size + size % 2
+
+
+def gif_parts(content: bytes) -> Iterator[Part]:
+    """A `"block"` for each block of a GIF before its first picture (GIF89a, sections 15 to 26)."""
+    flags = content[10] if len(content) > 10 else 0
+    position = 13 + (3 << ((flags & 7) + 1) if flags & 0x80 else 0)
+    while position + 1 < len(content) and content[position] != GIF_IMAGE:
+        yield Part("block")
+        if content[position] != GIF_EXTENSION:
+            position += 1
+            continue
+        position += 2
+        while position < len(content) and (size := content[position]):
+            yield Part("block")
+            position += 1 + size
+        position += 1
+
+
+PARTS = {b"\xff\xd8": jpeg_parts, b"\x89PNG": png_parts, b"RIFF": webp_parts, b"GIF8": gif_parts}
+# Blocks that Pillow joins one by one, each time with a copy of all before it.
+FEWER = {"block": 1000, "gap": 16}
+
+
+def check_parts(content: bytes, param: str, limits: Limits) -> int:
+    """The number of scans of a picture, 1 for formats without them, from its bytes alone.
+
+    Raises:
+        ApiError: if it has more scans or other parts than `limits` allow, or EXIF data that would be copied often.
+    """
+    parts = next((parts for magic, parts in PARTS.items() if content.startswith(magic)), None)
+    counts: dict[str, int] = {}
+    exif = []
+    for kind, data in parts(content) if parts else ():
+        counts[kind] = counts.get(kind, 0) + 1
+        limit = limits.max_image_scans if kind == "scan" else FEWER.get(kind, limits.max_image_parts)
+        if counts[kind] > limit:
+            raise invalid("image_too_complex", f"{param}: has more than {limit} {kind}s. Save it anew.", param)
+        exif += [data] if data else []
+    joined = b"".join(exif)  # as Pillow joins them
+    if exif_bytes(joined) > EXIF_TIMES * len(joined):
+        raise invalid("image_too_complex", f"{param}: its EXIF data overlap. Save it without them.", param)
+    return max(1, counts.get("scan", 1))
+
+
+class PixelBudget:
+    """Lets pictures in as long as their pixels together stay within a bound.
+
+    Args:
+        most: pixels at a time; one picture alone is always let in.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most, self.used = most, 0
+        self.freed = asyncio.Condition()
+
+    async def take(self, pixels: int) -> None:
+        """Waits until so many more pixels are within the bound, and counts them."""
+        async with self.freed:
+            await self.freed.wait_for(lambda: self.used == 0 or self.used + pixels <= self.most)
+            self.used += pixels
+
+    async def give(self, pixels: int) -> None:
+        """Takes back pixels that are decoded, for those that wait."""
+        async with self.freed:
+            self.used -= pixels
+            self.freed.notify_all()
+
+
+class Decoder:
+    """Bytes to the model's pixels.
+
+    Args:
+        recipe: a picture to pixels; the same as in the library, so that vectors agree.
+        limits: of sizes.
+        threads: how many pictures are decoded at a time.
+    """
+
+    def __init__(self, recipe: Recipe, limits: Limits, threads: int) -> None:
+        self.recipe, self.limits = recipe._replace(exif_transpose=True), limits
+        self.pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self.budget = PixelBudget(limits.max_pixels_in_flight)
+
+    async def __call__(self, content: bytes, param: str) -> np.ndarray:
+        """Uint8 pixels `(size, size, 3)`.
+
+        Raises:
+            ApiError: if it is no picture, of another format, too large or too complex.
+        """
+        return await self._decoded(await self._opened(content, param), self.recipe, param)
+
+    async def file(self, path: Path) -> tuple[bytes, str]:
+        """A picture file as it is, and its media type, once it has been decoded.
+
+        Raises:
+            OSError: if it cannot be read.
+            ApiError: if it is no picture that a client might send too.
+        """
+        if path.stat().st_size > self.limits.max_image_bytes:
+            raise invalid("image_too_large", f"{path.name}: has too many bytes.")
+        content = await asyncio.get_running_loop().run_in_executor(self.pool, path.read_bytes)
+        picture = await self._opened(content, "number")
+        await self._decoded(picture, open_image, "number")
+        return content, Image.MIME[picture.format or "PNG"]
+
+    async def _opened(self, content: bytes, param: str) -> Image.Image:
+        return await asyncio.get_running_loop().run_in_executor(self.pool, self.opened, content, param)
+
+    async def _decoded(self, picture: Image.Image, decode: Callable, param: str) -> np.ndarray:
+        pixels = picture.width * picture.height
+        await self.budget.take(pixels)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.pool, decode, picture)
+        except ImageError as error:
+            raise unreadable(param) from error
+        finally:
+            await self.budget.give(pixels)
+
+    def opened(self, content: bytes, param: str) -> Image.Image:
+        """A picture whose structure and header were found harmless; its pixels are not decoded yet."""
+        limit = self.limits.max_image_pixels
+        scans = check_parts(content, param, self.limits)
+        try:
+            picture = identify(content, FORMATS)
+        except ImageError as error:
+            cause = error.__cause__
+            if isinstance(cause, UnidentifiedImageError):
+                message = f"{param}: is not a picture of the formats {', '.join(FORMATS)}."
+                raise invalid("unsupported_image_format", message, param) from error
+            if isinstance(cause, Image.DecompressionBombError):
+                raise too_many_pixels(param, limit) from error
+            raise unreadable(param) from error
+        # A small picture may be long and thin, and huge once its shorter edge is resized.
+        width, height = self.recipe.resized(picture.size)
+        if max(picture.width * picture.height * max(1, scans // SCANS_OF_ONE_PASS), width * height) > limit:
+            raise too_many_pixels(param, limit)
+        return picture
+
+    def close(self) -> None:
+        """Ends the threads."""
+        self.pool.shutdown(wait=False, cancel_futures=True)
+
+
+SCANS_OF_ONE_PASS = 10  # that usual progressive JPEGs have
+
+
+def too_many_pixels(param: str, limit: int) -> ApiError:
+    """The error of a picture that would take too long or too much memory to decode or to resize."""
+    return invalid("image_too_large", f"{param}: has too many pixels; the limit is {limit}.", param)
+
+
+def unreadable(param: str) -> ApiError:
+    """The error of a broken picture."""
+    return invalid("invalid_image", f"{param}: is not a readable picture.", param)

@@ -1,0 +1,278 @@
+"""What the routes ask for: vectors of items and of labels, from one model that all requests share."""
+
+import asyncio
+import collections
+import contextlib
+import gc
+import hashlib
+import itertools
+import json
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from convnext_keras.clip import Embedder
+from convnext_keras.clip.tokenizer import Tokenizer
+from convnext_keras.clip.zero_shot import class_vectors, prompts_of
+from convnext_keras.inference import TEXT_LENGTHS
+from convnext_keras.predictors import Classifier
+from convnext_keras.server.batching import Batcher
+from convnext_keras.server.errors import ApiError, invalid
+from convnext_keras.server.image_decoding import Decoder
+from convnext_keras.server.image_fetching import Fetcher, Policy
+from convnext_keras.server.limits import Limits
+from convnext_keras.server.metrics import Metrics
+from convnext_keras.server.schemas import ImageItem, TextItem
+
+TEXTS_AT_A_TIME = 64  # that a thread tokenises before it looks at the next request
+log = logging.getLogger("convnext_keras.server")
+
+
+class Vectors(NamedTuple):
+    """Unit vectors `(N, D)` of items in their order, and what they are counted as."""
+
+    vectors: np.ndarray
+    tokens: int
+    images: int
+
+
+class Engine:
+    """A model behind two queues, one for each tower; a classifier behind one.
+
+    Args:
+        model: the ConvNeXt-CLIP, or the classifier.
+        limits: of what requests may cost.
+        policy: which addresses may be fetched.
+        metrics: that are told of everything.
+        batching: whether items of different requests run together.
+    """
+
+    def __init__(
+        self, model: Embedder | Classifier, limits: Limits, policy: Policy, metrics: Metrics, batching: bool = True
+    ) -> None:
+        self.model, self.limits, self.metrics, self.policy = model, limits, metrics, policy
+        self.state = "loading"  # then "ready", and "stopping" in the end
+        self.fetching = asyncio.Semaphore(limits.max_fetches)
+        self.decoder = Decoder(model.recipe, limits, os.cpu_count() or 1)
+        self.runner = ThreadPoolExecutor(model.streams, thread_name_prefix="model")
+        sizes = {"image": limits.image_batch if batching else 1, "text": limits.text_batch if batching else 1}
+        runs: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {"image": model.encode_pixels}
+        if isinstance(model, Embedder):
+            runs["text"] = model.encode_tokens
+        wait = limits.wait_seconds if batching else 0.0
+        self.towers = {
+            tower: Batcher(
+                lambda rows, run=runs[tower], size=size: run(rows, size),
+                size,
+                wait,
+                limits.max_queue,
+                self.runner,
+                lambda size, waited, ran, tower=tower: metrics.batch(tower, size, waited, ran),
+                model.streams,
+            )
+            for tower, size in sizes.items()
+            if tower in runs
+        }
+        self.labels: collections.OrderedDict[bytes, np.ndarray] = collections.OrderedDict()
+        self.cached = 0  # labels in it
+
+    async def start(self) -> None:
+        """Starts the queues, and runs the usual shapes of batch once, so that few requests wait for a compilation.
+
+        The other shapes run between requests, once the server is ready.
+        """
+        self.fetcher = Fetcher(self.policy, self.limits.fetch_seconds, self.limits.max_image_bytes)
+        for batcher in self.towers.values():
+            batcher.start()
+        usual, others = self._shapes()
+        await self._warm_up(usual, "usual")
+        self.state = "ready"
+        self.warming_up = asyncio.create_task(self._warm_up(others, "other"))
+
+    def _shapes(self) -> tuple[list[tuple[str, np.ndarray]], list[tuple[str, np.ndarray]]]:
+        """Inputs of every shape that a tower is run with: the usual ones, which are single items and full batches of
+        pictures and of short texts; and all others, the smallest first.
+        """
+        rows_of = {"image": [np.zeros((1, *self.model.recipe.shape), "uint8")]}
+        if isinstance(self.model, Embedder):
+            tokenizer = self.model.tokenizer
+            lengths = (*TEXT_LENGTHS, tokenizer.context_length)
+            # With the start and the end token, each fills one of the lengths that texts are cut to.
+            rows_of["text"] = [tokenizer("a " * (length - 2), truncate="silent") for length in lengths]
+        usual, others = [], []
+        for tower, batcher in self.towers.items():
+            full = batcher.max_batch
+            counts = [*(1 << power for power in range((full - 1).bit_length())), full]  # as `Runner` fills batches up
+            for row, count in itertools.product(rows_of[tower], counts):
+                is_usual = row is rows_of[tower][0] and count in (1, full)
+                (usual if is_usual else others).append((tower, np.repeat(row, count, axis=0)))
+        return usual, sorted(others, key=lambda shape: shape[1].size)
+
+    async def _warm_up(self, shapes: list[tuple[str, np.ndarray]], kind: str) -> None:
+        loop, start = asyncio.get_running_loop(), time.monotonic()
+        for number, (tower, inputs) in enumerate(shapes, start=1):
+            await loop.run_in_executor(self.runner, self.towers[tower].run, inputs)
+            seconds = round(time.monotonic() - start, 2)
+            log.info(json.dumps({"warm_up": kind, "shape": number, "of": len(shapes), "seconds": seconds}))
+        # The garbage collector would look through the million objects of a backend for 0.3 s, again and again.
+        gc.collect()
+        gc.freeze()
+
+    def check_ready(self) -> None:
+        """Raises ApiError if the server cannot answer: it is not warm yet, it stops, or a queue's task has died."""
+        if self.state == "stopping":
+            raise ApiError(503, "shutting_down", "The server stops. Try another one, or again in a moment.")
+        if self.state == "loading" or not all(batcher.is_alive for batcher in self.towers.values()):
+            raise ApiError(503, "model_loading", "The server is not ready. Try again in a moment.")
+
+    async def stop(self) -> None:
+        """Answers what is in the queues and ends."""
+        self.state = "stopping"
+        self.warming_up.cancel()
+        await asyncio.gather(self.warming_up, return_exceptions=True)
+        for batcher in self.towers.values():
+            await batcher.stop()
+        await self.fetcher.close()
+        self.decoder.close()
+        self.runner.shutdown(wait=False)
+
+    @contextlib.asynccontextmanager
+    async def deadline(self) -> AsyncIterator[None]:
+        """Ends the work inside it, with the error that tells so, when the answer takes too long."""
+        try:
+            async with asyncio.timeout(self.limits.answer_seconds):
+                yield
+        except TimeoutError as error:
+            raise ApiError(503, "deadline_exceeded", "The answer took too long. Try again later.") from error
+
+    async def vectors(
+        self, items: Sequence[TextItem | ImageItem], params: Sequence[str], truncate: bool = True
+    ) -> Vectors:
+        """Vectors of texts and pictures, mixed as they may be.
+
+        Args:
+            items: what to encode.
+            params: the path of each in the request, for errors.
+            truncate: whether texts that are too long are cut, or refused.
+
+        Raises:
+            ApiError: if an item cannot be used, or the answer takes too long.
+        """
+        images = {number: item for number, item in enumerate(items) if isinstance(item, ImageItem)}
+        texts = {number: item.text for number, item in enumerate(items) if isinstance(item, TextItem)}
+        async with self.deadline():
+            tokens = await self._tokens([(text, params[number]) for number, text in texts.items()], truncate)
+            pictures = [(item, params[number]) for number, item in images.items()]
+            of_texts, of_pictures = await self._both(tokens, pictures)
+        vectors = np.zeros((len(items), self.model.output_width), "float32")
+        if texts:
+            vectors[[*texts]] = of_texts
+        if images:
+            vectors[[*images]] = of_pictures
+        counted = int((tokens == self._tokenizer.end).argmax(axis=-1).sum() + len(tokens)) if texts else 0
+        return Vectors(vectors, counted, len(images))
+
+    async def _both(self, tokens: np.ndarray, pictures: list[tuple[ImageItem, str]]) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors of texts and of pictures, at the same time; the first error ends both."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                of_texts = group.create_task(self.towers["text"](list(tokens))) if len(tokens) else None
+                of_pictures = group.create_task(self._pictures(pictures))
+        except ExceptionGroup as errors:
+            raise first(errors) from errors
+        return of_texts.result() if of_texts else tokens, of_pictures.result()
+
+    async def _pictures(self, pictures: list[tuple[ImageItem, str]]) -> np.ndarray:
+        async with asyncio.TaskGroup() as group:
+            pixels = [group.create_task(self._pixels(item, param)) for item, param in pictures]
+        return await self.towers["image"]([task.result() for task in pixels])
+
+    @property
+    def _tokenizer(self) -> Tokenizer:
+        if not isinstance(self.model, Embedder):
+            raise invalid("text_unsupported", "input: a classifier takes pictures only; a string is a text.", "input")
+        return self.model.tokenizer
+
+    async def _tokens(self, texts: list[tuple[str, str]], truncate: bool) -> np.ndarray:
+        if not texts:
+            return np.zeros((0, 0), "int32")
+        if not truncate:
+            await self._check_lengths(texts)
+        tokenizer, words = self._tokenizer, [text for text, _ in texts]
+        with self.metrics.stage("tokenise"):
+            # Part by part, so that a request whose time is over does not keep a thread busy.
+            parts = [words[start : start + TEXTS_AT_A_TIME] for start in range(0, len(words), TEXTS_AT_A_TIME)]
+            rows = [await self.in_thread(tokenizer, part, None, "silent") for part in parts]
+        return np.concatenate(rows)
+
+    async def _check_lengths(self, texts: list[tuple[str, str]]) -> None:
+        """Raises ApiError for the first text, with its path in the request, that has too many tokens."""
+        tokenizer = self._tokenizer
+        for start in range(0, len(texts), TEXTS_AT_A_TIME):
+            part = texts[start : start + TEXTS_AT_A_TIME]
+            counts = await self.in_thread(lambda part=part: [tokenizer.count_tokens(text) for text, _ in part])
+            for count, (_, param) in zip(counts, part, strict=True):
+                if count > tokenizer.context_length:
+                    message = f"{param}: has {count} tokens; the limit is {tokenizer.context_length}."
+                    raise invalid("context_length_exceeded", message, param)
+
+    async def in_thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Calls a function beside the event loop, for work that grows with a request or an index."""
+        return await asyncio.get_running_loop().run_in_executor(self.decoder.pool, work, *arguments)
+
+    async def _pixels(self, item: ImageItem, param: str) -> np.ndarray:
+        try:
+            if item.url is None:
+                pixels = await self._decoded(item.content or b"", param)
+            else:
+                async with self.fetching:  # Few at a time, so that what strangers' servers send fits into memory.
+                    with self.metrics.stage("fetch"):
+                        content = await self.fetcher(item.url, param)
+                    pixels = await self._decoded(content, param)
+        except ApiError as error:
+            self.metrics.image(error.code)
+            raise
+        self.metrics.image("ok")
+        return pixels
+
+    async def _decoded(self, content: bytes, param: str) -> np.ndarray:
+        with self.metrics.stage("decode"):
+            return await self.decoder(content, param)
+
+    async def class_vectors(
+        self, labels: tuple[str, ...], templates: tuple[str, ...], truncate: bool = True
+    ) -> tuple[np.ndarray, int]:
+        """Vectors `(labels, D)` of labels, kept for the next request, and the tokens of the prompts that were encoded.
+
+        Args:
+            labels: what to tell apart.
+            templates: prompts with a place for the label.
+            truncate: whether prompts that are too long are cut, or refused.
+        """
+        prompts = prompts_of(labels, templates)
+        params = [f"labels.{number}" for number in range(len(labels)) for _ in templates]
+        if not truncate:
+            await self._check_lengths([*zip(prompts, params, strict=True)])
+        key = hashlib.sha256(json.dumps([labels, templates]).encode()).digest()
+        self.metrics.label_cache(key in self.labels)
+        if key in self.labels:
+            self.labels.move_to_end(key)
+            return self.labels[key], 0
+        result = await self.vectors([TextItem(prompt) for prompt in prompts], params)
+        self.cached -= len(self.labels.pop(key, ()))  # of a request that came meanwhile
+        self.labels[key] = classes = class_vectors(result.vectors, len(labels))
+        self.cached += len(classes)
+        while self.cached > self.limits.cached_labels:
+            self.cached -= len(self.labels.popitem(last=False)[1])
+        return classes, result.tokens
+
+
+def first(group: ExceptionGroup) -> Exception:
+    """The first error of a group, for its sender."""
+    error = group.exceptions[0]
+    return first(error) if isinstance(error, ExceptionGroup) else error

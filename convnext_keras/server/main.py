@@ -1,0 +1,100 @@
+"""From the options of the command line to a running server."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from convnext_keras import backend
+from convnext_keras.checkpoints.download import cache_folder
+from convnext_keras.server.app import create_app
+from convnext_keras.server.image_fetching import Policy
+from convnext_keras.server.limits import Limits
+from convnext_keras.server.middleware import LOOPBACK, configured_keys
+from convnext_keras.server.protocol import bounded_protocol
+
+DRAIN_SECONDS = 30  # that accepted requests have once the server is told to stop
+
+
+def serve(
+    model: str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    keys_file: str | os.PathLike | None = None,
+    allowed_hosts: Iterable[str] = (),
+    indexes: Iterable[str] = (),
+    pictures: Iterable[str] = (),
+    image_urls: str = "public",
+    image_hosts: Iterable[str] = (),
+    batching: bool = True,
+    engine: str | None = None,
+    streams: int = 1,
+) -> None:
+    """Serves until SIGTERM or SIGINT, then answers the requests that it has accepted, and ends.
+
+    Args:
+        model: see `create_app`.
+        host: address to listen at.
+        port: port to listen at.
+        keys_file: see `configured_keys`.
+        allowed_hosts: names that the server is reached by, beside `host` and those of this machine.
+        indexes: folders made by `convnext-keras index`, each `NAME=FOLDER`.
+        pictures: folders below which the pictures of an index lie, each `NAME=FOLDER` with an index's name.
+        image_urls: `"public"`, `"allowlist"` or `"off"`; see `Policy`.
+        image_hosts: for `"allowlist"`.
+        batching: whether items of different requests run together.
+        engine: see `create_app`.
+        streams: see `create_app`.
+
+    Raises:
+        ValueError: if others than this machine could reach a server without keys, or an argument is not valid.
+    """
+    keys = configured_keys(keys_file)
+    if host not in LOOPBACK and not keys:
+        raise ValueError(
+            f"A server without keys must listen at {LOOPBACK[0]}. Received: host={host!r}. Set the variable "
+            "CONVNEXT_KERAS_API_KEYS or give --keys FILE."
+        )
+    policy = Policy.of(image_urls, image_hosts)
+    folders: dict[str, Any] = {
+        "indexes": named_folders("--index", indexes),
+        "pictures": named_folders("--pictures", pictures),
+    }
+    backend.keep_compiled(cache_folder() / "compiled")
+    settings: dict[str, Any] = {"policy": policy, "batching": batching, "engine": engine, "streams": streams}
+    app = create_app(model, keys=keys, hosts=[host, *allowed_hosts], **folders, **settings)
+    # Headers of proxies are not believed, and the access log is the application's own.
+    quiet = {"access_log": False, "proxy_headers": False, "server_header": False, "log_config": LOGGING}
+    http = bounded_protocol(Limits().max_header_bytes)
+    uvicorn.run(app, host=host, port=port, http=http, timeout_graceful_shutdown=DRAIN_SECONDS, **quiet)
+
+
+def named_folders(option: str, values: Iterable[str]) -> dict[str, Path]:
+    """`["photos=folder"]` as a mapping.
+
+    Raises:
+        ValueError: if one has no name or no folder, or two have the same name.
+    """
+    folders = {}
+    for given in values:
+        name, equals, folder = given.partition("=")
+        if not (name and equals and folder) or "/" in name or name in folders:
+            raise ValueError(f"{option} must be NAME=FOLDER with a name of its own. Received: {given!r}")
+        folders[name] = Path(folder)
+    return folders
+
+
+# The log of requests is JSON, one object a line, on stderr; uvicorn's own messages go there too.
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"plain": {"format": "%(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "plain"}},
+    "loggers": {
+        "uvicorn": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
+        "convnext_keras.server": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
+    },
+}

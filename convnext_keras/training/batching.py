@@ -1,0 +1,76 @@
+"""Training batches, augmented in threads while the model is busy with the batch before."""
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+
+from convnext_keras.data.augmentation import Augmentation, mixed
+from convnext_keras.data.loader import in_batches
+from convnext_keras.data.transforms import Recipe as Transform
+from convnext_keras.training.datasets import Examples
+from convnext_keras.training.presets import Recipe
+
+
+def steps_of_epoch(examples: Examples, recipe: Recipe) -> int:
+    """Batches of one pass; the last pictures of a pass, too few for a batch, are left to others."""
+    return max(1, len(examples) // recipe.batch_size)
+
+
+def epochs_of(examples: Examples, recipe: Recipe) -> int:
+    """Passes over the pictures, so many that the recipe's least number of steps is made."""
+    if recipe.epochs == 0:
+        return 0
+    wanted = recipe.minimum_steps * recipe.accumulation_steps
+    return max(recipe.epochs, -(-wanted // steps_of_epoch(examples, recipe)))
+
+
+def augmentation_of(recipe: Recipe, transform: Transform) -> Augmentation:
+    """What the recipe does to single pictures on their way to the model's size."""
+    transform = transform._replace(exif_transpose=True)
+    return Augmentation(transform, recipe.crop_scale, recipe.flip, recipe.affine, recipe.rand_augment, recipe.erase)
+
+
+def training_batches(
+    examples: Examples, recipe: Recipe, transform: Transform, seed: int = 0, first_epoch: int = 0
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Batches without end, for `model.fit(..., steps_per_epoch=steps_of_epoch(examples, recipe))`.
+
+    Everything that is random depends on the seed, the epoch and the picture only, so the batches of an epoch are the
+    same whether or not training was interrupted before it, and however many threads there are.
+
+    Args:
+        examples: the training pictures.
+        recipe: how to augment, mix and batch them.
+        transform: evaluation transform of the model.
+        seed: of the order and of all changes.
+        first_epoch: with which to begin.
+
+    Yields:
+        Pixels `(batch, height, width, channels)` in 0..255 and targets `(batch, classes)` that sum to 1, float32.
+
+    Example:
+        >>> from convnext_keras import training
+        >>> examples = training.read_examples((np.zeros((8, 9, 9, 3), "uint8"), [0, 1] * 4))
+        >>> batches = training_batches(examples, training.Recipe(batch_size=4), Transform(16))
+        >>> [array.shape for array in next(batches)]
+        [(4, 16, 16, 3), (4, 2)]
+    """
+    augmentation = augmentation_of(recipe, transform)
+    steps = steps_of_epoch(examples, recipe)
+    size = min(recipe.batch_size, len(examples))
+
+    def order() -> Iterator[tuple[int, int]]:
+        for epoch in itertools.count(first_epoch):
+            places = np.random.default_rng((seed, epoch)).permutation(len(examples))
+            yield from ((epoch, int(place)) for place in places[: steps * size])
+
+    def augmented(row: tuple[int, int]) -> np.ndarray:
+        epoch, place = row
+        return augmentation(examples.pictures[place], np.random.default_rng((seed, epoch, place)))
+
+    identity = np.eye(len(examples.class_names), dtype="float32")
+    for number, (rows, pixels) in enumerate(in_batches(order(), augmented, size), start=first_epoch * steps):
+        targets = identity[examples.labels[[place for _, place in rows]]]
+        random = np.random.default_rng((seed, 1, number))
+        yield mixed(pixels, targets, recipe.mixup, recipe.cutmix, random)

@@ -1,0 +1,243 @@
+"""Fine-tuning a ConvNeXt-CLIP on pairs, without forgetting what it knew."""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from convnext_keras import clip
+from convnext_keras.clip.model import CLIP
+from convnext_keras.surgery import average, inner_layers, merge_lora
+from convnext_keras.training.batching import augmentation_of
+from convnext_keras.training.checkpointing import EpochRecorder, Progress
+from convnext_keras.training.datasets import Examples
+from convnext_keras.training.finetuning import check_callbacks, compile_with
+from convnext_keras.training.image_text import Pairs, pair_batches, read_pairs
+from convnext_keras.training.lora import enable_lora
+from convnext_keras.training.presets import Recipe
+
+# Of FLYP's appendix (https://arxiv.org/abs/2212.00638v1) with clipping; a small model takes a higher rate.
+CLIP_RECIPE = Recipe(epochs=10, batch_size=64, learning_rate=1e-5, weight_decay=0.1, clip_norm=1.0)
+TOWERS = {"image": "image_encoder", "text": "text_encoder"}
+
+
+class ZeroShotAccuracy(keras.callbacks.Callback):
+    """The part 0..1 of pictures that a ConvNeXt-CLIP names rightly, in the logs of each epoch of `fit`.
+
+    Args:
+        examples: pictures with classes.
+        templates: see `clip.ZeroShotClassifier`.
+        name: of the figure in the logs and the history.
+
+    Example:
+        >>> callback = ZeroShotAccuracy(Examples([np.zeros((8, 8, 3), "uint8")] * 2, np.array([0, 1]), ("cat", "dog")))
+        >>> callback.name
+        'zero_shot_accuracy'
+    """
+
+    def __init__(self, examples: Examples, templates: Any = "a photo of a {}", name: str = "zero_shot_accuracy"):
+        super().__init__()
+        self.examples, self.templates, self.name = examples, templates, name
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Measures."""
+        logs[self.name] = zero_shot_accuracy(self.model, self.examples, self.templates)
+
+
+class RetrievalRecall(keras.callbacks.Callback):
+    """The part 0..1 of pictures whose text, and of texts whose picture, is the nearest; in the logs of each epoch.
+
+    Args:
+        pairs: pictures with texts; texts of one group count as right for each other.
+        name: of the figure in the logs and the history.
+
+    Example:
+        >>> RetrievalRecall(read_pairs(([np.zeros((8, 8, 3), "uint8")], ["a cat"]))).name
+        'recall_at_1'
+    """
+
+    def __init__(self, pairs: Pairs, name: str = "recall_at_1"):
+        super().__init__()
+        self.pairs, self.name = pairs, name
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Measures."""
+        logs[self.name] = self.measured(self.model)
+
+    def measured(self, model: CLIP | Any) -> float:
+        """The figure of a ConvNeXt-CLIP, 0..1."""
+        images = model.encode_image(self.pairs.pictures, exif_transpose=True)
+        texts = model.encode_text([row[0] for row in self.pairs.texts])
+        groups = self.pairs.groups
+        nearest = [groups[nearest_rows(*sides)] == groups for sides in ((images, texts), (texts, images))]
+        return float(np.mean(nearest))
+
+
+def nearest_rows(queries: np.ndarray, rows: np.ndarray, block: int = 1024) -> np.ndarray:
+    """For each of the unit vectors `(N, D)`, the number of the nearest row of `(M, D)`; block by block."""
+    starts = range(0, len(queries), block)
+    return np.concatenate([(queries[start : start + block] @ rows.T).argmax(axis=1) for start in starts])
+
+
+def zero_shot_accuracy(model: CLIP | Any, examples: Examples, templates: Any = "a photo of a {}") -> float:
+    """Part 0..1 of pictures that are named rightly among the examples' classes.
+
+    Args:
+        model: a ConvNeXt-CLIP.
+        examples: pictures with classes.
+        templates: see `clip.ZeroShotClassifier`.
+
+    Example:
+        >>> examples = Examples([np.full((64, 64, 3), (255, 0, 0), "uint8")], np.array([0]), ("red", "blue"))
+        >>> zero_shot_accuracy(clip.create_model("convnext_mini.shapes"), examples, "a {} background")
+        1.0
+    """
+    classifier = clip.ZeroShotClassifier(model, [*examples.class_names], templates)
+    return float(np.mean(classifier.cosines(examples.pictures).argmax(axis=1) == examples.labels))
+
+
+def fine_tune_clip(
+    model: CLIP,
+    data: Any,
+    recipe: Recipe = CLIP_RECIPE,
+    *,
+    replay: Any = (),
+    locked: str | None = None,
+    hard: float = 0.5,
+    seed: int = 0,
+    state: str | os.PathLike | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    verbose: int = 0,
+) -> CLIP:
+    """A ConvNeXt-CLIP that has learned more pairs.
+
+    Batches are of the new pairs and of each replayed set in turn, and half of each batch are pairs that the model finds
+    hard to tell from one another. The new model can be averaged with the old one, see `choose_between`.
+
+    Args:
+        model: to start from; it stays as it is.
+        data: the new pairs, see `read_pairs`; `prompts(examples)` makes them of pictures with classes.
+        recipe: of its fields, those of single pictures, of the optimizer, of the length and `lora_rank` apply; an
+            epoch is as many batches as the new pairs fill. With `accumulation_steps`, a batch is as many times as
+            large, encoded in parts: see `CLIP.micro_batches`.
+        replay: pairs, or several sets of them, of what is not to be forgotten.
+        locked: `"image"` or `"text"`, the tower that keeps its weights ("LiT", https://arxiv.org/abs/2111.07991v3).
+        hard: see `pair_batches`.
+        seed: of all that is random.
+        state: Folder that keeps the state and `history.csv` after each epoch, so that an interrupted training goes on
+            from there.
+        callbacks: of Keras, such as `ZeroShotAccuracy`. What they add to the logs is part of the history.
+        verbose: of `fit`.
+
+    Raises:
+        ValueError: if an argument is not valid.
+
+    Example:
+        >>> from convnext_keras import clip, training
+        >>> model = clip.create_model("convnext_mini.shapes")
+        >>> pictures = [np.full((64, 64, 3), colour, "uint8") for colour in ((250, 150, 200), (90, 220, 230))]
+        >>> recipe = training.Recipe(epochs=1, batch_size=2, learning_rate=1e-3)
+        >>> tuned = training.fine_tune_clip(model, (pictures, ["a pink background", "a cyan background"]), recipe)
+        >>> tuned.output_width == model.output_width
+        True
+    """
+    if locked not in (None, *TOWERS):
+        raise ValueError(f"locked must be None, 'image' or 'text'. Received: locked={locked!r}")
+    if not 0 <= hard <= 1:
+        raise ValueError(f"hard must be 0 to 1. Received: hard={hard!r}")
+    check_callbacks(callbacks)
+    keras.utils.set_random_seed(seed)
+    others = [replay] if isinstance(replay, Pairs) else [read_pairs(part) for part in replay]
+    sources = [read_pairs(data), *others]
+    tuned: Any = average([model])
+    if recipe.lora_rank:
+        enable_lora(tuned, recipe.lora_rank)
+    frozen = [layer for layer in inner_layers(tuned) if not layer.trainable]  # by the caller
+    if locked:
+        getattr(tuned, TOWERS[locked]).trainable = False
+    tuned.micro_batches = recipe.accumulation_steps
+    size = min(recipe.batch_size, max(1, len(sources[0]) // tuned.micro_batches)) * tuned.micro_batches
+    steps = max(1, len(sources[0]) // size) * len(sources)
+    epochs = max(recipe.epochs, -(-recipe.minimum_steps // steps))
+    compile_with(tuned, dataclasses.replace(recipe, accumulation_steps=1), epochs * steps, clip.ContrastiveLoss())
+    settings = {"pairs": _digest(sources), "recipe": vars(recipe), "locked": locked, "hard": hard, "seed": seed}
+    progress = Progress(None if state is None else Path(state), {**settings, "start": model.fingerprint()})
+    begun = progress.resume(tuned)
+    augmentation = augmentation_of(recipe, model.recipe)
+    batches: Any = pair_batches(sources, model, augmentation, size, hard, seed, begun * steps)
+    options: Any = {"callbacks": [*callbacks, EpochRecorder(progress)], "shuffle": False, "verbose": verbose}
+    try:
+        if begun < epochs:
+            tuned.fit(batches, steps_per_epoch=steps, initial_epoch=begun, epochs=epochs, **options)
+    finally:
+        batches.close()
+    tuned.micro_batches = 1
+    for tower in TOWERS.values():
+        getattr(tuned, tower).trainable = True
+    for layer in frozen:
+        layer.trainable = False
+    merged: Any = merge_lora(tuned)
+    return merged
+
+
+def _digest(sources: Sequence[Pairs]) -> str:
+    """SHA-256 of the texts and the groups of all pairs."""
+    rows = [[*zip(pairs.texts, pairs.groups.tolist(), strict=True)] for pairs in sources]
+    return hashlib.sha256(repr(rows).encode(errors="surrogatepass")).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A model between two, and what was measured on the way.
+
+    Attributes:
+        model: the average that was chosen.
+        weight: of the tuned model in it, 0..1.
+        measured: for each weight, the figures of both kinds of pictures.
+    """
+
+    model: CLIP
+    weight: float
+    measured: list[tuple[float, float, float]]
+
+
+def choose_between(
+    before: CLIP,
+    tuned: CLIP,
+    new: Examples,
+    old: Examples,
+    weights: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0),
+    templates: Any = "a photo of a {}",
+) -> Choice:
+    """The average of a model before and after fine-tuning that is best on new and old pictures together.
+
+    "Robust fine-tuning of zero-shot models" (https://arxiv.org/abs/2109.01903v3), its weight chosen by the mean of the
+    two zero-shot accuracies; the larger weight, where two are equal.
+
+    Args:
+        before: the model before fine-tuning.
+        tuned: the same after it.
+        new: validation pictures of what was learned.
+        old: validation pictures of what was known.
+        weights: of the tuned model, that are tried.
+        templates: see `clip.ZeroShotClassifier`.
+
+    Example:
+        >>> from convnext_keras import clip
+        >>> model = clip.create_model("convnext_mini.shapes")
+        >>> pixels = [np.full((64, 64, 3), level, "uint8") for level in (0, 255)]
+        >>> pictures = Examples(pixels, np.arange(2), ("black", "white"))
+        >>> choose_between(model, model, pictures, pictures, weights=(0.0, 1.0)).weight
+        1.0
+    """
+    measured = []
+    for weight in weights:
+        mixed = clip.interpolate(before, tuned, weight)
+        measured.append((weight, *(zero_shot_accuracy(mixed, part, templates) for part in (new, old))))
+    best = max(measured, key=lambda row: (row[1] + row[2], row[0]))[0]
+    return Choice(clip.interpolate(before, tuned, best), best, measured)

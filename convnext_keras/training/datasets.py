@@ -1,0 +1,421 @@
+"""Pictures with classes, from a folder, a table, arrays or any loader, and their split."""
+
+import collections
+import csv
+import dataclasses
+import hashlib
+import os
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convnext_keras.data.images import MODES, ImageSource, open_image, scaled, to_array
+from convnext_keras.data.loader import image_files
+from convnext_keras.validation import alternatives
+
+TABLES = (".csv", ".tsv")
+TRAINING, VALIDATION = ("train", "training"), ("val", "valid", "validation", "test")
+COLUMNS = {
+    "path": ("path", "file", "filepath", "file_path", "filename", "file_name", "image"),
+    "class": ("class", "label", "category"),
+}
+SPLIT = ("split", "subset", "partition")  # columns that say what a row is for
+KEYS = {
+    "picture": ("image", "images", "pixels", "pixel_values", "img", "jpg", "png"),
+    "class": ("label", "labels", "class", "fine_label", "cls", "target"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """Pictures and their classes.
+
+    Attributes:
+        pictures: what `open_image` takes: paths, or arrays `(H, W, C)` of pixels in 0..255.
+        labels: `(N,)`, the number of each picture's class.
+        class_names: of the classes, in the order of their numbers.
+        skipped: what could not be read and was left out.
+
+    Example:
+        >>> examples = Examples([np.zeros((8, 8, 3), "uint8")] * 3, np.array([0, 1, 1]), ("cat", "dog"))
+        >>> examples.counts
+        {'cat': 1, 'dog': 2}
+    """
+
+    pictures: Sequence[ImageSource]
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    skipped: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def image_name(self, index: int) -> str:
+        """Returns the path of an image, or `image N` for an array."""
+        image = self.pictures[index]
+        return str(image) if isinstance(image, str | os.PathLike) else f"image {index}"
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many pictures each class has."""
+        counts = np.bincount(self.labels, minlength=len(self.class_names))
+        return dict(zip(self.class_names, counts.tolist(), strict=True))
+
+    def subset(self, places: Iterable[int]) -> "Examples":
+        """Those at some places, in their order."""
+        chosen = [*places]
+        pictures = [self.pictures[place] for place in chosen]
+        return dataclasses.replace(self, pictures=pictures, labels=self.labels[chosen])
+
+
+def read_examples(
+    data: Any,
+    class_names: Sequence[str] | None = None,
+    on_error: str = "raise",
+    *,
+    keys: tuple[str, str] | None = None,
+    name: str = "",
+) -> Examples:
+    """Pictures with their classes, in any of the usual forms.
+
+    Args:
+        data: a folder with a folder of pictures for each class; a `.csv` or `.tsv` file with columns `path`, relative
+            to the file's folder, and `class`; arrays `(pixels (N, H, W, C), labels)`, where labels are numbers, names,
+            or rows of one 1 and zeros; `Examples`; or an iterable of pairs, or of batches, or of dictionaries with
+            `image` and `label`, such as a `tf.data.Dataset`, PyTorch `DataLoader` or grain loader, which is read once
+            into memory.
+        class_names: the classes in order; by default those that the loader knows as `class_names`, or those that there
+            are, sorted.
+        keys: of the image and of the label in dictionaries, such as `("img", "fine_label")`.
+        name: of validation data in errors, such as `"val"`, whose classes may be fewer; empty for training data.
+        on_error: `"raise"`, or `"skip"` to leave out pictures that cannot be read, with a warning.
+
+    Raises:
+        ValueError: if there are fewer than two classes, a class has no pictures, a picture cannot be read, or the form
+            is none of these.
+
+    Example:
+        >>> read_examples((np.zeros((4, 8, 8, 3), "uint8"), ["dog", "cat", "dog", "dog"])).counts
+        {'cat': 1, 'dog': 3}
+    """
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"on_error must be 'raise' or 'skip'. Received: on_error={on_error!r}")
+    if isinstance(data, Examples):
+        return _checked(data, name)
+    if isinstance(data, str | os.PathLike):
+        pictures, labels = _from_path(Path(data))
+        known = class_names or sorted({*labels, *_class_folders(Path(data))})
+    else:
+        pictures, labels = _from_arrays(data) if _is_pair(data) else _from_loader(data, keys)
+        known = class_names or getattr(data, "class_names", None) or _names(labels)
+    numbers = _numbers(labels, tuple(known))
+    return _readable(Examples(pictures, numbers, tuple(map(str, known))), on_error, name)
+
+
+def _class_folders(folder: Path) -> list[str]:
+    """Names of the folders in a folder; none for a file."""
+    if not folder.is_dir():
+        return []
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def split_folders(folder: Any) -> tuple[Path, Path] | None:
+    """The folders of training and validation, where a folder is divided so; None for others."""
+    if not isinstance(folder, str | os.PathLike):
+        return None
+    names = {name.lower(): Path(folder) / name for name in _class_folders(Path(folder))}
+    training = next((names[name] for name in TRAINING if name in names), None)
+    validation = next((names[name] for name in VALIDATION if name in names), None)
+    return (training, validation) if training and validation else None
+
+
+def is_table(path: Any) -> bool:
+    """Returns whether a path names an existing `.csv` or `.tsv` file."""
+    is_path = isinstance(path, str | os.PathLike)
+    return is_path and Path(path).suffix.lower() in TABLES and Path(path).is_file()
+
+
+def table_rows(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Reads a table whose columns are separated by commas, semicolons or tabs.
+
+    Returns:
+        The headings in lower case, and the other rows.
+    """
+    with path.open(newline="", encoding="utf-8-sig") as stream:
+        first = stream.readline()
+        stream.seek(0)
+        rows = [*csv.reader(stream, delimiter=max(",;\t", key=first.count))]
+    return [heading.strip().lower() for heading in (rows or [[]])[0]], [row for row in rows[1:] if row]
+
+
+def _from_path(path: Path) -> tuple[list[Path], list[str]]:
+    if is_table(path):
+        return _from_table(path)
+    if not path.is_dir():
+        raise ValueError(f"{path} is neither a folder with a folder for each class nor a .csv or .tsv file.")
+    classes = _class_folders(path)
+    if not classes:
+        raise ValueError(f"{path} has no folders. Put the pictures of each class into a folder that is called like it.")
+    rows = [(picture, name) for name in classes for picture in image_files(path / name)]
+    return [picture for picture, _ in rows], [name for _, name in rows]
+
+
+def table_columns(path: Path, columns: Mapping[str, Sequence[str]]) -> list[list[str]]:
+    """Columns of a `.csv` or `.tsv` file, each found by one of some headings, whatever their case.
+
+    Args:
+        path: of the file.
+        columns: the headings that each wanted column may have.
+
+    Raises:
+        ValueError: if a column is not there, or no row.
+    """
+    headings, rows = table_rows(path)
+    found = [next((headings.index(name) for name in names if name in headings), None) for names in columns.values()]
+    for column, names in zip(found, columns.values(), strict=True):
+        if column is None:
+            raise ValueError(f"{path} must have a column {alternatives(names)}. Received: {', '.join(headings)}")
+    if not rows:
+        raise ValueError(f"{path} has no rows below its heading.")
+    if short := [number for number, row in enumerate(rows, start=2) if len(row) < len(headings)]:
+        raise ValueError(f"{path}: row {short[0]} has fewer columns than the heading.")
+    return [[row[column] for row in rows] for column in found if column is not None]
+
+
+def _from_table(path: Path) -> tuple[list[Path], list[str]]:
+    names, classes = table_columns(path, COLUMNS)
+    return [path.parent / name for name in names], classes
+
+
+def _is_pair(data: Any) -> bool:
+    return isinstance(data, tuple) and len(data) == 2 and len(np.shape(data[1])) in (1, 2)
+
+
+def _from_arrays(data: Any) -> tuple[list[ImageSource], list[Any]]:
+    pictures, labels = data
+    if not isinstance(pictures, list):
+        pictures = _pixels(pictures)
+    labels = _labels(labels)
+    if len(pictures) != len(labels):
+        raise ValueError(f"There must be as many labels as pictures. Received: {len(pictures)} and {len(labels)}")
+    return [*pictures], labels
+
+
+def _from_loader(data: Any, keys: tuple[str, str] | None) -> tuple[list[ImageSource], list[Any]]:
+    if not isinstance(data, Iterable):
+        raise ValueError(
+            "data must be a folder, a .csv file, arrays (pixels, labels), or an iterable of pictures with labels. "
+            f"Received: {type(data).__name__}"
+        )
+    pictures: list[ImageSource] = []
+    labels: list[Any] = []
+    for item in data:
+        image, label = _members(item, keys)
+        pixels = _pixels(image)
+        is_batch = pixels.ndim == 4
+        pictures += [*pixels] if is_batch else [pixels]
+        labels += _labels(label if is_batch else [label])
+    return pictures, labels
+
+
+def _members(item: Any, keys: tuple[str, str] | None) -> tuple[Any, Any]:
+    """Picture and label of what a loader gives."""
+    if isinstance(item, dict):
+        image, label = keys or [next((key for key in names if key in item), None) for names in KEYS.values()]
+        if image in item and label in item:
+            return item[image], item[label]
+    elif isinstance(item, tuple | list) and len(item) == 2:
+        return item[0], item[1]
+    shown = f"keys {', '.join(map(str, item))}" if isinstance(item, dict) else type(item).__name__
+    raise ValueError(
+        f"A loader must give pairs (pixels, labels), or dictionaries with image and label. Got: {shown}. Name the "
+        "keys: read_examples(..., keys=(IMAGE, LABEL))."
+    )
+
+
+def _pixels(pictures: Any) -> np.ndarray:
+    """Arrays of pixels as uint8, channels last."""
+    pixels = to_array(pictures)
+    if pixels.ndim in (3, 4) and pixels.shape[-1] not in MODES and pixels.shape[-3] in MODES:
+        raise ValueError(f"Pictures must have their channels last, (H, W, C). Received: shape {pixels.shape}")
+    return scaled(pixels, "the array of images") if pixels.size else pixels
+
+
+def _labels(labels: Any) -> list[Any]:
+    """Numbers or names, from them or from rows of one 1 and zeros."""
+    rows = np.asarray(labels)
+    if rows.ndim == 2:
+        if not (np.all((rows == 0) | (rows == 1)) and np.all(rows.sum(axis=1) == 1)):
+            raise ValueError("Labels in rows must have one 1 and zeros: each picture is of one class.")
+        rows = rows.argmax(axis=1)
+    if np.issubdtype(rows.dtype, np.floating):
+        if not np.all(rows == np.rint(rows)):
+            raise ValueError(
+                f"Labels must be whole numbers or names. Received: {rows[rows != np.rint(rows)][0]}. Other numbers are "
+                "for regression, which is not trained here."
+            )
+        rows = rows.astype("int64")
+    return rows.tolist()
+
+
+def _names(labels: list[Any]) -> list[Any]:
+    """The classes that there are: all numbers from 0 on, or the names, sorted."""
+    if labels and all(isinstance(label, int) for label in labels):
+        return [*range(max(labels) + 1)]
+    return sorted({*map(str, labels)})
+
+
+def _numbers(labels: list[Any], names: tuple[Any, ...]) -> np.ndarray:
+    if labels and all(isinstance(label, int) for label in labels):
+        if min(labels) < 0 or max(labels) >= len(names):
+            raise ValueError(f"Labels must be 0 to {len(names) - 1}. Received: {min(labels)} to {max(labels)}")
+        return np.array(labels, "int64")
+    places = {str(name): place for place, name in enumerate(names)}
+    unknown = sorted({str(label) for label in labels} - places.keys())
+    if unknown:
+        raise ValueError(f"class_names must name all classes. Missing: {', '.join(unknown[:5])}")
+    return np.array([places[str(label)] for label in labels], "int64")
+
+
+def _checked(examples: Examples, name: str = "") -> Examples:
+    repeated = [name for name, count in collections.Counter(examples.class_names).items() if count > 1]
+    if repeated:
+        raise ValueError(f"Names of classes must differ. Received twice: {', '.join(repeated)}")
+    if len(examples.class_names) < 2:
+        raise ValueError(f"There must be two or more classes. Received: {', '.join(examples.class_names) or 'none'}")
+    empty = [name for name, count in examples.counts.items() if not count]
+    if empty and not name:
+        raise ValueError(f"Classes without pictures that can be read: {', '.join(empty)}. Add some, or leave them out.")
+    if empty:
+        warnings.warn(f"{name} has no images of {', '.join(empty[:5])}: nothing is measured of these.", stacklevel=4)
+    return examples
+
+
+def _readable(examples: Examples, on_error: str, name: str = "") -> Examples:
+    """The examples whose files can be decoded, all of which is tried once, in threads."""
+
+    def fault(picture: ImageSource) -> str | None:
+        if not isinstance(picture, str | os.PathLike):
+            return None
+        try:
+            open_image(picture, None)
+        except ValueError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        faults = [*pool.map(fault, examples.pictures)]
+    bad = [text for text in faults if text]
+    if bad and on_error == "raise":
+        others = f" {len(bad)} of {len(faults)} pictures cannot be read; on_error='skip' leaves them out."
+        raise ValueError(bad[0] + others)
+    if bad:
+        warnings.warn(f"Left out {len(bad)} of {len(faults)} pictures that cannot be read: {bad[0]}", stacklevel=3)
+        kept = [place for place, text in enumerate(faults) if not text]
+        names = tuple(str(picture) for picture, text in zip(examples.pictures, faults, strict=True) if text)
+        examples = dataclasses.replace(examples.subset(kept), skipped=names)
+    return _checked(examples, name)
+
+
+def split_rows(path: Any) -> tuple[list[int], list[int]] | None:
+    """The rows of a table to train on and those to validate with, by its column `split`; None for others.
+
+    Raises:
+        ValueError: if the column has other words than these, or leaves nothing for one of them.
+    """
+    if not is_table(path):
+        return None
+    headings, _ = table_rows(Path(path))
+    column = next((name for name in SPLIT if name in headings), None)
+    if column is None:
+        return None
+    (cells,) = table_columns(Path(path), {"split": (column,)})
+    words = [cell.strip().lower() for cell in cells]
+    unknown = sorted({*words} - {*TRAINING, *VALIDATION})
+    if unknown:
+        valid = alternatives((*TRAINING, *VALIDATION))
+        raise ValueError(f"{path}: the column {column} must be {valid}. Received: {unknown[0]!r}")
+    chosen = next((name for name in VALIDATION if name in words), None)
+    training = [row for row, word in enumerate(words) if word in TRAINING]
+    validation = [row for row, word in enumerate(words) if word == chosen]
+    if not training or not validation:
+        raise ValueError(f"{path}: the column {column} must have rows of {TRAINING[0]!r} and of {VALIDATION[0]!r}.")
+    return training, validation
+
+
+def held_out_part(data: Any) -> Any:
+    """Returns the validation part of data that is divided into training and validation; other data as it is.
+
+    Args:
+        data: See `read_examples`. A folder with `train` and `val` in it, or a table with a column `split`, is divided.
+    """
+    folders, rows = split_folders(data), split_rows(data)
+    if folders:
+        return folders[1]
+    return read_examples(data).subset(rows[1]) if rows else data
+
+
+def find_duplicates(training: Examples, held_out: Examples) -> list[tuple[str, str]]:
+    """Finds images of the validation part that occur in the training part too, byte by byte.
+
+    Args:
+        training: The training part.
+        held_out: The validation part.
+
+    Returns:
+        One pair of names (validation, training) per duplicate, in the order of the validation part.
+
+    Example:
+        >>> examples = Examples([np.zeros((8, 8, 3), "uint8")] * 2, np.array([0, 1]), ("cat", "dog"))
+        >>> find_duplicates(examples.subset([0]), examples.subset([1]))
+        [('image 0', 'image 0')]
+    """
+    known: dict[str, int] = {}
+    for index, image in enumerate(training.pictures):
+        known.setdefault(_content_hash(image), index)
+    hashes = enumerate(map(_content_hash, held_out.pictures))
+    pairs = [(index, known[digest]) for index, digest in hashes if digest in known]
+    return [(held_out.image_name(mine), training.image_name(theirs)) for mine, theirs in pairs]
+
+
+def _content_hash(image: ImageSource) -> str:
+    """SHA-256 of a file's bytes, or of an array's shape and values."""
+    if isinstance(image, str | os.PathLike):
+        with Path(image).open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    array = np.ascontiguousarray(image)
+    return hashlib.sha256(repr((array.shape, array.dtype.str)).encode() + array.tobytes()).hexdigest()
+
+
+def split(examples: Examples, validation: float = 0.2, seed: int = 0) -> tuple[Examples, Examples]:
+    """Training and validation, with the same part of each class in both.
+
+    Args:
+        examples: all of them.
+        validation: the part 0..1 for validation; of a class with two pictures or more, one at least in each.
+        seed: of the choice; the same one chooses the same.
+
+    Raises:
+        ValueError: if nothing is left for one of them.
+
+    Example:
+        >>> examples = read_examples((np.zeros((10, 8, 8, 3), "uint8"), [0, 1] * 5))
+        >>> [part.counts for part in split(examples, 0.2)]
+        [{'0': 4, '1': 4}, {'0': 1, '1': 1}]
+    """
+    if not 0 < validation < 1:
+        raise ValueError(f"validation must be above 0 and below 1. Received: validation={validation!r}")
+    random = np.random.default_rng(seed)
+    chosen: list[int] = []
+    for label in range(len(examples.class_names)):
+        members = random.permutation(np.flatnonzero(examples.labels == label))
+        count = min(max(1, round(validation * len(members))), len(members) - 1)
+        chosen += members[:count].tolist()
+    if not chosen:
+        raise ValueError("No class has two pictures, so none is left to validate with. Add pictures.")
+    rest = sorted({*range(len(examples))} - {*chosen})
+    return examples.subset(rest), examples.subset(sorted(chosen))

@@ -1,0 +1,231 @@
+"""Fine-tuning: from pictures and a recipe to a classifier, in steps that survive an interruption."""
+
+import dataclasses
+import numbers
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from convnext_keras.model import ModelWithProvenance
+from convnext_keras.training.batching import epochs_of, steps_of_epoch, training_batches
+from convnext_keras.training.checkpointing import Following, Progress, settings_of
+from convnext_keras.training.datasets import Examples, find_duplicates, read_examples, split, split_folders, split_rows
+from convnext_keras.training.evaluation import Evaluation, scores_of
+from convnext_keras.training.initialization import Start, frozen, start_from
+from convnext_keras.training.linear_probe import start_from_probe
+from convnext_keras.training.lora import enable_lora
+from convnext_keras.training.optimizers import layerwise
+from convnext_keras.training.presets import Recipe, recipe_named
+
+MAX_GAP = 0.1  # between training and validation accuracy, above which a note names both
+MAX_RISE = 1.2  # of the validation loss over its lowest value, above which a note says so
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What training gives.
+
+    Attributes:
+        model: the classifier; it knows its classes and its transform, also after `model.save`.
+        history: One row per epoch with loss and accuracy on training and validation images, learning rate, and seconds.
+        evaluation: of the model on the validation pictures.
+        recipe: that was followed.
+        training: the pictures that were trained on.
+        validation: the pictures that were not.
+        is_complete: whether training went on to its end, or was interrupted.
+        checkpoints: weights of the model after the epoch with the least validation loss, `"best"`, and after the last,
+            `"last"`; the model has those that `Recipe.keep` says.
+    """
+
+    model: ModelWithProvenance
+    history: list[dict[str, float]]
+    evaluation: Evaluation
+    recipe: Recipe
+    training: Examples
+    validation: Examples
+    is_complete: bool = True
+    checkpoints: dict[str, list[np.ndarray]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def notes(self) -> list[str]:
+        """Returns one sentence per finding that a reader of the results must know."""
+        found = []
+        if duplicates := find_duplicates(self.training, self.validation):
+            mine, theirs = duplicates[0]
+            found.append(
+                f"{len(duplicates)} of {len(self.validation)} validation images are in the training data too, such as "
+                f"{mine} and {theirs}. The results are too high."
+            )
+        if not self.history:
+            return found
+        last, losses = self.history[-1], [row["val_loss"] for row in self.history]
+        gap = last["accuracy"] - last["val_accuracy"]
+        if gap > MAX_GAP:
+            found.append(
+                f"The accuracy of the last epoch is {100 * last['accuracy']:.1f} % on training images and "
+                f"{100 * last['val_accuracy']:.1f} % on validation images. Add images, or use a stronger augmentation."
+            )
+        best = int(np.argmin(losses))
+        is_last = self.recipe.keep == "last" and not self.recipe.patience
+        if is_last and losses[-1] > MAX_RISE * losses[best]:
+            found.append(
+                f"The validation loss was lowest after epoch {best + 1} ({losses[best]:.3g}) and is {losses[-1]:.3g} "
+                "after the last, whose weights are kept. To keep those of the best epoch, set keep='best'."
+            )
+        return found
+
+
+def fine_tune(
+    model: keras.Model | str | os.PathLike,
+    data: Any,
+    recipe: Recipe | str | None = None,
+    *,
+    validation: Any = 0.2,
+    class_names: Sequence[str] | None = None,
+    size: int | None = None,
+    seed: int = 0,
+    on_error: str = "raise",
+    state: str | os.PathLike | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    verbose: int = 0,
+) -> Trained:
+    """Trains a classifier for classes of your own.
+
+    Args:
+        model: weights to start from, by the name of a weight set, variant, repository or folder; or a model, which is
+            trained itself: a classifier for these classes, or a backbone (`include_top=False`), which gets a head.
+        data: see `read_examples`; a folder with the folders `train` and `val` in it is split so.
+        recipe: a `Recipe`, or a name in `RECIPES`; None for the one that fits the number of pictures.
+        validation: part 0..1 of each class that is not trained on; or pictures, see `read_examples`.
+        class_names: see `read_examples`.
+        size: height and width in pixels to train at, by default those of the weights.
+        seed: of the split, the head, the order and all that is random: with one backend on one machine, the same seed
+            gives the same history.
+        on_error: see `read_examples`.
+        state: a folder in which each epoch is kept, so that training goes on from there if it was interrupted, or is
+            not done again if it was not.
+        callbacks: of Keras, which see `val_loss` and `val_accuracy` at the end of each epoch.
+        verbose: of `fit`.
+
+    Returns:
+        The model and its story. Ctrl-C after the first epoch ends training early, with the best model so far.
+
+    Raises:
+        ValueError: if an argument is not valid, or see `read_examples`.
+        ImportError: if scikit-learn is missing, which the linear probe needs.
+
+    Example:
+        >>> from sklearn.datasets import load_digits
+        >>> from convnext_keras import training
+        >>> digits = load_digits()
+        >>> pictures = (digits.images[:200] * 15).astype("uint8"), digits.target[:200]
+        >>> trained = training.fine_tune("convnext_mini.digits", pictures, "linear_probe")
+        >>> trained.evaluation.accuracy() > 0.8
+        True
+    """
+    keras.utils.set_random_seed(seed)
+    check_callbacks(callbacks)
+    training, held_out = parts_of(data, validation, class_names, seed, on_error)
+    followed = recipe_named(recipe, len(training))
+    start = start_from(model, training.class_names, followed, size)
+    settings = settings_of(training, held_out, recipe=vars(followed), transform=start.transform, seed=seed)
+    progress = Progress(None if state is None else Path(state), {**settings, "start": start.origin})
+    if followed.head == "probe" and not (start.has_own_head and followed.epochs):
+        start_from_probe(start.model, training, start.transform, seed)
+    epochs, is_complete, checkpoints = epochs_of(training, followed), True, {}
+    if epochs:
+        following = Following(progress, held_out, start.transform, followed, seed)
+        options = {"callbacks": [following, *callbacks], "verbose": verbose}
+        start.trainee.set_weights(start.model.get_weights())
+        if followed.lora_rank:
+            enable_lora(start.trainee, followed.lora_rank)
+        with frozen(start.trainee, followed.frozen_stages):
+            loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=followed.label_smoothing)
+            accuracy = keras.metrics.CategoricalAccuracy(name="accuracy")
+            compile_with(start.trainee, followed, epochs * steps_of_epoch(training, followed), loss, [accuracy])
+            begun = progress.resume(start.trainee)
+            batches = training_batches(training, followed, start.transform, seed, begun)
+            if begun < epochs and not progress.is_stuck(followed.patience):
+                steps = steps_of_epoch(training, followed)
+                is_complete = _fit(start.trainee, batches, steps, begun, epochs, options)
+            else:  # As `fit` ends: with the averages, if there are some.
+                start.trainee.optimizer.finalize_variable_values(start.trainee.trainable_variables)
+        is_best = followed.keep == "best" or followed.patience or not is_complete
+        checkpoints = _checkpoints(start, progress, "best" if is_best else "last")
+    scores = scores_of(start.model, held_out.pictures, start.transform, followed.batch_size)
+    evaluation = Evaluation(scores, held_out.labels, held_out.class_names)
+    return Trained(start.model, progress.history, evaluation, followed, training, held_out, is_complete, checkpoints)
+
+
+def check_callbacks(callbacks: Sequence[keras.callbacks.Callback]) -> None:
+    """Raises ValueError for callbacks that set the learning rate, which the recipe's schedule does."""
+    for callback in callbacks:
+        if isinstance(callback, keras.callbacks.ReduceLROnPlateau | keras.callbacks.LearningRateScheduler):
+            raise ValueError(
+                f"{type(callback).__name__} cannot be used: the recipe sets the learning rate, by learning_rate and "
+                "warmup. Leave the callback out."
+            )
+
+
+def parts_of(
+    data: Any, validation: Any, class_names: Sequence[str] | None, seed: int, on_error: str
+) -> tuple[Examples, Examples]:
+    """The pictures to train on and those to validate with; see `fine_tune`."""
+    folders, rows = split_folders(data), split_rows(data)
+    if folders:
+        data, validation = folders
+    examples = read_examples(data, class_names, on_error)
+    if rows and examples.skipped:
+        raise ValueError(f"{data} has images that cannot be read, and a column for the split. Take their rows out.")
+    if rows:
+        training, held_out = map(examples.subset, rows)
+        return read_examples(training), read_examples(held_out, name="validation")
+    if isinstance(validation, numbers.Real):
+        return split(examples, float(validation), seed)
+    name = str(validation) if isinstance(validation, str | os.PathLike) else "validation"
+    return examples, read_examples(validation, examples.class_names, on_error, name=name)
+
+
+def compile_with(
+    model: keras.Model, recipe: Recipe, steps: int, loss: keras.losses.Loss, metrics: Sequence[keras.Metric] = ()
+) -> None:
+    """Compiles a model with the optimizer of a recipe for so many forward passes."""
+    warmup = round(recipe.warmup * steps)
+    rising = {"warmup_target": recipe.learning_rate, "warmup_steps": warmup} if warmup else {}
+    first = recipe.learning_rate / 100 if warmup else recipe.learning_rate
+    rate: Any = keras.optimizers.schedules.CosineDecay(first, max(1, steps - warmup), **rising)
+    accumulation = recipe.accumulation_steps if recipe.accumulation_steps > 1 else None
+    options: dict[str, Any] = {"global_clipnorm": recipe.clip_norm, "gradient_accumulation_steps": accumulation}
+    inner = keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay, **options)
+    optimizer = layerwise(model, inner, recipe.layer_decay, recipe.layer_decay_form, recipe.ema_decay)
+    optimizer.build(model.trainable_variables)  # TensorFlow traces a step twice that makes variables.
+    model.compile(optimizer, loss, metrics=[*metrics])
+
+
+def _checkpoints(start: Start, progress: Progress, chosen: str) -> dict[str, list[np.ndarray]]:
+    """Weights of the model after the best epoch and after the last; the model ends with the chosen ones."""
+    last, found = start.trainee.get_weights(), {}
+    for name in sorted(("best", "last"), key=lambda name: name == chosen):
+        start.trainee.set_weights(last)
+        if name == "best":
+            progress.restore_best(start.trainee)
+        start.take_over()
+        found[name] = start.model.get_weights()
+    return found
+
+
+def _fit(model: keras.Model, batches: Any, steps: int, begun: int, epochs: int, options: dict[str, Any]) -> bool:
+    """Runs the epochs that are left; whether it came to its end and was not interrupted by Ctrl-C."""
+    try:
+        model.fit(batches, steps_per_epoch=steps, initial_epoch=begun, epochs=epochs, shuffle=False, **options)
+    except KeyboardInterrupt:
+        if not options["callbacks"][0].progress.history:
+            raise
+        return False
+    finally:
+        batches.close()
+    return True

@@ -1,0 +1,237 @@
+"""Pictures with texts: from a table, from shards, or as prompts of classes; and their batches."""
+
+import dataclasses
+import itertools
+import os
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from convnext_keras.clip.model import CLIP
+from convnext_keras.data.augmentation import Augmentation
+from convnext_keras.data.images import ImageSource, open_image
+from convnext_keras.data.loader import in_batches, is_image_file
+from convnext_keras.training.datasets import COLUMNS as CLASS_COLUMNS
+from convnext_keras.training.datasets import Examples, is_table, table_columns, table_rows
+
+COLUMNS = {"path": CLASS_COLUMNS["path"], "text": ("caption", "text", "title")}
+PROMPTS = ("a {}", "a photo of a {}", "a picture of a {}", "{}")
+NEAR, FAMILY = 16, 8  # groups that count as near, and how many pairs of a batch belong together by that
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """Pictures and what they show, in words.
+
+    Attributes:
+        pictures: what `open_image` takes.
+        texts: for each picture, wordings that are equally true; one is drawn each time.
+        groups: `(N,)`; pictures of one group are described by each other's texts too, so they are no negatives.
+
+    Example:
+        >>> pairs = Pairs([np.zeros((8, 8, 3), "uint8")] * 2, (("a cat",), ("a dog", "one dog")), np.array([0, 1]))
+        >>> len(pairs)
+        2
+    """
+
+    pictures: Sequence[ImageSource]
+    texts: tuple[tuple[str, ...], ...]
+    groups: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def subset(self, places: Iterable[int]) -> "Pairs":
+        """Some of the pairs, in the order given."""
+        places = [int(place) for place in places]
+        pictures, texts = [self.pictures[place] for place in places], tuple(self.texts[place] for place in places)
+        return Pairs(pictures, texts, self.groups[places])
+
+
+def prompts(examples: Examples, templates: Sequence[str] = PROMPTS) -> Pairs:
+    """Pictures of classes with their classes' names in sentences, "Finetune like you pretrain".
+
+    Source: https://arxiv.org/abs/2212.00638v1.
+
+    Args:
+        examples: pictures with classes.
+        templates: sentences with `{}` for the name.
+
+    Raises:
+        ValueError: if a template has no `{}`.
+
+    Example:
+        >>> examples = Examples([np.zeros((8, 8, 3), "uint8")] * 2, np.array([0, 1]), ("cat", "dog"))
+        >>> prompts(examples, ["a {}"]).texts
+        (('a cat',), ('a dog',))
+    """
+    wrong = [template for template in templates if "{}" not in template]
+    if wrong or not templates:
+        raise ValueError(f"templates must be sentences with {{}} for the name. Received: {wrong or templates}")
+    names = [examples.class_names[label] for label in examples.labels]
+    rows = [tuple(template.replace("{}", name) for template in templates) for name in names]
+    return Pairs(examples.pictures, tuple(rows), examples.labels)
+
+
+def read_pairs(data: Any) -> Pairs:
+    """Pictures with texts in any of the usual forms.
+
+    Args:
+        data: a `.csv` or `.tsv` file with columns `path`, relative to the file's folder, and `caption`; `.tar` shards
+            in the form of webdataset, one or a list, where `0001.jpg` and `0001.txt` are a pair; `(pictures, texts)`;
+            `Pairs`.
+
+    Raises:
+        ValueError: if the form is none of these, nothing is there, or a picture cannot be read.
+
+    Example:
+        >>> read_pairs(([np.zeros((8, 8, 3), "uint8")] * 3, ["a cat", "a dog", "a cat"])).groups.tolist()
+        [0, 1, 0]
+    """
+    if isinstance(data, Pairs):
+        return data
+    if isinstance(data, tuple) and len(data) == 2:
+        pictures, texts = [*data[0]], [*data[1]]
+    elif is_table(data):
+        pictures, texts = _from_table(Path(str(data)))
+    else:
+        shards = [data] if isinstance(data, str | os.PathLike) else data
+        if not isinstance(shards, list | tuple) or not all(str(shard).endswith(".tar") for shard in shards):
+            raise ValueError(f"Pairs are a .csv or .tsv file, .tar shards or (pictures, texts). Received: {data!r}")
+        pictures, texts = _from_shards([Path(shard) for shard in shards])
+    if not pictures or len(pictures) != len(texts):
+        raise ValueError(f"There must be pictures, and a text for each. Received: {len(pictures)} and {len(texts)}")
+    numbers: dict[str, int] = {}
+    groups = [numbers.setdefault(text, len(numbers)) for text in texts]
+    return Pairs(pictures, tuple((text,) for text in texts), np.array(groups))
+
+
+def holds_pairs(path: Path) -> bool:
+    """Whether a path names pictures with texts: shards, or a table with a column of texts and none of classes."""
+    if not is_table(path):
+        return path.suffix.lower() == ".tar"
+    headings = {*table_rows(path)[0]}
+    return bool(headings & {*COLUMNS["text"]}) and not headings & {*CLASS_COLUMNS["class"]}
+
+
+def _from_table(path: Path) -> tuple[list[Path], list[str]]:
+    names, texts = table_columns(path, COLUMNS)
+    return [path.parent / name for name in names], texts
+
+
+def _from_shards(shards: list[Path]) -> tuple[list[Image.Image], list[str]]:
+    """Members of one name, a picture and a text, become a pair; others are left out."""
+    pictures, texts = [], []
+    for shard in shards:
+        members: dict[str, dict[str, bytes]] = {}
+        with tarfile.open(shard) as archive:
+            for member in archive:
+                stem, suffix = os.path.splitext(member.name)  # noqa: PTH122 - a name in an archive
+                content = archive.extractfile(member) if member.isfile() else None
+                if content:
+                    kind = "picture" if is_image_file(member.name) else suffix.lower()
+                    members.setdefault(stem, {})[kind] = content.read()
+        whole = {name: parts for name, parts in members.items() if "picture" in parts and ".txt" in parts}
+        if not whole:
+            raise ValueError(f"{shard} has no pairs of a picture and a .txt of the same name.")
+        for name, parts in whole.items():
+            pictures.append(open_image(parts["picture"], name=f"{shard}/{name}", exif_transpose=True))
+            texts.append(parts[".txt"].decode("utf-8").strip())
+    return pictures, texts
+
+
+class NearGroups:
+    """For any group, the groups whose texts are nearest by the model.
+
+    Each is found when it is asked for, so that memory grows with the number of groups only.
+
+    Args:
+        pairs: whose groups they are.
+        model: that encodes the first text of each group, once.
+    """
+
+    def __init__(self, pairs: Pairs, model: CLIP) -> None:
+        self.groups, first = np.unique(pairs.groups, return_index=True)
+        self.vectors = model.encode_text([pairs.texts[place][0] for place in first])
+
+    def __call__(self, group: int) -> np.ndarray:
+        """At most `NEAR - 1` other groups, the nearest first."""
+        place = int(np.searchsorted(self.groups, group))
+        cosines = self.vectors @ self.vectors[place]
+        cosines[place] = -np.inf
+        count = min(NEAR, len(cosines)) - 1
+        best = np.argpartition(-cosines, count - 1)[:count] if count else np.array([], int)
+        return self.groups[best[np.argsort(-cosines[best], kind="stable")]]
+
+
+def pair_batches(
+    sources: Sequence[Pairs],
+    model: CLIP,
+    augmentation: Augmentation,
+    batch_size: int,
+    hard: float = 0.5,
+    seed: int = 0,
+    first: int = 0,
+) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
+    """Batches without end for `CLIP.fit`, each of one source, in turn, so that its texts are negatives of one kind.
+
+    Args:
+        sources: the pairs to learn, and others that are not to be forgotten.
+        model: whose texts tell which pairs are hard to tell from one another, and whose tokenizer is used.
+        augmentation: of the pictures.
+        batch_size: pairs of a batch.
+        hard: part 0..1 of a batch that is made of families of near groups; the rest is drawn at random.
+        seed: Random seed. Each batch depends on the seed and its number only.
+        first: Number of the first batch, from 0.
+
+    Yields:
+        `{"images": (batch, height, width, 3), "tokens": (batch, L)}`, and the groups `(batch,)`.
+    """
+    near = [NearGroups(pairs, model) if hard else None for pairs in sources]
+    members = [_members(pairs.groups) for pairs in sources]
+
+    def drawn() -> Iterator[tuple[int, int, int]]:
+        for number in itertools.count(first):
+            random = np.random.default_rng((seed, number))
+            source = number % len(sources)
+            rows = _drawn(sources[source], near[source], members[source], batch_size, hard, random)
+            yield from ((source, row, int(random.integers(2**31))) for row in rows)
+
+    def augmented(item: tuple[int, int, int]) -> np.ndarray:
+        source, row, draw = item
+        return augmentation(sources[source].pictures[row], np.random.default_rng((seed, draw)))
+
+    for items, pixels in in_batches(drawn(), augmented, batch_size):
+        texts = [sources[source].texts[row] for source, row, _ in items]
+        chosen = [words[draw % len(words)] for words, (_, _, draw) in zip(texts, items, strict=True)]
+        groups = np.array([sources[source].groups[row] for source, row, _ in items])
+        yield {"images": pixels.astype("float32"), "tokens": model.tokenizer(chosen)}, groups
+
+
+def _members(groups: np.ndarray) -> dict[int, np.ndarray]:
+    """The places of each group, in order."""
+    order = np.argsort(groups, kind="stable")
+    names, starts = np.unique(groups[order], return_index=True)
+    return dict(zip(names.tolist(), np.split(order, starts[1:]), strict=True))
+
+
+def _drawn(
+    pairs: Pairs,
+    near: NearGroups | None,
+    members: dict[int, np.ndarray],
+    count: int,
+    hard: float,
+    random: np.random.Generator,
+) -> list[int]:
+    """Rows of one batch: families of near groups, then others."""
+    rows: list[int] = []
+    while near and len(rows) < round(hard * count):
+        first = int(pairs.groups[random.integers(len(pairs))])
+        others = random.permutation(near(first))[: FAMILY - 1]
+        rows += [int(random.choice(members[group])) for group in (first, *others.tolist())]
+    rows = rows[: round(hard * count)]
+    return rows + random.integers(0, len(pairs), count - len(rows)).tolist()

@@ -1,0 +1,211 @@
+"""The model that training starts from: a classifier for the classes at hand, out of a name or of a model."""
+
+import contextlib
+import dataclasses
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from convnext_keras.constructors import create_model
+from convnext_keras.data.transforms import Recipe as Transform
+from convnext_keras.hub import is_clip
+from convnext_keras.initializers import Normal
+from convnext_keras.layer_names import BLOCK, DOWNSAMPLING, LayerName, read
+from convnext_keras.model import ModelWithProvenance, provenance_of
+from convnext_keras.pretrained_info import Provenance
+from convnext_keras.surgery import functional, inner_layers, merge_lora, rebuilt
+from convnext_keras.training.evaluation import is_softmax, known_classes, last_layer
+from convnext_keras.training.presets import Recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """A classifier, and its twin that is trained in its place.
+
+    Attributes:
+        model: from pixels to probabilities of the classes, or logits for a model that was given so.
+        trainee: with the same weights, to logits, with stochastic depth and in the precision of the recipe. A loss of
+            logits is exact for confident models too, and what serves inference stays as simple as it was.
+        has_own_head: whether the classifier knew these classes already.
+        transform: evaluation transform.
+        origin: where the weights come from, as plain data.
+    """
+
+    model: ModelWithProvenance
+    trainee: keras.Model
+    has_own_head: bool
+    transform: Transform
+    origin: tuple[str, str]
+
+    def take_over(self) -> None:
+        """Gives the model the weights that its twin learned."""
+        self.model.set_weights(merge_lora(self.trainee).get_weights())
+
+
+def start_from(
+    given: keras.Model | str | Any, class_names: tuple[str, ...], recipe: Recipe, size: int | None = None
+) -> Start:
+    """A classifier for these classes.
+
+    Args:
+        given: the name of a weight set, variant, repository or folder; or a model: a classifier for these classes, or
+            a backbone, which gets a new head.
+        class_names: of the classes in order.
+        recipe: how it is going to be trained.
+        size: height and width in pixels, by default those of the weights.
+
+    Raises:
+        ValueError: if a model is of other classes, or ends otherwise.
+    """
+    is_named = not isinstance(given, keras.Model) and Path(str(given)).suffix != ".keras"
+    if is_named and is_clip(str(given)):
+        raise ValueError(
+            f"{given} is a ConvNeXt-CLIP, which is trained on images with texts: use fine_tune_clip with "
+            "prompts(read_examples(DATA)), or a .csv of paths and captions. For a classifier, start from the weights "
+            "of a classifier."
+        )
+    if is_named:
+        random = {"weights": None} if recipe.start == "random" else {}
+        model = _created(str(given), len(class_names), size, **random)
+        dtype = None if recipe.precision == "float32" else recipe.precision
+        options = {"drop_path_rate": recipe.drop_path_rate or 0.0, "classifier_activation": None, "dtype": dtype}
+        trainee = _created(str(given), len(class_names), size, **options, **random)
+    elif recipe.start == "random":
+        raise ValueError("start='random' needs the name of an architecture. A model is trained with its own weights.")
+    else:
+        model = _with_head(given if isinstance(given, keras.Model) else create_model(given), len(class_names))
+        trainee = _with_logits(model)
+        if recipe.precision != "float32" and recipe.precision not in {x.dtype_policy.name for x in model.layers}:
+            raise ValueError(
+                f"precision={recipe.precision!r} needs a model that was made so: give its name, or build it with "
+                f"dtype={recipe.precision!r}."
+            )
+    provenance = provenance_of(model)
+    known = known_classes(provenance)
+    order = _order(class_names, known)
+    if not is_named and known and order is None:
+        shown = ", ".join(name for _, name in known[:5])
+        raise ValueError(
+            f"The classes of {model.name!r} are {shown}, those of the pictures {', '.join(class_names[:5])}. To train "
+            "a new classifier, give the name of the weights, or a model with include_top=False."
+        )
+    if is_named:
+        _settle_head(model, order)
+    transform = _transform(model, provenance, size)
+    model.provenance = dataclasses.replace(
+        provenance or Provenance(), labels=tuple((name, name) for name in class_names), recipe=transform
+    )
+    origin = (model.provenance.weights or model.name, model.provenance.sha256)
+    return Start(model, trainee, order is not None, transform, origin)
+
+
+def _created(name: str, classes: int, size: int | None, **others: Any) -> ModelWithProvenance:
+    options = {"classes": classes, "include_top": True, "classifier_activation": "softmax", **others}
+    options |= {"input_shape": (size, size, 3)} if size else {}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*fresh random weights")  # That is what is wanted.
+        return create_model(name, **options)
+
+
+def _with_head(model: keras.Model, classes: int) -> ModelWithProvenance:
+    """The model itself, or with a classifier on a backbone, as one that keeps its provenance."""
+    model = functional(model)
+    outputs: Any = model.output
+    end: Any = last_layer(model)
+    ends_in_dense = isinstance(end, keras.layers.Dense)
+    if isinstance(end, keras.layers.Activation | keras.layers.Softmax) or (
+        ends_in_dense and end is not model.layers[-1]
+    ):
+        raise ValueError(
+            f"The classifier of {model.name!r} must be a Dense layer, the last of the model itself, with its softmax "
+            "inside. Received: " + ("an activation" if not ends_in_dense else "one in a model that is a layer")
+        )
+    if ends_in_dense and outputs.shape[-1] != classes:
+        raise ValueError(
+            f"{model.name!r} has {outputs.shape[-1]} outputs, the pictures {classes} classes. Give the name of the "
+            "weights, or a model with include_top=False."
+        )
+    if not ends_in_dense:
+        outputs = keras.layers.GlobalAveragePooling2D()(outputs) if len(outputs.shape) == 4 else outputs
+        outputs = keras.layers.Dense(classes, "softmax", name="classifier", dtype="float32")(outputs)
+    elif end.activation not in (keras.activations.softmax, keras.activations.linear):
+        raise ValueError(f"The last layer of {model.name!r} must have softmax or no activation.")
+    elif isinstance(model, ModelWithProvenance):
+        return model
+    whole = ModelWithProvenance(model.input, outputs, name=model.name)
+    known = provenance_of(model)
+    whole.provenance = known and (known if ends_in_dense else dataclasses.replace(known, labels=None))
+    return whole
+
+
+def _with_logits(model: keras.Model) -> keras.Model:
+    """A copy of a model without the last softmax, with weights of its own."""
+
+    def made(layer: keras.Layer) -> keras.Layer:
+        config = layer.get_config()
+        if layer is model.layers[-1] and is_softmax(model):
+            config |= {"activation": "linear"}
+        return type(layer).from_config(config)
+
+    return rebuilt(model, made, lambda layer, *args, **kwargs: layer(*args, **kwargs))
+
+
+def _order(class_names: tuple[str, ...], known: tuple[tuple[str, str], ...] | None) -> list[int] | None:
+    """Where each class is among those known, if they are the same ones."""
+    if known is None or len(known) != len(class_names):
+        return None
+    places = {word: place for place, words in enumerate(known) for word in words}
+    order = [places[name] for name in class_names if name in places]
+    return order if len({*order}) == len(known) else None
+
+
+def _settle_head(model: keras.Model, order: list[int] | None) -> None:
+    """Sorts the outputs of a classifier that knows the classes, and makes one that does not a fresh one."""
+    head: Any = last_layer(model)
+    kernel, bias = head.get_weights()
+    if order is None:
+        initializer = Normal()
+        head.set_weights([keras.ops.convert_to_numpy(initializer(kernel.shape)), np.zeros_like(bias)])
+    else:
+        head.set_weights([kernel[:, order], bias[order]])
+
+
+def _transform(model: keras.Model, provenance: Provenance | None, size: int | None) -> Transform:
+    """The evaluation transform at the size that the model takes or is asked for."""
+    transform = (provenance and provenance.recipe) or Transform(size or 224)
+    last = keras.config.image_data_format() == "channels_last"
+    height, width = model.input_shape[1:3] if last else model.input_shape[2:4]
+    if size:
+        return transform._replace(size=size, edge=None)
+    if height is None or (height, width) == transform.shape[:2]:
+        return transform
+    return transform._replace(size=height if height == width else (height, width), edge=None)
+
+
+@contextlib.contextmanager
+def frozen(model: keras.Model, stages: int) -> Iterator[None]:
+    """Keeps the weights of so many stages from the stem on."""
+    chosen = [layer for layer in inner_layers(model) if layer.trainable and _stage(layer) < stages]
+    for layer in chosen:
+        layer.trainable = False
+    try:
+        yield
+    finally:
+        for layer in chosen:
+            layer.trainable = True
+
+
+def _stage(layer: keras.Layer) -> int:
+    """The stage of a layer, to which the downsampling before it belongs; 4 for the head and layers of others."""
+    name = (read(layer.name) or ("", LayerName(layer.name, is_foreign=True)))[1]
+    if name.is_foreign:
+        return 4
+    if name.role in BLOCK:
+        return name.stage
+    if name.role in DOWNSAMPLING:
+        return name.stage + 1
+    return 0 if name.role.startswith(("stem", "first_downsampling")) else 4

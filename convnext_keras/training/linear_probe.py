@@ -1,0 +1,78 @@
+"""The linear probe: logistic regression on features that are computed once."""
+
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+
+from convnext_keras.data.loader import in_batches
+from convnext_keras.data.transforms import Recipe as Transform
+from convnext_keras.inference import Runner
+from convnext_keras.training.datasets import Examples, split
+from convnext_keras.training.evaluation import last_layer
+
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1, 10, 100)  # of scikit-learn's C, the inverse of the regularisation
+SMALLEST_PART = 0.2  # of the examples that the strength is chosen on
+EXTRA = 'The linear probe needs scikit-learn: pip install "convnext-keras[training]"'
+
+
+def features_of(model: keras.Model, examples: Examples, transform: Transform, batch_size: int = 32) -> np.ndarray:
+    """What goes into the classifier of a model, `(N, D)` float32, for each picture."""
+    head: Any = last_layer(model)
+    run = Runner(keras.Model(model.input, head.input))
+    parts = [
+        run(pixels.astype("float32"), batch_size)
+        for _, pixels in in_batches(examples.pictures, transform._replace(exif_transpose=True), batch_size)
+    ]
+    return np.concatenate(parts)
+
+
+def fitted(features: np.ndarray, labels: np.ndarray, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel `(D, classes)` and bias of a multinomial logistic regression on standardised features.
+
+    The strength of the regularisation is the one of `STRENGTHS` with the least loss on a fifth that is left out; then
+    all features are fitted. It is scikit-learn's `LogisticRegression` by L-BFGS.
+
+    Raises:
+        ImportError: if scikit-learn is missing.
+    """
+    try:
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.metrics import log_loss
+    except ImportError as error:
+        raise ImportError(EXTRA) from error
+
+    def regression(strength: float, chosen: Any = slice(None)) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # 1,000 steps are near enough.
+            return LogisticRegression(C=strength, max_iter=1000).fit(scaled[chosen], labels[chosen])
+
+    mean, deviation = features.mean(axis=0), features.std(axis=0) + 1e-6
+    scaled = (features - mean) / deviation
+    whole = Examples([*range(len(labels))], labels, tuple(map(str, range(classes))))  # type: ignore[arg-type]
+    strength = 1.0
+    if min(whole.counts.values()) > 1:
+        training, held_out = (np.array(part.pictures, int) for part in split(whole, SMALLEST_PART, seed))
+        losses = {}
+        for candidate in STRENGTHS:
+            model = regression(candidate, training)
+            scores = model.predict_proba(scaled[held_out])
+            losses[candidate] = log_loss(labels[held_out], scores, labels=model.classes_)
+        strength = min(losses, key=lambda candidate: losses[candidate])
+    model = regression(strength)
+    kernel, bias = model.coef_.T, model.intercept_
+    if classes == 2:  # One column, for the second class.
+        kernel, bias = np.concatenate([-kernel, kernel], axis=1) / 2, np.array([-bias[0], bias[0]]) / 2
+    kernel = kernel / deviation[:, None]
+    return kernel.astype("float32"), (bias - mean @ kernel).astype("float32")
+
+
+def start_from_probe(model: keras.Model, examples: Examples, transform: Transform, seed: int = 0) -> None:
+    """Sets the classifier of a model to the linear probe of the features before it."""
+    head: Any = last_layer(model)
+    features = features_of(model, examples, transform)
+    kernel, bias = fitted(features, examples.labels, len(examples.class_names), seed)
+    head.kernel.assign(kernel)
+    head.bias.assign(bias)

@@ -1,0 +1,44 @@
+"""Soups: averages of fine-tuned models, all of them or those that help."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from convnext_keras.surgery import average
+from convnext_keras.training.evaluation import evaluate
+
+
+def greedy_soup(models: Sequence[keras.Model], data: Any, **options: Any) -> keras.Model:
+    """The average of those models that make it better, tried from the best on.
+
+    "Model soups" (https://arxiv.org/abs/2203.05482v3), recipe 1. On the pictures that it is chosen with, the soup is at
+    least as good as the best of the models.
+
+    Args:
+        models: classifiers of one architecture, tuned from the same weights, such as by several seeds or recipes.
+        data: pictures that none was trained on; see `read_examples`.
+        **options: of `evaluate`.
+
+    Returns:
+        A new model.
+
+    Raises:
+        ValueError: see `average` and `evaluate`.
+
+    Example:
+        >>> from convnext_keras import create_model, training
+        >>> models = [create_model("convnext_mini.digits") for _ in range(2)]
+        >>> soup = training.greedy_soup(models, (np.zeros((2, 8, 8, 3), "uint8"), ["zero", "one"]))
+        >>> soup.output_shape
+        (None, 10)
+    """
+    measured = sorted(
+        ((evaluate(model, data, **options), model) for model in models), key=lambda row: -row[0].accuracy()
+    )
+    chosen, best = [], -1.0
+    for _, model in measured:
+        accuracy = evaluate(average([*chosen, model]), data, **options).accuracy()
+        if accuracy >= best:
+            chosen, best = [*chosen, model], accuracy
+    return average(chosen)

@@ -1,0 +1,155 @@
+"""Which variables learn how fast: the depth of each layer, and the groups that a layer-wise decay makes of them."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+
+from convnext_keras.layer_names import BLOCK, DOWNSAMPLING, TEXT_BLOCK, LayerName, read
+from convnext_keras.surgery import inner_layers
+from convnext_keras.validation import alternatives
+
+STAGE_BLOCKS = 3  # of the third stage, in one group of the stage-wise form
+
+
+class Group(NamedTuple):
+    """Variables that learn at one rate.
+
+    Attributes:
+        tower: what stands before the names of its layers, such as `"convnext_tiny_"`; empty for the text tower of
+            ConvNeXt-CLIP, and for what is in no tower, such as a classifier of the user's.
+        depth: 0 for the stem, and one more than the last block for the head.
+        scale: factor 0..1 of the learning rate.
+        decayed: whether weight decay applies, which it does to kernels and embeddings only.
+        parameters: how many numbers.
+        variables: as `key_of` names them.
+    """
+
+    tower: str
+    depth: int
+    scale: float
+    decayed: bool
+    parameters: int
+    variables: tuple[str, ...]
+
+
+def is_decayed(variable: keras.Variable) -> bool:
+    """Whether weight decay applies: to matrices and kernels, not to biases, norms, layer scale, GRN and scalars.
+
+    Every public recipe has this rule (Meta's and timm's `param_groups_weight_decay`, OpenCLIP's training script).
+    """
+    return len(variable.shape) > 1
+
+
+def key_of(variable: Any) -> str:
+    """Layer and variable, such as `"dense/kernel"`; what stands before in `variable.path` changes in saved models."""
+    return "/".join(variable.path.split("/")[-2:])
+
+
+def describe(model: keras.Model, layer_decay: float = 1.0, form: str = "block") -> list[Group]:
+    """The groups that an optimizer of this model has, from the input to the head.
+
+    Args:
+        model: a model of this library, or one built on it, such as `Sequential([backbone, Dense(5)])`.
+        layer_decay: factor 0..1 between the learning rates of a depth and of the one above; the head's is 1.
+        form: `"block"` counts each block as a depth of its own; `"stage"` counts the first two stages and the last as
+            one each, and three blocks of the third stage together.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+
+    Example:
+        >>> from convnext_keras import create_model, training
+        >>> groups = training.describe(create_model("convnext_mini.digits"), layer_decay=0.5)
+        >>> [(group.depth, group.scale, group.decayed) for group in groups][-2:]
+        [(7, 1.0, True), (7, 1.0, False)]
+    """
+    if not 0 < layer_decay <= 1:
+        raise ValueError(f"layer_decay must be above 0 and at most 1. Received: layer_decay={layer_decay!r}")
+    places = depths(model, form)
+    trainable = {id(variable) for variable in model.trainable_variables}
+    members: dict[tuple[str, int, float, bool], list[keras.Variable]] = {}
+    for layer, (tower, depth, head) in places:
+        for variable in layer.trainable_variables:
+            if id(variable) in trainable:
+                key = (tower, depth, layer_decay ** (head - depth), is_decayed(variable))
+                members.setdefault(key, []).append(variable)
+    order = sorted(members, key=lambda key: (key[1], key[0], not key[3]))
+    sizes = {key: sum(_size(variable) for variable in members[key]) for key in order}
+    return [Group(*key, sizes[key], tuple(key_of(variable) for variable in members[key])) for key in order]
+
+
+def _size(variable: keras.Variable) -> int:
+    size = 1
+    for length in variable.shape:
+        size *= length
+    return size
+
+
+def depths(model: keras.Model, form: str = "block") -> list[tuple[keras.Layer, tuple[str, int, int]]]:
+    """Each layer with weights, with its tower, its depth, and the depth of the tower's head.
+
+    "A ConvNet for the 2020s", appendix A, has the stage-wise form for 27 blocks in the third stage; the code of
+    ConvNeXt V2 has both (`facebookresearch/ConvNeXt-V2`, `optim_factory.py` at 2553895). A downsampling layer is as
+    deep as the block behind it. What is in no tower is as deep as the head.
+
+    Raises:
+        ValueError: if the form is unknown.
+    """
+    if form not in FORMS:
+        raise ValueError(f"form must be {alternatives(FORMS)}. Received: form={form!r}")
+    layers = [layer for layer in inner_layers(model) if layer.variables]
+    readings = [read(layer.name) or ("", LayerName(layer.name, is_foreign=True)) for layer in layers]
+    towers: dict[str, list[LayerName]] = {}
+    for tower, name in readings:
+        if name.role in (*BLOCK, *TEXT_BLOCK):
+            towers.setdefault(tower, []).append(name)
+    heads = {tower: _depth_of_block(names, form)(max(names, key=_place)) + 1 for tower, names in towers.items()}
+    alone = max(heads.values(), default=0)
+    placed = []
+    for layer, (tower, name) in zip(layers, readings, strict=True):
+        if tower not in towers or name.is_foreign:
+            placed.append((layer, ("", alone, alone)))
+        else:
+            depth = _depth(name, _depth_of_block(towers[tower], form), heads[tower])
+            placed.append((layer, (tower, depth, heads[tower])))
+    return placed
+
+
+def _place(name: LayerName) -> tuple[int, int]:
+    return name.stage, name.block
+
+
+def _depth(name: LayerName, depth_of_block: Callable[[LayerName], int], head: int) -> int:
+    if name.role in (*BLOCK, *TEXT_BLOCK):
+        return depth_of_block(name)
+    if name.role in DOWNSAMPLING:  # Keras numbers it by the stage before.
+        return depth_of_block(LayerName(BLOCK[0], name.stage + 1))
+    if name.role.startswith("first_downsampling"):
+        return depth_of_block(LayerName(BLOCK[0]))
+    return 0 if name.role.startswith(FIRST) else head
+
+
+FIRST = ("stem", "prestem", "channels_last", "text_token_embedding", "text_position_embedding")
+
+
+def _depth_of_block(names: list[LayerName], form: str) -> Callable[[LayerName], int]:
+    """Gives the depth of a block of the tower with these blocks, from 1."""
+    counts: dict[int, int] = {}
+    for name in names:
+        counts[name.stage] = max(counts.get(name.stage, 0), name.block + 1)
+    return FORMS[form](counts)
+
+
+def _each_block(counts: dict[int, int]) -> Callable[[LayerName], int]:
+    return lambda name: sum(counts[stage] for stage in counts if stage < name.stage) + name.block + 1
+
+
+def _each_stage(counts: dict[int, int]) -> Callable[[LayerName], int]:
+    if len(counts) < 3:  # a text tower
+        return _each_block(counts)
+    third = -(-counts[2] // STAGE_BLOCKS)
+    return lambda name: {0: 1, 1: 2, 2: 3 + name.block // STAGE_BLOCKS, 3: 3 + third}[name.stage]
+
+
+FORMS: dict[str, Callable[[dict[int, int]], Callable[[LayerName], int]]] = {"block": _each_block, "stage": _each_stage}

@@ -1,0 +1,191 @@
+"""How to train: one record of the field's usual terms, and named ones with their sources."""
+
+import dataclasses
+from typing import Any
+
+from convnext_keras.validation import alternatives, did_you_mean
+
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+HEADS = ("probe", "fresh")
+KEPT = ("last", "best")
+STARTS = ("weights", "random")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a model is trained. `dataclasses.replace(recipe, epochs=10)` changes one.
+
+    Attributes:
+        epochs: passes over the training pictures; 0 trains nothing but the head, where it is a probe.
+        minimum_steps: epochs are added until so many steps are made, since few pictures make few steps an epoch.
+        batch_size: pictures of one forward pass.
+        accumulation_steps: passes whose gradients are summed for one step.
+        learning_rate: the peak, that of the head.
+        warmup: part 0..1 of the steps in which the rate rises to the peak; then it falls to 0 by a cosine.
+        weight_decay: decoupled (https://arxiv.org/abs/1711.05101v3), of kernels only.
+        layer_decay: see `describe`.
+        layer_decay_form: see `describe`.
+        clip_norm: largest norm of all gradients together; None for any.
+        ema_decay: see `LayerwiseOptimizer`.
+        drop_path_rate: see `ConvNeXt`; None for 0. A model that is given itself, not by name, keeps its own.
+        label_smoothing: part 0..1 of the target that is shared by all classes.
+        mixup: see `augmentation.mixed`.
+        cutmix: see `augmentation.mixed`.
+        crop_scale: see `augmentation.Augmentation`.
+        flip: see `augmentation.Augmentation`.
+        affine: see `augmentation.Augmentation`.
+        rand_augment: see `augmentation.Augmentation`.
+        erase: see `augmentation.Augmentation`.
+        head: `"probe"` starts the classifier as the linear probe of the backbone's features
+            (https://arxiv.org/abs/2202.10054v1), `"fresh"` at random. A classifier that knows the same classes already
+            goes on as it is, where anything is trained at all.
+        start: `"weights"`, or `"random"` to take only the architecture from what is named.
+        frozen_stages: how many stages, from the stem on, keep their weights, 0 to 4; the stem counts to the first.
+        lora_rank: of low-rank updates, which are trained in place of the kernels and merged at the end; 0 to train all.
+        precision: of the computations, a name in `PRECISIONS`.
+        keep: `"last"` ends with the weights of the last epoch, where the cosine has come down; `"best"` with those of
+            the epoch with the least validation loss, which for few validation pictures is a matter of chance.
+        patience: epochs without a better validation loss after which training ends, with the best weights; None to go
+            on to the end.
+
+    Raises:
+        ValueError: if a field is out of its range.
+
+    Example:
+        >>> Recipe(epochs=5, learning_rate=1e-3).layer_decay
+        1.0
+    """
+
+    epochs: int = 30
+    minimum_steps: int = 0
+    batch_size: int = 32
+    accumulation_steps: int = 1
+    learning_rate: float = 1e-3
+    warmup: float = 0.1
+    weight_decay: float = 0.05
+    layer_decay: float = 1.0
+    layer_decay_form: str = "block"
+    clip_norm: float | None = None
+    ema_decay: float | None = None
+    drop_path_rate: float | None = None
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    crop_scale: tuple[float, float] = (1.0, 1.0)
+    flip: float = 0.0
+    affine: float = 0.0
+    rand_augment: float = 0.0
+    erase: float = 0.0
+    head: str = "fresh"
+    start: str = "weights"
+    frozen_stages: int = 0
+    lora_rank: int = 0
+    precision: str = "float32"
+    keep: str = "last"
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in RANGES.items():
+            value = getattr(self, name)
+            whole = name in WHOLE
+            if value is None and name in OPTIONAL:
+                continue
+            kinds = int if whole else (int, float)
+            if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+                none = "None, or " if name in OPTIONAL else ""
+                number = "a whole number " if whole else ""
+                raise ValueError(f"{name} must be {none}{number}{low:g} to {high:g}. Received: {name}={value!r}")
+        for name, words in WORDS.items():
+            if getattr(self, name) not in words:
+                raise ValueError(f"{name} must be {alternatives(words)}. Received: {name}={getattr(self, name)!r}")
+        scale: Any = self.crop_scale
+        if not isinstance(scale, tuple) or len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
+            raise ValueError(f"crop_scale must be two rising parts above 0 and up to 1. Received: crop_scale={scale!r}")
+
+
+WHOLE = ("epochs", "minimum_steps", "batch_size", "accumulation_steps", "frozen_stages", "lora_rank", "patience")
+OPTIONAL = ("clip_norm", "ema_decay", "drop_path_rate", "patience")
+PARTS = ("warmup", "label_smoothing", "flip", "affine", "erase")
+RANGES: dict[str, tuple[float, float]] = {
+    "epochs": (0, 100_000),
+    "minimum_steps": (0, 10_000_000),
+    "batch_size": (1, 65_536),
+    "accumulation_steps": (1, 65_536),
+    "learning_rate": (1e-12, 100),
+    "weight_decay": (0, 10),
+    "layer_decay": (1e-6, 1),
+    "clip_norm": (1e-6, 1e6),
+    "ema_decay": (0, 0.999999),
+    "drop_path_rate": (0, 0.99),
+    "mixup": (0, 100),
+    "cutmix": (0, 100),
+    "rand_augment": (0, 10),
+    "frozen_stages": (0, 4),
+    "lora_rank": (0, 4096),
+    "patience": (1, 100_000),
+    **dict.fromkeys(PARTS, (0, 1)),
+}
+WORDS = {"layer_decay_form": ("block", "stage"), "head": HEADS, "start": STARTS, "keep": KEPT, "precision": PRECISIONS}
+
+SMALL = 10_000  # pictures below which the recipe for small data is the default
+
+RECIPES = {
+    # Logistic regression on the backbone's features; nothing else is trained, so the other fields have no meaning.
+    "linear_probe": Recipe(epochs=0, head="probe"),
+    # Meta's fine-tuning of ImageNet-22k weights ("A ConvNet for the 2020s", table 6, and TRAINING.md of
+    # facebookresearch/ConvNeXt at 048efce): AdamW 5e-5 at batch 512 with layer decay, drop path, smoothing, RandAugment
+    # and erasing, no mixing. That rate is for the 27-block models' 30 epochs of a million pictures; fewer steps need a
+    # higher one. TRAINING.md of this project measures what each part gives on thousands of pictures.
+    "fine_tune": Recipe(
+        epochs=30,
+        learning_rate=5e-4,
+        layer_decay=0.8,
+        clip_norm=1.0,
+        ema_decay=0.999,
+        drop_path_rate=0.1,
+        label_smoothing=0.1,
+        crop_scale=(0.35, 1.0),
+        flip=0.5,
+        rand_augment=9.0,
+        erase=0.25,
+    ),
+    # Up to ten thousand pictures: the one part that TRAINING.md of this project found to help on most of its data. With
+    # as few steps, layer decay and a head that starts from the probe did not, nor did stronger changes of the pictures.
+    "fine_tune_small_data": Recipe(minimum_steps=120, affine=1.0),
+    # "A ConvNet for the 2020s", table 5: ImageNet-1k in 300 epochs, 4e-3 at batch 4096, scaled here by the batch.
+    "from_scratch": Recipe(
+        start="random",
+        epochs=300,
+        batch_size=128,
+        learning_rate=1.25e-4,
+        warmup=20 / 300,
+        ema_decay=0.9999,
+        drop_path_rate=0.1,
+        label_smoothing=0.1,
+        mixup=0.8,
+        cutmix=1.0,
+        crop_scale=(0.08, 1.0),
+        flip=0.5,
+        rand_augment=9.0,
+        erase=0.25,
+    ),
+}
+
+
+def recipe_named(recipe: str | Recipe | None, count: int) -> Recipe:
+    """A recipe by its name in `RECIPES`, or itself; None for the one that fits the number of pictures.
+
+    Raises:
+        ValueError: if there is none of that name.
+
+    Example:
+        >>> recipe_named(None, count=200) == RECIPES["fine_tune_small_data"]
+        True
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    name = recipe or ("fine_tune_small_data" if count < SMALL else "fine_tune")
+    if name not in RECIPES:
+        hint = did_you_mean(name, RECIPES)
+        raise ValueError(f"recipe must be {alternatives(RECIPES)}, or a Recipe. Received: recipe={name!r}.{hint}")
+    return RECIPES[name]

@@ -1,0 +1,187 @@
+"""Both towers in another program are the ConvNeXt-CLIP that they were written from, whoever uses them."""
+
+import concurrent.futures
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from benchmark_report import processor
+from typer.testing import CliRunner
+
+from convnext_keras import clip, export
+from convnext_keras.cli import app
+from convnext_keras.cli.demo import held_out_shapes
+from convnext_keras.export import api
+from convnext_keras.export import clip as export_clip
+from convnext_keras.inference import filled_up
+
+pytestmark = [pytest.mark.any_backend, pytest.mark.integration]
+NAME = "convnext_mini.shapes"
+TEXTS = ["green", "a red star", "three small blue circles in the upper left corner of a picture on a noisy ground"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return clip.create_model(NAME)
+
+
+@pytest.fixture(scope="module", params=export.ENGINES)
+def folder(request, model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("exported") / "shapes"
+    written = export.export_clip(model, path, request.param)
+    assert written.difference < 1e-5
+    assert written.path == path
+    return path
+
+
+def test_vectors_are_those_of_the_model(folder, model):
+    exported, (pictures, captions) = export.ExportedCLIP(folder), held_out_shapes()
+    for texts in ([*TEXTS], TEXTS[:1], captions[:5]):
+        np.testing.assert_allclose(exported.encode_text(texts), model.encode_text(texts), atol=1e-6)
+    np.testing.assert_allclose(exported.encode_image(pictures[:5]), model.encode_image(pictures[:5]), atol=1e-6)
+    scores, expected = (each.similarity(pictures[:2], TEXTS[:2]) for each in (exported, model))
+    np.testing.assert_allclose(scores.probs, expected.probs, atol=1e-5)
+    assert (exported.name, exported.recipe, exported.output_width) == (NAME, model.recipe, model.output_width)
+    assert exported.provenance.license == model.provenance.license
+
+
+def test_streams_give_the_same_vectors(folder, model):
+    """Four threads call two streams with batches of their own, again and again."""
+    exported, (pictures, captions) = export.ExportedCLIP(folder, streams=2), held_out_shapes()
+    of_pictures, of_texts = model.encode_image(pictures[:16]), model.encode_text(captions[:16])
+
+    def differences(number):
+        rows = slice(4 * number, 4 * number + 4)
+        for _ in range(10):
+            yield np.abs(exported.encode_image(pictures[rows]) - of_pictures[rows]).max()
+            yield np.abs(exported.encode_text(captions[rows]) - of_texts[rows]).max()
+
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        found = [*threads.map(lambda number: max(differences(number)), range(4))]
+    assert max(found) < 1e-6
+
+
+def test_an_index_of_the_model_is_one_of_its_towers(folder, model, tmp_path):
+    pictures, captions = held_out_shapes()
+    index = clip.ImageIndex(model)
+    index.add(list(pictures[:8]), captions[:8])
+    index.save(tmp_path / "index")
+    read = clip.ImageIndex.load(tmp_path / "index", export.ExportedCLIP(folder))
+    (hit,), (expected,) = read.search(captions[3], 1), index.search(captions[3], 1)
+    assert (hit.name, hit.place) == (expected.name, expected.place)
+    assert hit.cosine == pytest.approx(expected.cosine, abs=1e-6)
+
+
+def test_commands_take_the_folder(folder, tmp_path):
+    pictures, captions = held_out_shapes()
+    from PIL import Image
+
+    Image.fromarray(pictures[0]).save(tmp_path / "shape.png")
+    words = ["zero-shot", str(tmp_path / "shape.png"), "--labels", f"{captions[0]},{captions[9]}", "--template", "{}"]
+    result = CliRunner().invoke(app, [*words, "--weights", str(folder), "--json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)[0]["predictions"][0]["label"] == captions[0]
+
+
+def test_the_command_writes_both_towers(tmp_path):
+    words = ["export", NAME, "--format", "openvino", "--output", str(tmp_path / "out"), "--no-check"]
+    result = CliRunner().invoke(app, [*words, "--precision", "float16"])
+    assert result.exit_code == 0, result.output
+    assert "openvino in float16" in result.output
+    assert export.ExportedCLIP(tmp_path / "out").facts["precision"] == "float16"
+
+
+def test_int8_keeps_vectors_near(model, tmp_path):
+    pictures, captions = held_out_shapes()
+    written = export.export_clip(
+        model, tmp_path / "int8", precision="int8", calibration=list(pictures[:24]), check=False
+    )
+    exported = export.ExportedCLIP(written.path)
+    bound = 0.99 if processor()[1] == "AVX2" else 0.995  # Sums of products saturate where VNNI is missing.
+    assert (exported.encode_image(pictures[24:]) * model.encode_image(pictures[24:])).sum(axis=1).min() > bound
+    assert (exported.encode_text(captions) * model.encode_text(captions)).sum(axis=1).min() > 0.999
+
+
+def test_a_folder_is_written_once_for_an_engine(model, monkeypatch):
+    first = export.exported_for(NAME, "openvino")
+    monkeypatch.setattr(export_clip, "create_model", None)
+    assert export.exported_for("shapes", "openvino") == first
+    assert export.ExportedCLIP(first).fingerprint() == model.fingerprint()
+
+
+def test_what_cannot_be_written_or_read(model, folder, tmp_path, monkeypatch):
+    with pytest.raises(
+        ValueError, match="format must be 'onnx' or 'openvino' for both towers. Received: format='torch'"
+    ):
+        export.export_clip(model, tmp_path / "a", "torch")
+    with pytest.raises(ValueError, match="streams must be 1 or, for openvino and onnx, more. Received: streams=0"):
+        export.ExportedCLIP(folder, streams=0)
+    with pytest.raises(ValueError, match="has no clip.json"):
+        export.ExportedCLIP(tmp_path)
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "letter.txt").write_text("mine")
+    with pytest.raises(ValueError, match="taken exists. Choose another"):
+        export.export_clip(model, taken, overwrite=True)
+    monkeypatch.setattr(api, "write", None)  # Pictures too few are told before either tower is written.
+    with pytest.raises(ValueError, match="calibration needs 16 pictures or more. Received: 3"):
+        export.export_clip(model, tmp_path / "a", precision="int8", calibration=list(held_out_shapes()[0][:3]))
+    shutil.copytree(folder, tmp_path / "b")
+    classifier = clip.ZeroShotClassifier(export.ExportedCLIP(tmp_path / "b"), ["a", "b"])
+    with pytest.raises(ValueError, match="The towers are exported already"):
+        classifier.as_model()
+    assert (taken / "letter.txt").read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} == {"taken", "b"}
+    for path in (tmp_path / "b").glob("text*"):
+        path.unlink()
+    with pytest.raises(ValueError, match="has no description"):
+        export.ExportedCLIP(tmp_path / "b")
+
+
+def test_a_server_needs_no_backend_that_trains(folder):
+    """In a process without TensorFlow, JAX and PyTorch, an exported ConvNeXt-CLIP answers over HTTP."""
+    pytest.importorskip("fastapi")
+    code = f"""
+import sys
+class Absent:
+    def find_spec(self, name, path, target=None):
+        if name.partition(".")[0] in ("tensorflow", "jax", "torch"):
+            raise ModuleNotFoundError(name, name=name)
+sys.meta_path.insert(0, Absent())
+from starlette.testclient import TestClient
+from convnext_keras.server import create_app
+with TestClient(create_app({str(folder)!r}), base_url="http://127.0.0.1") as client:
+    answer = client.post("/v1/embeddings", json={{"input": "a red star", "model": {NAME!r}}})
+print(answer.json()["data"][0]["embedding"])
+"""
+    environment = {**os.environ, "KERAS_BACKEND": "openvino"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    expected = clip.create_model(NAME).encode_text("a red star")[0]
+    np.testing.assert_allclose(json.loads(done.stdout.splitlines()[-1]), expected, atol=1e-5)
+
+
+def test_an_engine_that_does_not_fit(folder):
+    pytest.importorskip("fastapi")
+    from convnext_keras.server import create_app
+
+    other = next(name for name in export.ENGINES if name != export.ExportedCLIP(folder).format)
+    with pytest.raises(ValueError, match=f"Received: engine='{other}'"):
+        create_app(str(folder), engine=other)
+    with pytest.raises(ValueError, match="format must be 'onnx' or 'openvino'"):
+        create_app(NAME, engine="onnxruntime")
+
+
+def test_batches_are_filled_up_to_few_sizes():
+    """To powers of two for programs that are compiled, to a quarter of the way between them for the others."""
+    sizes = {
+        steps: [len(filled_up(np.ones((count, 2)), 32, steps)) for count in range(1, 33)] for steps in (1, clip.STEPS)
+    }
+    assert sorted({*sizes[1]}) == [1, 2, 4, 8, 16, 32]
+    assert sorted({*sizes[clip.STEPS]}) == [*range(1, 9), 10, 12, 14, 16, 20, 24, 28, 32]
+    assert all(count <= size < 1.25 * count for count, size in enumerate(sizes[clip.STEPS], start=1))
+    assert len(filled_up(np.ones((49, 2)), 50, clip.STEPS)) == 50

@@ -1,0 +1,108 @@
+"""Exports of lower precision keep the answers, or are refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from backends import BACKEND, outputs, randomise
+from test_exporting import DIGITS, OWN
+
+from convnext_keras import ConvNeXt, clip, create_model, export
+from convnext_keras.cli.demo import held_out_digits
+from convnext_keras.export import FORMATS
+
+pytestmark = pytest.mark.integration
+
+
+def digit_pictures(number):
+    return list(held_out_digits()[0][:number])
+
+
+REDUCED = [(name, precision) for name in OWN for precision in FORMATS[name].precisions[1:] if precision != "bfloat16"]
+
+
+@pytest.mark.parametrize(("format", "precision"), REDUCED)
+def test_lower_precision_keeps_the_answers(format, precision, tmp_path):
+    digits, labels = held_out_digits()
+    model = create_model(DIGITS)
+    calibration = list(digits[::4]) if precision == "int8" else None
+    path = tmp_path / f"digits{FORMATS[format].suffix}"
+    options = {"precision": precision, "calibration": calibration, "check": precision == "int8"}
+    written = export.export(model, path, format, **options)
+    assert written.bytes < (0.95e6 if precision == "float16" else 0.75e6)  # The weights are 1.33 MB in float32.
+    assert written.precision == json.loads(Path(f"{path}.json").read_text())["precision"] == precision
+    inputs = np.stack([model.provenance.recipe(digit) for digit in digits]).astype("float32")
+    right = np.mean(export.Artefact(path)(inputs).argmax(axis=1) == labels)
+    before = np.mean(outputs(model, inputs).argmax(axis=1) == labels)
+    assert abs(right - before) <= 0.005
+
+
+@pytest.mark.skipif(BACKEND != "openvino", reason="OpenVINO's programs")
+@pytest.mark.parametrize("batch", [None, 4])
+def test_int8_without_biases(batch, tmp_path):
+    """OpenVINO leaves sums with zeros out, and then scales before it adds where the number of rows is free."""
+    sizes = {"depths": (1, 1, 2, 1), "dims": (16, 32, 48, 64), "classes": 20, "input_shape": (64, 64, 3)}
+    model = randomise(ConvNeXt(**sizes, weights=None, classifier_activation=None))
+    for weight in model.weights:
+        if weight.name == "bias":
+            weight.assign(np.zeros(weight.shape))
+    pictures = np.random.default_rng(0).integers(0, 256, (24, 64, 64, 3)).astype("uint8")
+    path, pixels = tmp_path / "int8.xml", pictures[:4].astype("float32")
+    export.export(model, path, precision="int8", calibration=list(pictures), check=False, batch=batch)
+    expected, found = outputs(model, pixels), export.Artefact(path)(pixels)
+    assert (expected * found).sum() / np.linalg.norm(expected) / np.linalg.norm(found) > 0.99
+
+
+# The weights are 1.33 MB in float32, and two formats' graphs another megabyte or more.
+LARGEST_IN_BFLOAT16 = {"saved_model": 2.2e6, "torch": 2.2e6, "stablehlo": 0.95e6}
+
+
+@pytest.mark.parametrize("format", [name for name in OWN if "bfloat16" in FORMATS[name].precisions])
+def test_bfloat16_keeps_the_answers(format, tmp_path):
+    model, shapes = create_model(DIGITS), clip.create_model("shapes")
+    pixels = np.stack([model.provenance.recipe(digit) for digit in held_out_digits()[0][::40]]).astype("float32")
+    expected = outputs(model, pixels)
+    path, text = (tmp_path / f"{name}{FORMATS[format].suffix}" for name in ("digits", "text"))
+    written = export.export(model, path, format, precision="bfloat16", check=format == "torch")
+    assert written.bytes < LARGEST_IN_BFLOAT16[format]
+    np.testing.assert_allclose(export.Artefact(path)(pixels), expected, atol=0.05)
+    assert (export.Artefact(path)(pixels).argmax(axis=1) == expected.argmax(axis=1)).all()
+    export.export(shapes.text_encoder, text, format, precision="bfloat16", check=False)
+    vectors = export.Artefact(text)(shapes.tokenizer(["a red star", "green"]))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    assert (vectors * shapes.encode_text(["a red star", "green"])).sum(axis=1).min() > 0.999
+
+
+@pytest.mark.any_backend
+def test_a_text_tower_in_eight_bits(tmp_path):
+    model = clip.create_model("shapes")
+    texts = [f"{size} {colour} star" for size in ("a", "a big", "one small") for colour in ("red", "blue", "yellow")]
+    with pytest.raises(ValueError, match="text tower lose too much in int8. Choose precision='int8_weights'"):
+        export.export(model.text_encoder, tmp_path / "text.xml", precision="int8", calibration=texts)
+    for path in (tmp_path / "text.xml", tmp_path / "text.onnx"):
+        export.export(model.text_encoder, path, precision="int8_weights", check=False)
+        vectors = export.Artefact(path)(model.tokenizer(texts))
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        assert (vectors * model.encode_text(texts)).sum(axis=1).min() > 0.999
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"path": "a.xml", "precision": "int8"}, "int8 needs calibration: pictures such as"),
+        ({"path": "a.xml", "precision": "int4"}, "precision must be 'float32', 'float16', 'int8_weights' or"),
+        ({"path": "a.xml", "precision": "bfloat16"}, "precision must be 'float32', 'float16', 'int8_weights' or"),
+        ({"path": "a.pt2", "precision": "int8"}, "must be 'float32' or 'bfloat16'. Received: precision='int8'"),
+        ({"path": "a.xml", "precision": "int8", "calibration": digit_pictures(15)}, "needs 16 pictures .* 15"),
+        ({"path": "a.xml", "precision": "int8", "calibration": ["none.png"] * 20}, "none.png cannot be read"),
+        ({"path": "a.xml", "calibration": digit_pictures(20)}, "calibration is for precision='int8'"),
+        ({"path": "a.xml", "opset": 20}, "opset is of onnx"),
+    ],
+)  # fmt: skip
+def test_lower_precision_that_cannot_be(options, message, tmp_path):
+    path = tmp_path / options.pop("path")
+    with pytest.raises(ValueError, match=message):
+        export.export(create_model(DIGITS), path, **options)
+    assert not list(tmp_path.iterdir())

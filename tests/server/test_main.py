@@ -1,0 +1,36 @@
+"""From the options of the command line to a running server."""
+
+import re
+
+import pytest
+from serving import MODEL
+
+from convnext_keras import server
+
+pytestmark = pytest.mark.any_backend
+
+
+def never_called(*arguments, **options):
+    raise AssertionError
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.com"])
+def test_nobody_else_may_listen_without_a_key(host, monkeypatch):
+    monkeypatch.delenv("CONVNEXT_KERAS_API_KEYS", raising=False)
+    monkeypatch.setattr("convnext_keras.server.main.create_app", never_called)
+    with pytest.raises(ValueError, match=f"Received: host={host!r}"):
+        server.serve(MODEL, host=host)
+
+
+@pytest.mark.parametrize("index", ["folder", "=folder", "a=", "a/b=c"])
+def test_indexes_are_named(index, monkeypatch):
+    monkeypatch.setattr("convnext_keras.server.main.create_app", never_called)
+    with pytest.raises(ValueError, match=re.escape(repr(index))):
+        server.serve(MODEL, indexes=[index])
+    with pytest.raises(ValueError, match=f"--pictures must be NAME=FOLDER.*{re.escape(repr(index))}"):
+        server.serve(MODEL, pictures=[index])
+
+
+def test_pictures_are_for_an_index_that_is_there(model):
+    with pytest.raises(ValueError, match=r"one of the indexes \[\]. Received: 'photos'"):
+        server.create_app(model, pictures={"photos": "."})

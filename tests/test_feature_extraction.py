@@ -1,0 +1,83 @@
+"""Models out of models."""
+
+import keras
+import numpy as np
+import pytest
+from backends import BACKEND, randomise, to_numpy
+from make_references import SMALL
+
+from convnext_keras import ConvNeXt, feature_extractor
+
+PREDICTED = 2e-2 if BACKEND == "openvino" else 1e-4  # OpenVINO's `predict` may compute in bfloat16
+
+
+def backbone(**arguments):
+    return ConvNeXt(**SMALL, **{"include_top": False, "input_shape": (64, 64, 3), **arguments})
+
+
+def pixels(*shape):
+    return np.random.default_rng(0).uniform(0, 255, (*shape, 3)).astype("float32")
+
+
+def nested_once(base):
+    return keras.Sequential([base, keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)])
+
+
+def nested_behind_augmentation(base):
+    inputs = keras.Input((64, 64, 3))
+    x = base(keras.layers.Rescaling(0.5)(inputs))
+    return keras.Model(inputs, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(x)))
+
+
+def nested_twice(base):
+    return keras.Sequential([keras.Input((64, 64, 3)), keras.Sequential([base]), keras.layers.GlobalAveragePooling2D()])
+
+
+@pytest.mark.parametrize(
+    ("nest", "scale"), [(nested_once, 1), (nested_behind_augmentation, 0.5), (nested_twice, 1), (lambda base: base, 1)]
+)
+@pytest.mark.parametrize("stages", [(0, 1, 2, 3), (3,), (2, 0)])
+def test_nested_backbones_give_their_stages(nest, scale, stages):
+    base = randomise(backbone())
+    expected = feature_extractor(base, range(4))(scale * pixels(2, 64, 64))
+    features = feature_extractor(nest(base), stages)(pixels(2, 64, 64))
+    assert isinstance(features, list)
+    for stage, feature in zip(stages, features, strict=True):
+        np.testing.assert_allclose(to_numpy(feature), to_numpy(expected[stage]), rtol=1e-4, atol=1e-4)
+
+
+def test_features_share_the_weights_of_the_model():
+    base = randomise(backbone())
+    extractor = feature_extractor(nested_once(base), [3])
+    before = to_numpy(extractor(pixels(1, 64, 64))[0])
+    base.set_weights([2 * weight for weight in base.get_weights()])
+    assert np.abs(to_numpy(extractor(pixels(1, 64, 64))[0]) - before).max() > 1e-3
+
+
+@pytest.mark.cross_backend
+@pytest.mark.parametrize("stages", [(3,), (1, 3)])
+def test_features_are_a_list_in_every_way(stages, tmp_path):
+    extractor = feature_extractor(randomise(backbone()), stages)
+    expected = [to_numpy(row) for row in extractor(pixels(2, 64, 64))]
+    assert len(expected) == len(stages)
+    extractor.save(tmp_path / "features.keras")
+    loaded = keras.models.load_model(tmp_path / "features.keras")
+    for found in (
+        extractor.predict(pixels(2, 64, 64), verbose=0),
+        extractor.predict_on_batch(pixels(2, 64, 64)),
+        [to_numpy(row) for row in loaded(pixels(2, 64, 64))],
+    ):
+        assert isinstance(found, list)
+        for one, two in zip(found, expected, strict=True):
+            np.testing.assert_allclose(to_numpy(one), two, rtol=PREDICTED, atol=PREDICTED)
+    inputs = keras.Input((64, 64, 3))
+    assert len(extractor(inputs)) == len(stages)
+
+
+def test_missing_stages_are_told():
+    with pytest.raises(ValueError, match=r"some of \[0, 1, 2, 3\].*\(4,\)"):
+        feature_extractor(backbone(), [4])
+    with pytest.raises(ValueError, match=r"some of \[\]"):
+        feature_extractor(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]), [0])
+    with pytest.raises(ValueError, match=r"no input shape yet. Call it once"):
+        feature_extractor(keras.Sequential([keras.layers.Dense(2)]), [0])

@@ -1,0 +1,71 @@
+"""Where a model's weights come from: told by every model, and kept when it is saved."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+from backends import BACKEND
+
+from convnext_keras import ConvNeXt, clip, create_model, feature_extractor, fold_for_inference
+from convnext_keras.data.transforms import Recipe
+
+DIGITS = "convnext_mini.digits"
+
+
+@pytest.mark.any_backend
+def test_random_weights_have_none():
+    for model in (
+        ConvNeXt((1, 1), (8, 12), weights=None),
+        create_model("convnext_mini", weights=None),
+        clip.create_model("convnext_mini", weights=None),
+        clip.create_model("convnext_mini", weights=None).image_encoder,
+    ):
+        assert model.provenance is None
+
+
+@pytest.mark.any_backend
+def test_models_out_of_models_keep_it():
+    model = create_model(DIGITS)
+    assert feature_extractor(model, [1]).provenance is model.provenance
+    assert fold_for_inference(model).provenance == model.provenance
+    bundled = clip.create_model("shapes")
+    assert bundled.image_encoder.provenance == bundled.text_encoder.provenance == bundled.provenance
+    known = clip.ZeroShotClassifier(bundled, ["a", "b"]).as_model().provenance
+    assert known == dataclasses.replace(bundled.provenance, labels=(("a", "a"), ("b", "b")))
+
+
+@pytest.mark.parametrize("form", ["keras", "json", "clone"])
+@pytest.mark.parametrize("make", [lambda: create_model(DIGITS), lambda: clip.create_model("shapes")])
+def test_it_survives_saving(make, form, tmp_path):
+    model = make()
+    if form == "keras":
+        model.save(tmp_path / "model.keras")
+        again = keras.saving.load_model(tmp_path / "model.keras")
+    elif form == "json":
+        again = keras.models.model_from_json(model.to_json())
+    else:
+        again = keras.models.clone_model(model)
+        again.set_weights(model.get_weights())
+    if form == "clone":
+        assert isinstance(again, type(model))
+        return
+    before, after = model.provenance, again.provenance
+    assert (after.weights, after.sha256, after.license, after.labels) == (
+        before.weights, before.sha256, before.license, before.labels,
+    )  # fmt: skip
+    assert after.recipe == before.recipe
+    assert isinstance(after.recipe, Recipe)
+    assert after.file.name == before.file.name
+    assert after.file.parent.name == ""  # The folder is this machine's.
+
+
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+@pytest.mark.skipif(BACKEND == "openvino", reason="Keras cannot write such models under OpenVINO")
+def test_it_survives_a_whole_model_in_one_h5_file(tmp_path):
+    model = create_model(DIGITS)
+    model.save(tmp_path / "model.h5")
+    again = keras.saving.load_model(tmp_path / "model.h5", compile=False)
+    assert again.provenance.sha256 == model.provenance.sha256
+    pixels = np.zeros((1, 32, 32, 3), "float32")
+    np.testing.assert_array_equal(again.predict(pixels, verbose=0), model.predict(pixels, verbose=0))

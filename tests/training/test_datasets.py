@@ -1,0 +1,157 @@
+"""Pictures with classes in every form, their split, and what is refused."""
+
+import csv
+import shutil
+
+import numpy as np
+import pytest
+from backends import BACKEND
+from PIL import Image
+
+from convnext_keras import training
+
+pytestmark = pytest.mark.any_backend
+RANDOM = np.random.default_rng(0)
+
+
+def write_pictures(folder, counts):
+    for name, count in counts.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            size = RANDOM.integers(20, 60, 2)
+            Image.fromarray(RANDOM.integers(0, 256, (*size, 3), "uint8")).save(folder / name / f"{number}.png")
+    return folder
+
+
+def test_a_folder_for_each_class(tmp_path):
+    examples = training.read_examples(write_pictures(tmp_path / "pets", {"dog": 3, "cat": 2}))
+    assert examples.class_names == ("cat", "dog")
+    assert examples.counts == {"cat": 2, "dog": 3}
+    assert [path.parent.name for path in examples.pictures] == ["cat"] * 2 + ["dog"] * 3
+    reverse = training.read_examples(tmp_path / "pets", class_names=["dog", "cat"])
+    assert reverse.labels.tolist() == [1] * 2 + [0] * 3
+
+
+def test_folders_of_training_and_validation_are_the_split(tmp_path):
+    write_pictures(tmp_path / "train", {"dog": 3, "cat": 2})
+    write_pictures(tmp_path / "val", {"dog": 1, "cat": 2})
+    parts = training.parts_of(tmp_path, 0.2, None, 0, "raise")
+    assert [part.counts for part in parts] == [{"cat": 2, "dog": 3}, {"cat": 2, "dog": 1}]
+
+
+def test_a_table(tmp_path):
+    folder = write_pictures(tmp_path / "pets", {"dog": 2, "cat": 2})
+    with (tmp_path / "pets.csv").open("w", newline="") as stream:
+        rows = csv.writer(stream)
+        rows.writerow(["File", "Label", "other"])
+        rows.writerows([[path.relative_to(tmp_path), path.parent.name, 1] for path in folder.rglob("*.png")])
+    assert training.read_examples(tmp_path / "pets.csv").counts == {"cat": 2, "dog": 2}
+    (tmp_path / "bad.csv").write_text("name,label\na.png,dog\n")
+    with pytest.raises(ValueError, match=r"bad.csv must have a column 'path', .*Received: name, label"):
+        training.read_examples(tmp_path / "bad.csv")
+
+
+PIXELS = RANDOM.integers(0, 256, (6, 9, 9, 3), "uint8")
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [[0, 1, 2, 0, 1, 2], np.array([0, 1, 2] * 2), np.eye(3)[[0, 1, 2] * 2], ["0", "1", "2"] * 2],
+    ids=["list", "array", "rows", "names"],
+)
+def test_arrays(labels):
+    examples = training.read_examples((PIXELS, labels))
+    assert examples.counts == {"0": 2, "1": 2, "2": 2}
+    assert examples.labels.tolist() == [0, 1, 2] * 2
+
+
+def torch_loader():
+    torch = pytest.importorskip("torch")
+    data = torch.utils.data.TensorDataset(torch.tensor(PIXELS), torch.tensor([0, 1, 2] * 2))
+    return torch.utils.data.DataLoader(data, batch_size=4)
+
+
+LOADERS = {
+    "pairs": lambda: iter([(pixels, number % 3) for number, pixels in enumerate(PIXELS)]),
+    "batches": lambda: [(PIXELS[:4], [0, 1, 2, 0]), (PIXELS[4:], [1, 2])],
+    "dictionaries": lambda: [{"image": pixels, "label": number % 3} for number, pixels in enumerate(PIXELS)],
+    "torch": torch_loader,
+}
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_loaders(loader):
+    examples = training.read_examples(LOADERS[loader]())
+    assert examples.labels.tolist() == [0, 1, 2] * 2
+    np.testing.assert_array_equal(np.stack([*examples.pictures]), PIXELS)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BACKEND not in ("torch", "tensorflow"), reason="once is enough")
+def test_tf_data():
+    tf = pytest.importorskip("tensorflow")
+    examples = training.read_examples(tf.data.Dataset.from_tensor_slices((PIXELS, [0, 1, 2] * 2)).batch(4))
+    assert examples.labels.tolist() == [0, 1, 2] * 2
+
+
+def test_the_split_is_the_seeds_and_each_classs():
+    labels = ["a"] * 20 + ["b"] * 5 + ["c"] * 2 + ["d"]
+    examples = training.read_examples((np.zeros((28, 4, 4, 3), "uint8"), labels))
+    kept, held_out = training.split(examples, 0.2, seed=3)
+    assert held_out.counts == {"a": 4, "b": 1, "c": 1, "d": 0}
+    assert kept.counts == {"a": 16, "b": 4, "c": 1, "d": 1}
+    numbered = training.Examples([*range(28)], examples.labels, examples.class_names)
+    same, other = (training.split(numbered, 0.2, seed)[1].pictures for seed in (3, 4))
+    assert training.split(numbered, 0.2, 3)[1].pictures == same != other
+    assert not set(map(str, same)) & set(map(str, training.split(numbered, 0.2, 3)[0].pictures))
+
+
+def test_unreadable_pictures_are_told_or_left_out(tmp_path):
+    folder = write_pictures(tmp_path, {"dog": 3, "cat": 3})
+    whole = (folder / "dog" / "0.png").read_bytes()
+    (folder / "dog" / "1.png").write_bytes(whole[:60])
+    (folder / "dog" / "2.png").write_text("no picture")
+    with pytest.raises(ValueError, match=r"1.png cannot be read.*2 of 6 pictures.*on_error='skip'"):
+        training.read_examples(folder)
+    with pytest.warns(UserWarning, match="Left out 2 of 6"):
+        examples = training.read_examples(folder, on_error="skip")
+    assert examples.counts == {"cat": 3, "dog": 1}
+    assert [name.rpartition("/")[2] for name in examples.skipped] == ["1.png", "2.png"]
+    shutil.copy(folder / "dog" / "2.png", folder / "dog" / "0.png")
+    with pytest.warns(UserWarning, match="Left out 3"), pytest.raises(ValueError, match="Classes without .*: dog"):
+        training.read_examples(folder, on_error="skip")
+
+
+def test_bad_input_is_told(tmp_path):
+    with pytest.raises(ValueError, match="neither a folder with a folder for each class nor a .csv"):
+        training.read_examples(tmp_path / "missing")
+    with pytest.raises(ValueError, match="has no folders"):
+        training.read_examples(tmp_path)
+    write_pictures(tmp_path, {"cat": 1})
+    with pytest.raises(ValueError, match="two or more classes. Received: cat"):
+        training.read_examples(tmp_path)
+    (tmp_path / "dog").mkdir()
+    with pytest.raises(ValueError, match=r"dog has no images"):
+        training.read_examples(tmp_path)
+    write_pictures(tmp_path, {"eel": 1})
+    shutil.rmtree(tmp_path / "dog")
+    with pytest.raises(ValueError, match="class_names must name all classes. Missing: eel"):
+        training.read_examples(tmp_path, class_names=["cat", "dog"])
+    with pytest.raises(ValueError, match=r"channels last.*\(6, 3, 9, 9\)"):
+        training.read_examples((PIXELS.transpose(0, 3, 1, 2), [0, 1] * 3))
+    with pytest.raises(ValueError, match=r"values are -1 to 1.*look normalized"):
+        training.read_examples((PIXELS / 127.5 - 1, [0, 1] * 3))
+    with pytest.raises(ValueError, match="as many labels as pictures. Received: 6 and 4"):
+        training.read_examples((PIXELS, [0, 1] * 2))
+    with pytest.raises(ValueError, match="one 1 and zeros"):
+        training.read_examples((PIXELS, np.full((6, 2), 0.5)))
+    with pytest.raises(ValueError, match="A loader must give pairs.*keys x, y"):
+        training.read_examples([{"x": PIXELS[0], "y": 0}])
+    with pytest.raises(ValueError, match="data must be a folder.*Received: int"):
+        training.read_examples(5)
+    with pytest.raises(ValueError, match="validation must be above 0 and below 1"):
+        training.split(training.read_examples((PIXELS, [0, 1] * 3)), 1.0)
+    with pytest.raises(ValueError, match="on_error must be"):
+        training.read_examples((PIXELS, [0, 1] * 3), on_error="ignore")
+    with pytest.raises(ValueError, match="must differ. Received twice: a"):
+        training.read_examples(training.Examples(PIXELS, np.zeros(6, int), ("a", "a")))

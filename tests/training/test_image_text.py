@@ -1,0 +1,226 @@
+"""Pairs in every form, batches of near ones, and a ConvNeXt-CLIP that learns them."""
+
+import csv
+import dataclasses
+import io
+import re
+import tarfile
+import tracemalloc
+
+import numpy as np
+import pytest
+from backends import needs_training
+from PIL import Image
+from typer.testing import CliRunner
+
+from convnext_keras import clip, training
+from convnext_keras.cli import app
+from convnext_keras.data.augmentation import Augmentation
+from convnext_keras.data.transforms import Recipe
+from convnext_keras.training.image_text import NEAR, NearGroups, holds_pairs, pair_batches
+
+pytestmark = [needs_training, pytest.mark.any_backend]
+COLOURS = {"pink": (245, 130, 190), "cyan": (40, 220, 230), "olive": (120, 130, 10)}
+
+
+def pictures(count=12, seed=0):
+    random = np.random.default_rng(seed)
+    names = [[*COLOURS][number % 3] for number in range(count)]
+    noise = random.normal(0, 8, (count, 64, 64, 3))
+    pixels = np.clip(np.stack([np.full((64, 64, 3), COLOURS[name]) for name in names]) + noise, 0, 255)
+    return pixels.astype("uint8"), names
+
+
+def test_a_table_and_shards_hold_the_same_pairs(tmp_path):
+    pixels, names = pictures(6)
+    table = written(tmp_path / "table", 6)
+    with tarfile.open(tmp_path / "pairs.tar", "w") as archive:
+        for number, name in enumerate(names):
+            archive.add(table.parent / f"{number}.png", f"{number:04}.png")
+            text = f"a {name} background".encode()
+            member = tarfile.TarInfo(f"{number:04}.txt")
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text))
+    for source in (table, tmp_path / "pairs.tar", [str(tmp_path / "pairs.tar")]):
+        pairs = training.read_pairs(source)
+        assert [row[0] for row in pairs.texts] == [f"a {name} background" for name in names]
+        assert pairs.groups.tolist() == [0, 1, 2, 0, 1, 2]
+        shown = np.asarray(
+            pairs.pictures[2] if isinstance(pairs.pictures[2], Image.Image) else Image.open(table.parent / "2.png")
+        )
+        np.testing.assert_array_equal(shown, pixels[2])
+
+
+def written(folder, count, seed=0):
+    """A table of so many pairs."""
+    pixels, names = pictures(count, seed)
+    folder.mkdir()
+    with (folder / "pairs.csv").open("w", newline="") as stream:
+        rows = csv.writer(stream)
+        rows.writerow(["path", "caption"])
+        for number, (row, name) in enumerate(zip(pixels, names, strict=True)):
+            Image.fromarray(row).save(folder / f"{number}.png")
+            rows.writerow([f"{number}.png", f"a {name} background"])
+    return folder / "pairs.csv"
+
+
+@pytest.mark.slow
+def test_the_command_trains_on_a_table_of_pairs(tmp_path):
+    table, more = written(tmp_path / "pairs", 18), written(tmp_path / "more", 6, seed=1)
+    output = tmp_path / "tuned"
+    changes = ("epochs=4", "batch_size=6", "learning_rate=0.002", "clip_norm=1.0")
+    options = [part for change in changes for part in ("--set", change)]
+    arguments = ["train", str(table), "--weights", "convnext_mini.shapes", "--output", str(output), *options]
+    shown = CliRunner().invoke(
+        app, [*arguments, "--validation", str(more), "--locked", "image"], catch_exceptions=False
+    )
+    found = re.search(r"recall at 1 among 6 pairs \(validation\): ([\d.]+) % before, ([\d.]+) % after", shown.stdout)
+    assert float(found[2]) > float(found[1])
+    tuned = clip.create_model(output)
+    measured = training.RetrievalRecall(training.read_pairs(more)).measured(tuned)
+    assert f"{100 * measured:.1f}" == found[2]
+    refused = {"--recipe": "fine_tune", "--size": "64"}
+    for option in refused.items():
+        with pytest.raises(ValueError, match="are for pictures with classes"):
+            CliRunner().invoke(app, [*arguments[:-9], str(tmp_path / "new"), *option], catch_exceptions=False)
+    with pytest.raises(ValueError, match="are for pairs"):
+        CliRunner().invoke(
+            app,
+            ["train", str(tmp_path), *arguments[2:5], str(tmp_path / "new"), "--locked", "text"],
+            catch_exceptions=False,
+        )
+    with pytest.raises(ValueError, match="leaves 18 pairs to train on, and 0"):
+        CliRunner().invoke(app, [*arguments[:5], str(tmp_path / "new"), "--validation", "0"], catch_exceptions=False)
+
+
+def test_tables_of_classes_are_no_pairs(tmp_path):
+    for heading, expected in (("path,caption", True), ("path,class", False), ("path,class,caption", False)):
+        (tmp_path / "table.csv").write_text(f"{heading}\n")
+        assert holds_pairs(tmp_path / "table.csv") == expected, heading
+    assert holds_pairs(tmp_path / "pairs.tar")
+    assert not holds_pairs(tmp_path)
+
+
+def test_bad_pairs_are_told(tmp_path):
+    (tmp_path / "bad.csv").write_text("path,words\na.png,a cat\n")
+    with pytest.raises(ValueError, match="must have a column 'caption', 'text' or 'title'. Received: path, words"):
+        training.read_pairs(tmp_path / "bad.csv")
+    with tarfile.open(tmp_path / "empty.tar", "w"):
+        pass
+    with pytest.raises(ValueError, match="empty.tar has no pairs"):
+        training.read_pairs(tmp_path / "empty.tar")
+    with pytest.raises(ValueError, match="Pairs are a .csv or .tsv file, .tar shards or"):
+        training.read_pairs(tmp_path)
+    with pytest.raises(ValueError, match="a text for each. Received: 6 and 2"):
+        training.read_pairs((pictures(6)[0], ["a", "b"]))
+    examples = training.read_examples(pictures(6))
+    with pytest.raises(ValueError, match="sentences with {} for the name"):
+        training.prompts(examples, ["a photo"])
+    with pytest.raises(ValueError, match="locked must be None, 'image' or 'text'"):
+        training.fine_tune_clip(clip.create_model("shapes"), training.prompts(examples), locked="both")
+
+
+def test_batches_are_of_one_source_each_and_their_families_are_near(shapes_model):
+    first = training.read_pairs((pictures(6)[0], [f"a {word} circle" for word in ("red", "blue", "green")] * 2))
+    second = training.prompts(training.read_examples(pictures(9)))
+    batches = pair_batches([first, second], shapes_model, Augmentation(shapes_model.recipe), 4, seed=1)
+    taken = [next(batches) for _ in range(4)]
+    again = next(pair_batches([first, second], shapes_model, Augmentation(shapes_model.recipe), 4, seed=1))
+    np.testing.assert_array_equal(taken[0][0]["images"], again[0]["images"])
+    circle = shapes_model.tokenizer(["circle"])[0, 1]
+    for number, (inputs, groups) in enumerate(taken):
+        assert inputs["images"].shape == (4, 64, 64, 3)
+        assert groups.shape == (4,)
+        assert (inputs["tokens"] == circle).any(axis=1).all() == (number % 2 == 0)
+
+
+def test_near_groups_are_those_of_the_whole_matrix(shapes_model):
+    texts = [
+        f"{number} {color} {shape}" for number in ("one", "two") for color in COLOURS for shape in ("star", "circle")
+    ]
+    near = NearGroups(training.read_pairs((["x.png"] * len(texts), texts)), shapes_model)
+    vectors = shapes_model.encode_text(texts)
+    for group, row in enumerate(vectors @ vectors.T):
+        others = [other for other in np.argsort(-row, kind="stable") if other != group]
+        assert near(group).tolist() == others[: NEAR - 1]
+
+
+class CountingModel:
+    """Vectors of texts without a network; counts the texts."""
+
+    encoded = 0
+
+    def encode_text(self, texts):
+        self.encoded += len(texts)
+        return np.random.default_rng(0).normal(size=(len(texts), 16)).astype("float32")
+
+    def tokenizer(self, texts):
+        return np.zeros((len(texts), 8), "int32")
+
+
+@pytest.mark.parametrize("hard", [0.0, 0.5])
+def test_the_first_batch_of_100_000_captions_takes_memory_by_their_number(hard):
+    count = 100_000
+    captions = [f"caption {number}" for number in range(count)]
+    pairs = training.read_pairs((np.broadcast_to(np.uint8(0), (count, 8, 8, 3)), captions))
+    model = CountingModel()
+    tracemalloc.start()
+    batches = pair_batches([pairs], model, Augmentation(Recipe(8)), 64, hard=hard)
+    inputs, groups = next(batches)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    batches.close()
+    assert (inputs["images"].shape, groups.shape) == ((64, 8, 8, 3), (64,))
+    assert model.encoded == (count if hard else 0)
+    assert peak < 1000 * count  # bytes; the full matrix would have 4 * count**2
+
+
+@pytest.fixture(scope="module")
+def shapes_model():
+    return clip.create_model("convnext_mini.shapes")
+
+
+RECIPE = training.Recipe(epochs=4, batch_size=6, learning_rate=2e-3, clip_norm=1.0)
+
+
+def margin(model, examples):
+    """By how much the logits of the right classes are above those of others, in the mean."""
+    scores = model.similarity(examples.pictures, [f"a {name} background" for name in examples.class_names]).logits
+    right = np.eye(len(examples.class_names), dtype=bool)[examples.labels]
+    return scores[right].mean() - scores[~right].mean()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("locked", [None, "image", "text"])
+def test_new_words_are_learned_and_a_locked_tower_stays(locked, shapes_model):
+    pixels, names = pictures(24)
+    examples, unseen = training.read_examples((pixels, names)), training.read_examples(pictures(12, seed=1))
+    callbacks = [
+        training.ZeroShotAccuracy(unseen, "a {} background"),
+        training.RetrievalRecall(training.prompts(unseen, ["a {} background"])),
+    ]
+    before = [value.copy() for value in shapes_model.get_weights()]
+    tuned = training.fine_tune_clip(
+        shapes_model, training.prompts(examples, ["a {} background"]), RECIPE, locked=locked, callbacks=callbacks
+    )
+    for old, same in zip(before, shapes_model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, same)
+    towers = {"image": "image_encoder", "text": "text_encoder"}
+    for name, tower in towers.items():
+        pairs = zip(getattr(shapes_model, tower).get_weights(), getattr(tuned, tower).get_weights(), strict=True)
+        assert all(np.array_equal(*pair) for pair in pairs) == (name == locked)
+    if locked is None:  # These words are as good as equal to a text tower that stays.
+        assert training.zero_shot_accuracy(tuned, unseen, "a {} background") == 1
+    assert margin(tuned, unseen) > margin(shapes_model, unseen)
+    choice = training.choose_between(shapes_model, tuned, unseen, unseen, (0.0, 1.0), "a {} background")
+    best = max(choice.measured, key=lambda row: (row[1], row[0]))
+    assert choice.weight == best[0]
+    assert [row[0] for row in choice.measured] == [0, 1]
+
+
+def test_low_rank_updates_of_both_towers(shapes_model):
+    examples = training.read_examples(pictures(24))
+    recipe = dataclasses.replace(RECIPE, lora_rank=4, learning_rate=1e-2)
+    tuned = training.fine_tune_clip(shapes_model, training.prompts(examples), recipe)
+    assert isinstance(tuned, clip.CLIP)
+    assert len(tuned.weights) == len(shapes_model.weights)
