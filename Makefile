@@ -37,6 +37,7 @@ test-all: .venv/dev
 check: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 # The site, to open from docs/_build/html/index.html; a warning or a broken link within it is an error.

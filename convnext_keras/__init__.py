@@ -6,7 +6,7 @@ __version__ = "0.1.0"
 
 if not fast_import.is_command():
     fast_import.select_backend()
-    if fast_import.is_lean():
+    if fast_import.is_fast_import_requested():
         fast_import.import_keras()
     from convnext_keras.api import *  # noqa: F403
     from convnext_keras.api import __all__  # noqa: F401

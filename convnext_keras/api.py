@@ -26,7 +26,7 @@ from convnext_keras.data.transforms import preprocess_input
 from convnext_keras.export import fold_for_inference
 from convnext_keras.feature_extraction import feature_extractor
 from convnext_keras.hub import push_to_hub, save_pretrained
-from convnext_keras.malloc import keep_memory
+from convnext_keras.malloc import reuse_allocator_memory
 
 __all__ = [
     "ConvNeXt",
@@ -55,12 +55,12 @@ __all__ = [
     "decode_predictions",
     "feature_extractor",
     "fold_for_inference",
-    "keep_memory",
     "list_models",
     "list_weights",
     "load_weights",
     "preprocess_input",
     "push_to_hub",
+    "reuse_allocator_memory",
     "save_pretrained",
     "save_weights",
     "training",

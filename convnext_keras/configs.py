@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
-from convnext_keras.validation import did_you_mean
+from convnext_keras.validation import suggestion
 
 Stem = Literal["patch", "overlap", "overlap_gelu"]
 Norm = Literal["layer", "rms", "simple"]
@@ -30,7 +30,7 @@ Activation = Literal[
 HeadPooling = Literal["avg", "max", "avgmax", "catavgmax", "none"]
 
 
-class Variant(NamedTuple):
+class ConvNeXtConfig(NamedTuple):
     """One architecture of the family.
 
     Attributes:
@@ -89,7 +89,7 @@ class Variant(NamedTuple):
         return self.stride(len(self.depths) - 1)
 
 
-class Options(TypedDict, total=False):
+class ConvNeXtOptions(TypedDict, total=False):
     """The attributes of `Variant` that have a default, as arguments of `ConvNeXt`."""
 
     parameters: int | None
@@ -112,7 +112,7 @@ class Options(TypedDict, total=False):
     head_pooling: HeadPooling
 
 
-WORDS = {
+CHOICES = {
     "stem": get_args(Stem),
     "norm": get_args(Norm),
     "activation": get_args(Activation),
@@ -120,7 +120,7 @@ WORDS = {
 }
 
 
-def check(variant: Variant) -> None:
+def validate_config(variant: ConvNeXtConfig) -> None:
     """Raises ValueError unless a model can be built of the variant.
 
     Example:
@@ -128,10 +128,10 @@ def check(variant: Variant) -> None:
         Traceback (most recent call last):
         ValueError: norm must be one of ('layer', 'rms', 'simple'). Received: norm='batch'.
     """
-    for name, words in WORDS.items():
+    for name, words in CHOICES.items():
         word = getattr(variant, name)
         if word not in words:
-            raise ValueError(f"{name} must be one of {words}. Received: {name}={word!r}.{did_you_mean(word, words)}")
+            raise ValueError(f"{name} must be one of {words}. Received: {name}={word!r}.{suggestion(word, words)}")
     depths, dims, kernel_sizes = variant.depths, variant.dims, variant.kernel_sizes
     if not depths or len(depths) != len(dims) or len(depths) > len(kernel_sizes):
         raise ValueError(
@@ -158,7 +158,7 @@ def check(variant: Variant) -> None:
         raise ValueError("head_pooling='catavgmax' doubles the channels, which needs head_norm_first=True.")
 
 
-def parameter_count(variant: Variant, classes: int = 0, channels: int = 3) -> int:
+def count_params(variant: ConvNeXtConfig, classes: int = 0, channels: int = 3) -> int:
     """How many numbers a model of the variant is trained in.
 
     Args:
@@ -189,7 +189,7 @@ def parameter_count(variant: Variant, classes: int = 0, channels: int = 3) -> in
     return count + (features + 1) * classes
 
 
-def variant_of(depths: Any, dims: Any, options: Mapping[str, Any], others: Iterable[str] = ()) -> Variant:
+def build_config(depths: Any, dims: Any, options: Mapping[str, Any], others: Iterable[str] = ()) -> ConvNeXtConfig:
     """A checked variant of depths, widths and other attributes.
 
     Args:
@@ -201,21 +201,26 @@ def variant_of(depths: Any, dims: Any, options: Mapping[str, Any], others: Itera
     Raises:
         ValueError: if an attribute is unknown, or no model can be built.
     """
-    for name in options.keys() - Options.__annotations__.keys():
-        valid = [*Options.__annotations__, *others]
-        raise ValueError(f"{name!r} is no option of a ConvNeXt. Valid: {valid}.{did_you_mean(name, valid)}")
+    for name in options.keys() - ConvNeXtOptions.__annotations__.keys():
+        valid = [*ConvNeXtOptions.__annotations__, *others]
+        raise ValueError(f"{name!r} is no option of a ConvNeXt. Valid: {valid}.{suggestion(name, valid)}")
     given = {**options, "depths": depths, "dims": dims}
     for name in {"depths", "dims", "kernel_sizes"} & given.keys():
         if not isinstance(given[name], Iterable):
             raise ValueError(f"{name} must have one number for each stage. Received: {name}={given[name]!r}")
         given[name] = tuple(given[name])
-    variant = Variant(**given)
-    check(variant)
+    variant = ConvNeXtConfig(**given)
+    validate_config(variant)
     return variant
 
 
 # Depths and widths that several rows share.
-SIX, EIGHT, NINE, DEEP = (2, 2, 6, 2), (2, 2, 8, 2), (3, 3, 9, 3), (3, 3, 27, 3)
+DEPTHS_2_2_6_2, DEPTHS_2_2_8_2, DEPTHS_3_3_9_3, DEPTHS_3_3_27_3 = (
+    (2, 2, 6, 2),
+    (2, 2, 8, 2),
+    (3, 3, 9, 3),
+    (3, 3, 27, 3),
+)
 ATTO, FEMTO, PICO, NANO = (40, 80, 160, 320), (48, 96, 192, 384), (64, 128, 256, 512), (80, 160, 320, 640)
 TINY, BASE, LARGE, XLARGE = (96, 192, 384, 768), (128, 256, 512, 1024), (192, 384, 768, 1536), (256, 512, 1024, 2048)
 XXLARGE, HUGE, ZEPTO = (384, 768, 1536, 3072), (352, 704, 1408, 2816), (32, 64, 128, 256)
@@ -226,47 +231,47 @@ OVERLAP: dict[str, Any] = {"stem": "overlap"}
 ISOTROPIC: dict[str, Any] = {"patch_size": 16, "stem_norm": False, "kernel_sizes": (7,)}
 
 # The paper's five, then timm's names (https://github.com/huggingface/pytorch-image-models, convnext.py of 1.0.31).
-VARIANTS = {
-    "convnext_tiny": Variant(NINE, TINY, 28_589_128),
-    "convnext_small": Variant(DEEP, TINY, 50_223_688),
-    "convnext_base": Variant(DEEP, BASE, 88_591_464),
-    "convnext_large": Variant(DEEP, LARGE, 197_767_336),
-    "convnext_xlarge": Variant(DEEP, XLARGE, 350_196_968),
-    "convnext_atto": Variant(SIX, ATTO, 3_695_520),
-    "convnext_atto_ols": Variant(SIX, ATTO, 3_702_912, stem_width=24, **OVERLAP),
-    "convnext_atto_rms": Variant(SIX, ATTO, 3_693_040, norm="rms"),
-    "convnext_femto": Variant(SIX, FEMTO, 5_217_784),
-    "convnext_femto_ols": Variant(SIX, FEMTO, 5_226_520, stem_width=24, **OVERLAP),
-    "convnext_pico": Variant(SIX, PICO, 9_045_672),
-    "convnext_pico_ols": Variant(SIX, PICO, 9_061_928, stem_width=32, **OVERLAP),
-    "convnext_nano": Variant(EIGHT, NANO, 15_593_560),
-    "convnext_nano_ols": Variant(EIGHT, NANO, 15_649_560, stem_width=80, **OVERLAP),
-    "convnext_tiny_hnf": Variant(NINE, TINY, 28_589_128, head_norm_first=True),
-    "convnext_large_mlp": Variant(DEEP, LARGE, 200_128_168, head_hidden=1536),
-    "convnext_xxlarge": Variant((3, 4, 30, 3), XXLARGE, 846_471_016, epsilon=1e-5),
-    "convnext_zepto_rms": Variant((2, 2, 4, 2), ZEPTO, 2_155_656, norm="simple"),
-    "convnext_zepto_rms_ols": Variant(
+CONVNEXT_CONFIGS = {
+    "convnext_tiny": ConvNeXtConfig(DEPTHS_3_3_9_3, TINY, 28_589_128),
+    "convnext_small": ConvNeXtConfig(DEPTHS_3_3_27_3, TINY, 50_223_688),
+    "convnext_base": ConvNeXtConfig(DEPTHS_3_3_27_3, BASE, 88_591_464),
+    "convnext_large": ConvNeXtConfig(DEPTHS_3_3_27_3, LARGE, 197_767_336),
+    "convnext_xlarge": ConvNeXtConfig(DEPTHS_3_3_27_3, XLARGE, 350_196_968),
+    "convnext_atto": ConvNeXtConfig(DEPTHS_2_2_6_2, ATTO, 3_695_520),
+    "convnext_atto_ols": ConvNeXtConfig(DEPTHS_2_2_6_2, ATTO, 3_702_912, stem_width=24, **OVERLAP),
+    "convnext_atto_rms": ConvNeXtConfig(DEPTHS_2_2_6_2, ATTO, 3_693_040, norm="rms"),
+    "convnext_femto": ConvNeXtConfig(DEPTHS_2_2_6_2, FEMTO, 5_217_784),
+    "convnext_femto_ols": ConvNeXtConfig(DEPTHS_2_2_6_2, FEMTO, 5_226_520, stem_width=24, **OVERLAP),
+    "convnext_pico": ConvNeXtConfig(DEPTHS_2_2_6_2, PICO, 9_045_672),
+    "convnext_pico_ols": ConvNeXtConfig(DEPTHS_2_2_6_2, PICO, 9_061_928, stem_width=32, **OVERLAP),
+    "convnext_nano": ConvNeXtConfig(DEPTHS_2_2_8_2, NANO, 15_593_560),
+    "convnext_nano_ols": ConvNeXtConfig(DEPTHS_2_2_8_2, NANO, 15_649_560, stem_width=80, **OVERLAP),
+    "convnext_tiny_hnf": ConvNeXtConfig(DEPTHS_3_3_9_3, TINY, 28_589_128, head_norm_first=True),
+    "convnext_large_mlp": ConvNeXtConfig(DEPTHS_3_3_27_3, LARGE, 200_128_168, head_hidden=1536),
+    "convnext_xxlarge": ConvNeXtConfig((3, 4, 30, 3), XXLARGE, 846_471_016, epsilon=1e-5),
+    "convnext_zepto_rms": ConvNeXtConfig((2, 2, 4, 2), ZEPTO, 2_155_656, norm="simple"),
+    "convnext_zepto_rms_ols": ConvNeXtConfig(
         (2, 2, 4, 2), ZEPTO, 2_164_232, stem="overlap_gelu", stem_width=32, norm="simple"
     ),
-    "convnextv2_atto": Variant(SIX, ATTO, 3_708_400, **V2),
-    "convnextv2_femto": Variant(SIX, FEMTO, 5_233_240, **V2),
-    "convnextv2_pico": Variant(SIX, PICO, 9_066_280, **V2),
-    "convnextv2_nano": Variant(EIGHT, NANO, 15_623_800, **V2),
-    "convnextv2_tiny": Variant(NINE, TINY, 28_635_496, **V2),
-    "convnextv2_small": Variant(DEEP, TINY, 50_318_440, **V2),
-    "convnextv2_base": Variant(DEEP, BASE, 88_717_800, **V2),
-    "convnextv2_large": Variant(DEEP, LARGE, 197_956_840, **V2),
-    "convnextv2_huge": Variant(DEEP, HUGE, 660_289_640, **V2),
-    "convnext_isotropic_small": Variant((18,), (384,), 22_308_712, layer_scale=False, **ISOTROPIC),
-    "convnext_isotropic_base": Variant((18,), (768,), 87_083_752, layer_scale=False, **ISOTROPIC),
-    "convnext_isotropic_large": Variant((36,), (1024,), 305_942_504, **ISOTROPIC),
-    "test_convnext": Variant((1, 2, 4, 2), (24, 32, 48, 64), 272_128, 160, epsilon=1e-5, activation="gelu_tanh"),
-    "test_convnext2": Variant((1, 1, 1, 1), TEST, 477_800, 160, epsilon=1e-5, activation="gelu_tanh"),
-    "test_convnext3": Variant(
+    "convnextv2_atto": ConvNeXtConfig(DEPTHS_2_2_6_2, ATTO, 3_708_400, **V2),
+    "convnextv2_femto": ConvNeXtConfig(DEPTHS_2_2_6_2, FEMTO, 5_233_240, **V2),
+    "convnextv2_pico": ConvNeXtConfig(DEPTHS_2_2_6_2, PICO, 9_066_280, **V2),
+    "convnextv2_nano": ConvNeXtConfig(DEPTHS_2_2_8_2, NANO, 15_623_800, **V2),
+    "convnextv2_tiny": ConvNeXtConfig(DEPTHS_3_3_9_3, TINY, 28_635_496, **V2),
+    "convnextv2_small": ConvNeXtConfig(DEPTHS_3_3_27_3, TINY, 50_318_440, **V2),
+    "convnextv2_base": ConvNeXtConfig(DEPTHS_3_3_27_3, BASE, 88_717_800, **V2),
+    "convnextv2_large": ConvNeXtConfig(DEPTHS_3_3_27_3, LARGE, 197_956_840, **V2),
+    "convnextv2_huge": ConvNeXtConfig(DEPTHS_3_3_27_3, HUGE, 660_289_640, **V2),
+    "convnext_isotropic_small": ConvNeXtConfig((18,), (384,), 22_308_712, layer_scale=False, **ISOTROPIC),
+    "convnext_isotropic_base": ConvNeXtConfig((18,), (768,), 87_083_752, layer_scale=False, **ISOTROPIC),
+    "convnext_isotropic_large": ConvNeXtConfig((36,), (1024,), 305_942_504, **ISOTROPIC),
+    "test_convnext": ConvNeXtConfig((1, 2, 4, 2), (24, 32, 48, 64), 272_128, 160, epsilon=1e-5, activation="gelu_tanh"),
+    "test_convnext2": ConvNeXtConfig((1, 1, 1, 1), TEST, 477_800, 160, epsilon=1e-5, activation="gelu_tanh"),
+    "test_convnext3": ConvNeXtConfig(
         (1, 1, 1, 1), TEST, 468_840, 160, epsilon=1e-5, activation="silu", kernel_sizes=(7, 5, 5, 3)
     ),
     # This project's own, for small pictures: 32 x 32 pixels leave 2 x 2 after the last stage.
-    "convnext_mini": Variant((1, 1, 3, 1), (32, 48, 64, 128), 460_664, 32, patch_size=2),
+    "convnext_mini": ConvNeXtConfig((1, 1, 3, 1), (32, 48, 64, 128), 460_664, 32, patch_size=2),
 }
 
 
@@ -274,7 +279,7 @@ VARIANTS = {
 VOCABULARY_SIZE, CONTEXT_LENGTH = 49_408, 77
 
 
-class TextTower(NamedTuple):
+class CLIPTextConfig(NamedTuple):
     """The sizes of the text tower of a ConvNeXt-CLIP.
 
     Attributes:
@@ -301,7 +306,7 @@ class TextTower(NamedTuple):
         return int(self.width * self.mlp_ratio)
 
 
-class ClipVariant(NamedTuple):
+class CLIPConfig(NamedTuple):
     """One ConvNeXt-CLIP architecture.
 
     Attributes:
@@ -315,8 +320,8 @@ class ClipVariant(NamedTuple):
         logit_bias: whether a bias is added to the logits, as models trained with the sigmoid loss have it.
     """
 
-    trunk: Variant
-    text: TextTower
+    trunk: ConvNeXtConfig
+    text: CLIPTextConfig
     embedding: int
     image_size: int | tuple[int, int] = 224
     parameters: int | None = None
@@ -325,7 +330,7 @@ class ClipVariant(NamedTuple):
     logit_bias: bool = False
 
 
-def clip_parameter_count(variant: ClipVariant) -> int:
+def count_clip_params(variant: CLIPConfig) -> int:
     """How many numbers a ConvNeXt-CLIP is trained in.
 
     Example:
@@ -340,18 +345,20 @@ def clip_parameter_count(variant: ClipVariant) -> int:
     block = 4 * width**2 + 8 * width + (2 * width + 1) * text.mlp_width + width
     tokens = (text.vocabulary_size + text.context_length) * width + text.depth * block + 2 * width + width * embedding
     biases = embedding * variant.projection_bias + variant.logit_bias
-    return parameter_count(trunk) + projection + tokens + 1 + biases
+    return count_params(trunk) + projection + tokens + 1 + biases
 
 
-MINI, BASE, LARGE, XXLARGE = (VARIANTS[f"convnext_{size}"] for size in ("mini", "base", "large", "xxlarge"))
+CLIP_MINI, CLIP_BASE, CLIP_LARGE, CLIP_XXLARGE = (
+    CONVNEXT_CONFIGS[f"convnext_{size}"] for size in ("mini", "base", "large", "xxlarge")
+)
 
 # OpenCLIP's names and sizes (model_configs/convnext_*.json of 3.3.0); the last is this project's own.
-CLIP_VARIANTS = {
-    "convnext_base": ClipVariant(BASE, TextTower(512, 8, 12), 512, 224, 151_518_849),
-    "convnext_base_w": ClipVariant(BASE, TextTower(640, 10, 12), 640, 256, 179_385_345),
-    "convnext_base_w_320": ClipVariant(BASE, TextTower(640, 10, 12), 640, 320, 179_385_345),
-    "convnext_large_d": ClipVariant(LARGE, TextTower(768, 12, 16), 768, 256, 351_772_609, 1536),
-    "convnext_large_d_320": ClipVariant(LARGE, TextTower(768, 12, 16), 768, 320, 351_772_609, 1536),
-    "convnext_xxlarge": ClipVariant(XXLARGE, TextTower(1024, 16, 24), 1024, 256, 1_200_576_385),
-    "convnext_mini": ClipVariant(MINI, TextTower(96, 4, 3, 40, 2048), 96, 64, 889_329),
+CLIP_CONFIGS = {
+    "convnext_base": CLIPConfig(CLIP_BASE, CLIPTextConfig(512, 8, 12), 512, 224, 151_518_849),
+    "convnext_base_w": CLIPConfig(CLIP_BASE, CLIPTextConfig(640, 10, 12), 640, 256, 179_385_345),
+    "convnext_base_w_320": CLIPConfig(CLIP_BASE, CLIPTextConfig(640, 10, 12), 640, 320, 179_385_345),
+    "convnext_large_d": CLIPConfig(CLIP_LARGE, CLIPTextConfig(768, 12, 16), 768, 256, 351_772_609, 1536),
+    "convnext_large_d_320": CLIPConfig(CLIP_LARGE, CLIPTextConfig(768, 12, 16), 768, 320, 351_772_609, 1536),
+    "convnext_xxlarge": CLIPConfig(CLIP_XXLARGE, CLIPTextConfig(1024, 16, 24), 1024, 256, 1_200_576_385),
+    "convnext_mini": CLIPConfig(CLIP_MINI, CLIPTextConfig(96, 4, 3, 40, 2048), 96, 64, 889_329),
 }

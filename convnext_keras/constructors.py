@@ -8,11 +8,11 @@ from typing import Any
 import keras
 
 from convnext_keras import checkpoints, hub
-from convnext_keras.checkpoints import Published, WeightsError, WeightSet
-from convnext_keras.configs import VARIANTS
+from convnext_keras.checkpoints import WeightsError, WeightSet, WeightsSource
+from convnext_keras.configs import CONVNEXT_CONFIGS
 from convnext_keras.convnext import ConvNeXt, constructor_of
-from convnext_keras.model import ModelWithProvenance
-from convnext_keras.validation import check_names, did_you_mean
+from convnext_keras.model import ConvNeXtModel
+from convnext_keras.validation import reject_foreign_arguments, suggestion
 
 ConvNeXtAtto = constructor_of("convnext_atto", "ConvNeXtAtto")
 ConvNeXtFemto = constructor_of("convnext_femto", "ConvNeXtFemto")
@@ -39,10 +39,10 @@ def list_models(pattern: str = "*") -> list[str]:
         >>> list_models("*mini")
         ['convnext_mini']
     """
-    return fnmatch.filter(VARIANTS, pattern)
+    return fnmatch.filter(CONVNEXT_CONFIGS, pattern)
 
 
-def create_model(name: str | os.PathLike | Published, **arguments: Any) -> ModelWithProvenance:
+def create_model(name: str | os.PathLike | WeightsSource, **arguments: Any) -> ConvNeXtModel:
     """A model by the name of a variant, of a weight set, or of any repository that holds a ConvNeXt.
 
     Args:
@@ -61,26 +61,30 @@ def create_model(name: str | os.PathLike | Published, **arguments: Any) -> Model
         >>> create_model("convnext_mini.digits").output_shape
         (None, 10)
     """
-    check_names("create_model", arguments)
+    reject_foreign_arguments("create_model", arguments)
     if isinstance(name, str | os.PathLike) and Path(name).suffix == ".keras":
-        return _saved_model(Path(name), arguments)
+        return _load_saved_model(Path(name), arguments)
     weight_set = name if isinstance(name, WeightSet) else None
     if isinstance(name, str):
-        weight_set = checkpoints.named(name) or checkpoints.default(name)
+        weight_set = checkpoints.find_weight_set(name) or checkpoints.default_weight_set(name)
     variant = weight_set.variant if weight_set else str(name)
-    if variant not in VARIANTS and (description := hub.described(name)):
+    if variant not in CONVNEXT_CONFIGS and (description := hub.load_model_info(name)):
         described: dict[str, Any] = {"weights": description, **description.arguments, **arguments}
         return ConvNeXt(**described)
-    if variant not in VARIANTS and isinstance(name, str) and checkpoints.named(name, checkpoints.CLIP):
+    if (
+        variant not in CONVNEXT_CONFIGS
+        and isinstance(name, str)
+        and checkpoints.find_weight_set(name, checkpoints.CLIP_REGISTRY)
+    ):
         raise ValueError(f"{name} is a ConvNeXt-CLIP. Use convnext_keras.clip.create_model({name!r}).")
-    if variant not in VARIANTS:
-        hint = did_you_mean(name, [*VARIANTS, *checkpoints.weight_sets()])
+    if variant not in CONVNEXT_CONFIGS:
+        hint = suggestion(name, [*CONVNEXT_CONFIGS, *checkpoints.load_registry()])
         raise ValueError(
             "name must be one of list_models() or list_weights(), a repository such as 'hf://owner/name', or a folder. "
             f"Received: name={name!r}.{hint}"
         )
-    source = hub.resolve(arguments.pop("weights", weight_set), variant)
-    defaults: dict[str, Any] = {**VARIANTS[variant]._asdict(), "name": variant}
+    source = hub.resolve_weights(arguments.pop("weights", weight_set), variant)
+    defaults: dict[str, Any] = {**CONVNEXT_CONFIGS[variant]._asdict(), "name": variant}
     if isinstance(source, WeightSet):
         defaults |= {"include_top": source.classes > 0, "classes": source.classes or 1000}
         if not source.labels:  # The classifier's outputs are an embedding, not scores of classes.
@@ -89,7 +93,7 @@ def create_model(name: str | os.PathLike | Published, **arguments: Any) -> Model
     return ConvNeXt(**options)
 
 
-def _saved_model(path: Path, arguments: dict[str, Any]) -> ModelWithProvenance:
+def _load_saved_model(path: Path, arguments: dict[str, Any]) -> ConvNeXtModel:
     """A model of this library from a file that `model.save` wrote."""
     if arguments:
         given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
@@ -98,6 +102,6 @@ def _saved_model(path: Path, arguments: dict[str, Any]) -> ModelWithProvenance:
         model = keras.models.load_model(path, compile=False)
     except (OSError, TypeError, ValueError, KeyError) as error:
         raise WeightsError(f"{path} cannot be read as a model that Keras saved: {error}") from error
-    if not isinstance(model, ModelWithProvenance):
+    if not isinstance(model, ConvNeXtModel):
         raise WeightsError(f"{path} holds a {type(model).__name__}, not a model of this library.")
     return model

@@ -6,10 +6,10 @@ from PIL import Image, ImageDraw
 
 from convnext_keras.data.images import open_image
 
-LINE = 18  # pixels of a line of text below a picture
+LABEL_HEIGHT = 18  # pixels of a line of text below a picture
 
 
-def sheet_of(rows: list[list[tuple]], cell: int) -> Image.Image:
+def contact_sheet(rows: list[list[tuple]], cell: int) -> Image.Image:
     """A grid of pictures on white.
 
     Args:
@@ -17,21 +17,23 @@ def sheet_of(rows: list[list[tuple]], cell: int) -> Image.Image:
             leaves the cell empty but for a fourth value, the name of what is missing.
         cell: height and width of a picture on the sheet, in pixels.
     """
-    sheet = Image.new("RGB", (max(map(len, rows)) * (cell + 4), len(rows) * (cell + LINE + 4)), "white")
+    sheet = Image.new("RGB", (max(map(len, rows)) * (cell + 4), len(rows) * (cell + LABEL_HEIGHT + 4)), "white")
     draw = ImageDraw.Draw(sheet)
     for row, items in enumerate(rows):
         for column, (picture, text, colour, *name) in enumerate(items):
-            left, top = column * (cell + 4), row * (cell + LINE + 4)
+            left, top = column * (cell + 4), row * (cell + LABEL_HEIGHT + 4)
             if picture is None:
                 missing = f"missing: {Path(*name).name}"[: cell // 6]
                 draw.text((left + cell // 2, top + cell // 2), missing, fill="black", anchor="mm", font_size=12)
-                draw.text((left + cell // 2, top + cell + LINE // 2), text, fill=colour, anchor="mm", font_size=12)
+                draw.text(
+                    (left + cell // 2, top + cell + LABEL_HEIGHT // 2), text, fill=colour, anchor="mm", font_size=12
+                )
                 continue
             opened = open_image(picture, exif_transpose=True)
             scale = cell / max(opened.size)
             size = (max(1, round(scale * opened.width)), max(1, round(scale * opened.height)))
             fitted = opened.resize(size, Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.BICUBIC)
             sheet.paste(fitted, (left + (cell - size[0]) // 2, top + (cell - size[1]) // 2))
-            place = (left + cell // 2, top + cell + LINE // 2)
+            place = (left + cell // 2, top + cell + LABEL_HEIGHT // 2)
             draw.text(place, text, fill=colour, anchor="mm", font_size=12)
     return sheet

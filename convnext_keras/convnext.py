@@ -16,8 +16,8 @@ import numpy as np
 from keras import layers
 
 from convnext_keras import checkpoints, hub, validation
-from convnext_keras.configs import VARIANTS, Options, Variant, variant_of
-from convnext_keras.data.transforms import Recipe, Statistics, statistics_of
+from convnext_keras.configs import CONVNEXT_CONFIGS, ConvNeXtConfig, ConvNeXtOptions, build_config
+from convnext_keras.data.transforms import ImageTransform, NormalizationStats, get_statistics
 from convnext_keras.initializers import Normal
 from convnext_keras.layer_names import LayerName
 from convnext_keras.layers import (
@@ -29,16 +29,16 @@ from convnext_keras.layers import (
     GlobalResponseNormalization,
     LayerScale,
 )
-from convnext_keras.model import ModelWithProvenance
+from convnext_keras.model import ConvNeXtModel
 from convnext_keras.signatures import Constructor, InputShape, Pooling, Weights, signature_with
 
-LAST = {"data_format": "channels_last"}
+CHANNELS_LAST = {"data_format": "channels_last"}
 
 
-class Design(NamedTuple):
+class BuildContext(NamedTuple):
     """What every builder of one model needs to know."""
 
-    variant: Variant
+    variant: ConvNeXtConfig
     name: str
     drop_path_rate: float
     layer_scale_init_value: float | None
@@ -70,7 +70,7 @@ class Design(NamedTuple):
         return "float32" if policy.compute_dtype in ("float16", "bfloat16") else self.dtype
 
 
-def convnext_block(inputs, stage: int, block: int, drop_path_rate: float, design: Design, dilation_rate: int = 1):
+def convnext_block(inputs, stage: int, block: int, drop_path_rate: float, design: BuildContext, dilation_rate: int = 1):
     """One residual block: depthwise convolution, norm, and two pointwise layers with four times the channels between.
 
     Args:
@@ -106,7 +106,7 @@ def convnext_block(inputs, stage: int, block: int, drop_path_rate: float, design
     return layers.Add(name=name("add"), dtype=dtype)([inputs, x])
 
 
-def convnext_stage(inputs, stage: int, drop_path_rates: list[float], design: Design, dilation_rate: int = 1):
+def convnext_stage(inputs, stage: int, drop_path_rates: list[float], design: BuildContext, dilation_rate: int = 1):
     """Downsampling by two (before all stages but, as a rule, the first) and the blocks of one stage.
 
     Args:
@@ -126,7 +126,7 @@ def convnext_stage(inputs, stage: int, drop_path_rates: list[float], design: Des
         names = {role: design.layer_name(f"{kind}_{role}", number) for role in ("layernorm", "conv", "block")}
         # A dilated convolution still sees the stage before, which was spread half as far.
         dilated = {"padding": "same", "dilation_rate": dilation_rate // 2}
-        options = {**design.convolution, **LAST, **({"strides": 2} if dilation_rate == 1 else dilated)}
+        options = {**design.convolution, **CHANNELS_LAST, **({"strides": 2} if dilation_rate == 1 else dilated)}
         conv = layers.Conv2D(variant.dims[stage], 2, name=names["conv"], **options)
         x = keras.Sequential([design.norm(names["layernorm"]), conv], name=names["block"])(x)
     for block, rate in enumerate(drop_path_rates):
@@ -134,18 +134,18 @@ def convnext_stage(inputs, stage: int, drop_path_rates: list[float], design: Des
     return x
 
 
-def convnext_stem(inputs, design: Design):
+def convnext_stem(inputs, design: BuildContext):
     """Pixels to the first stage's channels: `(N, H, W, 3)` -> `(N, H // 4, W // 4, dims[0])`."""
     dtype, variant, name = design.dtype, design.variant, design.layer_name
     if variant.stem == "patch":
-        options = {"strides": variant.patch_size, "name": name("stem_conv"), **design.convolution, **LAST}
+        options = {"strides": variant.patch_size, "name": name("stem_conv"), **design.convolution, **CHANNELS_LAST}
         steps = [layers.Conv2D(variant.dims[0], variant.patch_size, **options)]
     else:
         steps = []
         for number, width in enumerate((variant.stem_width, variant.dims[0]), start=1):
-            options = {"strides": 2, **design.convolution, **LAST}
+            options = {"strides": 2, **design.convolution, **CHANNELS_LAST}
             steps += [
-                layers.ZeroPadding2D(1, name=name(f"stem_padding_{number}"), dtype=dtype, **LAST),
+                layers.ZeroPadding2D(1, name=name(f"stem_padding_{number}"), dtype=dtype, **CHANNELS_LAST),
                 layers.Conv2D(width, 3, name=name(f"stem_conv_{number}"), **options),
             ]
         if variant.stem == "overlap_gelu":
@@ -155,12 +155,12 @@ def convnext_stem(inputs, design: Design):
     return keras.Sequential(steps, name=name("stem"))(inputs)
 
 
-def convnext_head(inputs, pooling: str | None, classes: int | None, classifier_activation: Any, design: Design):
+def convnext_head(inputs, pooling: str | None, classes: int | None, classifier_activation: Any, design: BuildContext):
     """Pooling, norm and classifier: `(N, H, W, C)` -> `(N, classes)`, or features if `classes` is None."""
     name, dtype, variant = design.layer_name, design.head_dtype, design.variant
     # Without a top, Keras leaves pooling and norm unnamed.
     names = (None, None) if classes is None else (name("head_gap"), name("head_layernorm"))
-    steps: list[Any] = [POOLINGS[pooling](name=names[0], dtype=dtype, **LAST)] if pooling else []
+    steps: list[Any] = [POOLINGS[pooling](name=names[0], dtype=dtype, **CHANNELS_LAST)] if pooling else []
     steps.insert(0 if variant.head_norm_first else 1, design.norm(names[1], dtype, variant.head_epsilon))
     if variant.head_hidden and (pooling or classes is not None):
         steps.append(design.dense(variant.head_hidden, name("head_hidden"), "gelu", dtype))
@@ -170,13 +170,18 @@ def convnext_head(inputs, pooling: str | None, classes: int | None, classifier_a
 
 
 def convnext_model(
-    design: Design, inputs, statistics: str | Statistics | None, pooling: str | None, classes: int | None, activation
-) -> ModelWithProvenance:
+    design: BuildContext,
+    inputs,
+    statistics: str | NormalizationStats | None,
+    pooling: str | None,
+    classes: int | None,
+    activation,
+) -> ConvNeXtModel:
     """The whole network from `inputs` in Keras' data format; without statistics or classes it has no such layers."""
     first = keras.config.image_data_format() == "channels_first"
     x = layers.Permute((2, 3, 1), name=design.layer_name("channels_last"))(inputs) if first else inputs
     if statistics is not None:
-        mean, std = (np.asarray(row) * 255 for row in statistics_of(statistics))
+        mean, std = (np.asarray(row) * 255 for row in get_statistics(statistics))
         options = {"mean": mean.tolist(), "variance": (std**2).tolist(), "dtype": design.head_dtype}
         x = layers.Normalization(name=design.layer_name("prestem_normalization"), **options)(x)
     x = convnext_stem(x, design)
@@ -189,7 +194,7 @@ def convnext_model(
     if first and len(x.shape) == 4:
         x = layers.Permute((3, 1, 2), name=design.layer_name("channels_first"), dtype=design.head_dtype)(x)
     origins = keras.utils.get_source_inputs(inputs)
-    return ModelWithProvenance(origins[0] if len(origins) == 1 else origins, x, name=design.name)
+    return ConvNeXtModel(origins[0] if len(origins) == 1 else origins, x, name=design.name)
 
 
 def ConvNeXt(  # noqa: N802 - named like the constructors of keras.applications
@@ -209,8 +214,8 @@ def ConvNeXt(  # noqa: N802 - named like the constructors of keras.applications
     layer_scale_init_value: float | None = 1e-6,
     output_stride: int | None = None,
     dtype: Any = None,
-    **architecture: Unpack[Options],
-) -> ModelWithProvenance:
+    **architecture: Unpack[ConvNeXtOptions],
+) -> ConvNeXtModel:
     """A ConvNeXt of any depths and widths.
 
     Args:
@@ -246,23 +251,23 @@ def ConvNeXt(  # noqa: N802 - named like the constructors of keras.applications
         >>> ConvNeXt((1, 1, 2, 1), (16, 32, 64, 128), classes=10).output_shape
         (None, 10)
     """
-    validation.check_names("ConvNeXt", architecture)
-    validation.check_name(name)
-    variant = variant_of(depths, dims, architecture, others=inspect.signature(ConvNeXt).parameters)
-    source = hub.resolve(weights)
+    validation.reject_foreign_arguments("ConvNeXt", architecture)
+    validation.validate_name(name)
+    variant = build_config(depths, dims, architecture, others=inspect.signature(ConvNeXt).parameters)
+    source = hub.resolve_weights(weights)
     published = None if isinstance(source, Path) else source
     trained_with = published.activations if published else (None, "softmax")
     valid = trained_with if include_top and source is not None else None
-    validation.check(pooling, POOLINGS, classes, classifier_activation, valid, drop_path_rate)
+    validation.validate_constructor_args(pooling, POOLINGS, classes, classifier_activation, valid, drop_path_rate)
     classes = int(classes)  # Keras takes no number of NumPy.
     if published:
         published.check(variant, include_top)
-    stride = validation.checked_stride(output_stride, variant.stride(0), variant.minimum_size)
-    recipe = published.recipe if published else Recipe(variant.input_size)
+    stride = validation.resolve_output_stride(output_stride, variant.stride(0), variant.minimum_size)
+    recipe = published.recipe if published else ImageTransform(variant.input_size)
     size = recipe.size if include_top else None
-    inputs = validation.input_layer(input_tensor, input_shape, size, variant.minimum_size, recipe.channels)
-    file = None if source is None else checkpoints.fetch(source, include_top)
-    design = Design(variant, name, drop_path_rate, layer_scale_init_value, stride, dtype)
+    inputs = validation.get_input_tensor(input_tensor, input_shape, size, variant.minimum_size, recipe.channels)
+    file = None if source is None else checkpoints.fetch_weights(source, include_top)
+    design = BuildContext(variant, name, drop_path_rate, layer_scale_init_value, stride, dtype)
     statistics = recipe.statistics if include_preprocessing else None
     channels = inputs.shape[-1 if keras.config.image_data_format() == "channels_last" else 1]
     if channels != recipe.channels and source is not None:
@@ -278,7 +283,7 @@ def ConvNeXt(  # noqa: N802 - named like the constructors of keras.applications
         pooling = None if variant.head_pooling == "none" else variant.head_pooling
     model = convnext_model(design, inputs, statistics, pooling, classes if include_top else None, classifier_activation)
     if source is not None and file is not None:
-        checkpoints.load_source(model, source, file)
+        checkpoints.load_pretrained(model, source, file)
         known = model.provenance
         if known and known.recipe:
             model.provenance = dataclasses.replace(known, recipe=known.recipe.with_channels(channels))
@@ -287,15 +292,15 @@ def ConvNeXt(  # noqa: N802 - named like the constructors of keras.applications
 
 def constructor_of(variant: str, function: str) -> Constructor:
     """The constructor of one variant, with its default weights and name in the signature of `Constructor`."""
-    changed = {"weights": getattr(checkpoints.default(variant), "tag", None), "name": variant}
+    changed = {"weights": getattr(checkpoints.default_weight_set(variant), "tag", None), "name": variant}
     signature = signature_with(Constructor, changed)
 
-    def constructor(*args: Any, **kwargs: Any) -> ModelWithProvenance:
-        validation.check_names(function, kwargs)
+    def constructor(*args: Any, **kwargs: Any) -> ConvNeXtModel:
+        validation.reject_foreign_arguments(function, kwargs)
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        options: dict[str, Any] = {**VARIANTS[variant]._asdict(), **bound.arguments}
-        options["weights"] = hub.resolve(options["weights"], variant)
+        options: dict[str, Any] = {**CONVNEXT_CONFIGS[variant]._asdict(), **bound.arguments}
+        options["weights"] = hub.resolve_weights(options["weights"], variant)
         return ConvNeXt(**options)
 
     constructor.__name__ = constructor.__qualname__ = function
@@ -306,7 +311,7 @@ def constructor_of(variant: str, function: str) -> Constructor:
 
     Example:
         >>> {function}(weights=None, include_top=False, pooling="avg").output_shape
-        (None, {VARIANTS[variant].dims[-1]})
+        (None, {CONVNEXT_CONFIGS[variant].dims[-1]})
     """
     return constructor
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 COMMAND = "convnext-keras"
-LEAN = {"CONVNEXT_KERAS_LEAN": "1"}  # environment of a process that imports Keras without unused packages
-HIDDEN = ("sklearn", "pandas", "matplotlib", "orbax", "IPython", "pydot")
+FAST_IMPORT_ENV = {"CONVNEXT_KERAS_LEAN": "1"}  # environment of a process that imports Keras without unused packages
+UNUSED_PACKAGES = ("sklearn", "pandas", "matplotlib", "orbax", "IPython", "pydot")
 BACKENDS = ("tensorflow", "jax", "torch", "openvino")  # the first installed one is the default
 KERAS_DEFAULT = "tensorflow"  # which Keras also writes into a new keras.json, installed or not
 
@@ -29,9 +29,9 @@ def is_command() -> bool:
     return Path(sys.argv[0] if sys.argv else "").stem == COMMAND
 
 
-def is_lean() -> bool:
+def is_fast_import_requested() -> bool:
     """Returns whether the environment asks for an import of Keras without unused packages."""
-    return LEAN.items() <= os.environ.items()
+    return FAST_IMPORT_ENV.items() <= os.environ.items()
 
 
 def load_attribute(name: str) -> Any:
@@ -107,7 +107,7 @@ def _named_backend() -> tuple[str | None, str]:
 
 
 @contextlib.contextmanager
-def without(names: set[str]) -> Iterator[None]:
+def hide_packages(names: set[str]) -> Iterator[None]:
     """Hides packages from the import system inside the context, except those already imported."""
     finder = next(one for one in sys.meta_path if isinstance(one, type) and issubclass(one, PathFinder))
 
@@ -129,7 +129,7 @@ def import_keras() -> None:
     if "keras" in sys.modules:
         return
     backend = select_backend()
-    with without({*HIDDEN, *BACKENDS} - {backend, "openvino"}):
+    with hide_packages({*UNUSED_PACKAGES, *BACKENDS} - {backend, "openvino"}):
         import keras
 
         # Keras looks for TensorFlow once, here.

@@ -5,13 +5,13 @@ from typing import Any
 
 import keras
 
-from convnext_keras.layer_names import read
+from convnext_keras.layer_names import parse_layer_name
 from convnext_keras.layers import register
-from convnext_keras.model import ModelWithProvenance
-from convnext_keras.surgery import functional, rebuilt
+from convnext_keras.model import ConvNeXtModel
+from convnext_keras.surgery import clone_graph, to_functional
 
 
-def feature_extractor(model: keras.Model, stages: Sequence[int] = (0, 1, 2, 3)) -> ModelWithProvenance:
+def feature_extractor(model: keras.Model, stages: Sequence[int] = (0, 1, 2, 3)) -> ConvNeXtModel:
     """A model that gives the outputs of stages, which shares the layers and weights of `model`.
 
     Args:
@@ -31,17 +31,17 @@ def feature_extractor(model: keras.Model, stages: Sequence[int] = (0, 1, 2, 3)) 
         >>> [shape[1:] for shape in feature_extractor(model, stages=(0, 3)).output_shape]
         [(16, 16, 96), (2, 2, 768)]
     """
-    inputs, outputs = stage_outputs(functional(model))
+    inputs, outputs = stage_outputs(to_functional(model))
     missing = [stage for stage in stages if stage not in outputs]
     if missing or not stages:
         raise ValueError(f"stages must be some of {sorted(outputs)} for {model.name!r}. Received: {tuple(stages)}")
     extractor = FeatureExtractor(inputs, [outputs[stage] for stage in stages], name=f"{model.name}_features")
-    extractor.provenance = model.provenance if isinstance(model, ModelWithProvenance) else None
+    extractor.provenance = model.provenance if isinstance(model, ConvNeXtModel) else None
     return extractor
 
 
 @register
-class FeatureExtractor(ModelWithProvenance):
+class FeatureExtractor(ConvNeXtModel):
     """A model whose outputs are a list, also if there is one: Keras gives a single output without a list.
 
     Example:
@@ -84,7 +84,7 @@ def split_at_stage(model: keras.Model, stage: int) -> tuple[keras.Model, keras.M
         >>> before.output_shape == after.input_shape
         True
     """
-    model = functional(model)
+    model = to_functional(model)
     nested = _nested_with_stages(model)
     if nested is None:
         _, outputs = stage_outputs(model)
@@ -100,35 +100,37 @@ def split_at_stage(model: keras.Model, stage: int) -> tuple[keras.Model, keras.M
         between.append(first(*arguments))
         return second(between[0])
 
-    whole = rebuilt(model, lambda layer: layer, called)
+    whole = clone_graph(model, lambda layer: layer, called)
     return keras.Model(whole.input, between[0]), keras.Model(between[0], whole.output)
 
 
 def _nested_with_stages(model: keras.Model) -> keras.Model | None:
     """The layer that is a model with stages; None if the model has them itself, or there is none."""
-    if any(reading and reading[1].role == "add" for reading in (read(layer.name) for layer in model.layers)):
+    if any(
+        reading and reading[1].role == "add" for reading in (parse_layer_name(layer.name) for layer in model.layers)
+    ):
         return None
     inside = (layer for layer in model.layers if isinstance(layer, keras.Model))
-    return next((layer for layer in inside if stage_outputs(functional(layer))[1]), None)
+    return next((layer for layer in inside if stage_outputs(to_functional(layer))[1]), None)
 
 
 def stage_outputs(model: keras.Model) -> tuple[Any, dict[int, Any]]:
     """The input of a model, and the output of each stage in it or in a model that is one of its layers."""
     last_blocks = {}
     for layer in model.layers:
-        reading = read(layer.name)
+        reading = parse_layer_name(layer.name)
         if reading and reading[1].role == "add":
             last_blocks[reading[1].stage] = layer  # Blocks come in order: the last one stays.
     if last_blocks:
         return model.input, {stage: layer.output for stage, layer in last_blocks.items()}
     for nested in (layer for layer in model.layers if isinstance(layer, keras.Model)):
-        inputs, inner = stage_outputs(functional(nested))
+        inputs, inner = stage_outputs(to_functional(nested))
         if inner:
-            return _outputs_of_nested(model, nested, inputs, inner)
+            return _nested_stage_outputs(model, nested, inputs, inner)
     return model.input, {}
 
 
-def _outputs_of_nested(
+def _nested_stage_outputs(
     model: keras.Model, nested: keras.Model, inputs: Any, inner: dict[int, Any]
 ) -> tuple[Any, dict[int, Any]]:
     """`stage_outputs` of a model, from those of one of its layers: what leads to the layer is run again."""
@@ -141,4 +143,4 @@ def _outputs_of_nested(
             outputs.update(zip(inner, results if len(inner) > 1 else [results], strict=True))
         return layer(*arguments, **options)
 
-    return rebuilt(model, lambda layer: layer, called).input, outputs
+    return clone_graph(model, lambda layer: layer, called).input, outputs

@@ -14,7 +14,7 @@ from convnext_keras import backend
 TEXT_LENGTHS = (16, 32)  # in tokens, that texts are cut to where they fit
 
 
-class Runner:
+class BatchRunner:
     """A model with one input and one output as a function of arrays: `(N, ...)` -> `(N, D)` float32.
 
     Args:
@@ -28,9 +28,9 @@ class Runner:
 
     def __call__(self, inputs: np.ndarray, batch_size: int) -> np.ndarray:
         """Runs at most `batch_size` rows; their number is filled up to a power of two, so that few shapes occur."""
-        filled = filled_up(inputs, batch_size)
-        if backend.compiled:
-            self._compile_anew(backend.compiled)
+        filled = pad_batch(inputs, batch_size)
+        if backend.compile_model:
+            self._compile_anew(backend.compile_model)
         return np.asarray(self.program(filled), "float32")[: len(inputs)]
 
     def _compile_anew(self, compiled: Callable[[keras.Model], Callable]) -> None:
@@ -40,7 +40,7 @@ class Runner:
             self.program, self.values = compiled(self.model), values
 
 
-def filled_up(inputs: np.ndarray, batch_size: int, steps: int = 1) -> np.ndarray:
+def pad_batch(inputs: np.ndarray, batch_size: int, steps: int = 1) -> np.ndarray:
     """At most `batch_size` rows with empty ones behind them, so that few numbers of them occur.
 
     Args:
@@ -54,7 +54,7 @@ def filled_up(inputs: np.ndarray, batch_size: int, steps: int = 1) -> np.ndarray
     return np.concatenate([inputs, np.zeros((rows - len(inputs), *inputs.shape[1:]), inputs.dtype)])
 
 
-def trimmed(tokens: np.ndarray, end: int) -> np.ndarray:
+def trim_padding(tokens: np.ndarray, end: int) -> np.ndarray:
     """Token ids `(N, L)` cut to the first of `TEXT_LENGTHS` that every text with its end fits into, or as they are.
 
     What lies behind the end cannot change an embedding, but costs as much as the text itself.
@@ -63,7 +63,7 @@ def trimmed(tokens: np.ndarray, end: int) -> np.ndarray:
     return tokens[:, : next((length for length in TEXT_LENGTHS if length >= longest), None)]
 
 
-def unit(vectors: np.ndarray) -> np.ndarray:
+def l2_normalize(vectors: np.ndarray) -> np.ndarray:
     """Vectors `(..., D)` divided by their lengths."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 

@@ -26,7 +26,7 @@ class Normal(keras.initializers.RandomNormal):
     def __call__(self, shape: Any, dtype: Any = None) -> Any:
         """Values of a shape: the same for a seed on any number of devices."""
         seed: Any = self.seed
-        if not (backend.compiles_each_shape and isinstance(seed, int)):
+        if not (backend.random_ops_recompile and isinstance(seed, int)):
             return super().__call__(shape, dtype)
         values = np.random.default_rng(seed).standard_normal(shape, "float32")
         return keras.ops.convert_to_tensor(self.mean + self.stddev * values, dtype or keras.config.floatx())

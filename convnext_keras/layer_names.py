@@ -11,9 +11,9 @@ from typing import NamedTuple, get_args
 
 from convnext_keras.configs import Activation
 
-HEAD = ("head_gap", "head_layernorm", "head_hidden", "head_dense", "projection_hidden", "projection")
-TEXT_HEAD = ("text_final_norm", "text_projection", "similarity")
-ONCE = (
+HEAD_ROLES = ("head_gap", "head_layernorm", "head_hidden", "head_dense", "projection_hidden", "projection")
+TEXT_HEAD_ROLES = ("text_final_norm", "text_projection", "similarity")
+SINGLETON_ROLES = (
     "channels_last",
     "prestem_normalization",
     "stem",
@@ -27,11 +27,11 @@ ONCE = (
     "first_downsampling_block",
     "first_downsampling_layernorm",
     "first_downsampling_conv",
-    *HEAD,
+    *HEAD_ROLES,
     "channels_first",
 )
-DOWNSAMPLING = ("downsampling_block", "downsampling_layernorm", "downsampling_conv")
-BLOCK = (
+DOWNSAMPLING_ROLES = ("downsampling_block", "downsampling_layernorm", "downsampling_conv")
+BLOCK_ROLES = (
     "depthwise_conv",
     "layernorm",
     "pointwise_conv_1",
@@ -43,7 +43,7 @@ BLOCK = (
     "identity",
     "add",
 )
-TEXT_BLOCK = (
+TEXT_BLOCK_ROLES = (
     "norm_1",
     "attention_in",
     "attention",
@@ -54,16 +54,19 @@ TEXT_BLOCK = (
     "mlp_out",
     "mlp_add",
 )
-FIXED = ("text_token_embedding", "text_position_embedding", *TEXT_HEAD)
+TEXT_ROLES = ("text_token_embedding", "text_position_embedding", *TEXT_HEAD_ROLES)
 
 # Role -> name, without the model's own name and `_` in front.
-PREFIXED = {
-    **{role: role for role in ONCE},
-    **{role: f"{role}_{{stage}}" for role in DOWNSAMPLING},
-    **{role: f"stage_{{stage}}_block_{{block}}_{role}" for role in BLOCK},
+VISION_TEMPLATES = {
+    **{role: role for role in SINGLETON_ROLES},
+    **{role: f"{role}_{{stage}}" for role in DOWNSAMPLING_ROLES},
+    **{role: f"stage_{{stage}}_block_{{block}}_{role}" for role in BLOCK_ROLES},
 }
-UNPREFIXED = {**{role: role for role in FIXED}, **{role: f"text_block_{{block}}_{role}" for role in TEXT_BLOCK}}
-TEMPLATES = {**PREFIXED, **UNPREFIXED}
+TEXT_TEMPLATES = {
+    **{role: role for role in TEXT_ROLES},
+    **{role: f"text_block_{{block}}_{role}" for role in TEXT_BLOCK_ROLES},
+}
+TEMPLATES = {**VISION_TEMPLATES, **TEXT_TEMPLATES}
 
 
 class LayerName(NamedTuple):
@@ -87,21 +90,21 @@ class LayerName(NamedTuple):
 
     def __str__(self) -> str:
         if self.is_foreign:  # A layer of the user's may be called like one of the library's without its prefix.
-            return f"{FOREIGN}{self.role}" if read(self.role) else self.role
+            return f"{CUSTOM_PREFIX}{self.role}" if parse_layer_name(self.role) else self.role
         return TEMPLATES[self.role].format(stage=self.stage, block=self.block)
 
 
-FOREIGN = "other."
+CUSTOM_PREFIX = "other."
 LAST_NORM = LayerName("head_layernorm")
 
 
 @functools.cache
-def parts_of(template: str) -> tuple[tuple[str, str | None], ...]:
+def _template_parts(template: str) -> tuple[tuple[str, str | None], ...]:
     """The literal parts of a template, each with the number that follows it, the last first."""
     return tuple((literal, field) for literal, field, _, _ in reversed([*string.Formatter().parse(template)]))
 
 
-def unformatted(template: str, name: str) -> tuple[str, dict[str, int]] | None:
+def _unformat(template: str, name: str) -> tuple[str, dict[str, int]] | None:
     """The reverse of `template.format`: what stands before the template in a name, and the template's numbers.
 
     Example:
@@ -109,7 +112,7 @@ def unformatted(template: str, name: str) -> tuple[str, dict[str, int]] | None:
         ('tiny_', {'stage': 3})
     """
     numbers, rest = {}, name
-    for literal, field in parts_of(template):
+    for literal, field in _template_parts(template):
         if field:
             start = len(rest.rstrip("0123456789"))
             if start == len(rest):
@@ -121,15 +124,15 @@ def unformatted(template: str, name: str) -> tuple[str, dict[str, int]] | None:
     return rest, numbers
 
 
-def read(name: str) -> tuple[str, LayerName] | None:
+def parse_layer_name(name: str) -> tuple[str, LayerName] | None:
     """What stands before a layer's name, and the name as the table has it; None if the table does not have it.
 
     Example:
         >>> read("convnext_tiny_downsampling_conv_1")
         ('convnext_tiny_', LayerName(role='downsampling_conv', stage=1, block=0, is_foreign=False))
     """
-    readings = {role: unformatted(template, name) for role, template in TEMPLATES.items()}
-    fits = {role: fit for role, fit in readings.items() if fit and not (fit[0] and role in UNPREFIXED)}
+    readings = {role: _unformat(template, name) for role, template in TEMPLATES.items()}
+    fits = {role: fit for role, fit in readings.items() if fit and not (fit[0] and role in TEXT_TEMPLATES)}
     if not fits:
         return None
     role = min(fits, key=lambda role: len(fits[role][0]))
@@ -137,7 +140,7 @@ def read(name: str) -> tuple[str, LayerName] | None:
     return prefix, LayerName(role, numbers.get("stage", 0), numbers.get("block", 0))
 
 
-def read_model(layers: Mapping[str, bool]) -> dict[str, LayerName]:
+def parse_layer_names(layers: Mapping[str, bool]) -> dict[str, LayerName]:
     """The layers of a model, or of a file that one was saved to, as the table has them.
 
     The prefix is that of the first block; layers with another one, and the user's own, are foreign. Keras
@@ -151,11 +154,11 @@ def read_model(layers: Mapping[str, bool]) -> dict[str, LayerName]:
         >>> read_model({"a_stage_0_block_0_add": False, "layer_normalization_7": True})["layer_normalization_7"]
         LayerName(role='head_layernorm', stage=0, block=0, is_foreign=False)
     """
-    readings = {name: reading for name in layers if (reading := read(name))}
-    own = next((prefix for prefix, layer in readings.values() if layer.role in BLOCK), None)
-    known = {name: layer for name, (prefix, layer) in readings.items() if layer.role in UNPREFIXED or prefix == own}
+    readings = {name: reading for name in layers if (reading := parse_layer_name(name))}
+    own = next((prefix for prefix, layer in readings.values() if layer.role in BLOCK_ROLES), None)
+    known = {name: layer for name, (prefix, layer) in readings.items() if layer.role in TEXT_TEMPLATES or prefix == own}
     names = [*layers]
-    blocks = [place for place, name in enumerate(names) if name in known and known[name].role in BLOCK]
+    blocks = [place for place, name in enumerate(names) if name in known and known[name].role in BLOCK_ROLES]
     if blocks and LAST_NORM not in known.values():
         behind = [name for name in names[blocks[-1] + 1 :] if layers[name]]
         known |= dict.fromkeys(behind[:1], LAST_NORM)

@@ -11,7 +11,7 @@ import keras
 from keras import layers, ops
 
 from convnext_keras import backend
-from convnext_keras.backend.common import widened
+from convnext_keras.backend.common import to_float32
 from convnext_keras.configs import Activation
 
 # A promise: files saved with one version name these classes in the next.
@@ -135,7 +135,7 @@ class GlobalResponseNormalization(layers.Layer):
 
     def call(self, inputs):
         # Squares overflow float16; the tiny addend gives an all-zero channel the gradient 0 in place of 0 / 0.
-        squares = ops.sum(ops.square(widened(inputs)), axis=(1, 2), keepdims=True)
+        squares = ops.sum(ops.square(to_float32(inputs)), axis=(1, 2), keepdims=True)
         norm = ops.sqrt(squares + 1e-30)  # (N, 1, 1, C)
         relative = norm / (ops.mean(norm, axis=-1, keepdims=True) + self.epsilon)
         return inputs + self.beta + self.gamma * (inputs * ops.cast(relative, inputs.dtype))
@@ -166,7 +166,7 @@ class SimpleNormalization(layers.Layer):
 
     def call(self, inputs):
         channels = inputs.shape[-1]
-        variance = ops.var(widened(inputs), axis=-1, keepdims=True) * channels / (channels - 1)
+        variance = ops.var(to_float32(inputs), axis=-1, keepdims=True) * channels / (channels - 1)
         return inputs * ops.cast(ops.rsqrt(variance + self.epsilon), inputs.dtype) * self.gamma
 
     def compute_output_shape(self, input_shape):

@@ -9,7 +9,7 @@ M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD = -8, -4, -1
 SETTINGS = {M_ARENA_MAX: 1, M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1}
 
 
-def keep_memory() -> bool:
+def reuse_allocator_memory() -> bool:
     """Lets this process keep the memory of one batch for the next.
 
     PyTorch and JAX ask the system for each large tensor and give it back when it is freed, and each page of 4 KB costs

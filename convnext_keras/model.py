@@ -8,13 +8,13 @@ import numpy as np
 
 from convnext_keras import backend
 from convnext_keras.layers import register
-from convnext_keras.pretrained_info import Provenance
+from convnext_keras.pretrained_info import PretrainedInfo
 
-PREDICT_BATCH = 32  # of Keras' `predict`, if none is given
+DEFAULT_BATCH_SIZE = 32  # of Keras' `predict`, if none is given
 
 
 @register
-class ModelWithProvenance(keras.Model):
+class ConvNeXtModel(keras.Model):
     """A functional model that knows where its weights come from, also after it was saved and loaded again.
 
     Its `predict` is Keras', by the backend's quickest way.
@@ -28,13 +28,13 @@ class ModelWithProvenance(keras.Model):
         'apache-2.0'
     """
 
-    provenance: Provenance | None = None
+    provenance: PretrainedInfo | None = None
 
     def predict_step(self, *arguments: Any) -> Any:
         """Outputs of a batch, which is the last argument; JAX has the model's state before it."""
-        if backend.infer is None:
+        if backend.predict_batch is None:
             return super().predict_step(*arguments)
-        return backend.infer(self, keras.utils.unpack_x_y_sample_weight(arguments[-1])[0])
+        return backend.predict_batch(self, keras.utils.unpack_x_y_sample_weight(arguments[-1])[0])
 
     def predict(
         self,
@@ -46,8 +46,8 @@ class ModelWithProvenance(keras.Model):
     ) -> Any:
         """As Keras has it."""
         rows = len(x) if isinstance(x, np.ndarray) and x.ndim else 0
-        is_one_batch = 0 < rows <= (batch_size or PREDICT_BATCH)
-        if is_one_batch and verbose == 0 and steps is callbacks is None and backend.starts_slowly(self):
+        is_one_batch = 0 < rows <= (batch_size or DEFAULT_BATCH_SIZE)
+        if is_one_batch and verbose == 0 and steps is callbacks is None and backend.has_predict_overhead(self):
             return self.predict_on_batch(x.astype(keras.config.floatx()) if x.dtype.kind == "f" else x)
         return super().predict(x, batch_size, verbose, steps, callbacks)
 
@@ -61,17 +61,17 @@ class ModelWithProvenance(keras.Model):
         provenance = config.get("provenance")
         functional = {key: value for key, value in config.items() if key != "provenance"}
         model = super().from_config(functional, custom_objects)
-        model.provenance = provenance and Provenance.from_config(provenance)
+        model.provenance = provenance and PretrainedInfo.from_config(provenance)
         return model
 
 
-def provenance_of(model: keras.Model) -> Provenance | None:
+def get_pretrained_info(model: keras.Model) -> PretrainedInfo | None:
     """Of a model, or of the model of this library that is one of its layers, whose classes are not the model's."""
-    if isinstance(model, ModelWithProvenance):
+    if isinstance(model, ConvNeXtModel):
         return model.provenance
-    inner = (layer.provenance for layer in model.layers if isinstance(layer, ModelWithProvenance))
+    inner = (layer.provenance for layer in model.layers if isinstance(layer, ConvNeXtModel))
     return next((dataclasses.replace(provenance, labels=None) for provenance in inner if provenance), None)
 
 
 # Whole-model .h5 files name the class without its package.
-keras.saving.get_custom_objects()[ModelWithProvenance.__name__] = ModelWithProvenance
+keras.saving.get_custom_objects()[ConvNeXtModel.__name__] = ConvNeXtModel

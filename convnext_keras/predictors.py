@@ -7,13 +7,13 @@ import numpy as np
 
 from convnext_keras import checkpoints, clip, hub
 from convnext_keras.constructors import create_model
-from convnext_keras.data.class_names import class_names
-from convnext_keras.data.transforms import Recipe
-from convnext_keras.export.clip import ExportedCLIP, exported_for, is_exported_clip
-from convnext_keras.export.exported_model import Artefact, is_artefact
+from convnext_keras.data.class_names import load_class_names
+from convnext_keras.data.transforms import ImageTransform
+from convnext_keras.export.clip import ExportedCLIP, get_or_export_clip, is_exported_clip
+from convnext_keras.export.exported_model import ExportedModel, is_exported_model
 from convnext_keras.export.metadata import output_names
-from convnext_keras.inference import Runner, filled_up, softmax
-from convnext_keras.model import ModelWithProvenance
+from convnext_keras.inference import BatchRunner, pad_batch, softmax
+from convnext_keras.model import ConvNeXtModel
 
 
 class Classifier:
@@ -34,30 +34,30 @@ class Classifier:
 
     streams = 1
 
-    def __init__(self, model: ModelWithProvenance | Artefact, name: str) -> None:
+    def __init__(self, model: ConvNeXtModel | ExportedModel, name: str) -> None:
         self.name, self.provenance = name, model.provenance
         known = self.provenance
-        self.recipe = (known and known.recipe) or Recipe(224)
-        if isinstance(model, Artefact):
+        self.recipe = (known and known.recipe) or ImageTransform(224)
+        if isinstance(model, ExportedModel):
             kind, self.run = model.outputs[0], model
         else:
-            kind, run = output_names(model)[0], Runner(model)
+            kind, run = output_names(model)[0], BatchRunner(model)
             self.run = lambda pixels: run(pixels.astype("float32"), len(pixels))
         if kind not in ("probabilities", "logits"):
             raise ValueError(f"{name} gives {kind}. Name a classifier, or a ConvNeXt-CLIP.")
         self.is_logits = kind == "logits"
         self.output_width = self.run(np.zeros((1, *self.recipe.shape), "uint8")).shape[1]
         labels = known and known.labels
-        found = class_names(labels) if isinstance(labels, str) else labels
+        found = load_class_names(labels) if isinstance(labels, str) else labels
         self.classes = tuple(found or ((str(number),) * 2 for number in range(self.output_width)))
 
     def encode_pixels(self, pixels: np.ndarray, batch_size: int) -> np.ndarray:
         """Probabilities `(N, classes)` of at most `batch_size` pictures."""
-        scores = self.run(filled_up(pixels, batch_size))[: len(pixels)]
+        scores = self.run(pad_batch(pixels, batch_size))[: len(pixels)]
         return softmax(scores) if self.is_logits else scores
 
 
-def opened(name: str, engine: str | None = None, streams: int = 1) -> clip.Embedder | Classifier:
+def load_predictor(name: str, engine: str | None = None, streams: int = 1) -> clip.DualEncoder | Classifier:
     """A model by its name: a weight set, a `.keras` file, a repository or folder, or what `export` wrote.
 
     Args:
@@ -77,17 +77,19 @@ def opened(name: str, engine: str | None = None, streams: int = 1) -> clip.Embed
         raise ValueError(
             f"streams are of an engine, which runs a ConvNeXt-CLIP. Received: streams={streams} without one"
         )
-    if is_clip(name):
-        return ExportedCLIP(exported_for(name, engine), streams) if engine else clip.create_model(name)
+    if is_clip_name(name):
+        return ExportedCLIP(get_or_export_clip(name, engine), streams) if engine else clip.create_model(name)
     if engine:
         raise ValueError(f"engine is of a ConvNeXt-CLIP. Write {name} with `convnext-keras export`, and serve that.")
-    model: Any = Artefact(name) if is_artefact(name) else create_model(name)
+    model: Any = ExportedModel(name) if is_exported_model(name) else create_model(name)
     return Classifier(model, Path(name).name)
 
 
-def is_clip(name: str) -> bool:
+def is_clip_name(name: str) -> bool:
     """Whether a name is of a ConvNeXt-CLIP; one that classifiers have too, such as `"convnext_base"`, is here."""
-    if is_artefact(name) or Path(name).suffix == ".keras":
+    if is_exported_model(name) or Path(name).suffix == ".keras":
         return False
-    known = checkpoints.named(name, checkpoints.CLIP) or checkpoints.default(name, checkpoints.CLIP)
-    return bool(known) or hub.is_clip(name)
+    known = checkpoints.find_weight_set(name, checkpoints.CLIP_REGISTRY) or checkpoints.default_weight_set(
+        name, checkpoints.CLIP_REGISTRY
+    )
+    return bool(known) or hub.is_clip_repo(name)

@@ -4,11 +4,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from convnext_keras.data.transforms import Recipe, Statistics
+from convnext_keras.data.transforms import ImageTransform, NormalizationStats
 
 
 @dataclasses.dataclass(frozen=True)
-class Provenance:
+class PretrainedInfo:
     """Where a model's weights come from, as `model.provenance`.
 
     Attributes:
@@ -27,29 +27,34 @@ class Provenance:
     sha256: str = ""
     weights: str | None = None
     license: str | None = None
-    recipe: Recipe | None = None
+    recipe: ImageTransform | None = None
     labels: str | tuple[tuple[str, str], ...] | None = None
 
     def to_config(self) -> dict[str, Any]:
         """The provenance as plain data, for a model's configuration; without the folder, which is this machine's."""
-        recipe = self.recipe and {name: as_lists(value) for name, value in self.recipe._asdict().items()}
-        return {**vars(self), "file": self.file and self.file.name, "recipe": recipe, "labels": as_lists(self.labels)}
+        recipe = self.recipe and {name: tuples_to_lists(value) for name, value in self.recipe._asdict().items()}
+        return {
+            **vars(self),
+            "file": self.file and self.file.name,
+            "recipe": recipe,
+            "labels": tuples_to_lists(self.labels),
+        }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "Provenance":
+    def from_config(cls, config: dict[str, Any]) -> "PretrainedInfo":
         """The reverse of `to_config`; other keys are left alone."""
         config = {field.name: config[field.name] for field in dataclasses.fields(cls)}
-        fields = {name: _as_tuples(value) for name, value in (config["recipe"] or {}).items()}
+        fields = {name: _lists_to_tuples(value) for name, value in (config["recipe"] or {}).items()}
         if isinstance(fields.get("statistics"), tuple):
-            fields["statistics"] = Statistics(*fields["statistics"])
-        known = {"file": config["file"] and Path(config["file"]), "labels": _as_tuples(config["labels"])}
-        return cls(**{**config, **known, "recipe": Recipe(**fields) if fields else None})
+            fields["statistics"] = NormalizationStats(*fields["statistics"])
+        known = {"file": config["file"] and Path(config["file"]), "labels": _lists_to_tuples(config["labels"])}
+        return cls(**{**config, **known, "recipe": ImageTransform(**fields) if fields else None})
 
 
-def as_lists(value: Any) -> Any:
+def tuples_to_lists(value: Any) -> Any:
     """A value with lists in place of tuples, also inside, as JSON has them."""
-    return [as_lists(item) for item in value] if isinstance(value, tuple) else value
+    return [tuples_to_lists(item) for item in value] if isinstance(value, tuple) else value
 
 
-def _as_tuples(value: Any) -> Any:
-    return tuple(_as_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+def _lists_to_tuples(value: Any) -> Any:
+    return tuple(_lists_to_tuples(item) for item in value) if isinstance(value, list | tuple) else value

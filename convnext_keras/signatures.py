@@ -5,10 +5,10 @@ import os
 from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 
-from convnext_keras.checkpoints import Published
-from convnext_keras.model import ModelWithProvenance
+from convnext_keras.checkpoints import WeightsSource
+from convnext_keras.model import ConvNeXtModel
 
-Weights = str | os.PathLike | Published | None
+Weights = str | os.PathLike | WeightsSource | None
 InputShape = tuple[int | None, ...] | None
 Pooling = Literal["avg", "max", "avgmax", "catavgmax"] | None
 
@@ -38,7 +38,7 @@ class Constructor(Protocol):
         layer_scale_init_value: float | None = 1e-6,
         output_stride: int | None = None,
         dtype: Any = None,
-    ) -> ModelWithProvenance:
+    ) -> ConvNeXtModel:
         """Builds the model."""
         ...
 

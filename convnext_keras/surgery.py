@@ -7,12 +7,12 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from convnext_keras.layer_names import BLOCK, HEAD, TEXT_HEAD, LayerName, read
+from convnext_keras.layer_names import BLOCK_ROLES, HEAD_ROLES, TEXT_HEAD_ROLES, LayerName, parse_layer_name
 from convnext_keras.layers import FusedDense, LayerNormalization, LayerScale
-from convnext_keras.model import ModelWithProvenance
+from convnext_keras.model import ConvNeXtModel
 
 
-def functional(model: keras.Model) -> keras.Model:
+def to_functional(model: keras.Model) -> keras.Model:
     """The model itself, or a functional one with the layers of a `Sequential`.
 
     Raises:
@@ -27,7 +27,9 @@ def functional(model: keras.Model) -> keras.Model:
     return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
 
 
-def rebuilt(model: keras.Model, make: Callable[[keras.Layer], keras.Layer], call: Callable[..., Any]) -> keras.Model:
+def clone_graph(
+    model: keras.Model, make: Callable[[keras.Layer], keras.Layer], call: Callable[..., Any]
+) -> keras.Model:
     """The graph of a functional model once more, from new inputs.
 
     Args:
@@ -38,9 +40,9 @@ def rebuilt(model: keras.Model, make: Callable[[keras.Layer], keras.Layer], call
     return keras.models.clone_model(model, clone_function=make, call_function=call)
 
 
-def inner_layers(model: keras.Model) -> list[keras.Layer]:
+def flatten_layers(model: keras.Model) -> list[keras.Layer]:
     """The layers of a model and of the models in it, without these models themselves."""
-    nested = ([*inner_layers(layer)] if isinstance(layer, keras.Model) else [layer] for layer in model.layers)
+    nested = ([*flatten_layers(layer)] if isinstance(layer, keras.Model) else [layer] for layer in model.layers)
     return [layer for layers in nested for layer in layers]
 
 
@@ -61,16 +63,16 @@ def merge_lora(model: keras.Model) -> keras.Model:
         >>> len(training.merge_lora(model).weights) < len(model.weights)
         True
     """
-    if not any(getattr(layer, "lora_enabled", False) for layer in inner_layers(model)):
+    if not any(getattr(layer, "lora_enabled", False) for layer in flatten_layers(model)):
         return model
-    merged = _without_lora(functional(model))
-    pairs = ([layer for layer in inner_layers(part) if layer.weights] for part in (merged, model))
+    merged = _without_lora(to_functional(model))
+    pairs = ([layer for layer in flatten_layers(part) if layer.weights] for part in (merged, model))
     for new, old in zip(*pairs, strict=True):
         values = {variable.name: variable for variable in old.weights}
         if getattr(old, "lora_enabled", False):  # These properties have the update added.
             values |= {name: getattr(old, name) for name in ("kernel", "embeddings") if name in values}
         new.set_weights([keras.ops.convert_to_numpy(values[variable.name]) for variable in new.weights])
-    if isinstance(model, ModelWithProvenance) and isinstance(merged, ModelWithProvenance):
+    if isinstance(model, ConvNeXtModel) and isinstance(merged, ConvNeXtModel):
         merged.provenance = model.provenance
     return merged
 
@@ -78,14 +80,14 @@ def merge_lora(model: keras.Model) -> keras.Model:
 def _without_lora(model: keras.Model) -> keras.Model:
     def made(layer: keras.Layer) -> keras.Layer:
         if isinstance(layer, keras.Model):
-            return _without_lora(functional(layer))
+            return _without_lora(to_functional(layer))
         config = {key: value for key, value in layer.get_config().items() if not key.startswith("lora_")}
         return type(layer).from_config(config)
 
-    return rebuilt(model, made, lambda layer, *args, **kwargs: layer(*args, **kwargs))
+    return clone_graph(model, made, lambda layer, *args, **kwargs: layer(*args, **kwargs))
 
 
-def check_deterministic(model: keras.Model) -> None:
+def require_deterministic(model: keras.Model) -> None:
     """Raises ValueError if a model has random layers, which computed once more would give something else."""
     if names := [weight.path for weight in model.non_trainable_variables if "seed_generator" in weight.path]:
         raise ValueError(
@@ -94,7 +96,7 @@ def check_deterministic(model: keras.Model) -> None:
         )
 
 
-def average(models: Sequence[keras.Model], weights: Sequence[float] | None = None) -> keras.Model:
+def average_weights(models: Sequence[keras.Model], weights: Sequence[float] | None = None) -> keras.Model:
     """A new model whose weights are the mean of others', a soup (https://arxiv.org/abs/2203.05482v3).
 
     Args:
@@ -120,7 +122,7 @@ def average(models: Sequence[keras.Model], weights: Sequence[float] | None = Non
             raise ValueError(f"{models[0].name!r} and {model.name!r} must be of the same variant.")
     mean = keras.models.clone_model(models[0])
     first = models[0]
-    if isinstance(first, ModelWithProvenance) and isinstance(mean, ModelWithProvenance):
+    if isinstance(first, ConvNeXtModel) and isinstance(mean, ConvNeXtModel):
         mean.provenance = first.provenance
     mean.set_weights([_mean(values, parts) for values in zip(*rows, strict=True)])
     return mean
@@ -162,34 +164,34 @@ def fold_for_inference(model: keras.Model) -> keras.Model:
         True
     """
     model = merge_lora(model)
-    blocks = _blocks(model)
+    blocks = _group_by_block(model)
     if not blocks:
         raise ValueError(f"{model.name!r} has no ConvNeXt blocks to fold. Give a model of this library.")
-    folded = _without_scales(functional(model))
-    originals = {layer.name: layer for layer in inner_layers(model)}
-    for layer in (layer for layer in inner_layers(folded) if layer.weights):
-        place, role = _place(layer)
+    folded = _without_scales(to_functional(model))
+    originals = {layer.name: layer for layer in flatten_layers(model)}
+    for layer in (layer for layer in flatten_layers(folded) if layer.weights):
+        place, role = _block_key(layer)
         block = blocks.get(place, {})
-        if role in FOLDED and isinstance(originals[layer.name], FusedDense):
-            layer.set_weights(FOLDED[role](block))
+        if role in FOLDERS and isinstance(originals[layer.name], FusedDense):
+            layer.set_weights(FOLDERS[role](block))
         else:
             layer.set_weights(originals[layer.name].get_weights())
-    if isinstance(model, ModelWithProvenance) and isinstance(folded, ModelWithProvenance):
+    if isinstance(model, ConvNeXtModel) and isinstance(folded, ConvNeXtModel):
         folded.provenance = model.provenance
     return folded
 
 
-def _place(layer: keras.Layer) -> tuple[tuple[str, int, int], str]:
+def _block_key(layer: keras.Layer) -> tuple[tuple[str, int, int], str]:
     """The block that a layer is in, by its prefix, stage and number, and its role."""
-    prefix, name = read(layer.name) or ("", LayerName(layer.name, is_foreign=True))
+    prefix, name = parse_layer_name(layer.name) or ("", LayerName(layer.name, is_foreign=True))
     return (prefix, name.stage, name.block), name.role
 
 
-def _blocks(model: keras.Model) -> Blocks:
+def _group_by_block(model: keras.Model) -> Blocks:
     blocks: Blocks = {}
-    for layer in inner_layers(model):
-        place, role = _place(layer)
-        if role in BLOCK:
+    for layer in flatten_layers(model):
+        place, role = _block_key(layer)
+        if role in BLOCK_ROLES:
             blocks.setdefault(place, {})[role] = layer
     return blocks
 
@@ -198,17 +200,17 @@ def _without_scales(model: keras.Model) -> keras.Model:
     """The same graph with new layers, without what `fold_for_inference` leaves out."""
 
     def made(layer: keras.Layer) -> keras.Layer:
-        if isinstance(layer, keras.Model) and _blocks(layer):
-            return _without_scales(functional(layer))
+        if isinstance(layer, keras.Model) and _group_by_block(layer):
+            return _without_scales(to_functional(layer))
         config = layer.get_config()
-        if _place(layer)[1] == "layernorm" and isinstance(layer, LayerNormalization):
+        if _block_key(layer)[1] == "layernorm" and isinstance(layer, LayerNormalization):
             config |= {"scale": False, "center": False}
         return type(layer).from_config(config)
 
     def called(layer: keras.Layer, *args: Any, **kwargs: Any) -> Any:
         return args[0] if _does_nothing(layer) else layer(*args, **kwargs)
 
-    return rebuilt(model, made, called)
+    return clone_graph(model, made, called)
 
 
 def _does_nothing(layer: keras.Layer) -> bool:
@@ -217,7 +219,7 @@ def _does_nothing(layer: keras.Layer) -> bool:
     return linear or isinstance(layer, layers.Dropout | LayerScale)
 
 
-def _with_norm(block: dict[str, keras.Layer]) -> list[np.ndarray]:
+def _fold_norm(block: dict[str, keras.Layer]) -> list[np.ndarray]:
     """Kernel and bias of a block's first dense layer, with the factors and offsets of the norm before it."""
     kernel, bias = block["pointwise_conv_1"].get_weights()
     if not isinstance(block["layernorm"], LayerNormalization) or not block["layernorm"].weights:
@@ -226,39 +228,39 @@ def _with_norm(block: dict[str, keras.Layer]) -> list[np.ndarray]:
     return [gamma[:, None] * kernel, bias + beta @ kernel]
 
 
-def _with_scale(block: dict[str, keras.Layer]) -> list[np.ndarray]:
+def _fold_layer_scale(block: dict[str, keras.Layer]) -> list[np.ndarray]:
     """Kernel and bias of a block's second dense layer, with the layer scale behind it."""
     kernel, bias = block["pointwise_conv_2"].get_weights()
     gamma = block["layer_scale"].get_weights()[0] if "layer_scale" in block else 1
     return [kernel * gamma, bias * gamma]
 
 
-FOLDED = {"pointwise_conv_1": _with_norm, "pointwise_conv_2": _with_scale}
+FOLDERS = {"pointwise_conv_1": _fold_norm, "pointwise_conv_2": _fold_layer_scale}
 
 
 # What stays float32, as in a model of `dtype="mixed_bfloat16"`: pixels, the head, and the layers of the user's.
-IN_FLOAT32 = {"prestem_normalization", "channels_first", *HEAD, *TEXT_HEAD}
+FLOAT32_ROLES = {"prestem_normalization", "channels_first", *HEAD_ROLES, *TEXT_HEAD_ROLES}
 
 
-def in_bfloat16(model: keras.Model) -> keras.Model:
+def cast_to_bfloat16(model: keras.Model) -> keras.Model:
     """A copy of a model with weights of half the size, but for the head's, and outputs in float32."""
-    narrow = _copied(model)
-    pairs = ([layer for layer in inner_layers(part) if layer.weights] for part in (narrow, model))
+    narrow = _cast_layers(model)
+    pairs = ([layer for layer in flatten_layers(part) if layer.weights] for part in (narrow, model))
     for new, old in zip(*pairs, strict=True):
         new.set_weights(old.get_weights())
     outputs = keras.tree.map_structure(lambda output: ops.cast(output, "float32"), narrow.output)
     return keras.Model(narrow.inputs, outputs, name=model.name)
 
 
-def _copied(model: keras.Model) -> keras.Model:
+def _cast_layers(model: keras.Model) -> keras.Model:
     def made(layer: keras.Layer) -> keras.Layer:
         if isinstance(layer, keras.Model):
-            return _copied(functional(layer))
-        _, name = read(layer.name) or ("", None)
-        narrow = {"dtype": "bfloat16"} if name and name.role not in IN_FLOAT32 else {}
+            return _cast_layers(to_functional(layer))
+        _, name = parse_layer_name(layer.name) or ("", None)
+        narrow = {"dtype": "bfloat16"} if name and name.role not in FLOAT32_ROLES else {}
         return type(layer).from_config({**layer.get_config(), **narrow})
 
     def called(layer: keras.Layer, *args: Any, **kwargs: Any) -> Any:
         return layer(*args, **kwargs)
 
-    return rebuilt(functional(model), made, called)
+    return clone_graph(to_functional(model), made, called)

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 # Arguments of timm and of Keras 2, and what this library calls them.
-ELSEWHERE = {
+OTHER_LIBRARIES = {
     "num_classes": "classes=",
     "pretrained": "weights=",
     "in_chans": "input_shape=(H, W, channels)",
@@ -23,20 +23,20 @@ ELSEWHERE = {
 }
 
 
-def check_names(function: str, given: Iterable[str]) -> None:
+def reject_foreign_arguments(function: str, given: Iterable[str]) -> None:
     """Raises TypeError for arguments that other libraries have, which names this library's own."""
     for name in given:
-        if name in ELSEWHERE:
-            raise TypeError(f"{function} has no argument {name!r}. Use {ELSEWHERE[name]}.")
+        if name in OTHER_LIBRARIES:
+            raise TypeError(f"{function} has no argument {name!r}. Use {OTHER_LIBRARIES[name]}.")
 
 
-def check_name(name: Any) -> None:
+def validate_name(name: Any) -> None:
     """Raises ValueError for a model's name that a backend cannot use for its layers."""
     if not isinstance(name, str) or not name or set(name) & set("./"):
         raise ValueError(f"name must be a text without '.' and '/'. Received: name={name!r}")
 
 
-def did_you_mean(given: Any, known: Iterable[str]) -> str:
+def suggestion(given: Any, known: Iterable[str]) -> str:
     """A sentence with the known name that is most like the given one, after a blank; empty if none is like it.
 
     Example:
@@ -47,7 +47,7 @@ def did_you_mean(given: Any, known: Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
-def alternatives(words: Iterable[Any]) -> str:
+def format_choices(words: Iterable[Any]) -> str:
     """Words for a sentence.
 
     Example:
@@ -58,7 +58,7 @@ def alternatives(words: Iterable[Any]) -> str:
     return f"{', '.join(others)} or {last}" if others else last
 
 
-def check(
+def validate_constructor_args(
     pooling: Any,
     poolings: Iterable[str],
     classes: Any,
@@ -77,7 +77,7 @@ def check(
         drop_path_rate: 0 or more, below 1.
     """
     if pooling not in (None, *poolings):
-        raise ValueError(f"pooling must be {alternatives([None, *poolings])}. Received: pooling={pooling!r}")
+        raise ValueError(f"pooling must be {format_choices([None, *poolings])}. Received: pooling={pooling!r}")
     if isinstance(classes, bool) or not isinstance(classes, numbers.Integral) or classes < 1:
         raise ValueError(f"classes must be a positive whole number. Received: classes={classes!r}")
     if not 0 <= drop_path_rate < 1:
@@ -85,13 +85,13 @@ def check(
     given = keras.activations.get(classifier_activation)
     if activations is not None and given not in [keras.activations.get(activation) for activation in activations]:
         raise ValueError(
-            f"classifier_activation must be {alternatives(activations)} with pretrained weights, which were trained "
+            f"classifier_activation must be {format_choices(activations)} with pretrained weights, which were trained "
             f"so. Received: classifier_activation={classifier_activation!r}. "
             "Put other activations on top of the logits."
         )
 
 
-def checked_stride(output_stride: int | None, first: int, full: int) -> int:
+def resolve_output_stride(output_stride: int | None, first: int, full: int) -> int:
     """The stride of the last feature map: None stands for `full`, and the `first` stage's cannot be undercut."""
     valid = tuple(stride for stride in (full // 4, full // 2, full) if stride > first) or (full,)
     if output_stride is not None and output_stride not in valid:
@@ -99,14 +99,14 @@ def checked_stride(output_stride: int | None, first: int, full: int) -> int:
     return output_stride or full
 
 
-def shape_of(size: int | tuple[int, int] | None, channels: int = 3) -> tuple[int | None, ...]:
+def image_shape(size: int | tuple[int, int] | None, channels: int = 3) -> tuple[int | None, ...]:
     """The shape of pictures of a height and width, or of a square size, in Keras' data format."""
     height, width = size if isinstance(size, tuple) else (size, size)
     last = keras.config.image_data_format() == "channels_last"
     return (height, width, channels) if last else (channels, height, width)
 
 
-def input_layer(
+def get_input_tensor(
     input_tensor: Any, input_shape: Any, default_size: int | tuple[int, int] | None, minimum: int, channels: int = 3
 ) -> Any:
     """The tensor that a model starts from: `input_tensor`, or a new input of `input_shape`.
@@ -127,18 +127,18 @@ def input_layer(
             "input_tensor must be the output of a Keras layer, such as keras.Input((224, 224, 3)). "
             f"Received: {type(input_tensor).__name__}. Call the finished model on arrays."
         )
-    given = None if input_shape is None else _checked_shape(input_shape, "input_shape", minimum)
+    given = None if input_shape is None else _validate_shape(input_shape, "input_shape", minimum)
     if input_tensor is None:
-        return keras.Input(given or shape_of(default_size, channels))
+        return keras.Input(given or image_shape(default_size, channels))
     if len(input_tensor.shape) != 4:
         raise ValueError(f"input_tensor must have shape (N, H, W, C). Received: {tuple(input_tensor.shape)}")
-    shape = _checked_shape(input_tensor.shape[1:], "input_tensor", minimum)
+    shape = _validate_shape(input_tensor.shape[1:], "input_tensor", minimum)
     if given is not None and any(None not in pair and pair[0] != pair[1] for pair in zip(shape, given, strict=True)):
         raise ValueError(f"input_tensor of shape {shape} disagrees with input_shape={given}. Leave input_shape out.")
     return input_tensor
 
 
-def _checked_shape(shape: Any, source: str, minimum: int) -> tuple[int | None, ...]:
+def _validate_shape(shape: Any, source: str, minimum: int) -> tuple[int | None, ...]:
     order = keras.config.image_data_format()
     names = "(H, W, C)" if order == "channels_last" else "(C, H, W)"
     try:

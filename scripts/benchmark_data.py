@@ -23,8 +23,8 @@ from model_table import multiply_adds
 from PIL import Image
 
 from convnext_keras import clip, create_model
-from convnext_keras.data.loader import in_batches
-from convnext_keras.data.transforms import Recipe
+from convnext_keras.data.loader import iter_batches
+from convnext_keras.data.transforms import ImageTransform
 
 PICTURES, HEIGHT, WIDTH = 512, 375, 500
 FEW, BATCH = 128, 16  # for ConvNeXt-Tiny
@@ -75,7 +75,7 @@ def data_path(folder: Path) -> list[str]:
             pass
 
     model.encode_image(pixels)
-    tiny, large_recipe = create_model("convnext_tiny", weights=None), Recipe(size=224, crop=0.875)
+    tiny, large_recipe = create_model("convnext_tiny", weights=None), ImageTransform(size=224, crop=0.875)
     few = paths[:FEW]
     large = np.stack([large_recipe(path) for path in few])
 
@@ -88,19 +88,19 @@ def data_path(folder: Path) -> list[str]:
         "Pillow alone: decode and resize, one thread": rate(pillow, PICTURES),
         "the library's transform, one thread": rate(lambda: [recipe(path) for path in paths], PICTURES),
         f"the library's transform, {os.cpu_count()} threads": rate(
-            lambda: consume(in_batches(paths, recipe, 32)), PICTURES
+            lambda: consume(iter_batches(paths, recipe, 32)), PICTURES
         ),
         "the model alone, pixels ready": rate(
             lambda: [model.encode_pixels(pixels[start : start + 32], 32) for start in range(0, PICTURES, 32)], PICTURES
         ),
         "files to vectors": rate(lambda: model.encode_image(paths), PICTURES),
         "transform for ConvNeXt-Tiny at 224, all threads": rate(
-            lambda: consume(in_batches(few, large_recipe, BATCH)), FEW
+            lambda: consume(iter_batches(few, large_recipe, BATCH)), FEW
         ),
         "ConvNeXt-Tiny alone, pixels ready": rate(
             lambda: classify((few, large[start : start + BATCH]) for start in range(0, FEW, BATCH)), FEW
         ),
-        "files to probabilities by ConvNeXt-Tiny": rate(lambda: classify(in_batches(few, large_recipe, BATCH)), FEW),
+        "files to probabilities by ConvNeXt-Tiny": rate(lambda: classify(iter_batches(few, large_recipe, BATCH)), FEW),
     }
     backend = os.environ["KERAS_BACKEND"]
     head = f"{machine()}\n\nJPEGs of {WIDTH} x {HEIGHT} pixels, the bundled ConvNeXt-CLIP at 64 x 64, {backend}."

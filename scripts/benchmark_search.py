@@ -101,7 +101,7 @@ def engine_lance(folder: Path, queries: np.ndarray) -> tuple[float, Iterable[tup
 
     from convnext_keras.retrieval import lance_index
 
-    class Named(lance_index.Embedder):
+    class Named(lance_index.DualEncoder):
         name = "made up"
 
         @property

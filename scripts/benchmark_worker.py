@@ -124,22 +124,22 @@ def recipe_step(contender: Contender, task: Task):
     import numpy as np
 
     from convnext_keras import ConvNeXtTiny, training
-    from convnext_keras.data.transforms import Recipe
+    from convnext_keras.data.transforms import ImageTransform
     from convnext_keras.training.batching import training_batches
-    from convnext_keras.training.finetuning import compile_with
+    from convnext_keras.training.finetuning import compile_model
 
     changes = {"batch_size": task.batch, **CHANGES.get(contender.setting, {})}
-    recipe = dataclasses.replace(training.RECIPES["fine_tune"], **changes)
+    recipe = dataclasses.replace(training.TRAINING_PRESETS["fine_tune"], **changes)
     with keras.RematScope("full" if contender.setting == "rematerialized" else None):
         model = ConvNeXtTiny(weights=None, classifier_activation=None, drop_path_rate=recipe.drop_path_rate)
     loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing)
     if contender.setting == GROUPS[2]:
         model.compile(multi_optimizer(model, recipe), loss)
     else:
-        compile_with(model, recipe, 1000, loss)
+        compile_model(model, recipe, 1000, loss)
     names = tuple(f"{number:04}" for number in range(1000))
-    examples = training.Examples(photographs(), np.arange(PHOTOGRAPHS), names)
-    batches = training_batches(examples, recipe, Recipe(224))
+    examples = training.ImageDataset(photographs(), np.arange(PHOTOGRAPHS), names)
+    batches = training_batches(examples, recipe, ImageTransform(224))
     if contender.setting.startswith("fixed batch"):
         rows = next(batches)
         return lambda fixed: model.train_on_batch(*fixed), rows
@@ -150,16 +150,16 @@ def multi_optimizer(model, recipe):
     """Keras' own way to have groups: an optimizer for each, whose global norms are of its group only."""
     import keras
 
-    from convnext_keras.training.param_groups import describe, key_of
+    from convnext_keras.training.param_groups import parameter_groups, variable_key
 
     options = {"use_ema": True, "ema_momentum": recipe.ema_decay} if recipe.ema_decay else {}
     found = {}
-    for group in describe(model, recipe.layer_decay):
+    for group in parameter_groups(model, recipe.layer_decay):
         decay = recipe.weight_decay if group.decayed else 0.0
         rate = recipe.learning_rate * group.scale
         optimizer = keras.optimizers.AdamW(rate, weight_decay=decay, global_clipnorm=recipe.clip_norm, **options)
         found |= dict.fromkeys(group.variables, optimizer)
-    return keras.optimizers.MultiOptimizer(lambda variable: found[key_of(variable)])
+    return keras.optimizers.MultiOptimizer(lambda variable: found[variable_key(variable)])
 
 
 def timm_recipe_step(task: Task):

@@ -16,7 +16,7 @@ import numpy as np
 from benchmark_report import machine
 
 from convnext_keras import create_model
-from convnext_keras.configs import VARIANTS
+from convnext_keras.configs import CONVNEXT_CONFIGS
 
 FILE = Path(__file__).parents[1] / "docs" / "speeds.csv"
 BATCH, SECONDS = 8, 6.0  # of one variant, about
@@ -41,7 +41,7 @@ def main() -> None:
         stream.write(f"# {keras.backend.backend()}, batches of {BATCH}, float32. {machine()}\n")
         rows = csv.writer(stream, lineterminator="\n")
         rows.writerow(["variant", "size", "pictures_a_second"])
-        for name, variant in VARIANTS.items():
+        for name, variant in CONVNEXT_CONFIGS.items():
             found = speed(name, variant.input_size)
             rows.writerow([name, variant.input_size, f"{found:.2f}"])
             print(name, f"{found:.2f}", flush=True)

@@ -29,9 +29,9 @@ from make_references import HEADS, keras_roles, normalised, pictures, random_wei
 from PIL import Image
 
 import convnext_keras
-from convnext_keras.clip.text_encoder import text_encoder
-from convnext_keras.configs import CLIP_VARIANTS, VARIANTS
-from convnext_keras.inference import unit
+from convnext_keras.clip.text_encoder import build_text_encoder
+from convnext_keras.configs import CLIP_CONFIGS, CONVNEXT_CONFIGS
+from convnext_keras.inference import l2_normalize
 
 PARITY = Path(__file__).parents[1] / "PARITY.md"
 SHAPE = (48, 64, 3)
@@ -90,17 +90,17 @@ def from_open_clip(name: str, towers: tuple[str, ...], path: Path) -> tuple[kera
         ours = convnext_keras.clip.create_model(name, weights=path)
         found = [ours.encode_image(images()), ours.encode_text(TEXTS, truncate="silent")]
         return ours, np.concatenate(found), np.concatenate(expected)
-    variant = CLIP_VARIANTS[name]
-    ours = text_encoder(variant.text, variant.embedding, None, None)
+    variant = CLIP_CONFIGS[name]
+    ours = build_text_encoder(variant.text, variant.embedding, None, None)
     convnext_keras.load_weights(ours, path)
     vectors = keras.ops.convert_to_numpy(ours(convnext_keras.clip.Tokenizer()(TEXTS, truncate="silent")))
-    return ours, unit(vectors), np.concatenate(expected)
+    return ours, l2_normalize(vectors), np.concatenate(expected)
 
 
 def comparisons(peer: str, folder: Path) -> Iterator[tuple[str, keras.Model, np.ndarray, np.ndarray]]:
     """Name, model and both outputs of all models of a peer."""
     if peer == "timm":
-        for name in VARIANTS:
+        for name in CONVNEXT_CONFIGS:
             if "isotropic" not in name and name != "convnext_mini":
                 yield name, *from_timm(name, folder / "peer.safetensors")
         return

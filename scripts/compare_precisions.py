@@ -51,10 +51,10 @@ def answers() -> list[str]:
                 path = Path(folder) / f"{precision}{row.suffix}"
                 given = list(calibration[:CALIBRATION]) if precision == "int8" else None
                 written = export.export(model, path, name, calibration=given, **options)
-                scores = export.Artefact(path)(digits)
+                scores = export.ExportedModel(path)(digits)
                 cells = [name, precision, f"{written.bytes / 1e6:.2f}", _right(scores, labels)]
                 cells.append(f"{np.abs(scores - before).max():.3f}")
-                if name in export.ENGINES:
+                if name in export.CLIP_FORMATS:
                     given = pictures if precision == "int8" else None
                     both = Path(folder) / f"{name}-{precision}"
                     written = export.export_clip(shapes, both, name, calibration=given, **options)
@@ -72,7 +72,7 @@ def _right(scores: np.ndarray, labels: np.ndarray) -> str:
     return f"{100 * np.mean(scores.argmax(axis=1) == labels):.2f} %"
 
 
-def _shapes(model: clip.Embedder, scenes: Any) -> list[str]:
+def _shapes(model: clip.DualEncoder, scenes: Any) -> list[str]:
     accuracies = measure(model, scenes.held_out, SEED)
     return [f"{accuracies[name]:.1f} %" for name in SHAPES]
 

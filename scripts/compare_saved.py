@@ -27,12 +27,12 @@ def write(output: Path, pattern: str) -> None:
     from make_references import keras_roles, random_weights
 
     from convnext_keras import create_model, save_pretrained
-    from convnext_keras.configs import VARIANTS
-    from convnext_keras.data.transforms import Recipe
+    from convnext_keras.configs import CONVNEXT_CONFIGS
+    from convnext_keras.data.transforms import ImageTransform
 
     output.mkdir(parents=True, exist_ok=True)
     picture().save(output / "picture.png")
-    for name, variant in VARIANTS.items():
+    for name, variant in CONVNEXT_CONFIGS.items():
         if not fnmatch.fnmatch(name, pattern):
             continue
         size = max(SIZE, variant.minimum_size)
@@ -43,7 +43,9 @@ def write(output: Path, pattern: str) -> None:
             shutil.rmtree(folder, ignore_errors=True)
             try:
                 # A transform whose crop cuts an even number of pixels off, which all libraries round alike.
-                recipe = Recipe(size, edge=size + 16, rounding="down" if form == "transformers" else "half_even")
+                recipe = ImageTransform(
+                    size, edge=size + 16, rounding="down" if form == "transformers" else "half_even"
+                )
                 save_pretrained(model, folder, form, class_names=[f"class {n}" for n in range(CLASSES)], recipe=recipe)
             except ValueError as error:
                 row["refused"] = str(error)

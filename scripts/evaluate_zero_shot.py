@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from convnext_keras import clip
-from convnext_keras.data.loader import image_files
+from convnext_keras.data.loader import list_images
 
 IMAGENET_CLASSES = 1000
 CHUNK = 1024  # pictures between two saves
@@ -61,7 +61,7 @@ def accuracy(model: clip.CLIP, folder: Path, state: Path, batch_size: int, templ
     imagenet = len(classes) == IMAGENET_CLASSES
     labels = clip.imagenet_classes() if imagenet else [path.name.replace("_", " ") for path in classes]
     templates = templates or (list(clip.imagenet_templates()) if imagenet else ["a photo of a {}."])
-    files = [image_files(path) for path in classes]
+    files = [list_images(path) for path in classes]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Labels that occur more than once")  # ImageNet has two such pairs.
         classifier = clip.ZeroShotClassifier(model, labels, templates)

@@ -16,7 +16,7 @@ import shapes
 from train_shapes_clip import SEED, pictures_of
 
 from convnext_keras import clip, training
-from convnext_keras.training import Examples, Pairs
+from convnext_keras.training import ImageDataset, ImageTextDataset
 
 NEW_COLOURS = {
     "pink": shapes.Hue((245, 130, 190), (325, 340), (0.4, 0.6), (0.85, 1)),
@@ -28,7 +28,7 @@ HELD_OUT = 200  # pictures of new scenes, and of old ones
 DRAWN = 4_000  # pictures to learn from, of each of the three kinds
 # The rate is that of a small model: 128 channels wide, not 1,024.
 RECIPE = dataclasses.replace(
-    training.CLIP_RECIPE,
+    training.CLIP_CONFIG,
     batch_size=48,
     epochs=1,
     learning_rate=2e-3,
@@ -50,11 +50,11 @@ def class_names() -> tuple[str, ...]:
     return tuple(f"{colour} {shape}" for colour in shapes.COLOURS for shape in shapes.SHAPES)
 
 
-def examples_of(scenes: list[shapes.Scene], pictures: list[np.ndarray]) -> Examples:
+def examples_of(scenes: list[shapes.Scene], pictures: list[np.ndarray]) -> ImageDataset:
     """Pictures with colour and shape as their class."""
     places = {name: place for place, name in enumerate(class_names())}
     labels = np.array([places[f"{scene.colour} {scene.shape}"] for scene in scenes])
-    return Examples(pictures, labels, class_names())
+    return ImageDataset(pictures, labels, class_names())
 
 
 def drawn(scenes: list[shapes.Scene], count: int, random: np.random.Generator) -> tuple[list, list]:
@@ -63,21 +63,25 @@ def drawn(scenes: list[shapes.Scene], count: int, random: np.random.Generator) -
     return rows, [shapes.draw(scene, random) for scene in rows]
 
 
-def captions(scenes: list[shapes.Scene], pictures: list[np.ndarray], random: np.random.Generator) -> Pairs:
+def captions(scenes: list[shapes.Scene], pictures: list[np.ndarray], random: np.random.Generator) -> ImageTextDataset:
     """Pictures with whole captions in varied wording; those of one scene are a group."""
     numbers: dict[shapes.Scene, int] = {}
     groups = [numbers.setdefault(scene, len(numbers)) for scene in scenes]
     texts = [(scene.caption, shapes.random_caption(scene, random, complete=1.0)) for scene in scenes]
-    return Pairs(pictures, tuple(texts), np.array(groups))
+    return ImageTextDataset(pictures, tuple(texts), np.array(groups))
 
 
-def learned(model: clip.CLIP, scenes: list[shapes.Scene], seed: int, recipe: training.Recipe = RECIPE) -> clip.CLIP:
+def learned(
+    model: clip.CLIP, scenes: list[shapes.Scene], seed: int, recipe: training.TrainingConfig = RECIPE
+) -> clip.CLIP:
     """A copy of the model that has learned the new classes by their names, and was shown old pictures in turn."""
     random = np.random.default_rng((SEED, seed))
     old = shapes.split().training
     named_rows, named = drawn(scenes, DRAWN, random)
     known_rows, known = drawn(old, DRAWN // 2, random)
-    both = training.prompts(examples_of(named_rows + known_rows, named + known), ("a {}", "{}", "a picture of a {}"))
+    both = training.class_prompts(
+        examples_of(named_rows + known_rows, named + known), ("a {}", "{}", "a picture of a {}")
+    )
     replayed = captions(*drawn(old + scenes, DRAWN, random), random)
     return training.fine_tune_clip(model, both, recipe, replay=replayed, seed=seed)
 
@@ -118,7 +122,7 @@ def main() -> None:
         tuned = learned(model, kept, seed, recipe)
         seconds = time.perf_counter() - begun
         for weight in (0.0, 0.5, 0.75, 0.9, 1.0):
-            mixed = clip.interpolate(model, tuned, weight)
+            mixed = clip.interpolate_weights(model, tuned, weight)
             figures = [training.zero_shot_accuracy(mixed, part, TEMPLATE) for part in (new, old)]
             figures.append(caption_accuracy(mixed, old_scenes, old_pictures))
             print(f"{seed} | {weight:.2f} | {' | '.join(f'{100 * part:.1f} %' for part in figures)} | {seconds:.0f}")

@@ -14,10 +14,10 @@ import matplotlib
 import typer
 from matplotlib.figure import Figure
 
-from convnext_keras.checkpoints import CLIP, WeightSet, weight_sets
+from convnext_keras.checkpoints import CLIP_REGISTRY, WeightSet, load_registry
 from convnext_keras.cli import app
 from convnext_keras.cli.demo import demo
-from convnext_keras.configs import CLIP_VARIANTS, VARIANTS
+from convnext_keras.configs import CLIP_CONFIGS, CONVNEXT_CONFIGS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -64,19 +64,19 @@ def counted() -> dict[str, tuple[float, float]]:
 
 def counts_of(row: WeightSet, counts: dict[str, tuple[float, float]]) -> tuple[float, float]:
     """Of a weight set at its own size; of a ConvNeXt-CLIP, all its parameters and its image tower's multiply-adds."""
-    if row.variant in CLIP_VARIANTS:
-        variant = CLIP_VARIANTS[row.variant]
-        trunk = next(name for name, one in VARIANTS.items() if (one.depths, one.dims) == variant.trunk[:2])
+    if row.variant in CLIP_CONFIGS:
+        variant = CLIP_CONFIGS[row.variant]
+        trunk = next(name for name, one in CONVNEXT_CONFIGS.items() if (one.depths, one.dims) == variant.trunk[:2])
         million = (variant.parameters or 0) / 1e6
     else:
         trunk, million = row.variant, counts[row.variant][0]
-    return million, counts[trunk][1] * (row.input_size / VARIANTS[trunk].input_size) ** 2
+    return million, counts[trunk][1] * (row.input_size / CONVNEXT_CONFIGS[trunk].input_size) ** 2
 
 
 def zoo() -> str:
     """The table of all weight sets, with fields that filter it."""
     counts, lines, values = counted(), [], {"variant": set(), "labels": set(), "licence": set()}
-    for known, module in ((weight_sets(), ""), (weight_sets(CLIP), "clip.")):
+    for known, module in ((load_registry(), ""), (load_registry(CLIP_REGISTRY), "clip.")):
         for name, row in known.items():
             million, giga = counts_of(row, counts)
             code = html.escape(f'{module}create_model("{name}")', quote=True)
@@ -114,8 +114,8 @@ def charts() -> str:
     """Pictures of the best published accuracy of each variant at its own size, for both themes."""
     counts, (measured, rate), lines = counted(), speeds(), []
     best: dict[str, WeightSet] = {}
-    for row in weight_sets().values():
-        usual = row.top1 and row.labels == "imagenet-1k" and row.input_size == VARIANTS[row.variant].input_size
+    for row in load_registry().values():
+        usual = row.top1 and row.labels == "imagenet-1k" and row.input_size == CONVNEXT_CONFIGS[row.variant].input_size
         if usual and (row.variant not in best or float(row.top1) > float(best[row.variant].top1)):
             best[row.variant] = row
     for heading, name in CHARTS.items():

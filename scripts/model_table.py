@@ -15,9 +15,9 @@ from typing import Any
 import keras
 
 from convnext_keras import create_model
-from convnext_keras.checkpoints import BUNDLED, weight_sets
-from convnext_keras.configs import CLIP_VARIANTS, VARIANTS
-from convnext_keras.surgery import inner_layers
+from convnext_keras.checkpoints import BUNDLED_WEIGHTS_DIR, load_registry
+from convnext_keras.configs import CLIP_CONFIGS, CONVNEXT_CONFIGS
+from convnext_keras.surgery import flatten_layers
 
 IMAGENET_CLASSES = 1000
 PAGE = Path(__file__).parents[1] / "docs" / "variants.md"
@@ -25,7 +25,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "variants.md"
 
 def multiply_adds(model: keras.Model) -> int:
     """Of one picture: the kernel's size for each position of the output."""
-    layers: list[Any] = [layer for layer in inner_layers(model) if hasattr(layer, "kernel")]
+    layers: list[Any] = [layer for layer in flatten_layers(model) if hasattr(layer, "kernel")]
     return sum(math.prod(layer.kernel.shape) * math.prod(layer.output.shape[1:-1]) for layer in layers)
 
 
@@ -33,10 +33,10 @@ def table() -> str:
     """One row for each variant, with the best published accuracy of its weight sets."""
     lines = ["| variant | pixels | parameters | multiply-adds | best published top-1 | by |"]
     lines.append("|---|---:|---:|---:|---:|---|")
-    for name, variant in VARIANTS.items():
+    for name, variant in CONVNEXT_CONFIGS.items():
         with keras.device("meta"):
             model = create_model(name, weights=None, input_shape=(variant.input_size, variant.input_size, 3))
-        rows = [row for row in weight_sets().values() if row.variant == name and row.top1]
+        rows = [row for row in load_registry().values() if row.variant == name and row.top1]
         best = max(rows, key=accuracy, default=None)
         top1, command = f"{best.top1} %" if best else "", ""
         if best:
@@ -51,9 +51,9 @@ def clip_table() -> str:
     """One row for each weight set of ConvNeXt-CLIP, with what its publisher measured."""
     head = "| weight set | pixels | million parameters | ImageNet-1k top-1 | COCO text to image | COCO image to text |"
     lines = [head, "|---|---:|---:|---:|---:|---:|"]
-    with (BUNDLED / "clip.csv").open(encoding="utf-8", newline="") as stream:
+    with (BUNDLED_WEIGHTS_DIR / "clip.csv").open(encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):
-            name, million = f"{row['variant']}.{row['tag']}", f"{CLIP_VARIANTS[row['variant']].parameters / 1e6:.1f}"
+            name, million = f"{row['variant']}.{row['tag']}", f"{CLIP_CONFIGS[row['variant']].parameters / 1e6:.1f}"
             results = [f"{row[key]} %" for key in ("top1", "coco_image_recall", "coco_text_recall") if row[key]]
             if len(results) == 3:  # The bundled set is no model of photographs.
                 lines.append(f"| `{name}` | {row['input_size']} | {million} | {' | '.join(results)} |")

@@ -69,9 +69,9 @@ def run_of(operation: str, action: str, batch: int) -> Callable[[], object]:
 
 def work(operation: str, action: str, batch: int) -> None:
     """A process that runs the model without an operation once for each line that it is sent."""
-    from convnext_keras import keep_memory
+    from convnext_keras import reuse_allocator_memory
 
-    keep_memory()
+    reuse_allocator_memory()
     run = run_of(operation, action, batch)
     for _ in range(3):
         run()

@@ -22,7 +22,7 @@ import numpy as np
 import openvino
 
 from convnext_keras import create_model, export
-from convnext_keras.export.verification import MOST_DIFFERENCE
+from convnext_keras.export.verification import TOLERANCES
 
 GUIDE = Path(__file__).parent.parent / "DEPLOYMENT.md"
 
@@ -101,7 +101,7 @@ def main() -> None:
                 continue
             difference = np.abs(np.array(run(folder)) - wanted).max()
             print(f"{title}: differs by {difference:.1e}")
-            if not difference < MOST_DIFFERENCE["float32"]:
+            if not difference < TOLERANCES["float32"]:
                 raise SystemExit(f"{title} computes something else.")
 
 

@@ -19,10 +19,10 @@ from sklearn.datasets import load_digits
 
 from convnext_keras import create_model, save_weights
 from convnext_keras.checkpoints.download import file_sha256
-from convnext_keras.data.transforms import Recipe
+from convnext_keras.data.transforms import ImageTransform
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
-RECIPE = Recipe(size=32)
+RECIPE = ImageTransform(size=32)
 SEED, EPOCHS, BATCH = 0, 120, 64
 
 

@@ -101,7 +101,7 @@ class Scenes(keras.utils.PyDataset):
         super().__init__()
         self.random = np.random.default_rng(seed)
         self.scenes, self.known = scenes, set(scenes)
-        self.augmented = clip.RandomCropAndErase(SIZE, CROP, ERASE, seed)
+        self.augmented = clip.CLIPTrainTransform(SIZE, CROP, ERASE, seed)
 
     def __len__(self) -> int:
         return STEPS
@@ -208,7 +208,7 @@ def pictures_of(scenes: Sequence[Scene], seed: int) -> tuple[list[Scene], list[n
     return scenes, [draw(scene, random) for scene in scenes]
 
 
-def measure(model: clip.Embedder, combinations: Sequence[Scene], seed: int) -> dict[str, float]:
+def measure(model: clip.DualEncoder, combinations: Sequence[Scene], seed: int) -> dict[str, float]:
     """Accuracies in percent: whole captions of arranged pictures among all 4,320, text to image among 500 of them, and
     colour, shape and both of 600 free pictures among all that there are.
     """

@@ -10,7 +10,7 @@ from PIL import Image
 
 from convnext_keras import clip
 from convnext_keras.cli.demo import held_out_shapes
-from convnext_keras.configs import Variant
+from convnext_keras.configs import ConvNeXtConfig
 
 COSINE, LOGITS = 0.99999, 1e-3
 # Float32 sums of another number of rows or columns.
@@ -32,8 +32,8 @@ def clip_checkpoints(tmp_path_factory):
 def variant(kind):
     row = KINDS[kind]
     hidden = 2 * row["embedding"] if row["projection"] == "mlp" else None
-    trunk = Variant(**SMALL, epsilon=row["epsilon"])
-    return clip.ClipVariant(trunk, clip.TextTower(*row["text"]), row["embedding"], SIZE, projection_hidden=hidden)
+    trunk = ConvNeXtConfig(**SMALL, epsilon=row["epsilon"])
+    return clip.CLIPConfig(trunk, clip.CLIPTextConfig(*row["text"]), row["embedding"], SIZE, projection_hidden=hidden)
 
 
 def load(kind, folder, **arguments):

@@ -17,10 +17,10 @@ import pytest
 from PIL import Image
 from waiting import TIMEOUT, wait_until
 
-from convnext_keras import clip
+from convnext_keras import clip, retrieval
 from convnext_keras.cli.demo import held_out_shapes
 from convnext_keras.clip.constructors import BUNDLED_CLIP
-from convnext_keras.server.limits import Limits
+from convnext_keras.server.limits import ServerLimits
 
 KEY = "a key for the tests"
 MODEL = BUNDLED_CLIP
@@ -58,7 +58,7 @@ def index_folder(tmp_path_factory, model, pictures):
     folder = tmp_path_factory.mktemp("index")
     for number, pixels in enumerate(pictures[0][:12]):
         (folder / f"{number:02}.png").write_bytes(png(pixels))
-    index = clip.ImageIndex(model)
+    index = retrieval.InMemoryIndex(model)
     index.add(folder)
     index.save(folder / "index")
     return folder / "index"
@@ -141,4 +141,4 @@ def asked(app, path, body, meanwhile=lambda engine: None, started=True):
     return asyncio.run(request())
 
 
-SMALL = Limits(image_batch=1, text_batch=1)  # whose first run of every shape is short
+SMALL = ServerLimits(image_batch=1, text_batch=1)  # whose first run of every shape is short

@@ -5,15 +5,15 @@ import pytest
 from backends import BACKEND
 
 from convnext_keras import ConvNeXt, create_model
-from convnext_keras.configs import VARIANTS
+from convnext_keras.configs import CONVNEXT_CONFIGS
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="counts need no numbers, and only PyTorch makes tensors without them")
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", CONVNEXT_CONFIGS)
 def test_parameters_are_the_published_ones(variant):
     with keras.device("meta"):
         model = create_model(variant, weights=None, classes=1000)
-    assert model.count_params() == VARIANTS[variant].parameters
+    assert model.count_params() == CONVNEXT_CONFIGS[variant].parameters
 
 
 @pytest.mark.parametrize(

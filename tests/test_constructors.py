@@ -3,13 +3,13 @@
 import pytest
 
 from convnext_keras import checkpoints, create_model, list_models, list_weights
-from convnext_keras.configs import VARIANTS
+from convnext_keras.configs import CONVNEXT_CONFIGS
 
 pytestmark = pytest.mark.any_backend
 
 
 def test_names_are_listed_and_filtered():
-    assert list_models() == [*VARIANTS]
+    assert list_models() == [*CONVNEXT_CONFIGS]
     assert list_models("*mini") == ["convnext_mini"]
     assert list_models("resnet*") == []
 
@@ -30,7 +30,7 @@ def test_a_weight_set_by_any_of_its_names(name):
 
 
 def test_a_weight_set_itself_is_not_looked_up_again(monkeypatch):
-    row = checkpoints.weight_sets()["convnext_mini.digits"]
+    row = checkpoints.load_registry()["convnext_mini.digits"]
     monkeypatch.setattr(checkpoints.registry, "weight_sets", None)
     monkeypatch.setattr(checkpoints, "named", None)
     assert create_model(row).provenance.weights == row.name
@@ -38,10 +38,10 @@ def test_a_weight_set_itself_is_not_looked_up_again(monkeypatch):
 
 def test_every_weight_set_is_found_by_its_name():
     for name in list_weights():
-        row = checkpoints.named(name)
+        row = checkpoints.find_weight_set(name)
         assert row is not None
         assert row.name == name
-        assert checkpoints.resolve(row.tag, row.variant) == row
+        assert checkpoints.resolve_weights(row.tag, row.variant) == row
 
 
 @pytest.mark.parametrize(

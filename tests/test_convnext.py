@@ -13,8 +13,8 @@ from waiting import TIMEOUT
 
 import convnext_keras
 from convnext_keras import ConvNeXt, ConvNeXtTiny, clip
-from convnext_keras.configs import VARIANTS
-from convnext_keras.data.transforms import STATISTICS, normalize
+from convnext_keras.configs import CONVNEXT_CONFIGS
+from convnext_keras.data.transforms import NORMALIZATION_STATS, normalize
 
 CONSTRUCTORS = ("ConvNeXtTiny", "ConvNeXtSmall", "ConvNeXtBase", "ConvNeXtLarge", "ConvNeXtXLarge")
 DEPTHS, DIMS = (1, 1, 2, 1), (8, 12, 16, 24)
@@ -116,7 +116,7 @@ def test_positional_arguments_are_those_of_keras():
 def test_constructors_are_named(name):
     constructor = getattr(convnext_keras, name)
     assert constructor.__name__ == name
-    assert inspect.signature(constructor).parameters["name"].default in VARIANTS
+    assert inspect.signature(constructor).parameters["name"].default in CONVNEXT_CONFIGS
     assert inspect.signature(constructor).parameters["weights"].default == "imagenet"
 
 
@@ -181,7 +181,7 @@ def test_preprocessing_can_stay_outside():
 @pytest.mark.cross_backend
 def test_embedded_statistics():
     layer = small().get_layer("convnext_prestem_normalization")
-    mean, std = STATISTICS["imagenet"]
+    mean, std = NORMALIZATION_STATS["imagenet"]
     np.testing.assert_allclose(np.ravel(layer.input_mean), np.array(mean) * 255, rtol=1e-6)
     np.testing.assert_allclose(np.ravel(layer.input_variance), (np.array(std) * 255) ** 2, rtol=1e-6)
 
@@ -283,7 +283,7 @@ def test_bad_input_tensor(shape, arguments, message):
 
 @pytest.mark.parametrize("weights", [None, "imagenet"])
 def test_bad_arguments_fetch_nothing(weights, monkeypatch):
-    monkeypatch.setattr("convnext_keras.checkpoints.fetch", None)
+    monkeypatch.setattr("convnext_keras.checkpoints.fetch_weights", None)
     with pytest.raises(ValueError, match="pooling"):
         ConvNeXtTiny(weights=weights, pooling="mean")
 

@@ -3,8 +3,8 @@
 import pytest
 
 from convnext_keras import create_model
-from convnext_keras.configs import VARIANTS
-from convnext_keras.layer_names import TEMPLATES, LayerName, read, read_model
+from convnext_keras.configs import CONVNEXT_CONFIGS
+from convnext_keras.layer_names import TEMPLATES, LayerName, parse_layer_name, parse_layer_names
 
 pytestmark = pytest.mark.any_backend
 
@@ -16,12 +16,12 @@ def test_what_is_written_is_read(role, prefix):
     name = LayerName(role, **fields)
     fixed = role.startswith("text_") or str(name).startswith("text_block") or role == "similarity"
     if not (fixed and prefix):
-        assert read(f"{prefix}{name}") == (prefix, name)
+        assert parse_layer_name(f"{prefix}{name}") == (prefix, name)
 
 
 @pytest.mark.parametrize("name", ["dense", "layer_normalization_1", "stage_block_add", "stage_x_block_1_add", ""])
 def test_other_names_are_nobodys(name):
-    assert read(name) is None
+    assert parse_layer_name(name) is None
 
 
 @pytest.mark.parametrize("variant", ["convnext_mini", "convnextv2_atto", "convnext_zepto_rms_ols", "test_convnext3"])
@@ -29,18 +29,18 @@ def test_every_layer_of_a_model_with_weights_is_in_the_table(variant):
     model = create_model(variant, weights=None, include_top=False, input_shape=(32, 32, 3))
     layers = [layer for outer in model.layers for layer in getattr(outer, "layers", [outer])]
     norms = {layer.name: "normalization" in layer.name and layer is not layers[2] for layer in layers}
-    names = read_model(norms)
+    names = parse_layer_names(norms)
     assert not any(names[layer.name].is_foreign for layer in layers if layer.weights)
     assert list(names.values()).count(LayerName("head_layernorm")) == 1
-    assert variant in VARIANTS
+    assert variant in CONVNEXT_CONFIGS
 
 
 def test_layers_of_another_model_keep_their_names():
     layers = dict.fromkeys(["a_stage_0_block_0_add", "b_stage_0_block_0_add", "a_head_dense", "head_dense"], False)
-    names = read_model(layers)
+    names = parse_layer_names(layers)
     assert [name for name, layer in names.items() if not layer.is_foreign] == ["a_stage_0_block_0_add", "a_head_dense"]
 
 
 def test_the_last_norm_is_known_by_its_place():
     layers = {"normalization": True, "a_stage_0_block_0_add": False, "mine": True, "layer_normalization_7": True}
-    assert [name for name, layer in read_model(layers).items() if layer.role == "head_layernorm"] == ["mine"]
+    assert [name for name, layer in parse_layer_names(layers).items() if layer.role == "head_layernorm"] == ["mine"]

@@ -5,7 +5,7 @@ from backends import BACKEND, to_numpy
 from keras import ops
 
 from convnext_keras import layers as convnext_layers
-from convnext_keras.clip.zero_shot import UnitVector
+from convnext_keras.clip.zero_shot import L2Normalize
 from convnext_keras.layers import (
     AverageMaxPooling2D,
     DepthwiseConvolution,
@@ -89,7 +89,7 @@ CUSTOM_LAYERS = {
     "SimpleNormalization": lambda policy: SimpleNormalization(dtype=policy),
     "AverageMaxPooling2D": lambda policy: AverageMaxPooling2D(dtype=policy),
     "AverageMaxPooling2D, both": lambda policy: AverageMaxPooling2D(concatenate=True, dtype=policy),
-    "UnitVector": lambda policy: UnitVector(dtype=policy),
+    "UnitVector": lambda policy: L2Normalize(dtype=policy),
 }
 
 

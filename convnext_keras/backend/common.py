@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 
-def widened(tensor):
+def to_float32(tensor):
     """The tensor in at least float32: sums of many 16-bit numbers lose digits and overflow."""
     return ops.cast(tensor, keras.backend.result_type(tensor.dtype, "float32"))
 
@@ -22,7 +22,7 @@ def pad_same(inputs, kernel_size: tuple[int, int], dilation_rate: int):
     return ops.pad(inputs, ((0, 0), (height, height), (width, width), (0, 0)))
 
 
-def shifted_sum(inputs, kernel, dilation_rate: int):
+def depthwise_shift_add(inputs, kernel, dilation_rate: int):
     """Depthwise convolution as one multiply-add per kernel position, which XLA fuses into a single pass over memory."""
     rows, columns = kernel.shape[:2]
     padded = pad_same(inputs, (rows, columns), dilation_rate)
@@ -69,13 +69,13 @@ def shifted_depthwise(inputs, kernel, dilation_rate: int):
         def gradient(upstream):
             flipped = ops.flip(kernel, axis=(0, 1))
             return (
-                shifted_sum(upstream, flipped, dilation_rate),
+                depthwise_shift_add(upstream, flipped, dilation_rate),
                 shifted_kernel_gradient(inputs, upstream, kernel.shape[:2], dilation_rate),
             )
 
-        return shifted_sum(inputs, kernel, dilation_rate), gradient
+        return depthwise_shift_add(inputs, kernel, dilation_rate), gradient
 
-    return ops.cast(convolve(widened(inputs), widened(kernel)), inputs.dtype)
+    return ops.cast(convolve(to_float32(inputs), to_float32(kernel)), inputs.dtype)
 
 
 def depthwise_native(inputs, kernel, bias, dilation_rate: int):
@@ -84,7 +84,7 @@ def depthwise_native(inputs, kernel, bias, dilation_rate: int):
     return with_bias(ops.conv(inputs, kernel, **options), bias)
 
 
-def in_parts(function, rows, count: int):
+def map_microbatches(function, rows, count: int):
     """A function of `count` equal parts of the rows, one after another, in one array."""
     parts: Any = ops.split(rows, count)
     return ops.concatenate([function(part) for part in parts])

@@ -31,7 +31,7 @@ def depthwise(inputs, kernel, bias, dilation_rate: int):
 
 
 @jax.custom_vjp
-def _wide_product(rows, kernel):
+def _matmul_f32_accumulate(rows, kernel):
     """The product of bfloat16 matrices in float32, and gradients by products of bfloat16 again.
 
     XLA for CPUs hands such products to the processor's instructions. It converts the matrices of others to float32.
@@ -39,14 +39,16 @@ def _wide_product(rows, kernel):
     return jax.lax.dot(rows, kernel, preferred_element_type=np.float32)
 
 
-def _gradients_of_product(matrices, upstream):
+def _matmul_gradients(matrices, upstream):
     rows, kernel = matrices
     upstream = upstream.astype(rows.dtype)
-    of_rows, of_kernel = _wide_product(upstream, kernel.T), _wide_product(rows.T, upstream)
+    of_rows, of_kernel = _matmul_f32_accumulate(upstream, kernel.T), _matmul_f32_accumulate(rows.T, upstream)
     return of_rows.astype(rows.dtype), of_kernel.astype(kernel.dtype)
 
 
-_wide_product.defvjp(lambda rows, kernel: (_wide_product(rows, kernel), (rows, kernel)), _gradients_of_product)
+_matmul_f32_accumulate.defvjp(
+    lambda rows, kernel: (_matmul_f32_accumulate(rows, kernel), (rows, kernel)), _matmul_gradients
+)
 
 
 @functools.lru_cache(maxsize=64)
@@ -57,7 +59,7 @@ def _compiled_dense(activation):
         return activation(rows @ kernel + bias)
 
     def widened(rows, kernel, bias):
-        return activation(_wide_product(rows, kernel) + bias).astype(rows.dtype)
+        return activation(_matmul_f32_accumulate(rows, kernel) + bias).astype(rows.dtype)
 
     def on_rows(inputs, kernel, bias):
         rows = inputs.reshape(-1, kernel.shape[0])
@@ -75,14 +77,14 @@ def dense(inputs, kernel, bias, activation):
     return _compiled_dense(activation)(inputs, kernel, bias)
 
 
-def keep_compiled(folder: Path) -> None:
+def enable_compilation_cache(folder: Path) -> None:
     """Programs that took a while to compile are read from the folder, unless JAX was given another one."""
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
-def in_parts(function, rows, count: int):
+def map_microbatches(function, rows, count: int):
     """In a loop, which XLA compiles once for all parts."""
     outputs = jax.lax.map(function, rows.reshape(count, -1, *rows.shape[1:]))
     return outputs.reshape(-1, *outputs.shape[2:])

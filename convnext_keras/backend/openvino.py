@@ -13,7 +13,7 @@ import numpy as np
 import openvino
 from openvino import opset15
 
-from convnext_keras.backend.openvino_nchw import channels_first
+from convnext_keras.backend.openvino_nchw import convert_to_nchw
 
 try:
     from keras.src.backend.openvino import core
@@ -32,7 +32,7 @@ def _layer_norm(inputs, gamma, beta, epsilon: float):
     return core.OpenVINOKerasTensor(outputs)
 
 
-def graph_of(model: keras.Model, inputs: Any = None) -> openvino.Model:
+def to_openvino_graph(model: keras.Model, inputs: Any = None) -> openvino.Model:
     """The model as OpenVINO's graph, for any number of rows.
 
     Args:
@@ -48,7 +48,7 @@ def graph_of(model: keras.Model, inputs: Any = None) -> openvino.Model:
     outputs = keras.tree.flatten(model(tensors, training=False))
     parameters: Any = [tensor.output.get_node() for tensor in keras.tree.flatten(tensors)]
     graph = openvino.Model([opset15.result(row.output) for row in outputs], parameters)  # pyright: ignore
-    channels_first(graph)
+    convert_to_nchw(graph)
     return graph
 
 
@@ -57,7 +57,7 @@ def _parameter(tensor: keras.KerasTensor) -> Any:
     return core.OpenVINOKerasTensor(opset15.parameter(shape, core.OPENVINO_DTYPES[tensor.dtype]).output(0))
 
 
-class Programs(NamedTuple):
+class CompiledModels(NamedTuple):
     """What a model was compiled to.
 
     Attributes:
@@ -69,37 +69,37 @@ class Programs(NamedTuple):
     by_shape: dict[tuple, openvino.CompiledModel]
 
 
-KEPT_SHAPES = 2  # of inputs, for which a model stays compiled
-_programs: weakref.WeakKeyDictionary[keras.Model, Programs] = weakref.WeakKeyDictionary()
+MAX_COMPILED_SHAPES = 2  # of inputs, for which a model stays compiled
+_compiled_models: weakref.WeakKeyDictionary[keras.Model, CompiledModels] = weakref.WeakKeyDictionary()
 
 
-def _infer(model: keras.Model, inputs: Any) -> Any:
+def _predict_batch(model: keras.Model, inputs: Any) -> Any:
     """Outputs for `predict`, in the precision that OpenVINO chooses; compiled anew if the weights have other values."""
     values = [variable.value for variable in model.weights]
-    known = _programs.get(model)
+    known = _compiled_models.get(model)
     if known is None or [*map(id, known.values)] != [*map(id, values)]:
-        known = _programs[model] = Programs(values, {})
+        known = _compiled_models[model] = CompiledModels(values, {})
     rows = keras.tree.map_structure(lambda row: keras.KerasTensor((None, *row.shape[1:]), str(row.dtype)), inputs)
     shape = tuple((row.dtype, *row.shape) for row in keras.tree.flatten(rows))
     if shape not in known.by_shape:
-        if len(known.by_shape) == KEPT_SHAPES:
+        if len(known.by_shape) == MAX_COMPILED_SHAPES:
             known.by_shape.clear()
-        known.by_shape[shape] = openvino.compile_model(graph_of(model, rows), core.get_device())
+        known.by_shape[shape] = openvino.compile_model(to_openvino_graph(model, rows), core.get_device())
     outputs = known.by_shape[shape](keras.tree.flatten(inputs)).to_tuple()
     return outputs[0] if len(outputs) == 1 else keras.tree.pack_sequence_as(model.output, outputs)
 
 
-def _compiled(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
+def _compile_model(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
     """The model as OpenVINO compiles it for any number of rows, in float32."""
-    program = openvino.compile_model(graph_of(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    program = openvino.compile_model(to_openvino_graph(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda inputs: program(inputs)[0]
 
 
-def _called(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
+def _run_compiled(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
     """The model called directly, which Keras computes in float32."""
     return lambda inputs: np.asarray(keras.ops.convert_to_numpy(model(inputs, training=False)))
 
 
 layer_norm = _layer_norm if core else None
-compiled = _compiled if core else _called
-infer = _infer if core else None
+compile_model = _compile_model if core else _run_compiled
+predict_batch = _predict_batch if core else None

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import openvino
 from openvino import Node, Output, opset15
 
-TO_LAST, TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
+NCHW_TO_NHWC, NHWC_TO_NCHW = [0, 2, 3, 1], [0, 3, 1, 2]
 CONVOLUTIONS = {"Convolution", "GroupConvolution", "MaxPool", "AvgPool"}
 # Operations on each element, of one tensor or of several that are broadcast.
 POINTWISE = (
@@ -19,35 +19,37 @@ POINTWISE = (
     *("Tanh", "SoftPlus", "Exp", "Sqrt", "Abs", "Negative"),
 )
 REDUCTIONS = ("MVN", "ReduceMean", "ReduceSum", "ReduceMax")
-IN_ORDER = ([1, 2], [3])  # axes without which those that are left have the same order either way
+ORDER_PRESERVING_AXES = ([1, 2], [3])  # axes without which those that are left have the same order either way
 
 # Outputs of a graph, `(N, H, W, C)`, and those that have the same numbers as `(N, C, H, W)`.
-First = dict[Output, Output]
+NchwOutputs = dict[Output, Output]
 
 
-def channels_first(graph: openvino.Model) -> None:
+def convert_to_nchw(graph: openvino.Model) -> None:
     """Changes a graph of channels-last tensors: the same inputs and outputs, but few transpositions between.
 
     Args:
         graph: with any shapes, also free ones; changed in place. Operations that are not known here get their inputs as
             they were.
     """
-    first: First = {}
+    first: NchwOutputs = {}
     straight: dict[Output, Output] = {}  # what transpositions to channels first gave, and what is that without them
     for node, inputs in [(node, node.input_values()) for node in graph.get_ordered_ops()]:
         _connect(node, inputs, straight)
         kind = node.get_type_name()
         if kind == "Transpose":
             order, source = _integers(inputs[1]), inputs[0]
-            if order == TO_LAST and source.get_node().get_type_name() in CONVOLUTIONS:
+            if order == NCHW_TO_NHWC and source.get_node().get_type_name() in CONVOLUTIONS:
                 first[node.output(0)] = source
                 continue
-            if order == TO_FIRST and source in first:
+            if order == NHWC_TO_NCHW and source in first:
                 straight[node.output(0)] = first[source]
                 continue
-        is_known = kind in KINDS and not any(port in straight for port in inputs)
-        if any(port in first for port in inputs) and not (is_known and KINDS[kind](node, inputs, first)):
-            as_it_was = {port: opset15.transpose(first[port], TO_LAST).output(0) for port in inputs if port in first}
+        is_known = kind in CONVERTERS and not any(port in straight for port in inputs)
+        if any(port in first for port in inputs) and not (is_known and CONVERTERS[kind](node, inputs, first)):
+            as_it_was = {
+                port: opset15.transpose(first[port], NCHW_TO_NHWC).output(0) for port in inputs if port in first
+            }
             _connect(node, inputs, as_it_was)
     graph.validate_nodes_and_infer_types()
 
@@ -59,8 +61,8 @@ def _connect(node: Node, inputs: list[Output], others: dict[Output, Output]) -> 
             node.input(place).replace_source_output(others[port])
 
 
-def _pointwise(node: Node, inputs: list[Output], first: First) -> bool:
-    others = {port: first.get(port) or _spread(port) for port in inputs}
+def _pointwise(node: Node, inputs: list[Output], first: NchwOutputs) -> bool:
+    others = {port: first.get(port) or _broadcast_nchw(port) for port in inputs}
     known = {port: other for port, other in others.items() if other}
     if len(known) < len(others):
         return False
@@ -70,13 +72,13 @@ def _pointwise(node: Node, inputs: list[Output], first: First) -> bool:
     return True
 
 
-def _spread(port: Output) -> Output | None:
+def _broadcast_nchw(port: Output) -> Output | None:
     """What is broadcast to `(N, H, W, C)`, as it is broadcast to `(N, C, H, W)`; None for two or three axes."""
     rank = _rank(port)
     if rank == 1:
         return opset15.reshape(port, [1, -1, 1, 1], False).output(0)
     if rank == 4:
-        return opset15.transpose(port, TO_FIRST).output(0)
+        return opset15.transpose(port, NHWC_TO_NCHW).output(0)
     return port if rank == 0 else None
 
 
@@ -85,7 +87,7 @@ def _rank(port: Output) -> int | None:
     return None if rank.is_dynamic else rank.get_length()
 
 
-def _product(node: Node, inputs: list[Output], first: First) -> bool:
+def _matmul_to_conv(node: Node, inputs: list[Output], first: NchwOutputs) -> bool:
     """A product of each position's channels with a matrix is a convolution of one position."""
     rows, kernel = inputs
     attributes = node.get_attributes()
@@ -97,14 +99,14 @@ def _product(node: Node, inputs: list[Output], first: First) -> bool:
     return True
 
 
-def _along_axes(node: Node, inputs: list[Output], first: First) -> bool:
+def _reduce(node: Node, inputs: list[Output], first: NchwOutputs) -> bool:
     """Sums, means and norms along the same axes, which have other numbers."""
     tensor, given = inputs
     axes = sorted(axis % 4 for axis in _integers(given))
     keeps = node.get_type_name() == "MVN" or node.get_attributes()["keep_dims"]
-    if tensor not in first or not axes or not (keeps or axes in IN_ORDER):
+    if tensor not in first or not axes or not (keeps or axes in ORDER_PRESERVING_AXES):
         return False
-    others = opset15.constant([TO_FIRST.index(axis) for axis in axes], given.get_element_type())
+    others = opset15.constant([NHWC_TO_NCHW.index(axis) for axis in axes], given.get_element_type())
     _connect(node, inputs, {tensor: first[tensor], given: others.output(0)})
     node.validate_and_infer_types()
     if keeps:
@@ -119,8 +121,8 @@ def _integers(port: Output) -> list[int]:
 
 
 # How each kind of operation becomes one of channels-first tensors; False if it cannot, and nothing was changed.
-KINDS: dict[str, Callable[[Node, list[Output], First], bool]] = {
-    "MatMul": _product,
+CONVERTERS: dict[str, Callable[[Node, list[Output], NchwOutputs], bool]] = {
+    "MatMul": _matmul_to_conv,
     **dict.fromkeys(POINTWISE, _pointwise),
-    **dict.fromkeys(REDUCTIONS, _along_axes),
+    **dict.fromkeys(REDUCTIONS, _reduce),
 }

@@ -5,7 +5,7 @@ from typing import Any
 import tensorflow as tf
 from keras import ops
 
-from convnext_keras.backend.common import shifted_depthwise, widened, with_bias
+from convnext_keras.backend.common import shifted_depthwise, to_float32, with_bias
 
 try:
     from tensorflow.python.ops import control_flow_util
@@ -23,7 +23,7 @@ def is_compiled_by_xla() -> bool:
 GATHERING = (tf.distribute.MirroredStrategy, tf.distribute.MultiWorkerMirroredStrategy, tf.distribute.TPUStrategy)
 
 
-def gathered(tensor, training):
+def all_gather(tensor, training):
     """The rows of all replicas of a `tf.distribute` strategy, in the order of the replicas."""
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
@@ -31,7 +31,7 @@ def gathered(tensor, training):
     return context.all_gather(tensor, axis=0)
 
 
-def check_fit():
+def check_distribution():
     """Raises ValueError if the strategy at work has replicas that cannot gather."""
     strategy = tf.distribute.get_strategy()
     if strategy.num_replicas_in_sync > 1 and not isinstance(strategy, GATHERING):
@@ -49,7 +49,7 @@ def depthwise(inputs, kernel, bias, dilation_rate: int):
     kernel = ops.transpose(kernel, (0, 1, 3, 2))  # (kh, kw, 1, C) -> (kh, kw, C, 1)
     dtype = inputs.dtype
     if not accelerated:  # The operation is slow in 16 bits on a CPU (tensorflow#41715).
-        inputs, kernel = widened(inputs), widened(kernel)
+        inputs, kernel = to_float32(inputs), to_float32(kernel)
     options = {"padding": "same", "data_format": "channels_last", "dilation_rate": dilation_rate}
     return with_bias(ops.cast(ops.depthwise_conv(inputs, kernel, **options), dtype), bias)
 
@@ -73,6 +73,6 @@ def gradient(function, array):
     return result.numpy()
 
 
-def starts_slowly(model):
+def has_predict_overhead(model):
     """`predict` makes a pipeline of its rows, for some 35 ms, of which replicas have need."""
     return model.distribute_strategy.num_replicas_in_sync == 1

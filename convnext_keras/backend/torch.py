@@ -17,18 +17,20 @@ import keras
 import torch
 from keras import ops
 
-PRODUCT: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+LINEAR_OP: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 # What tells whether oneDNN multiplies such numbers on this processor: bfloat16 takes AVX-512, float16 more than that.
-TESTS = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
+CAPABILITY_CHECKS = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
 # Where it does not, PyTorch's own loops take fifty times as long as float32 and the conversions.
-WITHOUT_INSTRUCTIONS = [dtype for dtype, name in TESTS.items() if not getattr(torch.ops.mkldnn, name, lambda: False)()]
+EMULATED_DTYPES = [
+    dtype for dtype, name in CAPABILITY_CHECKS.items() if not getattr(torch.ops.mkldnn, name, lambda: False)()
+]
 # Whether vmap and the like are at work; where PyTorch does not tell, they are taken to be.
 is_transformed: Any = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
 # Keras' activation -> name, numbers and algorithm of what the operation appends to the product.
-APPENDED = {keras.activations.linear: ("none", [], ""), keras.activations.gelu: ("gelu", [], "none")}
+FUSED_ACTIVATIONS = {keras.activations.linear: ("none", [], ""), keras.activations.gelu: ("gelu", [], "none")}
 
 
-class Gathered(torch.autograd.Function):
+class AllGather(torch.autograd.Function):
     """The rows `(n, ...)` of all processes, `(N, ...)`; a row's gradient is the sum of what all processes have."""
 
     @staticmethod
@@ -48,22 +50,22 @@ class Gathered(torch.autograd.Function):
         return total[start : start + ctx.rows]
 
 
-def processes() -> int:
+def world_size() -> int:
     """How many processes train together."""
     is_distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     return torch.distributed.get_world_size() if is_distributed else 1
 
 
-def gathered(tensor, training):
+def all_gather(tensor, training):
     """The rows of all processes of `torch.distributed`, while they train."""
-    return Gathered.apply(tensor) if training and processes() > 1 else tensor
+    return AllGather.apply(tensor) if training and world_size() > 1 else tensor
 
 
-def check_fit():
+def check_distribution():
     """Raises ValueError if several processes train together, as Keras' `fit` does not average their gradients."""
-    if processes() > 1:
+    if world_size() > 1:
         raise ValueError(
-            f"fit trains in one process, and {processes()} are connected by torch.distributed. Wrap the model in "
+            f"fit trains in one process, and {world_size()} are connected by torch.distributed. Wrap the model in "
             "torch.nn.parallel.DistributedDataParallel and train in a loop of your own; SCALE.md has one."
         )
 
@@ -74,7 +76,7 @@ class Linear(torch.autograd.Function):
     @staticmethod
     def forward(inputs, kernel, bias):
         """`(..., C)`, `(C, D)`, `(D,)` or None -> `(..., D)`."""
-        return PRODUCT(inputs, kernel.T, bias, *APPENDED[keras.activations.linear])
+        return LINEAR_OP(inputs, kernel.T, bias, *FUSED_ACTIVATIONS[keras.activations.linear])
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -92,10 +94,10 @@ class Linear(torch.autograd.Function):
         return for_inputs, for_kernel, rows[1].sum(0) if needs[2] else None
 
 
-def has_fast_product(inputs: torch.Tensor, kernel: torch.Tensor) -> bool:
+def has_fast_matmul(inputs: torch.Tensor, kernel: torch.Tensor) -> bool:
     """Whether oneDNN can take the product: not in programs that leave this process or that PyTorch compiles itself."""
     return (
-        PRODUCT is not None
+        LINEAR_OP is not None
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled
         and inputs.device.type == kernel.device.type == "cpu"
@@ -109,29 +111,29 @@ def has_fast_product(inputs: torch.Tensor, kernel: torch.Tensor) -> bool:
     )
 
 
-def in_float32(function, inputs, kernel, bias, option):
+def compute_in_float32(function, inputs, kernel, bias, option):
     """A function of such tensors where the processor has no instructions for their type, in that type again."""
     wide = [None if tensor is None else tensor.float() for tensor in (inputs, kernel, bias)]
     return function(*wide, option).to(inputs.dtype)
 
 
-def is_without_instructions(inputs: torch.Tensor) -> bool:
+def is_emulated(inputs: torch.Tensor) -> bool:
     """Whether this processor would compute in loops; what programs that leave this process may do is theirs."""
     is_here = inputs.device.type == "cpu" and not torch.compiler.is_compiling()
-    return is_here and inputs.dtype in WITHOUT_INSTRUCTIONS
+    return is_here and inputs.dtype in EMULATED_DTYPES
 
 
 def dense(inputs, kernel, bias, activation):
     """`activation(inputs @ kernel + bias)`: `(..., C)`, `(C, D)`, `(D,)` -> `(..., D)`."""
-    if is_without_instructions(inputs):
-        return in_float32(dense, inputs, kernel, bias, activation)
-    if not has_fast_product(inputs, kernel):
+    if is_emulated(inputs):
+        return compute_in_float32(dense, inputs, kernel, bias, activation)
+    if not has_fast_matmul(inputs, kernel):
         return activation(torch.nn.functional.linear(inputs, kernel.T, bias))
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (inputs, kernel, bias)):
         return activation(Linear.apply(inputs, kernel, bias))
-    if activation in APPENDED:
-        return PRODUCT(inputs, kernel.T, bias, *APPENDED[activation])
-    return activation(PRODUCT(inputs, kernel.T, bias, *APPENDED[keras.activations.linear]))
+    if activation in FUSED_ACTIVATIONS:
+        return LINEAR_OP(inputs, kernel.T, bias, *FUSED_ACTIVATIONS[activation])
+    return activation(LINEAR_OP(inputs, kernel.T, bias, *FUSED_ACTIVATIONS[keras.activations.linear]))
 
 
 def depthwise(inputs, kernel, bias, dilation_rate: int):
@@ -139,8 +141,8 @@ def depthwise(inputs, kernel, bias, dilation_rate: int):
 
     A view of the input with its channels in front is what PyTorch calls channels last: nothing is copied.
     """
-    if is_without_instructions(inputs):
-        return in_float32(depthwise, inputs, kernel, bias, dilation_rate)
+    if is_emulated(inputs):
+        return compute_in_float32(depthwise, inputs, kernel, bias, dilation_rate)
     padding = [(size - 1) * dilation_rate // 2 for size in kernel.shape[:2]]
     outputs = torch.nn.functional.conv2d(
         inputs.permute(0, 3, 1, 2),
@@ -161,12 +163,12 @@ def gradient(function, array):
     return result.cpu().numpy()
 
 
-RECORDED_SHAPES = 64  # of one model
-REPEATS = 3  # of a shape, before it is recorded
-REMEMBERED = 4096  # shapes that are counted; then the count begins anew
+MAX_TRACED_SHAPES = 64  # of one model
+CALLS_BEFORE_TRACE = 3  # of a shape, before it is recorded
+MAX_REMEMBERED_SHAPES = 4096  # shapes that are counted; then the count begins anew
 
 
-class Record:
+class TraceCache:
     """What is known of a model with the weights that it has now."""
 
     def __init__(self, weights: tuple[int, ...]) -> None:
@@ -175,34 +177,34 @@ class Record:
         self.seen: Counter = Counter()
 
 
-_records: weakref.WeakKeyDictionary[keras.Model, Record] = weakref.WeakKeyDictionary()
+_trace_caches: weakref.WeakKeyDictionary[keras.Model, TraceCache] = weakref.WeakKeyDictionary()
 
 
-def infer(model, inputs):
+def predict_batch(model, inputs):
     """Outputs for `predict`; from the third batch of a shape on by the recorded operations, which are the same.
 
     They are recorded anew if the model has other weights; with other values in the same weights they go on.
     """
     tensors = keras.tree.flatten(inputs)
-    if not _can_record(tensors):
+    if not _is_traceable(tensors):
         return model(inputs, training=False)
     weights = tuple(id(variable.value) for variable in model.weights)
-    record = _records.get(model)
+    record = _trace_caches.get(model)
     if record is None or record.weights != weights:
-        record = _records[model] = Record(weights)
+        record = _trace_caches[model] = TraceCache(weights)
     shape = tuple((tensor.dtype, *tensor.shape) for tensor in tensors)
     if shape in record.runs:
         return record.runs[shape](inputs)
     record.seen[shape] += 1
-    if record.seen[shape] < REPEATS or len(record.runs) == RECORDED_SHAPES:
-        if len(record.seen) > REMEMBERED:
+    if record.seen[shape] < CALLS_BEFORE_TRACE or len(record.runs) == MAX_TRACED_SHAPES:
+        if len(record.seen) > MAX_REMEMBERED_SHAPES:
             record.seen.clear()
         return model(inputs, training=False)
-    record.runs[shape] = recorded(lambda batch: model(batch, training=False), inputs)
+    record.runs[shape] = trace(lambda batch: model(batch, training=False), inputs)
     return record.runs[shape](inputs)
 
 
-def recorded(function, inputs):
+def trace(function, inputs):
     """A function's operations on such inputs; the function itself where PyTorch does not record."""
     try:
         from torch.fx.experimental.proxy_tensor import make_fx  # which takes half a second to import
@@ -211,7 +213,7 @@ def recorded(function, inputs):
     return make_fx(function)(inputs)
 
 
-def _can_record(tensors: list[Any]) -> bool:
+def _is_traceable(tensors: list[Any]) -> bool:
     return (
         all(isinstance(tensor, torch.Tensor) and tensor.device.type == "cpu" for tensor in tensors)
         and not torch.is_grad_enabled()

@@ -2,39 +2,39 @@
 
 from convnext_keras.checkpoints.conversion import convert_checkpoint
 from convnext_keras.checkpoints.formats import WeightsError
-from convnext_keras.checkpoints.loading import load_source, load_weights
+from convnext_keras.checkpoints.loading import load_pretrained, load_weights
 from convnext_keras.checkpoints.registry import (
-    BUNDLED,
-    CLASSIFIERS,
-    CLIP,
-    RESTRICTED,
-    Published,
+    BUNDLED_WEIGHTS_DIR,
+    CLASSIFIER_REGISTRY,
+    CLIP_REGISTRY,
+    RESTRICTED_LICENSES,
     WeightSet,
-    default,
-    fetch,
+    WeightsSource,
+    default_weight_set,
+    fetch_weights,
+    find_weight_set,
     list_weights,
-    named,
-    resolve,
-    weight_sets,
+    load_registry,
+    resolve_weights,
 )
 from convnext_keras.checkpoints.saving import save_weights
 
 __all__ = [
-    "BUNDLED",
-    "CLASSIFIERS",
-    "CLIP",
-    "RESTRICTED",
-    "Published",
+    "BUNDLED_WEIGHTS_DIR",
+    "CLASSIFIER_REGISTRY",
+    "CLIP_REGISTRY",
+    "RESTRICTED_LICENSES",
     "WeightSet",
     "WeightsError",
+    "WeightsSource",
     "convert_checkpoint",
-    "default",
-    "fetch",
+    "default_weight_set",
+    "fetch_weights",
+    "find_weight_set",
     "list_weights",
-    "load_source",
+    "load_pretrained",
+    "load_registry",
     "load_weights",
-    "named",
-    "resolve",
+    "resolve_weights",
     "save_weights",
-    "weight_sets",
 ]

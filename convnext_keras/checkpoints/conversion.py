@@ -12,13 +12,13 @@ from typing import Any
 import ml_dtypes
 
 from convnext_keras.checkpoints.formats import WeightsError
-from convnext_keras.checkpoints.saving import Tensor, write_safetensors
+from convnext_keras.checkpoints.saving import LazyTensor, write_safetensors
 
 # Where publishers put the tensors, and how training wrappers call them; the moving average comes first.
-WRAPPERS = ("model_ema", "state_dict_ema", "model", "state_dict", "model_state_dict")
+STATE_DICT_KEYS = ("model_ema", "state_dict_ema", "model", "state_dict", "model_state_dict")
 
 
-def convert_checkpoint(checkpoint: str | os.PathLike, output: str | os.PathLike) -> dict[str, Tensor]:
+def convert_checkpoint(checkpoint: str | os.PathLike, output: str | os.PathLike) -> dict[str, LazyTensor]:
     """Writes the tensors of a PyTorch checkpoint to a `.safetensors` file.
 
     Args:
@@ -43,7 +43,7 @@ def convert_checkpoint(checkpoint: str | os.PathLike, output: str | os.PathLike)
         content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise WeightsError(f"{checkpoint} cannot be read safely: {str(error).splitlines()[0]}") from error
-    values = {name: value for name, value in _unwrapped(content, checkpoint).items() if torch.is_tensor(value)}
+    values = {name: value for name, value in _extract_state_dict(content, checkpoint).items() if torch.is_tensor(value)}
     tensors = {name: _tensor(value.detach().contiguous(), torch.int16) for name, value in values.items()}
     if not tensors:
         raise WeightsError(f"{checkpoint} holds no tensors.")
@@ -51,19 +51,19 @@ def convert_checkpoint(checkpoint: str | os.PathLike, output: str | os.PathLike)
     return tensors
 
 
-def _unwrapped(content: Any, checkpoint: Path) -> dict[str, Any]:
+def _extract_state_dict(content: Any, checkpoint: Path) -> dict[str, Any]:
     """The named tensors in what PyTorch read, out of their wrappers."""
     while isinstance(content, dict):
-        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), None)
+        inner = next((content[key] for key in STATE_DICT_KEYS if isinstance(content.get(key), dict)), None)
         if inner is None:
             return content
         content = inner
     raise WeightsError(f"{checkpoint} holds a {type(content).__name__}, not named tensors.")
 
 
-def _tensor(value: Any, two_bytes: Any) -> Tensor:
+def _tensor(value: Any, two_bytes: Any) -> LazyTensor:
     """A tensor of PyTorch as one to be written; bfloat16, which NumPy lacks, by way of another type of two bytes."""
     shape, dtype = tuple(value.shape), str(value.dtype).removeprefix("torch.")
     if dtype == "bfloat16":
-        return Tensor(shape, dtype, lambda: value.view(two_bytes).numpy().view(ml_dtypes.bfloat16))
-    return Tensor(shape, dtype, value.numpy)
+        return LazyTensor(shape, dtype, lambda: value.view(two_bytes).numpy().view(ml_dtypes.bfloat16))
+    return LazyTensor(shape, dtype, value.numpy)

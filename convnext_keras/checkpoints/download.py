@@ -34,7 +34,7 @@ class VerifiedFile(NamedTuple):
     sha256: str
 
 
-def cache_folder() -> Path:
+def cache_dir() -> Path:
     """Where downloads go: `CONVNEXT_KERAS_CACHE`, or the user's cache folder of the operating system."""
     return Path(os.environ.get("CONVNEXT_KERAS_CACHE") or pooch.os_cache("convnext_keras")).expanduser()
 
@@ -68,7 +68,7 @@ def fetch(url: str, sha256: str, megabytes: float) -> VerifiedFile:
         OSError: if it cannot be fetched, or what arrives has another sha256; the message names the remedy.
     """
     name = url.rsplit("/", 1)[-1]
-    path = cache_folder() / name
+    path = cache_dir() / name
     sha256 = sha256.lower()
     if path.is_file() and file_sha256(path) == sha256:
         return VerifiedFile(path, sha256)
@@ -97,15 +97,15 @@ def _retrieve(url: str, path: Path, sha256: str) -> None:
             pooch.retrieve(url, f"sha256:{sha256}", path.name, path.parent, downloader=downloader)  # pyright: ignore[reportArgumentType] - as pooch documents it
             return
         except requests.RequestException as error:
-            if pause is None or not _is_passing(error):
+            if pause is None or not _is_retryable(error):
                 raise
-            pause = max(pause, _asked_pause(error))
+            pause = max(pause, _retry_after_seconds(error))
             if time.monotonic() + pause > deadline:
                 raise
             time.sleep(pause)
 
 
-def _is_passing(error: requests.RequestException) -> bool:
+def _is_retryable(error: requests.RequestException) -> bool:
     """Whether a new try may succeed: a busy or failing server, or a connection that broke once it was there."""
     if error.response is not None:
         return error.response.status_code in RETRIED_STATUSES
@@ -115,7 +115,7 @@ def _is_passing(error: requests.RequestException) -> bool:
     return broken or isinstance(error, requests.exceptions.ChunkedEncodingError)
 
 
-def _asked_pause(error: requests.RequestException) -> float:
+def _retry_after_seconds(error: requests.RequestException) -> float:
     """Seconds that the header Retry-After asks for, as a number or a date; 0 if there is none."""
     value = "" if error.response is None else error.response.headers.get("retry-after", "")
     if value.isdecimal():
@@ -146,8 +146,8 @@ def fetch_from_hub(repository: str, files: Sequence[str], revision: str = "") ->
     for file in others:
         if found := find_on_hub(repository, file, revision, absent_if_unknown=True):
             return found
-    with _refusing(repository, files):
-        return _downloaded(repository, last, revision)
+    with _wrap_errors(repository, files):
+        return _download_from_hub(repository, last, revision)
 
 
 def find_on_hub(repository: str, file: str, revision: str = "", absent_if_unknown: bool = False) -> VerifiedFile | None:
@@ -157,9 +157,9 @@ def find_on_hub(repository: str, file: str, revision: str = "", absent_if_unknow
     """
     import huggingface_hub
 
-    with _refusing(repository, [file]):
+    with _wrap_errors(repository, [file]):
         try:
-            return _downloaded(repository, file, revision)
+            return _download_from_hub(repository, file, revision)
         except huggingface_hub.errors.LocalEntryNotFoundError:
             if is_offline() or absent_if_unknown:
                 return None
@@ -168,20 +168,20 @@ def find_on_hub(repository: str, file: str, revision: str = "", absent_if_unknow
             return None
 
 
-def _downloaded(repository: str, file: str, revision: str) -> VerifiedFile:
+def _download_from_hub(repository: str, file: str, revision: str) -> VerifiedFile:
     import huggingface_hub
 
     source = {"repo_id": repository, "filename": file, "revision": revision or None}
     for is_last in (False, True):  # What is damaged in the cache is fetched anew, once.
         path = huggingface_hub.hf_hub_download(**source, local_files_only=is_offline(), force_download=is_last)
         found = VerifiedFile(Path(path), file_sha256(Path(path)))
-        if not _is_damaged(found):
+        if not _is_corrupted(found):
             return found
     raise OSError(f"{found.path}: its sha256 is not the one that the hub states. Remove it and try again.")
 
 
 @contextlib.contextmanager
-def _refusing(repository: str, files: Sequence[str]) -> Iterator[None]:
+def _wrap_errors(repository: str, files: Sequence[str]) -> Iterator[None]:
     """Turns the errors of whatever HTTP library the hub's own library uses into one."""
     try:
         yield
@@ -195,7 +195,7 @@ def _refusing(repository: str, files: Sequence[str]) -> Iterator[None]:
         ) from error
 
 
-def _is_damaged(file: VerifiedFile) -> bool:
+def _is_corrupted(file: VerifiedFile) -> bool:
     """Whether a file's content differs from its name in the hub's cache, where that is a sha256."""
     stated = file.path.resolve().name
     return bool(re.fullmatch(r"[0-9a-f]{64}", stated)) and file.sha256 != stated

@@ -24,12 +24,12 @@ MAX_TENSORS = 10_000
 MAX_HEADER_BYTES = 2_000_000
 MAX_DEPTH = 12
 FLOAT_TYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
-CONVERTER = "'convnext-keras convert FILE OUT.safetensors'"
+CONVERT_HINT = "'convnext-keras convert FILE OUT.safetensors'"
 
-NOT_WEIGHTS = {
+UNSUPPORTED_MAGIC = {
     b"PK\x03\x04": f"a zip archive (a PyTorch checkpoint or a whole .keras model). A checkpoint is converted once by "
-    f"{CONVERTER}; a .keras model is opened by keras.saving.load_model",
-    b"\x80": f"a pickle, which could run any code when it is opened. Convert it once by {CONVERTER}",
+    f"{CONVERT_HINT}; a .keras model is opened by keras.saving.load_model",
+    b"\x80": f"a pickle, which could run any code when it is opened. Convert it once by {CONVERT_HINT}",
     b"version https://git-lfs": "a Git LFS pointer, not the file itself. Run 'git lfs pull' where it came from",
     b"<": "a web page, not the file itself. Download it again",
 }
@@ -50,24 +50,24 @@ class WeightsError(ValueError):
     """
 
 
-class Header(NamedTuple):
+class TensorSpec(NamedTuple):
     """What is known of a tensor before its data is read."""
 
     shape: tuple[int, ...]
     dtype: str
 
 
-class WeightFile(NamedTuple):
+class WeightsReader(NamedTuple):
     """An open weight file: `headers` by name in the file's order, and `read`, which gives one tensor's data."""
 
     path: Path
     format: str
-    headers: dict[str, Header]
+    headers: dict[str, TensorSpec]
     read: Callable[[str], np.ndarray]
 
 
 @contextlib.contextmanager
-def open_weights(path: str | os.PathLike) -> Iterator[WeightFile]:
+def open_weights(path: str | os.PathLike) -> Iterator[WeightsReader]:
     """Opens a weight file of any known format for as long as the `with` block lasts.
 
     Args:
@@ -88,7 +88,7 @@ def open_weights(path: str | os.PathLike) -> Iterator[WeightFile]:
     path = Path(path)
     opener = _opener(path)
     with contextlib.ExitStack() as stack:
-        with _refusing(path):
+        with _wrap_errors(path):
             weights = opener(path, stack)
             if len(weights.headers) > MAX_TENSORS:
                 raise WeightsError(f"holds {len(weights.headers)} tensors; at most {MAX_TENSORS} are read")
@@ -96,7 +96,7 @@ def open_weights(path: str | os.PathLike) -> Iterator[WeightFile]:
 
 
 @contextlib.contextmanager
-def _refusing(path: Path) -> Iterator[None]:
+def _wrap_errors(path: Path) -> Iterator[None]:
     """Turns whatever a library raises over a broken file into the one error that names the file."""
     try:
         yield
@@ -117,7 +117,7 @@ def _refusing(path: Path) -> Iterator[None]:
         raise WeightsError(f"{path}: is broken or not a .safetensors file: {error}") from error
 
 
-def _opener(path: Path) -> Callable[[Path, contextlib.ExitStack], WeightFile]:
+def _opener(path: Path) -> Callable[[Path, contextlib.ExitStack], WeightsReader]:
     if not path.exists():
         raise WeightsError(f"{path}: no such file.")
     if not path.is_file():
@@ -126,7 +126,7 @@ def _opener(path: Path) -> Callable[[Path, contextlib.ExitStack], WeightFile]:
         start = stream.read(32)
     if start.startswith(b"\x89HDF\r\n\x1a\n"):
         return _open_hdf5
-    for magic, description in NOT_WEIGHTS.items():
+    for magic, description in UNSUPPORTED_MAGIC.items():
         if start.startswith(magic) and not start[8:9] == b"{":
             raise WeightsError(f"{path}: is {description}.")
     if start[8:9] == b"{":
@@ -134,20 +134,22 @@ def _opener(path: Path) -> Callable[[Path, contextlib.ExitStack], WeightFile]:
     raise WeightsError(f"{path}: is neither HDF5 (.h5) nor .safetensors; it starts with {start[:8]!r}.")
 
 
-def _open_safetensors(path: Path, stack: contextlib.ExitStack) -> WeightFile:
+def _open_safetensors(path: Path, stack: contextlib.ExitStack) -> WeightsReader:
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if length > MAX_HEADER_BYTES:
             raise WeightsError(f"its header says that it is {length} bytes long; at most {MAX_HEADER_BYTES} are read")
-        header = json.loads(stream.read(length), object_pairs_hook=without_repetition)
+        header = json.loads(stream.read(length), object_pairs_hook=reject_duplicate_keys)
     file: Any = stack.enter_context(safetensors.safe_open(path, framework="numpy"))  # which checks the header
     names = sorted(file.keys(), key=lambda name: header[name]["data_offsets"])  # as they were written
     types = {name: str(header[name]["dtype"]) for name in names}
-    headers = {name: Header(tuple(header[name]["shape"]), FLOAT_TYPES.get(kind, kind)) for name, kind in types.items()}
-    return WeightFile(path, "safetensors", headers, file.get_tensor)
+    headers = {
+        name: TensorSpec(tuple(header[name]["shape"]), FLOAT_TYPES.get(kind, kind)) for name, kind in types.items()
+    }
+    return WeightsReader(path, "safetensors", headers, file.get_tensor)
 
 
-def without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object, refused if it has a key twice: programs differ in which of the two they believe."""
     keys: dict[str, Any] = {}
     for key, value in pairs:
@@ -157,30 +159,30 @@ def without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return keys
 
 
-def _open_hdf5(path: Path, stack: contextlib.ExitStack) -> WeightFile:
+def _open_hdf5(path: Path, stack: contextlib.ExitStack) -> WeightsReader:
     file = stack.enter_context(h5py.File(path, "r"))
-    root = _member(file, "model_weights") if "model_weights" in file.keys() else file  # noqa: SIM118
+    root = _resolve_path(file, "model_weights") if "model_weights" in file.keys() else file  # noqa: SIM118
     if not isinstance(root, h5py.Group):
         raise WeightsError("model_weights is not a group")
     every = dict(_all_datasets(root))
     legacy = any(name == "layer_names" or name == "layer_names0" for name in root.attrs)
     datasets = dict(_legacy_datasets(root, every)) if legacy else every
     size = path.stat().st_size
-    headers = {name: _checked_header(name, dataset, size) for name, dataset in datasets.items()}
+    headers = {name: _validate_spec(name, dataset, size) for name, dataset in datasets.items()}
 
     def read(name: str) -> np.ndarray:
         values = datasets[name][()]
         return values.view(ml_dtypes.bfloat16) if headers[name].dtype == "bfloat16" else values
 
-    return WeightFile(path, "h5" if legacy else "weights.h5", headers, read)
+    return WeightsReader(path, "h5" if legacy else "weights.h5", headers, read)
 
 
 def _legacy_datasets(root: h5py.Group, every: dict[str, h5py.Dataset]) -> Iterator[tuple[str, h5py.Dataset]]:
     """Datasets that `layer_names` and each layer's `weight_names` list, in that order, as `layer/.../variable`."""
     listed = set()
-    for layer in _listed_names(root, "layer_names"):
-        group = _member(root, layer)
-        for weight in _listed_names(group, "weight_names"):
+    for layer in _read_name_list(root, "layer_names"):
+        group = _resolve_path(root, layer)
+        for weight in _read_name_list(group, "weight_names"):
             name = f"{layer}/{weight}"
             if name not in every:
                 raise WeightsError(f"lists {name!r}, which is not there, or is not an array")
@@ -193,7 +195,7 @@ def _legacy_datasets(root: h5py.Group, every: dict[str, h5py.Dataset]) -> Iterat
         raise WeightsError(f"holds {surplus[0]!r}, which its list of layers does not name")
 
 
-def _listed_names(group: Any, attribute: str) -> list[str]:
+def _read_name_list(group: Any, attribute: str) -> list[str]:
     """The names in an attribute, which Keras cuts into numbered pieces when they are many."""
     if not isinstance(group, h5py.Group):
         raise WeightsError(f"holds an array where a group with {attribute!r} was expected")
@@ -227,7 +229,7 @@ def _all_datasets(root: h5py.Group) -> Iterator[tuple[str, h5py.Dataset]]:
             name = f"{prefix}{key}"
             if count > MAX_TENSORS or name.count("/") > MAX_DEPTH:
                 raise WeightsError(f"holds more than {MAX_TENSORS} groups and arrays, or deeper than {MAX_DEPTH}")
-            member = _member(group, key)
+            member = _resolve_path(group, key)
             if isinstance(member, h5py.Dataset):
                 yield name, member
                 continue
@@ -237,7 +239,7 @@ def _all_datasets(root: h5py.Group) -> Iterator[tuple[str, h5py.Dataset]]:
             groups.append((f"{name}/", member, above | {address}))
 
 
-def _member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
+def _resolve_path(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
     """What lies at a path below a group, walked part by part over hard links alone."""
     parts = name.split("/")
     if len(parts) > MAX_DEPTH or any(part in ("", ".", "..") for part in parts):
@@ -253,7 +255,7 @@ def _member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
     return member
 
 
-def _checked_header(name: str, dataset: h5py.Dataset, file_bytes: int) -> Header:
+def _validate_spec(name: str, dataset: h5py.Dataset, file_bytes: int) -> TensorSpec:
     """Shape and type of a dataset that is a plain array stored whole inside the file."""
     storage = dataset.id.get_create_plist()
     plain = storage.get_layout() in (h5py.h5d.CONTIGUOUS, h5py.h5d.COMPACT) and not storage.get_nfilters()
@@ -273,7 +275,7 @@ def _checked_header(name: str, dataset: h5py.Dataset, file_bytes: int) -> Header
     if dataset.id.get_storage_size() != expected or offset + expected > file_bytes:
         raise WeightsError(f"{name!r} of shape {dataset.shape} is not stored in full")
     if is_bfloat16:
-        return Header(dataset.shape, "bfloat16")
+        return TensorSpec(dataset.shape, "bfloat16")
     if dataset.dtype.byteorder == ">":
-        return Header(dataset.shape, f"big-endian {dataset.dtype.name}")
-    return Header(dataset.shape, dataset.dtype.name)
+        return TensorSpec(dataset.shape, f"big-endian {dataset.dtype.name}")
+    return TensorSpec(dataset.shape, dataset.dtype.name)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from convnext_keras.checkpoints.publisher_layouts import LAYOUTS, Layout
-from convnext_keras.layer_names import LayerName, read_model
+from convnext_keras.layer_names import LayerName, parse_layer_names
 
 # The two variable names of PyTorch's modules, for each of Keras'.
 TORCH_VARIABLE: dict[str, str] = dict.fromkeys(("kernel", "gamma", "scale", "embeddings"), "weight")
@@ -37,7 +37,7 @@ class Key(NamedTuple):
         return f"{self.layer}/{self.variable}"
 
 
-class Match(NamedTuple):
+class KeyMatch(NamedTuple):
     """How a file fits a model.
 
     Attributes:
@@ -53,9 +53,9 @@ class Match(NamedTuple):
     torch: bool = False
 
 
-def match(
+def match_keys(
     format: str, files: Mapping[str, Shape], shapes: Mapping[Key, Shape], paths: Iterable[Mapping[Key, str]] = ()
-) -> Match:
+) -> KeyMatch:
     """Finds each variable's tensor in a file.
 
     Args:
@@ -66,42 +66,42 @@ def match(
     """
     if format == "h5":
         keys = keras_legacy_keys(files, shapes)
-        return _matched("Keras .h5", _wanted(keys, shapes), files)
+        return _build_match("Keras .h5", _select_keys(keys, shapes), files)
     if format == "weights.h5":
         present = [{key: path for key, path in written.items() if path in files} for written in paths]
-        return _matched("Keras .weights.h5", max(present, key=len), files)
-    own = own_keys(files, shapes)
-    fits = [_matched("convnext_keras", _wanted(own, shapes), files)]
+        return _build_match("Keras .weights.h5", max(present, key=len), files)
+    own = native_keys(files, shapes)
+    fits = [_build_match("convnext_keras", _select_keys(own, shapes), files)]
     fits += [
-        _matched(name, torch_names(layout, shapes, files, outer, inner), files, layout.dropped, torch=True)
+        _build_match(name, torch_keys(layout, shapes, files, outer, inner), files, layout.dropped, torch=True)
         for name, layout in LAYOUTS.items()
         for inner in layout.prefixes
         for outer in ("", "module.")
     ]
     best = max(fits, key=lambda fit: (len(fit.sources), -len(fit.surplus)))
     known = 2 * len(best.sources) > min(len(shapes), len(files))
-    return best if known else Match(None, {}, list(files))
+    return best if known else KeyMatch(None, {}, list(files))
 
 
-def _wanted(keys: Mapping[Key, str], shapes: Iterable[Key]) -> dict[Key, str]:
+def _select_keys(keys: Mapping[Key, str], shapes: Iterable[Key]) -> dict[Key, str]:
     """The keys that the model has, in its order."""
     return {key: keys[key] for key in shapes if key in keys}
 
 
-def _matched(
+def _build_match(
     layout: str,
     sources: Mapping[Key, str],
     files: Iterable[str],
     dropped: Mapping[str, str] = KERAS_DROPPED,
     torch: bool = False,
-) -> Match:
+) -> KeyMatch:
     used = set(sources.values())
     pattern = re.compile("|".join([r"(?!)", *dropped]))
     surplus = [name for name in files if name not in used and not pattern.fullmatch(name.removeprefix("module."))]
-    return Match(layout, sources, surplus, torch)
+    return KeyMatch(layout, sources, surplus, torch)
 
 
-def own_keys(files: Iterable[str], shapes: Iterable[Key]) -> dict[Key, str]:
+def native_keys(files: Iterable[str], shapes: Iterable[Key]) -> dict[Key, str]:
     """Key to name for the tensors of a file that `save_weights` wrote, each `layer/variable`."""
     own = {str(key): key for key in shapes}
     split = {name: name.rpartition("/") for name in files}
@@ -109,7 +109,7 @@ def own_keys(files: Iterable[str], shapes: Iterable[Key]) -> dict[Key, str]:
         own.get(name) or Key(LayerName(layer, is_foreign=True), variable): name
         for name, (layer, _, variable) in split.items()
     }
-    return keys | _renumbered(keys, shapes)
+    return keys | _match_auto_named(keys, shapes)
 
 
 def keras_legacy_keys(files: Iterable[str], shapes: Iterable[Key]) -> dict[Key, str]:
@@ -123,21 +123,21 @@ def keras_legacy_keys(files: Iterable[str], shapes: Iterable[Key]) -> dict[Key, 
     variables: dict[str, set[str]] = {}
     for layer, variable in split.values():
         variables.setdefault(layer, set()).add(variable)
-    layers = read_model({layer: names <= NORM_VARIABLES for layer, names in variables.items()})
+    layers = parse_layer_names({layer: names <= NORM_VARIABLES for layer, names in variables.items()})
     keys: dict[Key, str] = {}
     for name, (layer, variable) in split.items():
         is_scale = layers[layer].role == "layer_scale" and variable.lower().startswith(UNNAMED)
         keys[Key(layers[layer], "gamma" if is_scale else variable)] = name
-    return keys | _renumbered(keys, shapes)
+    return keys | _match_auto_named(keys, shapes)
 
 
-def _renumbered(keys: Mapping[Key, str], shapes: Iterable[Key]) -> dict[Key, str]:
+def _match_auto_named(keys: Mapping[Key, str], shapes: Iterable[Key]) -> dict[Key, str]:
     """Tensors of layers that Keras named by counting, in another process than the model's: they match in order."""
 
     def counted(wanted: Iterable[Key]) -> dict[tuple[str, str], list[Key]]:
         groups: dict[tuple[str, str], list[Key]] = {}
         for key in (key for key in wanted if key.layer.is_foreign):
-            groups.setdefault((without_count(key.layer.role), key.variable), []).append(key)
+            groups.setdefault((strip_counter(key.layer.role), key.variable), []).append(key)
         return groups
 
     in_file = counted(key for key in keys if key not in shapes)
@@ -150,7 +150,7 @@ def _renumbered(keys: Mapping[Key, str], shapes: Iterable[Key]) -> dict[Key, str
     }
 
 
-def without_count(name: str) -> str:
+def strip_counter(name: str) -> str:
     """The name of a layer without the number by which Keras tells it from others of its class.
 
     Example:
@@ -161,7 +161,7 @@ def without_count(name: str) -> str:
     return base if number.isdecimal() else name
 
 
-def torch_names(
+def torch_keys(
     layout: Layout, shapes: Mapping[Key, Shape], files: Mapping[str, Shape], outer: str, prefix: str
 ) -> dict[Key, str]:
     """Key to name for the tensors of a PyTorch publisher's file.
@@ -176,7 +176,7 @@ def torch_names(
     available = dict(files)
     names_by_key = {}
     for key, shape in shapes.items():
-        names = [outer + (row[1:] if row.startswith("/") else prefix + row) for row in names_of(layout, key)]
+        names = [outer + (row[1:] if row.startswith("/") else prefix + row) for row in candidate_keys(layout, key)]
         present = [name for name in names if name in available]
         # A stem's norm and its last convolution may share a name's number: the one that fits is meant.
         fitting = [name for name in present if available[name] in torch_shapes(key, shape)] or present
@@ -186,7 +186,7 @@ def torch_names(
     return names_by_key
 
 
-def names_of(layout: Layout, key: Key) -> list[str]:
+def candidate_keys(layout: Layout, key: Key) -> list[str]:
     """The names that a publisher may give a key's tensor, without the layout's prefix; the usual one first."""
     layer, variable = key
     fields = {

@@ -12,34 +12,34 @@ import numpy as np
 
 from convnext_keras.checkpoints import key_mapping
 from convnext_keras.checkpoints.download import VerifiedFile
-from convnext_keras.checkpoints.formats import WeightFile, WeightsError
+from convnext_keras.checkpoints.formats import WeightsError, WeightsReader
 from convnext_keras.checkpoints.key_mapping import Key
-from convnext_keras.checkpoints.registry import Published
+from convnext_keras.checkpoints.registry import WeightsSource
 from convnext_keras.checkpoints.shards import open_checkpoint
-from convnext_keras.layer_names import LAST_NORM, LayerName, read_model
+from convnext_keras.layer_names import LAST_NORM, LayerName, parse_layer_names
 from convnext_keras.layers import NORMS, DepthwiseConvolution, FusedDense
-from convnext_keras.model import ModelWithProvenance
-from convnext_keras.pretrained_info import Provenance
+from convnext_keras.model import ConvNeXtModel
+from convnext_keras.pretrained_info import PretrainedInfo
 
 FLOATS = ("float32", "float16", "bfloat16")
 CLASSIFIER = LayerName("head_dense")
 CLASSIFIER_KEYS = [Key(CLASSIFIER, variable) for variable in ("kernel", "bias")]
 # What a file may have for a model without a head.
 HEAD = [*(Key(LayerName("head_hidden"), variable) for variable in ("kernel", "bias")), *CLASSIFIER_KEYS]
-FRESH = {
+MISSING_HEAD_WARNINGS = {
     CLASSIFIER: "The layer '{model}_{layer}' has fresh random weights: {file} has no classifier for these classes. "
     "Train it, or set classes= to the weights', or include_top=False.",
     LAST_NORM: "The last norm of {model!r} keeps its initial 1 and 0: {file} has none.",
 }
 # The first convolution of each kind of stem, whose kernel depends on the number of input channels.
 STEM_KERNELS = [Key(LayerName(role), "kernel") for role in ("stem_conv", "stem_conv_1")]
-SHOWN = 3  # examples of each fault in an error
+MAX_EXAMPLES = 3  # examples of each fault in an error
 
 # The classes of this library that stand for one of Keras' in models that keras.applications' ConvNeXt is part of.
-KERAS_CLASSES = {DepthwiseConvolution: "Conv2D", FusedDense: "Dense", ModelWithProvenance: "Functional"}
+KERAS_CLASSES = {DepthwiseConvolution: "Conv2D", FusedDense: "Dense", ConvNeXtModel: "Functional"}
 
 
-class Slot(NamedTuple):
+class VariableSlot(NamedTuple):
     """A variable of a model, and its path in a `.weights.h5` file: as we write it, and as keras.applications does.
 
     Attributes:
@@ -90,34 +90,38 @@ def load(model: keras.Model, path: Path, is_fresh: bool = False, may_stay_fresh:
     Returns:
         The layers that were left as they were.
     """
-    slots = slots_of(model)
+    slots = variable_slots(model)
     with open_checkpoint(path) as file:
-        fit = _match(file, slots)
+        fit = _match_file(file, slots)
         if may_stay_fresh:
-            slots = _with_channels_of_file(file, fit, slots)
-        fresh = _unfit_head(file, fit, slots) if may_stay_fresh else []
+            slots = _adapt_input_channels(file, fit, slots)
+        fresh = _find_missing_head(file, fit, slots) if may_stay_fresh else []
         slots = {key: slot for key, slot in slots.items() if key.layer not in fresh}
-        _refuse(file, fit, slots, model.name)
+        _raise_if_mismatch(file, fit, slots, model.name)
         if not is_fresh:
             # Reading all of it twice is the price of changing nothing unless all is good, with one tensor in memory.
             for key, slot in slots.items():
-                _read(file, fit, key, slot)
+                _read_tensor(file, fit, key, slot)
         for key, slot in slots.items():
-            slot.variable.assign(_read(file, fit, key, slot))
+            slot.variable.assign(_read_tensor(file, fit, key, slot))
     return fresh
 
 
-def _unfit_head(file: WeightFile, fit: key_mapping.Match, slots: Mapping[Key, Slot]) -> list[LayerName]:
+def _find_missing_head(
+    file: WeightsReader, fit: key_mapping.KeyMatch, slots: Mapping[Key, VariableSlot]
+) -> list[LayerName]:
     """Layers of the head that the file has no tensors for, or a classifier for other classes."""
     head = {key: slots[key] for key in CLASSIFIER_KEYS if key in slots}
-    other = not all(key in fit.sources for key in head) or _misshapen(file, fit, head)
+    other = not all(key in fit.sources for key in head) or _shape_errors(file, fit, head)
     fresh = [CLASSIFIER] if head and other else []
     # Files of self-supervised training end before the last norm.
     has_norm = any(key.layer == LAST_NORM for key in fit.sources)
     return fresh if has_norm or CLASSIFIER_KEYS[0] in fit.sources else [*fresh, LAST_NORM]
 
 
-def _with_channels_of_file(file: WeightFile, fit: key_mapping.Match, slots: Mapping[Key, Slot]) -> dict[Key, Slot]:
+def _adapt_input_channels(
+    file: WeightsReader, fit: key_mapping.KeyMatch, slots: Mapping[Key, VariableSlot]
+) -> dict[Key, VariableSlot]:
     """Returns the slots, with the shape in the file for a first kernel that differs in its input channels only."""
     found = dict(slots)
     for key in (key for key in STEM_KERNELS if key in slots and key in fit.sources):
@@ -137,7 +141,7 @@ def _with_channels_of_file(file: WeightFile, fit: key_mapping.Match, slots: Mapp
     return found
 
 
-def adapt_kernel(kernel: np.ndarray, channels: int) -> np.ndarray:
+def adapt_input_kernel(kernel: np.ndarray, channels: int) -> np.ndarray:
     """Converts the first kernel of a network to another number of input channels, as timm does.
 
     Source: `adapt_input_conv` of timm 1.0 (timm/models/_manipulate.py). One channel gets the sum over the channels of
@@ -162,23 +166,23 @@ def adapt_kernel(kernel: np.ndarray, channels: int) -> np.ndarray:
 def named_layers(model: keras.Model) -> list[tuple[LayerName, keras.Layer]]:
     """The innermost layers of a model in the order of the graph, each with its name as the table of names has it."""
     unique: dict[str, keras.Layer] = {}
-    for path, layer in inner_layers(model, lambda kind: kind.__name__):
+    for path, layer in iter_layer_paths(model, lambda kind: kind.__name__):
         unique[path if layer.name in unique else layer.name] = layer
-    names = read_model({name: type(layer) in NORMS.values() for name, layer in unique.items()})
+    names = parse_layer_names({name: type(layer) in NORMS.values() for name, layer in unique.items()})
     return [*zip(names.values(), unique.values(), strict=True)]
 
 
-def slots_of(model: keras.Model) -> dict[Key, Slot]:
+def variable_slots(model: keras.Model) -> dict[Key, VariableSlot]:
     """Each variable of a model but the state of random generators, by its key."""
-    paths = [path for path, _ in inner_layers(model, lambda kind: kind.__name__)]
-    keras_paths = [path for path, _ in inner_layers(model, lambda kind: KERAS_CLASSES.get(kind, kind.__name__))]
+    paths = [path for path, _ in iter_layer_paths(model, lambda kind: kind.__name__)]
+    keras_paths = [path for path, _ in iter_layer_paths(model, lambda kind: KERAS_CLASSES.get(kind, kind.__name__))]
     slots = {}
     for (name, layer), path, keras_path in zip(named_layers(model), paths, keras_paths, strict=True):
         for index, variable in enumerate(layer.weights):
             if variable.name != "seed_generator_state":
                 end = f"vars/{index}"
                 shape = tuple(variable.shape)
-                slots[Key(name, variable.name)] = Slot(variable, f"{path}/{end}", f"{keras_path}/{end}", shape)
+                slots[Key(name, variable.name)] = VariableSlot(variable, f"{path}/{end}", f"{keras_path}/{end}", shape)
     return slots
 
 
@@ -192,7 +196,7 @@ def snake_case(class_name: str) -> str:
     return re.sub(r"(?<=.)(?=[A-Z][a-z])|(?<=[a-z])(?=[A-Z])", "_", class_name).lower()
 
 
-def inner_layers(
+def iter_layer_paths(
     model: keras.Model, class_name: Callable[[type], str], root: str = ""
 ) -> Iterator[tuple[str, keras.Layer]]:
     """The innermost layers of a model, with the paths that Keras' `.weights.h5` gives them: class and count."""
@@ -202,21 +206,21 @@ def inner_layers(
         count = counts[kind] = counts.get(kind, -1) + 1
         path = f"{root}layers/{kind}_{count}" if count else f"{root}layers/{kind}"
         if isinstance(layer, keras.Model):
-            yield from inner_layers(layer, class_name, f"{path}/")
+            yield from iter_layer_paths(layer, class_name, f"{path}/")
         else:
             yield path, layer
 
 
-def _match(file: WeightFile, slots: Mapping[Key, Slot]) -> key_mapping.Match:
+def _match_file(file: WeightsReader, slots: Mapping[Key, VariableSlot]) -> key_mapping.KeyMatch:
     files = {name: header.shape for name, header in file.headers.items()}
     shapes = {key: slot.shape for key, slot in slots.items()}
     # A head that the model does not have is looked for too, to know it from a tensor that nobody expected.
     absent = dict.fromkeys((key for key in HEAD if key not in shapes), ())
     paths = [{key: slot.path for key, slot in slots.items()}, {key: slot.keras_path for key, slot in slots.items()}]
-    return key_mapping.match(file.format, files, {**shapes, **absent}, paths)
+    return key_mapping.match_keys(file.format, files, {**shapes, **absent}, paths)
 
 
-def _misshapen(file: WeightFile, fit: key_mapping.Match, slots: Mapping[Key, Slot]) -> list[str]:
+def _shape_errors(file: WeightsReader, fit: key_mapping.KeyMatch, slots: Mapping[Key, VariableSlot]) -> list[str]:
     """What is wrong with shapes and types, one phrase for each variable."""
     wrong = []
     for key in (key for key in slots if key in fit.sources):
@@ -230,26 +234,30 @@ def _misshapen(file: WeightFile, fit: key_mapping.Match, slots: Mapping[Key, Slo
     return wrong
 
 
-def _refuse(file: WeightFile, fit: key_mapping.Match, slots: Mapping[Key, Slot], model_name: str) -> None:
+def _raise_if_mismatch(
+    file: WeightsReader, fit: key_mapping.KeyMatch, slots: Mapping[Key, VariableSlot], model_name: str
+) -> None:
     """Raises unless every variable has its tensor and every tensor its variable."""
     if fit.layout is None:
-        raise WeightsError(f"{file.path}: its names are of no known layout; it begins with {_some(file.headers)}.")
+        raise WeightsError(f"{file.path}: its names are of no known layout; it begins with {_preview(file.headers)}.")
     faults = {
         "missing": [str(key) for key in slots if key not in fit.sources],
         "not expected": [repr(name) for name in fit.surplus],
-        "unfit": _misshapen(file, fit, slots),
+        "unfit": _shape_errors(file, fit, slots),
     }
     if any(faults.values()):
-        text = "; ".join(f"{len(cases)} {kind}: {_some(cases)}" for kind, cases in faults.items() if cases)
+        text = "; ".join(f"{len(cases)} {kind}: {_preview(cases)}" for kind, cases in faults.items() if cases)
         raise WeightsError(f"{file.path} (layout {fit.layout}) does not fit the model {model_name!r}: {text}.")
 
 
-def _some(items) -> str:
+def _preview(items) -> str:
     items = list(items)
-    return ", ".join(items[:SHOWN]) + (f" and {len(items) - SHOWN} more" if len(items) > SHOWN else "")
+    return ", ".join(items[:MAX_EXAMPLES]) + (
+        f" and {len(items) - MAX_EXAMPLES} more" if len(items) > MAX_EXAMPLES else ""
+    )
 
 
-def _read(file: WeightFile, fit: key_mapping.Match, key: Key, slot: Slot) -> np.ndarray:
+def _read_tensor(file: WeightsReader, fit: key_mapping.KeyMatch, key: Key, slot: VariableSlot) -> np.ndarray:
     """One variable's values in at least float32, found finite in the variable's own type."""
     name, variable = fit.sources[key], slot.variable
     try:
@@ -259,7 +267,7 @@ def _read(file: WeightFile, fit: key_mapping.Match, key: Key, slot: Slot) -> np.
     if fit.torch:
         array = key_mapping.from_torch(key, array, slot.shape)
     if slot.shape != tuple(variable.shape):
-        array = adapt_kernel(array, variable.shape[2])
+        array = adapt_input_kernel(array, variable.shape[2])
     with np.errstate(over="ignore"):
         finite = np.isfinite(array.astype(variable.dtype)).all()
     if not finite:
@@ -267,9 +275,9 @@ def _read(file: WeightFile, fit: key_mapping.Match, key: Key, slot: Slot) -> np.
     return array
 
 
-def load_source(
-    model: ModelWithProvenance, source: Published | Path, file: VerifiedFile, may_stay_fresh: bool = True
-) -> Provenance:
+def load_pretrained(
+    model: ConvNeXtModel, source: WeightsSource | Path, file: VerifiedFile, may_stay_fresh: bool = True
+) -> PretrainedInfo:
     """Fills a fresh model from the file that was fetched of a source, and notes where its weights come from.
 
     A classifier for other classes than the model's leaves the model's own as it is, with a warning that names it,
@@ -277,10 +285,12 @@ def load_source(
     """
     fresh = load(model, file.path, is_fresh=True, may_stay_fresh=may_stay_fresh)
     for layer in fresh:
-        warnings.warn(FRESH[layer].format(layer=layer, file=file.path.name, model=model.name), stacklevel=5)
+        warnings.warn(
+            MISSING_HEAD_WARNINGS[layer].format(layer=layer, file=file.path.name, model=model.name), stacklevel=5
+        )
     known = {}
-    if isinstance(source, Published):
+    if isinstance(source, WeightsSource):
         labels = None if CLASSIFIER in fresh else source.labels or None
         known = {"weights": source.name, "license": source.license, "recipe": source.recipe, "labels": labels}
-    model.provenance = Provenance(file.path, file.sha256, **known)
+    model.provenance = PretrainedInfo(file.path, file.sha256, **known)
     return model.provenance

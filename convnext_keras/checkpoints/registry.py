@@ -11,21 +11,21 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from convnext_keras.checkpoints import download
 from convnext_keras.checkpoints.download import VerifiedFile
 from convnext_keras.checkpoints.formats import WeightsError
-from convnext_keras.configs import Variant
-from convnext_keras.data.transforms import Recipe
-from convnext_keras.validation import did_you_mean
+from convnext_keras.configs import ConvNeXtConfig
+from convnext_keras.data.transforms import ImageTransform
+from convnext_keras.validation import suggestion
 
 # In a wheel the top-level folder `weights/` lies inside the package; in a checkout it lies beside it.
-BUNDLED = next(
+BUNDLED_WEIGHTS_DIR = next(
     folder
     for folder in (Path(__file__).parents[1] / "bundled_weights", Path(__file__).parents[2] / "weights")
     if (folder / "registry.csv").is_file()
 )
-CLASSIFIERS, CLIP = "registry", "clip"  # the tables
+CLASSIFIER_REGISTRY, CLIP_REGISTRY = "registry", "clip"  # the tables
 # By the form that a set is published in: what its processor does otherwise than timm's.
-PROCESSORS = {"transformers": {"rounding": "down"}, "transformers DINOv3": {"levels": False}}
+TRANSFORMS = {"transformers": {"rounding": "down"}, "transformers DINOv3": {"levels": False}}
 # Licences that do not allow any use, in a few words.
-RESTRICTED = {
+RESTRICTED_LICENSES = {
     "cc-by-nc-4.0": "not for commercial use (https://creativecommons.org/licenses/by-nc/4.0/)",
     "dinov3-license": "Meta's own terms, which must be accepted on the hub first",
     "fair-noncommercial-research-license": "for non-commercial research only",
@@ -33,7 +33,7 @@ RESTRICTED = {
 
 
 @runtime_checkable
-class Published(Protocol):
+class WeightsSource(Protocol):
     """Weights that somebody published, and what is known of them: a `WeightSet`, or a `hub.Description`."""
 
     @property
@@ -57,7 +57,7 @@ class Published(Protocol):
         ...
 
     @property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> ImageTransform:
         """The evaluation transform: a picture in, the model's pixels out."""
         ...
 
@@ -66,7 +66,7 @@ class Published(Protocol):
         """Those that the classifier can be used with."""
         ...
 
-    def check(self, variant: Variant, include_top: bool) -> None:
+    def check(self, variant: ConvNeXtConfig, include_top: bool) -> None:
         """Raises ValueError if the weights are for another architecture, or have no classifier where one is wanted."""
         ...
 
@@ -140,17 +140,17 @@ class WeightSet(NamedTuple):
         return f"{self.variant}.{self.tag}"
 
     @property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> ImageTransform:
         """The evaluation transform: a picture in, the model's pixels out."""
-        others: dict[str, Any] = PROCESSORS.get(self.layout, {})
-        return Recipe(self.input_size, self.crop, self.resize, self.interpolation, self.statistics, **others)
+        others: dict[str, Any] = TRANSFORMS.get(self.layout, {})
+        return ImageTransform(self.input_size, self.crop, self.resize, self.interpolation, self.statistics, **others)
 
     @property
     def activations(self) -> tuple[str | None, ...]:
         """Those that the classifier can be used with."""
         return (None, "softmax")
 
-    def check(self, variant: Variant, include_top: bool) -> None:
+    def check(self, variant: ConvNeXtConfig, include_top: bool) -> None:
         """Raises ValueError if there is no classifier where one is wanted; the architecture is the row's own."""
         if include_top and not self.classes:
             raise ValueError(f"{self.name} has no classifier. Use include_top=False. Received: include_top=True")
@@ -161,8 +161,8 @@ class WeightSet(NamedTuple):
         Raises:
             WeightsError: if it cannot be had, or its sha256 differs.
         """
-        if self.license in RESTRICTED:
-            warn_of_license(self.license)
+        if self.license in RESTRICTED_LICENSES:
+            warn_restricted_license(self.license)
         headless = not include_top and bool(self.headless_url)
         url, sha256 = (self.headless_url, self.headless_sha256) if headless else (self.url, self.sha256)
         try:
@@ -172,7 +172,7 @@ class WeightSet(NamedTuple):
                 return download.fetch(url, sha256, self.megabytes)
         except OSError as error:
             raise WeightsError(f"{self.name}: {error}") from error
-        path = BUNDLED / self.file
+        path = BUNDLED_WEIGHTS_DIR / self.file
         if not path.is_file() or download.file_sha256(path) != sha256:
             raise WeightsError(
                 f"{path}: is missing or differs from the registry's sha256. Install convnext-keras again."
@@ -181,17 +181,17 @@ class WeightSet(NamedTuple):
 
 
 @functools.cache
-def weight_sets(table: str = CLASSIFIERS) -> dict[str, WeightSet]:
+def load_registry(table: str = CLASSIFIER_REGISTRY) -> dict[str, WeightSet]:
     """Every weight set of `weights/{table}.csv` by its name, in the table's order."""
     types = WeightSet.__annotations__
-    with (BUNDLED / f"{table}.csv").open(encoding="utf-8", newline="") as stream:
+    with (BUNDLED_WEIGHTS_DIR / f"{table}.csv").open(encoding="utf-8", newline="") as stream:
         rows = [WeightSet(**{key: types[key](row[key]) for key in types}) for row in csv.DictReader(stream)]
     return {row.name: row for row in rows}
 
 
-def default(variant: str, table: str = CLASSIFIERS) -> WeightSet | None:
+def default_weight_set(variant: str, table: str = CLASSIFIER_REGISTRY) -> WeightSet | None:
     """A variant's first row, which its constructor loads unless told otherwise; None if there is none."""
-    return next((row for row in weight_sets(table).values() if row.variant == variant), None)
+    return next((row for row in load_registry(table).values() if row.variant == variant), None)
 
 
 def list_weights(pattern: str = "*") -> list[str]:
@@ -204,10 +204,10 @@ def list_weights(pattern: str = "*") -> list[str]:
         >>> list_weights("convnext_mini.*")
         ['convnext_mini.digits']
     """
-    return fnmatch.filter(weight_sets(), pattern)
+    return fnmatch.filter(load_registry(), pattern)
 
 
-def named(name: str, table: str = CLASSIFIERS, variant: str | None = None) -> WeightSet | None:
+def find_weight_set(name: str, table: str = CLASSIFIER_REGISTRY, variant: str | None = None) -> WeightSet | None:
     """The weight set that goes by a name: its full name, its repository on the hub, or a tag that no other has.
 
     Args:
@@ -216,17 +216,21 @@ def named(name: str, table: str = CLASSIFIERS, variant: str | None = None) -> We
         variant: whose sets are meant; None for all.
     """
     plain, _, revision = name.partition("@")
-    rows = [row for row in weight_sets(table).values() if variant in (None, row.variant)]
-    matches = [row for row in rows if _plain(plain) in (_plain(row.name), _plain(row.repository) or None)]
-    matches = matches or [row for row in rows if _plain(plain) == _plain(row.tag)]
+    rows = [row for row in load_registry(table).values() if variant in (None, row.variant)]
+    matches = [
+        row
+        for row in rows
+        if _normalize_tag(plain) in (_normalize_tag(row.name), _normalize_tag(row.repository) or None)
+    ]
+    matches = matches or [row for row in rows if _normalize_tag(plain) == _normalize_tag(row.tag)]
     if len(matches) != 1 or (revision and not matches[0].repository):
         return None
     return matches[0]._replace(revision=revision or matches[0].revision)
 
 
-def resolve(
-    weights: str | os.PathLike | Published | None, variant: str | None, table: str = CLASSIFIERS
-) -> Published | Path | None:
+def resolve_weights(
+    weights: str | os.PathLike | WeightsSource | None, variant: str | None, table: str = CLASSIFIER_REGISTRY
+) -> WeightsSource | Path | None:
     """What `weights=` of a constructor stands for: a weight set of the variant, an existing file, or nothing.
 
     A weight set goes by its tag, its name or its repository on the hub, in either case and with `-` or `_`.
@@ -235,35 +239,35 @@ def resolve(
         ValueError: if it is none of these; the message lists what is valid.
         WeightsError: if it looks like a path and there is no such file.
     """
-    if weights is None or isinstance(weights, Published):
+    if weights is None or isinstance(weights, WeightsSource):
         return weights
     if not isinstance(weights, str | os.PathLike):
         raise ValueError(f"weights must be None, the name of a weight set, or a path. Received: {weights!r}")
-    if variant and (row := named(str(weights), table, variant)):
+    if variant and (row := find_weight_set(str(weights), table, variant)):
         return row
     if Path(weights).is_file():
         return Path(weights)
     looks_like_a_path = isinstance(weights, os.PathLike) or {"/", os.sep} & set(weights)
     if looks_like_a_path or str(weights).endswith((".h5", ".safetensors", ".json", ".pth")):
         raise WeightsError(f"{weights}: no such file.")
-    tags = sorted(row.tag for row in weight_sets(table).values() if row.variant == variant)
+    tags = sorted(row.tag for row in load_registry(table).values() if row.variant == variant)
     raise ValueError(
         f"weights must be None, a path to an existing file, or one of {tags} for {variant or 'a custom model'}. "
-        f"Received: weights={weights!r}.{did_you_mean(weights, [*tags, *weight_sets(table)])}"
+        f"Received: weights={weights!r}.{suggestion(weights, [*tags, *load_registry(table)])}"
     )
 
 
-def _plain(name: str) -> str:
+def _normalize_tag(name: str) -> str:
     return name.lower().replace("-", "_")
 
 
 @functools.cache  # Once for each licence is enough.
-def warn_of_license(license: str) -> None:
+def warn_restricted_license(license: str) -> None:
     """Tells that a licence restricts the use of weights."""
-    warnings.warn(f"These weights are under {license}: {RESTRICTED[license]}.", stacklevel=6)
+    warnings.warn(f"These weights are under {license}: {RESTRICTED_LICENSES[license]}.", stacklevel=6)
 
 
-def fetch(source: Published | Path, include_top: bool = True) -> VerifiedFile:
+def fetch_weights(source: WeightsSource | Path, include_top: bool = True) -> VerifiedFile:
     """The local file of weights that are published, or a file of the user's, with its sha256.
 
     Args:

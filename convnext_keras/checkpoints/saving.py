@@ -10,11 +10,11 @@ import keras
 import ml_dtypes  # noqa: F401 - teaches NumPy the type bfloat16
 import numpy as np
 
-from convnext_keras.checkpoints.loading import slots_of
+from convnext_keras.checkpoints.loading import variable_slots
 from convnext_keras.files import atomic_path
 
 # NumPy's names of types, and those of .safetensors.
-TYPES = {
+SAFETENSORS_DTYPES = {
     "float64": "F64",
     "float32": "F32",
     "float16": "F16",
@@ -28,7 +28,7 @@ TYPES = {
 }
 
 
-class Tensor(NamedTuple):
+class LazyTensor(NamedTuple):
     """A tensor to be written: its shape, the name of its type, and the function that gives its values."""
 
     shape: tuple[int, ...]
@@ -60,15 +60,17 @@ def save_weights(model: keras.Model, path: str | os.PathLike) -> None:
         raise ValueError(
             f"path must end in .safetensors. Received: {path}. Keras' model.save_weights writes .weights.h5."
         )
-    write_safetensors(path, {str(key): tensor_of(slot.variable) for key, slot in slots_of(model).items()}, {})
+    write_safetensors(
+        path, {str(key): to_lazy_tensor(slot.variable) for key, slot in variable_slots(model).items()}, {}
+    )
 
 
-def tensor_of(variable: keras.Variable) -> Tensor:
+def to_lazy_tensor(variable: keras.Variable) -> LazyTensor:
     """A variable as a tensor to be written."""
-    return Tensor(tuple(variable.shape), variable.dtype, lambda: np.asarray(keras.ops.convert_to_numpy(variable)))
+    return LazyTensor(tuple(variable.shape), variable.dtype, lambda: np.asarray(keras.ops.convert_to_numpy(variable)))
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, str]) -> None:
     """Writes tensors one after the other, so that no more than one is in memory.
 
     Args:
@@ -80,7 +82,11 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
     start = 0
     for name, tensor in tensors.items():
         end = start + int(np.prod(tensor.shape)) * np.dtype(tensor.dtype).itemsize
-        header[name] = {"dtype": TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+        header[name] = {
+            "dtype": SAFETENSORS_DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
         start = end
     encoded = json.dumps(header).encode()
     encoded += b" " * (-len(encoded) % 8)

@@ -14,19 +14,19 @@ from typing import Any
 from convnext_keras.checkpoints.formats import (
     MAX_HEADER_BYTES,
     MAX_TENSORS,
-    WeightFile,
     WeightsError,
+    WeightsReader,
     open_weights,
-    without_repetition,
+    reject_duplicate_keys,
 )
 
-INDEX = ".safetensors.index.json"
+INDEX_SUFFIX = ".safetensors.index.json"
 MAX_SHARDS = 1_000
-SHARD = re.compile(r"[\w.-]+\.safetensors")  # a bare name: an index that names other folders is never followed
+SHARD_PATTERN = re.compile(r"[\w.-]+\.safetensors")  # a bare name: an index that names other folders is never followed
 
 
 @contextlib.contextmanager
-def open_checkpoint(path: str | os.PathLike) -> Iterator[WeightFile]:
+def open_checkpoint(path: str | os.PathLike) -> Iterator[WeightsReader]:
     """`open_weights`, and the shards behind an index as one file.
 
     Args:
@@ -45,13 +45,13 @@ def open_checkpoint(path: str | os.PathLike) -> Iterator[WeightFile]:
     """
     path = Path(path)
     with contextlib.ExitStack() as stack:
-        if not path.name.endswith(INDEX):
+        if not path.name.endswith(INDEX_SUFFIX):
             yield stack.enter_context(open_weights(path))
             return
-        wanted = _weight_map(path)
-        owners: dict[str, WeightFile] = {}
+        wanted = _read_weight_map(path)
+        owners: dict[str, WeightsReader] = {}
         for name in dict.fromkeys(wanted.values()):
-            shard = stack.enter_context(open_weights(_beside(path, name)))
+            shard = stack.enter_context(open_weights(_shard_path(path, name)))
             if repeated := owners.keys() & shard.headers.keys():
                 raise WeightsError(f"{path}: the tensor {min(repeated)!r} is in two of its files.")
             owners |= dict.fromkeys(shard.headers, shard)
@@ -59,10 +59,10 @@ def open_checkpoint(path: str | os.PathLike) -> Iterator[WeightFile]:
             if tensor not in owners or owners[tensor].path.name != name:
                 raise WeightsError(f"{path}: the tensor {tensor!r} is not in {name}, where the index says it is.")
         headers = {tensor: shard.headers[tensor] for tensor, shard in owners.items()}
-        yield WeightFile(path, "safetensors", headers, lambda tensor: owners[tensor].read(tensor))
+        yield WeightsReader(path, "safetensors", headers, lambda tensor: owners[tensor].read(tensor))
 
 
-def json_object(path: Path, max_bytes: int) -> dict[str, Any]:
+def read_json_object(path: Path, max_bytes: int) -> dict[str, Any]:
     """What a JSON file holds, which must be an object.
 
     Args:
@@ -82,7 +82,7 @@ def json_object(path: Path, max_bytes: int) -> dict[str, Any]:
 
     try:
         content = path.read_text(encoding="utf-8")
-        value: Any = json.loads(content, object_pairs_hook=without_repetition, parse_constant=refuse)
+        value: Any = json.loads(content, object_pairs_hook=reject_duplicate_keys, parse_constant=refuse)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error
     except (OSError, ValueError, RecursionError) as error:
@@ -94,25 +94,25 @@ def json_object(path: Path, max_bytes: int) -> dict[str, Any]:
 
 def shard_names(index: Path) -> list[str]:
     """The files that an index names, in its order, each once; see `open_checkpoint` for errors."""
-    return [*dict.fromkeys(_weight_map(index).values())]
+    return [*dict.fromkeys(_read_weight_map(index).values())]
 
 
-def _weight_map(path: Path) -> dict[str, str]:
+def _read_weight_map(path: Path) -> dict[str, str]:
     """The file of each tensor, by an index that says nothing else."""
-    files = json_object(path, MAX_HEADER_BYTES).get("weight_map")
+    files = read_json_object(path, MAX_HEADER_BYTES).get("weight_map")
     if not isinstance(files, dict) or not files:
         raise WeightsError(f"{path}: 'weight_map' must be an object of tensors and their files.")
     if len(files) > MAX_TENSORS or len({*map(str, files.values())}) > MAX_SHARDS:
         raise WeightsError(f"{path}: names more than {MAX_TENSORS} tensors or {MAX_SHARDS} files.")
     for tensor, name in files.items():
-        if not isinstance(name, str) or not SHARD.fullmatch(name):
+        if not isinstance(name, str) or not SHARD_PATTERN.fullmatch(name):
             raise WeightsError(
                 f"{path}: the file of {tensor!r} must be a bare name that ends in .safetensors: {name!r}."
             )
     return files
 
 
-def _beside(index: Path, name: str) -> Path:
+def _shard_path(index: Path, name: str) -> Path:
     """The path of a shard, which must lie where its index lies: the hub's cache links both into one other folder."""
     shard = index.parent / name
     if shard.exists() and shard.resolve().parent not in (index.parent.resolve(), index.resolve().parent):

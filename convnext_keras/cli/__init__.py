@@ -42,11 +42,11 @@ def with_library(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(*arguments: Any, **options: Any) -> None:
         fast_import.import_keras()
-        from convnext_keras import backend, keep_memory
-        from convnext_keras.checkpoints.download import cache_folder
+        from convnext_keras import backend, reuse_allocator_memory
+        from convnext_keras.checkpoints.download import cache_dir
 
-        backend.keep_compiled(cache_folder() / "compiled")
-        keep_memory()
+        backend.enable_compilation_cache(cache_dir() / "compiled")
+        reuse_allocator_memory()
         command(*arguments, **options)
 
     return run
@@ -56,7 +56,7 @@ for name, command in COMMANDS.items():
     app.command(name, cls=Command)(with_library(command))
 
 
-def show_version(wanted: bool) -> None:
+def print_version(wanted: bool) -> None:
     """Prints the versions of the package and of Keras, and the backend, if `wanted`."""
     if wanted:
         print(f"convnext-keras {__version__}, keras {version_of('keras')} on {fast_import.select_backend()}")
@@ -64,10 +64,10 @@ def show_version(wanted: bool) -> None:
 
 
 @app.callback()
-def program(
+def callback(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit."),
+        typer.Option("--version", callback=print_version, is_eager=True, help="Show the version and exit."),
     ] = False,
 ) -> None:
     """ConvNeXt and ConvNeXt-CLIP for Keras 3. Set [bold]KERAS_BACKEND[/] to tensorflow, jax, torch or openvino."""

@@ -18,39 +18,39 @@ from convnext_keras.cli.options import (
     Address,
     AsJson,
     ClipName,
-    Cluster,
+    ClusterOption,
     Column,
     Devices,
     ExifTranspose,
+    Images,
     JobOutput,
-    Pictures,
     RetryErrors,
     Skip,
-    Top,
-    alternatives,
-    chosen_pictures,
-    clip_named,
-    done,
-    given,
+    TopK,
+    expand_images,
+    format_choices,
     job_options,
+    load_clip,
+    print_summary,
+    restore_urls,
 )
 
 Template = Annotated[list[str], typer.Option(help="Prompt with {} for the label; several are averaged.")]
 
 
 def zero_shot(
-    images: Pictures,
+    images: Images,
     labels: Annotated[str, typer.Option(help="What to tell apart, separated by commas.")],
     template: Template = [TEMPLATE],  # noqa: B006 - typer copies it
     weights: ClipName = DEFAULT_CLIP,
-    top: Top = 5,
+    top: TopK = 5,
     threshold: Annotated[float | None, typer.Option(help="Cosine below which it is none of the labels.")] = None,
     as_json: AsJson = False,
     exif_transpose: ExifTranspose = True,
     output: JobOutput = None,
     column: Column = "",
     retry_errors: RetryErrors = False,
-    engine: Cluster = "",
+    engine: ClusterOption = "",
     address: Address = "",
     devices: Devices = "",
 ) -> None:
@@ -61,19 +61,22 @@ def zero_shot(
     [dim]convnext-keras zero-shot "shards/*.tar" --labels "a cat, a dog" --output labels/[/]
     """
     from convnext_keras import clip, distributed
-    from convnext_keras.clip.zero_shot import checked_labels, checked_templates
+    from convnext_keras.clip.zero_shot import validate_labels, validate_templates
 
-    names = checked_labels([label for label in labels.split(",") if label.strip()])
-    templates = checked_templates(template)
+    names = validate_labels([label for label in labels.split(",") if label.strip()])
+    templates = validate_templates(template)
     job = job_options(output, engine, address, devices)
     job |= {"column": column, "retry_errors": retry_errors, "exif_transpose": exif_transpose}
     if output:
         if as_json or threshold is not None:
             raise ValueError("--json and --threshold are not of a job; the rows have the cosines.")
-        done(output, distributed.zero_shot(weights, names, given(images), output, templates=templates, top=top, **job))
+        print_summary(
+            output,
+            distributed.zero_shot(weights, names, restore_urls(images), output, templates=templates, top=top, **job),
+        )
         return
-    paths = chosen_pictures(images)
-    classifier = clip.ZeroShotClassifier(clip_named(weights), names, templates, threshold=threshold)
+    paths = expand_images(images)
+    classifier = clip.ZeroShotClassifier(load_clip(weights), names, templates, threshold=threshold)
     predictions = classifier.predict(tqdm(paths, disable=None), top, exif_transpose=exif_transpose)
     if as_json:
         pairs = zip(paths, predictions, strict=True)
@@ -100,12 +103,12 @@ def embed(
     batch_size: Annotated[int, typer.Option(min=1, help="How many at a time.")] = 32,
     skip: Skip = False,
     dtype: Annotated[
-        str, typer.Option(help=f"Of vectors in a folder or .lance: {alternatives(VECTOR_TYPES)}.")
+        str, typer.Option(help=f"Of vectors in a folder or .lance: {format_choices(VECTOR_TYPES)}.")
     ] = "float32",
     exif_transpose: ExifTranspose = True,
     column: Column = "",
     retry_errors: RetryErrors = False,
-    engine: Cluster = "",
+    engine: ClusterOption = "",
     address: Address = "",
     devices: Devices = "",
 ) -> None:
@@ -124,7 +127,9 @@ def embed(
             raise ValueError(f"Vectors of texts go to one file, .safetensors or .parquet. Received: {output}")
         job = job_options(output, engine, address, devices)
         job |= {"column": column, "retry_errors": retry_errors, "exif_transpose": exif_transpose}
-        done(output, distributed.embed(weights, given(inputs), output, dtype=dtype, batch_size=batch_size, **job))
+        print_summary(
+            output, distributed.embed(weights, restore_urls(inputs), output, dtype=dtype, batch_size=batch_size, **job)
+        )
         return
     if engine or address or devices or dtype != "float32":
         raise ValueError(f"{output} is one file. For a cluster, or another --dtype, write to a folder or a .lance.")
@@ -133,10 +138,10 @@ def embed(
         raise ValueError("Embed texts and images by two commands. Received .txt files and others.")
     lines = [line for path in of_texts for line in path.read_text(encoding="utf-8").splitlines()]
     texts = lines if of_texts else None
-    items = chosen_pictures(inputs) if texts is None else texts
+    items = expand_images(inputs) if texts is None else texts
     if not items:
         raise ValueError(f"{inputs[0]} is empty.")
-    model = clip_named(weights)
+    model = load_clip(weights)
     progress = tqdm(items, disable=None)
     if texts is None:
         on_error = "skip" if skip else "raise"
@@ -160,19 +165,19 @@ def index(
 
     [dim]convnext-keras index photos/ --output photos.lance --weights convnext_base_w --skip[/]
     """
-    from convnext_keras import clip
-    from convnext_keras.data.loader import image_files
+    from convnext_keras import retrieval
+    from convnext_keras.data.loader import list_images
     from convnext_keras.retrieval.index import item_name
-    from convnext_keras.retrieval.lance_index import is_lance
+    from convnext_keras.retrieval.lance_index import is_lance_path
 
-    paths, model = image_files(folder), clip_named(weights)
-    pictures: Any = clip.LanceIndex(output, model) if is_lance(output) else clip.ImageIndex(model)
+    paths, model = list_images(folder), load_clip(weights)
+    pictures: Any = retrieval.LanceIndex(output, model) if is_lance_path(output) else retrieval.InMemoryIndex(model)
     if output.is_dir():
-        pictures = clip.ImageIndex.open(output, model)
+        pictures = retrieval.open_index(output, model)
     by_name = {item_name(path, 0): path for path in paths}
     new = [by_name[name] for name in pictures.missing(by_name)]
     added = pictures.add(tqdm(new, disable=None), on_error="skip" if skip else "raise")
-    if not is_lance(output):
+    if not is_lance_path(output):
         pictures.save(output)
     print(f"{output}: {added} pictures added, {len(pictures)} in all")
 
@@ -180,7 +185,7 @@ def index(
 def search(
     folder: Annotated[Path, typer.Argument(metavar="INDEX", help="Folder that 'index' wrote.")],
     query: Annotated[str, typer.Argument(help="Words, or the path of a picture.")],
-    top: Top = 10,
+    top: TopK = 10,
     sheet: Annotated[Path | None, typer.Option(help="Write a sheet of the pictures found, such as found.png.")] = None,
     pictures: Annotated[
         Path | None, typer.Option(help="Folder of the pictures, if it is not beside the index.")
@@ -194,12 +199,12 @@ def search(
 
     [dim]convnext-keras search photos.lance photo.jpg --top 5 --where "year > 2020"[/]
     """
-    from convnext_keras import clip
-    from convnext_keras.contact_sheet import sheet_of
-    from convnext_keras.retrieval.memory_index import index_weights
+    from convnext_keras import retrieval
+    from convnext_keras.contact_sheet import contact_sheet
+    from convnext_keras.retrieval.factory import read_index_weights
 
-    index = clip.ImageIndex.open(folder, clip_named(index_weights(folder)), pictures)
-    hits = index.search(query_of(query), top, where or None)
+    index = retrieval.open_index(folder, load_clip(read_index_weights(folder)), pictures)
+    hits = index.search(parse_query(query), top, where or None)
     if as_json:
         print(json.dumps([hit._asdict() for hit in hits], indent=2))
     else:
@@ -208,11 +213,11 @@ def search(
             table.add_row(Text(hit.name), f"{hit.cosine:.3f}")
         Console().print(table)
     if sheet:
-        cells = [(file_at(index, hit.place), f"{hit.cosine:.3f}", "black", hit.name) for hit in hits]
-        sheet_of([cells[start : start + 5] for start in range(0, len(cells), 5)], cell=200).save(sheet)
+        cells = [(get_image_file(index, hit.place), f"{hit.cosine:.3f}", "black", hit.name) for hit in hits]
+        contact_sheet([cells[start : start + 5] for start in range(0, len(cells), 5)], cell=200).save(sheet)
 
 
-def query_of(query: str) -> Path | str:
+def parse_query(query: str) -> Path | str:
     """A query as the path of an image, if there is one, and as words otherwise."""
     try:
         if Path(query).is_file():
@@ -226,7 +231,7 @@ def query_of(query: str) -> Path | str:
     return query
 
 
-def file_at(index: Any, place: int) -> Path | None:
+def get_image_file(index: Any, place: int) -> Path | None:
     """The file of an image in an index; None if it is missing."""
     try:
         return index.picture(place)

@@ -13,7 +13,7 @@ from rich.table import Table
 from convnext_keras.cli.options import BUNDLED_CLIP
 
 DIGITS = "convnext_mini.digits"
-LEAST_CONTRAST = 250  # between the sums of red, green and blue of ink and paper
+MIN_CONTRAST = 250  # between the sums of red, green and blue of ink and paper
 SHAPE_QUERIES = (
     "three big green stars in the lower part on black",
     "a pair of little yellow circles in the lower part on brown",
@@ -33,7 +33,7 @@ def demo(
     """
     output.mkdir(parents=True, exist_ok=True)
     if train:
-        shown = train_on_colours(output / "coloured-digits", output / "coloured-digits-model")
+        shown = train_on_colors(output / "coloured-digits", output / "coloured-digits-model")
     else:
         shown = [*classify_digits(output / "predictions.png"), *search_shapes(output / "search.png")]
     for part in shown:
@@ -45,9 +45,9 @@ def demo(
 
 def held_out_digits() -> tuple[np.ndarray, np.ndarray]:
     """Pixels `(N, 8, 8)` and labels `(N,)` of the sheet: one row for each digit, with empty cells at its end."""
-    from convnext_keras.checkpoints import BUNDLED
+    from convnext_keras.checkpoints import BUNDLED_WEIGHTS_DIR
 
-    sheet = np.asarray(Image.open(BUNDLED / "digits_held_out.png"))
+    sheet = np.asarray(Image.open(BUNDLED_WEIGHTS_DIR / "digits_held_out.png"))
     cells = sheet.reshape(10, 8, -1, 8).swapaxes(1, 2)
     filled = cells.any(axis=(2, 3))
     return cells[filled], np.nonzero(filled)[0]
@@ -55,35 +55,35 @@ def held_out_digits() -> tuple[np.ndarray, np.ndarray]:
 
 def held_out_shapes() -> tuple[np.ndarray, list[str]]:
     """Pixels `(N, 64, 64, 3)` of combinations that the bundled ConvNeXt-CLIP never saw, and their captions."""
-    from convnext_keras.checkpoints import BUNDLED
+    from convnext_keras.checkpoints import BUNDLED_WEIGHTS_DIR
 
-    sheet = np.asarray(Image.open(BUNDLED / "shapes_held_out.png"))
-    with (BUNDLED / "shapes_held_out.csv").open(encoding="utf-8", newline="") as stream:
+    sheet = np.asarray(Image.open(BUNDLED_WEIGHTS_DIR / "shapes_held_out.png"))
+    with (BUNDLED_WEIGHTS_DIR / "shapes_held_out.csv").open(encoding="utf-8", newline="") as stream:
         places = list(csv.DictReader(stream))
     size = sheet.shape[0] // (1 + int(places[-1]["row"]))
     cells = sheet.reshape(-1, size, sheet.shape[1] // size, size, 3).swapaxes(1, 2)
     return cells.reshape(-1, size, size, 3), [place["caption"] for place in places]
 
 
-def sheet_of_digits(digits: np.ndarray, labels: np.ndarray, predicted: np.ndarray) -> Image.Image:
+def draw_digits(digits: np.ndarray, labels: np.ndarray, predicted: np.ndarray) -> Image.Image:
     """A grid of the digits, each with its prediction below, green if right, red if wrong; one row for each label."""
-    from convnext_keras.contact_sheet import sheet_of
+    from convnext_keras.contact_sheet import contact_sheet
 
     rows = []
     for label in range(10):
         mine = labels == label
         guesses = [(str(guess), "green" if guess == label else "red") for guess in predicted[mine]]
         rows.append([(255 - digit, *guess) for digit, guess in zip(digits[mine], guesses, strict=True)])
-    return sheet_of(rows, cell=44)
+    return contact_sheet(rows, cell=44)
 
 
 def classify_digits(output: Path) -> list[Table | str]:
     """Handwritten digits, each with its prediction; returns what is to be printed."""
     from convnext_keras import create_model
-    from convnext_keras.checkpoints import weight_sets
+    from convnext_keras.checkpoints import load_registry
 
     digits, labels = held_out_digits()
-    model, recipe = create_model(DIGITS), weight_sets()[DIGITS].recipe
+    model, recipe = create_model(DIGITS), load_registry()[DIGITS].recipe
     scores = model.predict_on_batch(np.stack([recipe(digit) for digit in digits]))
     predicted = scores.argmax(axis=1)
     table = Table("digit", "pictures", "right", "taken for", "mean score of the true digit")
@@ -93,7 +93,7 @@ def classify_digits(output: Path) -> list[Table | str]:
         right = int((predicted[mine] == digit).sum())
         table.add_row(str(digit), str(mine.sum()), str(right), wrong, f"{scores[mine, digit].mean():.3f}")
     right = int((predicted == labels).sum())
-    sheet_of_digits(digits, labels, predicted).save(output)
+    draw_digits(digits, labels, predicted).save(output)
     return [
         table,
         f"{DIGITS}: {right} of {len(labels)} held-out digits right, {100 * right / len(labels):.2f} %",
@@ -101,11 +101,11 @@ def classify_digits(output: Path) -> list[Table | str]:
     ]
 
 
-def in_colour(digit: np.ndarray, random: np.random.Generator) -> Image.Image:
+def colorize(digit: np.ndarray, random: np.random.Generator) -> Image.Image:
     """A digit `(8, 8)` in ink of one colour on paper of another, 32 pixels high, for a model of white on black."""
     while True:
         ink, paper = random.integers(0, 256, (2, 3))
-        if abs(int(ink.sum()) - int(paper.sum())) > LEAST_CONTRAST:
+        if abs(int(ink.sum()) - int(paper.sum())) > MIN_CONTRAST:
             break
     part = digit[..., None] / 255
     return Image.fromarray((paper + part * (ink - paper)).round().astype("uint8")).resize(
@@ -113,7 +113,7 @@ def in_colour(digit: np.ndarray, random: np.random.Generator) -> Image.Image:
     )
 
 
-def train_on_colours(pictures: Path, model: Path) -> list[Table | str]:
+def train_on_colors(pictures: Path, model: Path) -> list[Table | str]:
     """Writes digits in colour, fine-tunes the bundled model on four of five; returns what is to be printed.
 
     Raises:
@@ -121,7 +121,7 @@ def train_on_colours(pictures: Path, model: Path) -> list[Table | str]:
         ImportError: if what training needs is missing.
     """
     from convnext_keras import training
-    from convnext_keras.data.class_names import class_names
+    from convnext_keras.data.class_names import load_class_names
     from convnext_keras.training import reports
 
     for folder in (pictures, model):
@@ -129,15 +129,15 @@ def train_on_colours(pictures: Path, model: Path) -> list[Table | str]:
             raise ValueError(f"{folder} exists. Move it away, or choose another place with --output.")
     reports.new_figure(1, 1)  # Before minutes of training.
     random = np.random.default_rng(0)
-    names = [name for _, name in class_names("digits")]
+    names = [name for _, name in load_class_names("digits")]
     for number, (digit, label) in enumerate(zip(*held_out_digits(), strict=True)):
         folder = pictures / names[label]
         folder.mkdir(parents=True, exist_ok=True)
-        in_colour(digit, random).save(folder / f"{number}.png")
-    kept, held_out = training.parts_of(pictures, 0.2, None, 0, "raise")
+        colorize(digit, random).save(folder / f"{number}.png")
+    kept, held_out = training.train_val_split(pictures, 0.2, None, 0, "raise")
     before = training.evaluate(DIGITS, held_out)
     trained = training.fine_tune(DIGITS, kept, validation=held_out, verbose=2)
-    reports.save(trained, model)
+    reports.save_training_result(trained, model)
     table = Table("model", f"right of {len(held_out)} digits in colour")
     for name, result in ((DIGITS, before), (str(model), trained.evaluation)):
         table.add_row(name, f"{100 * result.accuracy():.1f} %")
@@ -150,8 +150,8 @@ def train_on_colours(pictures: Path, model: Path) -> list[Table | str]:
 
 def search_shapes(output: Path) -> list[Table | str]:
     """Zero-shot labels of pictures of shapes, and pictures found by words; returns what is to be printed."""
-    from convnext_keras import clip
-    from convnext_keras.contact_sheet import sheet_of
+    from convnext_keras import clip, retrieval
+    from convnext_keras.contact_sheet import contact_sheet
 
     pictures, captions = held_out_shapes()
     model = clip.create_model(BUNDLED_CLIP)
@@ -161,7 +161,7 @@ def search_shapes(output: Path) -> list[Table | str]:
     for caption, row in list(zip(captions, best, strict=True))[:6]:
         table.add_row(caption, row.label, f"{row.probability:.3f}")
     right = sum(caption == row.label for caption, row in zip(captions, best, strict=True))
-    index = clip.ImageIndex(model)
+    index = retrieval.InMemoryIndex(model)
     index.add(pictures)
     rows = []
     for number, query in enumerate(SHAPE_QUERIES, start=1):
@@ -169,7 +169,7 @@ def search_shapes(output: Path) -> list[Table | str]:
         texts = [f"row {number}: {hit.cosine:.2f}" for hit in hits]
         shown = [pictures[hit.place] for hit in hits]
         rows.append([(picture, text, "black") for picture, text in zip(shown, texts, strict=True)])
-    sheet_of(rows, cell=128).save(output)
+    contact_sheet(rows, cell=128).save(output)
     queries = ", ".join(repr(query) for query in SHAPE_QUERIES)
     return [
         table,

@@ -17,45 +17,45 @@ from convnext_keras.cli.options import (
     EXPORT_FORMATS,
     EXPORT_PRECISIONS,
     TEMPLATE,
-    WHICH,
+    WEIGHTS_HELP,
     Address,
     AsJson,
-    Cluster,
+    ClusterOption,
     Column,
     Devices,
     ExifTranspose,
+    Images,
     JobOutput,
-    Pictures,
     RetryErrors,
-    Top,
+    TopK,
     WeightSetName,
-    alternatives,
-    chosen_pictures,
-    done,
-    given,
+    expand_images,
+    format_choices,
     job_options,
-    saved_model,
-    weights_named,
+    load_saved_model,
+    print_summary,
+    resolve_weights,
+    restore_urls,
 )
 
 if TYPE_CHECKING:
     from convnext_keras import export
     from convnext_keras.checkpoints import WeightSet
-    from convnext_keras.data.transforms import Recipe
-    from convnext_keras.hub import Description
-    from convnext_keras.model import ModelWithProvenance
+    from convnext_keras.data.transforms import ImageTransform
+    from convnext_keras.hub import ModelInfo
+    from convnext_keras.model import ConvNeXtModel
 
 
 def classify(
-    images: Pictures,
+    images: Images,
     weights: WeightSetName = "convnext_tiny.imagenet",
-    top: Top = 5,
+    top: TopK = 5,
     as_json: AsJson = False,
     exif_transpose: ExifTranspose = True,
     output: JobOutput = None,
     column: Column = "",
     retry_errors: RetryErrors = False,
-    engine: Cluster = "",
+    engine: ClusterOption = "",
     address: Address = "",
     devices: Devices = "",
 ) -> None:
@@ -69,23 +69,27 @@ def classify(
     import numpy as np
 
     from convnext_keras import create_model, decode_predictions, distributed, export
-    from convnext_keras.data.loader import in_batches
+    from convnext_keras.data.loader import iter_batches
     from convnext_keras.export.metadata import output_names
     from convnext_keras.inference import softmax
 
     job = job_options(output, engine, address, devices)
     job |= {"column": column, "retry_errors": retry_errors, "exif_transpose": exif_transpose}
     if output:
-        done(output, distributed.classify(weights, given(images), output, top=top, **job))
+        print_summary(output, distributed.classify(weights, restore_urls(images), output, top=top, **job))
         return
-    images = chosen_pictures(images)
-    source = export.Artefact(weights) if export.is_artefact(weights) else saved_model(weights) or weights_named(weights)
-    recipe, labels = _transform_and_labels(source)
+    images = expand_images(images)
+    source = (
+        export.ExportedModel(weights)
+        if export.is_exported_model(weights)
+        else load_saved_model(weights) or resolve_weights(weights)
+    )
+    recipe, labels = _get_transform_and_classes(source)
     if not labels:
         raise ValueError(f"{weights} has no classes. Choose a weight set with a classifier.")
-    batches = in_batches(images, recipe._replace(exif_transpose=exif_transpose), batch_size=32)
+    batches = iter_batches(images, recipe._replace(exif_transpose=exif_transpose), batch_size=32)
     first = next(batches)  # Before anything is fetched.
-    if isinstance(source, export.Artefact):
+    if isinstance(source, export.ExportedModel):
         predict: Any = source
         kind = source.outputs[0]
     else:
@@ -109,12 +113,12 @@ def classify(
 
 
 def explain(
-    images: Pictures,
+    images: Images,
     output: Annotated[Path, typer.Option(help="Picture to write, such as cam.png.")] = Path("explained.png"),
     weights: WeightSetName = "convnext_tiny.imagenet",
     target: Annotated[str, typer.Option(help="Class by its name; by default each picture's best.")] = "",
     text: Annotated[list[str], typer.Option(help="Of a ConvNeXt-CLIP: what to look for, once or more.")] = [],  # noqa: B006
-    method: Annotated[str, typer.Option(help=alternatives(EXPLAIN_METHODS))] = "grad_cam",
+    method: Annotated[str, typer.Option(help=format_choices(EXPLAIN_METHODS))] = "grad_cam",
 ) -> None:
     """Shows where in pictures a model sees a class or a text, as colours over them.
 
@@ -123,44 +127,46 @@ def explain(
     [dim]convnext-keras explain photo.jpg --weights convnext_base_w --text "a dog" --text "a ball"[/]
     """
     from convnext_keras import clip, create_model
-    from convnext_keras.contact_sheet import sheet_of
-    from convnext_keras.explain import heat_maps
+    from convnext_keras.contact_sheet import contact_sheet
+    from convnext_keras.explain import explain_images
 
-    paths = chosen_pictures(images)
+    paths = expand_images(images)
     if text and target:
         raise ValueError("Give --target, of a classifier, or --text, of a ConvNeXt-CLIP.")
-    model: Any = clip.create_model(weights) if text else saved_model(weights) or create_model(weights_named(weights))
+    model: Any = (
+        clip.create_model(weights) if text else load_saved_model(weights) or create_model(resolve_weights(weights))
+    )
     wanted: Any = text or [target or None]
-    columns = [heat_maps(model, paths, each, method=method) for each in wanted]
+    columns = [explain_images(model, paths, each, method=method) for each in wanted]
     rows = []
     for maps in zip(*columns, strict=True):
         seen = [(one.over(), f"{one.name}: {one.score:.3f}", "black") for one in maps]
         rows.append([(maps[0].pixels, "", "black"), *seen])
-    sheet_of(rows, cell=224).save(output)
+    contact_sheet(rows, cell=224).save(output)
     for path, *maps in zip(paths, *columns, strict=True):
         print(f"{path}: {', '.join(f'{one.name} {one.score:.3f}' for one in maps)}")
     print(f"Look at {output}: each picture, and where it is seen, from blue to yellow.")
 
 
-def _transform_and_labels(
-    source: WeightSet | Description | ModelWithProvenance | export.Artefact,
-) -> tuple[Recipe, Any]:
+def _get_transform_and_classes(
+    source: WeightSet | ModelInfo | ConvNeXtModel | export.ExportedModel,
+) -> tuple[ImageTransform, Any]:
     """The transform and the classes of what is named; classes without names have numbers."""
     import keras
 
     from convnext_keras import export
     from convnext_keras.checkpoints import WeightSet
-    from convnext_keras.data.transforms import Recipe
-    from convnext_keras.pretrained_info import Provenance
+    from convnext_keras.data.transforms import ImageTransform
+    from convnext_keras.pretrained_info import PretrainedInfo
 
-    if isinstance(source, export.Artefact):
+    if isinstance(source, export.ExportedModel):
         artefact: Any = source
         has_classes = artefact.outputs[0] in ("probabilities", "logits")
-        return artefact.provenance.recipe or Recipe(224), artefact.provenance.labels if has_classes else ()
+        return artefact.provenance.recipe or ImageTransform(224), artefact.provenance.labels if has_classes else ()
     if isinstance(source, keras.Model):
-        known: Any = source.provenance or Provenance()
+        known: Any = source.provenance or PretrainedInfo()
         classes = source.output_shape[-1] if len(source.output_shape) == 2 else 0
-        recipe, labels = known.recipe or Recipe(224), known.labels
+        recipe, labels = known.recipe or ImageTransform(224), known.labels
     else:
         classes, recipe, labels = source.classes, source.recipe, source.labels
     unnamed = () if isinstance(source, WeightSet) else tuple(str(number) for number in range(classes))
@@ -168,16 +174,16 @@ def _transform_and_labels(
 
 
 def export_model(
-    weights: Annotated[str, typer.Argument(help=WHICH)],
+    weights: Annotated[str, typer.Argument(help=WEIGHTS_HELP)],
     output: Annotated[Path, typer.Option(help="File to write; or folder, of a SavedModel or a ConvNeXt-CLIP.")],
     file_format: Annotated[
-        str, typer.Option("--format", help=f"{alternatives(EXPORT_FORMATS)}; or by the file's end.")
+        str, typer.Option("--format", help=f"{format_choices(EXPORT_FORMATS)}; or by the file's end.")
     ] = "",
     size: Annotated[int, typer.Option(min=0, help="Height and width in pixels, or tokens; 0 for the model's.")] = 0,
     batch: Annotated[int, typer.Option(min=0, help="Pictures or texts at a time; 0 for any number.")] = 0,
     layout: Annotated[str, typer.Option(help="nhwc, or nchw with the channels of pixels in front.")] = "nhwc",
     pixels: Annotated[str, typer.Option(help="float32 or uint8, both 0 to 255; or normalized.")] = "float32",
-    precision: Annotated[str, typer.Option(help=f"{alternatives(EXPORT_PRECISIONS)}, with --calibrate.")] = "float32",
+    precision: Annotated[str, typer.Option(help=f"{format_choices(EXPORT_PRECISIONS)}, with --calibrate.")] = "float32",
     calibrate: Annotated[Path | None, typer.Option(help="For int8, a folder of usual pictures.")] = None,
     opset: Annotated[int, typer.Option(min=0, help="Of ONNX; 0 for the usual one.")] = 0,
     features: Annotated[
@@ -200,45 +206,47 @@ def export_model(
     import keras
 
     from convnext_keras import clip, create_model, export, feature_extractor, hub
-    from convnext_keras.data.loader import image_files
+    from convnext_keras.data.loader import list_images
     from convnext_keras.export import FORMATS
 
-    name = export.format_named(file_format or None, output)  # Before anything is fetched.
+    name = export.resolve_format(file_format or None, output)  # Before anything is fetched.
     if features and (labels or tower == "text"):
         raise ValueError("--features are of a classifier or an image tower. Leave out --labels and --tower text.")
     if tower or labels:
-        model = _of_clip(weights, tower, labels, template)
-    elif hub.is_clip(weights):
+        model = _load_clip_part(weights, tower, labels, template)
+    elif hub.is_clip_repo(weights):
         if size or batch or features or layout != "nhwc" or pixels != "float32" or opset:
             raise ValueError(f"{weights} is a ConvNeXt-CLIP. For these options, choose --tower or --labels.")
-        both: Any = {"precision": precision, "calibration": calibrate and image_files(calibrate)}
-        told(export.export_clip(clip.create_model(weights), output, name, overwrite=overwrite, check=check, **both))
+        both: Any = {"precision": precision, "calibration": calibrate and list_images(calibrate)}
+        print_export(
+            export.export_clip(clip.create_model(weights), output, name, overwrite=overwrite, check=check, **both)
+        )
         return
     else:
-        model = saved_model(weights) or create_model(weights_named(weights))
+        model = load_saved_model(weights) or create_model(resolve_weights(weights))
     options: Any = {"batch": batch or None, "size": size or None, "layout": layout, "pixels": pixels}
-    options |= {"precision": precision, "opset": opset or None, "calibration": calibrate and image_files(calibrate)}
+    options |= {"precision": precision, "opset": opset or None, "calibration": calibrate and list_images(calibrate)}
     ready = feature_extractor(model) if features else model
     if FORMATS[name].backend != keras.backend.backend():
         print(f"{name} is written by a process of {FORMATS[name].backend}.")
-    told(export.export(ready, output, name, overwrite=overwrite, check=check, **options))
+    print_export(export.export(ready, output, name, overwrite=overwrite, check=check, **options))
 
 
-def told(written: export.Export) -> None:
+def print_export(written: export.ExportResult) -> None:
     """Prints what was written."""
     print(f"{written.path}: {written.format} in {written.precision}, {written.bytes / 1e6:.2f} MB")
     if written.difference is not None and written.seconds is not None:
         print(f"checked: differs by {written.difference:.1e} of the largest output; {1000 * written.seconds:.1f} ms")
 
 
-def _of_clip(weights: str, tower: str, labels: str, templates: list[str]) -> Any:
+def _load_clip_part(weights: str, tower: str, labels: str, templates: list[str]) -> Any:
     """A tower of a ConvNeXt-CLIP, or a zero-shot classifier."""
     from convnext_keras import clip
-    from convnext_keras.clip.zero_shot import checked_labels
+    from convnext_keras.clip.zero_shot import validate_labels
 
     if tower and (labels or tower not in ("image", "text")):
         raise ValueError(f"--tower must be image or text, and without --labels. Received: --tower {tower}")
-    names = checked_labels([label for label in labels.split(",") if label.strip()]) if labels else ()
+    names = validate_labels([label for label in labels.split(",") if label.strip()]) if labels else ()
     model = clip.create_model(weights)
     if names:
         return clip.ZeroShotClassifier(model, names, templates)

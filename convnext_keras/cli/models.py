@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from convnext_keras.cli.options import WHICH, AsJson, saved_model, weights_named
+from convnext_keras.cli.options import WEIGHTS_HELP, AsJson, load_saved_model, resolve_weights
 
 
 def models(
@@ -27,14 +27,14 @@ def models(
     [dim]convnext-keras models --clip[/]
     """
     from convnext_keras import clip, list_weights
-    from convnext_keras.checkpoints import CLIP, RESTRICTED, weight_sets
-    from convnext_keras.configs import CLIP_VARIANTS, VARIANTS
+    from convnext_keras.checkpoints import CLIP_REGISTRY, RESTRICTED_LICENSES, load_registry
+    from convnext_keras.configs import CLIP_CONFIGS, CONVNEXT_CONFIGS
 
     wanted = {"license": license, "labels": labels, "input_size": size}
     if clip_models:
-        rows, variants = [weight_sets(CLIP)[name] for name in clip.list_weights(pattern)], CLIP_VARIANTS
+        rows, variants = [load_registry(CLIP_REGISTRY)[name] for name in clip.list_weights(pattern)], CLIP_CONFIGS
     else:
-        rows, variants = [weight_sets()[name] for name in list_weights(pattern)], VARIANTS
+        rows, variants = [load_registry()[name] for name in list_weights(pattern)], CONVNEXT_CONFIGS
     rows = [row for row in rows if all(getattr(row, key) == value for key, value in wanted.items() if value)]
     if as_json:
         print(json.dumps([{"name": row.name, **row._asdict()} for row in rows], indent=2))
@@ -42,15 +42,15 @@ def models(
     table = Table("weight set", "million parameters", "MB", "pixels", "classes", "top-1 %", "licence")
     for row in rows:
         million = f"{(variants[row.variant].parameters or 0) / 1e6:.1f}"
-        licence = f"[yellow]{row.license}[/]" if row.license in RESTRICTED else row.license
+        licence = f"[yellow]{row.license}[/]" if row.license in RESTRICTED_LICENSES else row.license
         table.add_row(row.name, million, str(row.megabytes), str(row.input_size), str(row.classes), row.top1, licence)
     Console().print(table)
-    restrictions = "; ".join(f"{name}: {meaning}" for name, meaning in RESTRICTED.items())
+    restrictions = "; ".join(f"{name}: {meaning}" for name, meaning in RESTRICTED_LICENSES.items())
     Console().print(f"[yellow]Licences in yellow[/] restrict the use: {restrictions}.")
 
 
 def fetch(
-    name: Annotated[str, typer.Argument(help=WHICH)],
+    name: Annotated[str, typer.Argument(help=WEIGHTS_HELP)],
     top: Annotated[bool, typer.Option(help="The file with the classifier, or without.")] = True,
 ) -> None:
     """Downloads a weight set for later and prints where it lies.
@@ -61,7 +61,7 @@ def fetch(
     """
     from convnext_keras import checkpoints
 
-    print(checkpoints.fetch(weights_named(name), include_top=top).path)
+    print(checkpoints.fetch_weights(resolve_weights(name), include_top=top).path)
 
 
 def inspect(
@@ -75,15 +75,15 @@ def inspect(
     [dim]convnext-keras inspect model.safetensors[/]
     """
     from convnext_keras import hub
-    from convnext_keras.configs import Variant
+    from convnext_keras.configs import ConvNeXtConfig
 
-    description = hub.described(name)
+    description = hub.load_model_info(name)
     if description is None:
         raise ValueError(f"{name!r} is neither hf://owner/name nor a folder.")
     names = description.labels if isinstance(description.labels, tuple) else ()
     shown = ", ".join(label for _, label in names[:5]) + (", ..." if len(names) > 5 else "")
     towers = description.clip
-    default = Variant(description.variant.depths, description.variant.dims)._asdict()
+    default = ConvNeXtConfig(description.variant.depths, description.variant.dims)._asdict()
     others = {key: value for key, value in description.variant._asdict().items() if value != default[key]}
     facts = {
         "format": description.format,
@@ -108,7 +108,7 @@ def inspect(
 
 
 def save(
-    name: Annotated[str, typer.Argument(help=WHICH)],
+    name: Annotated[str, typer.Argument(help=WEIGHTS_HELP)],
     folder: Annotated[Path, typer.Argument(help="The folder to write, which must not exist.")],
     file_format: Annotated[str, typer.Option("--format", help="timm, transformers, open_clip or keras.")] = "timm",
     weights: Annotated[Path | None, typer.Option(help="A file of your own for the same model.")] = None,
@@ -121,8 +121,8 @@ def save(
     """
     from convnext_keras import clip, create_model, hub, load_weights, save_pretrained
 
-    of_clip = file_format == "open_clip" or hub.is_clip(name)
-    model = clip.create_model(name) if of_clip else saved_model(name) or create_model(weights_named(name))
+    of_clip = file_format == "open_clip" or hub.is_clip_repo(name)
+    model = clip.create_model(name) if of_clip else load_saved_model(name) or create_model(resolve_weights(name))
     if weights:
         load_weights(model, weights)
     save_pretrained(model, folder, file_format)

@@ -16,7 +16,7 @@ import typer
 if TYPE_CHECKING:
     from convnext_keras import clip, distributed, hub
     from convnext_keras.checkpoints import WeightSet
-    from convnext_keras.model import ModelWithProvenance
+    from convnext_keras.model import ConvNeXtModel
 
 EXPORT_FORMATS = ("saved_model", "litert", "onnx", "torch", "openvino", "stablehlo")
 EXPORT_PRECISIONS = ("float32", "float16", "bfloat16", "int8_weights", "int8")
@@ -32,16 +32,16 @@ PRESET_FIELDS = (
 BUNDLED_CLIP = "convnext_mini.shapes"
 TEMPLATE = "a photo of a {}."
 
-WHICH = "Weight set; 'convnext-keras models' lists them. Or hf://owner/name, a folder, or a .keras file."
-WHICH_CLIP = (
+WEIGHTS_HELP = "Weight set; 'convnext-keras models' lists them. Or hf://owner/name, a folder, or a .keras file."
+CLIP_WEIGHTS_HELP = (
     "ConvNeXt-CLIP weight set; 'convnext-keras models --clip' lists them. Or hf://owner/name, or a folder, such as "
     "'export' writes."
 )
-WeightSetName = Annotated[str, typer.Option(help=WHICH)]
-ClipName = Annotated[str, typer.Option("--weights", help=WHICH_CLIP)]
+WeightSetName = Annotated[str, typer.Option(help=WEIGHTS_HELP)]
+ClipName = Annotated[str, typer.Option("--weights", help=CLIP_WEIGHTS_HELP)]
 DEFAULT_CLIP = "convnext_base_w"
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-Pictures = Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.", show_default=False)]
+Images = Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.", show_default=False)]
 Skip = Annotated[bool, typer.Option(help="Leave out pictures that cannot be read, with a warning.")]
 ExifTranspose = Annotated[
     bool, typer.Option("--exif-transpose/--no-exif-transpose", help="Rotate images as their EXIF orientation says.")
@@ -49,56 +49,60 @@ ExifTranspose = Annotated[
 Column = Annotated[str, typer.Option(help="Column of a list with the paths, addresses or images; else the usual one.")]
 RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Do shards again that have errors.")]
 JobOutput = Annotated[Path | None, typer.Option("--output", help="Folder for files of Parquet, with a row a picture.")]
-Cluster = Annotated[str, typer.Option("--engine", help="ray, to do the pictures on a cluster.")]
+ClusterOption = Annotated[str, typer.Option("--engine", help="ray, to do the pictures on a cluster.")]
 Address = Annotated[str, typer.Option(help="Of a cluster of Ray that runs, such as auto or ray://head:10001.")]
 Devices = Annotated[str, typer.Option(help="Of a cluster: cpu or gpu, or how many models, such as gpu:4.")]
-Top = Annotated[int, typer.Option(min=1, help="How many to show.")]
+TopK = Annotated[int, typer.Option(min=1, help="How many to show.")]
 
 
-def alternatives(words: Iterable[str]) -> str:
+def format_choices(words: Iterable[str]) -> str:
     """Returns words joined for a sentence, such as `'a', 'b' or 'c'`."""
     *others, last = map(repr, words)
     return f"{', '.join(others)} or {last}"
 
 
-def weights_named(name: str) -> WeightSet | hub.Description:
+def resolve_weights(name: str) -> WeightSet | hub.ModelInfo:
     """The registry's row of that name, or of a variant's first weight set, or what a repository describes.
 
     Raises:
         ValueError: if there is none.
     """
     from convnext_keras import checkpoints, hub
-    from convnext_keras.validation import did_you_mean
+    from convnext_keras.validation import suggestion
 
-    weight_set = checkpoints.named(name) or checkpoints.default(name) or hub.described(name)
+    weight_set = checkpoints.find_weight_set(name) or checkpoints.default_weight_set(name) or hub.load_model_info(name)
     if weight_set is None:
-        hint = did_you_mean(name, checkpoints.weight_sets())
+        hint = suggestion(name, checkpoints.load_registry())
         raise ValueError(f"{name!r} is no weight set.{hint} 'convnext-keras models' lists them.")
     return weight_set
 
 
-def saved_model(name: str) -> ModelWithProvenance | None:
+def load_saved_model(name: str) -> ConvNeXtModel | None:
     """The model in a `.keras` file; None if the name is of something else."""
     from convnext_keras import create_model
 
     return create_model(name) if Path(name).suffix == ".keras" else None
 
 
-def clip_named(name: str) -> clip.Embedder:
+def load_clip(name: str) -> clip.DualEncoder:
     """A ConvNeXt-CLIP by the name of its weights, or as `export` wrote it to a folder."""
     from convnext_keras import clip, export
 
     return export.ExportedCLIP(name) if export.is_exported_clip(name) else clip.create_model(name)
 
 
-def chosen_pictures(images: Iterable[Path]) -> list[Path]:
+def expand_images(images: Iterable[Path]) -> list[Path]:
     """The pictures given, and those in the folders given."""
-    from convnext_keras.data.loader import image_files
+    from convnext_keras.data.loader import list_images
 
-    return [path for given in images for path in (image_files(given) if given.is_dir() else [given])]
+    return [
+        path
+        for restore_urls in images
+        for path in (list_images(restore_urls) if restore_urls.is_dir() else [restore_urls])
+    ]
 
 
-def done(output: Path, summary: distributed.Summary) -> None:
+def print_summary(output: Path, summary: distributed.JobSummary) -> None:
     """Prints what a job did."""
     before = f"; {summary.skipped} shards were there" if summary.skipped else ""
     errors = f", {summary.errors} of them with an error" if summary.errors else ""
@@ -112,6 +116,6 @@ def job_options(output: Path | None, engine: str, address: str, devices: str) ->
     return {"engine": engine or None, "address": address or None, "devices": devices, "verbose": True}
 
 
-def given(paths: Iterable[Path]) -> list[str]:
+def restore_urls(paths: Iterable[Path]) -> list[str]:
     """Inputs of a job as they were typed: `Path` makes one slash of the two in an address."""
     return [re.sub(r"^([a-z0-9]+):/(?=[^/])", r"\1://", str(path)) for path in paths]

@@ -8,7 +8,7 @@ from typer.core import TyperCommand, TyperGroup
 from convnext_keras.cli.options import PRESET_FIELDS
 
 
-def without_types_of_flags(parameters: list[Any]) -> list[Any]:
+def hide_flag_types(parameters: list[Any]) -> list[Any]:
     """Returns the parameters, changed so that flags show no type in the help."""
     for parameter in parameters:
         if getattr(parameter, "is_flag", False):
@@ -21,7 +21,7 @@ class Group(TyperGroup):
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Returns the parameters."""
-        return without_types_of_flags(super().get_params(ctx))
+        return hide_flag_types(super().get_params(ctx))
 
 
 class Command(TyperCommand):
@@ -29,7 +29,7 @@ class Command(TyperCommand):
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Returns the parameters."""
-        return without_types_of_flags(super().get_params(ctx))
+        return hide_flag_types(super().get_params(ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parses the arguments, with a hint at `--set` for `--epochs` and the like."""

@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from convnext_keras.cli.options import BUNDLED_CLIP, WHICH_CLIP
+from convnext_keras.cli.options import BUNDLED_CLIP, CLIP_WEIGHTS_HELP
 
 
 def serve(
-    model: Annotated[str, typer.Option(help=f"{WHICH_CLIP} Or a classifier.")] = BUNDLED_CLIP,
+    model: Annotated[str, typer.Option(help=f"{CLIP_WEIGHTS_HELP} Or a classifier.")] = BUNDLED_CLIP,
     host: Annotated[str, typer.Option(help="Address to listen at; beyond this machine only with keys.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     keys: Annotated[Path | None, typer.Option(help="File of keys, one a line; or set CONVNEXT_KERAS_API_KEYS.")] = None,

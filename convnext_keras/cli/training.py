@@ -13,29 +13,29 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from convnext_keras.cli.options import PRESET_FIELDS, PRESETS, TEMPLATE, AsJson, clip_named
+from convnext_keras.cli.options import PRESET_FIELDS, PRESETS, TEMPLATE, AsJson, load_clip
 
 if TYPE_CHECKING:
-    from convnext_keras.training import Recipe
+    from convnext_keras.training import TrainingConfig
 
-CLASSES = "Folder with a folder for each class, or a .csv with path and class."
-Data = Annotated[Path, typer.Argument(help=CLASSES)]
+DATA_HELP = "Folder with a folder for each class, or a .csv with path and class."
+Data = Annotated[Path, typer.Argument(help=DATA_HELP)]
 Model = Annotated[str, typer.Argument(help="Weight set, folder, hf://owner/name or .keras file.", show_default=False)]
 Skipped = Annotated[bool, typer.Option("--skip", help="Leave out pictures that cannot be read.")]
 Templates = Annotated[list[str], typer.Option(help="Prompt with {} for the class (ConvNeXt-CLIP only).")]
 Size = Annotated[int, typer.Option(min=0, help="Height and width in pixels; 0 for those of the weights.")]
 
 
-def changed(recipe: Recipe, changes: list[str]) -> Recipe:
+def override_config(recipe: TrainingConfig, changes: list[str]) -> TrainingConfig:
     """A recipe with fields set by `name=value`, where the value is as JSON has it.
 
     Raises:
         ValueError: if there is no such field, or its value is not valid.
     """
-    from convnext_keras.training import Recipe
+    from convnext_keras.training import TrainingConfig
 
     values: dict[str, Any] = {}
-    names = {field.name for field in dataclasses.fields(Recipe)}
+    names = {field.name for field in dataclasses.fields(TrainingConfig)}
     for change in changes:
         name, equals, value = change.partition("=")
         if not equals or name not in names:
@@ -51,7 +51,7 @@ def changed(recipe: Recipe, changes: list[str]) -> Recipe:
 
 
 def train(
-    data: Annotated[Path, typer.Argument(help=f"{CLASSES} Or pairs: a .csv with path and caption, or a .tar shard.")],
+    data: Annotated[Path, typer.Argument(help=f"{DATA_HELP} Or pairs: a .csv with path and caption, or a .tar shard.")],
     output: Annotated[Path, typer.Option(help="Folder to write, which must not exist.")],
     weights: Annotated[str, typer.Option(help="Weight set to start from, folder, hf://owner/name or .keras file.")],
     recipe: Annotated[str, typer.Option(help=f"{', '.join(PRESETS)}; by default by the number of pictures.")] = "",
@@ -84,15 +84,15 @@ def train(
     """
     from convnext_keras import training
     from convnext_keras.training import reports
-    from convnext_keras.training.image_text import holds_pairs
+    from convnext_keras.training.image_text import is_image_text_data
 
     if output.exists():
         raise ValueError(f"{output} exists. Choose another folder.")
     part: Any = float(validation) if validation.replace(".", "", 1).isdigit() else Path(validation)
-    if holds_pairs(data):
+    if is_image_text_data(data):
         if recipe or size or skip:
             raise ValueError("--recipe, --size and --skip are for pictures with classes. Change fields with --set.")
-        chosen = changed(training.CLIP_RECIPE, changes or [])
+        chosen = override_config(training.CLIP_CONFIG, changes or [])
         train_on_pairs(data, output, weights, chosen, part, seed, replay or [], locked or None, interpolate)
         return
     if replay or locked or interpolate != 1:
@@ -102,8 +102,8 @@ def train(
         )
     on_error = "skip" if skip else "raise"
     reports.new_figure(1, 1)  # Before hours of training.
-    kept, held_out = training.parts_of(data, part, None, seed, on_error)
-    chosen = changed(training.recipe_named(recipe or None, len(kept)), changes or [])
+    kept, held_out = training.train_val_split(data, part, None, seed, on_error)
+    chosen = override_config(training.get_training_config(recipe or None, len(kept)), changes or [])
     console = Console()
     balance = Table("class", "train", "validate")
     for name, count in kept.counts.items():
@@ -114,7 +114,7 @@ def train(
     trained = training.fine_tune(weights, kept, chosen, validation=held_out, **options)
     if not trained.is_complete:
         raise ValueError(f"Interrupted after epoch {len(trained.history)}. The same command goes on from {state}.")
-    training.save(trained, output)
+    training.save_training_result(trained, output)
     shutil.rmtree(state)
     result = trained.evaluation
     for note in trained.notes:
@@ -126,7 +126,7 @@ def train_on_pairs(
     data: Path,
     output: Path,
     weights: str,
-    recipe: Recipe,
+    recipe: TrainingConfig,
     validation: float | Path,
     seed: int,
     replay: list[Path],
@@ -141,9 +141,9 @@ def train_on_pairs(
     from convnext_keras.hub import save_pretrained
     from convnext_keras.training import checkpointing, reports
 
-    pairs = training.read_pairs(data)
+    pairs = training.load_image_text_pairs(data)
     if isinstance(validation, Path):
-        kept, held_out = pairs, training.read_pairs(validation)
+        kept, held_out = pairs, training.load_image_text_pairs(validation)
     else:
         order = np.random.default_rng(seed).permutation(len(pairs))
         kept, held_out = map(pairs.subset, np.split(order, [max(0, round(len(pairs) * (1 - validation)))]))
@@ -155,22 +155,22 @@ def train_on_pairs(
     recall = training.RetrievalRecall(held_out)
     measured = {
         "validation": recall,
-        **{str(path): training.RetrievalRecall(training.read_pairs(path)) for path in replay},
+        **{str(path): training.RetrievalRecall(training.load_image_text_pairs(path)) for path in replay},
     }
     model = clip.create_model(weights)
     before = {name: each.measured(model) for name, each in measured.items()}
     state = output.with_name(f"{output.name}.partial")
     options: Any = {"locked": locked, "seed": seed, "state": state, "callbacks": [recall], "verbose": 2}
     tuned = training.fine_tune_clip(model, kept, recipe, replay=replay, **options)
-    tuned = clip.interpolate(model, tuned, interpolate) if interpolate < 1 else tuned
+    tuned = clip.interpolate_weights(model, tuned, interpolate) if interpolate < 1 else tuned
     after = {name: each.measured(tuned) for name, each in measured.items()}
     metrics: Any = {f"{name} recall at 1": f"{100 * value:.1f} %" for name, value in after.items()}
     with atomic_path(output) as partial:
         whole = partial.with_name(output.name)
         save_pretrained(tuned, whole, "keras", metrics=metrics)
         history = checkpointing.read_history(state)
-        (whole / checkpointing.HISTORY).write_text(checkpointing.as_table(history), encoding="utf-8")
-        reports.curves(history).savefig(whole / "curves.png", dpi=110)
+        (whole / checkpointing.HISTORY_FILE).write_text(checkpointing.history_to_csv(history), encoding="utf-8")
+        reports.plot_curves(history).savefig(whole / "curves.png", dpi=110)
         whole.rename(partial)
     shutil.rmtree(state)
     for name, value in after.items():
@@ -200,17 +200,17 @@ def evaluate(
 
     on_error = "skip" if skip else "raise"
     chosen: Any = model
-    if export.is_artefact(model):
-        chosen = export.Artefact(model)
-    elif export.is_exported_clip(model) or hub.is_clip(model):
-        chosen = clip_named(model)
-    held_out = training.held_out_part(data)
+    if export.is_exported_model(model):
+        chosen = export.ExportedModel(model)
+    elif export.is_exported_clip(model) or hub.is_clip_repo(model):
+        chosen = load_clip(model)
+    held_out = training.validation_part(data)
     if held_out is not data:
         typer.echo(f"Measured on the validation part of {data}.", err=True)
     options: Any = {"size": size or None, "flip": flip, "on_error": on_error, "templates": template}
     result = training.evaluate(chosen, held_out, **options)
     if chart:
-        reports.confusion(result).savefig(chart, dpi=110)
+        reports.plot_confusion_matrix(result).savefig(chart, dpi=110)
     summary = result.summary()
     if as_json:
         print(json.dumps(summary, indent=2))

@@ -11,8 +11,8 @@ from convnext_keras.clip.constructors import (
     create_model,
     list_weights,
 )
-from convnext_keras.clip.encoder import Embedder, SimilarityScores
-from convnext_keras.clip.losses import ContrastiveLoss, RandomCropAndErase, interpolate
+from convnext_keras.clip.encoder import DualEncoder, SimilarityScores
+from convnext_keras.clip.losses import CLIPTrainTransform, ContrastiveLoss, interpolate_weights
 from convnext_keras.clip.model import CLIP
 from convnext_keras.clip.tokenizer import Tokenizer
 from convnext_keras.clip.zero_shot import (
@@ -21,13 +21,11 @@ from convnext_keras.clip.zero_shot import (
     imagenet_classes,
     imagenet_templates,
 )
-from convnext_keras.configs import ClipVariant, TextTower
-from convnext_keras.retrieval.index import Hit, PictureIndex
-from convnext_keras.retrieval.lance_index import LanceIndex
-from convnext_keras.retrieval.memory_index import ImageIndex
+from convnext_keras.configs import CLIPConfig, CLIPTextConfig
 
 __all__ = [
     "CLIP",
+    "CLIPConfig",
     "CLIPConvNeXt",
     "CLIPConvNeXtBase",
     "CLIPConvNeXtBaseW",
@@ -35,22 +33,17 @@ __all__ = [
     "CLIPConvNeXtLargeD",
     "CLIPConvNeXtLargeD320",
     "CLIPConvNeXtXXLarge",
-    "ClipVariant",
+    "CLIPTextConfig",
+    "CLIPTrainTransform",
     "ContrastiveLoss",
-    "Embedder",
-    "Hit",
-    "ImageIndex",
-    "LanceIndex",
-    "PictureIndex",
+    "DualEncoder",
     "Prediction",
-    "RandomCropAndErase",
     "SimilarityScores",
-    "TextTower",
     "Tokenizer",
     "ZeroShotClassifier",
     "create_model",
     "imagenet_classes",
     "imagenet_templates",
-    "interpolate",
+    "interpolate_weights",
     "list_weights",
 ]

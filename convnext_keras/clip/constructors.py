@@ -9,15 +9,15 @@ import keras
 from keras import layers
 
 from convnext_keras import checkpoints, hub, validation
-from convnext_keras.clip.model import CLIP, OPEN_CLIP_RECIPE, Similarity
-from convnext_keras.clip.text_encoder import text_encoder
-from convnext_keras.configs import CLIP_VARIANTS, ClipVariant
-from convnext_keras.convnext import Design, convnext_model
-from convnext_keras.data.transforms import Statistics
+from convnext_keras.clip.model import CLIP, OPEN_CLIP_TRANSFORM, CLIPHead
+from convnext_keras.clip.text_encoder import build_text_encoder
+from convnext_keras.configs import CLIP_CONFIGS, CLIPConfig
+from convnext_keras.convnext import BuildContext, convnext_model
+from convnext_keras.data.transforms import NormalizationStats
 from convnext_keras.layers import FusedDense
-from convnext_keras.model import ModelWithProvenance
+from convnext_keras.model import ConvNeXtModel
 from convnext_keras.signatures import Weights, signature_with
-from convnext_keras.validation import did_you_mean
+from convnext_keras.validation import suggestion
 
 BUNDLED_CLIP = "convnext_mini.shapes"  # the weight set that ships with the package
 
@@ -44,17 +44,17 @@ class ClipConstructor(Protocol):
         ...
 
 
-def image_encoder(
-    variant: ClipVariant,
+def build_image_encoder(
+    variant: CLIPConfig,
     inputs,
-    statistics: str | Statistics,
+    statistics: str | NormalizationStats,
     drop_path_rate: float,
     layer_scale: float,
     dtype: Any,
-) -> ModelWithProvenance:
+) -> ConvNeXtModel:
     """The image tower: a ConvNeXt's pooled and normed features, projected; pixels -> `(N, embedding)`."""
     trunk = variant.trunk
-    design = Design(trunk, "image", drop_path_rate, layer_scale, trunk.minimum_size, dtype)
+    design = BuildContext(trunk, "image", drop_path_rate, layer_scale, trunk.minimum_size, dtype)
     features = convnext_model(design, inputs, statistics, trunk.head_pooling, None, None)
     x = features.output
 
@@ -66,11 +66,11 @@ def image_encoder(
     if variant.projection_hidden:
         x = FusedDense(variant.projection_hidden, activation="gelu", **options("projection_hidden"))(x)
     x = layers.Dense(variant.embedding, use_bias=variant.projection_bias, **options("projection"))(x)
-    return ModelWithProvenance(features.input, x, name="image_encoder")
+    return ConvNeXtModel(features.input, x, name="image_encoder")
 
 
 def CLIPConvNeXt(  # noqa: N802 - named like the constructors of keras.applications
-    variant: ClipVariant,
+    variant: CLIPConfig,
     *,
     weights: Weights = None,
     image_size: int | tuple[int, int] | None = None,
@@ -108,25 +108,25 @@ def CLIPConvNeXt(  # noqa: N802 - named like the constructors of keras.applicati
         >>> CLIPConvNeXt(variant, image_size=64).image_encoder.output_shape
         (None, 16)
     """
-    source = hub.resolve(weights, table=checkpoints.CLIP)
-    validation.check(None, (), 1, None, None, drop_path_rate)
-    if isinstance(source, hub.Description):
+    source = hub.resolve_weights(weights, table=checkpoints.CLIP_REGISTRY)
+    validation.validate_constructor_args(None, (), 1, None, None, drop_path_rate)
+    if isinstance(source, hub.ModelInfo):
         source.check_clip(variant)
     size = variant.image_size if image_size is None else image_size
-    inputs = validation.input_layer(None, validation.shape_of(size), None, variant.trunk.minimum_size, 3)
-    file = None if source is None else checkpoints.fetch(source)
-    statistics = (source.recipe if isinstance(source, checkpoints.Published) else OPEN_CLIP_RECIPE).statistics
-    images = image_encoder(variant, inputs, statistics, drop_path_rate, layer_scale_init_value, dtype)
+    inputs = validation.get_input_tensor(None, validation.image_shape(size), None, variant.trunk.minimum_size, 3)
+    file = None if source is None else checkpoints.fetch_weights(source)
+    statistics = (source.recipe if isinstance(source, checkpoints.WeightsSource) else OPEN_CLIP_TRANSFORM).statistics
+    images = build_image_encoder(variant, inputs, statistics, drop_path_rate, layer_scale_init_value, dtype)
     head_dtype = images.layers[-1].dtype_policy.name
-    texts = text_encoder(variant.text, variant.embedding, dtype, head_dtype)
+    texts = build_text_encoder(variant.text, variant.embedding, dtype, head_dtype)
     named = {
         "images": keras.Input(images.input_shape[1:], name="images"),
         "tokens": keras.Input((None,), dtype="int32", name="tokens"),
     }
-    similarity = Similarity(variant.logit_bias, name="similarity", dtype=head_dtype)
+    similarity = CLIPHead(variant.logit_bias, name="similarity", dtype=head_dtype)
     model = CLIP(named, similarity(images(named["images"]), texts(named["tokens"])), name=name)
     if source is not None and file is not None:
-        provenance = checkpoints.load_source(model, source, file, may_stay_fresh=False)
+        provenance = checkpoints.load_pretrained(model, source, file, may_stay_fresh=False)
         known = dataclasses.replace(provenance, recipe=model.recipe)
         model.provenance = images.provenance = texts.provenance = known
     return model
@@ -134,15 +134,15 @@ def CLIPConvNeXt(  # noqa: N802 - named like the constructors of keras.applicati
 
 def constructor_of(variant: str, function: str) -> ClipConstructor:
     """The constructor of one variant: `CLIPConvNeXt` with the variant's default weights and name."""
-    default = checkpoints.default(variant, checkpoints.CLIP)
+    default = checkpoints.default_weight_set(variant, checkpoints.CLIP_REGISTRY)
     changed = {"weights": default and default.tag, "name": f"clip_{variant}"}
     signature = signature_with(ClipConstructor, changed)
 
     def constructor(*args: Any, **kwargs: Any) -> CLIP:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        source = hub.resolve(bound.arguments["weights"], variant, checkpoints.CLIP)
-        return CLIPConvNeXt(CLIP_VARIANTS[variant], **{**bound.arguments, "weights": source})
+        source = hub.resolve_weights(bound.arguments["weights"], variant, checkpoints.CLIP_REGISTRY)
+        return CLIPConvNeXt(CLIP_CONFIGS[variant], **{**bound.arguments, "weights": source})
 
     constructor.__name__ = constructor.__qualname__ = function
     constructor.__signature__ = signature
@@ -154,7 +154,7 @@ def constructor_of(variant: str, function: str) -> ClipConstructor:
     Example:
         >>> from convnext_keras import clip
         >>> clip.{function}(weights=None).image_encoder.output_shape
-        (None, {CLIP_VARIANTS[variant].embedding})
+        (None, {CLIP_CONFIGS[variant].embedding})
     """
     return constructor
 
@@ -178,10 +178,10 @@ def list_weights(pattern: str = "*") -> list[str]:
         >>> clip.list_weights("convnext_xxlarge.*")[0]
         'convnext_xxlarge.laion2b_s34b_b82k_augreg_soup'
     """
-    return fnmatch.filter(checkpoints.weight_sets(checkpoints.CLIP), pattern)
+    return fnmatch.filter(checkpoints.load_registry(checkpoints.CLIP_REGISTRY), pattern)
 
 
-def create_model(name: str | os.PathLike | hub.Description, **arguments: Any) -> CLIP:
+def create_model(name: str | os.PathLike | hub.ModelInfo, **arguments: Any) -> CLIP:
     """A ConvNeXt-CLIP by the name of a variant, of a weight set, or of the hub's repository that holds it.
 
     Args:
@@ -202,18 +202,20 @@ def create_model(name: str | os.PathLike | hub.Description, **arguments: Any) ->
     """
     weight_set = None
     if isinstance(name, str):
-        weight_set = checkpoints.named(name, checkpoints.CLIP) or checkpoints.default(name, checkpoints.CLIP)
-    if weight_set is None and name not in CLIP_VARIANTS and (description := hub.described(name)):
+        weight_set = checkpoints.find_weight_set(name, checkpoints.CLIP_REGISTRY) or checkpoints.default_weight_set(
+            name, checkpoints.CLIP_REGISTRY
+        )
+    if weight_set is None and name not in CLIP_CONFIGS and (description := hub.load_model_info(name)):
         variant = description.clip
         if variant is None:
             raise checkpoints.WeightsError(f"{description.name} is a classifier: use convnext_keras.create_model.")
         return CLIPConvNeXt(variant, **{"weights": description, **arguments})
     variant = weight_set.variant if weight_set else str(name)
-    if variant not in CLIP_VARIANTS and isinstance(name, str) and checkpoints.named(name):
+    if variant not in CLIP_CONFIGS and isinstance(name, str) and checkpoints.find_weight_set(name):
         raise ValueError(f"{name} is a classifier. Use convnext_keras.create_model({name!r}).")
-    if variant not in CLIP_VARIANTS:
-        sets = checkpoints.weight_sets(checkpoints.CLIP)
-        hint = did_you_mean(name, [*CLIP_VARIANTS, *sets, *(row.tag for row in sets.values())])
-        raise ValueError(f"name must be one of {[*CLIP_VARIANTS]} or clip.list_weights(). Received: {name!r}.{hint}")
-    source = hub.resolve(arguments.pop("weights", weight_set), variant, checkpoints.CLIP)
-    return CLIPConvNeXt(CLIP_VARIANTS[variant], weights=source, **{"name": f"clip_{variant}", **arguments})
+    if variant not in CLIP_CONFIGS:
+        sets = checkpoints.load_registry(checkpoints.CLIP_REGISTRY)
+        hint = suggestion(name, [*CLIP_CONFIGS, *sets, *(row.tag for row in sets.values())])
+        raise ValueError(f"name must be one of {[*CLIP_CONFIGS]} or clip.list_weights(). Received: {name!r}.{hint}")
+    source = hub.resolve_weights(arguments.pop("weights", weight_set), variant, checkpoints.CLIP_REGISTRY)
+    return CLIPConvNeXt(CLIP_CONFIGS[variant], weights=source, **{"name": f"clip_{variant}", **arguments})

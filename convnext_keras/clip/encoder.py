@@ -7,10 +7,10 @@ import numpy as np
 
 from convnext_keras.clip.tokenizer import Tokenizer
 from convnext_keras.data.images import ImageSource
-from convnext_keras.data.loader import OnError, in_batches
-from convnext_keras.data.transforms import Recipe
+from convnext_keras.data.loader import OnError, iter_batches
+from convnext_keras.data.transforms import ImageTransform
 from convnext_keras.inference import softmax
-from convnext_keras.pretrained_info import Provenance
+from convnext_keras.pretrained_info import PretrainedInfo
 
 
 class SimilarityScores(NamedTuple):
@@ -27,7 +27,7 @@ class SimilarityScores(NamedTuple):
     probs: np.ndarray
 
 
-class Embedder:
+class DualEncoder:
     """Pictures and texts to unit vectors of one space.
 
     `CLIP` is one in Keras, `deploy.ExportedCLIP` one in the program of another format.
@@ -39,7 +39,7 @@ class Embedder:
     """
 
     name: Any
-    provenance: Provenance | None = None
+    provenance: PretrainedInfo | None = None
     streams = 1
 
     @property
@@ -53,7 +53,7 @@ class Embedder:
         raise NotImplementedError
 
     @property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> ImageTransform:
         """The evaluation transform: a picture in, pixels out."""
         raise NotImplementedError
 
@@ -123,7 +123,7 @@ class Embedder:
             The items of a batch as they were given, and their unit vectors `(N, D)`.
         """
         recipe = self.recipe._replace(exif_transpose=exif_transpose)
-        for batch, pixels in in_batches(images, lambda item: recipe(picture(item)), batch_size, on_error):
+        for batch, pixels in iter_batches(images, lambda item: recipe(picture(item)), batch_size, on_error):
             yield batch, self.encode_pixels(pixels, batch_size)
 
     def encode_text(self, texts: str | Sequence[str], batch_size: int = 256, truncate: str = "warn") -> np.ndarray:

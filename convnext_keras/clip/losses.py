@@ -7,10 +7,10 @@ import numpy as np
 from keras import ops
 
 from convnext_keras.clip.model import CLIP
-from convnext_keras.data.augmentation import erased, random_resized_crop
+from convnext_keras.data.augmentation import random_erasing, random_resized_crop
 from convnext_keras.data.images import ImageSource, open_image
 from convnext_keras.layers import register
-from convnext_keras.surgery import average
+from convnext_keras.surgery import average_weights
 
 
 @register
@@ -38,7 +38,7 @@ class ContrastiveLoss(keras.losses.Loss):
         return -(by_image + by_text) / 2
 
 
-class RandomCropAndErase:
+class CLIPTrainTransform:
     """The augmentation that LAION's ConvNeXts were trained with: a random resized crop, and a random patch of noise.
 
     Args:
@@ -60,10 +60,10 @@ class RandomCropAndErase:
         """Returns uint8 pixels `(size, size, 3)` of a path, a PIL image or an array."""
         size = (self.size, self.size)
         pixels = np.array(random_resized_crop(open_image(image), size, self.scale, self.random))
-        return erased(pixels, self.random) if self.random.random() < self.erase else pixels
+        return random_erasing(pixels, self.random) if self.random.random() < self.erase else pixels
 
 
-def interpolate(zero_shot: CLIP, tuned: CLIP, weight: float) -> CLIP:
+def interpolate_weights(zero_shot: CLIP, tuned: CLIP, weight: float) -> CLIP:
     """A new model whose weights lie between those of two: what is learned is kept, and little is forgotten.
 
     "Robust fine-tuning of zero-shot models" (https://arxiv.org/abs/2109.01903v3).
@@ -78,5 +78,5 @@ def interpolate(zero_shot: CLIP, tuned: CLIP, weight: float) -> CLIP:
     """
     if not 0 <= weight <= 1:
         raise ValueError(f"weight must be 0 to 1. Received: weight={weight!r}")
-    mixed: Any = average([zero_shot, tuned], [1 - weight, weight])
+    mixed: Any = average_weights([zero_shot, tuned], [1 - weight, weight])
     return mixed

@@ -13,22 +13,22 @@ import numpy as np
 from keras import layers, ops
 
 from convnext_keras import backend
-from convnext_keras.clip.encoder import Embedder
+from convnext_keras.clip.encoder import DualEncoder
 from convnext_keras.clip.tokenizer import Tokenizer
-from convnext_keras.data.transforms import Recipe
-from convnext_keras.inference import Runner, trimmed, unit
+from convnext_keras.data.transforms import ImageTransform
+from convnext_keras.inference import BatchRunner, l2_normalize, trim_padding
 from convnext_keras.layers import register
-from convnext_keras.model import ModelWithProvenance
-from convnext_keras.surgery import check_deterministic
+from convnext_keras.model import ConvNeXtModel
+from convnext_keras.surgery import require_deterministic
 
-OPEN_CLIP_RECIPE = Recipe(224, statistics="clip", rgb_first=False)
+OPEN_CLIP_TRANSFORM = ImageTransform(224, statistics="clip", rgb_first=False)
 MAX_LOGIT_SCALE = math.log(100)
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
 INITIAL_LOGIT_BIAS = -10.0  # of "Sigmoid Loss for Language Image Pre-Training" (https://arxiv.org/abs/2303.15343v4)
 
 
 @register
-class LogitScaleRange(keras.constraints.Constraint):
+class LogitScaleConstraint(keras.constraints.Constraint):
     """Keeps the logarithm of the temperature's inverse in 0..ln 100, as CLIP was trained."""
 
     def __call__(self, weight):
@@ -36,7 +36,7 @@ class LogitScaleRange(keras.constraints.Constraint):
 
 
 @register
-class Similarity(layers.Layer):
+class CLIPHead(layers.Layer):
     """Scaled cosines of all pairs: embeddings of images `(N, D)` and texts `(M, D)` -> logits `(N, M)`.
 
     The factor is the exponential of the weight `logit_scale`, which training keeps at ln 100 or below. Where replicas
@@ -54,14 +54,14 @@ class Similarity(layers.Layer):
     def build(self, images_shape, texts_shape):
         initializer = keras.initializers.Constant(INITIAL_LOGIT_SCALE)
         self.logit_scale = self.add_weight(
-            name="logit_scale", shape=(), initializer=initializer, constraint=LogitScaleRange()
+            name="logit_scale", shape=(), initializer=initializer, constraint=LogitScaleConstraint()
         )
         if self.use_bias:
             initializer = keras.initializers.Constant(INITIAL_LOGIT_BIAS)
             self.logit_bias = self.add_weight(name="logit_bias", shape=(), initializer=initializer)
 
     def call(self, images, texts, training=False):
-        images, texts = backend.gathered(images, training), backend.gathered(texts, training)
+        images, texts = backend.all_gather(images, training), backend.all_gather(texts, training)
         cosines = ops.matmul(ops.normalize(images, axis=-1), ops.transpose(ops.normalize(texts, axis=-1)))
         logits = ops.exp(self.logit_scale) * cosines
         return logits if self.logit_bias is None else logits + self.logit_bias
@@ -74,7 +74,7 @@ class Similarity(layers.Layer):
 
 
 @register
-class CLIP(Embedder, ModelWithProvenance):
+class CLIP(DualEncoder, ConvNeXtModel):
     """A functional model from `{"images": (N, H, W, 3), "tokens": (M, L)}` to logits `(N, M)`, with CLIP's uses.
 
     Pixels are in 0..255. Train it with `fit` and `ContrastiveLoss`, where N = M and each row is a pair.
@@ -130,28 +130,28 @@ class CLIP(Embedder, ModelWithProvenance):
         return Tokenizer(self.text_encoder.get_layer("text_token_embedding").input_dim, positions.context_length)
 
     @property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> ImageTransform:
         known = self.provenance and self.provenance.recipe
         shape = self.image_encoder.input_shape
         size = shape[1:3] if keras.config.image_data_format() == "channels_last" else shape[2:]
         square = size[0] == size[1]
-        return (known or OPEN_CLIP_RECIPE)._replace(size=size[0] if square else tuple(size), rgb_first=False)
+        return (known or OPEN_CLIP_TRANSFORM)._replace(size=size[0] if square else tuple(size), rgb_first=False)
 
     @functools.cached_property
-    def _run_image_encoder(self) -> Runner:
-        return Runner(self.image_encoder)
+    def _run_image_encoder(self) -> BatchRunner:
+        return BatchRunner(self.image_encoder)
 
     @functools.cached_property
-    def _run_text_encoder(self) -> Runner:
-        return Runner(self.text_encoder)
+    def _run_text_encoder(self) -> BatchRunner:
+        return BatchRunner(self.text_encoder)
 
     def encode_pixels(self, pixels: np.ndarray, batch_size: int) -> np.ndarray:
         if self.image_encoder.input_shape[1] == 3:  # Keras is set to channels first.
             pixels = pixels.transpose(0, 3, 1, 2)
-        return unit(self._run_image_encoder(pixels.astype("float32"), batch_size))
+        return l2_normalize(self._run_image_encoder(pixels.astype("float32"), batch_size))
 
     def encode_tokens(self, tokens: np.ndarray, batch_size: int) -> np.ndarray:
-        return unit(self._run_text_encoder(trimmed(tokens, self.tokenizer.end), batch_size))
+        return l2_normalize(self._run_text_encoder(trim_padding(tokens, self.tokenizer.end), batch_size))
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256()
@@ -165,7 +165,7 @@ class CLIP(Embedder, ModelWithProvenance):
         Raises:
             ValueError: if the strategy at work cannot do that.
         """
-        backend.check_fit()
+        backend.check_distribution()
         return super().fit(*arguments, **options)
 
     def call(self, inputs, training=False, mask=None):
@@ -177,24 +177,26 @@ class CLIP(Embedder, ModelWithProvenance):
 
     def _in_parts(self, encoder: keras.Model, rows):
         """The embeddings of a batch, of which nothing else is kept for the gradients."""
-        check_deterministic(encoder)
+        require_deterministic(encoder)
         if rows.shape[0] and rows.shape[0] % self.micro_batches:
             raise ValueError(
                 f"Batches must be multiples of micro_batches={self.micro_batches}. Received: {rows.shape[0]} rows. "
                 "Choose a `batch_size` that is one, and leave out what remains of the data."
             )
-        return backend.in_parts(keras.remat(lambda part: encoder(part, training=True)), rows, self.micro_batches)
+        return backend.map_microbatches(
+            keras.remat(lambda part: encoder(part, training=True)), rows, self.micro_batches
+        )
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """Without targets, rows with equal texts belong together: each row's target is its text's first row."""
         if y is None and x is not None:
-            tokens = backend.gathered(x["tokens"], training)
+            tokens = backend.all_gather(x["tokens"], training)
             equal = ops.all(tokens[:, None] == tokens[None], axis=-1)
             y = ops.argmax(equal, axis=-1)
         elif y is not None:
-            y = backend.gathered(y, training)
+            y = backend.all_gather(y, training)
         if sample_weight is not None:
-            sample_weight = backend.gathered(sample_weight, training)
+            sample_weight = backend.all_gather(sample_weight, training)
         return super().compute_loss(x, y, y_pred, sample_weight, training)
 
 

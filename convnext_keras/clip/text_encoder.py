@@ -9,12 +9,12 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-from convnext_keras.backend.common import widened
-from convnext_keras.configs import TextTower
+from convnext_keras.backend.common import to_float32
+from convnext_keras.configs import CLIPTextConfig
 from convnext_keras.initializers import Normal
 from convnext_keras.layer_names import LayerName
 from convnext_keras.layers import ACTIVATIONS, FusedDense, LayerNormalization, register
-from convnext_keras.model import ModelWithProvenance
+from convnext_keras.model import ConvNeXtModel
 
 EPSILON = 1e-5  # of every norm
 
@@ -66,7 +66,7 @@ class CausalAttention(layers.Layer):
     def call(self, inputs):
         channels, dtype = inputs.shape[-1] // 3, inputs.dtype
         if keras.backend.standardize_dtype(dtype) == "float16" and keras.backend.backend() == "jax":
-            inputs = widened(inputs)  # JAX has no attention in float16 on CPUs.
+            inputs = to_float32(inputs)  # JAX has no attention in float16 on CPUs.
         heads = (-1, ops.shape(inputs)[1], self.heads, channels // self.heads)
         parts: Any = ops.split(inputs, 3, axis=-1)
         query, key, value = (ops.reshape(part, heads) for part in parts)
@@ -81,7 +81,7 @@ class CausalAttention(layers.Layer):
 
 
 @register
-class EndOfText(layers.Layer):
+class TextPooler(layers.Layer):
     """The vector at each text's end token, projected: `(N, L, C)` and ids `(N, L)` -> `(N, D)`.
 
     The end token has the largest id, so it is the first maximum. What follows it cannot reach it: attention is causal.
@@ -112,7 +112,7 @@ class EndOfText(layers.Layer):
         return {**super().get_config(), "units": self.units}
 
 
-def transformer_block(inputs, block: int, tower: TextTower, dtype: Any):
+def transformer_block(inputs, block: int, tower: CLIPTextConfig, dtype: Any):
     """One residual block of causal self-attention and one of two dense layers: `(N, L, C)` -> `(N, L, C)`."""
     width = tower.width
     residual = width**-0.5 * (2 * tower.depth) ** -0.5
@@ -138,7 +138,7 @@ def transformer_block(inputs, block: int, tower: TextTower, dtype: Any):
     return layers.Add(name=name("mlp_add"), dtype=dtype)([x, y])
 
 
-def text_encoder(tower: TextTower, embedding: int, dtype: Any, output_dtype: Any) -> ModelWithProvenance:
+def build_text_encoder(tower: CLIPTextConfig, embedding: int, dtype: Any, output_dtype: Any) -> ConvNeXtModel:
     """The text tower as a functional model.
 
     Args:
@@ -159,5 +159,5 @@ def text_encoder(tower: TextTower, embedding: int, dtype: Any, output_dtype: Any
     for block in range(tower.depth):
         x = transformer_block(x, block, tower, dtype)
     x = LayerNormalization(epsilon=EPSILON, name="text_final_norm", dtype=output_dtype)(x)
-    x = EndOfText(embedding, name="text_projection", dtype=output_dtype)(x, tokens)
-    return ModelWithProvenance(tokens, x, name="text_encoder")
+    x = TextPooler(embedding, name="text_projection", dtype=output_dtype)(x, tokens)
+    return ConvNeXtModel(tokens, x, name="text_encoder")

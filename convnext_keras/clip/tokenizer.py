@@ -16,21 +16,21 @@ import ftfy
 import numpy as np
 import regex
 
-MERGES = Path(__file__).parent / "data" / "bpe_merges.txt.gz"
+MERGES_FILE = Path(__file__).parent / "data" / "bpe_merges.txt.gz"
 BYTE_TOKENS = 512
 VOCABULARY_SIZE = 49_408  # 512 for bytes, one for each of the 48,894 merges, start and end
 CONTEXT_LENGTH = 77
-START, END = "<start_of_text>", "<end_of_text>"
+SOT, EOT = "<start_of_text>", "<end_of_text>"
 WORD_END = "</w>"
-TRUNCATE = ("warn", "error", "silent")
-CACHED_WORDS = 100_000
+TRUNCATION_MODES = ("warn", "error", "silent")
+MAX_CACHED_WORDS = 100_000
 
 # Special tokens, contractions, letters, one digit, or anything else that is not blank.
-WORDS = regex.compile(
-    rf"{START}|{END}|'s|'t|'re|'ve|'m|'ll|'d|[\p{{L}}]+|[\p{{N}}]|[^\s\p{{L}}\p{{N}}]+", regex.IGNORECASE
+TOKEN_PATTERN = regex.compile(
+    rf"{SOT}|{EOT}|'s|'t|'re|'ve|'m|'ll|'d|[\p{{L}}]+|[\p{{N}}]|[^\s\p{{L}}\p{{N}}]+", regex.IGNORECASE
 )
 # Text that the cleaning leaves as it is, but for blanks and case: printable ASCII without the start of an entity.
-PLAIN = regex.compile(r"[ -%'-~]*")
+ASCII_PATTERN = regex.compile(r"[ -%'-~]*")
 
 
 @functools.cache
@@ -43,7 +43,7 @@ def byte_symbols() -> dict[int, str]:
 
 def clean(text: str) -> str:
     """Text as the encoder wants it: repaired Unicode, no HTML entities, single blanks, lower case."""
-    if not PLAIN.fullmatch(text):
+    if not ASCII_PATTERN.fullmatch(text):
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(text.split()).lower()
 
@@ -69,16 +69,16 @@ class Tokenizer:
             raise ValueError(
                 f"vocabulary_size must be {BYTE_TOKENS + 2} to {VOCABULARY_SIZE}. Received: {vocabulary_size}"
             )
-        self.vocabulary_size, self.context_length = vocabulary_size, _checked_length(context_length)
+        self.vocabulary_size, self.context_length = vocabulary_size, _validate_context_length(context_length)
         self.start, self.end = vocabulary_size - 2, vocabulary_size - 1
-        pairs = [tuple(line.split()) for line in gzip.decompress(MERGES.read_bytes()).decode().splitlines()]
+        pairs = [tuple(line.split()) for line in gzip.decompress(MERGES_FILE.read_bytes()).decode().splitlines()]
         pairs = pairs[: vocabulary_size - BYTE_TOKENS - 2]
         symbols = list(byte_symbols().values())
         self.symbols = [*symbols, *(symbol + WORD_END for symbol in symbols), *("".join(pair) for pair in pairs)]
-        self.symbols += [START, END]
+        self.symbols += [SOT, EOT]
         self.ids = {symbol: number for number, symbol in enumerate(self.symbols)}
         self.ranks = {pair: rank for rank, pair in enumerate(pairs)}
-        self.encode_word = functools.lru_cache(CACHED_WORDS)(self._encode_word)
+        self.encode_word = functools.lru_cache(MAX_CACHED_WORDS)(self._encode_word)
 
     def __call__(
         self, texts: str | Sequence[str], context_length: int | None = None, truncate: str = "warn"
@@ -97,9 +97,9 @@ class Tokenizer:
             TypeError: if something is not a string.
             ValueError: if a text is too long and `truncate="error"`, or an argument is not valid.
         """
-        if truncate not in TRUNCATE:
-            raise ValueError(f"truncate must be one of {TRUNCATE}. Received: truncate={truncate!r}")
-        length = _checked_length(self.context_length if context_length is None else context_length)
+        if truncate not in TRUNCATION_MODES:
+            raise ValueError(f"truncate must be one of {TRUNCATION_MODES}. Received: truncate={truncate!r}")
+        length = _validate_context_length(self.context_length if context_length is None else context_length)
         texts = [texts] if isinstance(texts, str) else list(texts)
         rows = np.zeros((len(texts), length), "int32")
         lost: list[tuple[int, int]] = []
@@ -125,7 +125,7 @@ class Tokenizer:
         """Ids of one text without start, end and padding."""
         if not isinstance(text, str):
             raise TypeError(f"Texts must be strings. Received: {text!r} of type {type(text).__name__}")
-        return [number for word in WORDS.findall(clean(text)) for number in self.encode_word(word)]
+        return [number for word in TOKEN_PATTERN.findall(clean(text)) for number in self.encode_word(word)]
 
     def count_tokens(self, text: str) -> int:
         """How many ids a text takes of the context length, the start and end tokens among them."""
@@ -151,14 +151,14 @@ class Tokenizer:
 
     def _encode_word(self, word: str) -> tuple[int, ...]:
         """Byte-pair encoding of one word: the pair that was merged first in training is merged first here."""
-        if word in (START, END):
-            return (self.start if word == START else self.end,)
+        if word in (SOT, EOT):
+            return (self.start if word == SOT else self.end,)
         symbols = [byte_symbols()[byte] for byte in word.encode()]
         symbols[-1] += WORD_END
-        return tuple(self.ids[symbol] for symbol in merged(symbols, self.ranks))
+        return tuple(self.ids[symbol] for symbol in merge_pairs(symbols, self.ranks))
 
 
-def merged(symbols: list[str], ranks: dict[tuple[str, ...], int]) -> list[str]:
+def merge_pairs(symbols: list[str], ranks: dict[tuple[str, ...], int]) -> list[str]:
     """Joins neighbouring symbols, all pairs of the lowest rank first, in n log n steps for n symbols.
 
     Args:
@@ -198,7 +198,7 @@ def merged(symbols: list[str], ranks: dict[tuple[str, ...], int]) -> list[str]:
     return [symbol for symbol in symbols if symbol]
 
 
-def _checked_length(length: int) -> int:
+def _validate_context_length(length: int) -> int:
     if isinstance(length, bool) or not isinstance(length, int) or length < 2:
         raise ValueError(f"context_length must be a whole number of 2 or more. Received: {length!r}")
     return length

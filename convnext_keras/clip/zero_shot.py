@@ -11,17 +11,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import layers, ops
 
-from convnext_keras.clip.encoder import Embedder
+from convnext_keras.clip.encoder import DualEncoder
 from convnext_keras.clip.model import CLIP
-from convnext_keras.inference import softmax, unit
+from convnext_keras.inference import l2_normalize, softmax
 from convnext_keras.layers import register
-from convnext_keras.model import ModelWithProvenance
-from convnext_keras.pretrained_info import Provenance
+from convnext_keras.model import ConvNeXtModel
+from convnext_keras.pretrained_info import PretrainedInfo
 
 DATA = Path(__file__).parent / "data"
 TEMPLATE_FILES = {80: "imagenet_templates.txt", 7: "imagenet_templates_short.txt"}
-LABEL_FIELD = "{}"  # the place of the label in a template
-TEMPLATE = "a photo of a {}."
+LABEL_PLACEHOLDER = "{}"  # the place of the label in a template
+DEFAULT_TEMPLATE = "a photo of a {}."
 
 
 @functools.cache
@@ -71,7 +71,7 @@ class Prediction(NamedTuple):
 
 
 @register
-class UnitVector(layers.Layer):
+class L2Normalize(layers.Layer):
     """Divides by the length: `(N, D)` -> `(N, D)`."""
 
     def call(self, inputs):
@@ -107,18 +107,18 @@ class ZeroShotClassifier:
 
     def __init__(
         self,
-        model: Embedder,
+        model: DualEncoder,
         labels: Sequence[str],
-        templates: str | Sequence[str] = TEMPLATE,
+        templates: str | Sequence[str] = DEFAULT_TEMPLATE,
         temperature: float | None = None,
         threshold: float | None = None,
         batch_size: int = 256,
     ) -> None:
-        self.model, self.labels, self.threshold = model, checked_labels(labels), threshold
-        self.templates = checked_templates(templates)
+        self.model, self.labels, self.threshold = model, validate_labels(labels), threshold
+        self.templates = validate_templates(templates)
         self.temperature = model.scale if temperature is None else temperature
-        self.classes = class_vectors(
-            model.encode_text(prompts_of(self.labels, self.templates), batch_size), len(self.labels)
+        self.classes = class_embeddings(
+            model.encode_text(format_prompts(self.labels, self.templates), batch_size), len(self.labels)
         )
 
     def cosines(self, images: Any, batch_size: int = 32, exif_transpose: bool = False) -> np.ndarray:
@@ -155,7 +155,7 @@ class ZeroShotClassifier:
             return [best[0]._replace(label=None)]
         return best
 
-    def as_model(self) -> ModelWithProvenance:
+    def as_model(self) -> ConvNeXtModel:
         """One Keras model from pixels `(N, H, W, 3)` in 0..255 to probabilities `(N, labels)`, to save or export.
 
         It shares the layers of the image tower; the labels are constants in its last layer.
@@ -166,27 +166,27 @@ class ZeroShotClassifier:
         if not isinstance(self.model, CLIP):
             raise ValueError("The towers are exported already. Make the classifier of the ConvNeXt-CLIP in Keras.")
         encoder = self.model.image_encoder
-        unit_vectors = UnitVector(name="unit_vector", dtype="float32")(encoder.output)
+        unit_vectors = L2Normalize(name="unit_vector", dtype="float32")(encoder.output)
         options = {"use_bias": False, "activation": "softmax", "dtype": "float32"}
         classes = layers.Dense(len(self.labels), name="labels", trainable=False, **options)
-        model = ModelWithProvenance(encoder.input, classes(unit_vectors), name="zero_shot_classifier")
-        known = self.model.provenance or Provenance()
+        model = ConvNeXtModel(encoder.input, classes(unit_vectors), name="zero_shot_classifier")
+        known = self.model.provenance or PretrainedInfo()
         model.provenance = dataclasses.replace(known, labels=tuple((label, label) for label in self.labels))
         classes.set_weights([self.temperature * self.classes.T])
         return model
 
 
-def prompts_of(labels: Sequence[str], templates: Sequence[str]) -> list[str]:
+def format_prompts(labels: Sequence[str], templates: Sequence[str]) -> list[str]:
     """Each label in each template, by plain replacement; label by label."""
-    return [template.replace(LABEL_FIELD, label) for label in labels for template in templates]
+    return [template.replace(LABEL_PLACEHOLDER, label) for label in labels for template in templates]
 
 
-def class_vectors(prompts: np.ndarray, labels: int) -> np.ndarray:
+def class_embeddings(prompts: np.ndarray, labels: int) -> np.ndarray:
     """Unit vectors `(labels, D)`: the mean of each label's prompts, from unit vectors of what `prompts_of` gives."""
-    return unit(prompts.reshape(labels, -1, prompts.shape[-1]).mean(axis=1))
+    return l2_normalize(prompts.reshape(labels, -1, prompts.shape[-1]).mean(axis=1))
 
 
-def checked_labels(labels: Sequence[str]) -> tuple[str, ...]:
+def validate_labels(labels: Sequence[str]) -> tuple[str, ...]:
     """The labels without blanks at their ends; raises ValueError if there are none, or an empty one."""
     if isinstance(labels, str):
         raise ValueError(f"labels must be a list of strings. Received one string: {labels!r}. Use labels=[{labels!r}].")
@@ -210,12 +210,14 @@ def checked_labels(labels: Sequence[str]) -> tuple[str, ...]:
     return tuple(labels)
 
 
-def checked_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
+def validate_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
     """The templates; raises ValueError if there are none, or one has no place for the label."""
     templates = (templates,) if isinstance(templates, str) else tuple(templates)
     if not templates:
         raise ValueError("templates must have at least one string. Received none.")
     for template in templates:
-        if not isinstance(template, str) or LABEL_FIELD not in template:
-            raise ValueError(f"A template must have {LABEL_FIELD} in the place of the label. Received: {template!r}")
+        if not isinstance(template, str) or LABEL_PLACEHOLDER not in template:
+            raise ValueError(
+                f"A template must have {LABEL_PLACEHOLDER} in the place of the label. Received: {template!r}"
+            )
     return templates

@@ -7,15 +7,15 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from convnext_keras.data.images import MODES, ImageSource
-from convnext_keras.data.transforms import INTERPOLATIONS, Recipe
+from convnext_keras.data.images import PIL_MODES, ImageSource
+from convnext_keras.data.transforms import INTERPOLATIONS, ImageTransform
 
-RATIOS = (3 / 4, 4 / 3)  # of a crop's width to its height
-ERASED = (0.02, 1 / 3)  # part of the area
-ERASED_RATIOS = (0.3, 1 / 0.3)
+CROP_RATIOS = (3 / 4, 4 / 3)  # of a crop's width to its height
+ERASING_AREA = (0.02, 1 / 3)  # part of the area
+ERASING_RATIOS = (0.3, 1 / 0.3)
 # The strongest of what `affine=1` does: degrees, part of the size, part of the edge.
-ANGLE, ZOOM, SHIFT = 15.0, 0.15, 0.1
-FULL = 10.0  # the magnitude of RandAugment at which an operation has its full strength
+MAX_ANGLE, MAX_ZOOM, MAX_SHIFT = 15.0, 0.15, 0.1
+MAX_MAGNITUDE = 10.0  # the magnitude of RandAugment at which an operation has its full strength
 
 Box = tuple[int, int, int, int]
 
@@ -57,15 +57,15 @@ def random_resized_crop(
     interpolation: str = "bicubic",
 ) -> Image.Image:
     """A random part of a picture, resized to a height and width (https://arxiv.org/abs/1409.4842v1, section 6)."""
-    box = random_box(picture.height, picture.width, scale, RATIOS, random)
+    box = random_box(picture.height, picture.width, scale, CROP_RATIOS, random)
     top, left, height, width = box or (0, 0, picture.height, picture.width)
     area = (left, top, left + width, top + height)
     return picture.resize((size[1], size[0]), INTERPOLATIONS[interpolation], box=area)
 
 
-def erased(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
+def random_erasing(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """A copy of pixels `(H, W, C)` with a random box of noise (https://arxiv.org/abs/1708.04896v2)."""
-    box = random_box(pixels.shape[0], pixels.shape[1], ERASED, ERASED_RATIOS, random)
+    box = random_box(pixels.shape[0], pixels.shape[1], ERASING_AREA, ERASING_RATIOS, random)
     if box is None:
         return pixels
     top, left, height, width = box
@@ -75,7 +75,7 @@ def erased(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
     return changed
 
 
-def _transformed(picture: Image.Image, matrix: np.ndarray, shift: tuple[float, float] = (0, 0)) -> Image.Image:
+def _affine(picture: Image.Image, matrix: np.ndarray, shift: tuple[float, float] = (0, 0)) -> Image.Image:
     """The picture under an affine map about its middle; what comes in from outside is grey, as the field has it."""
     middle = np.array(picture.size) / 2
     offset = middle - matrix @ (middle + shift)
@@ -96,21 +96,21 @@ def random_affine(picture: Image.Image, strength: float, random: np.random.Gener
     The levels at the edge go on outside the picture, so that a plain background stays plain.
     """
     angle, wide, high, right, down = strength * random.uniform(-1, 1, 5)
-    matrix = _rotation(ANGLE * angle) / [1 + ZOOM * wide, 1 + ZOOM * high]
+    matrix = _rotation(MAX_ANGLE * angle) / [1 + MAX_ZOOM * wide, 1 + MAX_ZOOM * high]
     pixels = np.asarray(picture)
     border = max(picture.size) // 2
     padding = [(border, border), (border, border), *[(0, 0)] * (pixels.ndim - 2)]
     wider = Image.fromarray(np.pad(pixels, padding, "edge"))
-    shift = (SHIFT * right * picture.width, SHIFT * down * picture.height)
-    return _transformed(wider, matrix, shift).crop((border, border, border + picture.width, border + picture.height))
+    shift = (MAX_SHIFT * right * picture.width, MAX_SHIFT * down * picture.height)
+    return _affine(wider, matrix, shift).crop((border, border, border + picture.width, border + picture.height))
 
 
-def _enhanced(kind: Callable[[Image.Image], ImageEnhance._Enhance]) -> Callable[[Image.Image, float], Image.Image]:
+def _enhance(kind: Callable[[Image.Image], ImageEnhance._Enhance]) -> Callable[[Image.Image, float], Image.Image]:
     return lambda picture, strength: kind(picture).enhance(1 + 0.9 * strength)
 
 
-def _sheared(picture: Image.Image, x: float = 0, y: float = 0) -> Image.Image:
-    return _transformed(picture, np.array([[1, 0.3 * x], [0.3 * y, 1]]))
+def _shear(picture: Image.Image, x: float = 0, y: float = 0) -> Image.Image:
+    return _affine(picture, np.array([[1, 0.3 * x], [0.3 * y, 1]]))
 
 
 # RandAugment's operations (https://arxiv.org/abs/1909.13719v2, section 3 and its code), each of a picture and a
@@ -119,24 +119,24 @@ OPERATIONS: dict[str, Callable[[Image.Image, float], Image.Image]] = {
     "identity": lambda picture, strength: picture,
     "autocontrast": lambda picture, strength: ImageOps.autocontrast(picture),
     "equalize": lambda picture, strength: ImageOps.equalize(picture),
-    "rotate": lambda picture, strength: _transformed(picture, _rotation(30 * strength)),
+    "rotate": lambda picture, strength: _affine(picture, _rotation(30 * strength)),
     "solarize": lambda picture, strength: ImageOps.solarize(picture, round(256 * (1 - abs(strength)))),
     "posterize": lambda picture, strength: ImageOps.posterize(picture, 8 - round(4 * abs(strength))),
-    "color": _enhanced(ImageEnhance.Color),
-    "contrast": _enhanced(ImageEnhance.Contrast),
-    "brightness": _enhanced(ImageEnhance.Brightness),
-    "sharpness": _enhanced(ImageEnhance.Sharpness),
-    "shear_x": lambda picture, strength: _sheared(picture, x=strength),
-    "shear_y": lambda picture, strength: _sheared(picture, y=strength),
-    "translate_x": lambda picture, strength: _transformed(picture, np.eye(2), (0.45 * strength * picture.width, 0)),
-    "translate_y": lambda picture, strength: _transformed(picture, np.eye(2), (0, 0.45 * strength * picture.height)),
+    "color": _enhance(ImageEnhance.Color),
+    "contrast": _enhance(ImageEnhance.Contrast),
+    "brightness": _enhance(ImageEnhance.Brightness),
+    "sharpness": _enhance(ImageEnhance.Sharpness),
+    "shear_x": lambda picture, strength: _shear(picture, x=strength),
+    "shear_y": lambda picture, strength: _shear(picture, y=strength),
+    "translate_x": lambda picture, strength: _affine(picture, np.eye(2), (0.45 * strength * picture.width, 0)),
+    "translate_y": lambda picture, strength: _affine(picture, np.eye(2), (0, 0.45 * strength * picture.height)),
 }
 
 
 def rand_augment(picture: Image.Image, magnitude: float, random: np.random.Generator) -> Image.Image:
     """Two of `OPERATIONS`, chosen for each picture anew; of the strength `magnitude / 10`, give or take 0.05."""
     for name in random.choice([*OPERATIONS], 2):
-        strength = min(1.0, max(0.0, random.normal(magnitude, 0.5) / FULL))
+        strength = min(1.0, max(0.0, random.normal(magnitude, 0.5) / MAX_MAGNITUDE))
         picture = OPERATIONS[str(name)](picture, strength * random.choice((-1, 1)))
     return picture
 
@@ -163,7 +163,7 @@ class Augmentation:
         (32, 32, 3)
     """
 
-    recipe: Recipe
+    recipe: ImageTransform
     crop_scale: tuple[float, float] = (1.0, 1.0)
     flip: float = 0.0
     affine: float = 0.0
@@ -172,7 +172,7 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         changes = self.crop_scale != (1, 1) or self.flip or self.affine or self.rand_augment or self.erase
-        if changes and MODES.get(self.recipe.channels) not in ("L", "RGB"):
+        if changes and PIL_MODES.get(self.recipe.channels) not in ("L", "RGB"):
             raise ValueError(
                 f"Pictures of {self.recipe.channels} channels cannot be augmented, only those of 1 or 3. Leave out "
                 "crop_scale, flip, affine, rand_augment and erase, and give pictures that are changed already."
@@ -184,11 +184,11 @@ class Augmentation:
         if self.crop_scale == (1, 1):
             pixels = self.recipe(image)
             if not (self.flip or self.affine or self.rand_augment):
-                return erased(pixels, random) if random.random() < self.erase else pixels
+                return random_erasing(pixels, random) if random.random() < self.erase else pixels
             levels = np.clip(np.rint(pixels), 0, 255).astype("uint8")
             picture = Image.fromarray(levels[..., 0] if channels == 1 else levels)
         else:
-            picture = self.recipe.open(image, MODES[channels])
+            picture = self.recipe.open(image, PIL_MODES[channels])
             picture = random_resized_crop(picture, (height, width), self.crop_scale, random, self.recipe.interpolation)
         if random.random() < self.flip:
             picture = ImageOps.mirror(picture)
@@ -198,10 +198,10 @@ class Augmentation:
             picture = rand_augment(picture, self.rand_augment, random)
         pixels = np.asarray(picture)
         pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-        return erased(pixels, random) if random.random() < self.erase else pixels
+        return random_erasing(pixels, random) if random.random() < self.erase else pixels
 
 
-def mixed(
+def mixup_cutmix(
     pixels: np.ndarray, targets: np.ndarray, mixup: float, cutmix: float, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """A batch mixed with itself in reverse order, by mixup or by cutmix, one at random if both are asked for.

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-IMAGENET = Path(__file__).parent / "imagenet.tsv.gz"
-PUBLISHED = ("imagenet-1k", "imagenet-12k", "imagenet-22k")  # which their numbers of classes tell apart
-LABEL_SETS = (*PUBLISHED, "digits")
+IMAGENET_FILE = Path(__file__).parent / "imagenet.tsv.gz"
+PUBLISHED_LABEL_SETS = ("imagenet-1k", "imagenet-12k", "imagenet-22k")  # which their numbers of classes tell apart
+LABEL_SETS = (*PUBLISHED_LABEL_SETS, "digits")
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
 @functools.cache
-def class_names(labels: str) -> tuple[tuple[str, str], ...]:
+def load_class_names(labels: str) -> tuple[tuple[str, str], ...]:
     """The classes of a label set, in the order of the classifier's outputs, each `(identifier, name)`.
 
     Args:
@@ -36,7 +36,7 @@ def class_names(labels: str) -> tuple[tuple[str, str], ...]:
         return tuple((str(digit), name) for digit, name in enumerate(DIGITS))
     if labels not in LABEL_SETS:
         raise ValueError(f"labels must be one of {LABEL_SETS}. Received: labels={labels!r}")
-    with gzip.open(IMAGENET, "rt", encoding="utf-8") as stream:
+    with gzip.open(IMAGENET_FILE, "rt", encoding="utf-8") as stream:
         rows = [row for row in csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE) if row[labels]]
     return tuple((row["wnid"], row["name"]) for row in sorted(rows, key=lambda row: int(row[labels])))
 
@@ -70,8 +70,8 @@ def decode_predictions(
         raise ValueError(f"preds must have shape (N, classes). Received: shape {preds.shape}")
     if top < 1:
         raise ValueError(f"top must be 1 or more. Received: top={top}")
-    sets = [labels] if labels else PUBLISHED
-    known = [class_names(names) if isinstance(names, str) else names for names in sets]
+    sets = [labels] if labels else PUBLISHED_LABEL_SETS
+    known = [load_class_names(names) if isinstance(names, str) else names for names in sets]
     counts = {len(names): [(name, name) if isinstance(name, str) else name for name in names] for names in known}
     if preds.shape[1] not in counts:
         raise ValueError(f"preds must have {' or '.join(map(str, counts))} columns. Received: shape {preds.shape}")

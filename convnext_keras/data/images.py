@@ -22,7 +22,7 @@ from convnext_keras.data.item_names import is_address
 ImageSource = str | os.PathLike | bytes | io.IOBase | Image.Image | np.ndarray | Mapping[str, Any]
 MAX_PIXELS = 89_478_485  # of a source; above it, Pillow warns of a decompression bomb
 MAX_BYTES = 256 << 20  # of a file
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # of Pillow, by the number of channels
+PIL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # of Pillow, by the number of channels
 SIXTEEN_BITS = 65_535 // 255  # what a 16-bit level is divided by
 OVERSHOOT = 51  # of floats in 0..255, which resampling carries a little beyond; clipped
 ORIENTATION = 0x0112  # the EXIF tag
@@ -37,7 +37,7 @@ TRANSPOSITIONS = {
     8: Image.Transpose.ROTATE_90,
 }
 # Formats that Pillow does not decode by itself, but by programs of their own.
-FOREIGN = frozenset({"BUFR", "EPS", "FPX", "GRIB", "HDF5", "MIC", "MPEG", "PDF", "WMF"})
+DECODER_ERRORS = frozenset({"BUFR", "EPS", "FPX", "GRIB", "HDF5", "MIC", "MPEG", "PDF", "WMF"})
 
 
 class ImageError(ValueError):
@@ -65,7 +65,7 @@ def image_extensions() -> frozenset[str]:
     """Returns the extensions of the files that Pillow decodes here, in lower case with the dot."""
     Image.init()
     extensions = Image.registered_extensions().items()
-    return frozenset(extension for extension, kind in extensions if kind in Image.OPEN and kind not in FOREIGN)
+    return frozenset(extension for extension, kind in extensions if kind in Image.OPEN and kind not in DECODER_ERRORS)
 
 
 def open_image(
@@ -109,12 +109,12 @@ def open_image(
     """
     name = name or source_name(source)
     try:
-        with _opened(source, mode, max_bytes, formats) as image:
+        with _open_with_pillow(source, mode, max_bytes, formats) as image:
             if image.width * image.height > max_pixels:
                 raise ImageError(name, f"it has {image.width} x {image.height} pixels; at most {max_pixels} are read")
             image.load()
-            upright = transposed(image) if exif_transpose else image
-            result = converted(_on_background(upright, background), mode, scale_levels)
+            upright = apply_orientation(image) if exif_transpose else image
+            result = convert_mode(_compose_on_background(upright, background), mode, scale_levels)
             return image.copy() if result is image else result
     except ImageError as error:
         raise ImageError(name, error.reason) from error
@@ -140,7 +140,7 @@ def identify(content: bytes, formats: tuple[str, ...] | None = None, name: str =
         raise ImageError(name, _reason(error)) from error
 
 
-def transposed(image: Image.Image) -> Image.Image:
+def apply_orientation(image: Image.Image) -> Image.Image:
     """Returns an image rotated and mirrored as its EXIF or XMP orientation says; the image itself if it is upright."""
     method = TRANSPOSITIONS.get(_orientation(image))
     return image if method is None else image.transpose(method)
@@ -219,7 +219,7 @@ def to_array(value: Any) -> np.ndarray:
     return array.astype("float32") if array.dtype.name == "bfloat16" else array
 
 
-def to_levels(pixels: Any, channels: Iterable[int] = (1, 3)) -> np.ndarray:
+def to_uint8(pixels: Any, channels: Iterable[int] = (1, 3)) -> np.ndarray:
     """Returns an array of pixels as uint8 `(H, W, C)`; see `open_image` for how other types are scaled.
 
     Args:
@@ -236,10 +236,10 @@ def to_levels(pixels: Any, channels: Iterable[int] = (1, 3)) -> np.ndarray:
         shapes = ", ".join(f"(H, W, {count})" for count in sorted(channels))
         hint = "; move the channels to the last axis" if array.ndim == 3 and array.shape[0] in channels else ""
         raise ImageError(name, f"an array must have the shape (H, W) or one of {shapes}{hint}")
-    return scaled(array, name)
+    return scale_to_uint8(array, name)
 
 
-def scaled(array: np.ndarray, name: str = "an array") -> np.ndarray:
+def scale_to_uint8(array: np.ndarray, name: str = "an array") -> np.ndarray:
     """Returns numbers of any type as uint8 levels; see `open_image`. The shape is kept."""
     if array.dtype == np.uint8:
         return array
@@ -263,12 +263,12 @@ def scaled(array: np.ndarray, name: str = "an array") -> np.ndarray:
     return np.clip(np.rint(array), 0, 255).astype("uint8")
 
 
-def converted(image: Image.Image, mode: str | None, scale_levels: bool = True) -> Image.Image:
+def convert_mode(image: Image.Image, mode: str | None, scale_levels: bool = True) -> Image.Image:
     """Returns an image in a mode of Pillow, its levels scaled as `open_image` says; the image itself if it has it."""
     if image.mode == mode:
         return image
     if scale_levels and image.mode.startswith(("I", "F")):
-        image = Image.fromarray(scaled(_numbers(image)))
+        image = Image.fromarray(scale_to_uint8(_as_numeric_array(image)))
     if mode is None:
         return image
     if mode == "RGB" and "transparency" in image.info:
@@ -276,7 +276,7 @@ def converted(image: Image.Image, mode: str | None, scale_levels: bool = True) -
     return image.convert(mode)
 
 
-def _numbers(image: Image.Image) -> np.ndarray:
+def _as_numeric_array(image: Image.Image) -> np.ndarray:
     """The levels of an image with more than 8 bits; those of a PNG have 16, whatever mode Pillow opens it in."""
     array = np.asarray(image)
     is_png = image.mode == "I" and getattr(image, "format", None) == "PNG"
@@ -284,7 +284,7 @@ def _numbers(image: Image.Image) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _opened(source: Any, mode: str | None, max_bytes: int, formats: Any) -> Any:
+def _open_with_pillow(source: Any, mode: str | None, max_bytes: int, formats: Any) -> Any:
     """An image that is not decoded yet."""
     if isinstance(source, Image.Image):
         yield source
@@ -298,8 +298,8 @@ def _opened(source: Any, mode: str | None, max_bytes: int, formats: Any) -> Any:
     elif hasattr(source, "read"):
         _check_size(source, max_bytes)
     elif hasattr(source, "shape") or hasattr(source, "__array__") or isinstance(source, list | tuple):
-        channels = {1, 3, *(count for count, name in MODES.items() if name == mode)}
-        pixels = to_levels(source, channels)
+        channels = {1, 3, *(count for count, name in PIL_MODES.items() if name == mode)}
+        pixels = to_uint8(source, channels)
         yield Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
         return
     else:
@@ -334,7 +334,7 @@ def _check_size(file: Any, max_bytes: int) -> None:
             raise ImageError("", f"it has {size} bytes; at most {max_bytes} are read")
 
 
-def _on_background(image: Image.Image, background: tuple[int, int, int] | None) -> Image.Image:
+def _compose_on_background(image: Image.Image, background: tuple[int, int, int] | None) -> Image.Image:
     """An image without opacity, laid on a color."""
     if background is None or not image.has_transparency_data:
         return image

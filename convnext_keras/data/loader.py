@@ -16,7 +16,9 @@ from convnext_keras.data.item_names import printable
 
 OnError = Callable[[Any, ValueError], None]
 # Files that lie beside images in a dataset, and are left out of a folder without a warning.
-COMPANIONS = frozenset({".txt", ".json", ".csv", ".parquet", ".tar", ".xml", ".md", ".npy", ".safetensors", ".lock"})
+COMPANION_SUFFIXES = frozenset(
+    {".txt", ".json", ".csv", ".parquet", ".tar", ".xml", ".md", ".npy", ".safetensors", ".lock"}
+)
 
 
 def is_image_file(name: str | os.PathLike) -> bool:
@@ -24,7 +26,7 @@ def is_image_file(name: str | os.PathLike) -> bool:
     return PurePath(name).suffix.lower() in image_extensions()
 
 
-def image_files(folder: str | os.PathLike) -> list[Path]:
+def list_images(folder: str | os.PathLike) -> list[Path]:
     """Lists the images in a folder and in the folders in it, sorted by name.
 
     Files with another extension are left out, with one warning that counts them unless they usually lie beside images.
@@ -36,15 +38,15 @@ def image_files(folder: str | os.PathLike) -> list[Path]:
         raise ValueError(f"{folder} is not a folder.")
     files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
     images = [path for path in files if is_image_file(path)]
-    warn_of_left_out(str(folder), [path.name for path in files if not is_image_file(path)])
+    warn_skipped_files(str(folder), [path.name for path in files if not is_image_file(path)])
     if not images:
         raise ValueError(f"{printable(str(folder))} has no images (files that end in .png, .jpg, .webp and others).")
     return images
 
 
-def warn_of_left_out(place: str, names: Sequence[str]) -> None:
+def warn_skipped_files(place: str, names: Sequence[str]) -> None:
     """Warns of files that do not look like images, except hidden ones and those that usually lie beside images."""
-    left = [name for name in names if PurePath(name).suffix.lower() not in COMPANIONS and not is_hidden(name)]
+    left = [name for name in names if PurePath(name).suffix.lower() not in COMPANION_SUFFIXES and not is_hidden(name)]
     if left:
         shown = ", ".join(printable(name) for name in left[:3])
         warnings.warn(
@@ -58,7 +60,7 @@ def is_hidden(name: str) -> bool:
     return PurePath(name).name.startswith((".", "_"))
 
 
-def images_of(images: Any) -> Iterable[Any]:
+def as_image_list(images: Any) -> Iterable[Any]:
     """Returns the images in what a user gives: one image, a batch of pixels `(N, H, W, C)`, or an iterable of images.
 
     Tensors of any backend and nested lists of numbers count as arrays: with three axes or less they are one image.
@@ -66,7 +68,7 @@ def images_of(images: Any) -> Iterable[Any]:
     Raises:
         ImageError: If it is none of these.
     """
-    given: Any = _nested(images) if _is_nested(images) else images
+    given: Any = _to_array(images) if _is_nested(images) else images
     if hasattr(given, "shape") and not isinstance(given, Image.Image) and str(given.dtype) != "object":
         return [given] if len(given.shape) < 4 else given
     is_single = isinstance(given, str | bytes | bytearray | memoryview | os.PathLike | Image.Image | Mapping)
@@ -81,14 +83,14 @@ def _is_nested(images: Any) -> bool:
     return isinstance(images, list | tuple) and bool(images) and isinstance(images[0], list | tuple | int | float)
 
 
-def _nested(images: Sequence) -> np.ndarray:
+def _to_array(images: Sequence) -> np.ndarray:
     try:
         return np.asarray(images)
     except ValueError as error:
         raise ImageError("a nested list", "its rows have different lengths") from error
 
 
-def in_batches(
+def iter_batches(
     images: Any, recipe: Callable[[Any], np.ndarray], batch_size: int, on_error: str | OnError = "raise"
 ) -> Iterator[tuple[list, np.ndarray]]:
     """Pictures as batches of pixels, decoded and resized in threads while the caller works on the batch before.
@@ -111,21 +113,21 @@ def in_batches(
     if batch_size < 1:
         raise ValueError(f"batch_size must be 1 or more. Received: batch_size={batch_size}")
     read: list[tuple[Any, np.ndarray]] = []
-    for image, pixels in _decoding(images, recipe, ahead=2 * batch_size):
-        read += _read(image, pixels, on_error)
+    for image, pixels in _prefetch(images, recipe, ahead=2 * batch_size):
+        read += _read_result(image, pixels, on_error)
         if len(read) == batch_size:
-            yield _batch(read)
+            yield _stack_batch(read)
             read = []
     if read:
-        yield _batch(read)
+        yield _stack_batch(read)
 
 
-def _decoding(images: Any, recipe: Callable[[Any], np.ndarray], ahead: int) -> Iterator[tuple[Any, Future[np.ndarray]]]:
+def _prefetch(images: Any, recipe: Callable[[Any], np.ndarray], ahead: int) -> Iterator[tuple[Any, Future[np.ndarray]]]:
     """Each picture with its pixels to come; at most `ahead` of them are begun at a time."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         waiting: collections.deque[tuple[Any, Future[np.ndarray]]] = collections.deque()
         try:
-            for image in images_of(images):
+            for image in as_image_list(images):
                 waiting.append((image, pool.submit(recipe, image)))
                 if len(waiting) == ahead:
                     yield waiting.popleft()
@@ -134,11 +136,11 @@ def _decoding(images: Any, recipe: Callable[[Any], np.ndarray], ahead: int) -> I
             pool.shutdown(cancel_futures=True)
 
 
-def _batch(read: list[tuple[Any, np.ndarray]]) -> tuple[list, np.ndarray]:
+def _stack_batch(read: list[tuple[Any, np.ndarray]]) -> tuple[list, np.ndarray]:
     return [image for image, _ in read], np.stack([pixels for _, pixels in read])
 
 
-def _read(image: Any, pixels: Future, on_error: str | OnError) -> list[tuple[Any, np.ndarray]]:
+def _read_result(image: Any, pixels: Future, on_error: str | OnError) -> list[tuple[Any, np.ndarray]]:
     try:
         return [(image, pixels.result())]
     except ValueError as error:

@@ -12,44 +12,54 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from convnext_keras.data.images import MODES, ImageError, ImageSource, converted, open_image, source_name, to_levels
+from convnext_keras.data.images import (
+    PIL_MODES,
+    ImageError,
+    ImageSource,
+    convert_mode,
+    open_image,
+    source_name,
+    to_uint8,
+)
 
 
-class Statistics(NamedTuple):
+class NormalizationStats(NamedTuple):
     """Mean and standard deviation of each channel, for pixels in 0..1."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
 
-STATISTICS = {
-    "imagenet": Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+NORMALIZATION_STATS = {
+    "imagenet": NormalizationStats((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     # OpenAI's CLIP and all models trained from its recipe.
-    "clip": Statistics((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
-    "half": Statistics((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "clip": NormalizationStats((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "half": NormalizationStats((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
 
 
-def statistics_of(statistics: str | Statistics) -> Statistics:
+def get_statistics(statistics: str | NormalizationStats) -> NormalizationStats:
     """The statistics of that name in `STATISTICS`, or those given.
 
     Raises:
         ValueError: if the name is unknown.
     """
-    if isinstance(statistics, Statistics):
+    if isinstance(statistics, NormalizationStats):
         return statistics
-    if statistics not in STATISTICS:
-        raise ValueError(f"statistics must be one of {sorted(STATISTICS)}. Received: statistics={statistics!r}")
-    return STATISTICS[statistics]
+    if statistics not in NORMALIZATION_STATS:
+        raise ValueError(
+            f"statistics must be one of {sorted(NORMALIZATION_STATS)}. Received: statistics={statistics!r}"
+        )
+    return NORMALIZATION_STATS[statistics]
 
 
 INTERPOLATIONS = {
     name: Image.Resampling[name.upper()] for name in ("bicubic", "bilinear", "nearest", "lanczos", "box", "hamming")
 }
-LARGE = 64  # times the area of the result, above which an enlarged image is not made as a whole
+MAX_UPSCALED_AREA = 64  # times the area of the result, above which an enlarged image is not made as a whole
 
 
-def normalize(pixels, statistics: str | Statistics = "imagenet"):
+def normalize(pixels, statistics: str | NormalizationStats = "imagenet"):
     """Does outside a model built with `include_preprocessing=False` what the embedded `Normalization` layer does.
 
     Args:
@@ -66,7 +76,7 @@ def normalize(pixels, statistics: str | Statistics = "imagenet"):
         >>> normalize(np.full((1, 1, 3), 255.0), "half")
         array([[[1., 1., 1.]]], dtype=float32)
     """
-    mean, std = (np.asarray(row, "float32") * 255 for row in statistics_of(statistics))
+    mean, std = (np.asarray(row, "float32") * 255 for row in get_statistics(statistics))
     if isinstance(pixels, np.ndarray):
         return (pixels.astype("float32") - mean) / std
     from keras import ops
@@ -101,7 +111,7 @@ def preprocess_input(x: Any, data_format: str | None = None):
     return x
 
 
-def adapted(statistics: Statistics, channels: int) -> Statistics:
+def adapt_statistics(statistics: NormalizationStats, channels: int) -> NormalizationStats:
     """Returns statistics for another number of channels: the mean of all for one channel, else repeated in turn.
 
     Example:
@@ -112,13 +122,13 @@ def adapted(statistics: Statistics, channels: int) -> Statistics:
         return statistics
     rows = (statistics.mean, statistics.std)
     if channels == 1:
-        return Statistics(*((float(np.mean(row)),) for row in rows))
-    return Statistics(*(tuple(row[place % len(row)] for place in range(channels)) for row in rows))
+        return NormalizationStats(*((float(np.mean(row)),) for row in rows))
+    return NormalizationStats(*(tuple(row[place % len(row)] for place in range(channels)) for row in rows))
 
 
 # How the offset of a centre crop is rounded where an odd number of pixels is cut off: timm and OpenCLIP round half to
 # even, as Python does; transformers rounds down. Where pixels are added, timm has the larger half of them behind.
-ROUNDINGS: dict[str, Callable[[int], int]] = {
+CROP_ROUNDING: dict[str, Callable[[int], int]] = {
     "half_even": lambda surplus: round(surplus / 2) if surplus >= 0 else -(-surplus // 2),
     "down": lambda surplus: surplus // 2,
 }
@@ -136,7 +146,7 @@ def center_crop(
         fill: the level, or one for each channel, of what is added where the picture is smaller.
     """
     height, width = size if isinstance(size, tuple) else (size, size)
-    left, top = ROUNDINGS[rounding](image.width - width), ROUNDINGS[rounding](image.height - height)
+    left, top = CROP_ROUNDING[rounding](image.width - width), CROP_ROUNDING[rounding](image.height - height)
     cropped = image.crop((left, top, left + width, top + height))
     if fill and (left < 0 or top < 0):
         bands = len(cropped.getbands())
@@ -146,7 +156,7 @@ def center_crop(
     return cropped
 
 
-class Recipe(NamedTuple):
+class ImageTransform(NamedTuple):
     """The evaluation transform of a weight set: a picture in, the pixels that its model takes out.
 
     Attributes:
@@ -176,7 +186,7 @@ class Recipe(NamedTuple):
     crop: float = 1.0
     resize: str = "shortest"
     interpolation: str = "bicubic"
-    statistics: str | Statistics = "imagenet"
+    statistics: str | NormalizationStats = "imagenet"
     rgb_first: bool = True
     rounding: str = "half_even"
     edge: int | tuple[int, int] | None = None
@@ -187,11 +197,11 @@ class Recipe(NamedTuple):
     background: tuple[int, int, int] | None = None
     scale_levels: bool = True
 
-    def with_channels(self, channels: int) -> "Recipe":
+    def with_channels(self, channels: int) -> "ImageTransform":
         """Returns the transform for images with another number of channels; see `adapted`."""
         if channels == self.channels:
             return self
-        statistics = adapted(statistics_of(self.statistics), channels)
+        statistics = adapt_statistics(get_statistics(self.statistics), channels)
         fill = self.fill if isinstance(self.fill, int) else self.fill[0]
         return self._replace(channels=channels, statistics=statistics, fill=fill)
 
@@ -214,15 +224,15 @@ class Recipe(NamedTuple):
         Raises:
             ImageError: If the image cannot be read.
         """
-        mode, name = MODES.get(self.channels), name or source_name(image)
+        mode, name = PIL_MODES.get(self.channels), name or source_name(image)
         if mode is None:
-            bands = [Image.fromarray(band) for band in np.moveaxis(to_levels(image, {self.channels}), -1, 0)]
+            bands = [Image.fromarray(band) for band in np.moveaxis(to_uint8(image, {self.channels}), -1, 0)]
             return self._stacked(bands)
         opened = self.open(image, mode if self.rgb_first else None, name)
         try:
             if not self.levels:  # Pillow resizes floats of one band only, and does not cut them off at 0 and 255.
-                return self._stacked([band.convert("F") for band in converted(opened, mode).split()])
-            pixels = np.asarray(converted(self._transformed(opened, self.fill), mode))
+                return self._stacked([band.convert("F") for band in convert_mode(opened, mode).split()])
+            pixels = np.asarray(convert_mode(self._transformed(opened, self.fill), mode))
         except MemoryError as error:
             raise ImageError(name, "it needs more memory than there is") from error
         return pixels if pixels.ndim == 3 else pixels[..., None]
@@ -241,8 +251,10 @@ class Recipe(NamedTuple):
         target = self.resized(image.size)
         resample = INTERPOLATIONS[self.interpolation]
         height, width = self.shape[:2]
-        left, top = (ROUNDINGS[self.rounding](edge - side) for edge, side in zip(target, (width, height), strict=True))
-        if target[0] * target[1] > LARGE * height * width and left >= 0 and top >= 0:
+        left, top = (
+            CROP_ROUNDING[self.rounding](edge - side) for edge, side in zip(target, (width, height), strict=True)
+        )
+        if target[0] * target[1] > MAX_UPSCALED_AREA * height * width and left >= 0 and top >= 0:
             # A long and thin image would become huge: only the part that the crop keeps is made.
             across, down = image.width / target[0], image.height / target[1]
             box = (left * across, top * down, (left + width) * across, (top + height) * down)

@@ -12,21 +12,21 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from convnext_keras.clip import Embedder
-from convnext_keras.clip.zero_shot import TEMPLATE, checked_labels, checked_templates
+from convnext_keras.clip import DualEncoder
+from convnext_keras.clip.zero_shot import DEFAULT_TEMPLATE, validate_labels, validate_templates
 from convnext_keras.data.item_names import printable
-from convnext_keras.distributed.outputs import Output, opened_output
-from convnext_keras.distributed.ray_cluster import Actors
-from convnext_keras.distributed.sharding import Shard, shards_of
-from convnext_keras.distributed.tasks import PRECISIONS, Done, Task, Worker
-from convnext_keras.validation import alternatives
+from convnext_keras.distributed.outputs import Output, open_output
+from convnext_keras.distributed.ray_cluster import ActorPool
+from convnext_keras.distributed.sharding import Shard, make_shards
+from convnext_keras.distributed.tasks import PRECISIONS, ShardResult, Task, Worker
+from convnext_keras.validation import format_choices
 
 ENGINES = (None, "ray")
-Work = Callable[[Iterable[Shard], Path | None], Iterator[tuple[Shard, Done]]]
-SHARD = 1024  # pictures; two or three MB of vectors
+ShardRunner = Callable[[Iterable[Shard], Path | None], Iterator[tuple[Shard, ShardResult]]]
+DEFAULT_SHARD_SIZE = 1024  # pictures; two or three MB of vectors
 
 
-class RunOptions(NamedTuple):
+class JobOptions(NamedTuple):
     """Where and how a job runs; see `embed`."""
 
     engine: str | None
@@ -38,7 +38,7 @@ class RunOptions(NamedTuple):
     verbose: bool
 
 
-class Summary(NamedTuple):
+class JobSummary(NamedTuple):
     """What a job did.
 
     Attributes:
@@ -67,12 +67,12 @@ def embed(
     engine: str | None = None,
     address: str | None = None,
     devices: str = "",
-    shard_size: int = SHARD,
+    shard_size: int = DEFAULT_SHARD_SIZE,
     column: str = "",
     exif_transpose: bool = True,
     retry_errors: bool = False,
     verbose: bool = False,
-) -> Summary:
+) -> JobSummary:
     """Unit vectors of any number of pictures, in files of Parquet or a table of Lance.
 
     The output has one row a picture: `key`, its path or address (`name` in Lance); the columns of the list that it
@@ -83,7 +83,7 @@ def embed(
     Args:
         weights: a ConvNeXt-CLIP by its name, see `clip.create_model`, or as `export` wrote it.
         inputs: see `shards_of`.
-        output: a folder for files of Parquet, one a shard; or a path that ends in `.lance`, see `clip.LanceIndex`.
+        output: a folder for files of Parquet, one a shard; or a path that ends in `.lance`, see `retrieval.LanceIndex`.
             With several machines, in a file system that they share.
         dtype: of vectors, `"float32"` or `"float16"`.
         batch_size: most pictures at a time.
@@ -113,9 +113,9 @@ def embed(
         FixedSizeListType(fixed_size_list<element: float>[96])
     """
     if dtype not in PRECISIONS:
-        raise ValueError(f"dtype must be {alternatives(PRECISIONS)}. Received: dtype={dtype!r}")
+        raise ValueError(f"dtype must be {format_choices(PRECISIONS)}. Received: dtype={dtype!r}")
     task = Task("embed", weights, batch_size, dtype, engine=model_engine, exif_transpose=exif_transpose)
-    options = RunOptions(engine, address, devices, shard_size, column, retry_errors, verbose)
+    options = JobOptions(engine, address, devices, shard_size, column, retry_errors, verbose)
     return _run(task, inputs, output, options)
 
 
@@ -129,12 +129,12 @@ def classify(
     engine: str | None = None,
     address: str | None = None,
     devices: str = "",
-    shard_size: int = SHARD,
+    shard_size: int = DEFAULT_SHARD_SIZE,
     column: str = "",
     exif_transpose: bool = True,
     retry_errors: bool = False,
     verbose: bool = False,
-) -> Summary:
+) -> JobSummary:
     """The classes of any number of pictures, in files of Parquet.
 
     The rows are those of `embed` with `labels`, the names of the best classes, and `scores`, their probabilities 0..1.
@@ -164,8 +164,8 @@ def classify(
         >>> scale.classify("convnext_mini.digits", "weights/digits_held_out.png", "digits").errors
         0
     """
-    task = Task("classify", weights, batch_size, top=_checked_top(top), exif_transpose=exif_transpose)
-    options = RunOptions(engine, address, devices, shard_size, column, retry_errors, verbose)
+    task = Task("classify", weights, batch_size, top=_validate_top_k(top), exif_transpose=exif_transpose)
+    options = JobOptions(engine, address, devices, shard_size, column, retry_errors, verbose)
     return _run(task, inputs, output, options)
 
 
@@ -175,19 +175,19 @@ def zero_shot(
     inputs: str | os.PathLike | Sequence[str | os.PathLike],
     output: str | os.PathLike,
     *,
-    templates: str | Sequence[str] = TEMPLATE,
+    templates: str | Sequence[str] = DEFAULT_TEMPLATE,
     top: int = 5,
     batch_size: int = 32,
     model_engine: str | None = None,
     engine: str | None = None,
     address: str | None = None,
     devices: str = "",
-    shard_size: int = SHARD,
+    shard_size: int = DEFAULT_SHARD_SIZE,
     column: str = "",
     exif_transpose: bool = True,
     retry_errors: bool = False,
     verbose: bool = False,
-) -> Summary:
+) -> JobSummary:
     """Which of any labels fit any number of pictures, in files of Parquet.
 
     The rows are those of `embed` with `labels`, the best ones, `scores`, their probabilities, and `cosines`.
@@ -221,26 +221,26 @@ def zero_shot(
         >>> scale.zero_shot("convnext_mini.shapes", labels, "weights/shapes_held_out.png", "shapes").pictures
         1
     """
-    words: dict[str, Any] = {"labels": checked_labels(labels), "templates": checked_templates(templates)}
+    words: dict[str, Any] = {"labels": validate_labels(labels), "templates": validate_templates(templates)}
     words |= {"engine": model_engine, "exif_transpose": exif_transpose}
-    task = Task("zero_shot", weights, batch_size, top=_checked_top(top), **words)
-    options = RunOptions(engine, address, devices, shard_size, column, retry_errors, verbose)
+    task = Task("zero_shot", weights, batch_size, top=_validate_top_k(top), **words)
+    options = JobOptions(engine, address, devices, shard_size, column, retry_errors, verbose)
     return _run(task, inputs, output, options)
 
 
-def _checked_top(top: int) -> int:
+def _validate_top_k(top: int) -> int:
     if top < 1:
         raise ValueError(f"top must be 1 or more. Received: top={top}")
     return top
 
 
 def _run(
-    task: Task, inputs: str | os.PathLike | Sequence[str | os.PathLike], output: str | os.PathLike, options: RunOptions
-) -> Summary:
+    task: Task, inputs: str | os.PathLike | Sequence[str | os.PathLike], output: str | os.PathLike, options: JobOptions
+) -> JobSummary:
     """Does what is left of a job."""
     engine, shard_size = options.engine, options.shard_size
     if engine not in ENGINES:
-        raise ValueError(f"engine must be {alternatives(ENGINES)}. Received: engine={engine!r}")
+        raise ValueError(f"engine must be {format_choices(ENGINES)}. Received: engine={engine!r}")
     for name, value in (("batch_size", task.batch_size), ("shard_size", shard_size)):
         if value < 1:
             raise ValueError(f"{name} must be 1 or more. Received: {name}={value}")
@@ -250,18 +250,18 @@ def _run(
         raise ValueError('A job writes files of Parquet: pip install "convnext-keras[parquet]"')
     single = isinstance(inputs, str | os.PathLike)
     names = [os.fsdecode(os.fspath(name)) for name in ([inputs] if single else inputs)]
-    shards = [*shards_of(names, shard_size, options.column)]  # Before anything is fetched.
+    shards = [*make_shards(names, shard_size, options.column)]  # Before anything is fetched.
     start = time.monotonic()
     with _workers(task, engine, options.address, options.devices) as (work, description, model):
         settings = {**dataclasses.asdict(task), "labels": [*task.labels], "templates": [*task.templates], **description}
-        with opened_output(Path(output), settings, model) as written:
-            left = _left(shards, written, options)
-            pictures, errors = _do(work, left, written, options.verbose)
+        with open_output(Path(output), settings, model) as written:
+            left = _remaining_shards(shards, written, options)
+            pictures, errors = _run_shards(work, left, written, options.verbose)
             written.finish()
-    return Summary(pictures, errors, len(left), len(shards) - len(left), time.monotonic() - start)
+    return JobSummary(pictures, errors, len(left), len(shards) - len(left), time.monotonic() - start)
 
 
-def _left(shards: list[Shard], output: Output, options: RunOptions) -> list[Shard]:
+def _remaining_shards(shards: list[Shard], output: Output, options: JobOptions) -> list[Shard]:
     """The shards that are to be done; images that are new since an earlier run become shards of their own."""
     done = output.done
     if all(done.get(shard.number) in (None, shard.digest) for shard in shards):
@@ -284,22 +284,22 @@ def _left(shards: list[Shard], output: Output, options: RunOptions) -> list[Shar
 @contextlib.contextmanager
 def _workers(
     task: Task, engine: str | None, address: str | None, devices: str
-) -> Iterator[tuple[Work, dict[str, str], Embedder | None]]:
+) -> Iterator[tuple[ShardRunner, dict[str, str], DualEncoder | None]]:
     """What does shards and gives them back with their rows; what tells of the model; and the model for its vectors."""
     if engine is None:
         worker = Worker(task)
-        model = worker.model if isinstance(worker.model, Embedder) and task.kind == "embed" else None
+        model = worker.model if isinstance(worker.model, DualEncoder) and task.kind == "embed" else None
         yield (
             lambda shards, folder: ((shard, worker(shard, folder)) for shard in shards),
             {"model": worker.fingerprint()},
             model,
         )
         return
-    with Actors(task, address, devices) as actors:
+    with ActorPool(task, address, devices) as actors:
         yield actors.map, {"model": actors.card["model"]}, actors.embedder()
 
 
-def _do(work: Work, shards: list[Shard], output: Output, verbose: bool) -> tuple[int, int]:
+def _run_shards(work: ShardRunner, shards: list[Shard], output: Output, verbose: bool) -> tuple[int, int]:
     """Does shards and writes them; gives the number of pictures, and of those that could not be read."""
     pictures = errors = 0
     start = time.monotonic()

@@ -7,20 +7,20 @@ from typing import Any
 import keras
 
 from convnext_keras.feature_extraction import stage_outputs
-from convnext_keras.layer_names import read
+from convnext_keras.layer_names import parse_layer_name
 from convnext_keras.layers import register
-from convnext_keras.surgery import check_deterministic, functional
+from convnext_keras.surgery import require_deterministic, to_functional
 
 # The two dense layers of a block, of both towers: the hidden axis between them is split, so that each device has some
 # of the hidden units whole, and one sum over the devices a block is all that they exchange. The queries, keys and
 # values of all heads are such an axis too.
-SPLIT_BY_OUTPUTS = frozenset(
+COLUMN_PARALLEL = frozenset(
     (
         *("pointwise_conv_1", "grn", "mlp_in", "attention_in", "projection_hidden"),
         *("downsampling_conv", "head_dense", "text_token_embedding", "projection", "text_projection"),
     )
 )
-SPLIT_BY_INPUTS = frozenset(("pointwise_conv_2", "mlp_out", "attention_out"))
+ROW_PARALLEL = frozenset(("pointwise_conv_2", "mlp_out", "attention_out"))
 
 
 def layout_map(model: keras.Model, mesh: keras.distribution.DeviceMesh) -> keras.distribution.LayoutMap:
@@ -48,7 +48,7 @@ def layout_map(model: keras.Model, mesh: keras.distribution.DeviceMesh) -> keras
         raise ValueError(f"mesh must have the axes ('batch', 'model'). Received: {tuple(mesh.axis_names)}")
     layouts, share = keras.distribution.LayoutMap(mesh), mesh.shape[1]
     for weight in model.weights:
-        axis = split_axis(weight.path, len(weight.shape))
+        axis = shard_axis(weight.path, len(weight.shape))
         if axis is not None and weight.shape[axis] % share == 0:
             axes: list[str | None] = [None] * len(weight.shape)
             axes[axis] = "model"
@@ -56,22 +56,22 @@ def layout_map(model: keras.Model, mesh: keras.distribution.DeviceMesh) -> keras
     return layouts
 
 
-def split_axis(path: str, rank: int) -> int | None:
+def shard_axis(path: str, rank: int) -> int | None:
     """The axis by which a weight is split over devices, None if it is small.
 
     Example:
         >>> split_axis("text_block_0_mlp_out/kernel", rank=2), split_axis("text_block_0_mlp_out/bias", rank=1)
         (0, None)
     """
-    reading = read(path.split("/")[-2]) if "/" in path else None
+    reading = parse_layer_name(path.split("/")[-2]) if "/" in path else None
     role = reading[1].role if reading else ""
-    if role in SPLIT_BY_OUTPUTS:
+    if role in COLUMN_PARALLEL:
         return rank - 1
-    return 0 if role in SPLIT_BY_INPUTS and rank > 1 else None
+    return 0 if role in ROW_PARALLEL and rank > 1 else None
 
 
 @register
-class Rematerialized(keras.Model):
+class RematModel(keras.Model):
     """A model that keeps the outputs of its stages only, and computes what lies between once more for the gradients.
 
     It takes one more forward pass a step. It shares its weights with the model that it was
@@ -93,7 +93,7 @@ class Rematerialized(keras.Model):
         return inputs
 
 
-def rematerialized(model: keras.Model) -> Rematerialized:
+def with_rematerialization(model: keras.Model) -> RematModel:
     """A model to train in place of another, with its weights, in less memory; see `Rematerialized`.
 
     Args:
@@ -109,10 +109,10 @@ def rematerialized(model: keras.Model) -> Rematerialized:
         >>> len(training.segments)
         5
     """
-    inputs, stages = stage_outputs(functional(model))
+    inputs, stages = stage_outputs(to_functional(model))
     if not stages:
         raise ValueError(f"{model.name!r} has no stages.")
-    check_deterministic(model)
+    require_deterministic(model)
     cuts = [inputs, *stages.values(), model.output]
     segments = [keras.Model(before, after) for before, after in itertools.pairwise(cuts)]
-    return Rematerialized(segments, name=f"{model.name}_rematerialized")
+    return RematModel(segments, name=f"{model.name}_rematerialized")

@@ -12,13 +12,13 @@ from typing import Any
 
 import filelock
 
-from convnext_keras.clip import Embedder
+from convnext_keras.clip import DualEncoder
 from convnext_keras.distributed.sharding import ARCHIVE, Shard
 from convnext_keras.files import atomic_path
-from convnext_keras.retrieval.lance_index import LanceIndex, is_lance
+from convnext_keras.retrieval.lance_index import LanceIndex, is_lance_path
 
-JOB = "_job.json"  # in the folder: what was asked for; readers of Parquet leave out what begins so
-PART = re.compile(r"part-(\d+)-([0-9a-f]{8})\.parquet")
+JOB_FILE = "_job.json"  # in the folder: what was asked for; readers of Parquet leave out what begins so
+PART_PATTERN = re.compile(r"part-(\d+)-([0-9a-f]{8})\.parquet")
 
 
 class Output:
@@ -59,18 +59,18 @@ class Output:
         """What is to be done once, after the last shard."""
 
 
-class ParquetParts(Output):
+class ParquetOutput(Output):
     """A folder with one Parquet file a shard, such as `part-00007-1f0a9c3e.parquet`, and `_job.json`."""
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         super().__init__(path)
-        check_settings(path, _read_settings(path / JOB), settings)
-        if not (path / JOB).is_file():
+        check_settings(path, _read_settings(path / JOB_FILE), settings)
+        if not (path / JOB_FILE).is_file():
             if others := [file.name for file in path.iterdir() if file.name[0] not in "._"]:
                 raise ValueError(f"{path} holds other files, such as {others[0]}. Choose a folder of its own.")
-            with atomic_path(path / JOB) as partial:
+            with atomic_path(path / JOB_FILE) as partial:
                 partial.write_text(json.dumps(settings, indent=2))
-        self.parts = {int(part[1]): part for file in path.iterdir() if (part := PART.fullmatch(file.name))}
+        self.parts = {int(part[1]): part for file in path.iterdir() if (part := PART_PATTERN.fullmatch(file.name))}
         self.done = {number: part[2] for number, part in self.parts.items()}
 
     def _columns(self, column: str) -> Iterator[tuple[int, Any]]:
@@ -97,13 +97,13 @@ class ParquetParts(Output):
         return self.path
 
 
-class LanceRows(Output):
-    """A table of Lance, one version a shard, that `ImageIndex.open` searches: its `name` is the key of the picture.
+class LanceOutput(Output):
+    """A table of Lance, one version a shard, that `open_index` searches: its `name` is the key of the picture.
 
     A picture that could not be read is a row without a vector, which no search finds.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any], model: Embedder) -> None:
+    def __init__(self, path: Path, settings: dict[str, Any], model: DualEncoder) -> None:
         super().__init__(path)
         self.index = LanceIndex(path, model)
         if self.index.table is not None:
@@ -163,7 +163,7 @@ def check_settings(path: Path, found: dict[str, Any] | None, settings: dict[str,
 
 
 @contextlib.contextmanager
-def opened_output(path: Path, settings: dict[str, Any], model: Embedder | None) -> Iterator[Output]:
+def open_output(path: Path, settings: dict[str, Any], model: DualEncoder | None) -> Iterator[Output]:
     """The output at a path, for one run at a time.
 
     Args:
@@ -176,15 +176,15 @@ def opened_output(path: Path, settings: dict[str, Any], model: Embedder | None) 
     """
     if path.is_file() or path.suffix not in ("", ".lance"):
         raise ValueError(f"The output of a job is a folder, or ends in .lance. Received: {path}")
-    if is_lance(path) and model is None:
+    if is_lance_path(path) and model is None:
         raise ValueError("A table of Lance is for vectors. Choose a folder, for files of Parquet.")
-    (path.parent if is_lance(path) else path).mkdir(parents=True, exist_ok=True)
-    lock = path.with_name(f".{path.name}.lock") if is_lance(path) else path / ".lock"
+    (path.parent if is_lance_path(path) else path).mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f".{path.name}.lock") if is_lance_path(path) else path / ".lock"
     try:
         with filelock.FileLock(lock, timeout=0):
-            if model is not None and is_lance(path):
-                yield LanceRows(path, settings, model)
+            if model is not None and is_lance_path(path):
+                yield LanceOutput(path, settings, model)
             else:
-                yield ParquetParts(path, settings)
+                yield ParquetOutput(path, settings)
     except filelock.Timeout as error:
         raise ValueError(f"Another run writes to {path}. Wait for it, or choose another output.") from error

@@ -14,16 +14,16 @@ from typing import Any
 
 import keras
 
-from convnext_keras.clip import Embedder
+from convnext_keras.clip import DualEncoder
 from convnext_keras.distributed.sharding import Shard
-from convnext_keras.distributed.tasks import Done, Task, Worker
-from convnext_keras.fast_import import LEAN
+from convnext_keras.distributed.tasks import ShardResult, Task, Worker
+from convnext_keras.fast_import import FAST_IMPORT_ENV
 
 DEVICES = ("cpu", "gpu")
-PROCESSORS = 4  # of a model without a GPU, by default
-AHEAD = 2  # shards that an actor has, one of them in work
+CPUS_PER_MODEL = 4  # of a model without a GPU, by default
+PREFETCH = 2  # shards that an actor has, one of them in work
 CONNECT_SECONDS = 10
-KEPT = (
+PASSED_ENV_VARS = (
     "KERAS_BACKEND",
     "CONVNEXT_KERAS_CACHE",
     "CONVNEXT_KERAS_OFFLINE",
@@ -33,7 +33,7 @@ KEPT = (
 )
 
 
-class Described(Embedder):
+class RemoteModelInfo(DualEncoder):
     """What is known of a ConvNeXt-CLIP that other processes hold: enough for the table that its vectors go to."""
 
     def __init__(self, card: dict[str, Any]) -> None:
@@ -48,7 +48,7 @@ class Described(Embedder):
         return self.card["model"]
 
 
-class HeldModel:
+class ModelActor:
     """The actor: a worker, and what is known of its model."""
 
     def __init__(self, task: Task) -> None:
@@ -60,12 +60,12 @@ class HeldModel:
         known = {"name": model.name, "width": model.output_width, "provenance": model.provenance}
         return {**known, "model": self.worker.fingerprint(), "process": os.getpid()}
 
-    def run(self, shard: Shard, folder: Path | None) -> Done:
+    def run(self, shard: Shard, folder: Path | None) -> ShardResult:
         """Does a shard."""
         return self.worker(shard, folder)
 
 
-class Actors:
+class ActorPool:
     """Models of a task on the devices of a cluster, as a context.
 
     Args:
@@ -85,18 +85,18 @@ class Actors:
         self.task, self.address, self.devices = task, address, devices
         self.handles: list[Any] = []
 
-    def __enter__(self) -> "Actors":
-        self.ray, self.was_connected = _connected(self.address)
+    def __enter__(self) -> "ActorPool":
+        self.ray, self.was_connected = _connect(self.address)
         try:
-            count, options = shares(self.devices, self.ray.cluster_resources())
-            actor = self.ray.remote(HeldModel).options(
-                max_restarts=-1, max_task_retries=-1, runtime_env={"env_vars": kept_variables()}, **options
+            count, options = plan_workers(self.devices, self.ray.cluster_resources())
+            actor = self.ray.remote(ModelActor).options(
+                max_restarts=-1, max_task_retries=-1, runtime_env={"env_vars": worker_env()}, **options
             )
             self.handles = [actor.remote(self.task) for _ in range(count)]
             self.card = self.ray.get([handle.card.remote() for handle in self.handles])[0]
         except self.ray.exceptions.RayError as error:
             self.__exit__()
-            raise ValueError(f"{self.task.weights} cannot be used on the cluster: {cause_of(error)}") from error
+            raise ValueError(f"{self.task.weights} cannot be used on the cluster: {root_cause(error)}") from error
         except BaseException:
             self.__exit__()
             raise
@@ -108,11 +108,11 @@ class Actors:
         if not self.was_connected:
             self.ray.shutdown()
 
-    def embedder(self) -> Embedder | None:
+    def embedder(self) -> DualEncoder | None:
         """The model as far as its vectors go; None if it makes none."""
-        return Described(self.card) if self.task.kind == "embed" else None
+        return RemoteModelInfo(self.card) if self.task.kind == "embed" else None
 
-    def map(self, shards: Iterable[Shard], folder: Path | None) -> Iterator[tuple[Shard, Done]]:
+    def map(self, shards: Iterable[Shard], folder: Path | None) -> Iterator[tuple[Shard, ShardResult]]:
         """Shards with what they gave, in the order in which they are done.
 
         Raises:
@@ -125,7 +125,7 @@ class Actors:
                 shard = next(waiting)
                 running[handle.run.remote(shard, folder)] = (handle, shard)
 
-        for _ in range(AHEAD):
+        for _ in range(PREFETCH):
             for handle in self.handles:
                 begin(handle)
         while running:
@@ -134,23 +134,23 @@ class Actors:
             try:
                 rows = self.ray.get(done)
             except self.ray.exceptions.RayError as error:
-                raise RuntimeError(f"{shard.names[0]} and following: {cause_of(error)}") from error
+                raise RuntimeError(f"{shard.names[0]} and following: {root_cause(error)}") from error
             begin(handle)
             yield shard, rows
 
 
-def kept_variables() -> dict[str, str]:
+def worker_env() -> dict[str, str]:
     """Variables of the environment for every process of a cluster, most of them as this one has them."""
-    kept = {name: os.environ[name] for name in KEPT if name in os.environ}
-    return {**kept, **LEAN, "KERAS_BACKEND": keras.backend.backend()}
+    kept = {name: os.environ[name] for name in PASSED_ENV_VARS if name in os.environ}
+    return {**kept, **FAST_IMPORT_ENV, "KERAS_BACKEND": keras.backend.backend()}
 
 
-def cause_of(error: Exception) -> str:
+def root_cause(error: Exception) -> str:
     """What went wrong in an actor, in one sentence."""
     return str(getattr(error, "cause", None) or error).strip().splitlines()[-1]
 
 
-def shares(devices: str, resources: dict[str, float]) -> tuple[int, dict[str, float]]:
+def plan_workers(devices: str, resources: dict[str, float]) -> tuple[int, dict[str, float]]:
     """How many models there are on a cluster, and what each has of it.
 
     Args:
@@ -171,13 +171,13 @@ def shares(devices: str, resources: dict[str, float]) -> tuple[int, dict[str, fl
     if kind not in DEVICES or (number and (not number.isdigit() or number == "0")):
         raise ValueError(f"devices must be 'cpu' or 'gpu', or such as 'cpu:4'. Received: devices={devices!r}")
     there = gpus if kind == "gpu" else processors
-    count = int(number) if number else gpus if kind == "gpu" else max(1, math.ceil(processors / PROCESSORS))
+    count = int(number) if number else gpus if kind == "gpu" else max(1, math.ceil(processors / CPUS_PER_MODEL))
     if not 0 < count <= there:
         raise ValueError(f"The cluster has {there} of {kind}. Received: devices={devices!r}")
     return count, {"num_cpus": 1 if kind == "gpu" else processors // count, "num_gpus": int(kind == "gpu")}
 
 
-def _connected(address: str | None) -> tuple[Any, bool]:
+def _connect(address: str | None) -> tuple[Any, bool]:
     """Ray, connected to a cluster or to one that is started here, and whether it was connected before."""
     try:
         import ray

@@ -1,19 +1,19 @@
 """The server in replicas under Ray Serve (https://docs.ray.io/en/latest/serve): the same application, on many machines.
 
 Ray Serve starts replicas, spreads requests, and replaces what dies. Indexes in Lance, in a file system or object store
-that all replicas read, are the same for all; see `clip.LanceIndex`.
+that all replicas read, are the same for all; see `retrieval.LanceIndex`.
 """
 
 from typing import Any
 
 from convnext_keras.clip.constructors import BUNDLED_CLIP
-from convnext_keras.distributed.ray_cluster import kept_variables
+from convnext_keras.distributed.ray_cluster import worker_env
 
-CONCURRENT = 64  # requests that a replica has in work, which it runs in batches
+MAX_ONGOING_REQUESTS = 64  # requests that a replica has in work, which it runs in batches
 HEALTH_SECONDS = 2
 
 
-def application(
+def serve_deployment(
     model: str = BUNDLED_CLIP,
     *,
     replicas: int | tuple[int, int] = 1,
@@ -55,15 +55,15 @@ def application(
 
         return create_app(model, **options)
 
-    variables = {**kept_variables(), "OMP_NUM_THREADS": str(max(1, int(processors)))}
+    variables = {**worker_env(), "OMP_NUM_THREADS": str(max(1, int(processors)))}
     number: dict[str, Any] = {"num_replicas": least}
     if least < most:
-        scaling = {"min_replicas": least, "max_replicas": most, "target_ongoing_requests": CONCURRENT // 2}
+        scaling = {"min_replicas": least, "max_replicas": most, "target_ongoing_requests": MAX_ONGOING_REQUESTS // 2}
         number = {"autoscaling_config": scaling}
     deployment: Any = serve.deployment(
         serve.ingress(build)(),
         name="convnext_keras",
-        max_ongoing_requests=CONCURRENT,
+        max_ongoing_requests=MAX_ONGOING_REQUESTS,
         max_queued_requests=queue,
         health_check_period_s=HEALTH_SECONDS,
         ray_actor_options={"num_cpus": processors, "num_gpus": gpus, "runtime_env": {"env_vars": variables}},

@@ -21,7 +21,7 @@ import requests
 
 from convnext_keras.data.images import MAX_BYTES, ImageError, ImageSource
 from convnext_keras.data.item_names import canonical_path, is_address, printable
-from convnext_keras.data.loader import is_image_file, warn_of_left_out
+from convnext_keras.data.loader import is_image_file, warn_skipped_files
 
 ARCHIVE, LISTS = ".tar", (".csv", ".tsv", ".parquet")
 # Columns of a list that hold paths or addresses, whatever their case: the first that it has.
@@ -96,7 +96,7 @@ class Shard:
     def items(self) -> Iterator[Item]:
         """Yields the images of the shard, in order; what cannot be read of an archive is an item that says so."""
         if self.is_archive:
-            yield from _members(self.names[0])
+            yield from _iter_tar(self.names[0])
             return
         for name, content in itertools.zip_longest(self.names, self.contents or ()):
             key = printable(name)
@@ -105,7 +105,7 @@ class Shard:
             yield Item(key, known, name)
 
 
-def shards_of(inputs: Sequence[str], images: int, column: str = "") -> Iterator[Shard]:
+def make_shards(inputs: Sequence[str], images: int, column: str = "") -> Iterator[Shard]:
     """Cuts inputs into shards, in an order that is the same at every run.
 
     Args:
@@ -121,12 +121,12 @@ def shards_of(inputs: Sequence[str], images: int, column: str = "") -> Iterator[
     numbers = itertools.count()
     alone: list[str] = []
     for name in inputs:
-        for address in _addresses(str(name)):
+        for address in _expand(str(name)):
             suffix = PurePosixPath(address).suffix.lower()
             if suffix == ARCHIVE:
                 yield Shard(next(numbers), (address,), is_archive=True)
             elif suffix in LISTS:
-                for names, contents, columns in _rows(address, suffix, images, column):
+                for names, contents, columns in _iter_table(address, suffix, images, column):
                     yield Shard(next(numbers), names, columns=columns, contents=contents)
             else:
                 alone.append(address)
@@ -134,7 +134,7 @@ def shards_of(inputs: Sequence[str], images: int, column: str = "") -> Iterator[
         yield Shard(next(numbers), tuple(alone[start : start + images]))
 
 
-def _addresses(name: str) -> list[str]:
+def _expand(name: str) -> list[str]:
     """What an input stands for: itself, the matches of its `*`, or the images in a folder."""
     if is_address(name) and "*" not in name and _is_image_or_archive(name):
         return [name]
@@ -145,7 +145,7 @@ def _addresses(name: str) -> list[str]:
         elif files.isdir(path):
             inside = sorted(files.find(path))
             found = [file for file in inside if _is_image_or_archive(file)]
-            warn_of_left_out(name, [file for file in inside if not _is_image_or_archive(file)])
+            warn_skipped_files(name, [file for file in inside if not _is_image_or_archive(file)])
         else:
             found = [path] if files.exists(path) else []
     except (OSError, ImportError, ValueError) as error:
@@ -171,17 +171,17 @@ def _read(address: str, key: str) -> bytes:
     """
     try:
         if urlsplit(address).scheme.lower() in ("http", "https"):
-            return _fetched(address)
+            return _fetch(address)
         with fsspec.open(address, "rb") as file:
             content: Any = file
-            return _bounded([content.read(MAX_BYTES + 1)])
+            return _read_bounded([content.read(MAX_BYTES + 1)])
     except ImageError as error:
         raise ImageError(key, error.reason) from error
     except Exception as error:  # of whichever library reads the protocol
         raise ImageError(key, f"it could not be fetched: {type(error).__name__}: {error}".rstrip(": ")) from error
 
 
-def _fetched(address: str) -> bytes:
+def _fetch(address: str) -> bytes:
     """The body of an HTTP answer, within the time and the size that are allowed."""
     end = time.monotonic() + TOTAL_SECONDS
     with requests.get(address, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS)) as answer:
@@ -195,10 +195,10 @@ def _fetched(address: str) -> bytes:
                     raise ImageError("", f"the server did not send all of it within {TOTAL_SECONDS} s")
                 yield chunk
 
-        return _bounded(chunks())
+        return _read_bounded(chunks())
 
 
-def _bounded(chunks: Iterable[bytes]) -> bytes:
+def _read_bounded(chunks: Iterable[bytes]) -> bytes:
     parts, size = [], 0
     for chunk in chunks:
         parts.append(chunk)
@@ -208,7 +208,7 @@ def _bounded(chunks: Iterable[bytes]) -> bytes:
     return b"".join(parts)
 
 
-def _rows(address: str, suffix: str, images: int, wanted: str) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
+def _iter_table(address: str, suffix: str, images: int, wanted: str) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
     """Paths of a list, or its images, with its other columns, so many rows at a time."""
     import pyarrow
     import pyarrow.parquet
@@ -222,8 +222,8 @@ def _rows(address: str, suffix: str, images: int, wanted: str) -> Iterator[tuple
             else:
                 batches = read_table(file.read()).to_batches()
             tables = map(pyarrow.Table.from_batches, ([batch] for batch in batches))
-            for table in _of_size(tables, images):
-                column = _column_of(table, wanted)
+            for table in _rechunk(tables, images):
+                column = _find_column(table, wanted)
                 names, contents = _names_and_contents(table.column(column), address, number)
                 yield names, contents, table.drop_columns([column]).replace_schema_metadata(None)
                 number += len(table)
@@ -267,7 +267,7 @@ def _loses_text(text: str) -> bool:
     return len(digits) > 1 and digits[0] == "0" and digits[1] != "."
 
 
-def _column_of(table: Any, wanted: str) -> str:
+def _find_column(table: Any, wanted: str) -> str:
     """The column of paths or images."""
     import pyarrow
 
@@ -302,7 +302,7 @@ def _names_and_contents(column: Any, address: str, first: int) -> tuple[tuple[st
     """Names of the images in a column, and their bytes if it holds them."""
     values = column.to_pylist()
     if not _holds_images(column.type):
-        return tuple(_placed(value, address) for value in values), None
+        return tuple(_keep_relative(value, address) for value in values), None
     rows = [value if isinstance(value, dict) else {"bytes": value} for value in values]
     names = tuple(
         f"{address}/{number}/{row['path']}" if (row or {}).get("path") else f"{address}/{number}"
@@ -311,7 +311,7 @@ def _names_and_contents(column: Any, address: str, first: int) -> tuple[tuple[st
     return names, tuple((row or {}).get("bytes") for row in rows)
 
 
-def _placed(name: Any, address: str) -> str:
+def _keep_relative(name: Any, address: str) -> str:
     """A path of a list, which is relative to the list's folder, or an address; empty for none."""
     if name is None or not str(name).strip():
         return ""
@@ -321,7 +321,7 @@ def _placed(name: Any, address: str) -> str:
     return f"{folder}/{name}" if is_address(address) else canonical_path(f"{folder}/{name}" if name[0] != "/" else name)
 
 
-def _of_size(tables: Iterable[Any], rows: int) -> Iterator[Any]:
+def _rechunk(tables: Iterable[Any], rows: int) -> Iterator[Any]:
     """Tables of as many rows, from tables of any."""
     import pyarrow
 
@@ -340,7 +340,7 @@ def _of_size(tables: Iterable[Any], rows: int) -> Iterator[Any]:
         yield pyarrow.concat_tables(waiting)
 
 
-def _members(address: str) -> Iterator[Item]:
+def _iter_tar(address: str) -> Iterator[Item]:
     """The images of an archive, read in one pass; an archive that breaks off is an item more."""
     count, left_out = 0, []
     name = printable(address)
@@ -352,18 +352,18 @@ def _members(address: str) -> Iterator[Item]:
                     if member.isfile() and is_image_file(member.name):
                         count += 1
                         key = f"{name}/{printable(member.name)}"
-                        yield Item(key, _content(archive, member, key))
+                        yield Item(key, _read_content(archive, member, key))
                     elif member.isfile():
                         left_out.append(member.name)
     except (OSError, EOFError, tarfile.TarError, ImportError, ValueError) as error:
         yield Item(name, ImageError(name, f"the archive ends early or is broken, after {count} images: {error}"))
         return
-    warn_of_left_out(name, left_out)
+    warn_skipped_files(name, left_out)
     if not count:
         yield Item(name, ImageError(name, "the archive has no images"))
 
 
-def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, key: str) -> bytes | ImageError:
+def _read_content(archive: tarfile.TarFile, member: tarfile.TarInfo, key: str) -> bytes | ImageError:
     if member.size > MAX_BYTES:
         return ImageError(key, f"it has {member.size} bytes; at most {MAX_BYTES} are read")
     file: Any = archive.extractfile(member)

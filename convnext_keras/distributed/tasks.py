@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from convnext_keras.clip import Embedder, ZeroShotClassifier
-from convnext_keras.data.loader import in_batches
+from convnext_keras.clip import DualEncoder, ZeroShotClassifier
+from convnext_keras.data.loader import iter_batches
 from convnext_keras.distributed.sharding import Item, Shard
 from convnext_keras.files import atomic_path
 from convnext_keras.inference import softmax
-from convnext_keras.predictors import Classifier, opened
+from convnext_keras.predictors import Classifier, load_predictor
 
 PRECISIONS = ("float32", "float16")
 
@@ -44,7 +44,7 @@ class Task:
     exif_transpose: bool = True
 
 
-class Done(NamedTuple):
+class ShardResult(NamedTuple):
     """A shard that is done.
 
     Attributes:
@@ -67,28 +67,28 @@ class Worker:
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self.model = opened(task.weights, task.engine)
+        self.model = load_predictor(task.weights, task.engine)
         if isinstance(self.model, Classifier) != (task.kind == "classify"):
             kind = "classifier" if task.kind == "classify" else "ConvNeXt-CLIP"
             raise ValueError(f"{task.kind} takes a {kind}; {task.weights} is none.")
-        if isinstance(self.model, Embedder) and task.kind == "zero_shot":
+        if isinstance(self.model, DualEncoder) and task.kind == "zero_shot":
             self.zero_shot = ZeroShotClassifier(self.model, task.labels, task.templates)
 
     def fingerprint(self) -> str:
         """What only a model with the same weights has; see `Embedder`. Of a classifier, of its classes."""
-        if isinstance(self.model, Embedder):
+        if isinstance(self.model, DualEncoder):
             return self.model.fingerprint()
         known = self.model.provenance
         return (known and known.sha256) or self.model.name
 
-    def __call__(self, shard: Shard, folder: Path | None = None) -> Done:
+    def __call__(self, shard: Shard, folder: Path | None = None) -> ShardResult:
         """Does a shard, and writes its rows into a folder if there is one."""
         table = self.rows(shard)
         counts = len(table), len(table) - table.column("error").null_count
         if folder is None:
-            return Done(*counts, table)
+            return ShardResult(*counts, table)
         write_part(folder, shard, table)
-        return Done(*counts)
+        return ShardResult(*counts)
 
     def rows(self, shard: Shard) -> Any:
         """An Arrow table with a row for each picture of a shard, in order.
@@ -127,7 +127,7 @@ class Worker:
         size = self.task.batch_size
         recipe = self.model.recipe._replace(exif_transpose=self.task.exif_transpose)
         transform = lambda item: recipe(item[1].source(), item[1].key)  # noqa: E731
-        for batch, pixels in in_batches(items, transform, size, failed):
+        for batch, pixels in iter_batches(items, transform, size, failed):
             yield [number for number, _ in batch], self.model.encode_pixels(pixels, size)
 
     def _columns(self, results: list[np.ndarray | None]) -> dict[str, Any]:

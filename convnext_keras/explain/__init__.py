@@ -6,7 +6,7 @@ early stages; occlusion (https://arxiv.org/abs/1311.2901v3) covers one part of t
 what is lost, without gradients. None says why a model decides as it does; all show where to look.
 """
 
-from convnext_keras.explain.api import METHODS, feature_sheet, heat_maps
+from convnext_keras.explain.api import METHODS, explain_images, plot_feature_maps
 from convnext_keras.explain.cam import HeatMap, grad_cam, layer_cam, occlusion
 
-__all__ = ["METHODS", "HeatMap", "feature_sheet", "grad_cam", "heat_maps", "layer_cam", "occlusion"]
+__all__ = ["METHODS", "HeatMap", "explain_images", "grad_cam", "layer_cam", "occlusion", "plot_feature_maps"]

@@ -10,19 +10,19 @@ from PIL import Image
 
 from convnext_keras import backend
 from convnext_keras.clip import CLIP
-from convnext_keras.contact_sheet import sheet_of
+from convnext_keras.contact_sheet import contact_sheet
 from convnext_keras.data.images import ImageSource
-from convnext_keras.data.loader import images_of
+from convnext_keras.data.loader import as_image_list
 from convnext_keras.explain.cam import HeatMap, grad_cam, layer_cam, occlusion
-from convnext_keras.explain.targets import Class, Text, recipe_of
+from convnext_keras.explain.targets import ClassTarget, TextTarget, get_transform
 from convnext_keras.feature_extraction import feature_extractor, split_at_stage
-from convnext_keras.inference import Runner
+from convnext_keras.inference import BatchRunner
 
 METHODS = ("grad_cam", "layer_cam", "occlusion")
-CELLS = 7  # of height and width, that the chosen stage has at least: those of the last one at 224 pixels
+MIN_MAP_SIZE = 7  # of height and width, that the chosen stage has at least: those of the last one at 224 pixels
 
 
-def heat_maps(
+def explain_images(
     model: keras.Model,
     pictures: Any,
     target: int | str | None = None,
@@ -57,11 +57,11 @@ def heat_maps(
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {METHODS}. Received: method={method!r}")
-    asked = Text(model, target) if isinstance(model, CLIP) else Class(model, target)
-    pixels = np.stack([asked.recipe._replace(exif_transpose=True)(picture) for picture in images_of(pictures)])
-    before, after = split_at_stage(asked.model, _usual_stage(asked.model) if stage is None else stage)
+    asked = TextTarget(model, target) if isinstance(model, CLIP) else ClassTarget(model, target)
+    pixels = np.stack([asked.recipe._replace(exif_transpose=True)(picture) for picture in as_image_list(pictures)])
+    before, after = split_at_stage(asked.model, _default_stage(asked.model) if stage is None else stage)
     after = asked.finish(after)
-    run, features = Runner(keras.Model(before.input, after(before.output))), _run(before, pixels)
+    run, features = BatchRunner(keras.Model(before.input, after(before.output))), _run(before, pixels)
     outputs = _run(after, features)
     targets = asked.targets(outputs)
     if method == "occlusion":
@@ -69,7 +69,7 @@ def heat_maps(
         for picture, target in zip(pixels, targets, strict=True):
 
             def score(batch: np.ndarray, target: Any = target) -> np.ndarray:
-                return asked.scores(run(_inputs_of(batch), len(batch)), np.full(len(batch), target))
+                return asked.scores(run(_prepare_inputs(batch), len(batch)), np.full(len(batch), target))
 
             maps.append(occlusion(score, picture, cells))
         values = np.stack(maps)
@@ -93,7 +93,7 @@ def gradients(model: keras.Model, features: np.ndarray, score: Callable[[Any], A
     return backend.gradient(lambda rows: ops.sum(score(model(rows))), features)
 
 
-def feature_sheet(model: keras.Model, picture: ImageSource, stage: int = 0, channels: int = 24) -> Image.Image:
+def plot_feature_maps(model: keras.Model, picture: ImageSource, stage: int = 0, channels: int = 24) -> Image.Image:
     """A sheet of the channels of a stage that a picture excites most, as grey pictures, with the picture first.
 
     Args:
@@ -109,7 +109,7 @@ def feature_sheet(model: keras.Model, picture: ImageSource, stage: int = 0, chan
         (744, 284)
     """
     encoder = model.image_encoder if isinstance(model, CLIP) else model
-    pixels = recipe_of(model)(picture)
+    pixels = get_transform(model)(picture)
     (features,) = _run(split_at_stage(encoder, stage)[0], pixels[None])
     order = np.argsort(-features.std(axis=(0, 1)))[:channels]
     cells: list[tuple] = [(pixels, "picture", "black")]
@@ -117,23 +117,24 @@ def feature_sheet(model: keras.Model, picture: ImageSource, stage: int = 0, chan
         values = features[..., channel]
         levels = 255 * (values - values.min()) / max(np.ptp(values), 1e-12)
         cells.append((levels.astype("uint8"), f"channel {channel}", "black"))
-    return sheet_of([cells[start : start + 6] for start in range(0, len(cells), 6)], cell=120)
+    return contact_sheet([cells[start : start + 6] for start in range(0, len(cells), 6)], cell=120)
 
 
 def _run(model: keras.Model, inputs: np.ndarray) -> np.ndarray:
     """Outputs in float32 on every backend, of pictures or of features."""
-    return Runner(model)(_inputs_of(inputs) if inputs.dtype == np.uint8 else inputs, len(inputs))
+    return BatchRunner(model)(_prepare_inputs(inputs) if inputs.dtype == np.uint8 else inputs, len(inputs))
 
 
-def _inputs_of(pixels: np.ndarray) -> np.ndarray:
+def _prepare_inputs(pixels: np.ndarray) -> np.ndarray:
     """Pictures `(N, H, W, 3)` as models take them."""
     is_first = keras.config.image_data_format() == "channels_first"
     return (pixels.transpose(0, 3, 1, 2) if is_first else pixels).astype("float32")
 
 
-def _usual_stage(model: keras.Model) -> int:
+def _default_stage(model: keras.Model) -> int:
     """The last stage with `CELLS` in height and width; the first if none has."""
     shapes = feature_extractor(model).output_shape
     return max(
-        [stage for stage, (_, *size, _) in enumerate(shapes) if None not in size and min(size) >= CELLS], default=0
+        [stage for stage, (_, *size, _) in enumerate(shapes) if None not in size and min(size) >= MIN_MAP_SIZE],
+        default=0,
     )

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-STRENGTH = 0.65  # of the colour over the picture, where the map is 1
+OVERLAY_ALPHA = 0.65  # of the colour over the picture, where the map is 1
 # From nothing to much: dark blue, magenta, orange, yellow, as light as they are much.
-COLOURS = np.array([(13, 8, 135), (126, 3, 168), (204, 71, 120), (248, 149, 64), (240, 249, 33)], "float32")
+COLOR_MAP = np.array([(13, 8, 135), (126, 3, 168), (204, 71, 120), (248, 149, 64), (240, 249, 33)], "float32")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +36,9 @@ class HeatMap:
     def over(self) -> Image.Image:
         """The map in colours over the picture."""
         values = self.resized()[..., None]
-        places = np.linspace(0, 1, len(COLOURS))
-        colour = np.stack([np.interp(values[..., 0], places, COLOURS[:, channel]) for channel in range(3)], axis=-1)
-        mixed = (1 - STRENGTH * values) * self.pixels + STRENGTH * values * colour
+        places = np.linspace(0, 1, len(COLOR_MAP))
+        colour = np.stack([np.interp(values[..., 0], places, COLOR_MAP[:, channel]) for channel in range(3)], axis=-1)
+        mixed = (1 - OVERLAY_ALPHA * values) * self.pixels + OVERLAY_ALPHA * values * colour
         return Image.fromarray(np.clip(np.rint(mixed), 0, 255).astype("uint8"))
 
 
@@ -53,12 +53,12 @@ def grad_cam(features: np.ndarray, gradients: np.ndarray) -> np.ndarray:
         `(N, h, w)`, 0..1.
     """
     weights = gradients.mean(axis=(1, 2), keepdims=True)
-    return to_one(np.maximum((weights * features).sum(axis=-1), 0))
+    return normalize_to_peak(np.maximum((weights * features).sum(axis=-1), 0))
 
 
 def layer_cam(features: np.ndarray, gradients: np.ndarray) -> np.ndarray:
     """The formula: each place of each channel weighed by its gradient where that is positive; see `grad_cam`."""
-    return to_one(np.maximum((np.maximum(gradients, 0) * features).sum(axis=-1), 0))
+    return normalize_to_peak(np.maximum((np.maximum(gradients, 0) * features).sum(axis=-1), 0))
 
 
 def occlusion(score: Callable[[np.ndarray], np.ndarray], picture: np.ndarray, cells: int) -> np.ndarray:
@@ -82,10 +82,10 @@ def occlusion(score: Callable[[np.ndarray], np.ndarray], picture: np.ndarray, ce
         part = np.s_[place, rows[row] : rows[row + 1], columns[column] : columns[column + 1]]
         covered[part] = np.median(picture, axis=(0, 1))
     scores = score(covered)
-    return to_one(np.maximum(scores[-1] - scores[:-1], 0).reshape(1, cells, cells))[0]
+    return normalize_to_peak(np.maximum(scores[-1] - scores[:-1], 0).reshape(1, cells, cells))[0]
 
 
-def to_one(values: np.ndarray) -> np.ndarray:
+def normalize_to_peak(values: np.ndarray) -> np.ndarray:
     """Maps `(N, h, w)` divided by their peaks."""
     peaks = values.max(axis=(1, 2), keepdims=True)
     return (values / np.where(peaks > 0, peaks, 1)).astype("float32")

@@ -8,24 +8,24 @@ import numpy as np
 from keras import ops
 
 from convnext_keras.clip import CLIP
-from convnext_keras.data.class_names import class_names
-from convnext_keras.data.transforms import Recipe
-from convnext_keras.inference import softmax, unit
-from convnext_keras.model import provenance_of
-from convnext_keras.surgery import functional, rebuilt
+from convnext_keras.data.class_names import load_class_names
+from convnext_keras.data.transforms import ImageTransform
+from convnext_keras.inference import l2_normalize, softmax
+from convnext_keras.model import get_pretrained_info
+from convnext_keras.surgery import clone_graph, to_functional
 
 # What all texts share (https://arxiv.org/abs/2304.05653v2) is taken out of the one asked for.
-NEUTRAL = ("", "a picture")
+NEUTRAL_PROMPTS = ("", "a picture")
 
 
-class Text:
+class TextTarget:
     """What is asked of a ConvNeXt-CLIP: the cosine with a text."""
 
     def __init__(self, model: CLIP, text: Any) -> None:
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"target of a ConvNeXt-CLIP must be a text. Received: target={text!r}")
         self.model, self.recipe, self.text = model.image_encoder, model.recipe, text
-        (self.vector, *neutral) = model.encode_text([text, *NEUTRAL])
+        (self.vector, *neutral) = model.encode_text([text, *NEUTRAL_PROMPTS])
         self.direction = self.vector - np.mean(neutral, axis=0)
 
     def finish(self, after: keras.Model) -> keras.Model:
@@ -38,7 +38,7 @@ class Text:
 
     def scores(self, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """One number a row: how much of it there is."""
-        return unit(outputs) @ self.vector
+        return l2_normalize(outputs) @ self.vector
 
     def wanted(self, outputs: Any, targets: np.ndarray) -> Any:
         """`scores` as tensors, for gradients."""
@@ -50,23 +50,23 @@ class Text:
         return [(self.text, float(cosine)) for cosine in self.scores(outputs, targets)]
 
 
-class Class:
+class ClassTarget:
     """What is asked of a classifier: the logit of a class."""
 
     def __init__(self, model: keras.Model, target: Any) -> None:
-        self.model, self.recipe = model, recipe_of(model)
-        if len(functional(model).output_shape) != 2:
+        self.model, self.recipe = model, get_transform(model)
+        if len(to_functional(model).output_shape) != 2:
             raise ValueError(f"{model.name!r} has no classes. Give a classifier or a ConvNeXt-CLIP.")
-        known = provenance_of(model)
+        known = get_pretrained_info(model)
         labels = known.labels if known else None
-        named: Sequence[tuple[str, str]] = (class_names(labels) if isinstance(labels, str) else labels) or ()
+        named: Sequence[tuple[str, str]] = (load_class_names(labels) if isinstance(labels, str) else labels) or ()
         count = self.model.output_shape[-1]
         self.names = [name for _, name in named] if len(named) == count else [str(number) for number in range(count)]
         self.target = None if target is None else self._numbered(target, named, count)
 
     def finish(self, after: keras.Model) -> keras.Model:
         """The second part of the model, whose outputs `scores` takes."""
-        return with_logits(after)
+        return remove_softmax(after)
 
     def _numbered(self, target: Any, named: Sequence[tuple[str, str]], count: int) -> int:
         for column in (self.names, [identifier for identifier, _ in named]):
@@ -96,24 +96,24 @@ class Class:
         return [(self.names[target], float(row[target])) for row, target in rows]
 
 
-def with_logits(model: keras.Model) -> keras.Model:
+def remove_softmax(model: keras.Model) -> keras.Model:
     """The model with its last dense layer's outputs before the activation; it shares the other layers."""
     last: Any = model.layers[-1]
     if not isinstance(last, keras.layers.Dense) or last.activation is keras.activations.linear:
         return model
     linear = type(last).from_config({**last.get_config(), "activation": "linear"})
-    whole = rebuilt(
+    whole = clone_graph(
         model, lambda layer: linear if layer is last else layer, lambda layer, *args, **kwargs: layer(*args, **kwargs)
     )
     linear.set_weights(last.get_weights())
     return whole
 
 
-def recipe_of(model: keras.Model) -> Recipe:
+def get_transform(model: keras.Model) -> ImageTransform:
     """The transform of a model; of one without, to its size."""
     if isinstance(model, CLIP):
         return model.recipe
-    known, shape = provenance_of(model), model.input_shape
+    known, shape = get_pretrained_info(model), model.input_shape
     if known and known.recipe:
         return known.recipe
-    return Recipe(shape[1] if shape[1] == shape[2] and shape[1] else 224)
+    return ImageTransform(shape[1] if shape[1] == shape[2] and shape[1] else 224)

@@ -1,25 +1,25 @@
 """Models on their way to where they run: folded for inference, and exported to the formats of other programs."""
 
-from convnext_keras.export.api import Export, export
-from convnext_keras.export.clip import ENGINES, ExportedCLIP, export_clip, exported_for, is_exported_clip
-from convnext_keras.export.exported_model import Artefact, is_artefact
-from convnext_keras.export.formats import FORMATS, PRECISIONS, format_named
+from convnext_keras.export.api import ExportResult, export
+from convnext_keras.export.clip import CLIP_FORMATS, ExportedCLIP, export_clip, get_or_export_clip, is_exported_clip
+from convnext_keras.export.exported_model import ExportedModel, is_exported_model
+from convnext_keras.export.formats import FORMATS, PRECISIONS, resolve_format
 from convnext_keras.export.metadata import output_names
 from convnext_keras.surgery import fold_for_inference
 
 __all__ = [
-    "ENGINES",
+    "CLIP_FORMATS",
     "FORMATS",
     "PRECISIONS",
-    "Artefact",
-    "Export",
+    "ExportResult",
     "ExportedCLIP",
+    "ExportedModel",
     "export",
     "export_clip",
-    "exported_for",
     "fold_for_inference",
-    "format_named",
-    "is_artefact",
+    "get_or_export_clip",
     "is_exported_clip",
+    "is_exported_model",
     "output_names",
+    "resolve_format",
 ]

@@ -17,22 +17,22 @@ from convnext_keras import clip
 from convnext_keras.clip.model import CLIP
 from convnext_keras.constructors import create_model
 from convnext_keras.export import reducing, runtimes
-from convnext_keras.export.calibration import calibration_rows
-from convnext_keras.export.formats import FORMATS, format_named
-from convnext_keras.export.metadata import context_length_of, described, statistics_in
-from convnext_keras.export.verification import checked
-from convnext_keras.export.writing import OPSET, run_apart, write
+from convnext_keras.export.calibration import prepare_calibration
+from convnext_keras.export.formats import FORMATS, resolve_format
+from convnext_keras.export.metadata import build_metadata, get_context_length, get_embedded_stats
+from convnext_keras.export.verification import verify_export
+from convnext_keras.export.writing import DEFAULT_OPSET, run_subprocess, write
 from convnext_keras.files import atomic_path
-from convnext_keras.pretrained_info import Provenance
-from convnext_keras.surgery import fold_for_inference, functional, in_bfloat16
-from convnext_keras.validation import alternatives
+from convnext_keras.pretrained_info import PretrainedInfo
+from convnext_keras.surgery import cast_to_bfloat16, fold_for_inference, to_functional
+from convnext_keras.validation import format_choices
 
-LAYOUTS = ("nhwc", "nchw")
-PIXELS = ("float32", "uint8", "normalized")
-LOWEST_OPSET = 18  # that PyTorch writes
+INPUT_LAYOUTS = ("nhwc", "nchw")
+INPUT_DTYPES = ("float32", "uint8", "normalized")
+MIN_OPSET = 18  # that PyTorch writes
 
 
-class Export(NamedTuple):
+class ExportResult(NamedTuple):
     """What was written.
 
     Attributes:
@@ -66,7 +66,7 @@ def export(
     opset: int | None = None,
     overwrite: bool = False,
     check: bool = True,
-) -> Export:
+) -> ExportResult:
     """Writes a model for inference in a format of other programs, whatever the active backend.
 
     Pixels go in as 0..255, with the normalisation inside, unless `pixels` says otherwise. The file is run by the
@@ -106,11 +106,11 @@ def export(
         ('openvino', True)
     """
     path = Path(path)
-    name = format_named(format, path)
-    _check_words(layout=(layout, LAYOUTS), pixels=(pixels, PIXELS))
+    name = resolve_format(format, path)
+    _check_choices(layout=(layout, INPUT_LAYOUTS), pixels=(pixels, INPUT_DTYPES))
     _check_precision(name, precision, calibration, opset)
-    for place in (path, path.with_name(path.name + runtimes.DESCRIPTION)):
-        _check_free(place, overwrite)
+    for place in (path, path.with_name(path.name + runtimes.METADATA_SUFFIX)):
+        _check_output_path(place, overwrite)
     _check_packages(name, precision)
     model = create_model(model) if isinstance(model, str) else model
     if isinstance(model, CLIP):
@@ -118,30 +118,32 @@ def export(
             "A ConvNeXt-CLIP has two towers: use export_clip, or export model.image_encoder or model.text_encoder."
         )
     source = model.as_model() if isinstance(model, clip.ZeroShotClassifier) else model
-    ready = prepared(source, name, batch, size, layout, pixels)
-    statistics = statistics_in(source) if pixels == "normalized" else None
+    ready = prepare_for_export(source, name, batch, size, layout, pixels)
+    statistics = get_embedded_stats(source) if pixels == "normalized" else None
     facts: dict[str, Any] = {"layout": layout, "pixels": pixels, "statistics": statistics, "precision": precision}
-    description = described(source, ready, name, facts | ({"opset": opset or OPSET} if name == "onnx" else {}))
+    description = build_metadata(
+        source, ready, name, facts | ({"opset": opset or DEFAULT_OPSET} if name == "onnx" else {})
+    )
     rows = held_out = None
     if precision == "int8":
-        if context_length_of(source):
+        if get_context_length(source):
             raise ValueError("The products of a text tower lose too much in int8. Choose precision='int8_weights'.")
-        recipe = Provenance.from_config(description).recipe
-        rows, held_out = calibration_rows(ready, recipe, layout, statistics, calibration)
+        recipe = PretrainedInfo.from_config(description).recipe
+        rows, held_out = prepare_calibration(ready, recipe, layout, statistics, calibration)
     with atomic_path(path) as partial:
         folder = partial.parent
-        beside = partial.with_name(partial.name + runtimes.DESCRIPTION)
+        beside = partial.with_name(partial.name + runtimes.METADATA_SUFFIX)
         _write(source, ready, partial, description, rows)
         beside.write_text(json.dumps(description, indent=2), encoding="utf-8")
-        difference, seconds = checked(ready, partial, precision, held_out) if check else (None, None)
+        difference, seconds = verify_export(ready, partial, precision, held_out) if check else (None, None)
         if difference is not None:
             beside.write_text(json.dumps({**description, "difference": difference}, indent=2), encoding="utf-8")
         total = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and file != beside)
         for (
             part
         ) in folder.iterdir():  # OpenVINO's and large ONNX models have a second file, whose name may be taken too.
-            _check_free(path.parent / part.name, overwrite)
-    return Export(path, name, precision, difference, total, seconds)
+            _check_output_path(path.parent / part.name, overwrite)
+    return ExportResult(path, name, precision, difference, total, seconds)
 
 
 def _write(
@@ -154,8 +156,8 @@ def _write(
     """
     name, precision = description["format"], description["precision"]
     try:
-        write(name, in_bfloat16(ready) if precision == "bfloat16" else ready, path, description)
-        if (name, precision) not in reducing.REDUCERS:
+        write(name, cast_to_bfloat16(ready) if precision == "bfloat16" else ready, path, description)
+        if (name, precision) not in reducing.QUANTIZERS:
             return
         count = ready.inputs[0].shape[0] or 1
         used = np.zeros((0, 1)) if rows is None else rows
@@ -163,39 +165,39 @@ def _write(
         with tempfile.TemporaryDirectory() as folder:
             given = Path(folder) / "rows.npz"
             np.savez(given, rows=whole.reshape(-1, count, *whole.shape[1:]))
-            run_apart([reducing.__file__, name, precision, str(path), str(given)])
+            run_subprocess([reducing.__file__, name, precision, str(path), str(given)])
     except RuntimeError as error:
         backend = FORMATS[name].backend
         raise ValueError(f"{backend} cannot write {source.name!r} as {name} in {precision}: {error}") from error
 
 
-def _check_words(**words: tuple[str, Sequence[str]]) -> None:
+def _check_choices(**words: tuple[str, Sequence[str]]) -> None:
     for name, (given, valid) in words.items():
         if given not in valid:
-            raise ValueError(f"{name} must be {alternatives(valid)}. Received: {name}={given!r}")
+            raise ValueError(f"{name} must be {format_choices(valid)}. Received: {name}={given!r}")
 
 
-def _check_free(path: Path, overwrite: bool) -> None:
+def _check_output_path(path: Path, overwrite: bool) -> None:
     """Raises ValueError if a path is taken and must not, or by a folder that `export` did not write."""
     if path.exists() and not overwrite:
         raise ValueError(f"{path} exists. Choose another path, or overwrite it.")
-    if path.is_dir() and not path.with_name(path.name + runtimes.DESCRIPTION).is_file():
+    if path.is_dir() and not path.with_name(path.name + runtimes.METADATA_SUFFIX).is_file():
         raise ValueError(f"{path} is a folder that no export wrote. Choose another path, or remove it.")
 
 
 def _check_precision(name: str, precision: str, calibration: Any, opset: int | None) -> None:
-    _check_words(precision=(precision, FORMATS[name].precisions))
+    _check_choices(precision=(precision, FORMATS[name].precisions))
     if calibration is not None and precision != "int8":
         raise ValueError(f"calibration is for precision='int8'. Received: precision={precision!r}")
     if calibration is None and precision == "int8":
         raise ValueError("int8 needs calibration: pictures such as the model will see. Or choose int8_weights.")
-    if opset is not None and (name != "onnx" or opset < LOWEST_OPSET):
-        raise ValueError(f"opset is of onnx, and {LOWEST_OPSET} or higher. Received: opset={opset} for {name}")
+    if opset is not None and (name != "onnx" or opset < MIN_OPSET):
+        raise ValueError(f"opset is of onnx, and {MIN_OPSET} or higher. Received: opset={opset} for {name}")
 
 
 def _check_packages(name: str, precision: str) -> None:
     needed = dict.fromkeys(FORMATS[name].packages, FORMATS[name].extra)
-    if (name, precision) in reducing.BY_NNCF:
+    if (name, precision) in reducing.NNCF_QUANTIZED:
         needed["nncf"] = "int8"
     for package, extra in needed.items():
         if importlib.util.find_spec(package) is None:
@@ -203,7 +205,7 @@ def _check_packages(name: str, precision: str) -> None:
             raise ImportError(f'{what} needs {package}: pip install "convnext-keras[{extra}]"')
 
 
-def prepared(
+def prepare_for_export(
     model: keras.Model, format: str, batch: int | None, size: int | tuple[int, int] | None, layout: str, pixels: str
 ) -> keras.Model:
     """The model folded for inference, behind an input of the shape, layout and type wanted.
@@ -214,19 +216,19 @@ def prepared(
     try:
         folded = fold_for_inference(model)
     except ValueError:
-        if not context_length_of(model):
+        if not get_context_length(model):
             raise
-        folded = functional(model)  # A text tower, which has nothing to fold.
+        folded = to_functional(model)  # A text tower, which has nothing to fold.
     if len(folded.inputs) != 1:
         raise ValueError(f"{model.name!r} has {len(folded.inputs)} inputs. Export a model with one.")
     _, *shape = folded.inputs[0].shape
     if len(shape) == 1:
-        length = size or shape[0] or (None if FORMATS[format].has_free_length else context_length_of(folded))
+        length = size or shape[0] or (None if FORMATS[format].has_free_length else get_context_length(folded))
         inputs = keras.Input((length,), batch_size=batch, dtype="int32", name="tokens")
         return keras.Model(inputs, folded(inputs), name=model.name)
     height, width = (size, size) if isinstance(size, int) else size or shape[:2]
     if None in (height, width) and not FORMATS[format].has_free_sizes:
-        free = alternatives(name for name, row in FORMATS.items() if row.has_free_sizes)
+        free = format_choices(name for name, row in FORMATS.items() if row.has_free_sizes)
         raise ValueError(f"{format} needs a fixed height and width, such as size=224; {free} leaves them open.")
     channels = shape[2]
     wanted = (height, width, channels) if layout == "nhwc" else (channels, height, width)
@@ -234,6 +236,6 @@ def prepared(
     rows = ops.cast(inputs, "float32") if pixels == "uint8" else inputs
     rows = ops.transpose(rows, (0, 2, 3, 1)) if layout == "nchw" else rows
     if pixels == "normalized":  # What the layer inside does is undone, so that any model can be exported so.
-        mean, deviation = (np.asarray(part, "float32") * 255 for part in statistics_in(model))
+        mean, deviation = (np.asarray(part, "float32") * 255 for part in get_embedded_stats(model))
         rows = rows * deviation + mean
     return keras.Model(inputs, folded(rows), name=model.name)

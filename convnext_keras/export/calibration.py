@@ -5,15 +5,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from convnext_keras.data.loader import in_batches
-from convnext_keras.data.transforms import Recipe, Statistics, normalize
+from convnext_keras.data.loader import iter_batches
+from convnext_keras.data.transforms import ImageTransform, NormalizationStats, normalize
 
-FEWEST = 16  # pictures, of which every eighth is kept apart
-APART = 8
+MIN_IMAGES = 16  # pictures, of which every eighth is kept apart
+HOLDOUT_EVERY = 8
 
 
-def calibration_rows(
-    model: keras.Model, recipe: Recipe | None, layout: str, statistics: Statistics | None, pictures: Any
+def prepare_calibration(
+    model: keras.Model, recipe: ImageTransform | None, layout: str, statistics: NormalizationStats | None, pictures: Any
 ) -> tuple[np.ndarray, np.ndarray]:
     """Inputs `(N, ...)` of a model to calibrate with, and others to check with.
 
@@ -29,14 +29,14 @@ def calibration_rows(
     """
     row = model.inputs[0]
     edges: Any = row.shape[1:3] if layout == "nhwc" else row.shape[2:]
-    chosen = recipe or Recipe(224)
+    chosen = recipe or ImageTransform(224)
     if None not in edges and edges != chosen.shape[:2]:
         chosen = chosen._replace(size=edges, edge=None)
-    parts = [pixels for _, pixels in in_batches(pictures, chosen._replace(exif_transpose=True), batch_size=32)]
-    if sum(map(len, parts)) < FEWEST:
-        raise ValueError(f"calibration needs {FEWEST} pictures or more. Received: {sum(map(len, parts))}")
+    parts = [pixels for _, pixels in iter_batches(pictures, chosen._replace(exif_transpose=True), batch_size=32)]
+    if sum(map(len, parts)) < MIN_IMAGES:
+        raise ValueError(f"calibration needs {MIN_IMAGES} pictures or more. Received: {sum(map(len, parts))}")
     rows = np.concatenate(parts)
     rows = rows if statistics is None else np.asarray(normalize(rows, statistics))
     rows = (rows.transpose(0, 3, 1, 2) if layout == "nchw" else rows).astype(row.dtype)
-    kept = np.arange(len(rows)) % APART != 0
+    kept = np.arange(len(rows)) % HOLDOUT_EVERY != 0
     return rows[kept], rows[~kept]

@@ -13,24 +13,26 @@ import filelock
 import numpy as np
 
 from convnext_keras import checkpoints
-from convnext_keras.checkpoints.download import cache_folder
+from convnext_keras.checkpoints.download import cache_dir
 from convnext_keras.clip.constructors import create_model
-from convnext_keras.clip.encoder import Embedder
+from convnext_keras.clip.encoder import DualEncoder
 from convnext_keras.clip.model import CLIP
 from convnext_keras.clip.tokenizer import Tokenizer
-from convnext_keras.data.transforms import Recipe
-from convnext_keras.export.api import Export, export
-from convnext_keras.export.exported_model import Artefact
+from convnext_keras.data.transforms import ImageTransform
+from convnext_keras.export.api import ExportResult, export
+from convnext_keras.export.exported_model import ExportedModel
 from convnext_keras.export.formats import FORMATS
-from convnext_keras.export.metadata import tokenizer_of
+from convnext_keras.export.metadata import get_tokenizer_config
 from convnext_keras.files import atomic_path
-from convnext_keras.inference import filled_up, trimmed, unit
-from convnext_keras.pretrained_info import Provenance
-from convnext_keras.validation import alternatives
+from convnext_keras.inference import l2_normalize, pad_batch, trim_padding
+from convnext_keras.pretrained_info import PretrainedInfo
+from convnext_keras.validation import format_choices
 
-FILE = "clip.json"  # what belongs to neither tower
-STEPS = 4  # sizes of batch between powers of two: another size costs these programs milliseconds, once
-ENGINES = tuple(name for name, row in FORMATS.items() if row.has_free_length)  # formats that texts of any length fit
+CLIP_FILE = "clip.json"  # what belongs to neither tower
+BATCH_BUCKETS = 4  # sizes of batch between powers of two: another size costs these programs milliseconds, once
+CLIP_FORMATS = tuple(
+    name for name, row in FORMATS.items() if row.has_free_length
+)  # formats that texts of any length fit
 
 
 def export_clip(
@@ -42,7 +44,7 @@ def export_clip(
     calibration: Any = None,
     overwrite: bool = False,
     check: bool = True,
-) -> Export:
+) -> ExportResult:
     """Writes both towers of a ConvNeXt-CLIP to a folder, from which `ExportedCLIP` runs them.
 
     Args:
@@ -69,8 +71,8 @@ def export_clip(
         (1, 96)
     """
     folder = Path(folder)
-    if format not in ENGINES:
-        raise ValueError(f"format must be {alternatives(ENGINES)} for both towers. Received: format={format!r}")
+    if format not in CLIP_FORMATS:
+        raise ValueError(f"format must be {format_choices(CLIP_FORMATS)} for both towers. Received: format={format!r}")
     if folder.exists() and not (overwrite and is_exported_clip(folder)):
         remedy = "Choose another, or overwrite it." if is_exported_clip(folder) else "Choose another."
         raise ValueError(f"{folder} exists. {remedy}")
@@ -81,7 +83,7 @@ def export_clip(
         of_pictures = {"precision": precision, "calibration": calibration, "pixels": "uint8"}  # first: may be refused
         pictures = export(model.image_encoder, whole / f"image{suffix}", **of_pictures, **options)
         texts = export(model.text_encoder, whole / f"text{suffix}", precision=of_text, **options)
-        provenance = model.provenance or Provenance()
+        provenance = model.provenance or PretrainedInfo()
         facts = {
             "name": str(provenance.weights or model.name),
             "format": format,
@@ -90,17 +92,17 @@ def export_clip(
             "scale": model.scale,
             "bias": model.bias,
             "fingerprint": model.fingerprint(),
-            "tokenizer": tokenizer_of(model.text_encoder),
+            "tokenizer": get_tokenizer_config(model.text_encoder),
             **dataclasses.replace(provenance, recipe=model.recipe).to_config(),
         }
-        (whole / FILE).write_text(json.dumps(facts, indent=2), encoding="utf-8")
+        (whole / CLIP_FILE).write_text(json.dumps(facts, indent=2), encoding="utf-8")
     differences = [part.difference for part in (pictures, texts) if part.difference is not None]
-    return Export(
+    return ExportResult(
         folder, format, precision, max(differences, default=None), pictures.bytes + texts.bytes, pictures.seconds
     )
 
 
-class ExportedCLIP(Embedder):
+class ExportedCLIP(DualEncoder):
     """What `export_clip` wrote, with the uses of a ConvNeXt-CLIP, but no need for a backend that trains.
 
     Args:
@@ -128,12 +130,12 @@ class ExportedCLIP(Embedder):
     def __init__(self, folder: str | os.PathLike, streams: int = 1) -> None:
         folder, self.streams = Path(folder), streams
         if not is_exported_clip(folder):
-            raise ValueError(f"{folder} has no {FILE}: it is not a folder that `export_clip` wrote.")
-        self.facts = json.loads((folder / FILE).read_text(encoding="utf-8"))
+            raise ValueError(f"{folder} has no {CLIP_FILE}: it is not a folder that `export_clip` wrote.")
+        self.facts = json.loads((folder / CLIP_FILE).read_text(encoding="utf-8"))
         self.format: str = self.facts["format"]
         suffix = FORMATS[self.format].suffix
-        self.image, self.text = (Artefact(folder / f"{tower}{suffix}", streams) for tower in ("image", "text"))
-        self.name, self.provenance = self.facts["name"], Provenance.from_config(self.facts)
+        self.image, self.text = (ExportedModel(folder / f"{tower}{suffix}", streams) for tower in ("image", "text"))
+        self.name, self.provenance = self.facts["name"], PretrainedInfo.from_config(self.facts)
 
     @property
     def output_width(self) -> int:
@@ -144,7 +146,7 @@ class ExportedCLIP(Embedder):
         return Tokenizer(**self.facts["tokenizer"])
 
     @property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> ImageTransform:
         known: Any = self.provenance
         return known.recipe
 
@@ -157,18 +159,18 @@ class ExportedCLIP(Embedder):
         return self.facts["bias"]
 
     def encode_pixels(self, pixels: np.ndarray, batch_size: int) -> np.ndarray:
-        return unit(self.image(filled_up(pixels, batch_size, STEPS))[: len(pixels)])
+        return l2_normalize(self.image(pad_batch(pixels, batch_size, BATCH_BUCKETS))[: len(pixels)])
 
     def encode_tokens(self, tokens: np.ndarray, batch_size: int) -> np.ndarray:
-        filled = filled_up(trimmed(tokens, self.tokenizer.end), batch_size, STEPS)
+        filled = pad_batch(trim_padding(tokens, self.tokenizer.end), batch_size, BATCH_BUCKETS)
         filled[len(tokens) :, 0] = self.tokenizer.end  # Of the rows that fill up, so that each has an end.
-        return unit(self.text(filled)[: len(tokens)])
+        return l2_normalize(self.text(filled)[: len(tokens)])
 
     def fingerprint(self) -> str:
         return self.facts["fingerprint"]
 
 
-def exported_for(name: str, format: str) -> Path:
+def get_or_export_clip(name: str, format: str) -> Path:
     """The folder, in the cache, of a ConvNeXt-CLIP in a format; written the first time.
 
     Args:
@@ -178,11 +180,13 @@ def exported_for(name: str, format: str) -> Path:
     Raises:
         ValueError: if there is no such model, or see `export_clip`.
     """
-    weight_set = checkpoints.named(name, checkpoints.CLIP) or checkpoints.default(name, checkpoints.CLIP)
+    weight_set = checkpoints.find_weight_set(name, checkpoints.CLIP_REGISTRY) or checkpoints.default_weight_set(
+        name, checkpoints.CLIP_REGISTRY
+    )
     model = None if weight_set else create_model(name)
     source = f"{model.fingerprint() if model else weight_set} {importlib.metadata.version('convnext-keras')}"
     digest = hashlib.sha256(source.encode()).hexdigest()[:16]
-    folder = cache_folder() / "exported" / f"{format}-{digest}"
+    folder = cache_dir() / "exported" / f"{format}-{digest}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(folder.with_name(f".{folder.name}.lock")):  # of several processes that need it, one writes
         if not is_exported_clip(folder):
@@ -192,4 +196,4 @@ def exported_for(name: str, format: str) -> Path:
 
 def is_exported_clip(folder: str | os.PathLike) -> bool:
     """Whether a folder is one that `export_clip` wrote."""
-    return (Path(folder) / FILE).is_file()
+    return (Path(folder) / CLIP_FILE).is_file()

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from convnext_keras.data.transforms import Statistics, normalize
-from convnext_keras.export.runtimes import DESCRIPTION, description_of, started
-from convnext_keras.pretrained_info import Provenance
+from convnext_keras.data.transforms import NormalizationStats, normalize
+from convnext_keras.export.runtimes import METADATA_SUFFIX, load_runtime, read_metadata
+from convnext_keras.pretrained_info import PretrainedInfo
 
 
-class Artefact:
+class ExportedModel:
     """What `export` wrote, as a function from pixels to outputs.
 
     Args:
@@ -35,12 +35,12 @@ class Artefact:
 
     def __init__(self, path: str | os.PathLike, streams: int = 1) -> None:
         path = Path(path)
-        description = description_of(path)
-        self.provenance = Provenance.from_config(description)
+        description = read_metadata(path)
+        self.provenance = PretrainedInfo.from_config(description)
         self.outputs: list[str] = description["outputs"]
         self.shape, self.dtype, self.layout = description["shape"], description["dtype"], description["layout"]
-        self.statistics = description["statistics"] and Statistics(*map(tuple, description["statistics"]))
-        self.run = started(path, streams)
+        self.statistics = description["statistics"] and NormalizationStats(*map(tuple, description["statistics"]))
+        self.run = load_runtime(path, streams)
 
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
         """The first output for pixels `(N, H, W, C)` in 0..255, or token ids `(N, L)`."""
@@ -59,7 +59,7 @@ class Artefact:
         return np.concatenate(parts)[: len(inputs)]
 
 
-def is_artefact(path: str | os.PathLike) -> bool:
+def is_exported_model(path: str | os.PathLike) -> bool:
     """Whether there is a file or folder with a description beside it, as `export` writes both."""
     path = Path(path)
-    return path.exists() and path.with_name(path.name + DESCRIPTION).is_file()
+    return path.exists() and path.with_name(path.name + METADATA_SUFFIX).is_file()

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from convnext_keras.validation import alternatives, did_you_mean
+from convnext_keras.validation import format_choices, suggestion
 
 
 class Format(NamedTuple):
@@ -29,28 +29,34 @@ class Format(NamedTuple):
 
 
 PRECISIONS = ("float32", "float16", "bfloat16", "int8_weights", "int8")
-BY_THE_FILE = tuple(name for name in PRECISIONS if name != "bfloat16")  # what tools make of a file in float32
-BY_THE_MODEL = ("float32", "bfloat16")  # what Keras computes in itself
+POST_TRAINING_PRECISIONS = tuple(
+    name for name in PRECISIONS if name != "bfloat16"
+)  # what tools make of a file in float32
+NATIVE_PRECISIONS = ("float32", "bfloat16")  # what Keras computes in itself
 
 
 FORMATS = {
-    "saved_model": Format("", "tensorflow", ("tensorflow",), "tensorflow", True, precisions=BY_THE_MODEL),
-    "litert": Format(".tflite", "tensorflow", ("tensorflow", "ai_edge_litert"), "litert", precisions=BY_THE_FILE[:3]),
+    "saved_model": Format("", "tensorflow", ("tensorflow",), "tensorflow", True, precisions=NATIVE_PRECISIONS),
+    "litert": Format(
+        ".tflite", "tensorflow", ("tensorflow", "ai_edge_litert"), "litert", precisions=POST_TRAINING_PRECISIONS[:3]
+    ),
     "onnx": Format(
         ".onnx",
         "torch",
         ("torch", "onnx", "onnxscript", "onnxruntime"),
         "onnx",
         has_free_length=True,
-        precisions=BY_THE_FILE,
+        precisions=POST_TRAINING_PRECISIONS,
     ),
-    "torch": Format(".pt2", "torch", ("torch",), "torch", precisions=BY_THE_MODEL),
-    "openvino": Format(".xml", "openvino", ("openvino",), "openvino", has_free_length=True, precisions=BY_THE_FILE),
-    "stablehlo": Format(".stablehlo", "jax", ("jax",), "jax", precisions=BY_THE_MODEL),
+    "torch": Format(".pt2", "torch", ("torch",), "torch", precisions=NATIVE_PRECISIONS),
+    "openvino": Format(
+        ".xml", "openvino", ("openvino",), "openvino", has_free_length=True, precisions=POST_TRAINING_PRECISIONS
+    ),
+    "stablehlo": Format(".stablehlo", "jax", ("jax",), "jax", precisions=NATIVE_PRECISIONS),
 }
 
 
-def format_named(name: str | None, path: Path) -> str:
+def resolve_format(name: str | None, path: Path) -> str:
     """The name of a format, by default the one whose files end like the path.
 
     Raises:
@@ -63,10 +69,10 @@ def format_named(name: str | None, path: Path) -> str:
     if name is None:
         name = next((known for known, row in FORMATS.items() if row.suffix == path.suffix), None)
         if name is None:
-            suffixes = alternatives(row.suffix for row in FORMATS.values() if row.suffix)
-            raise ValueError(f"{path.name} must end in {suffixes}, or the format be named: {alternatives(FORMATS)}.")
+            suffixes = format_choices(row.suffix for row in FORMATS.values() if row.suffix)
+            raise ValueError(f"{path.name} must end in {suffixes}, or the format be named: {format_choices(FORMATS)}.")
     if name not in FORMATS:
         raise ValueError(
-            f"format must be {alternatives(FORMATS)}. Received: format={name!r}.{did_you_mean(name, FORMATS)}"
+            f"format must be {format_choices(FORMATS)}. Received: format={name!r}.{suggestion(name, FORMATS)}"
         )
     return name

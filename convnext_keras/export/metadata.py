@@ -9,18 +9,18 @@ import numpy as np
 from keras import ops
 
 from convnext_keras.clip.text_encoder import PositionEmbedding
-from convnext_keras.data.transforms import Statistics
-from convnext_keras.model import provenance_of
-from convnext_keras.pretrained_info import Provenance
-from convnext_keras.surgery import inner_layers
+from convnext_keras.data.transforms import NormalizationStats
+from convnext_keras.model import get_pretrained_info
+from convnext_keras.pretrained_info import PretrainedInfo
+from convnext_keras.surgery import flatten_layers
 
 TOWERS = ("image_encoder", "text_encoder")
 
 
-def described(model: keras.Model, ready: keras.Model, format: str, facts: dict[str, Any]) -> dict[str, Any]:
+def build_metadata(model: keras.Model, ready: keras.Model, format: str, facts: dict[str, Any]) -> dict[str, Any]:
     """What a user of the artefact has to know, as plain data."""
     row, layout, is_text = ready.inputs[0], facts["layout"], len(ready.inputs[0].shape) == 2
-    provenance = provenance_of(model) or Provenance()
+    provenance = get_pretrained_info(model) or PretrainedInfo()
     recipe, edges = provenance.recipe, row.shape[1:3] if layout == "nhwc" else row.shape[2:]
     if recipe and None not in edges and edges not in (recipe.size, (recipe.size, recipe.size)):
         provenance = dataclasses.replace(provenance, recipe=recipe._replace(size=edges, edge=None))
@@ -31,7 +31,7 @@ def described(model: keras.Model, ready: keras.Model, format: str, facts: dict[s
         "shape": [*row.shape],
         "dtype": row.dtype,
         **({**facts, "layout": None, "pixels": None} if is_text else facts),
-        "tokenizer": tokenizer_of(model) if is_text else None,
+        "tokenizer": get_tokenizer_config(model) if is_text else None,
         "outputs": output_names(model),
         **provenance.to_config(),
     }
@@ -50,26 +50,26 @@ def output_names(model: keras.Model) -> list[str]:
     return ["logits" if last.activation is keras.activations.linear else "probabilities"]
 
 
-def tokenizer_of(model: keras.Model) -> dict[str, int | None]:
+def get_tokenizer_config(model: keras.Model) -> dict[str, int | None]:
     """The arguments of the `Tokenizer` of a text tower."""
-    words = next(layer.input_dim for layer in inner_layers(model) if isinstance(layer, keras.layers.Embedding))
-    return {"vocabulary_size": words, "context_length": context_length_of(model)}
+    words = next(layer.input_dim for layer in flatten_layers(model) if isinstance(layer, keras.layers.Embedding))
+    return {"vocabulary_size": words, "context_length": get_context_length(model)}
 
 
-def context_length_of(model: keras.Model) -> int | None:
+def get_context_length(model: keras.Model) -> int | None:
     """Most tokens of a text tower; None for another model."""
-    layers = [layer for layer in inner_layers(model) if isinstance(layer, PositionEmbedding)]
+    layers = [layer for layer in flatten_layers(model) if isinstance(layer, PositionEmbedding)]
     return layers[0].context_length if layers else None
 
 
-def statistics_in(model: keras.Model) -> Statistics:
+def get_embedded_stats(model: keras.Model) -> NormalizationStats:
     """The statistics of the normalisation inside a model, for pixels in 0..1.
 
     Raises:
         ValueError: if it has none.
     """
-    for layer in inner_layers(model):
+    for layer in flatten_layers(model):
         if isinstance(layer, keras.layers.Normalization):
             mean, variance = (np.ravel(np.asarray(ops.convert_to_numpy(x))) for x in (layer.mean, layer.variance))
-            return Statistics(tuple((mean / 255).tolist()), tuple((np.sqrt(variance) / 255).tolist()))
+            return NormalizationStats(tuple((mean / 255).tolist()), tuple((np.sqrt(variance) / 255).tolist()))
     raise ValueError(f"{model.name!r} has no normalisation inside: it takes normalised pixels as it is.")

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-LITTLE = 1e-12  # beside sums about 1
+EPSILON = 1e-12  # beside sums about 1
 
 
 def _quantized(model: Any, rows: Any, **depthwise: Any) -> Any:
@@ -33,8 +33,8 @@ def _quantized(model: Any, rows: Any, **depthwise: Any) -> Any:
 def _openvino_int8(path: Path, rows: np.ndarray) -> None:
     from openvino import opset15
 
-    model = _constant_kernels(path)
-    _keep_biases(model)
+    model = _fold_constants(path)
+    _replace_zero_biases(model)
     model = _quantized(model, list(rows), types=["GroupConvolution"])
     # The kernels that stay are halved here: `compress_to_fp16` leaves them alone where others are integers.
     for operation in model.get_ops():
@@ -45,7 +45,7 @@ def _openvino_int8(path: Path, rows: np.ndarray) -> None:
     _save_openvino(model, path, half=False)
 
 
-def _keep_biases(model: Any) -> None:
+def _replace_zero_biases(model: Any) -> None:
     """Makes biases of zeros a little more, since OpenVINO 2026.4 leaves sums with zeros out, and then scales a product
     of eight-bit integers before the residual is added, not after it, where the number of rows is free.
     """
@@ -54,18 +54,18 @@ def _keep_biases(model: Any) -> None:
     for operation in model.get_ops():
         bias = operation.input_value(1).get_node() if operation.get_type_name() == "Add" else None
         if bias and bias.get_type_name() == "Constant" and not bias.data.any():
-            little = opset15.constant(np.full_like(bias.data, LITTLE))
+            little = opset15.constant(np.full_like(bias.data, EPSILON))
             operation.input(1).replace_source_output(little.output(0))
 
 
 def _openvino_int8_weights(path: Path, rows: np.ndarray) -> None:
     import nncf
 
-    compressed = nncf.compress_weights(_constant_kernels(path), mode=nncf.CompressWeightsMode.INT8_SYM)
+    compressed = nncf.compress_weights(_fold_constants(path), mode=nncf.CompressWeightsMode.INT8_SYM)
     _save_openvino(compressed, path, half=False)
 
 
-def _constant_kernels(path: Path) -> Any:
+def _fold_constants(path: Path) -> Any:
     """A model in which no kernel of a convolution stands behind a transposition, where NNCF would not know it."""
     import openvino
     from openvino import passes
@@ -129,7 +129,7 @@ def _save_onnx(reduced: Any, model: Any, path: Path) -> None:
     onnx.save(reduced, path)
 
 
-REDUCERS: dict[tuple[str, str], Callable[[Path, np.ndarray], None]] = {
+QUANTIZERS: dict[tuple[str, str], Callable[[Path, np.ndarray], None]] = {
     ("openvino", "float16"): _openvino_float16,
     ("openvino", "int8_weights"): _openvino_int8_weights,
     ("openvino", "int8"): _openvino_int8,
@@ -137,7 +137,7 @@ REDUCERS: dict[tuple[str, str], Callable[[Path, np.ndarray], None]] = {
     ("onnx", "int8_weights"): _onnx_int8_weights,
     ("onnx", "int8"): _onnx_int8,
 }
-BY_NNCF = {("openvino", "int8_weights"), ("openvino", "int8"), ("onnx", "int8")}
+NNCF_QUANTIZED = {("openvino", "int8_weights"), ("openvino", "int8"), ("onnx", "int8")}
 
 
 def main(format: str, precision: str, artefact: str, rows: str) -> None:
@@ -150,7 +150,7 @@ def main(format: str, precision: str, artefact: str, rows: str) -> None:
         rows: path of an `.npz` file with the array `rows` `(batches, batch, ...)` to calibrate with.
     """
     with np.load(rows) as arrays:
-        REDUCERS[format, precision](Path(artefact), arrays["rows"])
+        QUANTIZERS[format, precision](Path(artefact), arrays["rows"])
 
 
 if __name__ == "__main__":

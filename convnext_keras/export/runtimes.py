@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 Run = Callable[[np.ndarray], list[np.ndarray]]
-REPEATS = 5  # of which the fastest is told
-IN_STREAMS = ("openvino", "onnx")  # formats whose programs several threads may run at a time
-DESCRIPTION = ".json"  # appended to the name of an artefact for the name of its description
+TIMING_RUNS = 5  # of which the fastest is told
+MULTI_STREAM_FORMATS = ("openvino", "onnx")  # formats whose programs several threads may run at a time
+METADATA_SUFFIX = ".json"  # appended to the name of an artefact for the name of its description
 
 
 def _saved_model(path: Path, names: Sequence[str]) -> Run:
@@ -103,20 +103,20 @@ RUNTIMES: dict[str, Callable[..., Run]] = {
 }
 
 
-def description_of(path: Path) -> dict[str, Any]:
+def read_metadata(path: Path) -> dict[str, Any]:
     """What `export` wrote beside an artefact.
 
     Raises:
         ValueError: if there is no description.
     """
-    beside = path.with_name(path.name + DESCRIPTION)
+    beside = path.with_name(path.name + METADATA_SUFFIX)
     try:
         return json.loads(beside.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} has no description {beside.name} beside it, as `export` writes it.") from error
 
 
-def started(path: Path, streams: int = 1) -> Run:
+def load_runtime(path: Path, streams: int = 1) -> Run:
     """An artefact as a function from an array to its outputs, in the order of the description.
 
     Args:
@@ -127,25 +127,25 @@ def started(path: Path, streams: int = 1) -> Run:
         ValueError: if there is no description, or the format cannot run so many streams.
         ImportError: if the format's own program is not installed.
     """
-    description = description_of(path)
+    description = read_metadata(path)
     name = description["format"]
-    if streams < 1 or (streams > 1 and name not in IN_STREAMS):
+    if streams < 1 or (streams > 1 and name not in MULTI_STREAM_FORMATS):
         raise ValueError(
-            f"streams must be 1 or, for {' and '.join(IN_STREAMS)}, more. Received: streams={streams} for {name}"
+            f"streams must be 1, or more for {' and '.join(MULTI_STREAM_FORMATS)}. Received: streams={streams} for {name}"
         )
-    options = {"streams": streams} if name in IN_STREAMS else {}
+    options = {"streams": streams} if name in MULTI_STREAM_FORMATS else {}
     return RUNTIMES[name](path, description["outputs"], **options)
 
 
 def main(artefact: str, inputs: str, outputs: str) -> None:
     """Runs all arrays of one file, and writes the results of each and the seconds of its fastest run."""
-    run = started(Path(artefact))
+    run = load_runtime(Path(artefact))
     results = {}
     with np.load(inputs) as arrays:
         for name, array in arrays.items():
             results |= {f"{name} {number}": row for number, row in enumerate(run(array))}
             seconds = []
-            for _ in range(REPEATS):
+            for _ in range(TIMING_RUNS):
                 start = time.perf_counter()
                 run(array)
                 seconds.append(time.perf_counter() - start)

@@ -16,11 +16,11 @@ from typing import Any
 import keras
 
 from convnext_keras.export.formats import FORMATS
-from convnext_keras.fast_import import LEAN
+from convnext_keras.fast_import import FAST_IMPORT_ENV
 
-OPSET = 20  # of ONNX, if none is asked for: the first with GELU as one operation
+DEFAULT_OPSET = 20  # of ONNX, if none is asked for: the first with GELU as one operation
 PLATFORMS = ("cpu", "cuda", "tpu")
-LARGEST_ONNX = 2**31 - 2**24  # bytes of weights beyond which they go into a file of their own
+MAX_ONNX_BYTES = 2**31 - 2**24  # bytes of weights beyond which they go into a file of their own
 
 
 def write(format: str, model: keras.Model, path: Path, description: dict[str, Any]) -> None:
@@ -38,16 +38,16 @@ def write(format: str, model: keras.Model, path: Path, description: dict[str, An
         saved = Path(folder) / "model.keras"
         model.save(saved)
         words = ["-m", "convnext_keras.export.writing", format, str(saved), str(path), json.dumps(description)]
-        run_apart(words, KERAS_BACKEND=FORMATS[format].backend)
+        run_subprocess(words, KERAS_BACKEND=FORMATS[format].backend)
 
 
-def run_apart(words: Sequence[str], **environment: str) -> None:
+def run_subprocess(words: Sequence[str], **environment: str) -> None:
     """Runs Python with these arguments in a process of its own.
 
     Raises:
         RuntimeError: if it fails; with the last line of what it said.
     """
-    environment = {**os.environ, **LEAN, "TF_CPP_MIN_LOG_LEVEL": "3", **environment}
+    environment = {**os.environ, **FAST_IMPORT_ENV, "TF_CPP_MIN_LOG_LEVEL": "3", **environment}
     done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True)
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip()]
@@ -123,7 +123,7 @@ def _onnx(model: keras.Model, path: Path, description: dict[str, Any]) -> None:
     import torch
 
     module, example, free = _module(model)
-    large = sum(weight.numpy().nbytes for weight in model.weights) > LARGEST_ONNX
+    large = sum(weight.numpy().nbytes for weight in model.weights) > MAX_ONNX_BYTES
     options: Any = {"dynamo": True, "dynamic_shapes": free, "opset_version": description["opset"], "verbose": False}
     options |= {"input_names": [description["input"]], "output_names": description["outputs"]}
     torch.onnx.export(module, example, str(path), external_data=large, **options)
@@ -135,9 +135,9 @@ def _onnx(model: keras.Model, path: Path, description: dict[str, Any]) -> None:
 def _openvino(model: keras.Model, path: Path, description: dict[str, Any]) -> None:
     import openvino
 
-    from convnext_keras.backend.openvino import graph_of
+    from convnext_keras.backend.openvino import to_openvino_graph
 
-    graph = graph_of(model)
+    graph = to_openvino_graph(model)
     for port, name in zip(
         [*graph.inputs, *graph.outputs], [description["input"], *description["outputs"]], strict=True
     ):

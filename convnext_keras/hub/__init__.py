@@ -1,7 +1,7 @@
 """Repositories that describe a ConvNeXt, read and written: of timm, transformers, OpenCLIP and this library."""
 
-from convnext_keras.hub.model_info import Description
-from convnext_keras.hub.resolution import described, is_clip, resolve
+from convnext_keras.hub.model_info import ModelInfo
+from convnext_keras.hub.resolution import is_clip_repo, load_model_info, resolve_weights
 from convnext_keras.hub.saving import push_to_hub, save_pretrained
 
-__all__ = ["Description", "described", "is_clip", "push_to_hub", "resolve", "save_pretrained"]
+__all__ = ["ModelInfo", "is_clip_repo", "load_model_info", "push_to_hub", "resolve_weights", "save_pretrained"]

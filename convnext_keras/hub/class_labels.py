@@ -3,10 +3,10 @@
 from typing import Any
 
 from convnext_keras.hub import json_schema as schema
-from convnext_keras.hub.json_schema import Fields
+from convnext_keras.hub.json_schema import JsonObject
 
 MAX_CLASSES = 1_000_000
-WHOLE_CLASSES = schema.whole(0, MAX_CLASSES)
+parse_num_classes = schema.int_range(0, MAX_CLASSES)
 # transformers' words for what a classifier was trained for, and the activation that makes scores of its outputs.
 PROBLEM_TYPES = {
     "single_label_classification": "softmax",
@@ -19,29 +19,29 @@ PROBLEM_TYPES = {
 CLASSIFIER_ACTIVATIONS = ("softmax", "sigmoid")
 
 
-def read_activation(config: Fields, classes: int) -> str | None:
+def read_activation(config: JsonObject, classes: int) -> str | None:
     """The activation of the classifier: softmax unless the description says that classes do not exclude each other."""
-    words = schema.word({name: name for name in PROBLEM_TYPES})
+    words = schema.choice({name: name for name in PROBLEM_TYPES})
     kind = config.read("problem_type", schema.optional(words)) or "single_label_classification"
     if classes == 1 and PROBLEM_TYPES[kind] == "softmax":
         return "sigmoid"  # The softmax of one number is always 1.
     return PROBLEM_TYPES[kind] if classes else None
 
 
-def a_list_of_names(value: Any) -> tuple[str, ...]:
+def parse_names(value: Any) -> tuple[str, ...]:
     """A list of texts."""
-    return schema.several(schema.text, range(MAX_CLASSES + 1))(value)
+    return schema.list_of(schema.parse_str, range(MAX_CLASSES + 1))(value)
 
 
-def a_table_of_names(value: Any) -> dict[int, str]:
+def parse_id2label(value: Any) -> dict[int, str]:
     """An object of texts, by whole numbers that are written as text."""
     try:
-        return {natural(key): schema.text(item) for key, item in schema.a_mapping(value).items()}
+        return {parse_index_key(key): schema.parse_str(item) for key, item in schema.parse_object(value).items()}
     except ValueError as error:
         raise ValueError("a list of texts, or an object of texts by whole numbers") from error
 
 
-def natural(key: str) -> int:
+def parse_index_key(key: str) -> int:
     """A whole number that is written as text.
 
     Raises:
@@ -52,6 +52,6 @@ def natural(key: str) -> int:
     return int(key)
 
 
-def a_mapping_of_texts(value: Any) -> dict[str, str]:
+def parse_text_mapping(value: Any) -> dict[str, str]:
     """An object of texts."""
-    return {key: schema.text(item) for key, item in schema.a_mapping(value).items()}
+    return {key: schema.parse_str(item) for key, item in schema.parse_object(value).items()}

@@ -10,33 +10,33 @@ from typing import Any
 
 import numpy as np
 
-from convnext_keras.checkpoints.key_mapping import Key, names_of
+from convnext_keras.checkpoints.key_mapping import Key, candidate_keys
 from convnext_keras.checkpoints.publisher_layouts import LAYOUTS
-from convnext_keras.checkpoints.saving import Tensor
-from convnext_keras.configs import Variant
-from convnext_keras.data.transforms import Recipe, statistics_of
+from convnext_keras.checkpoints.saving import LazyTensor
+from convnext_keras.configs import ConvNeXtConfig
+from convnext_keras.data.transforms import ImageTransform, get_statistics
 from convnext_keras.hub import image_processors, native, timm, transformers
 from convnext_keras.hub.class_labels import PROBLEM_TYPES
-from convnext_keras.hub.model_info import PUBLISHED_FACTS, Description
+from convnext_keras.hub.model_info import METADATA_FIELDS, ModelInfo
 
 Files = dict[str, dict[str, Any]]
 PROBLEMS = {activation: kind for kind, activation in PROBLEM_TYPES.items()}
-WORDS_OF_TIMM = {word: name for name, word in reversed(timm.ACTIVATIONS.items())}
-WORDS_OF_TRANSFORMERS = {word: name for name, word in reversed(transformers.ACTIVATIONS.items())}
+ACTIVATION_TO_TIMM = {word: name for name, word in reversed(timm.ACTIVATIONS.items())}
+ACTIVATION_TO_TRANSFORMERS = {word: name for name, word in reversed(transformers.ACTIVATIONS.items())}
 
 
-class FormatError(ValueError):
+class UnsupportedByFormatError(ValueError):
     """What a format cannot say."""
 
 
-def require(is_said: bool, format: str, what: str) -> None:
+def require_supported(is_said: bool, format: str, what: str) -> None:
     """Raises unless a format can say something."""
     if not is_said:
         others = {"timm": "keras, and for patch stems of other sizes transformers", "transformers": "timm or keras"}
-        raise FormatError(f"The format {format!r} cannot say {what}. Use {others.get(format, 'keras')}.")
+        raise UnsupportedByFormatError(f"The format {format!r} cannot say {what}. Use {others.get(format, 'keras')}.")
 
 
-def problem_type(description: Description) -> str | None:
+def problem_type(description: ModelInfo) -> str | None:
     """Transformers' word for what the classifier was trained for; outputs are logits in all formats."""
     if not description.classes:
         return None
@@ -44,24 +44,26 @@ def problem_type(description: Description) -> str | None:
     return PROBLEMS[description.activation or logits]
 
 
-def names_of_classes(description: Description) -> list[tuple[str, str]] | None:
+def class_name_list(description: ModelInfo) -> list[tuple[str, str]] | None:
     """Identifier and name of each class."""
     labels = description.labels
     return [*labels] if isinstance(labels, tuple) and labels else None
 
 
-def timm_files(description: Description) -> Files:
+def write_timm_config(description: ModelInfo) -> Files:
     """`config.json` as timm writes it, without what keeps transformers from reading it."""
     variant = description.variant
-    require(description.clip is None, "timm", "a ConvNeXt-CLIP")
+    require_supported(description.clip is None, "timm", "a ConvNeXt-CLIP")
     architecture, arguments = timm_arguments(variant)
     if description.recipe.channels != 3:
         arguments["in_chans"] = description.recipe.channels
     if description.output_stride not in (None, variant.minimum_size) or variant.minimum_size > 32:
         arguments["output_stride"] = description.output_stride or variant.minimum_size
-        require(arguments["output_stride"] in (8, 16, 32), "timm", f"output_stride={arguments['output_stride']}")
-    names = names_of_classes(description)
-    facts = {**timm_recipe(description.recipe), "num_classes": description.classes}
+        require_supported(
+            arguments["output_stride"] in (8, 16, 32), "timm", f"output_stride={arguments['output_stride']}"
+        )
+    names = class_name_list(description)
+    facts = {**timm_transform(description.recipe), "num_classes": description.classes}
     facts |= {"first_conv": "stem.0", "classifier": "head.fc"}
     content = {
         "architecture": architecture,
@@ -80,19 +82,21 @@ def timm_files(description: Description) -> Files:
     return {"config.json": content}
 
 
-def timm_arguments(variant: Variant, form: str = "timm") -> tuple[str, dict[str, Any]]:
+def timm_arguments(variant: ConvNeXtConfig, form: str = "timm") -> tuple[str, dict[str, Any]]:
     """Timm's name of an architecture, and the arguments that it differs by, for a format that needs them."""
 
-    def plain(row: Variant) -> Variant:
-        return row._replace(**{**dict.fromkeys(PUBLISHED_FACTS), "head_pooling": "avg"})
+    def plain(row: ConvNeXtConfig) -> ConvNeXtConfig:
+        return row._replace(**{**dict.fromkeys(METADATA_FIELDS), "head_pooling": "avg"})
 
-    stem_type = timm.stem_type_of(variant)
-    require(len(variant.depths) == 4, form, f"{len(variant.depths)} stages")
-    require(stem_type is not None, form, f"a stem of inner width {variant.stem_width}")
-    require(variant.stem_norm, form, "a stem without a norm")
-    require(variant.head_epsilon is None, form, f"head_epsilon={variant.head_epsilon}")
+    stem_type = timm.parse_stem_type(variant)
+    require_supported(len(variant.depths) == 4, form, f"{len(variant.depths)} stages")
+    require_supported(stem_type is not None, form, f"a stem of inner width {variant.stem_width}")
+    require_supported(variant.stem_norm, form, "a stem without a norm")
+    require_supported(variant.head_epsilon is None, form, f"head_epsilon={variant.head_epsilon}")
     small_patch = variant.patch_size == 2 and variant.stem == "patch"
-    require(small_patch == variant.first_downsampling, form, f"patch_size={variant.patch_size} with this first stage")
+    require_supported(
+        small_patch == variant.first_downsampling, form, f"patch_size={variant.patch_size} with this first stage"
+    )
     pooling = variant.head_pooling
     arguments: dict[str, Any] = {} if pooling == "avg" else {"global_pool": "" if pooling == "none" else pooling}
     name = next((name for name, row in timm.ARCHITECTURES.items() if plain(row) == plain(variant)), None)
@@ -108,7 +112,7 @@ def timm_arguments(variant: Variant, form: str = "timm") -> tuple[str, dict[str,
         "conv_mlp": variant.norm != "layer",
         "conv_bias": variant.conv_bias,
         "use_grn": variant.response_norm,
-        "act_layer": WORDS_OF_TIMM[variant.activation],
+        "act_layer": ACTIVATION_TO_TIMM[variant.activation],
         "norm_eps": variant.epsilon,
     }
     arguments |= {"head_hidden_size": variant.head_hidden} if variant.head_hidden else {}
@@ -117,27 +121,27 @@ def timm_arguments(variant: Variant, form: str = "timm") -> tuple[str, dict[str,
     return "convnext_tiny" if variant.layer_scale else "convnextv2_tiny", arguments
 
 
-def timm_recipe(recipe: Recipe) -> dict[str, Any]:
+def timm_transform(recipe: ImageTransform) -> dict[str, Any]:
     """The transform in `pretrained_cfg`."""
     height, width, channels = recipe.shape
     modes = {mode: name for name, mode in timm.CROP_MODES.items()}
-    require(recipe.resize in modes, "timm", f"resize={recipe.resize!r}")
-    statistics = statistics_of(recipe.statistics)
+    require_supported(recipe.resize in modes, "timm", f"resize={recipe.resize!r}")
+    statistics = get_statistics(recipe.statistics)
     border = tuple(round(255 * value) for value in statistics.mean)
-    require(recipe.resize != "longest" or recipe.fill in (border, border[0]), "timm", f"fill={recipe.fill}")
+    require_supported(recipe.resize != "longest" or recipe.fill in (border, border[0]), "timm", f"fill={recipe.fill}")
     if recipe.rounding != "half_even" or not recipe.levels:
         warnings.warn("timm's transform rounds otherwise: pixels may be shifted by one.", stacklevel=6)
     return {
         "input_size": [channels, height, width],
         "interpolation": recipe.interpolation,
-        "crop_pct": crop_of(recipe, "timm"),
+        "crop_pct": get_crop_pct(recipe, "timm"),
         "crop_mode": modes[recipe.resize],
         "mean": [*statistics.mean],
         "std": [*statistics.std],
     }
 
 
-def crop_of(recipe: Recipe, format: str) -> float:
+def get_crop_pct(recipe: ImageTransform, format: str) -> float:
     """The part of the edge that the crop keeps, such that the edge comes out of it exactly."""
     if recipe.edge is None:
         return recipe.crop
@@ -147,23 +151,25 @@ def crop_of(recipe: Recipe, format: str) -> float:
     for candidate in (crop, math.nextafter(crop, 0), round(crop, 6), round(crop, 3)):
         if all(math.floor(side / candidate) == edge for side, edge in zip(sides, edges, strict=True)):
             return candidate
-    raise FormatError(f"The format {format!r} cannot say edge={recipe.edge} with size={recipe.size}. Use keras.")
+    raise UnsupportedByFormatError(
+        f"The format {format!r} cannot say edge={recipe.edge} with size={recipe.size}. Use keras."
+    )
 
 
-def transformers_files(description: Description) -> Files:
+def write_transformers_config(description: ModelInfo) -> Files:
     """`config.json` and `preprocessor_config.json`."""
     variant, form = description.variant, "transformers"
-    require(description.clip is None, form, "a ConvNeXt-CLIP of this kind")
-    default = Variant(variant.depths, variant.dims)
+    require_supported(description.clip is None, form, "a ConvNeXt-CLIP of this kind")
+    default = ConvNeXtConfig(variant.depths, variant.dims)
     must = {"stem": "patch", "stem_norm": True, "norm": "layer", "epsilon": 1e-6, "conv_bias": True, "head_hidden": 0}
     must |= {"first_downsampling": False, "head_norm_first": False, "head_pooling": "avg"}
     must |= {"kernel_sizes": default.kernel_sizes, "layer_scale": variant.layer_scale and not variant.response_norm}
     for name, value in must.items():
         found = getattr(variant, name)
         found = found[:1] * 4 if name == "kernel_sizes" and len(set(found)) == 1 else found
-        require(found == value, form, f"{name}={found}")
-    require(variant.activation in WORDS_OF_TRANSFORMERS, form, f"activation={variant.activation!r}")
-    require(
+        require_supported(found == value, form, f"{name}={found}")
+    require_supported(variant.activation in ACTIVATION_TO_TRANSFORMERS, form, f"activation={variant.activation!r}")
+    require_supported(
         description.output_stride in (None, variant.minimum_size), form, f"output_stride={description.output_stride}"
     )
     kind = "convnextv2" if variant.response_norm else "convnext"
@@ -176,7 +182,7 @@ def transformers_files(description: Description) -> Files:
         "num_stages": len(variant.depths),
         "depths": [*variant.depths],
         "hidden_sizes": [*variant.dims],
-        "hidden_act": WORDS_OF_TRANSFORMERS[variant.activation],
+        "hidden_act": ACTIVATION_TO_TRANSFORMERS[variant.activation],
         "layer_norm_eps": variant.head_epsilon or variant.epsilon,
         "image_size": description.recipe.shape[0],
         "initializer_range": 0.02,
@@ -185,17 +191,17 @@ def transformers_files(description: Description) -> Files:
     if not variant.response_norm:
         content["layer_scale_init_value"] = 1e-6 if variant.layer_scale else 0.0
     if description.classes:
-        named = names_of_classes(description) or [(f"LABEL_{number}",) * 2 for number in range(description.classes)]
+        named = class_name_list(description) or [(f"LABEL_{number}",) * 2 for number in range(description.classes)]
         content["id2label"] = {str(number): name for number, (_, name) in enumerate(named)}
         content["label2id"] = {name: number for number, (_, name) in enumerate(named)}
         content["problem_type"] = problem_type(description)
-    return {"config.json": content, "preprocessor_config.json": processor_of(description.recipe)}
+    return {"config.json": content, "preprocessor_config.json": to_image_processor(description.recipe)}
 
 
-def processor_of(recipe: Recipe) -> dict[str, Any]:
+def to_image_processor(recipe: ImageTransform) -> dict[str, Any]:
     """The transform in `preprocessor_config.json`, all switches written out."""
     height, width, channels = recipe.shape
-    statistics = statistics_of(recipe.statistics)
+    statistics = get_statistics(recipe.statistics)
     resample = image_processors.RESAMPLE.index(recipe.interpolation)
     shared = {"do_resize": True, "do_rescale": True, "do_normalize": True, "do_center_crop": False}
     shared |= {"do_convert_rgb": channels == 3, "rescale_factor": 1 / 255, "resample": resample}
@@ -206,7 +212,7 @@ def processor_of(recipe: Recipe) -> dict[str, Any]:
         kind = "ViTImageProcessor" if recipe.levels else "DINOv3ViTImageProcessor"
         return {"image_processor_type": kind, **shared, "size": {"height": height, "width": width}}
     is_plain = recipe.resize == "shortest" and rows == columns and recipe.levels
-    require(is_plain, "transformers", f"resize={recipe.resize!r} to {recipe.size} by way of {edge}")
+    require_supported(is_plain, "transformers", f"resize={recipe.resize!r} to {recipe.size} by way of {edge}")
     if recipe.rounding != "down":
         warnings.warn("transformers rounds the crop's offset down: pixels may be shifted by one.", stacklevel=6)
     crop = height / rows
@@ -218,20 +224,22 @@ def processor_of(recipe: Recipe) -> dict[str, Any]:
     return {"image_processor_type": "BitImageProcessor", **shared, **size}
 
 
-def open_clip_files(description: Description) -> Files:
+def write_open_clip_config(description: ModelInfo) -> Files:
     """`open_clip_config.json`."""
     variant, recipe, form = description.clip, description.recipe, "open_clip"
     if variant is None:
-        raise FormatError("The format 'open_clip' is of ConvNeXt-CLIPs. Use timm, transformers or keras.")
+        raise UnsupportedByFormatError("The format 'open_clip' is of ConvNeXt-CLIPs. Use timm, transformers or keras.")
     name, arguments = timm_arguments(variant.trunk, form)
     pool = arguments.pop("global_pool", "")
-    require(not arguments and pool in ("", "max", "avgmax"), form, "a trunk without a name in timm")
-    require(variant.projection_hidden in (None, 2 * variant.embedding), form, "a hidden layer of that width")
-    require(variant.text.activation in ("gelu", "quick_gelu"), form, f"activation={variant.text.activation!r} of texts")
+    require_supported(not arguments and pool in ("", "max", "avgmax"), form, "a trunk without a name in timm")
+    require_supported(variant.projection_hidden in (None, 2 * variant.embedding), form, "a hidden layer of that width")
+    require_supported(
+        variant.text.activation in ("gelu", "quick_gelu"), form, f"activation={variant.text.activation!r} of texts"
+    )
     usual = recipe.crop == 1 and recipe.edge is None and recipe.rounding == "half_even" and recipe.channels == 3
-    require(usual and recipe.resize != "none", form, f"the transform {recipe}")
-    require(recipe.interpolation in ("bicubic", "bilinear"), form, f"interpolation={recipe.interpolation!r}")
-    text, statistics = variant.text, statistics_of(recipe.statistics)
+    require_supported(usual and recipe.resize != "none", form, f"the transform {recipe}")
+    require_supported(recipe.interpolation in ("bicubic", "bilinear"), form, f"interpolation={recipe.interpolation!r}")
+    text, statistics = variant.text, get_statistics(recipe.statistics)
     vision = {
         "timm_model_name": name,
         "timm_model_pretrained": False,
@@ -260,33 +268,33 @@ def open_clip_files(description: Description) -> Files:
     return {"open_clip_config.json": {"model_cfg": model, "preprocess_cfg": pixels}}
 
 
-def own_files(description: Description) -> Files:
+def write_native_config(description: ModelInfo) -> Files:
     """`convnext_keras.json`."""
-    return {native.FILE: native.written(description)}
+    return {native.NATIVE_FILE: native.to_json(description)}
 
 
-Tensors = Mapping[Key, Tensor]
+Tensors = Mapping[Key, LazyTensor]
 
 # timm numbers the parts of a stem: its norm and its second convolution stand behind an activation, if there is one.
 STEM_NORM = {"patch": "stem.1", "overlap": "stem.2", "overlap_gelu": "stem.3"}
 
 
-def torch_tensors(layout: str, prefix: str, description: Description, tensors: Tensors) -> dict[str, Tensor]:
+def to_torch_tensors(layout: str, prefix: str, description: ModelInfo, tensors: Tensors) -> dict[str, LazyTensor]:
     """Tensors by a publisher's names, in PyTorch's order of axes."""
     by_timm, variant, named = layout != "transformers", description.variant, {}
     conv_mlp = by_timm and has_conv_mlp(variant)
     for key, tensor in tensors.items():
-        names = names_of(LAYOUTS[layout], key)
-        name = names[by_timm and is_second_name(key.layer.role, description)]
+        names = candidate_keys(LAYOUTS[layout], key)
+        name = names[by_timm and uses_alternative_key(key.layer.role, description)]
         if by_timm and key.layer.role == "stem_layernorm":
             name = f"{STEM_NORM[variant.stem]}.{name.rpartition('.')[2]}"
         as_convolution = (conv_mlp and key.layer.role.startswith("pointwise")) or _is_unpooled(layout, key, variant)
         name = name[1:] if name.startswith("/") else prefix + name
-        named[name] = in_torch_order(key, tensor, as_convolution, four_axes=not by_timm)
+        named[name] = to_torch_layout(key, tensor, as_convolution, four_axes=not by_timm)
     return named
 
 
-def is_second_name(role: str, description: Description) -> bool:
+def uses_alternative_key(role: str, description: ModelInfo) -> bool:
     """Whether timm or OpenCLIP calls a layer by the second of its names in the table."""
     variant, clip = description.variant, description.clip
     seconds = {
@@ -297,46 +305,46 @@ def is_second_name(role: str, description: Description) -> bool:
     return seconds.get(role, False)
 
 
-def has_conv_mlp(variant: Variant) -> bool:
+def has_conv_mlp(variant: ConvNeXtConfig) -> bool:
     """Whether timm's model of a variant, as `timm_arguments` asks for it, has convolutions for dense layers."""
     name, _ = timm_arguments(variant)
     return name in timm.CONV_MLP or variant.norm != "layer"  # which timm wants beside its other norms
 
 
-def _is_unpooled(layout: str, key: Key, variant: Variant) -> bool:
+def _is_unpooled(layout: str, key: Key, variant: ConvNeXtConfig) -> bool:
     """Whether timm's classifier is a convolution, since it is applied to every position."""
     dense = key.layer.role in ("head_dense", "head_hidden") and key.variable == "kernel"
     return layout == "timm" and dense and (variant.head_pooling == "none")
 
 
-def in_torch_order(key: Key, tensor: Tensor, as_convolution: bool, four_axes: bool) -> Tensor:
+def to_torch_layout(key: Key, tensor: LazyTensor, as_convolution: bool, four_axes: bool) -> LazyTensor:
     """A tensor with output channels first, if it is a kernel."""
     shape, values = tensor.shape, tensor.values
     if key.variable != "kernel":
         shape = (1, 1, 1, *shape) if four_axes and key.layer.role == "grn" else shape
-        return Tensor(shape, tensor.dtype, lambda: values().reshape(shape))
+        return LazyTensor(shape, tensor.dtype, lambda: values().reshape(shape))
     if len(shape) == 4:
-        return Tensor((shape[3], shape[2], *shape[:2]), tensor.dtype, lambda: values().transpose(3, 2, 0, 1))
+        return LazyTensor((shape[3], shape[2], *shape[:2]), tensor.dtype, lambda: values().transpose(3, 2, 0, 1))
     turned = (*shape[::-1], 1, 1) if as_convolution else shape[::-1]
-    return Tensor(turned, tensor.dtype, lambda: np.reshape(values().T, turned))
+    return LazyTensor(turned, tensor.dtype, lambda: np.reshape(values().T, turned))
 
 
-def timm_tensors(description: Description, tensors: Tensors) -> dict[str, Tensor]:
+def timm_tensors(description: ModelInfo, tensors: Tensors) -> dict[str, LazyTensor]:
     """Timm's names."""
-    return torch_tensors("timm", "", description, tensors)
+    return to_torch_tensors("timm", "", description, tensors)
 
 
-def transformers_tensors(description: Description, tensors: Tensors) -> dict[str, Tensor]:
+def transformers_tensors(description: ModelInfo, tensors: Tensors) -> dict[str, LazyTensor]:
     """Transformers' names."""
     prefix = "convnextv2." if description.variant.response_norm else "convnext."
-    return torch_tensors("transformers", prefix if description.classes else "", description, tensors)
+    return to_torch_tensors("transformers", prefix if description.classes else "", description, tensors)
 
 
-def open_clip_tensors(description: Description, tensors: Tensors) -> dict[str, Tensor]:
+def open_clip_tensors(description: ModelInfo, tensors: Tensors) -> dict[str, LazyTensor]:
     """OpenCLIP's names."""
-    return torch_tensors("OpenCLIP", "visual.trunk.", description, tensors)
+    return to_torch_tensors("OpenCLIP", "visual.trunk.", description, tensors)
 
 
-def own_tensors(description: Description, tensors: Tensors) -> dict[str, Tensor]:
+def native_tensors(description: ModelInfo, tensors: Tensors) -> dict[str, LazyTensor]:
     """The library's names."""
     return {str(key): tensor for key, tensor in tensors.items()}

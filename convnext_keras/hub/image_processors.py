@@ -5,9 +5,9 @@ Each processor there has two implementations, whose pixels differ by a level or 
 
 from typing import Any, NamedTuple
 
-from convnext_keras.data.transforms import STATISTICS, Recipe, Statistics, statistics_of
+from convnext_keras.data.transforms import NORMALIZATION_STATS, ImageTransform, NormalizationStats, get_statistics
 from convnext_keras.hub import json_schema as schema
-from convnext_keras.hub.json_schema import Fields
+from convnext_keras.hub.json_schema import JsonObject
 
 Size = int | tuple[int, int]
 MAX_SIZE, MAX_EDGE = 4_096, 8_192  # pixels of a picture for the model, and before it is cropped
@@ -45,19 +45,19 @@ PROCESSORS = {
 }
 DEFAULTS = {"dinov3_convnext": "DINOv3ViTImageProcessor"}  # by the model's type, where no processor is named
 RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
-SWITCHES = ("do_resize", "do_rescale", "do_normalize", "do_center_crop", "do_pad")
-EDGE = schema.whole(1, MAX_SIZE)
+FLAGS = ("do_resize", "do_rescale", "do_normalize", "do_center_crop", "do_pad")
+EDGE = schema.int_range(1, MAX_SIZE)
 
 
-def read_recipe(config: Fields, model_type: str, channels: int) -> Recipe:
+def read_transform(config: JsonObject, model_type: str, channels: int) -> ImageTransform:
     """The evaluation transform of a `preprocessor_config.json`."""
     processor = read_processor(config, model_type)
-    on = dict.fromkeys(SWITCHES, True) | {"do_center_crop": processor.crop_size is not None, "do_pad": False}
-    on |= {key: bool(config.read(key, schema.optional(schema.a_flag), on[key])) for key in SWITCHES}
+    on = dict.fromkeys(FLAGS, True) | {"do_center_crop": processor.crop_size is not None, "do_pad": False}
+    on |= {key: bool(config.read(key, schema.optional(schema.parse_bool), on[key])) for key in FLAGS}
     if on["do_pad"]:
         raise config.error("do_pad", "false")
-    resample = config.read("resample", schema.optional(schema.one_of(range(len(RESAMPLE)))))
-    shared = Recipe(
+    resample = config.read("resample", schema.optional(schema.int_choice(range(len(RESAMPLE)))))
+    shared = ImageTransform(
         224,
         interpolation=RESAMPLE[processor.resample if resample is None else resample],
         statistics=scaled_statistics(config, processor, on, channels),
@@ -73,46 +73,48 @@ def read_recipe(config: Fields, model_type: str, channels: int) -> Recipe:
         return shared._replace(size=crop_size, resize="none")
     size = read_size(config, "size", processor.size, square=isinstance(processor.size, tuple))
     if processor.crop_below:
-        return convnext_recipe(config, shared, size, crop_size, processor.crop_below)
+        return convnext_transform(config, shared, size, crop_size, processor.crop_below)
     if isinstance(size, tuple):
-        return shared._replace(size=simple(crop_size or size), resize="squash", edge=simple(size))
+        return shared._replace(size=collapse_square(crop_size or size), resize="squash", edge=collapse_square(size))
     if crop_size is None:
         raise config.error("do_center_crop", "true where size is a shortest_edge, so that all pictures get one size")
-    return shared._replace(size=simple(crop_size), edge=size)
+    return shared._replace(size=collapse_square(crop_size), edge=size)
 
 
-def read_processor(config: Fields, model_type: str) -> Processor:
+def read_processor(config: JsonObject, model_type: str) -> Processor:
     """The processor that the file names, in either of its two forms."""
     key = "image_processor_type" if "image_processor_type" in config.values else "feature_extractor_type"
-    named = config.read(key, schema.text, DEFAULTS.get(model_type, "ConvNextImageProcessor"))
+    named = config.read(key, schema.parse_str, DEFAULTS.get(model_type, "ConvNextImageProcessor"))
     plain = named.removesuffix("Fast").removesuffix("Pil")
     if plain not in PROCESSORS:
         raise config.error(key, f"one of {', '.join(PROCESSORS)}, with Fast or Pil behind it or not")
     return PROCESSORS[plain]
 
 
-def convnext_recipe(config: Fields, shared: Recipe, size: Size, crop_size: Size | None, crop_below: int) -> Recipe:
+def convnext_transform(
+    config: JsonObject, shared: ImageTransform, size: Size, crop_size: Size | None, crop_below: int
+) -> ImageTransform:
     """ConvNext's own rule: small pictures are cropped, large ones squashed."""
     if isinstance(size, tuple):
         raise config.error("size", "an object with shortest_edge")
-    if crop_size is not None and simple(crop_size) != size:
+    if crop_size is not None and collapse_square(crop_size) != size:
         raise config.error("crop_size", f"{size}, what the processor crops to by itself")
     if size >= crop_below:
         return shared._replace(size=size, resize="squash", edge=size)
-    crop = config.read("crop_pct", schema.optional(schema.number(0.05, 1))) or 224 / 256
+    crop = config.read("crop_pct", schema.optional(schema.float_range(0.05, 1))) or 224 / 256
     edge = int(size / crop)
     if edge > MAX_EDGE:
         raise config.error("crop_pct", f"such that the resized edge is {MAX_EDGE} pixels at most")
     return shared._replace(size=size, edge=edge)
 
 
-def read_size(config: Fields, key: str, default: Size, square: bool) -> Size:
+def read_size(config: JsonObject, key: str, default: Size, square: bool) -> Size:
     """The shorter edge, or height and width; a bare number is `square` or a shorter edge."""
     value = config.values.get(key)
     if value is None:
         return default
     if not isinstance(value, dict):
-        edge = config.read(key, schema.either(EDGE, schema.a_mapping))
+        edge = config.read(key, schema.either(EDGE, schema.parse_object))
         return (edge, edge) if square else edge
     place = config.section(key)
     if set(value) == {"height", "width"}:
@@ -123,24 +125,28 @@ def read_size(config: Fields, key: str, default: Size, square: bool) -> Size:
     raise config.error(key, "an object with height and width, or with shortest_edge")
 
 
-def scaled_statistics(config: Fields, processor: Processor, on: dict[str, bool], channels: int) -> str | Statistics:
+def scaled_statistics(
+    config: JsonObject, processor: Processor, on: dict[str, bool], channels: int
+) -> str | NormalizationStats:
     """Statistics for pixels in 0..1 that do what rescaling and normalising do together."""
     keys = ("image_mean", "image_std")
     statistics = read_statistics(config, keys, channels, processor.statistics)
-    factor = config.read("rescale_factor", schema.optional(schema.number(1e-9, 1e9))) or 1 / 255
+    factor = config.read("rescale_factor", schema.optional(schema.float_range(1e-9, 1e9))) or 1 / 255
     scale = 255 * (factor if on["do_rescale"] else 1)
     if on["do_normalize"] and abs(scale - 1) < 1e-6:
         return statistics
-    mean, std = statistics_of(statistics) if on["do_normalize"] else ((0.0,) * channels, (1.0,) * channels)
-    return named_statistics(Statistics(tuple(value / scale for value in mean), tuple(value / scale for value in std)))
+    mean, std = get_statistics(statistics) if on["do_normalize"] else ((0.0,) * channels, (1.0,) * channels)
+    return named_statistics(
+        NormalizationStats(tuple(value / scale for value in mean), tuple(value / scale for value in std))
+    )
 
 
-def simple(size: Size) -> Size:
+def collapse_square(size: Size) -> Size:
     """One number for a square size."""
     return size[0] if isinstance(size, tuple) and size[0] == size[1] else size
 
 
-def read_statistics(place: Fields, keys: tuple[str, str], channels: int, default: str) -> str | Statistics:
+def read_statistics(place: JsonObject, keys: tuple[str, str], channels: int, default: str) -> str | NormalizationStats:
     """Mean and standard deviation of each channel, by their name if they have one.
 
     Args:
@@ -150,22 +156,24 @@ def read_statistics(place: Fields, keys: tuple[str, str], channels: int, default
             has it.
         default: the name of those that are meant where none are given.
     """
-    readings = (schema.number(-1e6, 1e6), schema.number(1e-6, 1e6))
+    readings = (schema.float_range(-1e6, 1e6), schema.float_range(1e-6, 1e6))
     rows = [
         _read_channels(place, key, reading, channels, row)
-        for key, reading, row in zip(keys, readings, STATISTICS[default], strict=True)
+        for key, reading, row in zip(keys, readings, NORMALIZATION_STATS[default], strict=True)
     ]
-    return named_statistics(Statistics(*rows))
+    return named_statistics(NormalizationStats(*rows))
 
 
-def named_statistics(statistics: Statistics) -> str | Statistics:
+def named_statistics(statistics: NormalizationStats) -> str | NormalizationStats:
     """The name of statistics that have one, or themselves."""
-    return next((name for name, row in STATISTICS.items() if row == statistics), statistics)
+    return next((name for name, row in NORMALIZATION_STATS.items() if row == statistics), statistics)
 
 
-def _read_channels(place: Fields, key: str, reading: schema.Reading, channels: int, default: Any) -> tuple[float, ...]:
+def _read_channels(
+    place: JsonObject, key: str, reading: schema.Parser, channels: int, default: Any
+) -> tuple[float, ...]:
     lengths = range(1, max(3, channels) + 1)
-    one_or_many = schema.either(schema.several(reading, lengths), lambda value: (reading(value),))
+    one_or_many = schema.either(schema.list_of(reading, lengths), lambda value: (reading(value),))
     values = place.read(key, schema.optional(one_or_many)) or default
     if channels == 1:
         return (sum(values) / len(values),)

@@ -11,20 +11,20 @@ from keras import layers
 
 from convnext_keras.checkpoints.key_mapping import Key
 from convnext_keras.checkpoints.loading import named_layers
-from convnext_keras.checkpoints.saving import Tensor, tensor_of
-from convnext_keras.configs import ClipVariant, TextTower, Variant, clip_parameter_count, parameter_count
-from convnext_keras.data.transforms import Statistics
+from convnext_keras.checkpoints.saving import LazyTensor, to_lazy_tensor
+from convnext_keras.configs import CLIPConfig, CLIPTextConfig, ConvNeXtConfig, count_clip_params, count_params
+from convnext_keras.data.transforms import NormalizationStats
 from convnext_keras.hub.class_labels import CLASSIFIER_ACTIVATIONS
 from convnext_keras.hub.image_processors import named_statistics
-from convnext_keras.layer_names import BLOCK, LayerName
+from convnext_keras.layer_names import BLOCK_ROLES, LayerName
 from convnext_keras.layers import ACTIVATIONS, NORMS, AverageMaxPooling2D
 
-Named = list[tuple[LayerName, keras.Layer]]
+NamedLayers = list[tuple[LayerName, keras.Layer]]
 DENSE_ROLES = {"head_hidden", "projection_hidden"}  # layers before the last one
 ACTIVATION_LAYERS = layers.Activation | layers.Softmax
 
 
-class Reading(NamedTuple):
+class InspectedModel(NamedTuple):
     """What a model is.
 
     Attributes:
@@ -39,18 +39,18 @@ class Reading(NamedTuple):
         clip: of a ConvNeXt-CLIP: both towers.
     """
 
-    variant: Variant
+    variant: ConvNeXtConfig
     classes: int
     activation: str | None
-    statistics: str | Statistics | None
+    statistics: str | NormalizationStats | None
     channels: int
     size: tuple[int, int] | None
     output_stride: int
-    tensors: dict[Key, Tensor]
-    clip: ClipVariant | None = None
+    tensors: dict[Key, LazyTensor]
+    clip: CLIPConfig | None = None
 
 
-class Head(NamedTuple):
+class HeadSpec(NamedTuple):
     """What follows the last block: its layers, None for those that are not there."""
 
     pooling: str | None = None
@@ -61,7 +61,7 @@ class Head(NamedTuple):
     norm_first: bool = False
 
 
-def read_built(model: keras.Model) -> Reading:
+def inspect_model(model: keras.Model) -> InspectedModel:
     """Reads a model of this library, or one built on it, such as `Sequential([backbone, Dense(3)])`.
 
     Raises:
@@ -73,10 +73,10 @@ def read_built(model: keras.Model) -> Reading:
     return _read_classifier(model, named_layers(model))
 
 
-def _read_classifier(model: keras.Model, named: Named) -> Reading:
+def _read_classifier(model: keras.Model, named: NamedLayers) -> InspectedModel:
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise ValueError(f"{model.name!r} must have one input and one output to be described.")
-    before, trunk, behind = _parts(model, named)
+    before, trunk, behind = _split_layers(model, named)
     head = _read_head(model, behind)
     variant = _read_trunk(model, trunk, head)
     classes = head.classifier.units if head.classifier else 0
@@ -85,14 +85,14 @@ def _read_classifier(model: keras.Model, named: Named) -> Reading:
     tensors = _tensors(trunk) | _tensors([(LayerName(role), layer) for role, layer in roles.items() if layer])
     if head.classifier and not head.classifier.use_bias:  # Published classifiers have one.
         zeros = np.zeros(classes, "float32")
-        tensors[Key(LayerName("head_dense"), "bias")] = Tensor((classes,), "float32", lambda: zeros)
-    _check_count(model, tensors, parameter_count(variant, classes, channels))
+        tensors[Key(LayerName("head_dense"), "bias")] = LazyTensor((classes,), "float32", lambda: zeros)
+    _check_count(model, tensors, count_params(variant, classes, channels))
     stride = _output_stride(variant, trunk)
-    return Reading(variant, classes, head.activation, statistics, channels, _size(model), stride, tensors)
+    return InspectedModel(variant, classes, head.activation, statistics, channels, _size(model), stride, tensors)
 
 
-def _read_clip(model: keras.Model, images: Named, texts: Named) -> Reading:
-    before, trunk, behind = _parts(model, images)
+def _read_clip(model: keras.Model, images: NamedLayers, texts: NamedLayers) -> InspectedModel:
+    before, trunk, behind = _split_layers(model, images)
     own = {name.role: layer for name, layer in behind}
     head = _read_head(model, [row for row in behind if not row[0].role.startswith("projection")])
     text: dict[str, Any] = {name.role: layer for name, layer in texts if name.block == 0}
@@ -100,18 +100,18 @@ def _read_clip(model: keras.Model, images: Named, texts: Named) -> Reading:
     similarity: Any = model.get_layer("similarity")
     projection, hidden = own["projection"], own.get("projection_hidden")
     mlp, text_width = text["mlp_in"], text["text_token_embedding"].output_dim
-    tower = TextTower(
+    tower = CLIPTextConfig(
         text_width,
         text["attention"].heads,
         depth,
         text["text_position_embedding"].context_length,
         text["text_token_embedding"].input_dim,
-        _activation_word(mlp.activation),
+        _activation_name(mlp.activation),
         mlp.units / text_width,
     )
     size = _size(model.get_layer("image_encoder"))
     height, width = size or (224, 224)
-    variant = ClipVariant(
+    variant = CLIPConfig(
         _read_trunk(model, trunk, head),
         tower,
         projection.units,
@@ -120,19 +120,19 @@ def _read_clip(model: keras.Model, images: Named, texts: Named) -> Reading:
         projection_bias=projection.use_bias,
         logit_bias=similarity.use_bias,
     )
-    norm: Named = [(LayerName("head_layernorm"), head.norm)]
-    others: Named = [row for row in behind if row[0].role.startswith("projection")]
+    norm: NamedLayers = [(LayerName("head_layernorm"), head.norm)]
+    others: NamedLayers = [row for row in behind if row[0].role.startswith("projection")]
     tensors = _tensors([*trunk, *norm, *others, *texts, (LayerName("similarity"), similarity)])
-    _check_count(model, tensors, clip_parameter_count(variant))
+    _check_count(model, tensors, count_clip_params(variant))
     statistics, channels = _read_inputs(model.get_layer("image_encoder"), before)
     stride = variant.trunk.minimum_size
-    return Reading(variant.trunk, 0, None, statistics, channels, size, stride, tensors, variant)
+    return InspectedModel(variant.trunk, 0, None, statistics, channels, size, stride, tensors, variant)
 
 
-def _parts(model: keras.Model, named: Named) -> tuple[Named, Named, Named]:
+def _split_layers(model: keras.Model, named: NamedLayers) -> tuple[NamedLayers, NamedLayers, NamedLayers]:
     """Layers before the stem, of stem and stages, and behind them."""
     known = [place for place, (name, _) in enumerate(named) if not name.is_foreign]
-    blocks = [place for place in known if named[place][0].role in BLOCK]
+    blocks = [place for place in known if named[place][0].role in BLOCK_ROLES]
     stems = [place for place in known if named[place][0].role.startswith("stem")]
     if not blocks or not stems:
         raise ValueError(f"{model.name!r} has no ConvNeXt in it. Give a model of this library, or one built on it.")
@@ -152,7 +152,7 @@ def _does_nothing(layer: keras.Layer) -> bool:
     return linear or isinstance(layer, kinds) or type(layer).__name__.startswith("Random")
 
 
-def _read_inputs(model: keras.Model, before: Named) -> tuple[str | Statistics | None, int]:
+def _read_inputs(model: keras.Model, before: NamedLayers) -> tuple[str | NormalizationStats | None, int]:
     """The statistics that are embedded, and the number of channels."""
     shape = model.input_shape
     channels = shape[-1] if keras.config.image_data_format() == "channels_last" else shape[1]
@@ -164,15 +164,15 @@ def _read_inputs(model: keras.Model, before: Named) -> tuple[str | Statistics | 
     rows = [np.ravel(np.asarray(row, "float64")) for row in (steps[0].input_mean, steps[0].input_variance)]
     mean, variance = (np.broadcast_to(row, channels) for row in rows)
     rounded = [[float(f"{value:.9g}") for value in row] for row in (mean / 255, np.sqrt(variance) / 255)]
-    return named_statistics(Statistics(tuple(rounded[0]), tuple(rounded[1]))), channels
+    return named_statistics(NormalizationStats(tuple(rounded[0]), tuple(rounded[1]))), channels
 
 
-def _read_head(model: keras.Model, behind: Named) -> Head:
+def _read_head(model: keras.Model, behind: NamedLayers) -> HeadSpec:
     """What follows the last block, in any of the orders that a description can say."""
-    head = Head()
+    head = HeadSpec()
     rows = [(name.role, layer) for name, layer in behind if not _does_nothing(layer)]
     for place, (role, layer) in enumerate(rows):
-        is_last, kind = place == len(rows) - 1, _pooling_word(layer)
+        is_last, kind = place == len(rows) - 1, _pooling_name(layer)
         if kind and not head.pooling and not head.hidden:
             head = head._replace(pooling=kind, norm_first=head.norm is not None)
         elif type(layer) in (*NORMS.values(), layers.LayerNormalization) and head.norm is None and not head.hidden:
@@ -192,7 +192,7 @@ def _read_head(model: keras.Model, behind: Named) -> Head:
     return head
 
 
-def _pooling_word(layer: keras.Layer) -> str | None:
+def _pooling_name(layer: keras.Layer) -> str | None:
     if isinstance(layer, AverageMaxPooling2D):
         return "catavgmax" if layer.concatenate else "avgmax"
     kinds = {layers.GlobalAveragePooling2D: "avg", layers.GlobalMaxPooling2D: "max"}
@@ -211,7 +211,7 @@ def _classifier_activation(layer: Any) -> str | None:
     return None if word == "linear" else word
 
 
-def _activation_word(function: Any) -> Any:
+def _activation_name(function: Any) -> Any:
     """The word of `Variant` for an activation."""
     known = {keras.activations.get(activation): word for word, activation in ACTIVATIONS.items()}
     if function not in known:
@@ -219,7 +219,7 @@ def _activation_word(function: Any) -> Any:
     return known[function]
 
 
-def _read_trunk(model: keras.Model, trunk: Named, head: Head) -> Variant:
+def _read_trunk(model: keras.Model, trunk: NamedLayers, head: HeadSpec) -> ConvNeXtConfig:
     """The architecture of stem and stages, with what the head says."""
     by_role: dict[str, list[tuple[LayerName, Any]]] = {}
     for name, layer in trunk:
@@ -245,7 +245,7 @@ def _read_trunk(model: keras.Model, trunk: Named, head: Head) -> Variant:
     if not isinstance(head.norm, layers.LayerNormalization if norm_word == "layer" else NORMS[norm_word]):
         raise ValueError(f"{head.norm.name!r} is of another kind than the norms of the blocks, {norm_word!r}.")
     pooling: Any = head.pooling or "none"
-    return Variant(
+    return ConvNeXtConfig(
         tuple(len(rows) for rows in convolutions),
         tuple(rows[0].filters for rows in convolutions),
         **overlap,
@@ -255,7 +255,7 @@ def _read_trunk(model: keras.Model, trunk: Named, head: Head) -> Variant:
         norm=norm_word,
         epsilon=epsilon,
         head_epsilon=None if head.norm.epsilon == epsilon else float(head.norm.epsilon),
-        activation=_activation_word(first("pointwise_conv_1").activation),
+        activation=_activation_name(first("pointwise_conv_1").activation),
         conv_bias=convolutions[0][0].use_bias,
         first_downsampling="first_downsampling_conv" in by_role,
         response_norm="grn" in by_role,
@@ -266,7 +266,7 @@ def _read_trunk(model: keras.Model, trunk: Named, head: Head) -> Variant:
     )
 
 
-def _output_stride(variant: Variant, trunk: Named) -> int:
+def _output_stride(variant: ConvNeXtConfig, trunk: NamedLayers) -> int:
     """The stride of the last feature map, by how far the last kernels are spread."""
     spread = next(layer for name, layer in reversed(trunk) if name.role == "depthwise_conv").dilation_rate[0]
     return variant.minimum_size // spread
@@ -278,16 +278,16 @@ def _size(model: keras.Model) -> tuple[int, int] | None:
     return None if None in (height, width) else (height, width)
 
 
-def _tensors(rows: Named) -> dict[Key, Tensor]:
+def _tensors(rows: NamedLayers) -> dict[Key, LazyTensor]:
     return {
-        Key(name, variable.name): tensor_of(variable)
+        Key(name, variable.name): to_lazy_tensor(variable)
         for name, layer in rows
         for variable in layer.weights
         if variable.name != "seed_generator_state"
     }
 
 
-def _check_count(model: keras.Model, tensors: dict[Key, Tensor], expected: int) -> None:
+def _check_count(model: keras.Model, tensors: dict[Key, LazyTensor], expected: int) -> None:
     """Raises unless the variables are those of the architecture that was read."""
     count = sum(int(np.prod(tensor.shape)) for tensor in tensors.values())
     if count != expected:

@@ -9,25 +9,25 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from convnext_keras.checkpoints import WeightsError
-from convnext_keras.checkpoints.shards import json_object
-from convnext_keras.validation import did_you_mean
+from convnext_keras.checkpoints.shards import read_json_object
+from convnext_keras.validation import suggestion
 
 MAX_BYTES = 10_000_000  # of a description; the names of 22,000 classes are about 1 MB
 MAX_NESTING = 20
-SHOWN = 80  # characters of a value in an error
+MAX_SHOWN = 80  # characters of a value in an error
 
 # Takes a value and returns what it means, or raises ValueError with words for what is valid.
-Reading = Callable[[Any], Any]
+Parser = Callable[[Any], Any]
 
 
-class Fields(NamedTuple):
+class JsonObject(NamedTuple):
     """An object of a JSON file: `path` is the file, `values` the object, `place` the keys that lead to it."""
 
     path: Path
     values: Mapping[str, Any]
     place: str = ""
 
-    def read(self, key: str, reading: Reading, default: Any = None) -> Any:
+    def read(self, key: str, reading: Parser, default: Any = None) -> Any:
         """The value of a key by a reading, or the default if the key is absent.
 
         Raises:
@@ -40,61 +40,61 @@ class Fields(NamedTuple):
         except ValueError as error:
             raise self.error(key, str(error)) from error
 
-    def section(self, key: str) -> "Fields":
+    def section(self, key: str) -> "JsonObject":
         """The object at a key; an empty one if it is absent."""
-        return Fields(self.path, self.read(key, a_mapping, {}), f"{self.place}{key}.")
+        return JsonObject(self.path, self.read(key, parse_object, {}), f"{self.place}{key}.")
 
     def error(self, key: str, valid: str) -> WeightsError:
         """What to raise over a key: its value, or that it is missing, and what would be valid."""
         value = repr(self.values[key]) if key in self.values else "missing"
-        shown = value if len(value) <= SHOWN else f"{value[:SHOWN]}..."
+        shown = value if len(value) <= MAX_SHOWN else f"{value[:MAX_SHOWN]}..."
         return WeightsError(f"{self.path}: {self.place}{key} is {shown}; it must be {valid}.")
 
     def refuse_unknown(self, known: Sequence[str], what: str) -> None:
         """Raises WeightsError if there is a key that nothing is known of."""
         for key in self.values.keys() - set(known):
-            hint = did_you_mean(key, known)
+            hint = suggestion(key, known)
             raise WeightsError(f"{self.path}: {self.place}{key} is no {what}. Known: {', '.join(sorted(known))}.{hint}")
 
 
-def read_fields(path: Path) -> Fields:
+def read_json(path: Path) -> JsonObject:
     """The description in a file.
 
     Raises:
         WeightsError: if it is not a JSON object of at most `MAX_BYTES`, nested `MAX_NESTING` deep.
     """
-    values = json_object(path, MAX_BYTES)
+    values = read_json_object(path, MAX_BYTES)
     level: list[Any] = [values]
     for _ in range(MAX_NESTING):
         parts = [part.values() if isinstance(part, dict) else part for part in level if isinstance(part, dict | list)]
         level = [item for part in parts for item in part]
     if level:
         raise WeightsError(f"{path}: is nested more than {MAX_NESTING} deep.")
-    return Fields(path, values)
+    return JsonObject(path, values)
 
 
-def a_mapping(value: Any) -> Mapping[str, Any]:
+def parse_object(value: Any) -> Mapping[str, Any]:
     """An object of JSON."""
     if not isinstance(value, Mapping):
         raise ValueError("an object")
     return value
 
 
-def a_flag(value: Any) -> bool:
+def parse_bool(value: Any) -> bool:
     """True or false."""
     if not isinstance(value, bool):
         raise ValueError("true or false")
     return value
 
 
-def text(value: Any) -> str:
+def parse_str(value: Any) -> str:
     """Any string of at most 1,000 characters."""
     if not isinstance(value, str) or len(value) > 1000:
         raise ValueError("a text of at most 1,000 characters")
     return value
 
 
-def whole(low: int, high: int) -> Reading:
+def int_range(low: int, high: int) -> Parser:
     """A whole number in a range."""
 
     def reading(value: Any) -> int:
@@ -105,7 +105,7 @@ def whole(low: int, high: int) -> Reading:
     return reading
 
 
-def number(low: float, high: float) -> Reading:
+def float_range(low: float, high: float) -> Parser:
     """A finite number in a range."""
 
     def reading(value: Any) -> float:
@@ -116,7 +116,7 @@ def number(low: float, high: float) -> Reading:
     return reading
 
 
-def optional(inner: Reading) -> Reading:
+def optional(inner: Parser) -> Parser:
     """Null, which stands for None, or what another reading takes."""
 
     def reading(value: Any) -> Any:
@@ -128,7 +128,7 @@ def optional(inner: Reading) -> Reading:
     return reading
 
 
-def word(meanings: Mapping[str, Any]) -> Reading:
+def choice(meanings: Mapping[str, Any]) -> Parser:
     """One of some words, each of which stands for something."""
 
     def reading(value: Any) -> Any:
@@ -139,7 +139,7 @@ def word(meanings: Mapping[str, Any]) -> Reading:
     return reading
 
 
-def one_of(numbers: Sequence[int]) -> Reading:
+def int_choice(numbers: Sequence[int]) -> Parser:
     """One of some whole numbers."""
 
     def reading(value: Any) -> int:
@@ -150,7 +150,7 @@ def one_of(numbers: Sequence[int]) -> Reading:
     return reading
 
 
-def several(inner: Reading, lengths: Sequence[int] | range) -> Reading:
+def list_of(inner: Parser, lengths: Sequence[int] | range) -> Parser:
     """A list of valid length of what another reading takes, as a tuple."""
 
     def reading(value: Any) -> tuple:
@@ -165,7 +165,7 @@ def several(inner: Reading, lengths: Sequence[int] | range) -> Reading:
     return reading
 
 
-def either(first: Reading, second: Reading) -> Reading:
+def either(first: Parser, second: Parser) -> Parser:
     """What one of two readings takes."""
 
     def reading(value: Any) -> Any:
@@ -180,4 +180,4 @@ def either(first: Reading, second: Reading) -> Reading:
     return reading
 
 
-EPSILON = number(math.ulp(0.0), 1.0)
+parse_epsilon = float_range(math.ulp(0.0), 1.0)

@@ -4,19 +4,19 @@ import json
 import re
 from collections.abc import Mapping
 
-from convnext_keras.hub.model_info import Description
-from convnext_keras.pretrained_info import Provenance
+from convnext_keras.hub.model_info import ModelInfo
+from convnext_keras.pretrained_info import PretrainedInfo
 
-LOADED_BY = {
+LOADING_SNIPPETS = {
     "timm": 'timm.create_model("hf-hub:OWNER/NAME", pretrained=True)',
     "transformers": 'AutoModelForImageClassification.from_pretrained("OWNER/NAME")',
     "open_clip": 'open_clip.create_model_from_pretrained("hf-hub:OWNER/NAME")',
 }
 
 
-def card(
-    description: Description,
-    origin: Provenance | None,
+def render_model_card(
+    description: ModelInfo,
+    origin: PretrainedInfo | None,
     name: str,
     intended_use: str | None,
     metrics: Mapping[str, float],
@@ -52,7 +52,7 @@ def card(
         "Trained from": f"{where}{checked}",
     }
     calls = [f'convnext_keras.{"clip." if description.clip else ""}create_model("hf://OWNER/NAME")']
-    calls += [LOADED_BY[form]] if form in LOADED_BY else []
+    calls += [LOADING_SNIPPETS[form]] if form in LOADING_SNIPPETS else []
     lines = ["---", *head, "---", "", f"# {name}", "", "| | |", "|---|---|"]
     lines += [f"| {key} | {value} |" for key, value in rows.items()]
     lines += ["", "## Use", "", "```python", *calls, "```", "", "## Intended use", ""]

@@ -8,21 +8,21 @@ from typing import Any
 
 from convnext_keras.checkpoints import WeightsError
 from convnext_keras.checkpoints.download import VerifiedFile
-from convnext_keras.checkpoints.registry import RESTRICTED, warn_of_license
+from convnext_keras.checkpoints.registry import RESTRICTED_LICENSES, warn_restricted_license
 from convnext_keras.checkpoints.shards import open_checkpoint
-from convnext_keras.configs import ClipVariant, Variant, clip_parameter_count, parameter_count
-from convnext_keras.data.transforms import Recipe
+from convnext_keras.configs import CLIPConfig, ConvNeXtConfig, count_clip_params, count_params
+from convnext_keras.data.transforms import ImageTransform
 from convnext_keras.hub.class_labels import CLASSIFIER_ACTIVATIONS
 from convnext_keras.hub.repository import Repository
 
 # Names of the weight file in order of preference; timm and OpenCLIP do not read shards.
-SINGLE, SHARDED = "model.safetensors", "model.safetensors.index.json"
-PUBLISHED_FACTS = {"parameters", "input_size"}  # attributes of a variant that no layer has
-LICENSE = re.compile(r"^license:[ \t]*[\"']?([\w.+-]+)", re.MULTILINE)
+WEIGHTS_FILE, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
+METADATA_FIELDS = {"parameters", "input_size"}  # attributes of a variant that no layer has
+LICENSE_PATTERN = re.compile(r"^license:[ \t]*[\"']?([\w.+-]+)", re.MULTILINE)
 
 
 @dataclasses.dataclass(frozen=True)
-class Description:
+class ModelInfo:
     """A model as its repository describes it, before any weights are fetched.
 
     Attributes:
@@ -43,15 +43,15 @@ class Description:
 
     repository: Repository
     format: str
-    variant: Variant
+    variant: ConvNeXtConfig
     classes: int
-    recipe: Recipe
-    files: tuple[str, ...] = (SINGLE,)
+    recipe: ImageTransform
+    files: tuple[str, ...] = (WEIGHTS_FILE,)
     activation: str | None = None
     labels: str | tuple[tuple[str, str], ...] | None = None
     license: str | None = None
     output_stride: int | None = None
-    clip: ClipVariant | None = None
+    clip: CLIPConfig | None = None
     notes: tuple[str, ...] = ()
     include_preprocessing: bool = True
 
@@ -79,17 +79,17 @@ class Description:
     def parameters(self) -> int:
         """How many numbers the weight file has to hold."""
         if self.clip:
-            return clip_parameter_count(self.clip)
-        return parameter_count(self.variant, self.classes, self.recipe.channels)
+            return count_clip_params(self.clip)
+        return count_params(self.variant, self.classes, self.recipe.channels)
 
-    def check(self, variant: Variant, include_top: bool) -> None:
+    def check(self, variant: ConvNeXtConfig, include_top: bool) -> None:
         """Raises ValueError if the model that is to be filled has another architecture."""
         if self.clip:
             raise WeightsError(f"{self.name} is a ConvNeXt-CLIP: use convnext_keras.clip.create_model.")
         if include_top and not self.classes:
             raise ValueError(f"{self.name} has no classifier. Use include_top=False. Received: include_top=True")
         mine, theirs = self.variant._asdict(), variant._asdict()
-        unlike = [name for name in mine.keys() - PUBLISHED_FACTS if mine[name] != theirs[name]]
+        unlike = [name for name in mine.keys() - METADATA_FIELDS if mine[name] != theirs[name]]
         if not include_top:
             unlike = [name for name in unlike if name != "head_pooling"]
         if unlike:
@@ -100,10 +100,10 @@ class Description:
                 f"create_model({self.name!r}) builds what it describes."
             )
 
-    def check_clip(self, variant: ClipVariant) -> None:
+    def check_clip(self, variant: CLIPConfig) -> None:
         """Raises WeightsError if the ConvNeXt-CLIP that is to be filled has other sizes."""
 
-        def sizes(variant: ClipVariant) -> ClipVariant:
+        def sizes(variant: CLIPConfig) -> CLIPConfig:
             trunk = variant.trunk._replace(parameters=None, input_size=0)
             return variant._replace(trunk=trunk, parameters=None, image_size=0)
 
@@ -119,8 +119,8 @@ class Description:
         Raises:
             WeightsError: if it cannot be had, or holds another count.
         """
-        if self.license in RESTRICTED:
-            warn_of_license(self.license)
+        if self.license in RESTRICTED_LICENSES:
+            warn_restricted_license(self.license)
         file = self.repository.require(self.files)
         with open_checkpoint(file.path) as opened:
             count = sum(math.prod(header.shape) for header in opened.headers.values())
@@ -132,11 +132,11 @@ class Description:
         return file
 
 
-def license_of(repository: Repository) -> str | None:
+def read_card_license(repository: Repository) -> str | None:
     """The licence that the head of a repository's `README.md` states, as the hub reads it; None if it does not."""
     path = repository.find("README.md")
     if path is None:
         return None
     head = re.match(r"---\s*\n(.*?)\n---", Path(path).read_text(encoding="utf-8", errors="replace")[:20_000], re.DOTALL)
-    stated = head and LICENSE.search(head[1])
+    stated = head and LICENSE_PATTERN.search(head[1])
     return stated[1] if stated else None

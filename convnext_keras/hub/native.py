@@ -3,131 +3,138 @@
 from typing import Any
 
 from convnext_keras.checkpoints import WeightsError
-from convnext_keras.configs import WORDS, ClipVariant, TextTower, Variant, check
+from convnext_keras.configs import CHOICES, CLIPConfig, CLIPTextConfig, ConvNeXtConfig, validate_config
 from convnext_keras.data import transforms
-from convnext_keras.data.transforms import INTERPOLATIONS, STATISTICS, Recipe, Statistics
+from convnext_keras.data.transforms import INTERPOLATIONS, NORMALIZATION_STATS, ImageTransform, NormalizationStats
 from convnext_keras.hub import json_schema as schema
-from convnext_keras.hub.class_labels import CLASSIFIER_ACTIVATIONS, MAX_CLASSES, WHOLE_CLASSES
+from convnext_keras.hub.class_labels import CLASSIFIER_ACTIVATIONS, MAX_CLASSES, parse_num_classes
 from convnext_keras.hub.image_processors import MAX_EDGE, MAX_SIZE, named_statistics
-from convnext_keras.hub.json_schema import Fields
-from convnext_keras.hub.model_info import SHARDED, SINGLE, Description
+from convnext_keras.hub.json_schema import JsonObject
+from convnext_keras.hub.model_info import WEIGHTS_FILE, WEIGHTS_INDEX, ModelInfo
 from convnext_keras.hub.repository import Repository
 from convnext_keras.hub.timm import MAX_BLOCKS, MAX_WIDTH
-from convnext_keras.pretrained_info import as_lists
+from convnext_keras.pretrained_info import tuples_to_lists
 
-FILE = "convnext_keras.json"
+NATIVE_FILE = "convnext_keras.json"
 
 
-def words(known: Any) -> schema.Reading:
+def str_choice(known: Any) -> schema.Parser:
     """One of some words, as it is."""
-    return schema.word({word: word for word in known})
+    return schema.choice({word: word for word in known})
 
 
 STAGES = range(1, 9)
-WIDTH, FLAG, EDGE = schema.whole(1, MAX_WIDTH), schema.a_flag, schema.whole(1, MAX_SIZE)
-SIZE = schema.either(EDGE, schema.several(EDGE, (2,)))
-LEVELS = schema.several(schema.number(-1e6, 1e6), range(1, 1025))
+WIDTH, FLAG, EDGE = schema.int_range(1, MAX_WIDTH), schema.parse_bool, schema.int_range(1, MAX_SIZE)
+SIZE = schema.either(EDGE, schema.list_of(EDGE, (2,)))
+LEVELS = schema.list_of(schema.float_range(-1e6, 1e6), range(1, 1025))
 # How each attribute is read; what is left out has the class's default.
-VARIANT = {
-    "depths": schema.several(schema.whole(1, MAX_BLOCKS), STAGES),
-    "dims": schema.several(WIDTH, STAGES),
-    "stem_width": schema.whole(0, MAX_WIDTH),
+CONFIG_FIELDS = {
+    "depths": schema.list_of(schema.int_range(1, MAX_BLOCKS), STAGES),
+    "dims": schema.list_of(WIDTH, STAGES),
+    "stem_width": schema.int_range(0, MAX_WIDTH),
     "stem_norm": FLAG,
-    "patch_size": schema.whole(1, 32),
-    "kernel_sizes": schema.several(schema.whole(1, 63), STAGES),
-    "epsilon": schema.EPSILON,
-    "head_epsilon": schema.optional(schema.EPSILON),
+    "patch_size": schema.int_range(1, 32),
+    "kernel_sizes": schema.list_of(schema.int_range(1, 63), STAGES),
+    "epsilon": schema.parse_epsilon,
+    "head_epsilon": schema.optional(schema.parse_epsilon),
     "conv_bias": FLAG,
     "first_downsampling": FLAG,
     "response_norm": FLAG,
     "layer_scale": FLAG,
     "head_norm_first": FLAG,
-    "head_hidden": schema.whole(0, MAX_WIDTH),
-    **{name: words(known) for name, known in WORDS.items()},
+    "head_hidden": schema.int_range(0, MAX_WIDTH),
+    **{name: str_choice(known) for name, known in CHOICES.items()},
 }
-TEXT = {
+TEXT_FIELDS = {
     **dict.fromkeys(("width", "heads"), WIDTH),
-    **dict.fromkeys(("depth", "context_length"), schema.whole(1, 4096)),
-    "vocabulary_size": schema.whole(514, 10_000_000),
-    "activation": VARIANT["activation"],
-    "mlp_ratio": schema.number(0.01, 64),
+    **dict.fromkeys(("depth", "context_length"), schema.int_range(1, 4096)),
+    "vocabulary_size": schema.int_range(514, 10_000_000),
+    "activation": CONFIG_FIELDS["activation"],
+    "mlp_ratio": schema.float_range(0.01, 64),
 }
-CLIP = {
+CLIP_FIELDS = {
     "embedding": WIDTH,
     "image_size": SIZE,
     "projection_hidden": schema.optional(WIDTH),
     "projection_bias": FLAG,
     "logit_bias": FLAG,
 }
-RECIPE = {
+TRANSFORM_FIELDS = {
     "size": SIZE,
-    "crop": schema.number(0.05, 1),
-    "resize": words(("shortest", "longest", "squash", "none")),
-    "interpolation": words(INTERPOLATIONS),
-    "statistics": schema.either(words(STATISTICS), schema.several(LEVELS, (2,))),
+    "crop": schema.float_range(0.05, 1),
+    "resize": str_choice(("shortest", "longest", "squash", "none")),
+    "interpolation": str_choice(INTERPOLATIONS),
+    "statistics": schema.either(str_choice(NORMALIZATION_STATS), schema.list_of(LEVELS, (2,))),
     "rgb_first": FLAG,
-    "rounding": words(transforms.ROUNDINGS),
-    "edge": schema.optional(schema.either(schema.whole(1, MAX_EDGE), schema.several(schema.whole(1, MAX_EDGE), (2,)))),
-    "channels": schema.whole(1, 1024),
-    "fill": schema.either(schema.whole(0, 255), schema.several(schema.whole(0, 255), range(1, 1025))),
+    "rounding": str_choice(transforms.CROP_ROUNDING),
+    "edge": schema.optional(
+        schema.either(schema.int_range(1, MAX_EDGE), schema.list_of(schema.int_range(1, MAX_EDGE), (2,)))
+    ),
+    "channels": schema.int_range(1, 1024),
+    "fill": schema.either(schema.int_range(0, 255), schema.list_of(schema.int_range(0, 255), range(1, 1025))),
     "levels": FLAG,
 }
-CLASS = schema.several(schema.text, (2,))
-TOP = {
-    "classes": WHOLE_CLASSES,
-    "activation": schema.optional(words(CLASSIFIER_ACTIVATIONS)),
-    "labels": schema.optional(schema.either(schema.text, schema.several(CLASS, range(1, MAX_CLASSES + 1)))),
-    "license": schema.optional(schema.text),
-    "output_stride": schema.optional(schema.whole(1, 1024)),
-    "include_preprocessing": schema.a_flag,
+parse_class = schema.list_of(schema.parse_str, (2,))
+TOP_FIELDS = {
+    "classes": parse_num_classes,
+    "activation": schema.optional(str_choice(CLASSIFIER_ACTIVATIONS)),
+    "labels": schema.optional(schema.either(schema.parse_str, schema.list_of(parse_class, range(1, MAX_CLASSES + 1)))),
+    "license": schema.optional(schema.parse_str),
+    "output_stride": schema.optional(schema.int_range(1, 1024)),
+    "include_preprocessing": schema.parse_bool,
 }
 
 
-def read_all(place: Fields, readings: dict[str, schema.Reading], others: tuple[str, ...] = ()) -> dict[str, Any]:
+def read_all(place: JsonObject, readings: dict[str, schema.Parser], others: tuple[str, ...] = ()) -> dict[str, Any]:
     """The attributes that are there."""
     place.refuse_unknown((*readings, *others), "attribute")
     return {key: place.read(key, readings[key]) for key in place.values if key in readings}
 
 
-def describe(repository: Repository, config: Fields, license: str | None) -> Description:
+def read_model_info(repository: Repository, config: JsonObject, license: str | None) -> ModelInfo:
     """The description in `convnext_keras.json`."""
-    top = read_all(config, TOP, ("architecture", "recipe", "clip"))
+    top = read_all(config, TOP_FIELDS, ("architecture", "recipe", "clip"))
     try:
-        variant = Variant(**read_all(config.section("architecture"), VARIANT))
-        check(variant)
-        recipe = Recipe(**read_all(config.section("recipe"), RECIPE))
+        variant = ConvNeXtConfig(**read_all(config.section("architecture"), CONFIG_FIELDS))
+        validate_config(variant)
+        recipe = ImageTransform(**read_all(config.section("recipe"), TRANSFORM_FIELDS))
         clip = read_clip(config.section("clip"), variant) if "clip" in config.values else None
     except (TypeError, ValueError) as error:
         raise WeightsError(f"{config.path}: {str(error).removeprefix(f'{config.path}: ')}") from error
     if not isinstance(recipe.statistics, str):
-        recipe = recipe._replace(statistics=Statistics(*recipe.statistics))
-    if len(transforms.statistics_of(recipe.statistics).mean) != recipe.channels:
+        recipe = recipe._replace(statistics=NormalizationStats(*recipe.statistics))
+    if len(transforms.get_statistics(recipe.statistics).mean) != recipe.channels:
         raise config.error("recipe", f"with statistics of {recipe.channels} channels")
     if isinstance(top.get("labels"), tuple) and len(top["labels"]) != top.get("classes"):
         raise config.error("labels", "as many as there are classes")
     known = {**top, "license": license or top.get("license"), "clip": clip}
-    return Description(repository, "keras", variant, recipe=recipe, files=(SINGLE, SHARDED), **{"classes": 0, **known})
+    return ModelInfo(
+        repository, "keras", variant, recipe=recipe, files=(WEIGHTS_FILE, WEIGHTS_INDEX), **{"classes": 0, **known}
+    )
 
 
-def read_clip(place: Fields, trunk: Variant) -> ClipVariant:
+def read_clip(place: JsonObject, trunk: ConvNeXtConfig) -> CLIPConfig:
     """Both towers of a ConvNeXt-CLIP."""
-    text = TextTower(**read_all(place.section("text"), TEXT))
+    text = CLIPTextConfig(**read_all(place.section("text"), TEXT_FIELDS))
     if text.width % text.heads:
         raise place.section("text").error("heads", f"a divisor of the width, {text.width}")
-    return ClipVariant(trunk, text, **read_all(place, CLIP, ("text",)))
+    return CLIPConfig(trunk, text, **read_all(place, CLIP_FIELDS, ("text",)))
 
 
-def written(description: Description) -> dict[str, Any]:
+def to_json(description: ModelInfo) -> dict[str, Any]:
     """What `describe` reads, of a description."""
     variant, recipe = description.variant._asdict(), description.recipe._asdict()
     if not isinstance(description.recipe.statistics, str):
         recipe["statistics"] = named_statistics(description.recipe.statistics)
     content: dict[str, Any] = {
-        "architecture": {name: as_lists(variant[name]) for name in VARIANT},
-        "recipe": {name: as_lists(recipe[name]) for name in RECIPE},
-        **{name: as_lists(getattr(description, name)) for name in TOP},
+        "architecture": {name: tuples_to_lists(variant[name]) for name in CONFIG_FIELDS},
+        "recipe": {name: tuples_to_lists(recipe[name]) for name in TRANSFORM_FIELDS},
+        **{name: tuples_to_lists(getattr(description, name)) for name in TOP_FIELDS},
     }
     if description.clip:
         clip, text = description.clip._asdict(), description.clip.text._asdict()
-        content["clip"] = {**{name: as_lists(clip[name]) for name in CLIP}, "text": {name: text[name] for name in TEXT}}
+        content["clip"] = {
+            **{name: tuples_to_lists(clip[name]) for name in CLIP_FIELDS},
+            "text": {name: text[name] for name in TEXT_FIELDS},
+        }
     return content

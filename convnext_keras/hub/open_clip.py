@@ -5,22 +5,22 @@ The form is that of OpenCLIP 3.3.0 (https://github.com/mlfoundations/open_clip).
 
 from typing import Any
 
-from convnext_keras.configs import CONTEXT_LENGTH, VOCABULARY_SIZE, ClipVariant, TextTower, Variant
-from convnext_keras.data.transforms import Recipe
+from convnext_keras.configs import CONTEXT_LENGTH, VOCABULARY_SIZE, CLIPConfig, CLIPTextConfig, ConvNeXtConfig
+from convnext_keras.data.transforms import ImageTransform
 from convnext_keras.hub import json_schema as schema
 from convnext_keras.hub.image_processors import MAX_SIZE, read_statistics
-from convnext_keras.hub.json_schema import Fields
-from convnext_keras.hub.model_info import SINGLE, Description
+from convnext_keras.hub.json_schema import JsonObject
+from convnext_keras.hub.model_info import WEIGHTS_FILE, ModelInfo
 from convnext_keras.hub.repository import Repository
 from convnext_keras.hub.timm import ARCHITECTURES
 
-FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", SINGLE)
+WEIGHTS_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", WEIGHTS_FILE)
 POOLINGS = {"": "avg", "avg": "avg", "max": "max", "avgmax": "avgmax"}
 PROJECTIONS = {"linear": False, "mlp": True}  # whether there is a hidden layer
 INTERPOLATIONS = {"bicubic": "bicubic", "bilinear": "bilinear", "random": "bicubic"}
 RESIZE_MODES = {name: name for name in ("shortest", "longest", "squash")}
-EDGE = schema.whole(1, MAX_SIZE)
-SIZE = schema.either(EDGE, schema.several(EDGE, (2,)))
+EDGE = schema.int_range(1, MAX_SIZE)
+SIZE = schema.either(EDGE, schema.list_of(EDGE, (2,)))
 # Options of the towers that are about training only.
 TRAINING = {"timm_drop", "timm_drop_path", "timm_model_pretrained", "patch_dropout", "init_logit_scale"}
 # Options that no ConvNeXt-CLIP has otherwise than so; null stands for the same.
@@ -40,93 +40,93 @@ MODEL_KEYS = (
 )
 
 
-def describe(repository: Repository, config: Fields, license: str | None) -> Description:
+def read_model_info(repository: Repository, config: JsonObject, license: str | None) -> ModelInfo:
     """The description in `open_clip_config.json`."""
     model = config.section("model_cfg")
     model.refuse_unknown(MODEL_KEYS, "option of a ConvNeXt-CLIP")
     if model.values.get("multimodal_cfg") is not None:
         raise model.error("multimodal_cfg", "absent: captioning models are not ConvNeXt-CLIPs")
-    variant = read_variant(model)
+    variant = read_clip_config(model)
     pixels = config.section("preprocess_cfg")
-    return Description(
+    return ModelInfo(
         repository,
         "open_clip",
         variant.trunk,
         0,
-        read_recipe(pixels, variant.image_size),
-        files=FILES,
+        read_transform(pixels, variant.image_size),
+        files=WEIGHTS_FILES,
         license=license,
         clip=variant,
     )
 
 
-def read_variant(model: Fields) -> ClipVariant:
+def read_clip_config(model: JsonObject) -> CLIPConfig:
     """Both towers."""
-    vision, embedding = model.section("vision_cfg"), model.read("embed_dim", schema.whole(1, 8192))
+    vision, embedding = model.section("vision_cfg"), model.read("embed_dim", schema.int_range(1, 8192))
     vision.refuse_unknown(VISION_KEYS, "option of an image tower by timm")
     if embedding is None:
         raise model.error("embed_dim", "a whole number 1..8192")
-    projection = vision.read("timm_proj", schema.word(PROJECTIONS), None)
+    projection = vision.read("timm_proj", schema.choice(PROJECTIONS), None)
     if projection is None:
         raise vision.error("timm_proj", "'linear' or 'mlp'")
-    bias = vision.read("timm_proj_bias", schema.optional(schema.a_flag), False)
-    return ClipVariant(
-        read_trunk(vision),
-        read_text(model),
+    bias = vision.read("timm_proj_bias", schema.optional(schema.parse_bool), False)
+    return CLIPConfig(
+        read_vision_config(vision),
+        read_text_config(model),
         embedding,
         image_size=vision.read("image_size", SIZE, 224),
         projection_hidden=2 * embedding if projection else None,
         projection_bias=bool(bias),
-        logit_bias=model.read("init_logit_bias", schema.optional(schema.number(-1e6, 1e6))) is not None,
+        logit_bias=model.read("init_logit_bias", schema.optional(schema.float_range(-1e6, 1e6))) is not None,
     )
 
 
-def read_trunk(vision: Fields) -> Variant:
+def read_vision_config(vision: JsonObject) -> ConvNeXtConfig:
     """The ConvNeXt of the image tower, which goes by timm's name."""
-    name = vision.read("timm_model_name", schema.text, "")
+    name = vision.read("timm_model_name", schema.parse_str, "")
     if name not in ARCHITECTURES:
         raise vision.error("timm_model_name", f"one of timm's ConvNeXts, such as {', '.join([*ARCHITECTURES][:3])}")
-    return ARCHITECTURES[name]._replace(head_pooling=vision.read("timm_pool", schema.word(POOLINGS), "avg"))
+    return ARCHITECTURES[name]._replace(head_pooling=vision.read("timm_pool", schema.choice(POOLINGS), "avg"))
 
 
-def read_text(model: Fields) -> TextTower:
+def read_text_config(model: JsonObject) -> CLIPTextConfig:
     """The text tower."""
     text = model.section("text_cfg")
     text.refuse_unknown((*TEXT_KEYS, *FIXED_TEXT), "option of a text tower")
     for key, valid in FIXED_TEXT.items():
         if text.values.get(key, valid) not in (valid, None):
             raise text.error(key, f"{valid!r} or absent")
-    tokenizer = text.read("hf_tokenizer_name", schema.optional(schema.text)) or "openai/clip"
+    tokenizer = text.read("hf_tokenizer_name", schema.optional(schema.parse_str)) or "openai/clip"
     if not tokenizer.lower().startswith(("openai/clip", "laion/clip")):
         raise text.error("hf_tokenizer_name", "absent or CLIP's own, such as 'openai/clip-vit-base-patch32'")
-    tower = TextTower(
-        text.read("width", schema.whole(1, 8192), 512),
-        text.read("heads", schema.whole(1, 1024), 8),
-        text.read("layers", schema.whole(1, 1000), 12),
-        text.read("context_length", schema.whole(2, 4096), CONTEXT_LENGTH),
-        text.read("vocab_size", schema.whole(514, VOCABULARY_SIZE), VOCABULARY_SIZE),
-        "quick_gelu" if model.read("quick_gelu", schema.a_flag, False) else "gelu",
-        text.read("mlp_ratio", schema.number(0.01, 64), 4.0),
+    tower = CLIPTextConfig(
+        text.read("width", schema.int_range(1, 8192), 512),
+        text.read("heads", schema.int_range(1, 1024), 8),
+        text.read("layers", schema.int_range(1, 1000), 12),
+        text.read("context_length", schema.int_range(2, 4096), CONTEXT_LENGTH),
+        text.read("vocab_size", schema.int_range(514, VOCABULARY_SIZE), VOCABULARY_SIZE),
+        "quick_gelu" if model.read("quick_gelu", schema.parse_bool, False) else "gelu",
+        text.read("mlp_ratio", schema.float_range(0.01, 64), 4.0),
     )
     if tower.width % tower.heads:
         raise text.error("heads", f"a divisor of the width, {tower.width}")
     return tower
 
 
-def read_recipe(pixels: Fields, size: Any) -> Recipe:
+def read_transform(pixels: JsonObject, size: Any) -> ImageTransform:
     """The evaluation transform; the size is the image tower's."""
-    mode = pixels.read("mode", schema.optional(schema.text)) or "RGB"
+    mode = pixels.read("mode", schema.optional(schema.parse_str)) or "RGB"
     if mode != "RGB":
         raise pixels.error("mode", "'RGB'")
-    resize = pixels.read("resize_mode", schema.optional(schema.word(RESIZE_MODES))) or "shortest"
-    interpolation = pixels.read("interpolation", schema.optional(schema.word(INTERPOLATIONS))) or "bicubic"
+    resize = pixels.read("resize_mode", schema.optional(schema.choice(RESIZE_MODES))) or "shortest"
+    interpolation = pixels.read("interpolation", schema.optional(schema.choice(INTERPOLATIONS))) or "bicubic"
     is_square = not isinstance(size, tuple) or size[0] == size[1]
-    return Recipe(
+    return ImageTransform(
         size,
         resize=resize,
         # OpenCLIP resizes to a rectangle with its own default.
         interpolation="bicubic" if resize == "shortest" and not is_square else interpolation,
         statistics=read_statistics(pixels, ("mean", "std"), 3, "clip"),
         rgb_first=False,
-        fill=pixels.read("fill_color", schema.optional(schema.whole(0, 255))) or 0 if resize == "longest" else 0,
+        fill=pixels.read("fill_color", schema.optional(schema.int_range(0, 255))) or 0 if resize == "longest" else 0,
     )

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from convnext_keras.checkpoints import WeightsError, download
 from convnext_keras.checkpoints.download import VerifiedFile
-from convnext_keras.checkpoints.formats import CONVERTER
-from convnext_keras.checkpoints.shards import INDEX, shard_names
+from convnext_keras.checkpoints.formats import CONVERT_HINT
+from convnext_keras.checkpoints.shards import INDEX_SUFFIX, shard_names
 
 HUB = "hf://"
-NAME = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+REPO_NAME = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl")
 
 
@@ -59,7 +59,7 @@ class Repository(NamedTuple):
             return VerifiedFile(self._inside(present[0]), download.file_sha256(present[0]))
         try:
             found = download.fetch_from_hub(self.owner_and_name, files, self.revision)
-            for shard in shard_names(found.path) if found.path.name.endswith(INDEX) else ():
+            for shard in shard_names(found.path) if found.path.name.endswith(INDEX_SUFFIX) else ():
                 download.fetch_from_hub(self.owner_and_name, [shard], self.revision)
         except OSError as error:
             raise WeightsError(f"{self.name}: {error}") from error
@@ -75,10 +75,10 @@ class Repository(NamedTuple):
 
     def _pickles(self) -> str:
         names = sorted(path.name for path in (self.folder or Path()).iterdir() if path.suffix in PICKLES)
-        return f" Convert {names[0]} once by {CONVERTER}." if names else ""
+        return f" Convert {names[0]} once by {CONVERT_HINT}." if names else ""
 
 
-def repository_of(name: str | os.PathLike) -> Repository | None:
+def parse_repository(name: str | os.PathLike) -> Repository | None:
     """The repository that a name stands for: `hf://owner/name`, with `@revision` or not, or a folder; None for others.
 
     Raises:
@@ -89,7 +89,7 @@ def repository_of(name: str | os.PathLike) -> Repository | None:
         'timm/convnext_atto.d2_in1k'
     """
     if str(name).startswith(HUB):
-        match = NAME.fullmatch(str(name))
+        match = REPO_NAME.fullmatch(str(name))
         if not match or ".." in str(name):
             raise ValueError(
                 f"A repository of the hub is hf://owner/name or hf://owner/name@revision. Received: {name}"

@@ -5,21 +5,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 from convnext_keras import checkpoints
-from convnext_keras.checkpoints import CLASSIFIERS, CLIP, Published, WeightsError
+from convnext_keras.checkpoints import CLASSIFIER_REGISTRY, CLIP_REGISTRY, WeightsError, WeightsSource
 from convnext_keras.hub import json_schema as schema
 from convnext_keras.hub import native, open_clip, timm, transformers
-from convnext_keras.hub.json_schema import Fields, read_fields
-from convnext_keras.hub.model_info import Description, license_of
-from convnext_keras.hub.repository import Repository, repository_of
+from convnext_keras.hub.json_schema import JsonObject, read_json
+from convnext_keras.hub.model_info import ModelInfo, read_card_license
+from convnext_keras.hub.repository import Repository, parse_repository
 
 
-def describe_config(repository: Repository, config: Fields, license: str | None) -> Description:
+def read_config_json(repository: Repository, config: JsonObject, license: str | None) -> ModelInfo:
     """The description in a `config.json`, which timm and transformers both write."""
     if "architecture" in config.values:
-        return timm.describe(repository, config, license)
-    model_type = config.read("model_type", schema.text)
+        return timm.read_model_info(repository, config, license)
+    model_type = config.read("model_type", schema.parse_str)
     if model_type in transformers.MODEL_TYPES:
-        return transformers.describe(repository, config, license)
+        return transformers.read_model_info(repository, config, license)
     code = (
         " The repository asks for code of its own (auto_map), which is never run."
         if "auto_map" in config.values
@@ -32,14 +32,14 @@ def describe_config(repository: Repository, config: Fields, license: str | None)
 
 
 # The files that describe a model, the first that is there decides: OpenCLIP's repositories may have others beside it.
-DESCRIBED_BY: dict[str, Callable[[Repository, Fields, str | None], Description]] = {
-    native.FILE: native.describe,
-    "open_clip_config.json": open_clip.describe,
-    "config.json": describe_config,
+CONFIG_READERS: dict[str, Callable[[Repository, JsonObject, str | None], ModelInfo]] = {
+    native.NATIVE_FILE: native.read_model_info,
+    "open_clip_config.json": open_clip.read_model_info,
+    "config.json": read_config_json,
 }
 
 
-def described(name: str | os.PathLike | Published) -> Description | None:
+def load_model_info(name: str | os.PathLike | WeightsSource) -> ModelInfo | None:
     """The description of a repository of the hub, or of a folder; None if the name is of neither.
 
     Only files that describe the model are fetched.
@@ -51,33 +51,33 @@ def described(name: str | os.PathLike | Published) -> Description | None:
         ValueError: if the name begins with `hf://` and goes on otherwise.
         WeightsError: if no description can be had, or it cannot be followed; the message names file, key and value.
     """
-    if isinstance(name, Description):
+    if isinstance(name, ModelInfo):
         return name
-    repository = repository_of(name) if isinstance(name, str | os.PathLike) else None
+    repository = parse_repository(name) if isinstance(name, str | os.PathLike) else None
     if repository is None:
         return None
-    for file, describe in DESCRIBED_BY.items():
+    for file, describe in CONFIG_READERS.items():
         if path := repository.find(file):
-            return describe(repository, read_fields(path), license_of(repository))
-    path = repository.require([*DESCRIBED_BY]).path  # Raises and says why, but for a file that has just come.
-    return DESCRIBED_BY[path.name](repository, read_fields(path), license_of(repository))
+            return describe(repository, read_json(path), read_card_license(repository))
+    path = repository.require([*CONFIG_READERS]).path  # Raises and says why, but for a file that has just come.
+    return CONFIG_READERS[path.name](repository, read_json(path), read_card_license(repository))
 
 
-def resolve(
-    weights: str | os.PathLike | Published | None, variant: str | None = None, table: str = CLASSIFIERS
-) -> Published | Path | None:
+def resolve_weights(
+    weights: str | os.PathLike | WeightsSource | None, variant: str | None = None, table: str = CLASSIFIER_REGISTRY
+) -> WeightsSource | Path | None:
     """What `weights=` of a constructor stands for: see `checkpoints.resolve`; also a repository of the hub or a folder.
 
     The name of a weight set comes before a folder that is called like it.
     """
-    known = checkpoints.named(weights, table, variant) if isinstance(weights, str) and variant else None
+    known = checkpoints.find_weight_set(weights, table, variant) if isinstance(weights, str) and variant else None
     if known:
         return known
-    description = None if weights is None else described(weights)
-    return description or checkpoints.resolve(weights, variant, table)
+    description = None if weights is None else load_model_info(weights)
+    return description or checkpoints.resolve_weights(weights, variant, table)
 
 
-def is_clip(name: str) -> bool:
+def is_clip_repo(name: str) -> bool:
     """Whether a name is of a ConvNeXt-CLIP: a weight set, variant, repository or folder.
 
     A variant that classifiers have too, such as `"convnext_base"`, is not.
@@ -85,8 +85,8 @@ def is_clip(name: str) -> bool:
     Raises:
         WeightsError: see `described`.
     """
-    for table in (CLASSIFIERS, CLIP):
-        if checkpoints.named(name, table) or checkpoints.default(name, table):
-            return table == CLIP
-    description = described(name)
+    for table in (CLASSIFIER_REGISTRY, CLIP_REGISTRY):
+        if checkpoints.find_weight_set(name, table) or checkpoints.default_weight_set(name, table):
+            return table == CLIP_REGISTRY
+    description = load_model_info(name)
     return description is not None and description.clip is not None

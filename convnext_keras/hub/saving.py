@@ -11,18 +11,18 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from convnext_keras.checkpoints.saving import Tensor, write_safetensors
-from convnext_keras.data.class_names import class_names as names_of_set
-from convnext_keras.data.transforms import Recipe, adapted, statistics_of
+from convnext_keras.checkpoints.saving import LazyTensor, write_safetensors
+from convnext_keras.data.class_names import load_class_names as names_of_set
+from convnext_keras.data.transforms import ImageTransform, adapt_statistics, get_statistics
 from convnext_keras.files import atomic_path
 from convnext_keras.hub import config_writers
 from convnext_keras.hub.image_processors import named_statistics
-from convnext_keras.hub.inspection import Reading, read_built
-from convnext_keras.hub.model_card import card
-from convnext_keras.hub.model_info import SHARDED, SINGLE, Description
+from convnext_keras.hub.inspection import InspectedModel, inspect_model
+from convnext_keras.hub.model_card import render_model_card
+from convnext_keras.hub.model_info import WEIGHTS_FILE, WEIGHTS_INDEX, ModelInfo
 from convnext_keras.hub.repository import Repository
-from convnext_keras.model import provenance_of
-from convnext_keras.pretrained_info import Provenance
+from convnext_keras.model import get_pretrained_info
+from convnext_keras.pretrained_info import PretrainedInfo
 
 MAX_SHARD_BYTES = 5_000_000_000
 
@@ -33,7 +33,7 @@ def save_pretrained(
     format: str = "timm",
     *,
     class_names: Sequence[str] | Sequence[tuple[str, str]] | str | None = None,
-    recipe: Recipe | None = None,
+    recipe: ImageTransform | None = None,
     license: str | None = None,
     intended_use: str | None = None,
     metrics: Mapping[str, float] | None = None,
@@ -68,14 +68,14 @@ def save_pretrained(
         ('3', 'three')
     """
     folder = Path(folder)
-    if format not in FORMS:
-        raise ValueError(f"format must be one of {[*FORMS]}. Received: format={format!r}")
+    if format not in REPO_FORMATS:
+        raise ValueError(f"format must be one of {[*REPO_FORMATS]}. Received: format={format!r}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists and is not an empty folder. Choose another one, or remove it.")
-    reading = read_built(model)
-    origin = provenance_of(model)
-    description = _description(reading, folder, format, origin, class_names, recipe, license)
-    form = FORMS[format]
+    reading = inspect_model(model)
+    origin = get_pretrained_info(model)
+    description = _build_model_info(reading, folder, format, origin, class_names, recipe, license)
+    form = REPO_FORMATS[format]
     if not description.include_preprocessing and format != "keras":
         warnings.warn(
             f"{model.name!r} takes normalized pixels. {format} describes that, but a model that this library loads "
@@ -87,20 +87,20 @@ def save_pretrained(
         partial.mkdir()
         for name, content in files.items():
             (partial / name).write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
-        text = card(description, origin, folder.name, intended_use, metrics or {})
+        text = render_model_card(description, origin, folder.name, intended_use, metrics or {})
         (partial / "README.md").write_text(text, encoding="utf-8")
         _write_weights(partial, form.weights, tensors, max_shard_bytes if form.shards else None)
 
 
-def _description(
-    reading: Reading,
+def _build_model_info(
+    reading: InspectedModel,
     folder: Path,
     format: str,
-    origin: Provenance | None,
+    origin: PretrainedInfo | None,
     class_names: Any,
-    recipe: Recipe | None,
+    recipe: ImageTransform | None,
     license: str | None,
-) -> Description:
+) -> ModelInfo:
     """The model's own facts, with what was given or is known of its origin."""
     if class_names is None and origin and origin.labels:
         known = names_of_set(origin.labels) if isinstance(origin.labels, str) else origin.labels
@@ -110,14 +110,16 @@ def _description(
     if labels is not None and len(labels) != reading.classes:
         raise ValueError(f"class_names must be {reading.classes}, one for each class. Received: {len(labels)}")
     # Without a transform of its own, a model gets the usual one, rounded as the format rounds.
-    usual = Recipe(224, rgb_first=reading.clip is None, rounding="down" if format == "transformers" else "half_even")
+    usual = ImageTransform(
+        224, rgb_first=reading.clip is None, rounding="down" if format == "transformers" else "half_even"
+    )
     recipe = recipe or (origin and origin.recipe) or usual
     if reading.size and recipe.shape[:2] != reading.size:
         square = reading.size[0] == reading.size[1]
         recipe = recipe._replace(size=reading.size[0] if square else reading.size, edge=None)
-    statistics = adapted(statistics_of(reading.statistics or recipe.statistics), reading.channels)
+    statistics = adapt_statistics(get_statistics(reading.statistics or recipe.statistics), reading.channels)
     recipe = recipe._replace(channels=reading.channels, statistics=named_statistics(statistics))
-    return Description(
+    return ModelInfo(
         Repository(str(folder), folder),
         format,
         reading.variant,
@@ -132,14 +134,14 @@ def _description(
     )
 
 
-def _write_weights(folder: Path, name: str, tensors: dict[str, Tensor], max_shard_bytes: int | None) -> None:
+def _write_weights(folder: Path, name: str, tensors: dict[str, LazyTensor], max_shard_bytes: int | None) -> None:
     """One file, or an index and its shards."""
     sizes = {key: int(np.prod(tensor.shape)) * np.dtype(tensor.dtype).itemsize for key, tensor in tensors.items()}
     metadata = {"format": "pt"}
     if max_shard_bytes is None or sum(sizes.values()) <= max_shard_bytes:
         write_safetensors(folder / name, tensors, metadata)
         return
-    shards: list[dict[str, Tensor]] = [{}]
+    shards: list[dict[str, LazyTensor]] = [{}]
     filled = 0
     for key, tensor in tensors.items():
         if shards[-1] and filled + sizes[key] > max_shard_bytes:
@@ -152,7 +154,7 @@ def _write_weights(folder: Path, name: str, tensors: dict[str, Tensor], max_shar
         write_safetensors(folder / file, shard, metadata)
         places |= dict.fromkeys(shard, file)
     index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places}
-    (folder / SHARDED).write_text(json.dumps(index, indent=2), encoding="utf-8")
+    (folder / WEIGHTS_INDEX).write_text(json.dumps(index, indent=2), encoding="utf-8")
 
 
 def push_to_hub(
@@ -196,20 +198,22 @@ def push_to_hub(
         return str(api.upload_folder(repo_id=repository, folder_path=folder, commit_message=commit_message))
 
 
-class Form(NamedTuple):
+class RepoFormat(NamedTuple):
     """A format: the weight file's name, whether it may be cut into shards, and what makes files and names."""
 
     weights: str
     shards: bool
-    files: Callable[[Description], config_writers.Files]
-    names: Callable[[Description, config_writers.Tensors], dict[str, Tensor]]
+    files: Callable[[ModelInfo], config_writers.Files]
+    names: Callable[[ModelInfo, config_writers.Tensors], dict[str, LazyTensor]]
 
 
-FORMS = {
-    "timm": Form(SINGLE, False, config_writers.timm_files, config_writers.timm_tensors),
-    "transformers": Form(SINGLE, True, config_writers.transformers_files, config_writers.transformers_tensors),
-    "open_clip": Form(
-        "open_clip_model.safetensors", False, config_writers.open_clip_files, config_writers.open_clip_tensors
+REPO_FORMATS = {
+    "timm": RepoFormat(WEIGHTS_FILE, False, config_writers.write_timm_config, config_writers.timm_tensors),
+    "transformers": RepoFormat(
+        WEIGHTS_FILE, True, config_writers.write_transformers_config, config_writers.transformers_tensors
     ),
-    "keras": Form(SINGLE, True, config_writers.own_files, config_writers.own_tensors),
+    "open_clip": RepoFormat(
+        "open_clip_model.safetensors", False, config_writers.write_open_clip_config, config_writers.open_clip_tensors
+    ),
+    "keras": RepoFormat(WEIGHTS_FILE, True, config_writers.write_native_config, config_writers.native_tensors),
 }

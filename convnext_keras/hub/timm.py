@@ -7,24 +7,26 @@ transformers' `timm_wrapper` has the same keys.
 import math
 from typing import Any
 
-from convnext_keras.configs import VARIANTS, Variant
-from convnext_keras.data.transforms import INTERPOLATIONS, Recipe, statistics_of
+from convnext_keras.configs import CONVNEXT_CONFIGS, ConvNeXtConfig
+from convnext_keras.data.transforms import INTERPOLATIONS, ImageTransform, get_statistics
 from convnext_keras.hub import json_schema as schema
 from convnext_keras.hub.class_labels import (
-    WHOLE_CLASSES,
-    a_list_of_names,
-    a_mapping_of_texts,
-    a_table_of_names,
+    parse_id2label,
+    parse_names,
+    parse_num_classes,
+    parse_text_mapping,
     read_activation,
 )
 from convnext_keras.hub.image_processors import MAX_EDGE, MAX_SIZE, read_statistics
-from convnext_keras.hub.json_schema import Fields
-from convnext_keras.hub.model_info import SINGLE, Description
+from convnext_keras.hub.json_schema import JsonObject
+from convnext_keras.hub.model_info import WEIGHTS_FILE, ModelInfo
 from convnext_keras.hub.repository import Repository
 
 MAX_WIDTH, MAX_BLOCKS = 8_192, 1_000  # channels of a stage, blocks in all
 # timm's architectures: all of the table but Meta's isotropic ones and this project's own.
-ARCHITECTURES = {name: row for name, row in VARIANTS.items() if not name.startswith(("convnext_iso", "convnext_mini"))}
+ARCHITECTURES = {
+    name: row for name, row in CONVNEXT_CONFIGS.items() if not name.startswith(("convnext_iso", "convnext_mini"))
+}
 # Those whose dense layers are stored as convolutions of one pixel, unless model_args says otherwise.
 CONV_MLP = {
     *(f"convnext_{name}" for name in ("atto", "atto_ols", "atto_rms", "femto", "femto_ols", "pico", "pico_ols")),
@@ -38,12 +40,12 @@ ACTIVATIONS = {
 }
 NORMS = {f"{name}norm{end}": name for name in ("layer", "rms", "simple") for end in ("", "2d")}
 # A null stands for the class's own norm.
-NORMS_OR_NULL = schema.optional(schema.word(NORMS))
+NORMS_OR_NULL = schema.optional(schema.choice(NORMS))
 POOLINGS = {
     **{f"{fast}{name}": name for name in ("avg", "max", "avgmax", "catavgmax") for fast in ("", "fast")},
     **{"fast": "avg", "": "none"},
 }
-FOUR_WIDTHS = schema.several(schema.whole(1, MAX_WIDTH), (4,))
+FOUR_WIDTHS = schema.list_of(schema.int_range(1, MAX_WIDTH), (4,))
 CROP_MODES = {"center": "shortest", "squash": "squash", "border": "longest"}
 # By the number of classes, the set whose names timm gives to classes without names.
 LABEL_SETS = {1000: "imagenet-1k", 11821: "imagenet-12k", 21841: "imagenet-22k"}
@@ -54,46 +56,46 @@ MODEL_ARGS = (
 )
 
 
-def describe(repository: Repository, config: Fields, license: str | None) -> Description:
+def read_model_info(repository: Repository, config: JsonObject, license: str | None) -> ModelInfo:
     """The description in timm's `config.json`."""
     arguments = config.section("model_args")
     arguments.refuse_unknown(MODEL_ARGS, "argument of timm's ConvNeXt")
     # Older files have one level: what is not about the architecture is about weights and pictures.
     facts = config.section("pretrained_cfg") if "pretrained_cfg" in config.values else config
-    variant, output_stride = read_variant(config, arguments)
+    variant, output_stride = read_config(config, arguments)
     classes = read_classes(config, arguments, facts)
-    channels = arguments.read("in_chans", schema.whole(1, 1024), 3)
+    channels = arguments.read("in_chans", schema.int_range(1, 1024), 3)
     labels, notes = read_labels(config if "label_names" in config.values else facts, config, classes)
-    return Description(
+    return ModelInfo(
         repository,
         "timm",
         variant,
         classes,
-        read_recipe(facts, channels),
-        files=(SINGLE,),
+        read_transform(facts, channels),
+        files=(WEIGHTS_FILE,),
         activation=read_activation(config, classes),
         labels=labels,
-        license=license or facts.read("license", schema.optional(schema.text)),
+        license=license or facts.read("license", schema.optional(schema.parse_str)),
         output_stride=output_stride,
         notes=notes,
     )
 
 
-def read_variant(config: Fields, arguments: Fields) -> tuple[Variant, int]:
+def read_config(config: JsonObject, arguments: JsonObject) -> tuple[ConvNeXtConfig, int]:
     """The architecture by its name, with what `model_args` says otherwise, and the stride of its last feature map."""
-    name = config.read("architecture", schema.text).partition(".")[0]
+    name = config.read("architecture", schema.parse_str).partition(".")[0]
     if name not in ARCHITECTURES:
         raise config.error("architecture", f"one of timm's ConvNeXts, such as {', '.join([*ARCHITECTURES][:3])}")
     row, read = ARCHITECTURES[name], arguments.read
-    depths = read("depths", schema.several(schema.whole(1, MAX_BLOCKS), (4,)), row.depths)
+    depths = read("depths", schema.list_of(schema.int_range(1, MAX_BLOCKS), (4,)), row.depths)
     if sum(depths) > MAX_BLOCKS:
         raise arguments.error("depths", f"{MAX_BLOCKS} blocks in all at most")
     dims = read("dims", FOUR_WIDTHS, row.dims)
-    activation = read("act_layer", schema.word(ACTIVATIONS), row.activation)
+    activation = read("act_layer", schema.choice(ACTIVATIONS), row.activation)
     stem, width = read_stem(row, arguments, dims, activation)
-    patch_size = read("patch_size", schema.whole(1, 16), row.patch_size) if stem == "patch" else 4
+    patch_size = read("patch_size", schema.int_range(1, 16), row.patch_size) if stem == "patch" else 4
     norm = read("norm_layer", NORMS_OR_NULL, row.norm) or "layer"
-    variant = Variant(
+    variant = ConvNeXtConfig(
         depths,
         dims,
         stem=stem,
@@ -102,26 +104,28 @@ def read_variant(config: Fields, arguments: Fields) -> tuple[Variant, int]:
         first_downsampling=patch_size == 2,
         kernel_sizes=read_kernel_sizes(arguments, row),
         norm=norm,
-        epsilon=read("norm_eps", schema.optional(schema.EPSILON), row.epsilon) or 1e-6,
+        epsilon=read("norm_eps", schema.optional(schema.parse_epsilon), row.epsilon) or 1e-6,
         activation=activation,
-        conv_bias=read("conv_bias", schema.a_flag, True),
-        response_norm=read("use_grn", schema.a_flag, row.response_norm),
-        layer_scale=read("ls_init_value", schema.optional(schema.number(-1e6, 1e6)), float(row.layer_scale) or None)
+        conv_bias=read("conv_bias", schema.parse_bool, True),
+        response_norm=read("use_grn", schema.parse_bool, row.response_norm),
+        layer_scale=read(
+            "ls_init_value", schema.optional(schema.float_range(-1e6, 1e6)), float(row.layer_scale) or None
+        )
         is not None,
-        head_norm_first=read("head_norm_first", schema.a_flag, row.head_norm_first),
-        head_hidden=read("head_hidden_size", schema.optional(schema.whole(0, MAX_WIDTH)), row.head_hidden) or 0,
-        head_pooling=read("global_pool", schema.word(POOLINGS), "avg"),
+        head_norm_first=read("head_norm_first", schema.parse_bool, row.head_norm_first),
+        head_hidden=read("head_hidden_size", schema.optional(schema.int_range(0, MAX_WIDTH)), row.head_hidden) or 0,
+        head_pooling=read("global_pool", schema.choice(POOLINGS), "avg"),
     )
     for key in ("drop_rate", "drop_path_rate", "head_init_scale"):  # of training only
-        read(key, schema.optional(schema.number(0, 1e6)))
-    read("conv_mlp", schema.a_flag)
-    return checked(variant, arguments)
+        read(key, schema.optional(schema.float_range(0, 1e6)))
+    read("conv_mlp", schema.parse_bool)
+    return validate(variant, arguments)
 
 
-def read_stem(row: Variant, arguments: Fields, dims: tuple[int, ...], activation: str) -> tuple[Any, int]:
+def read_stem(row: ConvNeXtConfig, arguments: JsonObject, dims: tuple[int, ...], activation: str) -> tuple[Any, int]:
     """The stem and its inner width."""
-    stem_type = arguments.read("stem_type", schema.text, stem_type_of(row))
-    widths = {"patch": 0, "overlap": dims[0], "overlap_tiered": rounded_width(dims[0] // 2), "overlap_act": dims[0]}
+    stem_type = arguments.read("stem_type", schema.parse_str, parse_stem_type(row))
+    widths = {"patch": 0, "overlap": dims[0], "overlap_tiered": make_divisible(dims[0] // 2), "overlap_act": dims[0]}
     if stem_type not in widths:
         raise arguments.error("stem_type", f"one of {', '.join(map(repr, widths))}")
     if stem_type == "overlap_act" and activation != "gelu":
@@ -130,17 +134,17 @@ def read_stem(row: Variant, arguments: Fields, dims: tuple[int, ...], activation
     return kind, widths[stem_type]
 
 
-def stem_type_of(variant: Variant) -> str | None:
+def parse_stem_type(variant: ConvNeXtConfig) -> str | None:
     """The word of timm for a variant's stem; None if it has none."""
     if variant.stem == "patch":
         return "patch"
     if variant.stem_width == variant.dims[0]:
         return "overlap_act" if variant.stem == "overlap_gelu" else "overlap"
-    tiered = variant.stem == "overlap" and variant.stem_width == rounded_width(variant.dims[0] // 2)
+    tiered = variant.stem == "overlap" and variant.stem_width == make_divisible(variant.dims[0] // 2)
     return "overlap_tiered" if tiered else None
 
 
-def rounded_width(width: int) -> int:
+def make_divisible(width: int) -> int:
     """The nearest multiple of 8, half rounded up, which is not below nine tenths of a width.
 
     Example:
@@ -151,23 +155,23 @@ def rounded_width(width: int) -> int:
     return nearest + 8 if nearest < 0.9 * width else nearest
 
 
-def read_kernel_sizes(arguments: Fields, row: Variant) -> tuple[int, ...]:
+def read_kernel_sizes(arguments: JsonObject, row: ConvNeXtConfig) -> tuple[int, ...]:
     """The sizes of the depthwise kernels, one for all stages or four."""
-    size = schema.whole(1, 63)
-    sizes = arguments.read("kernel_sizes", schema.either(size, schema.several(size, (4,))), row.kernel_sizes)
+    size = schema.int_range(1, 63)
+    sizes = arguments.read("kernel_sizes", schema.either(size, schema.list_of(size, (4,))), row.kernel_sizes)
     sizes = (sizes,) * 4 if isinstance(sizes, int) else sizes
     if not all(size % 2 for size in sizes):
         raise arguments.error("kernel_sizes", "odd")
     return sizes
 
 
-def checked(variant: Variant, arguments: Fields) -> tuple[Variant, int]:
+def validate(variant: ConvNeXtConfig, arguments: JsonObject) -> tuple[ConvNeXtConfig, int]:
     """The variant, if its parts go together, and the stride of its last feature map as timm counts it."""
     if variant.head_norm_first and variant.head_hidden:
         raise arguments.error("head_hidden_size", "null beside head_norm_first")
     if variant.head_pooling == "catavgmax" and not variant.head_norm_first:
         raise arguments.error("global_pool", "another one without head_norm_first")
-    wanted = arguments.read("output_stride", schema.one_of((8, 16, 32)), 32)
+    wanted = arguments.read("output_stride", schema.int_choice((8, 16, 32)), 32)
     stride = variant.stride(0)
     for _ in variant.depths[1:]:
         stride = stride if stride >= wanted else 2 * stride
@@ -177,27 +181,27 @@ def checked(variant: Variant, arguments: Fields) -> tuple[Variant, int]:
     return variant, stride
 
 
-def read_classes(config: Fields, arguments: Fields, facts: Fields) -> int:
+def read_classes(config: JsonObject, arguments: JsonObject, facts: JsonObject) -> int:
     """The width of the classifier."""
-    inner, outer = arguments.read("num_classes", WHOLE_CLASSES), config.read("num_classes", WHOLE_CLASSES)
+    inner, outer = arguments.read("num_classes", parse_num_classes), config.read("num_classes", parse_num_classes)
     if None not in (inner, outer) and inner != outer:
         raise config.error("num_classes", f"{inner}, as model_args says")
-    stated = [count for count in (inner, outer, facts.read("num_classes", WHOLE_CLASSES)) if count is not None]
+    stated = [count for count in (inner, outer, facts.read("num_classes", parse_num_classes)) if count is not None]
     return stated[0] if stated else 1000
 
 
 def read_labels(
-    named: Fields, config: Fields, classes: int
+    named: JsonObject, config: JsonObject, classes: int
 ) -> tuple[str | tuple[tuple[str, str], ...] | None, tuple[str, ...]]:
     """The classes, each as `(identifier, name)`, or the name of a label set that was assumed, with a note."""
-    names = named.read("label_names", schema.optional(schema.either(a_list_of_names, a_table_of_names)))
+    names = named.read("label_names", schema.optional(schema.either(parse_names, parse_id2label)))
     if not classes:
         return None, ()
     if names is None:
         assumed = LABEL_SETS.get(classes)
         return assumed, (f"No names of classes are given; {assumed} has as many, as timm assumes.",) if assumed else ()
     place = config if "label_descriptions" in config.values else named
-    words = place.read("label_descriptions", schema.optional(a_mapping_of_texts)) or {}
+    words = place.read("label_descriptions", schema.optional(parse_text_mapping)) or {}
     names = dict(enumerate(names)) if isinstance(names, tuple) else names
     if not names or max(names) >= classes or (len(names) != classes and max(names) + 1 == len(names)):
         raise named.error("label_names", f"names of the {classes} classes")
@@ -205,19 +209,19 @@ def read_labels(
     return tuple((name, words.get(name, name)) for name in filled), ()
 
 
-def read_recipe(facts: Fields, channels: int) -> Recipe:
+def read_transform(facts: JsonObject, channels: int) -> ImageTransform:
     """The evaluation transform that timm makes of `pretrained_cfg`."""
-    size = facts.read("input_size", schema.several(schema.whole(1, MAX_SIZE), (3,)), (3, 224, 224))[1:]
-    crop = facts.read("crop_pct", schema.optional(schema.either(schema.number(0, 0), schema.number(0.05, 1))))
+    size = facts.read("input_size", schema.list_of(schema.int_range(1, MAX_SIZE), (3,)), (3, 224, 224))[1:]
+    crop = facts.read("crop_pct", schema.optional(schema.either(schema.float_range(0, 0), schema.float_range(0.05, 1))))
     crop = crop or 0.875
     if math.floor(max(size) / crop) > MAX_EDGE:
         raise facts.error("crop_pct", f"such that the resized edge is {MAX_EDGE} pixels at most")
-    resize = facts.read("crop_mode", schema.optional(schema.word(CROP_MODES))) or "shortest"
+    resize = facts.read("crop_mode", schema.optional(schema.choice(CROP_MODES))) or "shortest"
     words = {name: name for name in INTERPOLATIONS}
-    interpolation = facts.read("interpolation", schema.optional(schema.word(words))) or "bicubic"
+    interpolation = facts.read("interpolation", schema.optional(schema.choice(words))) or "bicubic"
     statistics = read_statistics(facts, ("mean", "std"), channels, "imagenet")
-    fill = tuple(round(255 * value) for value in statistics_of(statistics).mean) if resize == "longest" else 0
-    return Recipe(
+    fill = tuple(round(255 * value) for value in get_statistics(statistics).mean) if resize == "longest" else 0
+    return ImageTransform(
         size[0] if size[0] == size[1] else size,
         crop,
         resize,

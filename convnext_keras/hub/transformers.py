@@ -3,12 +3,12 @@
 The form is that of transformers 5 (https://github.com/huggingface/transformers), and the older ones that it reads.
 """
 
-from convnext_keras.configs import Variant
+from convnext_keras.configs import ConvNeXtConfig
 from convnext_keras.hub import image_processors
 from convnext_keras.hub import json_schema as schema
-from convnext_keras.hub.class_labels import MAX_CLASSES, WHOLE_CLASSES, a_table_of_names, read_activation
-from convnext_keras.hub.json_schema import Fields, read_fields
-from convnext_keras.hub.model_info import SHARDED, SINGLE, Description
+from convnext_keras.hub.class_labels import MAX_CLASSES, parse_id2label, parse_num_classes, read_activation
+from convnext_keras.hub.json_schema import JsonObject, read_json
+from convnext_keras.hub.model_info import WEIGHTS_FILE, WEIGHTS_INDEX, ModelInfo
 from convnext_keras.hub.repository import Repository
 from convnext_keras.hub.timm import MAX_BLOCKS, MAX_WIDTH
 
@@ -20,28 +20,28 @@ ACTIVATIONS = {
     **{name: name for name in ("quick_gelu", "relu", "relu6", "leaky_relu", "sigmoid", "tanh", "mish", "linear")},
 }
 # What the last word of a class in `architectures` says of the model.
-KINDS = ("ForImageClassification", "Model", "Backbone")
+CLASS_SUFFIXES = ("ForImageClassification", "Model", "Backbone")
 
 
-def describe(repository: Repository, config: Fields, license: str | None) -> Description:
+def read_model_info(repository: Repository, config: JsonObject, license: str | None) -> ModelInfo:
     """The description in `config.json` and `preprocessor_config.json`."""
     model_type = config.values["model_type"]
-    channels = config.read("num_channels", schema.whole(1, 1024), 3)
+    channels = config.read("num_channels", schema.int_range(1, 1024), 3)
     classes, labels = read_classes(config)
     path, notes = repository.find("preprocessor_config.json"), ()
     if path is None:  # The processor's own defaults, at the size that the model was trained at.
         size = config.read("image_size", schema.optional(image_processors.EDGE), 224) or 224
         notes = (f"There is no preprocessor_config.json; the usual transform to {size} pixels is assumed.",)
-        processor = Fields(config.path, {"size": size})
+        processor = JsonObject(config.path, {"size": size})
     else:
-        processor = read_fields(path)
-    return Description(
+        processor = read_json(path)
+    return ModelInfo(
         repository,
         "transformers",
-        read_variant(config, model_type),
+        read_config(config, model_type),
         classes,
-        image_processors.read_recipe(processor, model_type, channels),
-        files=(SINGLE, SHARDED),
+        image_processors.read_transform(processor, model_type, channels),
+        files=(WEIGHTS_FILE, WEIGHTS_INDEX),
         activation=read_activation(config, classes),
         labels=labels,
         license=license,
@@ -49,27 +49,27 @@ def describe(repository: Repository, config: Fields, license: str | None) -> Des
     )
 
 
-def read_variant(config: Fields, model_type: str) -> Variant:
+def read_config(config: JsonObject, model_type: str) -> ConvNeXtConfig:
     """The architecture."""
     stages = range(1, 9)
-    depths = config.read("depths", schema.several(schema.whole(1, MAX_BLOCKS), stages), (3, 3, 9, 3))
-    dims = config.read("hidden_sizes", schema.several(schema.whole(1, MAX_WIDTH), stages), (96, 192, 384, 768))
+    depths = config.read("depths", schema.list_of(schema.int_range(1, MAX_BLOCKS), stages), (3, 3, 9, 3))
+    dims = config.read("hidden_sizes", schema.list_of(schema.int_range(1, MAX_WIDTH), stages), (96, 192, 384, 768))
     if len(dims) != len(depths):
         raise config.error("hidden_sizes", f"{len(depths)} numbers, as many as depths has")
-    if config.read("num_stages", schema.whole(1, 8), len(depths)) != len(depths):
+    if config.read("num_stages", schema.int_range(1, 8), len(depths)) != len(depths):
         raise config.error("num_stages", f"{len(depths)}, as many as depths has")
     if sum(depths) > MAX_BLOCKS:
         raise config.error("depths", f"{MAX_BLOCKS} blocks in all at most")
-    edge = schema.whole(1, 32)
-    patch = config.read("patch_size", schema.either(edge, schema.several(edge, (2,))), 4)
+    edge = schema.int_range(1, 32)
+    patch = config.read("patch_size", schema.either(edge, schema.list_of(edge, (2,))), 4)
     height, width = (patch, patch) if isinstance(patch, int) else patch
     if height != width:
         raise config.error("patch_size", "one number, or the same twice")
     is_dinov3, is_v2 = model_type == "dinov3_convnext", model_type == "convnextv2"
-    epsilon = config.read("layer_norm_eps", schema.EPSILON, 1e-6 if is_dinov3 else 1e-12)
-    scale = config.read("layer_scale_init_value", schema.optional(schema.number(-1e6, 1e6)), 1e-6) or 0
-    config.read("drop_path_rate", schema.optional(schema.number(0, 1)))
-    return Variant(
+    epsilon = config.read("layer_norm_eps", schema.parse_epsilon, 1e-6 if is_dinov3 else 1e-12)
+    scale = config.read("layer_scale_init_value", schema.optional(schema.float_range(-1e6, 1e6)), 1e-6) or 0
+    config.read("drop_path_rate", schema.optional(schema.float_range(0, 1)))
+    return ConvNeXtConfig(
         depths,
         dims,
         patch_size=height,
@@ -77,20 +77,22 @@ def read_variant(config: Fields, model_type: str) -> Variant:
         epsilon=epsilon if is_dinov3 else 1e-6,
         # Of the last norm only; in all others the model has a number of its own.
         head_epsilon=None if is_dinov3 or epsilon == 1e-6 else epsilon,
-        activation=config.read("hidden_act", schema.word(ACTIVATIONS), "gelu"),
+        activation=config.read("hidden_act", schema.choice(ACTIVATIONS), "gelu"),
         response_norm=is_v2,
         layer_scale=is_dinov3 or (not is_v2 and scale > 0),
     )
 
 
-def read_classes(config: Fields) -> tuple[int, tuple[tuple[str, str], ...] | None]:
+def read_classes(config: JsonObject) -> tuple[int, tuple[tuple[str, str], ...] | None]:
     """The width of the classifier, 0 if there is none, and the names of its classes."""
-    architectures = config.read("architectures", schema.optional(schema.several(schema.text, range(1, 9)))) or ("",)
-    kind = next((kind for kind in KINDS if architectures[0].endswith(kind)), None)
+    architectures = config.read("architectures", schema.optional(schema.list_of(schema.parse_str, range(1, 9)))) or (
+        "",
+    )
+    kind = next((kind for kind in CLASS_SUFFIXES if architectures[0].endswith(kind)), None)
     if kind == "Backbone" or (kind is None and architectures[0]):
         raise config.error("architectures", "a model that ends in ForImageClassification or Model")
-    names = config.read("id2label", schema.optional(a_table_of_names))
-    count = config.read("num_labels", schema.optional(WHOLE_CLASSES))
+    names = config.read("id2label", schema.optional(parse_id2label))
+    count = config.read("num_labels", schema.optional(parse_num_classes))
     if names is not None and count not in (None, len(names)):
         raise config.error("num_labels", f"{len(names)}, as many as id2label has")
     # Without a class's name, a classifier is there if something is said of its classes.

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from convnext_keras.clip.encoder import Embedder
+from convnext_keras.clip.encoder import DualEncoder
 from convnext_keras.data.images import ImageSource
 from convnext_keras.data.item_names import canonical_path, file_name, printable
-from convnext_keras.data.loader import image_files, images_of
+from convnext_keras.data.loader import as_image_list, list_images
 
 
-def common_folder(folders: Iterable[str]) -> str:
+def common_root(folders: Iterable[str]) -> str:
     """The folder that all of these folders lie in; empty if there is none."""
     distinct = {*folders}
     try:
@@ -29,14 +29,14 @@ def parent(name: str) -> str:
     return os.path.dirname(name)  # noqa: PTH120 - of strings
 
 
-def folder_of(names: Iterable[str]) -> Path | None:
+def find_image_root(names: Iterable[str]) -> Path | None:
     """The folder that the files among these names lie in, with links resolved; None if there are none."""
     folders = {parent(file_name(name)) for name in names if Path(file_name(name)).is_file()}
-    common = common_folder(str(Path(folder).resolve()) for folder in folders)
+    common = common_root(str(Path(folder).resolve()) for folder in folders)
     return Path(common) if common else None
 
 
-def given_folders(pictures: str | os.PathLike | None) -> list[Path]:
+def validate_image_root(pictures: str | os.PathLike | None) -> list[Path]:
     """The folder that a user names for an index's pictures, none for None; raises ValueError if it is not there."""
     if pictures is None:
         return []
@@ -45,7 +45,7 @@ def given_folders(pictures: str | os.PathLike | None) -> list[Path]:
     return [Path(pictures).resolve()]
 
 
-class Hit(NamedTuple):
+class SearchResult(NamedTuple):
     """One picture found.
 
     Attributes:
@@ -59,7 +59,7 @@ class Hit(NamedTuple):
     place: int
 
 
-class PictureIndex:
+class ImageIndex:
     """Pictures to search by words or by another picture.
 
     Args:
@@ -70,7 +70,7 @@ class PictureIndex:
         moved: folders that names begin with, and where their files lie now, if they were moved with the index.
     """
 
-    def __init__(self, model: Embedder) -> None:
+    def __init__(self, model: DualEncoder) -> None:
         self.model = model
         self.picture_folders: list[Path] = []
         self.moved: list[tuple[Path, Path]] = []
@@ -78,7 +78,7 @@ class PictureIndex:
     def __len__(self) -> int:
         raise NotImplementedError
 
-    def nearest(self, vector: np.ndarray, top: int = 10, where: str | None = None) -> list[Hit]:
+    def nearest(self, vector: np.ndarray, top: int = 10, where: str | None = None) -> list[SearchResult]:
         """`search` with a vector `(D,)` of any length but 0."""
         raise NotImplementedError
 
@@ -95,7 +95,7 @@ class PictureIndex:
         """The folder that all names lie in, as they are written; empty if there is none."""
         raise NotImplementedError
 
-    def search(self, query: str | ImageSource, top: int = 10, where: str | None = None) -> list[Hit]:
+    def search(self, query: str | ImageSource, top: int = 10, where: str | None = None) -> list[SearchResult]:
         """The pictures nearest to a text or to a picture.
 
         Args:
@@ -154,7 +154,7 @@ class PictureIndex:
         if not path.is_file() or not any(path.is_relative_to(folder) for folder in self.picture_folders):
             raise ValueError(
                 f"{path} is no file below the folders of this index: {[*map(str, self.picture_folders)]}. Name the "
-                "folder that its pictures lie in: ImageIndex.open(..., pictures=FOLDER), or --pictures."
+                "folder that its pictures lie in: open_index(..., pictures=FOLDER), or --pictures."
             )
         return path
 
@@ -168,8 +168,8 @@ class PictureIndex:
     ) -> Iterator[tuple[list[str], np.ndarray, dict[str, list]]]:
         """Names, vectors and columns of pictures, batch by batch; see `ImageIndex.add`."""
         if isinstance(images, str | os.PathLike) and Path(images).is_dir():
-            images = image_files(images)
-        pictures, columns = images_of(images), columns or {}
+            images = list_images(images)
+        pictures, columns = as_image_list(images), columns or {}
         if names is None:
             first = len(self)
             named: Iterable = ((item_name(image, first + row), image, row) for row, image in enumerate(pictures))

@@ -6,16 +6,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from convnext_keras.inference import unit
+from convnext_keras.inference import l2_normalize
 
-SMALLEST = 1000  # rows, from which partitions can be learned
-NEAREST = 10  # that are looked for where recall is measured
-RECALL = 0.95
-SAMPLE = 100  # vectors, by which it is measured
-PROBES = "probes"  # in the metadata of the column of vectors: how many partitions a search looks into
+MIN_ROWS = 1000  # rows, from which partitions can be learned
+RECALL_K = 10  # that are looked for where recall is measured
+DEFAULT_RECALL = 0.95
+SAMPLE_SIZE = 100  # vectors, by which it is measured
+NPROBES_KEY = "probes"  # in the metadata of the column of vectors: how many partitions a search looks into
 
 
-class Built(NamedTuple):
+class VectorIndexStats(NamedTuple):
     """An index of vectors that was built, and what it is worth.
 
     Attributes:
@@ -31,21 +31,21 @@ class Built(NamedTuple):
     recall: float
 
 
-def split(table: Any, rows: int) -> None:
+def create_partitions(table: Any, rows: int) -> None:
     """Learns as many partitions as each then has rows, and keeps the vectors in them with 8 bits a number."""
     from lancedb.index import IvfSq
 
     table.create_index("vector", config=IvfSq(distance_type="dot", num_partitions=round(rows**0.5)))
 
 
-def probes_of(table: Any) -> int:
+def get_nprobes(table: Any) -> int:
     """How many partitions a search looks into; 0 if none were chosen."""
-    return int((table.schema.field("vector").metadata or {}).get(PROBES.encode(), b"0"))
+    return int((table.schema.field("vector").metadata or {}).get(NPROBES_KEY.encode(), b"0"))
 
 
-def tuned(
-    table: Any, partitions: int, search: Callable[[np.ndarray, int], Collection[str]], recall: float = RECALL
-) -> Built:
+def tune_nprobes(
+    table: Any, partitions: int, search: Callable[[np.ndarray, int], Collection[str]], recall: float = DEFAULT_RECALL
+) -> VectorIndexStats:
     """Chooses the fewest partitions to look into that find enough, and keeps the number in the table.
 
     Args:
@@ -60,40 +60,40 @@ def tuned(
     if not 0 < recall <= 1:
         raise ValueError(f"recall must be above 0 and at most 1. Received: recall={recall}")
     rows = table.count_rows()
-    sample = table.take_offsets([*range(0, rows, max(1, rows // SAMPLE))]).select(["vector"]).to_arrow()
-    queries = beside(rows_of(sample.column("vector").combine_chunks().drop_null()))
-    exact, probes = exactly(table, queries), 1
+    sample = table.take_offsets([*range(0, rows, max(1, rows // SAMPLE_SIZE))]).select(["vector"]).to_arrow()
+    queries = perturb(to_matrix(sample.column("vector").combine_chunks().drop_null()))
+    exact, probes = exact_neighbors(table, queries), 1
     while True:
         found = [{*search(query, probes)} for query in queries]
         measured = float(np.mean([len(one & best) / len(best) for one, best in zip(found, exact, strict=True)]))
         if measured >= recall or probes == partitions:
             break
         probes = min(partitions, math.ceil(probes * 1.5))
-    table.update_field_metadata({"path": "vector", "metadata": {PROBES: str(probes)}})
-    return Built(rows, partitions, probes, measured)
+    table.update_field_metadata({"path": "vector", "metadata": {NPROBES_KEY: str(probes)}})
+    return VectorIndexStats(rows, partitions, probes, measured)
 
 
-def exactly(table: Any, queries: np.ndarray) -> list[set[str]]:
+def exact_neighbors(table: Any, queries: np.ndarray) -> list[set[str]]:
     """Names of the nearest of each query, in one pass over the table."""
     best = np.full((len(queries), 0), -np.inf, "float32")
     names = np.empty((len(queries), 0), object)
     for batch in table.search().select(["name", "vector"]).to_batches():
         kept = batch.filter(batch.column("vector").is_valid())
-        cosines = np.concatenate([best, queries @ rows_of(kept.column("vector")).T], axis=1)
+        cosines = np.concatenate([best, queries @ to_matrix(kept.column("vector")).T], axis=1)
         new = np.broadcast_to(np.array(kept.column("name").to_pylist(), object), (len(queries), len(kept)))
-        order = np.argsort(-cosines, axis=1)[:, :NEAREST]
+        order = np.argsort(-cosines, axis=1)[:, :RECALL_K]
         best = np.take_along_axis(cosines, order, axis=1)
         names = np.take_along_axis(np.concatenate([names, new], axis=1), order, axis=1)
     return [{*row} for row in names]
 
 
-def rows_of(column: Any) -> np.ndarray:
+def to_matrix(column: Any) -> np.ndarray:
     """A column of vectors without nulls as `(N, D)` float32."""
     width = column.type.list_size
     return column.flatten().to_numpy(zero_copy_only=False).reshape(-1, width).astype("float32", copy=False)
 
 
-def beside(vectors: np.ndarray) -> np.ndarray:
+def perturb(vectors: np.ndarray) -> np.ndarray:
     """Unit vectors moved by half their length in random directions: queries lie beside what is in a table."""
     noise = np.random.default_rng(0).normal(size=vectors.shape)
-    return unit(vectors + unit(noise) / 2).astype("float32")
+    return l2_normalize(vectors + l2_normalize(noise) / 2).astype("float32")

@@ -13,44 +13,52 @@ from typing import Any
 import numpy as np
 
 from convnext_keras.checkpoints import WeightsError
-from convnext_keras.clip.encoder import Embedder
+from convnext_keras.clip.encoder import DualEncoder
 from convnext_keras.data.images import ImageSource
 from convnext_keras.retrieval.index import (
-    Hit,
-    PictureIndex,
+    ImageIndex,
+    SearchResult,
     check_distinct,
-    common_folder,
-    folder_of,
-    given_folders,
+    common_root,
+    find_image_root,
     parent,
+    validate_image_root,
 )
-from convnext_keras.retrieval.ivf_tuning import NEAREST, RECALL, SMALLEST, Built, probes_of, split, tuned
-from convnext_keras.retrieval.vector_files import described
+from convnext_keras.retrieval.ivf_tuning import (
+    DEFAULT_RECALL,
+    MIN_ROWS,
+    RECALL_K,
+    VectorIndexStats,
+    create_partitions,
+    get_nprobes,
+    tune_nprobes,
+)
+from convnext_keras.retrieval.vector_files import model_metadata
 
 SUFFIX = ".lance"
-BUILD_FROM = 50_000  # rows from which a search is through an index of the vectors; below, all are looked at
-GROWN = 0.2  # part of rows that may lie outside that index, where a search is exact, before it is built on
-REFINED = 4  # times as many rows as are wanted, whose exact cosines are taken in the end
+BUILD_THRESHOLD = 50_000  # rows from which a search is through an index of the vectors; below, all are looked at
+REBUILD_FRACTION = 0.2  # part of rows that may lie outside that index, where a search is exact, before it is built on
+REFINE_FACTOR = 4  # times as many rows as are wanted, whose exact cosines are taken in the end
 
 
-def is_lance(path: str | os.PathLike) -> bool:
+def is_lance_path(path: str | os.PathLike) -> bool:
     """Whether a path is of an index in Lance."""
     return Path(path).suffix == SUFFIX
 
 
-def lance_metadata(path: str | os.PathLike) -> dict[str, str]:
+def read_lance_metadata(path: str | os.PathLike) -> dict[str, str]:
     """What an index in Lance says of the model that made it, see `vectors.described`.
 
     Raises:
         WeightsError: if there is none.
     """
-    table = _opened(Path(path))
+    table = _open_table(Path(path))
     if table is None:
         raise WeightsError(f"{path}: holds no index. Make one by LanceIndex or 'convnext-keras index'.")
     return {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
 
 
-class LanceIndex(PictureIndex):
+class LanceIndex(ImageIndex):
     """Pictures to search by words or by another picture, in a table of LanceDB.
 
     What is added or deleted is there for everyone at once, also for other processes that search meanwhile. From
@@ -68,8 +76,8 @@ class LanceIndex(PictureIndex):
         WeightsError: if the table was made by another model.
 
     Example:
-        >>> from convnext_keras import clip
-        >>> index = clip.LanceIndex("pictures.lance", clip.create_model("convnext_mini.shapes"))
+        >>> from convnext_keras import clip, retrieval
+        >>> index = retrieval.LanceIndex("pictures.lance", clip.create_model("convnext_mini.shapes"))
         >>> pictures = [np.full((64, 64, 3), grey, "uint8") for grey in (0, 255)]
         >>> index.add(pictures, names=["black", "white"], columns={"year": [2020, 2024]})
         2
@@ -77,21 +85,23 @@ class LanceIndex(PictureIndex):
         ['black']
     """
 
-    def __init__(self, path: str | os.PathLike, model: Embedder) -> None:
+    def __init__(self, path: str | os.PathLike, model: DualEncoder) -> None:
         super().__init__(model)
         self.path = Path(path)
-        if not is_lance(path):
+        if not is_lance_path(path):
             raise ValueError(f"The path of an index in Lance must end in {SUFFIX}. Received: {path}")
-        self.table = _opened(self.path)
+        self.table = _open_table(self.path)
         self._folder = (-1, "")
-        if self.table is not None and lance_metadata(path).get("model") != model.fingerprint():
+        if self.table is not None and read_lance_metadata(path).get("model") != model.fingerprint():
             raise WeightsError(f"{path}: was made by another model than {model.name!r}. Index the pictures anew.")
 
     @classmethod
-    def load(cls, path: str | os.PathLike, model: Embedder, pictures: str | os.PathLike | None = None) -> "LanceIndex":
-        """The index at a path, which must be there; see `ImageIndex.open`."""
-        folders = given_folders(pictures)
-        lance_metadata(path)
+    def load(
+        cls, path: str | os.PathLike, model: DualEncoder, pictures: str | os.PathLike | None = None
+    ) -> "LanceIndex":
+        """The index at a path, which must be there; see `open_index`."""
+        folders = validate_image_root(pictures)
+        read_lance_metadata(path)
         index = cls(path, model)
         index.picture_folders = folders
         index.moved = [(Path(index.folder), folder) for folder in folders if index.folder]
@@ -129,7 +139,7 @@ class LanceIndex(PictureIndex):
             ValueError: if a picture cannot be read, names or columns do not fit, or the table has other columns.
         """
         embedded = self.embedded(images, names, batch_size, on_error, columns)
-        added = [_batch(*part) for part in embedded]
+        added = [_to_record_batch(*part) for part in embedded]
         if not added:
             return 0
         new = [name for batch in added for name in batch.column("name").to_pylist()]
@@ -141,7 +151,7 @@ class LanceIndex(PictureIndex):
             replace = table.merge_insert("name").when_matched_update_all().when_not_matched_insert_all()
             replace.execute(self._table_of(added))
         self.grown()
-        if folder := folder_of(new):
+        if folder := find_image_root(new):
             self.picture_folders.append(folder)
         return len(new)
 
@@ -156,7 +166,7 @@ class LanceIndex(PictureIndex):
         """
         data = self._table_of(batches)
         if self.table is None:
-            self.table = _database(self.path).create_table(self.path.stem, data, on_bad_vectors="null")
+            self.table = _connect(self.path).create_table(self.path.stem, data, on_bad_vectors="null")
         else:
             self.table.add(data, on_bad_vectors="null")
 
@@ -164,14 +174,14 @@ class LanceIndex(PictureIndex):
         """Record batches as a table with the columns of this one, see `append`."""
         import pyarrow
 
-        data = pyarrow.Table.from_batches(batches).replace_schema_metadata(described(self.model))
+        data = pyarrow.Table.from_batches(batches).replace_schema_metadata(model_metadata(self.model))
         if self.table is not None and {*data.schema.names} != {*self.table.schema.names}:
             raise ValueError(f"{self.path}: has the columns {self.columns}. Received: {data.schema.names}")
         return data
 
     def grown(self) -> None:
         """Builds an index of the vectors if so many were added that it is worth it."""
-        if len(self) >= BUILD_FROM and self.unindexed() > GROWN * len(self):
+        if len(self) >= BUILD_THRESHOLD and self.unindexed() > REBUILD_FRACTION * len(self):
             self.build()
 
     def delete(self, names: Iterable[str]) -> int:
@@ -187,7 +197,7 @@ class LanceIndex(PictureIndex):
             return len(self)
         return self.table.index_stats("vector_idx").num_unindexed_rows
 
-    def build(self, recall: float = RECALL) -> Built:
+    def build(self, recall: float = DEFAULT_RECALL) -> VectorIndexStats:
         """Builds an index of the vectors, in as many partitions as each has rows, and tunes it.
 
         Args:
@@ -196,12 +206,12 @@ class LanceIndex(PictureIndex):
         Raises:
             ValueError: if there are too few pictures, or `recall` is not valid.
         """
-        if self.table is None or len(self) < SMALLEST:
-            raise ValueError(f"An index of vectors is of {SMALLEST:,} pictures or more. {self.path} has {len(self)}.")
-        split(self.table, len(self))
+        if self.table is None or len(self) < MIN_ROWS:
+            raise ValueError(f"An index of vectors is of {MIN_ROWS:,} pictures or more. {self.path} has {len(self)}.")
+        create_partitions(self.table, len(self))
         return self.tune(recall)
 
-    def tune(self, recall: float = RECALL) -> Built:
+    def tune(self, recall: float = DEFAULT_RECALL) -> VectorIndexStats:
         """Chooses how many partitions a search looks into, the fewest that find enough, and keeps it in the table.
 
         Args:
@@ -214,19 +224,21 @@ class LanceIndex(PictureIndex):
         if self.table is None or self.unindexed() == len(self):
             raise ValueError(f"No index of the vectors in {self.path} was built.")
         partitions = round((len(self) - self.unindexed()) ** 0.5)
-        return tuned(self.table, partitions, lambda *query: self._found(query[0], NEAREST, None, query[1])[0], recall)
+        return tune_nprobes(
+            self.table, partitions, lambda *query: self._found(query[0], RECALL_K, None, query[1])[0], recall
+        )
 
-    def nearest(self, vector: np.ndarray, top: int = 10, where: str | None = None) -> list[Hit]:
+    def nearest(self, vector: np.ndarray, top: int = 10, where: str | None = None) -> list[SearchResult]:
         vector = self.check_search(vector, top)
         table: Any = self.table
-        found = self._found(vector, top, where, probes_of(table))
-        return [Hit(name, 1 - distance, place) for name, distance, place in zip(*found, strict=True)]
+        found = self._found(vector, top, where, get_nprobes(table))
+        return [SearchResult(name, 1 - distance, place) for name, distance, place in zip(*found, strict=True)]
 
     def _found(self, vector: np.ndarray, top: int, where: str | None, probes: int) -> tuple[list, list, list]:
         """Names, distances and row numbers; by all vectors if no partitions are to be probed."""
         table: Any = self.table
         query = table.search(np.asarray(vector, "float32"), vector_column_name="vector").distance_type("dot")
-        query = query.nprobes(probes).refine_factor(REFINED) if probes else query.bypass_vector_index()
+        query = query.nprobes(probes).refine_factor(REFINE_FACTOR) if probes else query.bypass_vector_index()
         if where is not None:
             query = query.where(where)
         try:
@@ -257,7 +269,7 @@ class LanceIndex(PictureIndex):
     def folder(self) -> str:
         version = -1 if self.table is None else self.table.version
         if self._folder[0] != version:
-            self._folder = version, common_folder(parent(name) for batch in self._names() for name in batch)
+            self._folder = version, common_root(parent(name) for batch in self._names() for name in batch)
         return self._folder[1]
 
     def _names(self) -> Iterator[list[str]]:
@@ -265,7 +277,7 @@ class LanceIndex(PictureIndex):
         return (batch.column("name").to_pylist() for batch in batches)
 
 
-def _database(path: Path) -> Any:
+def _connect(path: Path) -> Any:
     try:
         import lancedb
     except ImportError as error:
@@ -274,9 +286,9 @@ def _database(path: Path) -> Any:
     return lancedb.connect(path.parent, read_consistency_interval=datetime.timedelta(0))
 
 
-def _opened(path: Path) -> Any:
+def _open_table(path: Path) -> Any:
     """The table at a path, None if there is none."""
-    database = _database(path)
+    database = _connect(path)
     if not path.is_dir():
         return None
     try:
@@ -285,7 +297,7 @@ def _opened(path: Path) -> Any:
         raise WeightsError(f"{path}: is broken or not a table of Lance: {error}") from error
 
 
-def _batch(names: list[str], vectors: np.ndarray, columns: dict[str, list]) -> Any:
+def _to_record_batch(names: list[str], vectors: np.ndarray, columns: dict[str, list]) -> Any:
     import pyarrow
 
     flat = pyarrow.array(np.ascontiguousarray(vectors, "float32").ravel())

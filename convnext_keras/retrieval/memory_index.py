@@ -10,26 +10,24 @@ import safetensors
 import safetensors.numpy
 
 from convnext_keras.checkpoints import WeightsError
-from convnext_keras.clip.constructors import create_model
-from convnext_keras.clip.encoder import Embedder
+from convnext_keras.clip.encoder import DualEncoder
 from convnext_keras.data.images import ImageSource
 from convnext_keras.files import atomic_path
 from convnext_keras.retrieval.index import (
-    Hit,
-    PictureIndex,
+    ImageIndex,
+    SearchResult,
     check_distinct,
-    common_folder,
-    folder_of,
-    given_folders,
+    common_root,
+    find_image_root,
     parent,
+    validate_image_root,
 )
-from convnext_keras.retrieval.lance_index import LanceIndex, is_lance, lance_metadata
-from convnext_keras.retrieval.vector_files import described, read_vectors
+from convnext_keras.retrieval.vector_files import model_metadata, read_vectors
 
-FOLDER = "folder"  # in an index's metadata: what it was made of, relative to the folder that the index lies in
+SOURCE_DIR_KEY = "folder"  # in an index's metadata: what it was made of, relative to the folder that the index lies in
 
 
-class ImageIndex(PictureIndex):
+class InMemoryIndex(ImageIndex):
     """Pictures to search by words or by another picture, by exact cosines in memory.
 
     Args:
@@ -41,15 +39,15 @@ class ImageIndex(PictureIndex):
         picture_folders: below which `picture` gives files out.
 
     Example:
-        >>> from convnext_keras import clip
-        >>> index = clip.ImageIndex(clip.create_model("convnext_mini.shapes"))
+        >>> from convnext_keras import clip, retrieval
+        >>> index = retrieval.InMemoryIndex(clip.create_model("convnext_mini.shapes"))
         >>> index.add([np.full((64, 64, 3), grey, "uint8") for grey in (0, 255)], names=["black", "white"])
         2
         >>> [hit.name for hit in index.search("a white background", top=1)]
         ['white']
     """
 
-    def __init__(self, model: Embedder) -> None:
+    def __init__(self, model: DualEncoder) -> None:
         super().__init__(model)
         self.names: list[str] = []
         self._places: dict[str, int] = {}  # of the names
@@ -63,33 +61,6 @@ class ImageIndex(PictureIndex):
     def vectors(self) -> np.ndarray:
         """Unit vectors `(N, D)` float32."""
         return self._rows[: len(self.names)]
-
-    @staticmethod
-    def open(
-        path: str | os.PathLike, model: Embedder | None = None, pictures: str | os.PathLike | None = None
-    ) -> PictureIndex:
-        """The index that lies at a path: a `LanceIndex` if it ends in `.lance`, and else one that `save` wrote.
-
-        Args:
-            path: of the index.
-            model: the ConvNeXt-CLIP that made it; None for the weight set that the index names.
-            pictures: the folder below which its pictures lie; see `picture`.
-
-        Raises:
-            ValueError: if there is no such folder of pictures, or LanceDB is missing.
-            WeightsError: if the index is missing, broken, or was made by another model.
-
-        Example:
-            >>> from convnext_keras import clip
-            >>> index = clip.ImageIndex(clip.create_model("convnext_mini.shapes"))
-            >>> index.add([np.zeros((64, 64, 3), "uint8")], names=["black"])
-            1
-            >>> index.save("pictures.index")
-            >>> len(clip.ImageIndex.open("pictures.index"))
-            1
-        """
-        kind = LanceIndex if is_lance(path) else ImageIndex
-        return kind.load(path, model or create_model(index_weights(path)), pictures)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -105,7 +76,7 @@ class ImageIndex(PictureIndex):
     @property
     def folder(self) -> str:
         if self._common is None:
-            self._common = common_folder(self._folders)
+            self._common = common_root(self._folders)
         return self._common
 
     def _put(self, names: Sequence[str], vectors: np.ndarray) -> None:
@@ -154,11 +125,11 @@ class ImageIndex(PictureIndex):
         new = [name for batch, *_ in added for name in batch]
         check_distinct(new)
         self._put(new, np.concatenate([self._rows[:0], *(vectors for _, vectors, _ in added)]))
-        if folder := folder_of(new):
+        if folder := find_image_root(new):
             self.picture_folders.append(folder)
         return len(new)
 
-    def nearest(self, vector: np.ndarray, top: int = 10, where: str | None = None) -> list[Hit]:
+    def nearest(self, vector: np.ndarray, top: int = 10, where: str | None = None) -> list[SearchResult]:
         vector = self.check_search(vector, top)
         if where is not None:
             raise ValueError(f"where is of an index in Lance, which has columns. Received: where={where!r}")
@@ -166,7 +137,7 @@ class ImageIndex(PictureIndex):
         top = min(top, len(cosines))
         best = np.argpartition(-cosines, top - 1)[:top]
         best = best[np.argsort(-cosines[best], kind="stable")]
-        return [Hit(self.names[place], float(cosines[place]), int(place)) for place in best]
+        return [SearchResult(self.names[place], float(cosines[place]), int(place)) for place in best]
 
     def save(self, folder: str | os.PathLike) -> None:
         """Writes what is new since it was last saved to, or loaded from, this folder: one more pair of files.
@@ -179,7 +150,7 @@ class ImageIndex(PictureIndex):
             ValueError: if the folder holds another index.
         """
         folder = Path(folder)
-        present = _parts(folder)
+        present = _list_vector_files(folder)
         is_same = self._saved == folder.resolve()
         if present and not is_same:
             raise ValueError(f"{folder} holds another index. Choose another folder, or load that one and add to it.")
@@ -187,10 +158,10 @@ class ImageIndex(PictureIndex):
         if not places:
             return
         names = [self.names[place] for place in places]
-        made_of = folder_of(names)
+        made_of = find_image_root(names)
         metadata = {
-            **described(self.model),
-            FOLDER: os.path.relpath(made_of, folder.resolve().parent) if made_of else "",
+            **model_metadata(self.model),
+            SOURCE_DIR_KEY: os.path.relpath(made_of, folder.resolve().parent) if made_of else "",
         }
         with atomic_path(folder / f"{len(present):04}.safetensors") as partial:
             with partial.with_suffix(".csv").open("w", encoding="utf-8", newline="") as stream:
@@ -200,8 +171,8 @@ class ImageIndex(PictureIndex):
 
     @classmethod
     def load(
-        cls, folder: str | os.PathLike, model: Embedder, pictures: str | os.PathLike | None = None
-    ) -> "ImageIndex":
+        cls, folder: str | os.PathLike, model: DualEncoder, pictures: str | os.PathLike | None = None
+    ) -> "InMemoryIndex":
         """The index that `save` wrote into a folder.
 
         Args:
@@ -213,11 +184,11 @@ class ImageIndex(PictureIndex):
             ValueError: if there is no such folder of pictures.
             WeightsError: if the index is missing, broken, or was made by another model.
         """
-        folders = given_folders(pictures)
+        folders = validate_image_root(pictures)
         folder, index, beside = Path(folder), cls(model), Path(folder).resolve().parent
-        files = _parts(folder)
+        files = _list_vector_files(folder)
         if not files:
-            raise WeightsError(f"{folder}: holds no index. Make one by ImageIndex.save or 'convnext-keras index'.")
+            raise WeightsError(f"{folder}: holds no index. Make one by InMemoryIndex.save or 'convnext-keras index'.")
         mine = model.fingerprint()
         for file in files:
             vectors, metadata = read_vectors(file)
@@ -227,10 +198,10 @@ class ImageIndex(PictureIndex):
             if len(names) != len(vectors):
                 raise WeightsError(f"{file}: has {len(vectors)} vectors, but its table {len(names)} names.")
             index._put(names, vectors)
-            made_of = (beside / (metadata.get(FOLDER) or "..")).resolve()
+            made_of = (beside / (metadata.get(SOURCE_DIR_KEY) or "..")).resolve()
             if made_of.is_relative_to(beside):
                 index.picture_folders.append(made_of)
-                index.moved.append((Path(common_folder(map(parent, names)) or "/"), made_of))
+                index.moved.append((Path(common_root(map(parent, names)) or "/"), made_of))
         if folders:
             index.picture_folders = folders
             index.moved = [(Path(index.folder or "/"), given) for given in folders]
@@ -238,7 +209,7 @@ class ImageIndex(PictureIndex):
         return index
 
 
-def _parts(folder: Path) -> list[Path]:
+def _list_vector_files(folder: Path) -> list[Path]:
     """The files of vectors of an index, in the order in which they were written."""
     return sorted(folder.glob("[0-9]*.safetensors"))
 
@@ -255,20 +226,3 @@ def _read_names(file: Path) -> list[str]:
             return [row["name"] for row in rows if row["name"] is not None]
     except (OSError, ValueError, KeyError, csv.Error) as error:
         raise WeightsError(f"{file}: is missing or damaged: {error}. Index the pictures anew.") from error
-
-
-def index_weights(folder: str | os.PathLike) -> str:
-    """The name of the weight set that made an index.
-
-    Raises:
-        WeightsError: if there is no index, or its model had no published weights.
-    """
-    first = Path(folder) / "0000.safetensors"
-    if not is_lance(folder) and not first.is_file():
-        raise WeightsError(f"{folder}: holds no index. Make one by ImageIndex.save or 'convnext-keras index'.")
-    weights = (lance_metadata(folder) if is_lance(folder) else read_vectors(first)[1]).get("weights", "")
-    if not weights:
-        raise WeightsError(
-            f"{folder}: was made by a model without published weights; name the model: ImageIndex.open(path, model)."
-        )
-    return weights

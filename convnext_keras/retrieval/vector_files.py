@@ -10,20 +10,20 @@ import numpy as np
 import safetensors
 
 from convnext_keras.checkpoints import WeightsError
-from convnext_keras.clip.encoder import Embedder
+from convnext_keras.clip.encoder import DualEncoder
 from convnext_keras.files import atomic_path
 
 VECTOR_FILES = (".safetensors", ".parquet")
 
 
-def described(model: Embedder) -> dict[str, str]:
+def model_metadata(model: DualEncoder) -> dict[str, str]:
     """What a file of vectors says of the model that made them: its fingerprint, and its weight set or file."""
     known = model.provenance
     source = known and (known.weights or known.file)
     return {"model": model.fingerprint(), "weights": str(source or "")}
 
 
-def write_vectors(path: Path, batches: Iterable[tuple[list, np.ndarray]], model: Embedder) -> int:
+def write_vectors(path: Path, batches: Iterable[tuple[list, np.ndarray]], model: DualEncoder) -> int:
     """Streams vectors to a `.safetensors` or `.parquet` file, whole or not at all; returns how many.
 
     A `.safetensors` file has the tensor `vectors` `(N, D)` float32, and in its metadata `names`, a JSON list, and what
@@ -39,7 +39,7 @@ def write_vectors(path: Path, batches: Iterable[tuple[list, np.ndarray]], model:
         return writers[path.suffix](partial, batches, model)
 
 
-def _write_safetensors(path: Path, batches: Iterable[tuple[list, np.ndarray]], model: Embedder) -> int:
+def _write_safetensors(path: Path, batches: Iterable[tuple[list, np.ndarray]], model: DualEncoder) -> int:
     """The header needs the number of rows, so the data go to a file of their own first."""
     names: list[str] = []
     with tempfile.TemporaryFile(dir=path.parent) as rows, path.open("wb") as output:
@@ -48,7 +48,7 @@ def _write_safetensors(path: Path, batches: Iterable[tuple[list, np.ndarray]], m
             rows.write(vectors.astype("<f4").tobytes())
         shape = [len(names), model.output_width]
         tensor = {"dtype": "F32", "shape": shape, "data_offsets": [0, rows.tell()]}
-        metadata = {**described(model), "names": json.dumps(names)}
+        metadata = {**model_metadata(model), "names": json.dumps(names)}
         header = json.dumps({"__metadata__": metadata, "vectors": tensor}).encode()
         header += b" " * (-len(header) % 8)
         output.write(len(header).to_bytes(8, "little") + header)
@@ -57,14 +57,14 @@ def _write_safetensors(path: Path, batches: Iterable[tuple[list, np.ndarray]], m
     return len(names)
 
 
-def _write_parquet(path: Path, batches: Iterable[tuple[list, np.ndarray]], model: Embedder) -> int:
+def _write_parquet(path: Path, batches: Iterable[tuple[list, np.ndarray]], model: DualEncoder) -> int:
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
         raise ValueError("A .parquet file needs pyarrow: pip install pyarrow. Or write a .safetensors file.") from error
     vector = pyarrow.list_(pyarrow.float32(), model.output_width)
-    schema = pyarrow.schema({"name": pyarrow.string(), "vector": vector}, metadata=described(model))
+    schema = pyarrow.schema({"name": pyarrow.string(), "vector": vector}, metadata=model_metadata(model))
     count = 0
     with pyarrow.parquet.ParquetWriter(path, schema) as writer:
         for items, vectors in batches:

@@ -10,22 +10,22 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from convnext_keras import clip
+from convnext_keras import clip, retrieval
 from convnext_keras.clip.constructors import BUNDLED_CLIP
-from convnext_keras.predictors import Classifier, opened
+from convnext_keras.predictors import Classifier, load_predictor
 from convnext_keras.server import meta_routes, routes
 from convnext_keras.server.errors import ApiError
-from convnext_keras.server.image_fetching import Policy
-from convnext_keras.server.inference import Engine
-from convnext_keras.server.limits import Limits
+from convnext_keras.server.image_fetching import ImageURLPolicy
+from convnext_keras.server.inference import InferenceEngine
+from convnext_keras.server.limits import ServerLimits
 from convnext_keras.server.metrics import Metrics
-from convnext_keras.server.middleware import Guard, Hosts, Keys
+from convnext_keras.server.middleware import AllowedHosts, ApiKeys, GuardMiddleware
 
-CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large", 415: "unsupported_media_type"}
+STATUS_CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large", 415: "unsupported_media_type"}
 
 
 def create_app(
-    model: clip.Embedder | Classifier | str = BUNDLED_CLIP,
+    model: clip.DualEncoder | Classifier | str = BUNDLED_CLIP,
     *,
     engine: str | None = None,
     streams: int = 1,
@@ -34,8 +34,8 @@ def create_app(
     hosts: Iterable[str] = (),
     indexes: Mapping[str, str | Path] | None = None,
     pictures: Mapping[str, str | Path] | None = None,
-    limits: Limits = Limits(),  # noqa: B008 - immutable
-    policy: Policy = Policy(),  # noqa: B008 - immutable
+    limits: ServerLimits = ServerLimits(),  # noqa: B008 - immutable
+    policy: ImageURLPolicy = ImageURLPolicy(),  # noqa: B008 - immutable
     batching: bool = True,
 ) -> FastAPI:
     """An OpenAI-compatible server of a ConvNeXt-CLIP or a classifier, as an ASGI application.
@@ -70,9 +70,9 @@ def create_app(
     indexes, pictures = indexes or {}, pictures or {}
     if unknown := sorted(pictures.keys() - indexes.keys()):
         raise ValueError(f"pictures must be for one of the indexes {sorted(indexes)}. Received: {unknown[0]!r}")
-    served = opened(model, engine, streams) if isinstance(model, str) else model
+    served = load_predictor(model, engine, streams) if isinstance(model, str) else model
     metrics = Metrics()
-    queues = Engine(served, limits, policy, metrics, batching)
+    queues = InferenceEngine(served, limits, policy, metrics, batching)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -81,13 +81,15 @@ def create_app(
         await queues.stop()
 
     app = FastAPI(title="ConvNeXt-CLIP", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.add_middleware(Guard, keys=Keys(keys), hosts=Hosts(hosts), limits=limits, observe=metrics.request)
+    app.add_middleware(
+        GuardMiddleware, keys=ApiKeys(keys), hosts=AllowedHosts(hosts), limits=limits, observe=metrics.request
+    )
     app.state.engine, app.state.created = queues, int(time.time())
-    known = served.provenance if isinstance(served, clip.Embedder) else None
+    known = served.provenance if isinstance(served, clip.DualEncoder) else None
     app.state.name = name or str((known and known.weights) or served.name)
     app.state.indexes = {}
-    if isinstance(served, clip.Embedder):
-        loaded = {key: clip.ImageIndex.open(folder, served, pictures.get(key)) for key, folder in indexes.items()}
+    if isinstance(served, clip.DualEncoder):
+        loaded = {key: retrieval.open_index(folder, served, pictures.get(key)) for key, folder in indexes.items()}
         app.state.indexes = loaded
     elif indexes:
         raise ValueError(f"indexes are of a ConvNeXt-CLIP; {served.name} is a classifier. Received: {sorted(indexes)}")
@@ -107,7 +109,7 @@ async def error_response(request: Request, error: Exception) -> Response:
         error = ApiError(400, code, f"{param or 'body'}: {first['msg']}.", param)
     elif isinstance(error, HTTPException):
         headers = error.headers or {}  # such as Allow
-        error = ApiError(error.status_code, CODES.get(error.status_code, "invalid_value"), str(error.detail))
+        error = ApiError(error.status_code, STATUS_CODES.get(error.status_code, "invalid_value"), str(error.detail))
         return error.response(headers)
     if not isinstance(error, ApiError):
         raise error

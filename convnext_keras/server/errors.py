@@ -43,6 +43,6 @@ class ApiError(Exception):
         return Response(content, self.status, {**self.headers, **headers}, media_type="application/json")
 
 
-def invalid(code: str, message: str, param: str | None = None) -> ApiError:
+def bad_request(code: str, message: str, param: str | None = None) -> ApiError:
     """An error of status 400: the request itself is at fault."""
     return ApiError(400, code, message, param)

@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from convnext_keras.data.images import ImageError, exif_bytes, identify, open_image
-from convnext_keras.data.transforms import Recipe
-from convnext_keras.server.errors import ApiError, invalid
-from convnext_keras.server.limits import Limits
+from convnext_keras.data.transforms import ImageTransform
+from convnext_keras.server.errors import ApiError, bad_request
+from convnext_keras.server.limits import ServerLimits
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 START_OF_SCAN, END_OF_IMAGE, APP1, STANDALONE = 0xDA, 0xD9, 0xE1, 0x01
@@ -35,7 +35,7 @@ class Part(NamedTuple):
     exif: bytes = b""
 
 
-def marker_places(block: np.ndarray) -> np.ndarray:
+def find_markers(block: np.ndarray) -> np.ndarray:
     """Where the markers of a JPEG begin in a block of its bytes, in one pass whatever the bytes are."""
     return np.flatnonzero((block[:-1] == 0xFF) & IS_MARKER[block[1:]])
 
@@ -48,7 +48,7 @@ def jpeg_parts(content: bytes) -> Iterator[Part]:
     """
     array, position, has_scan = np.frombuffer(content, "uint8"), 2, False
     for start in range(2, len(content), BLOCK):
-        places = start + marker_places(array[start : start + BLOCK + 1])
+        places = start + find_markers(array[start : start + BLOCK + 1])
         while position < start + BLOCK and (at := int(np.searchsorted(places, position))) < len(places):
             if not has_scan:
                 yield from [Part("gap")] * ((int(places[at]) - position) // GAP)
@@ -103,29 +103,29 @@ def gif_parts(content: bytes) -> Iterator[Part]:
         position += 1
 
 
-PARTS = {b"\xff\xd8": jpeg_parts, b"\x89PNG": png_parts, b"RIFF": webp_parts, b"GIF8": gif_parts}
+STRUCTURE_PARSERS = {b"\xff\xd8": jpeg_parts, b"\x89PNG": png_parts, b"RIFF": webp_parts, b"GIF8": gif_parts}
 # Blocks that Pillow joins one by one, each time with a copy of all before it.
-FEWER = {"block": 1000, "gap": 16}
+MAX_BLOCKS = {"block": 1000, "gap": 16}
 
 
-def check_parts(content: bytes, param: str, limits: Limits) -> int:
+def check_structure(content: bytes, param: str, limits: ServerLimits) -> int:
     """The number of scans of a picture, 1 for formats without them, from its bytes alone.
 
     Raises:
         ApiError: if it has more scans or other parts than `limits` allow, or EXIF data that would be copied often.
     """
-    parts = next((parts for magic, parts in PARTS.items() if content.startswith(magic)), None)
+    parts = next((parts for magic, parts in STRUCTURE_PARSERS.items() if content.startswith(magic)), None)
     counts: dict[str, int] = {}
     exif = []
     for kind, data in parts(content) if parts else ():
         counts[kind] = counts.get(kind, 0) + 1
-        limit = limits.max_image_scans if kind == "scan" else FEWER.get(kind, limits.max_image_parts)
+        limit = limits.max_image_scans if kind == "scan" else MAX_BLOCKS.get(kind, limits.max_image_parts)
         if counts[kind] > limit:
-            raise invalid("image_too_complex", f"{param}: has more than {limit} {kind}s. Save it anew.", param)
+            raise bad_request("image_too_complex", f"{param}: has more than {limit} {kind}s. Save it anew.", param)
         exif += [data] if data else []
     joined = b"".join(exif)  # as Pillow joins them
     if exif_bytes(joined) > EXIF_TIMES * len(joined):
-        raise invalid("image_too_complex", f"{param}: its EXIF data overlap. Save it without them.", param)
+        raise bad_request("image_too_complex", f"{param}: its EXIF data overlap. Save it without them.", param)
     return max(1, counts.get("scan", 1))
 
 
@@ -162,7 +162,7 @@ class Decoder:
         threads: how many pictures are decoded at a time.
     """
 
-    def __init__(self, recipe: Recipe, limits: Limits, threads: int) -> None:
+    def __init__(self, recipe: ImageTransform, limits: ServerLimits, threads: int) -> None:
         self.recipe, self.limits = recipe._replace(exif_transpose=True), limits
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self.budget = PixelBudget(limits.max_pixels_in_flight)
@@ -183,7 +183,7 @@ class Decoder:
             ApiError: if it is no picture that a client might send too.
         """
         if path.stat().st_size > self.limits.max_image_bytes:
-            raise invalid("image_too_large", f"{path.name}: has too many bytes.")
+            raise bad_request("image_too_large", f"{path.name}: has too many bytes.")
         content = await asyncio.get_running_loop().run_in_executor(self.pool, path.read_bytes)
         picture = await self._opened(content, "number")
         await self._decoded(picture, open_image, "number")
@@ -198,28 +198,28 @@ class Decoder:
         try:
             return await asyncio.get_running_loop().run_in_executor(self.pool, decode, picture)
         except ImageError as error:
-            raise unreadable(param) from error
+            raise unreadable_error(param) from error
         finally:
             await self.budget.give(pixels)
 
     def opened(self, content: bytes, param: str) -> Image.Image:
         """A picture whose structure and header were found harmless; its pixels are not decoded yet."""
         limit = self.limits.max_image_pixels
-        scans = check_parts(content, param, self.limits)
+        scans = check_structure(content, param, self.limits)
         try:
             picture = identify(content, FORMATS)
         except ImageError as error:
             cause = error.__cause__
             if isinstance(cause, UnidentifiedImageError):
                 message = f"{param}: is not a picture of the formats {', '.join(FORMATS)}."
-                raise invalid("unsupported_image_format", message, param) from error
+                raise bad_request("unsupported_image_format", message, param) from error
             if isinstance(cause, Image.DecompressionBombError):
-                raise too_many_pixels(param, limit) from error
-            raise unreadable(param) from error
+                raise too_many_pixels_error(param, limit) from error
+            raise unreadable_error(param) from error
         # A small picture may be long and thin, and huge once its shorter edge is resized.
         width, height = self.recipe.resized(picture.size)
-        if max(picture.width * picture.height * max(1, scans // SCANS_OF_ONE_PASS), width * height) > limit:
-            raise too_many_pixels(param, limit)
+        if max(picture.width * picture.height * max(1, scans // TYPICAL_SCANS), width * height) > limit:
+            raise too_many_pixels_error(param, limit)
         return picture
 
     def close(self) -> None:
@@ -227,14 +227,14 @@ class Decoder:
         self.pool.shutdown(wait=False, cancel_futures=True)
 
 
-SCANS_OF_ONE_PASS = 10  # that usual progressive JPEGs have
+TYPICAL_SCANS = 10  # that usual progressive JPEGs have
 
 
-def too_many_pixels(param: str, limit: int) -> ApiError:
+def too_many_pixels_error(param: str, limit: int) -> ApiError:
     """The error of a picture that would take too long or too much memory to decode or to resize."""
-    return invalid("image_too_large", f"{param}: has too many pixels; the limit is {limit}.", param)
+    return bad_request("image_too_large", f"{param}: has too many pixels; the limit is {limit}.", param)
 
 
-def unreadable(param: str) -> ApiError:
+def unreadable_error(param: str) -> ApiError:
     """The error of a broken picture."""
-    return invalid("invalid_image", f"{param}: is not a readable picture.", param)
+    return bad_request("invalid_image", f"{param}: is not a readable picture.", param)

@@ -13,22 +13,22 @@ from urllib.parse import quote, urljoin, urlsplit
 
 import httpcore2
 
-from convnext_keras.server.errors import ApiError, invalid
+from convnext_keras.server.errors import ApiError, bad_request
 
 # Ranges that `ipaddress` calls global or does not know, and that lead to private hosts or to no host.
-REFUSED_NETWORKS = [
+BLOCKED_NETWORKS = [
     ipaddress.ip_network(network)
     for network in ("192.0.0.0/24", "192.88.99.0/24", "::/96", "64:ff9b::/96", "64:ff9b:1::/48")
 ]
 PORTS = {"http": 80, "https": 443}
 MAX_REDIRECTS = 3
-KEPT = "%/?:@!$&'()*+,;=~"  # characters of paths and queries that mean something as they are
+MAX_KEPT_CONNECTIONS = "%/?:@!$&'()*+,;=~"  # characters of paths and queries that mean something as they are
 REDIRECTS = (301, 302, 303, 307, 308)
 MODES = ("public", "allowlist", "off")
 CHUNK_TIMEOUTS = {"connect": 3.0, "read": 5.0, "write": 5.0, "pool": 5.0}
 
 
-class Policy(NamedTuple):
+class ImageURLPolicy(NamedTuple):
     """Which addresses may be fetched; `Policy.of` checks the mode and the hosts.
 
     Attributes:
@@ -44,7 +44,7 @@ class Policy(NamedTuple):
     ports: frozenset[int] | None = frozenset(PORTS.values())
 
     @classmethod
-    def of(cls, mode: str, hosts: Iterable[str] = ()) -> "Policy":
+    def of(cls, mode: str, hosts: Iterable[str] = ()) -> "ImageURLPolicy":
         """The policy of a mode.
 
         Raises:
@@ -58,7 +58,7 @@ class Policy(NamedTuple):
         return cls(mode, known)
 
 
-class RefusedError(Exception):
+class FetchBlockedError(Exception):
     """A fetch that the policy forbids or that failed; the sender is not told which."""
 
 
@@ -70,13 +70,13 @@ def is_private(address: str) -> bool:
             return True
         parsed = parsed.ipv4_mapped or parsed
     special = not parsed.is_global or parsed.is_multicast or parsed.is_reserved
-    return special or any(parsed in network for network in REFUSED_NETWORKS if network.version == parsed.version)
+    return special or any(parsed in network for network in BLOCKED_NETWORKS if network.version == parsed.version)
 
 
 class PinnedBackend(httpcore2.AsyncNetworkBackend):
     """Dials only addresses that it has resolved and checked itself."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: ImageURLPolicy) -> None:
         self.policy = policy
         self.network: Any = httpcore2.AnyIOBackend()
 
@@ -86,11 +86,11 @@ class PinnedBackend(httpcore2.AsyncNetworkBackend):
         try:
             answers = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except OSError as error:
-            raise RefusedError from error
+            raise FetchBlockedError from error
         addresses = list(dict.fromkeys(str(answer[4][0]) for answer in answers))
         if not addresses or any(self.policy.is_refused(address) for address in addresses):
-            raise RefusedError
-        failure: Exception = RefusedError()
+            raise FetchBlockedError
+        failure: Exception = FetchBlockedError()
         for address in addresses[:2]:
             try:
                 return await self.network.connect_tcp(address, port, timeout, local_address, socket_options)
@@ -100,7 +100,7 @@ class PinnedBackend(httpcore2.AsyncNetworkBackend):
 
     async def connect_unix_socket(self, path, timeout=None, socket_options=None):
         """Refuses: nothing behind a socket of this machine is fetched."""
-        raise RefusedError
+        raise FetchBlockedError
 
     async def sleep(self, seconds):
         """Waits as long as the pool asks for."""
@@ -116,7 +116,7 @@ class Fetcher:
         max_bytes: of one picture.
     """
 
-    def __init__(self, policy: Policy, seconds: float, max_bytes: int) -> None:
+    def __init__(self, policy: ImageURLPolicy, seconds: float, max_bytes: int) -> None:
         self.policy, self.seconds, self.max_bytes = policy, seconds, max_bytes
         self.pool = httpcore2.AsyncConnectionPool(network_backend=PinnedBackend(policy), max_connections=32)
 
@@ -132,12 +132,12 @@ class Fetcher:
         """
         if self.policy.mode == "off":
             message = f"{param}: addresses are not fetched here. Send the picture itself as a data URI."
-            raise invalid("image_url_not_allowed", message, param)
+            raise bad_request("image_url_not_allowed", message, param)
         try:
             async with asyncio.timeout(self.seconds):
                 return await self._follow(url)
-        except (RefusedError, TimeoutError, OSError, ValueError, *HTTP_FAILURES) as error:
-            raise failed(param) from error
+        except (FetchBlockedError, TimeoutError, OSError, ValueError, *HTTP_FAILURES) as error:
+            raise fetch_failed_error(param) from error
 
     async def _follow(self, url: str) -> bytes:
         for _ in range(MAX_REDIRECTS + 1):
@@ -145,9 +145,9 @@ class Fetcher:
             if isinstance(answer, bytes):
                 return answer
             if urlsplit(url).scheme == "https" and urlsplit(answer).scheme != "https":
-                raise RefusedError
+                raise FetchBlockedError
             url = answer
-        raise RefusedError
+        raise FetchBlockedError
 
     async def _get(self, url: str) -> bytes | str:
         """The content, or the address that it has moved to."""
@@ -159,25 +159,27 @@ class Fetcher:
             if response.status in REDIRECTS and b"location" in fields:
                 return urljoin(url, fields[b"location"].decode("latin-1"))
             if response.status != 200 or int(fields.get(b"content-length", b"0")) > self.max_bytes:
-                raise RefusedError
+                raise FetchBlockedError
             content = bytearray()
             async for chunk in response.aiter_stream():
                 content += chunk
                 if len(content) > self.max_bytes:
-                    raise RefusedError
+                    raise FetchBlockedError
             return bytes(content)
 
     def _checked(self, url: str) -> httpcore2.URL:
         """The parts of an address that the policy allows; what was checked is what is asked for, parsed only once."""
         parts = urlsplit(url)
         if parts.scheme not in PORTS or parts.username or parts.password or not parts.hostname:
-            raise RefusedError
+            raise FetchBlockedError
         port = PORTS[parts.scheme] if parts.port is None else parts.port
         if self.policy.ports is not None and port not in self.policy.ports:
-            raise RefusedError
+            raise FetchBlockedError
         if self.policy.mode == "allowlist" and parts.hostname not in self.policy.hosts:
-            raise RefusedError
-        target = quote(parts.path or "/", safe=KEPT) + (f"?{quote(parts.query, safe=KEPT)}" if parts.query else "")
+            raise FetchBlockedError
+        target = quote(parts.path or "/", safe=MAX_KEPT_CONNECTIONS) + (
+            f"?{quote(parts.query, safe=MAX_KEPT_CONNECTIONS)}" if parts.query else ""
+        )
         return httpcore2.URL(scheme=parts.scheme, host=parts.hostname.encode("idna"), port=port, target=target)
 
 
@@ -189,6 +191,8 @@ HTTP_FAILURES = (
 )
 
 
-def failed(param: str) -> ApiError:
+def fetch_failed_error(param: str) -> ApiError:
     """The one error of all fetches that did not succeed."""
-    return invalid("image_fetch_failed", f"{param}: the picture could not be fetched. Send it as a data URI.", param)
+    return bad_request(
+        "image_fetch_failed", f"{param}: the picture could not be fetched. Send it as a data URI.", param
+    )

@@ -16,24 +16,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from convnext_keras.clip import Embedder
+from convnext_keras.clip import DualEncoder
 from convnext_keras.clip.tokenizer import Tokenizer
-from convnext_keras.clip.zero_shot import class_vectors, prompts_of
+from convnext_keras.clip.zero_shot import class_embeddings, format_prompts
 from convnext_keras.inference import TEXT_LENGTHS
 from convnext_keras.predictors import Classifier
 from convnext_keras.server.batching import Batcher
-from convnext_keras.server.errors import ApiError, invalid
+from convnext_keras.server.errors import ApiError, bad_request
 from convnext_keras.server.image_decoding import Decoder
-from convnext_keras.server.image_fetching import Fetcher, Policy
-from convnext_keras.server.limits import Limits
+from convnext_keras.server.image_fetching import Fetcher, ImageURLPolicy
+from convnext_keras.server.limits import ServerLimits
 from convnext_keras.server.metrics import Metrics
 from convnext_keras.server.schemas import ImageItem, TextItem
 
-TEXTS_AT_A_TIME = 64  # that a thread tokenises before it looks at the next request
+TEXTS_PER_CHUNK = 64  # that a thread tokenises before it looks at the next request
 log = logging.getLogger("convnext_keras.server")
 
 
-class Vectors(NamedTuple):
+class EmbeddingResult(NamedTuple):
     """Unit vectors `(N, D)` of items in their order, and what they are counted as."""
 
     vectors: np.ndarray
@@ -41,7 +41,7 @@ class Vectors(NamedTuple):
     images: int
 
 
-class Engine:
+class InferenceEngine:
     """A model behind two queues, one for each tower; a classifier behind one.
 
     Args:
@@ -53,7 +53,12 @@ class Engine:
     """
 
     def __init__(
-        self, model: Embedder | Classifier, limits: Limits, policy: Policy, metrics: Metrics, batching: bool = True
+        self,
+        model: DualEncoder | Classifier,
+        limits: ServerLimits,
+        policy: ImageURLPolicy,
+        metrics: Metrics,
+        batching: bool = True,
     ) -> None:
         self.model, self.limits, self.metrics, self.policy = model, limits, metrics, policy
         self.state = "loading"  # then "ready", and "stopping" in the end
@@ -62,7 +67,7 @@ class Engine:
         self.runner = ThreadPoolExecutor(model.streams, thread_name_prefix="model")
         sizes = {"image": limits.image_batch if batching else 1, "text": limits.text_batch if batching else 1}
         runs: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {"image": model.encode_pixels}
-        if isinstance(model, Embedder):
+        if isinstance(model, DualEncoder):
             runs["text"] = model.encode_tokens
         wait = limits.wait_seconds if batching else 0.0
         self.towers = {
@@ -99,7 +104,7 @@ class Engine:
         pictures and of short texts; and all others, the smallest first.
         """
         rows_of = {"image": [np.zeros((1, *self.model.recipe.shape), "uint8")]}
-        if isinstance(self.model, Embedder):
+        if isinstance(self.model, DualEncoder):
             tokenizer = self.model.tokenizer
             lengths = (*TEXT_LENGTHS, tokenizer.context_length)
             # With the start and the end token, each fills one of the lengths that texts are cut to.
@@ -152,7 +157,7 @@ class Engine:
 
     async def vectors(
         self, items: Sequence[TextItem | ImageItem], params: Sequence[str], truncate: bool = True
-    ) -> Vectors:
+    ) -> EmbeddingResult:
         """Vectors of texts and pictures, mixed as they may be.
 
         Args:
@@ -175,7 +180,7 @@ class Engine:
         if images:
             vectors[[*images]] = of_pictures
         counted = int((tokens == self._tokenizer.end).argmax(axis=-1).sum() + len(tokens)) if texts else 0
-        return Vectors(vectors, counted, len(images))
+        return EmbeddingResult(vectors, counted, len(images))
 
     async def _both(self, tokens: np.ndarray, pictures: list[tuple[ImageItem, str]]) -> tuple[np.ndarray, np.ndarray]:
         """Vectors of texts and of pictures, at the same time; the first error ends both."""
@@ -184,7 +189,7 @@ class Engine:
                 of_texts = group.create_task(self.towers["text"](list(tokens))) if len(tokens) else None
                 of_pictures = group.create_task(self._pictures(pictures))
         except ExceptionGroup as errors:
-            raise first(errors) from errors
+            raise first_exception(errors) from errors
         return of_texts.result() if of_texts else tokens, of_pictures.result()
 
     async def _pictures(self, pictures: list[tuple[ImageItem, str]]) -> np.ndarray:
@@ -194,8 +199,10 @@ class Engine:
 
     @property
     def _tokenizer(self) -> Tokenizer:
-        if not isinstance(self.model, Embedder):
-            raise invalid("text_unsupported", "input: a classifier takes pictures only; a string is a text.", "input")
+        if not isinstance(self.model, DualEncoder):
+            raise bad_request(
+                "text_unsupported", "input: a classifier takes pictures only; a string is a text.", "input"
+            )
         return self.model.tokenizer
 
     async def _tokens(self, texts: list[tuple[str, str]], truncate: bool) -> np.ndarray:
@@ -206,20 +213,20 @@ class Engine:
         tokenizer, words = self._tokenizer, [text for text, _ in texts]
         with self.metrics.stage("tokenise"):
             # Part by part, so that a request whose time is over does not keep a thread busy.
-            parts = [words[start : start + TEXTS_AT_A_TIME] for start in range(0, len(words), TEXTS_AT_A_TIME)]
+            parts = [words[start : start + TEXTS_PER_CHUNK] for start in range(0, len(words), TEXTS_PER_CHUNK)]
             rows = [await self.in_thread(tokenizer, part, None, "silent") for part in parts]
         return np.concatenate(rows)
 
     async def _check_lengths(self, texts: list[tuple[str, str]]) -> None:
         """Raises ApiError for the first text, with its path in the request, that has too many tokens."""
         tokenizer = self._tokenizer
-        for start in range(0, len(texts), TEXTS_AT_A_TIME):
-            part = texts[start : start + TEXTS_AT_A_TIME]
+        for start in range(0, len(texts), TEXTS_PER_CHUNK):
+            part = texts[start : start + TEXTS_PER_CHUNK]
             counts = await self.in_thread(lambda part=part: [tokenizer.count_tokens(text) for text, _ in part])
             for count, (_, param) in zip(counts, part, strict=True):
                 if count > tokenizer.context_length:
                     message = f"{param}: has {count} tokens; the limit is {tokenizer.context_length}."
-                    raise invalid("context_length_exceeded", message, param)
+                    raise bad_request("context_length_exceeded", message, param)
 
     async def in_thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Calls a function beside the event loop, for work that grows with a request or an index."""
@@ -254,7 +261,7 @@ class Engine:
             templates: prompts with a place for the label.
             truncate: whether prompts that are too long are cut, or refused.
         """
-        prompts = prompts_of(labels, templates)
+        prompts = format_prompts(labels, templates)
         params = [f"labels.{number}" for number in range(len(labels)) for _ in templates]
         if not truncate:
             await self._check_lengths([*zip(prompts, params, strict=True)])
@@ -265,14 +272,14 @@ class Engine:
             return self.labels[key], 0
         result = await self.vectors([TextItem(prompt) for prompt in prompts], params)
         self.cached -= len(self.labels.pop(key, ()))  # of a request that came meanwhile
-        self.labels[key] = classes = class_vectors(result.vectors, len(labels))
+        self.labels[key] = classes = class_embeddings(result.vectors, len(labels))
         self.cached += len(classes)
         while self.cached > self.limits.cached_labels:
             self.cached -= len(self.labels.popitem(last=False)[1])
         return classes, result.tokens
 
 
-def first(group: ExceptionGroup) -> Exception:
+def first_exception(group: ExceptionGroup) -> Exception:
     """The first error of a group, for its sender."""
     error = group.exceptions[0]
-    return first(error) if isinstance(error, ExceptionGroup) else error
+    return first_exception(error) if isinstance(error, ExceptionGroup) else error

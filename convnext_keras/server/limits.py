@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 
-class Limits(NamedTuple):
+class ServerLimits(NamedTuple):
     """Upper bounds; each can be set when the server is made.
 
     Attributes:

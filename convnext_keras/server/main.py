@@ -8,10 +8,10 @@ from typing import Any
 import uvicorn
 
 from convnext_keras import backend
-from convnext_keras.checkpoints.download import cache_folder
+from convnext_keras.checkpoints.download import cache_dir
 from convnext_keras.server.app import create_app
-from convnext_keras.server.image_fetching import Policy
-from convnext_keras.server.limits import Limits
+from convnext_keras.server.image_fetching import ImageURLPolicy
+from convnext_keras.server.limits import ServerLimits
 from convnext_keras.server.middleware import LOOPBACK, configured_keys
 from convnext_keras.server.protocol import bounded_protocol
 
@@ -58,17 +58,17 @@ def serve(
             f"A server without keys must listen at {LOOPBACK[0]}. Received: host={host!r}. Set the variable "
             "CONVNEXT_KERAS_API_KEYS or give --keys FILE."
         )
-    policy = Policy.of(image_urls, image_hosts)
+    policy = ImageURLPolicy.of(image_urls, image_hosts)
     folders: dict[str, Any] = {
         "indexes": named_folders("--index", indexes),
         "pictures": named_folders("--pictures", pictures),
     }
-    backend.keep_compiled(cache_folder() / "compiled")
+    backend.enable_compilation_cache(cache_dir() / "compiled")
     settings: dict[str, Any] = {"policy": policy, "batching": batching, "engine": engine, "streams": streams}
     app = create_app(model, keys=keys, hosts=[host, *allowed_hosts], **folders, **settings)
     # Headers of proxies are not believed, and the access log is the application's own.
     quiet = {"access_log": False, "proxy_headers": False, "server_header": False, "log_config": LOGGING}
-    http = bounded_protocol(Limits().max_header_bytes)
+    http = bounded_protocol(ServerLimits().max_header_bytes)
     uvicorn.run(app, host=host, port=port, http=http, timeout_graceful_shutdown=DRAIN_SECONDS, **quiet)
 
 

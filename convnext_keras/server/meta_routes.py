@@ -6,11 +6,11 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 
-from convnext_keras.clip.encoder import Embedder
+from convnext_keras.clip.encoder import DualEncoder
 from convnext_keras.server.errors import ApiError
-from convnext_keras.server.schemas import FAILURES
+from convnext_keras.server.schemas import ERROR_RESPONSES
 
-router = APIRouter(responses=FAILURES)
+router = APIRouter(responses=ERROR_RESPONSES)
 # The page loads nothing from elsewhere and is shown in no other page.
 PAGE_POLICY = "default-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; frame-ancestors 'none'"
 
@@ -51,12 +51,12 @@ async def prometheus(request: Request) -> Response:
     return Response(engine.metrics.text(), media_type="text/plain; version=0.0.4")
 
 
-def description(request: Request) -> dict:
+def openapi_schema(request: Request) -> dict:
     """What clients are told of the model."""
     state = request.app.state
     model = state.engine.model
     facts: dict[str, Any] = {"id": state.name, "object": "model", "created": state.created, "owned_by": "local"}
-    if isinstance(model, Embedder):
+    if isinstance(model, DualEncoder):
         facts |= {"capabilities": ["text", "image", "similarity", "classify"], "dimensions": model.output_width}
         facts["context_length"] = model.tokenizer.context_length
     else:
@@ -67,7 +67,7 @@ def description(request: Request) -> dict:
 @router.get("/v1/models")
 async def models(request: Request) -> dict:
     """A list of the one model that is served."""
-    return {"object": "list", "data": [description(request)]}
+    return {"object": "list", "data": [openapi_schema(request)]}
 
 
 @router.get("/v1/models/{model:path}")
@@ -75,4 +75,4 @@ async def one_model(request: Request, model: str) -> dict:
     """A model by its name."""
     if model != request.app.state.name:
         raise ApiError(404, "model_not_found", f"The model {model!r} is not served here.", "model")
-    return description(request)
+    return openapi_schema(request)

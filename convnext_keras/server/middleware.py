@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from convnext_keras.server.errors import ApiError
-from convnext_keras.server.limits import Limits
+from convnext_keras.server.limits import ServerLimits
 
 # Routes without a key: whether the server lives, its page, and the description of its routes.
 OPEN_ROUTES = frozenset({"/", "/health", "/health/ready", "/docs", "/openapi.json"})
@@ -25,7 +25,7 @@ KEYS_VARIABLE = "CONVNEXT_KERAS_API_KEYS"
 log = logging.getLogger("convnext_keras.server")
 
 
-class Keys:
+class ApiKeys:
     """The keys that are let in, kept as digests only.
 
     Args:
@@ -52,7 +52,7 @@ def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
-class Hosts:
+class AllowedHosts:
     """The names and addresses that the server answers to; a web page must not reach it by a name of its own.
 
     A page whose name is made to lead to this machine (DNS rebinding) could read from a server without keys whatever its
@@ -95,7 +95,7 @@ def configured_keys(file: str | os.PathLike | None = None) -> list[str]:
     return keys
 
 
-class Guard:
+class GuardMiddleware:
     """The outermost layer of the application: numbers requests, asks for keys, bounds bodies, and writes the log.
 
     Args:
@@ -107,7 +107,12 @@ class Guard:
     """
 
     def __init__(
-        self, app: Any, keys: Keys, hosts: Hosts, limits: Limits, observe: Callable[[str, int, float], None]
+        self,
+        app: Any,
+        keys: ApiKeys,
+        hosts: AllowedHosts,
+        limits: ServerLimits,
+        observe: Callable[[str, int, float], None],
     ) -> None:
         self.app, self.keys, self.hosts, self.limits, self.observe = app, keys, hosts, limits, observe
         self.requests = self.bytes = 0  # that are being answered
@@ -132,12 +137,12 @@ class Guard:
         try:
             await self._answer(scope, receive, numbered)
         except ApiError as error:
-            await respond(error, numbered)
+            await send_error(error, numbered)
         except Exception:
             log.exception("%s failed", number)
             if not status:
                 message = f"The server failed. Tell its operator the number {number}."
-                await respond(ApiError(500, "internal_error", message), numbered)
+                await send_error(ApiError(500, "internal_error", message), numbered)
         finally:
             seconds = time.perf_counter() - start
             route = getattr(scope.get("route"), "path", "other")
@@ -171,7 +176,7 @@ class Guard:
             body = await self._body(receive, count)
             await asyncio.to_thread(self._check_parts, body)
             gone = asyncio.ensure_future(receive())
-            work = asyncio.ensure_future(self.app(scope, _replayed(body, gone), send))
+            work = asyncio.ensure_future(self.app(scope, _replay_body(body, gone), send))
             try:
                 await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -242,7 +247,7 @@ class Guard:
         return ApiError(413, "request_too_large", f"The body has more than {self.limits.max_body_bytes} bytes.")
 
 
-def _replayed(body: bytes, gone: asyncio.Future) -> Any:
+def _replay_body(body: bytes, gone: asyncio.Future) -> Any:
     """What an application receives: the body, and then the end of the connection."""
     messages = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -252,7 +257,7 @@ def _replayed(body: bytes, gone: asyncio.Future) -> Any:
     return replay
 
 
-async def respond(error: ApiError, send: Any) -> None:
+async def send_error(error: ApiError, send: Any) -> None:
     """Sends an error as a response of its own."""
     body = json.dumps(error.body).encode()
     headers = [(name.encode(), value.encode()) for name, value in error.headers.items()]

@@ -12,22 +12,22 @@ import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from convnext_keras.clip.encoder import Embedder
-from convnext_keras.clip.zero_shot import LABEL_FIELD, TEMPLATE
+from convnext_keras.clip.encoder import DualEncoder
+from convnext_keras.clip.zero_shot import DEFAULT_TEMPLATE, LABEL_PLACEHOLDER
 from convnext_keras.predictors import Classifier
-from convnext_keras.retrieval.index import PictureIndex
+from convnext_keras.retrieval.index import ImageIndex
 from convnext_keras.server import schemas
-from convnext_keras.server.errors import ApiError, invalid
-from convnext_keras.server.inference import Engine, Vectors
-from convnext_keras.server.limits import Limits
-from convnext_keras.server.schemas import ImageItem, TextItem, parsed_image, parsed_item, parsed_text
+from convnext_keras.server.errors import ApiError, bad_request
+from convnext_keras.server.inference import EmbeddingResult, InferenceEngine
+from convnext_keras.server.limits import ServerLimits
+from convnext_keras.server.schemas import ImageItem, TextItem, parse_image, parse_item, parse_text
 
-router = APIRouter(responses=schemas.FAILURES)
+router = APIRouter(responses=schemas.ERROR_RESPONSES)
 # A picture is never taken for a page.
-PICTURE_HEADERS = {"x-content-type-options": "nosniff", "content-security-policy": "default-src 'none'; sandbox"}
+IMAGE_HEADERS = {"x-content-type-options": "nosniff", "content-security-policy": "default-src 'none'; sandbox"}
 
 
-def engine_of(request: Request, model: str | None = None) -> Engine:
+def get_engine(request: Request, model: str | None = None) -> InferenceEngine:
     """The engine, if the request asks for the model that it has."""
     state = request.app.state
     if model is not None and model != state.name:
@@ -37,16 +37,16 @@ def engine_of(request: Request, model: str | None = None) -> Engine:
     return state.engine
 
 
-def clip_of(request: Request, model: str | None = None) -> tuple[Engine, Embedder]:
+def get_clip_engine(request: Request, model: str | None = None) -> tuple[InferenceEngine, DualEncoder]:
     """The engine and its ConvNeXt-CLIP, for what a classifier cannot do."""
-    engine = engine_of(request, model)
-    if not isinstance(engine.model, Embedder):
+    engine = get_engine(request, model)
+    if not isinstance(engine.model, DualEncoder):
         message = f"The model {request.app.state.name!r} is a classifier: POST pictures to /v1/classify."
-        raise invalid("model_unsupported", message, "model")
+        raise bad_request("model_unsupported", message, "model")
     return engine, engine.model
 
 
-def index_of(request: Request, name: str) -> PictureIndex:
+def get_index(request: Request, name: str) -> ImageIndex:
     """The index of a name."""
     index = request.app.state.indexes.get(name)
     if index is None:
@@ -54,45 +54,47 @@ def index_of(request: Request, name: str) -> PictureIndex:
     return index
 
 
-def listed(value: Any) -> list:
+def as_list(value: Any) -> list:
     """A list as it is, anything else as a list of one."""
     return value if isinstance(value, list) else [value]
 
 
-def check_at_most(count: int, limit: int, what: str, param: str) -> None:
+def check_limit(count: int, limit: int, what: str, param: str) -> None:
     """Raises ApiError if there is more of something than one request may have."""
     if count > limit:
-        raise invalid("too_many_inputs", f"{param}: has {count} {what}; the limit is {limit}.", param)
+        raise bad_request("too_many_inputs", f"{param}: has {count} {what}; the limit is {limit}.", param)
 
 
-def items_of(values: Sequence[Any], param: str, limits: Limits, is_image: bool = False) -> tuple[list, list[str]]:
+def parse_items(
+    values: Sequence[Any], param: str, limits: ServerLimits, is_image: bool = False
+) -> tuple[list, list[str]]:
     """Items and their paths, few enough of each kind."""
     if not values:
-        raise invalid("invalid_value", f"{param}: must not be empty.", param)
+        raise bad_request("invalid_value", f"{param}: must not be empty.", param)
     params = [f"{param}.{position}" for position in range(len(values))]
-    items = [parsed_item(value, path, limits, is_image) for value, path in zip(values, params, strict=True)]
+    items = [parse_item(value, path, limits, is_image) for value, path in zip(values, params, strict=True)]
     texts = [item.text for item in items if isinstance(item, TextItem)]
-    check_at_most(len(texts), limits.max_texts, "texts", param)
-    check_at_most(sum(map(len, texts)), limits.max_characters, "characters", param)
-    check_at_most(sum(isinstance(item, ImageItem) for item in items), limits.max_images, "pictures", param)
+    check_limit(len(texts), limits.max_texts, "texts", param)
+    check_limit(sum(map(len, texts)), limits.max_characters, "characters", param)
+    check_limit(sum(isinstance(item, ImageItem) for item in items), limits.max_images, "pictures", param)
     return items, params
 
 
-def usage(*parts: Vectors, tokens: int = 0) -> dict[str, int]:
+def usage(*parts: EmbeddingResult, tokens: int = 0) -> dict[str, int]:
     """Tokens and pictures of a request, counted as OpenAI reports them."""
     tokens += sum(part.tokens for part in parts)
     return {"prompt_tokens": tokens, "total_tokens": tokens, "image_count": sum(part.images for part in parts)}
 
 
-def encoded(vector: np.ndarray, encoding_format: str) -> str | list[float]:
+def encode_vectors(vector: np.ndarray, encoding_format: str) -> str | list[float]:
     """A vector as numbers, or as base64 of little-endian float32."""
     if encoding_format == "base64":
         return base64.b64encode(vector.astype("<f4").tobytes()).decode("ascii")
     return [float(value) for value in vector]
 
 
-async def respond(
-    engine: Engine, answer: dict[str, Any], rows: Callable[[], Iterable[dict]], key: str = "data"
+async def json_response(
+    engine: InferenceEngine, answer: dict[str, Any], rows: Callable[[], Iterable[dict]], key: str = "data"
 ) -> Response:
     """The answer with its rows as JSON, made in a thread.
 
@@ -109,33 +111,33 @@ async def respond(
 @router.post("/v1/embeddings", response_model=dict)
 async def embeddings(request: Request, body: schemas.Embeddings) -> Response:
     """Vectors of texts and pictures, in the order of the request."""
-    engine, model = clip_of(request, body.model)
+    engine, model = get_clip_engine(request, body.model)
     width = model.output_width
     if body.dimensions not in (None, width):
         message = f"dimensions: this model has {width}; vectors cannot be shortened."
-        raise invalid("dimensions_unsupported", message, "dimensions")
+        raise bad_request("dimensions_unsupported", message, "dimensions")
     is_image = body.modality == "image"
-    items, params = await engine.in_thread(items_of, listed(body.input), "input", engine.limits, is_image)
+    items, params = await engine.in_thread(parse_items, as_list(body.input), "input", engine.limits, is_image)
     result = await engine.vectors(items, params, body.truncate == "end")
 
     def data() -> Iterator[dict]:
         for position, vector in enumerate(result.vectors):
-            yield {"object": "embedding", "index": position, "embedding": encoded(vector, body.encoding_format)}
+            yield {"object": "embedding", "index": position, "embedding": encode_vectors(vector, body.encoding_format)}
 
     answer = {"object": "list", "model": request.app.state.name, "usage": usage(result)}
-    return await respond(engine, answer, data)
+    return await json_response(engine, answer, data)
 
 
 @router.post("/v1/similarity", response_model=dict)
 async def similarity(request: Request, body: schemas.Similarity) -> Response:
     """Cosines and probabilities of each picture over the texts."""
-    engine, model = clip_of(request, body.model)
+    engine, model = get_clip_engine(request, body.model)
     if (body.image is None) == (body.images is None):
-        raise invalid("missing_required_parameter", "image: give either 'image' or 'images'.", "image")
-    values = listed(body.image) if body.images is None else body.images
-    pictures, of_pictures = await engine.in_thread(items_of, values, "image", engine.limits, True)
-    texts, of_texts = await engine.in_thread(items_of, listed(body.texts), "texts", engine.limits)
-    check_at_most(len(pictures) * len(texts), engine.limits.max_scores, "pairs of picture and text", "texts")
+        raise bad_request("missing_required_parameter", "image: give either 'image' or 'images'.", "image")
+    values = as_list(body.image) if body.images is None else body.images
+    pictures, of_pictures = await engine.in_thread(parse_items, values, "image", engine.limits, True)
+    texts, of_texts = await engine.in_thread(parse_items, as_list(body.texts), "texts", engine.limits)
+    check_limit(len(pictures) * len(texts), engine.limits.max_scores, "pairs of picture and text", "texts")
     result = await engine.vectors([*pictures, *texts], [*of_pictures, *of_texts], body.truncate == "end")
 
     def data() -> Iterator[dict]:
@@ -146,44 +148,46 @@ async def similarity(request: Request, body: schemas.Similarity) -> Response:
 
     answer = {"id": f"sim-{secrets.token_hex(6)}", "object": "similarity", "created": int(time.time())}
     answer |= {"model": request.app.state.name, "logit_scale": model.scale, "usage": usage(result)}
-    return await respond(engine, answer, data)
+    return await json_response(engine, answer, data)
 
 
 @router.post("/v1/classify", response_model=dict)
 async def classify(request: Request, body: schemas.Classify) -> Response:
     """The labels that fit each picture or text best; of a classifier, its own classes."""
-    engine = engine_of(request, body.model)
+    engine = get_engine(request, body.model)
     if isinstance(engine.model, Classifier):
-        return await classify_with(engine, engine.model, request.app.state.name, body)
+        return await classify_fixed(engine, engine.model, request.app.state.name, body)
     if body.labels is None:
-        raise invalid("missing_required_parameter", "labels: give the labels to tell apart.", "labels")
+        raise bad_request("missing_required_parameter", "labels: give the labels to tell apart.", "labels")
     model = engine.model
-    labels, templates = await engine.in_thread(checked_prompts, body.labels, listed(body.templates), engine.limits)
-    items, params = await engine.in_thread(items_of, listed(body.input), "input", engine.limits)
-    check_at_most(len(items) * len(labels), engine.limits.max_scores, "scores, items times labels,", "labels")
+    labels, templates = await engine.in_thread(check_prompts, body.labels, as_list(body.templates), engine.limits)
+    items, params = await engine.in_thread(parse_items, as_list(body.input), "input", engine.limits)
+    check_limit(len(items) * len(labels), engine.limits.max_scores, "scores, items times labels,", "labels")
     truncate = body.truncate == "end"
     async with engine.deadline():
         classes, tokens = await engine.class_vectors(labels, templates, truncate)
         result = await engine.vectors(items, params, truncate)
     rows = [{"label": label} for label in labels]
     answer = {"object": "list", "model": request.app.state.name, "usage": usage(result, tokens=tokens)}
-    return await respond(engine, answer, lambda: ranked(model.scores(result.vectors, classes).probs, rows, body.top_k))
+    return await json_response(
+        engine, answer, lambda: rank(model.scores(result.vectors, classes).probs, rows, body.top_k)
+    )
 
 
-async def classify_with(engine: Engine, model: Classifier, name: str, body: schemas.Classify) -> Response:
+async def classify_fixed(engine: InferenceEngine, model: Classifier, name: str, body: schemas.Classify) -> Response:
     """The answer of `classify` by a model with classes of its own."""
     if body.labels is not None:
         message = f"labels: the model {name!r} has {len(model.classes)} classes of its own. Leave labels out."
-        raise invalid("labels_unsupported", message, "labels")
-    items, params = await engine.in_thread(items_of, listed(body.input), "input", engine.limits)
-    check_at_most(len(items) * len(model.classes), engine.limits.max_scores, "scores, items times classes,", "input")
+        raise bad_request("labels_unsupported", message, "labels")
+    items, params = await engine.in_thread(parse_items, as_list(body.input), "input", engine.limits)
+    check_limit(len(items) * len(model.classes), engine.limits.max_scores, "scores, items times classes,", "input")
     result = await engine.vectors(items, params)
     rows = [{"label": label, "id": identifier} for identifier, label in model.classes]
     answer = {"object": "list", "model": name, "usage": usage(result)}
-    return await respond(engine, answer, lambda: ranked(result.vectors, rows, body.top_k))
+    return await json_response(engine, answer, lambda: rank(result.vectors, rows, body.top_k))
 
 
-def ranked(probabilities: np.ndarray, rows: list[dict[str, str]], top: int | None) -> Iterator[dict]:
+def rank(probabilities: np.ndarray, rows: list[dict[str, str]], top: int | None) -> Iterator[dict]:
     """Classifications, one for each row of probabilities, with the best labels first."""
     for position, row in enumerate(probabilities):
         order = np.argsort(-row, kind="stable")[:top]
@@ -192,30 +196,32 @@ def ranked(probabilities: np.ndarray, rows: list[dict[str, str]], top: int | Non
         yield {"object": "classification", "index": position, **first, "predictions": best}
 
 
-def checked_prompts(labels: list[str], templates: list[str], limits: Limits) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def check_prompts(
+    labels: list[str], templates: list[str], limits: ServerLimits
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Labels and templates that can be used, and that together make no more prompts than one request may have."""
     for name, values in (("labels", labels), ("templates", templates)):
         if not values:
-            raise invalid("invalid_value", f"{name}: must not be empty.", name)
-    check_at_most(len(labels), limits.max_labels, "labels", "labels")
-    check_at_most(len(labels) * len(templates), limits.max_prompts, "prompts, labels times templates,", "labels")
-    words = tuple(parsed_text(label, f"labels.{number}", limits).text for number, label in enumerate(labels))
+            raise bad_request("invalid_value", f"{name}: must not be empty.", name)
+    check_limit(len(labels), limits.max_labels, "labels", "labels")
+    check_limit(len(labels) * len(templates), limits.max_prompts, "prompts, labels times templates,", "labels")
+    words = tuple(parse_text(label, f"labels.{number}", limits).text for number, label in enumerate(labels))
     for number, template in enumerate(templates):
         param = f"templates.{number}"
-        if template.count(LABEL_FIELD) != 1:
-            raise invalid("invalid_value", f"{param}: must have {LABEL_FIELD} exactly once.", param)
-        parsed_text(template, param, limits)
+        if template.count(LABEL_PLACEHOLDER) != 1:
+            raise bad_request("invalid_value", f"{param}: must have {LABEL_PLACEHOLDER} exactly once.", param)
+        parse_text(template, param, limits)
     characters = len(templates) * sum(map(len, words)) + len(words) * sum(map(len, templates))
-    check_at_most(characters, limits.max_characters, "characters in all prompts", "labels")
+    check_limit(characters, limits.max_characters, "characters in all prompts", "labels")
     return words, tuple(templates)
 
 
 @router.post("/v1/rerank", response_model=dict)
 async def rerank(request: Request, body: schemas.Rerank) -> Response:
     """Documents by their cosine with the query, the best first."""
-    engine, _ = clip_of(request, body.model)
-    documents, params = await engine.in_thread(items_of, body.documents, "documents", engine.limits)
-    query = await engine.in_thread(parsed_item, body.query, "query", engine.limits)
+    engine, _ = get_clip_engine(request, body.model)
+    documents, params = await engine.in_thread(parse_items, body.documents, "documents", engine.limits)
+    query = await engine.in_thread(parse_item, body.query, "query", engine.limits)
     result = await engine.vectors([query, *documents], ["query", *params], body.truncate == "end")
 
     def results() -> Iterator[dict]:
@@ -225,18 +231,18 @@ async def rerank(request: Request, body: schemas.Rerank) -> Response:
             yield {**row, "document": body.documents[number]} if body.return_documents else row
 
     answer = {"id": f"rerank-{secrets.token_hex(6)}", "model": request.app.state.name, "usage": usage(result)}
-    return await respond(engine, answer, results, "results")
+    return await json_response(engine, answer, results, "results")
 
 
 @router.post("/v1/score", response_model=dict)
 async def score(request: Request, body: schemas.Score) -> Response:
     """Cosines of pairs: one query with each document, or as many queries as documents."""
-    engine, _ = clip_of(request, body.model)
-    queries, of_queries = await engine.in_thread(items_of, listed(body.queries), "queries", engine.limits)
-    documents, of_documents = await engine.in_thread(items_of, listed(body.documents), "documents", engine.limits)
+    engine, _ = get_clip_engine(request, body.model)
+    queries, of_queries = await engine.in_thread(parse_items, as_list(body.queries), "queries", engine.limits)
+    documents, of_documents = await engine.in_thread(parse_items, as_list(body.documents), "documents", engine.limits)
     if len(queries) not in (1, len(documents)):
         message = f"queries: must be one, or as many as documents ({len(documents)}); there are {len(queries)}."
-        raise invalid("invalid_value", message, "queries")
+        raise bad_request("invalid_value", message, "queries")
     result = await engine.vectors([*queries, *documents], [*of_queries, *of_documents], body.truncate == "end")
 
     def data() -> Iterator[dict]:
@@ -244,22 +250,22 @@ async def score(request: Request, body: schemas.Score) -> Response:
         return ({"object": "score", "index": number, "score": float(value)} for number, value in enumerate(cosines))
 
     answer = {"object": "list", "model": request.app.state.name, "usage": usage(result)}
-    return await respond(engine, answer, data)
+    return await json_response(engine, answer, data)
 
 
 @router.post("/hf/zero-shot-image-classification", response_model=list)
 async def hugging_face(request: Request, body: schemas.HuggingFaceZeroShot) -> Response:
     """Labels with probabilities, the best first, in the form of the Hugging Face inference API."""
-    engine, model = clip_of(request)
-    picture = body.inputs.get("image") if isinstance(body.inputs, dict) else body.inputs
+    engine, model = get_clip_engine(request)
+    image = body.inputs.get("image") if isinstance(body.inputs, dict) else body.inputs
     labels = body.parameters.get("candidate_labels")
     labels = [label.strip() for label in labels.split(",")] if isinstance(labels, str) else labels
     if not isinstance(labels, list):
         param = "parameters.candidate_labels"
-        raise invalid("missing_required_parameter", f"{param}: must be a list of labels.", param)
-    template = body.parameters.get("hypothesis_template") or TEMPLATE
-    words, templates = await engine.in_thread(checked_prompts, labels, [str(template)], engine.limits)
-    item = await engine.in_thread(parsed_image, picture, "inputs", engine.limits)
+        raise bad_request("missing_required_parameter", f"{param}: must be a list of labels.", param)
+    template = body.parameters.get("hypothesis_template") or DEFAULT_TEMPLATE
+    words, templates = await engine.in_thread(check_prompts, labels, [str(template)], engine.limits)
+    item = await engine.in_thread(parse_image, image, "inputs", engine.limits)
     result = await engine.vectors([item], ["inputs"])
     classes, _ = await engine.class_vectors(words, templates)
     (probabilities,) = model.scores(result.vectors, classes).probs
@@ -270,8 +276,8 @@ async def hugging_face(request: Request, body: schemas.HuggingFaceZeroShot) -> R
 @router.post("/v1/indexes/{name}/search", response_model=dict)
 async def search(request: Request, name: str, body: schemas.Search) -> Response:
     """Pictures of an index that are nearest to a text or a picture."""
-    (engine, _), index = clip_of(request, body.model), index_of(request, name)
-    query = await engine.in_thread(parsed_item, body.query, "query", engine.limits)
+    (engine, _), index = get_clip_engine(request, body.model), get_index(request, name)
+    query = await engine.in_thread(parse_item, body.query, "query", engine.limits)
     result = await engine.vectors([query], ["query"], body.truncate == "end")
 
     def data() -> Iterator[dict]:
@@ -281,16 +287,16 @@ async def search(request: Request, name: str, body: schemas.Search) -> Response:
             yield {"id": identifier, "place": hit.place, "score": hit.cosine}
 
     answer = {"object": "search.results", "index": name, "model": request.app.state.name, "usage": usage(result)}
-    return await respond(engine, answer, data)
+    return await json_response(engine, answer, data)
 
 
 @router.get("/v1/indexes/{name}/pictures/{number}", response_class=Response)
-async def picture(request: Request, name: str, number: int) -> Response:
+async def image(request: Request, name: str, number: int) -> Response:
     """A picture of an index, by its position in it; see `ImageIndex.picture` for which files are given out."""
-    engine, index = request.app.state.engine, index_of(request, name)
+    engine, index = request.app.state.engine, get_index(request, name)
     try:
         path = await engine.in_thread(index.picture, number)
         content, media_type = await engine.decoder.file(path)
     except (OSError, ValueError, ApiError) as error:
         raise ApiError(404, "not_found", "There is no such picture.", "number") from error
-    return Response(content, media_type=media_type, headers=PICTURE_HEADERS)
+    return Response(content, media_type=media_type, headers=IMAGE_HEADERS)

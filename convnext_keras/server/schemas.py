@@ -8,34 +8,34 @@ from urllib.parse import unquote_to_bytes
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from convnext_keras.clip.zero_shot import TEMPLATE
-from convnext_keras.server.errors import ApiError, invalid
-from convnext_keras.server.limits import Limits
+from convnext_keras.clip.zero_shot import DEFAULT_TEMPLATE
+from convnext_keras.server.errors import ApiError, bad_request
+from convnext_keras.server.limits import ServerLimits
 
 # One white pixel, as PNG.
-PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4//8/AAX+Av4N70a4AAAAAElFTkSuQmCC"
-PICTURE = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}}
+EXAMPLE_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4//8/AAX+Av4N70a4AAAAAElFTkSuQmCC"
+EXAMPLE_IMAGE = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{EXAMPLE_PIXEL}"}}
 Item = Annotated[Any, Field(description="A text, or an object with a text or a picture.")]
-Picture = Annotated[Any, Field(description="An address, a data URI or base64, or an object with one of them.")]
-Words = str | list[str]
+ImageReference = Annotated[Any, Field(description="An address, a data URI or base64, or an object with one of them.")]
+StrOrList = str | list[str]
 
 
-def example(**body: Any) -> ConfigDict:
+def request_example(**body: Any) -> ConfigDict:
     """What the description of a route shows as a body."""
     return ConfigDict(extra="ignore", json_schema_extra={"examples": [body]})
 
 
-class Body(BaseModel):
+class BaseRequest(BaseModel):
     """The fields that all bodies have."""
 
     model: str | None = None
     truncate: Literal["end", "none"] = "end"
 
 
-class Embeddings(Body):
+class Embeddings(BaseRequest):
     """`POST /v1/embeddings`."""
 
-    model_config = example(input=["a red kayak", PICTURE], encoding_format="float")
+    model_config = request_example(input=["a red kayak", EXAMPLE_IMAGE], encoding_format="float")
     input: Any
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = None
@@ -44,39 +44,43 @@ class Embeddings(Body):
     user: str | None = None
 
 
-class Similarity(Body):
+class Similarity(BaseRequest):
     """`POST /v1/similarity`."""
 
-    model_config = example(image=PICTURE["image_url"]["url"], texts=["a harbour at dusk", "a bowl of ramen"])
-    image: Picture = None
-    images: list[Picture] | None = None
-    texts: Words
+    model_config = request_example(
+        image=EXAMPLE_IMAGE["image_url"]["url"], texts=["a harbour at dusk", "a bowl of ramen"]
+    )
+    image: ImageReference = None
+    images: list[ImageReference] | None = None
+    texts: StrOrList
 
 
-class Classify(Body):
+class Classify(BaseRequest):
     """`POST /v1/classify`."""
 
-    model_config = example(input=[PICTURE], labels=["kayak", "canoe"], templates=[TEMPLATE], top_k=2)
+    model_config = request_example(
+        input=[EXAMPLE_IMAGE], labels=["kayak", "canoe"], templates=[DEFAULT_TEMPLATE], top_k=2
+    )
     input: list[Item] | Item
     labels: list[str] | None = None
-    templates: Words = TEMPLATE
+    templates: StrOrList = DEFAULT_TEMPLATE
     top_k: Annotated[int, Field(ge=1)] | None = None
 
 
-class Rerank(Body):
+class Rerank(BaseRequest):
     """`POST /v1/rerank`."""
 
-    model_config = example(query="sunset over water", documents=[PICTURE, "a harbour"], top_n=1)
+    model_config = request_example(query="sunset over water", documents=[EXAMPLE_IMAGE, "a harbour"], top_n=1)
     query: Item
     documents: list[Item]
     top_n: Annotated[int, Field(ge=1)] | None = None
     return_documents: bool = False
 
 
-class Score(Body):
+class Score(BaseRequest):
     """`POST /v1/score`."""
 
-    model_config = example(queries="a red kayak", documents=[PICTURE])
+    model_config = request_example(queries="a red kayak", documents=[EXAMPLE_IMAGE])
     queries: list[Item] | Item
     documents: list[Item] | Item
 
@@ -84,15 +88,15 @@ class Score(Body):
 class HuggingFaceZeroShot(BaseModel):
     """`POST /hf/zero-shot-image-classification`."""
 
-    model_config = example(inputs=PIXEL, parameters={"candidate_labels": ["kayak", "canoe"]})
+    model_config = request_example(inputs=EXAMPLE_PIXEL, parameters={"candidate_labels": ["kayak", "canoe"]})
     inputs: Any
     parameters: dict[str, Any]
 
 
-class Search(Body):
+class Search(BaseRequest):
     """`POST /v1/indexes/{name}/search`."""
 
-    model_config = example(query="red boats", top_k=3)
+    model_config = request_example(query="red boats", top_k=3)
     query: Item
     top_k: Annotated[int, Field(ge=1, le=1000)] = 10
 
@@ -113,7 +117,7 @@ class ErrorBody(BaseModel):
 
 
 # What a route may answer beside its own.
-FAILURES: dict[int | str, dict[str, Any]] = {
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody} for status in (400, 401, 404, 413, 415, 421, 429, 500, 503)
 }
 # RFC 2397, with blanks where browsers allow them: media type, parameters, and whether the data are base64.
@@ -139,7 +143,7 @@ class ImageItem(NamedTuple):
     url: str | None = None
 
 
-def parsed_item(value: Any, param: str, limits: Limits, is_image: bool = False) -> TextItem | ImageItem:
+def parse_item(value: Any, param: str, limits: ServerLimits, is_image: bool = False) -> TextItem | ImageItem:
     """The text or the picture that an item of a request stands for.
 
     Args:
@@ -154,75 +158,75 @@ def parsed_item(value: Any, param: str, limits: Limits, is_image: bool = False) 
     """
     if isinstance(value, str):
         if is_image or DATA_URI.match(value):
-            return parsed_image(value, param, limits)
-        return parsed_text(value, param, limits)
+            return parse_image(value, param, limits)
+        return parse_text(value, param, limits)
     if isinstance(value, int | float) or (isinstance(value, list) and value and isinstance(value[0], int)):
-        raise invalid(
+        raise bad_request(
             "token_input_unsupported",
             f"{param}: token ids are not accepted, since those of other models mean nothing here. Send strings; in "
             "LangChain, set check_embedding_ctx_length=False.",
             param,
         )
     if not isinstance(value, dict):
-        raise invalid("invalid_value", f"{param}: must be a string or an object.", param)
+        raise bad_request("invalid_value", f"{param}: must be a string or an object.", param)
     if isinstance(value.get("content"), list):
         if len(value["content"]) != 1:
             message = f"{param}: must have exactly one part; CLIP has no vector for a text and a picture together."
-            raise invalid("interleaved_input_unsupported", message, param)
-        return parsed_item(value["content"][0], f"{param}.content.0", limits, is_image)
+            raise bad_request("interleaved_input_unsupported", message, param)
+        return parse_item(value["content"][0], f"{param}.content.0", limits, is_image)
     for key in IMAGE_KEYS:
         if key in value:
             inner = value[key]
-            return parsed_image(inner.get("url") if isinstance(inner, dict) else inner, f"{param}.{key}", limits)
+            return parse_image(inner.get("url") if isinstance(inner, dict) else inner, f"{param}.{key}", limits)
     if "text" in value:
-        return parsed_text(value["text"], f"{param}.text", limits)
-    raise invalid("invalid_value", f"{param}: must have 'text' or 'image_url'.", param)
+        return parse_text(value["text"], f"{param}.text", limits)
+    raise bad_request("invalid_value", f"{param}: must have 'text' or 'image_url'.", param)
 
 
-def parsed_text(value: Any, param: str, limits: Limits) -> TextItem:
+def parse_text(value: Any, param: str, limits: ServerLimits) -> TextItem:
     """The text of a string that is neither empty nor too long."""
     if not isinstance(value, str):
-        raise invalid("invalid_value", f"{param}: must be a string.", param)
+        raise bad_request("invalid_value", f"{param}: must be a string.", param)
     if not value.strip():
-        raise invalid("invalid_value", f"{param}: must not be empty.", param)
+        raise bad_request("invalid_value", f"{param}: must not be empty.", param)
     if len(value) > limits.max_text_characters:
         message = f"{param}: has {len(value)} characters; the limit is {limits.max_text_characters}."
-        raise invalid("context_length_exceeded", message, param)
+        raise bad_request("context_length_exceeded", message, param)
     if SURROGATE.search(value):
-        raise invalid("invalid_value", f"{param}: has half of a surrogate pair, which is no text.", param)
+        raise bad_request("invalid_value", f"{param}: has half of a surrogate pair, which is no text.", param)
     return TextItem(value)
 
 
-def parsed_image(value: Any, param: str, limits: Limits) -> ImageItem:
+def parse_image(value: Any, param: str, limits: ServerLimits) -> ImageItem:
     """The picture of an address, a data URI or bare base64."""
     if not isinstance(value, str) or not value.strip():
-        raise invalid("invalid_value", f"{param}: must be an address, a data URI or base64.", param)
+        raise bad_request("invalid_value", f"{param}: must be an address, a data URI or base64.", param)
     if URL.match(value.lstrip()):
         return ImageItem(None, value.strip())
     start = DATA_URI.match(value)
     if start and not start["base64"]:
         return ImageItem(unquote_to_bytes(value[start.end() :]))
     if not start and value.lstrip()[:5].lower() == "data:":
-        raise invalid("invalid_base64", f"{param}: a data URI must begin like 'data:image/png;base64,'.", param)
-    return ImageItem(decoded_base64(value[start.end() :] if start else value, param, limits))
+        raise bad_request("invalid_base64", f"{param}: a data URI must begin like 'data:image/png;base64,'.", param)
+    return ImageItem(decode_base64(value[start.end() :] if start else value, param, limits))
 
 
-def decoded_base64(value: str, param: str, limits: Limits) -> bytes:
+def decode_base64(value: str, param: str, limits: ServerLimits) -> bytes:
     """The bytes of base64 of either alphabet, with or without blanks and padding; anything else is refused."""
     if len(value) > 2 * limits.max_image_bytes:
-        raise too_large(param, limits)
+        raise too_large_error(param, limits)
     plain = "".join(value.split()).replace("-", "+").replace("_", "/").rstrip("=")
     try:
         content = base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise invalid("invalid_base64", f"{param}: is not base64.", param) from error
+        raise bad_request("invalid_base64", f"{param}: is not base64.", param) from error
     if len(content) > limits.max_image_bytes:
-        raise too_large(param, limits)
+        raise too_large_error(param, limits)
     if not content:
-        raise invalid("invalid_image", f"{param}: is empty.", param)
+        raise bad_request("invalid_image", f"{param}: is empty.", param)
     return content
 
 
-def too_large(param: str, limits: Limits) -> ApiError:
+def too_large_error(param: str, limits: ServerLimits) -> ApiError:
     """The error of a picture of too many bytes."""
-    return invalid("image_too_large", f"{param}: has more than {limits.max_image_bytes} bytes.", param)
+    return bad_request("image_too_large", f"{param}: has more than {limits.max_image_bytes} bytes.", param)

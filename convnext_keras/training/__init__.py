@@ -1,57 +1,63 @@
 """Fine-tuning and training: recipes, data, optimizers, evaluation."""
 
-from convnext_keras.surgery import average, merge_lora
+from convnext_keras.surgery import average_weights, merge_lora
 from convnext_keras.training.clip_finetuning import (
-    CLIP_RECIPE,
-    Choice,
+    CLIP_CONFIG,
+    InterpolationResult,
     RetrievalRecall,
     ZeroShotAccuracy,
-    choose_between,
     fine_tune_clip,
+    select_interpolation,
     zero_shot_accuracy,
 )
-from convnext_keras.training.datasets import Examples, find_duplicates, held_out_part, read_examples, split
+from convnext_keras.training.datasets import (
+    ImageDataset,
+    find_duplicates,
+    load_dataset,
+    stratified_split,
+    validation_part,
+)
 from convnext_keras.training.evaluation import Evaluation, evaluate
-from convnext_keras.training.finetuning import Trained, fine_tune, parts_of
-from convnext_keras.training.image_text import Pairs, prompts, read_pairs
+from convnext_keras.training.finetuning import TrainingResult, fine_tune, train_val_split
+from convnext_keras.training.image_text import ImageTextDataset, class_prompts, load_image_text_pairs
 from convnext_keras.training.lora import enable_lora
 from convnext_keras.training.model_soups import greedy_soup
-from convnext_keras.training.optimizers import LayerwiseOptimizer, layerwise
-from convnext_keras.training.param_groups import Group, describe
-from convnext_keras.training.presets import RECIPES, Recipe, recipe_named
-from convnext_keras.training.reports import save
+from convnext_keras.training.optimizers import LayerwiseOptimizer, layerwise_optimizer
+from convnext_keras.training.param_groups import ParamGroup, parameter_groups
+from convnext_keras.training.presets import TRAINING_PRESETS, TrainingConfig, get_training_config
+from convnext_keras.training.reports import save_training_result
 
 __all__ = [
-    "CLIP_RECIPE",
-    "RECIPES",
-    "Choice",
+    "CLIP_CONFIG",
+    "TRAINING_PRESETS",
     "Evaluation",
-    "Examples",
-    "Group",
+    "ImageDataset",
+    "ImageTextDataset",
+    "InterpolationResult",
     "LayerwiseOptimizer",
-    "Pairs",
-    "Recipe",
+    "ParamGroup",
     "RetrievalRecall",
-    "Trained",
+    "TrainingConfig",
+    "TrainingResult",
     "ZeroShotAccuracy",
-    "average",
-    "choose_between",
-    "describe",
+    "average_weights",
+    "class_prompts",
     "enable_lora",
     "evaluate",
     "find_duplicates",
     "fine_tune",
     "fine_tune_clip",
+    "get_training_config",
     "greedy_soup",
-    "held_out_part",
-    "layerwise",
+    "layerwise_optimizer",
+    "load_dataset",
+    "load_image_text_pairs",
     "merge_lora",
-    "parts_of",
-    "prompts",
-    "read_examples",
-    "read_pairs",
-    "recipe_named",
-    "save",
-    "split",
+    "parameter_groups",
+    "save_training_result",
+    "select_interpolation",
+    "stratified_split",
+    "train_val_split",
+    "validation_part",
     "zero_shot_accuracy",
 ]

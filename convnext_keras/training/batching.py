@@ -5,34 +5,34 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from convnext_keras.data.augmentation import Augmentation, mixed
-from convnext_keras.data.loader import in_batches
-from convnext_keras.data.transforms import Recipe as Transform
-from convnext_keras.training.datasets import Examples
-from convnext_keras.training.presets import Recipe
+from convnext_keras.data.augmentation import Augmentation, mixup_cutmix
+from convnext_keras.data.loader import iter_batches
+from convnext_keras.data.transforms import ImageTransform as Transform
+from convnext_keras.training.datasets import ImageDataset
+from convnext_keras.training.presets import TrainingConfig
 
 
-def steps_of_epoch(examples: Examples, recipe: Recipe) -> int:
+def steps_per_epoch(examples: ImageDataset, recipe: TrainingConfig) -> int:
     """Batches of one pass; the last pictures of a pass, too few for a batch, are left to others."""
     return max(1, len(examples) // recipe.batch_size)
 
 
-def epochs_of(examples: Examples, recipe: Recipe) -> int:
+def num_epochs(examples: ImageDataset, recipe: TrainingConfig) -> int:
     """Passes over the pictures, so many that the recipe's least number of steps is made."""
     if recipe.epochs == 0:
         return 0
     wanted = recipe.minimum_steps * recipe.accumulation_steps
-    return max(recipe.epochs, -(-wanted // steps_of_epoch(examples, recipe)))
+    return max(recipe.epochs, -(-wanted // steps_per_epoch(examples, recipe)))
 
 
-def augmentation_of(recipe: Recipe, transform: Transform) -> Augmentation:
+def build_augmentation(recipe: TrainingConfig, transform: Transform) -> Augmentation:
     """What the recipe does to single pictures on their way to the model's size."""
     transform = transform._replace(exif_transpose=True)
     return Augmentation(transform, recipe.crop_scale, recipe.flip, recipe.affine, recipe.rand_augment, recipe.erase)
 
 
 def training_batches(
-    examples: Examples, recipe: Recipe, transform: Transform, seed: int = 0, first_epoch: int = 0
+    examples: ImageDataset, recipe: TrainingConfig, transform: Transform, seed: int = 0, first_epoch: int = 0
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Batches without end, for `model.fit(..., steps_per_epoch=steps_of_epoch(examples, recipe))`.
 
@@ -56,8 +56,8 @@ def training_batches(
         >>> [array.shape for array in next(batches)]
         [(4, 16, 16, 3), (4, 2)]
     """
-    augmentation = augmentation_of(recipe, transform)
-    steps = steps_of_epoch(examples, recipe)
+    augmentation = build_augmentation(recipe, transform)
+    steps = steps_per_epoch(examples, recipe)
     size = min(recipe.batch_size, len(examples))
 
     def order() -> Iterator[tuple[int, int]]:
@@ -70,7 +70,7 @@ def training_batches(
         return augmentation(examples.pictures[place], np.random.default_rng((seed, epoch, place)))
 
     identity = np.eye(len(examples.class_names), dtype="float32")
-    for number, (rows, pixels) in enumerate(in_batches(order(), augmented, size), start=first_epoch * steps):
+    for number, (rows, pixels) in enumerate(iter_batches(order(), augmented, size), start=first_epoch * steps):
         targets = identity[examples.labels[[place for _, place in rows]]]
         random = np.random.default_rng((seed, 1, number))
-        yield mixed(pixels, targets, recipe.mixup, recipe.cutmix, random)
+        yield mixup_cutmix(pixels, targets, recipe.mixup, recipe.cutmix, random)

@@ -13,20 +13,25 @@ import keras
 import numpy as np
 
 from convnext_keras.checkpoints import load_weights, save_weights
-from convnext_keras.data.transforms import Recipe as Transform
+from convnext_keras.data.transforms import ImageTransform as Transform
 from convnext_keras.files import atomic_path
-from convnext_keras.surgery import inner_layers
-from convnext_keras.training.datasets import Examples
-from convnext_keras.training.evaluation import Evaluation, scores_of
+from convnext_keras.surgery import flatten_layers
+from convnext_keras.training.datasets import ImageDataset
+from convnext_keras.training.evaluation import Evaluation, predict_scores
 from convnext_keras.training.optimizers import LayerwiseOptimizer
-from convnext_keras.training.presets import Recipe
+from convnext_keras.training.presets import TrainingConfig
 
-LENGTH = ("epochs", "minimum_steps", "patience")  # of a training that goes on, which may change
+DURATION_FIELDS = ("epochs", "minimum_steps", "patience")  # of a training that goes on, which may change
 NOT_FINITE = ("nan", "inf", "-inf", "infinity", "-infinity")
-STATE, BEST, HISTORY, SETTINGS = "state-{}.weights.h5", "best.safetensors", "history.csv", "training.json"
+STATE_FILE, BEST_FILE, HISTORY_FILE, SETTINGS_FILE = (
+    "state-{}.weights.h5",
+    "best.safetensors",
+    "history.csv",
+    "training.json",
+)
 
 
-class Progress:
+class TrainingCheckpoint:
     """The history and best weights of a training, in a folder if there is one.
 
     A row of the history is written before the state of its epoch, and a file takes its name when it is whole, so that
@@ -47,20 +52,20 @@ class Progress:
             return
         folder.mkdir(parents=True, exist_ok=True)
         written = json.dumps(settings, indent=2, sort_keys=True, default=str)
-        if (folder / SETTINGS).exists():
-            _check_same(folder, json.loads(written))
-        _written(folder / SETTINGS, written)
+        if (folder / SETTINGS_FILE).exists():
+            _check_same_run(folder, json.loads(written))
+        _atomic_write_text(folder / SETTINGS_FILE, written)
 
     def resume(self, model: keras.Model) -> int:
         """Puts the last state into a model and its built optimizer; returns the number of the epoch that is next."""
-        states = {int(path.name.split(".")[0].split("-")[1]): path for path in self._files(STATE.format("*"))}
+        states = {int(path.name.split(".")[0].split("-")[1]): path for path in self._files(STATE_FILE.format("*"))}
         if not self.folder or not states:
             return 0
         epoch = max(states)
         self.history = read_history(self.folder)[:epoch]
-        if (self.folder / BEST).exists():
-            load_weights(model, self.folder / BEST)
-            self.best = _copies(model)
+        if (self.folder / BEST_FILE).exists():
+            load_weights(model, self.folder / BEST_FILE)
+            self.best = _copy_weights(model)
         model.load_weights(states[epoch])
         return epoch
 
@@ -74,18 +79,18 @@ class Progress:
         """
         is_best = _loss(row) < min(map(_loss, self.history), default=np.inf)
         self.history.append(row)
-        self.best = _copies(model) if is_best else self.best
+        self.best = _copy_weights(model) if is_best else self.best
         if self.folder and is_best:
-            save_weights(model, self.folder / BEST)
+            save_weights(model, self.folder / BEST_FILE)
         if self.folder:
-            _written(self.folder / HISTORY, as_table(self.history))
+            _atomic_write_text(self.folder / HISTORY_FILE, history_to_csv(self.history))
         model.set_weights(state)
         if self.folder:
             epoch = len(self.history)
-            with atomic_path(self.folder / STATE.format(epoch)) as partial:
+            with atomic_path(self.folder / STATE_FILE.format(epoch)) as partial:
                 model.save_weights(partial)
-            for path in self._files(STATE.format("*")):
-                if path.name != STATE.format(epoch):
+            for path in self._files(STATE_FILE.format("*")):
+                if path.name != STATE_FILE.format(epoch):
                     path.unlink()
 
     def restore_best(self, model: keras.Model) -> None:
@@ -110,14 +115,14 @@ def _number(text: str) -> float:
     return float(text) if text.lower() in NOT_FINITE else json.loads(text)
 
 
-def _check_same(folder: Path, settings: dict[str, Any]) -> None:
+def _check_same_run(folder: Path, settings: dict[str, Any]) -> None:
     """Raises ValueError, which names what differs, if a folder is of another training; it may go on for longer."""
     try:
-        found = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        found = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
         known, wanted = ({**row, **row["recipe"], "recipe": None} for row in (found, settings))
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / SETTINGS} is damaged: {error}. Delete the folder to begin anew.") from error
-    differ = [name for name in wanted if name not in LENGTH and known.get(name) != wanted[name]]
+        raise ValueError(f"{folder / SETTINGS_FILE} is damaged: {error}. Delete the folder to begin anew.") from error
+    differ = [name for name in wanted if name not in DURATION_FIELDS and known.get(name) != wanted[name]]
     if differ:
         name = differ[0]
         shown = "" if name == "pictures" else f" (then {known.get(name)}, now {wanted[name]})"
@@ -127,7 +132,7 @@ def _check_same(folder: Path, settings: dict[str, Any]) -> None:
         )
 
 
-def settings_of(examples: Examples, held_out: Examples, **others: Any) -> dict[str, Any]:
+def run_fingerprint(examples: ImageDataset, held_out: ImageDataset, **others: Any) -> dict[str, Any]:
     """What a training depends on, as plain data; of the pictures, their names or a digest of their pixels."""
     digest = hashlib.sha256()
     for part in (examples, held_out):
@@ -147,23 +152,23 @@ def current_learning_rate(model: keras.Model) -> float:
 
 def read_history(folder: Path) -> list[dict[str, float]]:
     """Reads the history in a folder, one row per epoch."""
-    with (folder / HISTORY).open(newline="") as stream:
+    with (folder / HISTORY_FILE).open(newline="") as stream:
         return [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(stream)]
 
 
-def as_table(history: list[dict[str, float]]) -> str:
+def history_to_csv(history: list[dict[str, float]]) -> str:
     """A history as the text of a `.csv` file."""
     lines = [",".join(history[0]), *(",".join(json.dumps(value) for value in row.values()) for row in history)]
     return "\n".join([*lines, ""])
 
 
-def _written(path: Path, text: str) -> None:
+def _atomic_write_text(path: Path, text: str) -> None:
     """Writes a text file whole or not at all."""
     with atomic_path(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
-def _copies(model: keras.Model) -> list[np.ndarray]:
+def _copy_weights(model: keras.Model) -> list[np.ndarray]:
     return [np.array(keras.ops.convert_to_numpy(weight)) for weight in model.weights]
 
 
@@ -174,7 +179,7 @@ class EpochRecorder(keras.callbacks.Callback):
         progress: The history and the folder to write to.
     """
 
-    def __init__(self, progress: Progress):
+    def __init__(self, progress: TrainingCheckpoint):
         super().__init__()
         self.progress, self.begun = progress, 0.0
 
@@ -188,10 +193,10 @@ class EpochRecorder(keras.callbacks.Callback):
         figures = {name: float(value) for name, value in (logs or {}).items()}
         row = {"epoch": epoch + 1, **figures, "learning_rate": current_learning_rate(model)}
         row["seconds"] = round(time.perf_counter() - self.begun, 3)
-        self.progress.keep(model, row, _copies(model))
+        self.progress.keep(model, row, _copy_weights(model))
 
 
-class Following(keras.callbacks.Callback):
+class EpochCallback(keras.callbacks.Callback):
     """Evaluates a model after each epoch, with the averages of its weights if it has some, keeps it, and may stop.
 
     Args:
@@ -202,7 +207,14 @@ class Following(keras.callbacks.Callback):
         seed: from which each epoch's random numbers are drawn anew, so that they do not depend on the epochs before.
     """
 
-    def __init__(self, progress: Progress, held_out: Examples, transform: Transform, recipe: Recipe, seed: int):
+    def __init__(
+        self,
+        progress: TrainingCheckpoint,
+        held_out: ImageDataset,
+        transform: Transform,
+        recipe: TrainingConfig,
+        seed: int,
+    ):
         super().__init__()
         self.progress, self.held_out, self.transform = progress, held_out, transform
         self.recipe, self.seed, self.begun = recipe, seed, 0.0
@@ -211,7 +223,7 @@ class Following(keras.callbacks.Callback):
         """Seeds what is random in the model."""
         model: Any = self.model
         self.begun = time.perf_counter()
-        generators = [getattr(layer, "seed_generator", None) for layer in inner_layers(model)]
+        generators = [getattr(layer, "seed_generator", None) for layer in flatten_layers(model)]
         for number, generator in enumerate(generator for generator in generators if generator):
             drawn = np.random.default_rng((self.seed, epoch, number)).integers(0, 2**31, 2)
             generator.state.assign(drawn.astype(generator.state.dtype))
@@ -221,10 +233,10 @@ class Following(keras.callbacks.Callback):
         model: Any = self.model
         optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
         averages = optimizer.held.averages if isinstance(optimizer, LayerwiseOptimizer) else []
-        state = _copies(model)
+        state = _copy_weights(model)
         for variable, average in zip(model.trainable_variables, averages, strict=False):
             variable.assign(keras.ops.copy(average))
-        scores = scores_of(model, self.held_out.pictures, self.transform, self.recipe.batch_size)
+        scores = predict_scores(model, self.held_out.pictures, self.transform, self.recipe.batch_size)
         result = Evaluation(scores, self.held_out.labels, self.held_out.class_names)
         logs["val_loss"], logs["val_accuracy"] = result.loss, result.accuracy()
         row = {"epoch": epoch + 1, "loss": float(logs["loss"]), "accuracy": float(logs["accuracy"])}

@@ -12,17 +12,17 @@ import numpy as np
 
 from convnext_keras import clip
 from convnext_keras.clip.model import CLIP
-from convnext_keras.surgery import average, inner_layers, merge_lora
-from convnext_keras.training.batching import augmentation_of
-from convnext_keras.training.checkpointing import EpochRecorder, Progress
-from convnext_keras.training.datasets import Examples
-from convnext_keras.training.finetuning import check_callbacks, compile_with
-from convnext_keras.training.image_text import Pairs, pair_batches, read_pairs
+from convnext_keras.surgery import average_weights, flatten_layers, merge_lora
+from convnext_keras.training.batching import build_augmentation
+from convnext_keras.training.checkpointing import EpochRecorder, TrainingCheckpoint
+from convnext_keras.training.datasets import ImageDataset
+from convnext_keras.training.finetuning import check_callbacks, compile_model
+from convnext_keras.training.image_text import ImageTextDataset, load_image_text_pairs, pair_batches
 from convnext_keras.training.lora import enable_lora
-from convnext_keras.training.presets import Recipe
+from convnext_keras.training.presets import TrainingConfig
 
 # Of FLYP's appendix (https://arxiv.org/abs/2212.00638v1) with clipping; a small model takes a higher rate.
-CLIP_RECIPE = Recipe(epochs=10, batch_size=64, learning_rate=1e-5, weight_decay=0.1, clip_norm=1.0)
+CLIP_CONFIG = TrainingConfig(epochs=10, batch_size=64, learning_rate=1e-5, weight_decay=0.1, clip_norm=1.0)
 TOWERS = {"image": "image_encoder", "text": "text_encoder"}
 
 
@@ -40,7 +40,7 @@ class ZeroShotAccuracy(keras.callbacks.Callback):
         'zero_shot_accuracy'
     """
 
-    def __init__(self, examples: Examples, templates: Any = "a photo of a {}", name: str = "zero_shot_accuracy"):
+    def __init__(self, examples: ImageDataset, templates: Any = "a photo of a {}", name: str = "zero_shot_accuracy"):
         super().__init__()
         self.examples, self.templates, self.name = examples, templates, name
 
@@ -61,7 +61,7 @@ class RetrievalRecall(keras.callbacks.Callback):
         'recall_at_1'
     """
 
-    def __init__(self, pairs: Pairs, name: str = "recall_at_1"):
+    def __init__(self, pairs: ImageTextDataset, name: str = "recall_at_1"):
         super().__init__()
         self.pairs, self.name = pairs, name
 
@@ -74,17 +74,17 @@ class RetrievalRecall(keras.callbacks.Callback):
         images = model.encode_image(self.pairs.pictures, exif_transpose=True)
         texts = model.encode_text([row[0] for row in self.pairs.texts])
         groups = self.pairs.groups
-        nearest = [groups[nearest_rows(*sides)] == groups for sides in ((images, texts), (texts, images))]
+        nearest = [groups[nearest_indices(*sides)] == groups for sides in ((images, texts), (texts, images))]
         return float(np.mean(nearest))
 
 
-def nearest_rows(queries: np.ndarray, rows: np.ndarray, block: int = 1024) -> np.ndarray:
+def nearest_indices(queries: np.ndarray, rows: np.ndarray, block: int = 1024) -> np.ndarray:
     """For each of the unit vectors `(N, D)`, the number of the nearest row of `(M, D)`; block by block."""
     starts = range(0, len(queries), block)
     return np.concatenate([(queries[start : start + block] @ rows.T).argmax(axis=1) for start in starts])
 
 
-def zero_shot_accuracy(model: CLIP | Any, examples: Examples, templates: Any = "a photo of a {}") -> float:
+def zero_shot_accuracy(model: CLIP | Any, examples: ImageDataset, templates: Any = "a photo of a {}") -> float:
     """Part 0..1 of pictures that are named rightly among the examples' classes.
 
     Args:
@@ -104,7 +104,7 @@ def zero_shot_accuracy(model: CLIP | Any, examples: Examples, templates: Any = "
 def fine_tune_clip(
     model: CLIP,
     data: Any,
-    recipe: Recipe = CLIP_RECIPE,
+    recipe: TrainingConfig = CLIP_CONFIG,
     *,
     replay: Any = (),
     locked: str | None = None,
@@ -152,23 +152,23 @@ def fine_tune_clip(
         raise ValueError(f"hard must be 0 to 1. Received: hard={hard!r}")
     check_callbacks(callbacks)
     keras.utils.set_random_seed(seed)
-    others = [replay] if isinstance(replay, Pairs) else [read_pairs(part) for part in replay]
-    sources = [read_pairs(data), *others]
-    tuned: Any = average([model])
+    others = [replay] if isinstance(replay, ImageTextDataset) else [load_image_text_pairs(part) for part in replay]
+    sources = [load_image_text_pairs(data), *others]
+    tuned: Any = average_weights([model])
     if recipe.lora_rank:
         enable_lora(tuned, recipe.lora_rank)
-    frozen = [layer for layer in inner_layers(tuned) if not layer.trainable]  # by the caller
+    frozen = [layer for layer in flatten_layers(tuned) if not layer.trainable]  # by the caller
     if locked:
         getattr(tuned, TOWERS[locked]).trainable = False
     tuned.micro_batches = recipe.accumulation_steps
     size = min(recipe.batch_size, max(1, len(sources[0]) // tuned.micro_batches)) * tuned.micro_batches
     steps = max(1, len(sources[0]) // size) * len(sources)
     epochs = max(recipe.epochs, -(-recipe.minimum_steps // steps))
-    compile_with(tuned, dataclasses.replace(recipe, accumulation_steps=1), epochs * steps, clip.ContrastiveLoss())
+    compile_model(tuned, dataclasses.replace(recipe, accumulation_steps=1), epochs * steps, clip.ContrastiveLoss())
     settings = {"pairs": _digest(sources), "recipe": vars(recipe), "locked": locked, "hard": hard, "seed": seed}
-    progress = Progress(None if state is None else Path(state), {**settings, "start": model.fingerprint()})
+    progress = TrainingCheckpoint(None if state is None else Path(state), {**settings, "start": model.fingerprint()})
     begun = progress.resume(tuned)
-    augmentation = augmentation_of(recipe, model.recipe)
+    augmentation = build_augmentation(recipe, model.recipe)
     batches: Any = pair_batches(sources, model, augmentation, size, hard, seed, begun * steps)
     options: Any = {"callbacks": [*callbacks, EpochRecorder(progress)], "shuffle": False, "verbose": verbose}
     try:
@@ -185,14 +185,14 @@ def fine_tune_clip(
     return merged
 
 
-def _digest(sources: Sequence[Pairs]) -> str:
+def _digest(sources: Sequence[ImageTextDataset]) -> str:
     """SHA-256 of the texts and the groups of all pairs."""
     rows = [[*zip(pairs.texts, pairs.groups.tolist(), strict=True)] for pairs in sources]
     return hashlib.sha256(repr(rows).encode(errors="surrogatepass")).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
-class Choice:
+class InterpolationResult:
     """A model between two, and what was measured on the way.
 
     Attributes:
@@ -206,14 +206,14 @@ class Choice:
     measured: list[tuple[float, float, float]]
 
 
-def choose_between(
+def select_interpolation(
     before: CLIP,
     tuned: CLIP,
-    new: Examples,
-    old: Examples,
+    new: ImageDataset,
+    old: ImageDataset,
     weights: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0),
     templates: Any = "a photo of a {}",
-) -> Choice:
+) -> InterpolationResult:
     """The average of a model before and after fine-tuning that is best on new and old pictures together.
 
     "Robust fine-tuning of zero-shot models" (https://arxiv.org/abs/2109.01903v3), its weight chosen by the mean of the
@@ -237,7 +237,7 @@ def choose_between(
     """
     measured = []
     for weight in weights:
-        mixed = clip.interpolate(before, tuned, weight)
+        mixed = clip.interpolate_weights(before, tuned, weight)
         measured.append((weight, *(zero_shot_accuracy(mixed, part, templates) for part in (new, old))))
     best = max(measured, key=lambda row: (row[1] + row[2], row[0]))[0]
-    return Choice(clip.interpolate(before, tuned, best), best, measured)
+    return InterpolationResult(clip.interpolate_weights(before, tuned, best), best, measured)

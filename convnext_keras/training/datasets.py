@@ -13,25 +13,25 @@ from typing import Any
 
 import numpy as np
 
-from convnext_keras.data.images import MODES, ImageSource, open_image, scaled, to_array
-from convnext_keras.data.loader import image_files
-from convnext_keras.validation import alternatives
+from convnext_keras.data.images import PIL_MODES, ImageSource, open_image, scale_to_uint8, to_array
+from convnext_keras.data.loader import list_images
+from convnext_keras.validation import format_choices
 
-TABLES = (".csv", ".tsv")
-TRAINING, VALIDATION = ("train", "training"), ("val", "valid", "validation", "test")
+TABLE_SUFFIXES = (".csv", ".tsv")
+TRAINING_NAMES, VALIDATION_NAMES = ("train", "training"), ("val", "valid", "validation", "test")
 COLUMNS = {
     "path": ("path", "file", "filepath", "file_path", "filename", "file_name", "image"),
     "class": ("class", "label", "category"),
 }
-SPLIT = ("split", "subset", "partition")  # columns that say what a row is for
-KEYS = {
+SPLIT_COLUMNS = ("split", "subset", "partition")  # columns that say what a row is for
+DICT_KEYS = {
     "picture": ("image", "images", "pixels", "pixel_values", "img", "jpg", "png"),
     "class": ("label", "labels", "class", "fine_label", "cls", "target"),
 }
 
 
 @dataclasses.dataclass(frozen=True)
-class Examples:
+class ImageDataset:
     """Pictures and their classes.
 
     Attributes:
@@ -65,21 +65,21 @@ class Examples:
         counts = np.bincount(self.labels, minlength=len(self.class_names))
         return dict(zip(self.class_names, counts.tolist(), strict=True))
 
-    def subset(self, places: Iterable[int]) -> "Examples":
+    def subset(self, places: Iterable[int]) -> "ImageDataset":
         """Those at some places, in their order."""
         chosen = [*places]
         pictures = [self.pictures[place] for place in chosen]
         return dataclasses.replace(self, pictures=pictures, labels=self.labels[chosen])
 
 
-def read_examples(
+def load_dataset(
     data: Any,
     class_names: Sequence[str] | None = None,
     on_error: str = "raise",
     *,
     keys: tuple[str, str] | None = None,
     name: str = "",
-) -> Examples:
+) -> ImageDataset:
     """Pictures with their classes, in any of the usual forms.
 
     Args:
@@ -104,16 +104,16 @@ def read_examples(
     """
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error must be 'raise' or 'skip'. Received: on_error={on_error!r}")
-    if isinstance(data, Examples):
-        return _checked(data, name)
+    if isinstance(data, ImageDataset):
+        return _validate(data, name)
     if isinstance(data, str | os.PathLike):
         pictures, labels = _from_path(Path(data))
         known = class_names or sorted({*labels, *_class_folders(Path(data))})
     else:
         pictures, labels = _from_arrays(data) if _is_pair(data) else _from_loader(data, keys)
-        known = class_names or getattr(data, "class_names", None) or _names(labels)
-    numbers = _numbers(labels, tuple(known))
-    return _readable(Examples(pictures, numbers, tuple(map(str, known))), on_error, name)
+        known = class_names or getattr(data, "class_names", None) or _infer_class_names(labels)
+    numbers = _to_indices(labels, tuple(known))
+    return _drop_unreadable(ImageDataset(pictures, numbers, tuple(map(str, known))), on_error, name)
 
 
 def _class_folders(folder: Path) -> list[str]:
@@ -128,18 +128,18 @@ def split_folders(folder: Any) -> tuple[Path, Path] | None:
     if not isinstance(folder, str | os.PathLike):
         return None
     names = {name.lower(): Path(folder) / name for name in _class_folders(Path(folder))}
-    training = next((names[name] for name in TRAINING if name in names), None)
-    validation = next((names[name] for name in VALIDATION if name in names), None)
+    training = next((names[name] for name in TRAINING_NAMES if name in names), None)
+    validation = next((names[name] for name in VALIDATION_NAMES if name in names), None)
     return (training, validation) if training and validation else None
 
 
 def is_table(path: Any) -> bool:
     """Returns whether a path names an existing `.csv` or `.tsv` file."""
     is_path = isinstance(path, str | os.PathLike)
-    return is_path and Path(path).suffix.lower() in TABLES and Path(path).is_file()
+    return is_path and Path(path).suffix.lower() in TABLE_SUFFIXES and Path(path).is_file()
 
 
-def table_rows(path: Path) -> tuple[list[str], list[list[str]]]:
+def read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
     """Reads a table whose columns are separated by commas, semicolons or tabs.
 
     Returns:
@@ -160,11 +160,11 @@ def _from_path(path: Path) -> tuple[list[Path], list[str]]:
     classes = _class_folders(path)
     if not classes:
         raise ValueError(f"{path} has no folders. Put the pictures of each class into a folder that is called like it.")
-    rows = [(picture, name) for name in classes for picture in image_files(path / name)]
+    rows = [(picture, name) for name in classes for picture in list_images(path / name)]
     return [picture for picture, _ in rows], [name for _, name in rows]
 
 
-def table_columns(path: Path, columns: Mapping[str, Sequence[str]]) -> list[list[str]]:
+def read_csv_columns(path: Path, columns: Mapping[str, Sequence[str]]) -> list[list[str]]:
     """Columns of a `.csv` or `.tsv` file, each found by one of some headings, whatever their case.
 
     Args:
@@ -174,11 +174,11 @@ def table_columns(path: Path, columns: Mapping[str, Sequence[str]]) -> list[list
     Raises:
         ValueError: if a column is not there, or no row.
     """
-    headings, rows = table_rows(path)
+    headings, rows = read_csv(path)
     found = [next((headings.index(name) for name in names if name in headings), None) for names in columns.values()]
     for column, names in zip(found, columns.values(), strict=True):
         if column is None:
-            raise ValueError(f"{path} must have a column {alternatives(names)}. Received: {', '.join(headings)}")
+            raise ValueError(f"{path} must have a column {format_choices(names)}. Received: {', '.join(headings)}")
     if not rows:
         raise ValueError(f"{path} has no rows below its heading.")
     if short := [number for number, row in enumerate(rows, start=2) if len(row) < len(headings)]:
@@ -187,7 +187,7 @@ def table_columns(path: Path, columns: Mapping[str, Sequence[str]]) -> list[list
 
 
 def _from_table(path: Path) -> tuple[list[Path], list[str]]:
-    names, classes = table_columns(path, COLUMNS)
+    names, classes = read_csv_columns(path, COLUMNS)
     return [path.parent / name for name in names], classes
 
 
@@ -198,8 +198,8 @@ def _is_pair(data: Any) -> bool:
 def _from_arrays(data: Any) -> tuple[list[ImageSource], list[Any]]:
     pictures, labels = data
     if not isinstance(pictures, list):
-        pictures = _pixels(pictures)
-    labels = _labels(labels)
+        pictures = _to_pixels(pictures)
+    labels = _parse_labels(labels)
     if len(pictures) != len(labels):
         raise ValueError(f"There must be as many labels as pictures. Received: {len(pictures)} and {len(labels)}")
     return [*pictures], labels
@@ -214,18 +214,18 @@ def _from_loader(data: Any, keys: tuple[str, str] | None) -> tuple[list[ImageSou
     pictures: list[ImageSource] = []
     labels: list[Any] = []
     for item in data:
-        image, label = _members(item, keys)
-        pixels = _pixels(image)
+        image, label = _unpack_item(item, keys)
+        pixels = _to_pixels(image)
         is_batch = pixels.ndim == 4
         pictures += [*pixels] if is_batch else [pixels]
-        labels += _labels(label if is_batch else [label])
+        labels += _parse_labels(label if is_batch else [label])
     return pictures, labels
 
 
-def _members(item: Any, keys: tuple[str, str] | None) -> tuple[Any, Any]:
+def _unpack_item(item: Any, keys: tuple[str, str] | None) -> tuple[Any, Any]:
     """Picture and label of what a loader gives."""
     if isinstance(item, dict):
-        image, label = keys or [next((key for key in names if key in item), None) for names in KEYS.values()]
+        image, label = keys or [next((key for key in names if key in item), None) for names in DICT_KEYS.values()]
         if image in item and label in item:
             return item[image], item[label]
     elif isinstance(item, tuple | list) and len(item) == 2:
@@ -237,15 +237,15 @@ def _members(item: Any, keys: tuple[str, str] | None) -> tuple[Any, Any]:
     )
 
 
-def _pixels(pictures: Any) -> np.ndarray:
+def _to_pixels(pictures: Any) -> np.ndarray:
     """Arrays of pixels as uint8, channels last."""
     pixels = to_array(pictures)
-    if pixels.ndim in (3, 4) and pixels.shape[-1] not in MODES and pixels.shape[-3] in MODES:
+    if pixels.ndim in (3, 4) and pixels.shape[-1] not in PIL_MODES and pixels.shape[-3] in PIL_MODES:
         raise ValueError(f"Pictures must have their channels last, (H, W, C). Received: shape {pixels.shape}")
-    return scaled(pixels, "the array of images") if pixels.size else pixels
+    return scale_to_uint8(pixels, "the array of images") if pixels.size else pixels
 
 
-def _labels(labels: Any) -> list[Any]:
+def _parse_labels(labels: Any) -> list[Any]:
     """Numbers or names, from them or from rows of one 1 and zeros."""
     rows = np.asarray(labels)
     if rows.ndim == 2:
@@ -262,14 +262,14 @@ def _labels(labels: Any) -> list[Any]:
     return rows.tolist()
 
 
-def _names(labels: list[Any]) -> list[Any]:
+def _infer_class_names(labels: list[Any]) -> list[Any]:
     """The classes that there are: all numbers from 0 on, or the names, sorted."""
     if labels and all(isinstance(label, int) for label in labels):
         return [*range(max(labels) + 1)]
     return sorted({*map(str, labels)})
 
 
-def _numbers(labels: list[Any], names: tuple[Any, ...]) -> np.ndarray:
+def _to_indices(labels: list[Any], names: tuple[Any, ...]) -> np.ndarray:
     if labels and all(isinstance(label, int) for label in labels):
         if min(labels) < 0 or max(labels) >= len(names):
             raise ValueError(f"Labels must be 0 to {len(names) - 1}. Received: {min(labels)} to {max(labels)}")
@@ -281,7 +281,7 @@ def _numbers(labels: list[Any], names: tuple[Any, ...]) -> np.ndarray:
     return np.array([places[str(label)] for label in labels], "int64")
 
 
-def _checked(examples: Examples, name: str = "") -> Examples:
+def _validate(examples: ImageDataset, name: str = "") -> ImageDataset:
     repeated = [name for name, count in collections.Counter(examples.class_names).items() if count > 1]
     if repeated:
         raise ValueError(f"Names of classes must differ. Received twice: {', '.join(repeated)}")
@@ -295,7 +295,7 @@ def _checked(examples: Examples, name: str = "") -> Examples:
     return examples
 
 
-def _readable(examples: Examples, on_error: str, name: str = "") -> Examples:
+def _drop_unreadable(examples: ImageDataset, on_error: str, name: str = "") -> ImageDataset:
     """The examples whose files can be decoded, all of which is tried once, in threads."""
 
     def fault(picture: ImageSource) -> str | None:
@@ -318,7 +318,7 @@ def _readable(examples: Examples, on_error: str, name: str = "") -> Examples:
         kept = [place for place, text in enumerate(faults) if not text]
         names = tuple(str(picture) for picture, text in zip(examples.pictures, faults, strict=True) if text)
         examples = dataclasses.replace(examples.subset(kept), skipped=names)
-    return _checked(examples, name)
+    return _validate(examples, name)
 
 
 def split_rows(path: Any) -> tuple[list[int], list[int]] | None:
@@ -329,25 +329,27 @@ def split_rows(path: Any) -> tuple[list[int], list[int]] | None:
     """
     if not is_table(path):
         return None
-    headings, _ = table_rows(Path(path))
-    column = next((name for name in SPLIT if name in headings), None)
+    headings, _ = read_csv(Path(path))
+    column = next((name for name in SPLIT_COLUMNS if name in headings), None)
     if column is None:
         return None
-    (cells,) = table_columns(Path(path), {"split": (column,)})
+    (cells,) = read_csv_columns(Path(path), {"split": (column,)})
     words = [cell.strip().lower() for cell in cells]
-    unknown = sorted({*words} - {*TRAINING, *VALIDATION})
+    unknown = sorted({*words} - {*TRAINING_NAMES, *VALIDATION_NAMES})
     if unknown:
-        valid = alternatives((*TRAINING, *VALIDATION))
+        valid = format_choices((*TRAINING_NAMES, *VALIDATION_NAMES))
         raise ValueError(f"{path}: the column {column} must be {valid}. Received: {unknown[0]!r}")
-    chosen = next((name for name in VALIDATION if name in words), None)
-    training = [row for row, word in enumerate(words) if word in TRAINING]
+    chosen = next((name for name in VALIDATION_NAMES if name in words), None)
+    training = [row for row, word in enumerate(words) if word in TRAINING_NAMES]
     validation = [row for row, word in enumerate(words) if word == chosen]
     if not training or not validation:
-        raise ValueError(f"{path}: the column {column} must have rows of {TRAINING[0]!r} and of {VALIDATION[0]!r}.")
+        raise ValueError(
+            f"{path}: the column {column} must have rows of {TRAINING_NAMES[0]!r} and of {VALIDATION_NAMES[0]!r}."
+        )
     return training, validation
 
 
-def held_out_part(data: Any) -> Any:
+def validation_part(data: Any) -> Any:
     """Returns the validation part of data that is divided into training and validation; other data as it is.
 
     Args:
@@ -356,10 +358,10 @@ def held_out_part(data: Any) -> Any:
     folders, rows = split_folders(data), split_rows(data)
     if folders:
         return folders[1]
-    return read_examples(data).subset(rows[1]) if rows else data
+    return load_dataset(data).subset(rows[1]) if rows else data
 
 
-def find_duplicates(training: Examples, held_out: Examples) -> list[tuple[str, str]]:
+def find_duplicates(training: ImageDataset, held_out: ImageDataset) -> list[tuple[str, str]]:
     """Finds images of the validation part that occur in the training part too, byte by byte.
 
     Args:
@@ -391,7 +393,9 @@ def _content_hash(image: ImageSource) -> str:
     return hashlib.sha256(repr((array.shape, array.dtype.str)).encode() + array.tobytes()).hexdigest()
 
 
-def split(examples: Examples, validation: float = 0.2, seed: int = 0) -> tuple[Examples, Examples]:
+def stratified_split(
+    examples: ImageDataset, validation: float = 0.2, seed: int = 0
+) -> tuple[ImageDataset, ImageDataset]:
     """Training and validation, with the same part of each class in both.
 
     Args:

@@ -9,20 +9,20 @@ import keras
 import numpy as np
 
 from convnext_keras.clip.constructors import create_model as create_clip
-from convnext_keras.clip.encoder import Embedder
-from convnext_keras.clip.zero_shot import TEMPLATE, ZeroShotClassifier
+from convnext_keras.clip.encoder import DualEncoder
+from convnext_keras.clip.zero_shot import DEFAULT_TEMPLATE, ZeroShotClassifier
 from convnext_keras.constructors import create_model
-from convnext_keras.data.class_names import class_names as names_of_set
+from convnext_keras.data.class_names import load_class_names as names_of_set
 from convnext_keras.data.images import ImageSource
-from convnext_keras.data.loader import in_batches
-from convnext_keras.data.transforms import Recipe as Transform
-from convnext_keras.hub import is_clip
-from convnext_keras.inference import Runner, softmax
-from convnext_keras.model import provenance_of
-from convnext_keras.pretrained_info import Provenance
-from convnext_keras.training.datasets import held_out_part, read_examples
+from convnext_keras.data.loader import iter_batches
+from convnext_keras.data.transforms import ImageTransform as Transform
+from convnext_keras.hub import is_clip_repo
+from convnext_keras.inference import BatchRunner, softmax
+from convnext_keras.model import get_pretrained_info
+from convnext_keras.pretrained_info import PretrainedInfo
+from convnext_keras.training.datasets import load_dataset, validation_part
 
-BINS = 15  # of confidence, as in https://arxiv.org/abs/1706.04599v2
+NUM_BINS = 15  # of confidence, as in https://arxiv.org/abs/1706.04599v2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +77,8 @@ class Evaluation:
     def reliability(self) -> list[tuple[int, float, float]]:
         """For each of `BINS` ranges of confidence that has pictures: how many, mean confidence, accuracy."""
         confidence, right = self.scores.max(axis=1), self.scores.argmax(axis=1) == self.labels
-        places = np.minimum((confidence * BINS).astype(int), BINS - 1)
-        members = [places == place for place in range(BINS) if (places == place).any()]
+        places = np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)
+        members = [places == place for place in range(NUM_BINS) if (places == place).any()]
         return [(int(own.sum()), float(confidence[own].mean()), float(right[own].mean())) for own in members]
 
     @property
@@ -112,7 +112,7 @@ def evaluate(
     flip: bool = False,
     batch_size: int = 32,
     on_error: str = "raise",
-    templates: str | Sequence[str] = TEMPLATE,
+    templates: str | Sequence[str] = DEFAULT_TEMPLATE,
 ) -> Evaluation:
     """Measures a classifier, or the zero-shot classification of a ConvNeXt-CLIP, on images.
 
@@ -139,13 +139,13 @@ def evaluate(
         >>> evaluate("convnext_mini.digits", digits).scores.shape
         (2, 10)
     """
-    data = held_out_part(data)
-    if isinstance(model, str | os.PathLike) and is_clip(str(model)):
+    data = validation_part(data)
+    if isinstance(model, str | os.PathLike) and is_clip_repo(str(model)):
         model = create_clip(str(model))
-    if isinstance(model, Embedder):
+    if isinstance(model, DualEncoder):
         if class_names or transform or size or flip:
             raise ValueError("class_names, transform, size and flip are of classifiers, not of a ConvNeXt-CLIP.")
-        examples = read_examples(data, on_error=on_error)
+        examples = load_dataset(data, on_error=on_error)
         classifier = ZeroShotClassifier(model, examples.class_names, templates)
         cosines = classifier.cosines(examples.pictures, batch_size, exif_transpose=True)
         return Evaluation(softmax(classifier.temperature * cosines), examples.labels, examples.class_names)
@@ -153,7 +153,7 @@ def evaluate(
         model = create_model(model, **({"input_shape": (size, size, 3)} if size else {}))
     run: Any = model
     if isinstance(model, keras.Model):
-        provenance, shape = provenance_of(model), model.output_shape
+        provenance, shape = get_pretrained_info(model), model.output_shape
     else:  # an exported one
         provenance = run.provenance
         edges = (transform or (provenance and provenance.recipe) or Transform(224)).shape
@@ -166,21 +166,21 @@ def evaluate(
         transform = transform._replace(size=size, edge=None)
     if len(shape) != 2:
         raise ValueError(f"A classifier has outputs (N, classes). Those of {name!r} are {shape}.")
-    examples = read_examples(data, on_error=on_error)
-    names = class_names or known_classes(provenance)
-    columns = _columns(examples.class_names, names, name, shape[-1])
-    scores = scores_of(model, examples.pictures, transform, batch_size, flip)
+    examples = load_dataset(data, on_error=on_error)
+    names = class_names or get_class_names(provenance)
+    columns = _class_columns(examples.class_names, names, name, shape[-1])
+    scores = predict_scores(model, examples.pictures, transform, batch_size, flip)
     shown = tuple(name for _, name in names) if names and not class_names else tuple(class_names or ())
     return Evaluation(scores, columns[examples.labels], shown or examples.class_names)
 
 
-def known_classes(provenance: Provenance | None) -> tuple[tuple[str, str], ...] | None:
+def get_class_names(provenance: PretrainedInfo | None) -> tuple[tuple[str, str], ...] | None:
     """The model's classes, each `(identifier, name)`; None if it does not know them."""
     labels = provenance and provenance.labels
     return names_of_set(labels) if isinstance(labels, str) else labels or None
 
 
-def _columns(given: tuple[str, ...], known: Sequence[Any] | None, model: str, count: int) -> np.ndarray:
+def _class_columns(given: tuple[str, ...], known: Sequence[Any] | None, model: str, count: int) -> np.ndarray:
     """The column of the scores of each class of the pictures."""
     if known is None:
         if len(given) != count:
@@ -200,14 +200,14 @@ def _columns(given: tuple[str, ...], known: Sequence[Any] | None, model: str, co
     return np.array([places[name] for name in given])
 
 
-def scores_of(
+def predict_scores(
     model: Any, pictures: Sequence[ImageSource], transform: Transform, batch_size: int = 32, flip: bool = False
 ) -> np.ndarray:
     """Probabilities `(N, classes)` float32 of pictures; logits of a model become probabilities."""
     is_keras, batches = isinstance(model, keras.Model), []
-    run: Any = Runner(model) if is_keras else lambda pixels, size: model(pixels)
+    run: Any = BatchRunner(model) if is_keras else lambda pixels, size: model(pixels)
     gives_scores = is_softmax(model) if is_keras else model.outputs[0] == "probabilities"
-    for _, pixels in in_batches(pictures, transform._replace(exif_transpose=True), batch_size):
+    for _, pixels in iter_batches(pictures, transform._replace(exif_transpose=True), batch_size):
         views = [pixels, pixels[:, :, ::-1]] if flip else [pixels]
         outputs = [run(np.ascontiguousarray(view, "float32"), batch_size) for view in views]
         batches.append(np.mean([out if gives_scores else softmax(out) for out in outputs], axis=0))
@@ -216,10 +216,10 @@ def scores_of(
 
 def is_softmax(model: keras.Model) -> bool:
     """Whether the outputs are probabilities already."""
-    return getattr(last_layer(model), "activation", None) is keras.activations.softmax
+    return getattr(output_layer(model), "activation", None) is keras.activations.softmax
 
 
-def last_layer(model: keras.Model) -> keras.Layer:
+def output_layer(model: keras.Model) -> keras.Layer:
     """The layer that gives the outputs, inside of nested models too."""
     layer = model.layers[-1]
-    return last_layer(layer) if isinstance(layer, keras.Model) else layer
+    return output_layer(layer) if isinstance(layer, keras.Model) else layer

@@ -10,23 +10,30 @@ from typing import Any
 import keras
 import numpy as np
 
-from convnext_keras.model import ModelWithProvenance
-from convnext_keras.training.batching import epochs_of, steps_of_epoch, training_batches
-from convnext_keras.training.checkpointing import Following, Progress, settings_of
-from convnext_keras.training.datasets import Examples, find_duplicates, read_examples, split, split_folders, split_rows
-from convnext_keras.training.evaluation import Evaluation, scores_of
-from convnext_keras.training.initialization import Start, frozen, start_from
-from convnext_keras.training.linear_probe import start_from_probe
+from convnext_keras.model import ConvNeXtModel
+from convnext_keras.training.batching import num_epochs, steps_per_epoch, training_batches
+from convnext_keras.training.checkpointing import EpochCallback, TrainingCheckpoint, run_fingerprint
+from convnext_keras.training.datasets import (
+    ImageDataset,
+    find_duplicates,
+    load_dataset,
+    split_folders,
+    split_rows,
+    stratified_split,
+)
+from convnext_keras.training.evaluation import Evaluation, predict_scores
+from convnext_keras.training.initialization import TrainingSetup, freeze_stages, prepare_model
+from convnext_keras.training.linear_probe import init_head_from_probe
 from convnext_keras.training.lora import enable_lora
-from convnext_keras.training.optimizers import layerwise
-from convnext_keras.training.presets import Recipe, recipe_named
+from convnext_keras.training.optimizers import layerwise_optimizer
+from convnext_keras.training.presets import TrainingConfig, get_training_config
 
 MAX_GAP = 0.1  # between training and validation accuracy, above which a note names both
-MAX_RISE = 1.2  # of the validation loss over its lowest value, above which a note says so
+MAX_LOSS_RISE = 1.2  # of the validation loss over its lowest value, above which a note says so
 
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """What training gives.
 
     Attributes:
@@ -41,12 +48,12 @@ class Trained:
             `"last"`; the model has those that `Recipe.keep` says.
     """
 
-    model: ModelWithProvenance
+    model: ConvNeXtModel
     history: list[dict[str, float]]
     evaluation: Evaluation
-    recipe: Recipe
-    training: Examples
-    validation: Examples
+    recipe: TrainingConfig
+    training: ImageDataset
+    validation: ImageDataset
     is_complete: bool = True
     checkpoints: dict[str, list[np.ndarray]] = dataclasses.field(default_factory=dict)
 
@@ -71,7 +78,7 @@ class Trained:
             )
         best = int(np.argmin(losses))
         is_last = self.recipe.keep == "last" and not self.recipe.patience
-        if is_last and losses[-1] > MAX_RISE * losses[best]:
+        if is_last and losses[-1] > MAX_LOSS_RISE * losses[best]:
             found.append(
                 f"The validation loss was lowest after epoch {best + 1} ({losses[best]:.3g}) and is {losses[-1]:.3g} "
                 "after the last, whose weights are kept. To keep those of the best epoch, set keep='best'."
@@ -82,7 +89,7 @@ class Trained:
 def fine_tune(
     model: keras.Model | str | os.PathLike,
     data: Any,
-    recipe: Recipe | str | None = None,
+    recipe: TrainingConfig | str | None = None,
     *,
     validation: Any = 0.2,
     class_names: Sequence[str] | None = None,
@@ -92,7 +99,7 @@ def fine_tune(
     state: str | os.PathLike | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: int = 0,
-) -> Trained:
+) -> TrainingResult:
     """Trains a classifier for classes of your own.
 
     Args:
@@ -129,36 +136,38 @@ def fine_tune(
     """
     keras.utils.set_random_seed(seed)
     check_callbacks(callbacks)
-    training, held_out = parts_of(data, validation, class_names, seed, on_error)
-    followed = recipe_named(recipe, len(training))
-    start = start_from(model, training.class_names, followed, size)
-    settings = settings_of(training, held_out, recipe=vars(followed), transform=start.transform, seed=seed)
-    progress = Progress(None if state is None else Path(state), {**settings, "start": start.origin})
+    training, held_out = train_val_split(data, validation, class_names, seed, on_error)
+    followed = get_training_config(recipe, len(training))
+    start = prepare_model(model, training.class_names, followed, size)
+    settings = run_fingerprint(training, held_out, recipe=vars(followed), transform=start.transform, seed=seed)
+    progress = TrainingCheckpoint(None if state is None else Path(state), {**settings, "start": start.origin})
     if followed.head == "probe" and not (start.has_own_head and followed.epochs):
-        start_from_probe(start.model, training, start.transform, seed)
-    epochs, is_complete, checkpoints = epochs_of(training, followed), True, {}
+        init_head_from_probe(start.model, training, start.transform, seed)
+    epochs, is_complete, checkpoints = num_epochs(training, followed), True, {}
     if epochs:
-        following = Following(progress, held_out, start.transform, followed, seed)
+        following = EpochCallback(progress, held_out, start.transform, followed, seed)
         options = {"callbacks": [following, *callbacks], "verbose": verbose}
         start.trainee.set_weights(start.model.get_weights())
         if followed.lora_rank:
             enable_lora(start.trainee, followed.lora_rank)
-        with frozen(start.trainee, followed.frozen_stages):
+        with freeze_stages(start.trainee, followed.frozen_stages):
             loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=followed.label_smoothing)
             accuracy = keras.metrics.CategoricalAccuracy(name="accuracy")
-            compile_with(start.trainee, followed, epochs * steps_of_epoch(training, followed), loss, [accuracy])
+            compile_model(start.trainee, followed, epochs * steps_per_epoch(training, followed), loss, [accuracy])
             begun = progress.resume(start.trainee)
             batches = training_batches(training, followed, start.transform, seed, begun)
             if begun < epochs and not progress.is_stuck(followed.patience):
-                steps = steps_of_epoch(training, followed)
+                steps = steps_per_epoch(training, followed)
                 is_complete = _fit(start.trainee, batches, steps, begun, epochs, options)
             else:  # As `fit` ends: with the averages, if there are some.
                 start.trainee.optimizer.finalize_variable_values(start.trainee.trainable_variables)
         is_best = followed.keep == "best" or followed.patience or not is_complete
-        checkpoints = _checkpoints(start, progress, "best" if is_best else "last")
-    scores = scores_of(start.model, held_out.pictures, start.transform, followed.batch_size)
+        checkpoints = _collect_checkpoints(start, progress, "best" if is_best else "last")
+    scores = predict_scores(start.model, held_out.pictures, start.transform, followed.batch_size)
     evaluation = Evaluation(scores, held_out.labels, held_out.class_names)
-    return Trained(start.model, progress.history, evaluation, followed, training, held_out, is_complete, checkpoints)
+    return TrainingResult(
+        start.model, progress.history, evaluation, followed, training, held_out, is_complete, checkpoints
+    )
 
 
 def check_callbacks(callbacks: Sequence[keras.callbacks.Callback]) -> None:
@@ -171,27 +180,31 @@ def check_callbacks(callbacks: Sequence[keras.callbacks.Callback]) -> None:
             )
 
 
-def parts_of(
+def train_val_split(
     data: Any, validation: Any, class_names: Sequence[str] | None, seed: int, on_error: str
-) -> tuple[Examples, Examples]:
+) -> tuple[ImageDataset, ImageDataset]:
     """The pictures to train on and those to validate with; see `fine_tune`."""
     folders, rows = split_folders(data), split_rows(data)
     if folders:
         data, validation = folders
-    examples = read_examples(data, class_names, on_error)
+    examples = load_dataset(data, class_names, on_error)
     if rows and examples.skipped:
         raise ValueError(f"{data} has images that cannot be read, and a column for the split. Take their rows out.")
     if rows:
         training, held_out = map(examples.subset, rows)
-        return read_examples(training), read_examples(held_out, name="validation")
+        return load_dataset(training), load_dataset(held_out, name="validation")
     if isinstance(validation, numbers.Real):
-        return split(examples, float(validation), seed)
+        return stratified_split(examples, float(validation), seed)
     name = str(validation) if isinstance(validation, str | os.PathLike) else "validation"
-    return examples, read_examples(validation, examples.class_names, on_error, name=name)
+    return examples, load_dataset(validation, examples.class_names, on_error, name=name)
 
 
-def compile_with(
-    model: keras.Model, recipe: Recipe, steps: int, loss: keras.losses.Loss, metrics: Sequence[keras.Metric] = ()
+def compile_model(
+    model: keras.Model,
+    recipe: TrainingConfig,
+    steps: int,
+    loss: keras.losses.Loss,
+    metrics: Sequence[keras.Metric] = (),
 ) -> None:
     """Compiles a model with the optimizer of a recipe for so many forward passes."""
     warmup = round(recipe.warmup * steps)
@@ -201,12 +214,14 @@ def compile_with(
     accumulation = recipe.accumulation_steps if recipe.accumulation_steps > 1 else None
     options: dict[str, Any] = {"global_clipnorm": recipe.clip_norm, "gradient_accumulation_steps": accumulation}
     inner = keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay, **options)
-    optimizer = layerwise(model, inner, recipe.layer_decay, recipe.layer_decay_form, recipe.ema_decay)
+    optimizer = layerwise_optimizer(model, inner, recipe.layer_decay, recipe.layer_decay_form, recipe.ema_decay)
     optimizer.build(model.trainable_variables)  # TensorFlow traces a step twice that makes variables.
     model.compile(optimizer, loss, metrics=[*metrics])
 
 
-def _checkpoints(start: Start, progress: Progress, chosen: str) -> dict[str, list[np.ndarray]]:
+def _collect_checkpoints(
+    start: TrainingSetup, progress: TrainingCheckpoint, chosen: str
+) -> dict[str, list[np.ndarray]]:
     """Weights of the model after the best epoch and after the last; the model ends with the chosen ones."""
     last, found = start.trainee.get_weights(), {}
     for name in sorted(("best", "last"), key=lambda name: name == chosen):

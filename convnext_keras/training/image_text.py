@@ -14,17 +14,17 @@ from PIL import Image
 from convnext_keras.clip.model import CLIP
 from convnext_keras.data.augmentation import Augmentation
 from convnext_keras.data.images import ImageSource, open_image
-from convnext_keras.data.loader import in_batches, is_image_file
+from convnext_keras.data.loader import is_image_file, iter_batches
 from convnext_keras.training.datasets import COLUMNS as CLASS_COLUMNS
-from convnext_keras.training.datasets import Examples, is_table, table_columns, table_rows
+from convnext_keras.training.datasets import ImageDataset, is_table, read_csv, read_csv_columns
 
 COLUMNS = {"path": CLASS_COLUMNS["path"], "text": ("caption", "text", "title")}
-PROMPTS = ("a {}", "a photo of a {}", "a picture of a {}", "{}")
-NEAR, FAMILY = 16, 8  # groups that count as near, and how many pairs of a batch belong together by that
+PROMPT_TEMPLATES = ("a {}", "a photo of a {}", "a picture of a {}", "{}")
+NUM_NEIGHBORS, CLUSTER_SIZE = 16, 8  # groups that count as near, and how many pairs of a batch belong together by that
 
 
 @dataclasses.dataclass(frozen=True)
-class Pairs:
+class ImageTextDataset:
     """Pictures and what they show, in words.
 
     Attributes:
@@ -45,14 +45,14 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.pictures)
 
-    def subset(self, places: Iterable[int]) -> "Pairs":
+    def subset(self, places: Iterable[int]) -> "ImageTextDataset":
         """Some of the pairs, in the order given."""
         places = [int(place) for place in places]
         pictures, texts = [self.pictures[place] for place in places], tuple(self.texts[place] for place in places)
-        return Pairs(pictures, texts, self.groups[places])
+        return ImageTextDataset(pictures, texts, self.groups[places])
 
 
-def prompts(examples: Examples, templates: Sequence[str] = PROMPTS) -> Pairs:
+def class_prompts(examples: ImageDataset, templates: Sequence[str] = PROMPT_TEMPLATES) -> ImageTextDataset:
     """Pictures of classes with their classes' names in sentences, "Finetune like you pretrain".
 
     Source: https://arxiv.org/abs/2212.00638v1.
@@ -74,10 +74,10 @@ def prompts(examples: Examples, templates: Sequence[str] = PROMPTS) -> Pairs:
         raise ValueError(f"templates must be sentences with {{}} for the name. Received: {wrong or templates}")
     names = [examples.class_names[label] for label in examples.labels]
     rows = [tuple(template.replace("{}", name) for template in templates) for name in names]
-    return Pairs(examples.pictures, tuple(rows), examples.labels)
+    return ImageTextDataset(examples.pictures, tuple(rows), examples.labels)
 
 
-def read_pairs(data: Any) -> Pairs:
+def load_image_text_pairs(data: Any) -> ImageTextDataset:
     """Pictures with texts in any of the usual forms.
 
     Args:
@@ -92,7 +92,7 @@ def read_pairs(data: Any) -> Pairs:
         >>> read_pairs(([np.zeros((8, 8, 3), "uint8")] * 3, ["a cat", "a dog", "a cat"])).groups.tolist()
         [0, 1, 0]
     """
-    if isinstance(data, Pairs):
+    if isinstance(data, ImageTextDataset):
         return data
     if isinstance(data, tuple) and len(data) == 2:
         pictures, texts = [*data[0]], [*data[1]]
@@ -107,19 +107,19 @@ def read_pairs(data: Any) -> Pairs:
         raise ValueError(f"There must be pictures, and a text for each. Received: {len(pictures)} and {len(texts)}")
     numbers: dict[str, int] = {}
     groups = [numbers.setdefault(text, len(numbers)) for text in texts]
-    return Pairs(pictures, tuple((text,) for text in texts), np.array(groups))
+    return ImageTextDataset(pictures, tuple((text,) for text in texts), np.array(groups))
 
 
-def holds_pairs(path: Path) -> bool:
+def is_image_text_data(path: Path) -> bool:
     """Whether a path names pictures with texts: shards, or a table with a column of texts and none of classes."""
     if not is_table(path):
         return path.suffix.lower() == ".tar"
-    headings = {*table_rows(path)[0]}
+    headings = {*read_csv(path)[0]}
     return bool(headings & {*COLUMNS["text"]}) and not headings & {*CLASS_COLUMNS["class"]}
 
 
 def _from_table(path: Path) -> tuple[list[Path], list[str]]:
-    names, texts = table_columns(path, COLUMNS)
+    names, texts = read_csv_columns(path, COLUMNS)
     return [path.parent / name for name in names], texts
 
 
@@ -144,7 +144,7 @@ def _from_shards(shards: list[Path]) -> tuple[list[Image.Image], list[str]]:
     return pictures, texts
 
 
-class NearGroups:
+class NearestGroups:
     """For any group, the groups whose texts are nearest by the model.
 
     Each is found when it is asked for, so that memory grows with the number of groups only.
@@ -154,7 +154,7 @@ class NearGroups:
         model: that encodes the first text of each group, once.
     """
 
-    def __init__(self, pairs: Pairs, model: CLIP) -> None:
+    def __init__(self, pairs: ImageTextDataset, model: CLIP) -> None:
         self.groups, first = np.unique(pairs.groups, return_index=True)
         self.vectors = model.encode_text([pairs.texts[place][0] for place in first])
 
@@ -163,13 +163,13 @@ class NearGroups:
         place = int(np.searchsorted(self.groups, group))
         cosines = self.vectors @ self.vectors[place]
         cosines[place] = -np.inf
-        count = min(NEAR, len(cosines)) - 1
+        count = min(NUM_NEIGHBORS, len(cosines)) - 1
         best = np.argpartition(-cosines, count - 1)[:count] if count else np.array([], int)
         return self.groups[best[np.argsort(-cosines[best], kind="stable")]]
 
 
 def pair_batches(
-    sources: Sequence[Pairs],
+    sources: Sequence[ImageTextDataset],
     model: CLIP,
     augmentation: Augmentation,
     batch_size: int,
@@ -191,37 +191,37 @@ def pair_batches(
     Yields:
         `{"images": (batch, height, width, 3), "tokens": (batch, L)}`, and the groups `(batch,)`.
     """
-    near = [NearGroups(pairs, model) if hard else None for pairs in sources]
-    members = [_members(pairs.groups) for pairs in sources]
+    near = [NearestGroups(pairs, model) if hard else None for pairs in sources]
+    members = [_group_indices(pairs.groups) for pairs in sources]
 
     def drawn() -> Iterator[tuple[int, int, int]]:
         for number in itertools.count(first):
             random = np.random.default_rng((seed, number))
             source = number % len(sources)
-            rows = _drawn(sources[source], near[source], members[source], batch_size, hard, random)
+            rows = _sample_batch(sources[source], near[source], members[source], batch_size, hard, random)
             yield from ((source, row, int(random.integers(2**31))) for row in rows)
 
     def augmented(item: tuple[int, int, int]) -> np.ndarray:
         source, row, draw = item
         return augmentation(sources[source].pictures[row], np.random.default_rng((seed, draw)))
 
-    for items, pixels in in_batches(drawn(), augmented, batch_size):
+    for items, pixels in iter_batches(drawn(), augmented, batch_size):
         texts = [sources[source].texts[row] for source, row, _ in items]
         chosen = [words[draw % len(words)] for words, (_, _, draw) in zip(texts, items, strict=True)]
         groups = np.array([sources[source].groups[row] for source, row, _ in items])
         yield {"images": pixels.astype("float32"), "tokens": model.tokenizer(chosen)}, groups
 
 
-def _members(groups: np.ndarray) -> dict[int, np.ndarray]:
+def _group_indices(groups: np.ndarray) -> dict[int, np.ndarray]:
     """The places of each group, in order."""
     order = np.argsort(groups, kind="stable")
     names, starts = np.unique(groups[order], return_index=True)
     return dict(zip(names.tolist(), np.split(order, starts[1:]), strict=True))
 
 
-def _drawn(
-    pairs: Pairs,
-    near: NearGroups | None,
+def _sample_batch(
+    pairs: ImageTextDataset,
+    near: NearestGroups | None,
     members: dict[int, np.ndarray],
     count: int,
     hard: float,
@@ -231,7 +231,7 @@ def _drawn(
     rows: list[int] = []
     while near and len(rows) < round(hard * count):
         first = int(pairs.groups[random.integers(len(pairs))])
-        others = random.permutation(near(first))[: FAMILY - 1]
+        others = random.permutation(near(first))[: CLUSTER_SIZE - 1]
         rows += [int(random.choice(members[group])) for group in (first, *others.tolist())]
     rows = rows[: round(hard * count)]
     return rows + random.integers(0, len(pairs), count - len(rows)).tolist()

@@ -11,19 +11,19 @@ import keras
 import numpy as np
 
 from convnext_keras.constructors import create_model
-from convnext_keras.data.transforms import Recipe as Transform
-from convnext_keras.hub import is_clip
+from convnext_keras.data.transforms import ImageTransform as Transform
+from convnext_keras.hub import is_clip_repo
 from convnext_keras.initializers import Normal
-from convnext_keras.layer_names import BLOCK, DOWNSAMPLING, LayerName, read
-from convnext_keras.model import ModelWithProvenance, provenance_of
-from convnext_keras.pretrained_info import Provenance
-from convnext_keras.surgery import functional, inner_layers, merge_lora, rebuilt
-from convnext_keras.training.evaluation import is_softmax, known_classes, last_layer
-from convnext_keras.training.presets import Recipe
+from convnext_keras.layer_names import BLOCK_ROLES, DOWNSAMPLING_ROLES, LayerName, parse_layer_name
+from convnext_keras.model import ConvNeXtModel, get_pretrained_info
+from convnext_keras.pretrained_info import PretrainedInfo
+from convnext_keras.surgery import clone_graph, flatten_layers, merge_lora, to_functional
+from convnext_keras.training.evaluation import get_class_names, is_softmax, output_layer
+from convnext_keras.training.presets import TrainingConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class Start:
+class TrainingSetup:
     """A classifier, and its twin that is trained in its place.
 
     Attributes:
@@ -35,7 +35,7 @@ class Start:
         origin: where the weights come from, as plain data.
     """
 
-    model: ModelWithProvenance
+    model: ConvNeXtModel
     trainee: keras.Model
     has_own_head: bool
     transform: Transform
@@ -46,9 +46,9 @@ class Start:
         self.model.set_weights(merge_lora(self.trainee).get_weights())
 
 
-def start_from(
-    given: keras.Model | str | Any, class_names: tuple[str, ...], recipe: Recipe, size: int | None = None
-) -> Start:
+def prepare_model(
+    given: keras.Model | str | Any, class_names: tuple[str, ...], recipe: TrainingConfig, size: int | None = None
+) -> TrainingSetup:
     """A classifier for these classes.
 
     Args:
@@ -62,7 +62,7 @@ def start_from(
         ValueError: if a model is of other classes, or ends otherwise.
     """
     is_named = not isinstance(given, keras.Model) and Path(str(given)).suffix != ".keras"
-    if is_named and is_clip(str(given)):
+    if is_named and is_clip_repo(str(given)):
         raise ValueError(
             f"{given} is a ConvNeXt-CLIP, which is trained on images with texts: use fine_tune_clip with "
             "prompts(read_examples(DATA)), or a .csv of paths and captions. For a classifier, start from the weights "
@@ -70,10 +70,10 @@ def start_from(
         )
     if is_named:
         random = {"weights": None} if recipe.start == "random" else {}
-        model = _created(str(given), len(class_names), size, **random)
+        model = _build(str(given), len(class_names), size, **random)
         dtype = None if recipe.precision == "float32" else recipe.precision
         options = {"drop_path_rate": recipe.drop_path_rate or 0.0, "classifier_activation": None, "dtype": dtype}
-        trainee = _created(str(given), len(class_names), size, **options, **random)
+        trainee = _build(str(given), len(class_names), size, **options, **random)
     elif recipe.start == "random":
         raise ValueError("start='random' needs the name of an architecture. A model is trained with its own weights.")
     else:
@@ -84,9 +84,9 @@ def start_from(
                 f"precision={recipe.precision!r} needs a model that was made so: give its name, or build it with "
                 f"dtype={recipe.precision!r}."
             )
-    provenance = provenance_of(model)
-    known = known_classes(provenance)
-    order = _order(class_names, known)
+    provenance = get_pretrained_info(model)
+    known = get_class_names(provenance)
+    order = _class_permutation(class_names, known)
     if not is_named and known and order is None:
         shown = ", ".join(name for _, name in known[:5])
         raise ValueError(
@@ -94,16 +94,16 @@ def start_from(
             "a new classifier, give the name of the weights, or a model with include_top=False."
         )
     if is_named:
-        _settle_head(model, order)
+        _init_head(model, order)
     transform = _transform(model, provenance, size)
     model.provenance = dataclasses.replace(
-        provenance or Provenance(), labels=tuple((name, name) for name in class_names), recipe=transform
+        provenance or PretrainedInfo(), labels=tuple((name, name) for name in class_names), recipe=transform
     )
     origin = (model.provenance.weights or model.name, model.provenance.sha256)
-    return Start(model, trainee, order is not None, transform, origin)
+    return TrainingSetup(model, trainee, order is not None, transform, origin)
 
 
-def _created(name: str, classes: int, size: int | None, **others: Any) -> ModelWithProvenance:
+def _build(name: str, classes: int, size: int | None, **others: Any) -> ConvNeXtModel:
     options = {"classes": classes, "include_top": True, "classifier_activation": "softmax", **others}
     options |= {"input_shape": (size, size, 3)} if size else {}
     with warnings.catch_warnings():
@@ -111,11 +111,11 @@ def _created(name: str, classes: int, size: int | None, **others: Any) -> ModelW
         return create_model(name, **options)
 
 
-def _with_head(model: keras.Model, classes: int) -> ModelWithProvenance:
+def _with_head(model: keras.Model, classes: int) -> ConvNeXtModel:
     """The model itself, or with a classifier on a backbone, as one that keeps its provenance."""
-    model = functional(model)
+    model = to_functional(model)
     outputs: Any = model.output
-    end: Any = last_layer(model)
+    end: Any = output_layer(model)
     ends_in_dense = isinstance(end, keras.layers.Dense)
     if isinstance(end, keras.layers.Activation | keras.layers.Softmax) or (
         ends_in_dense and end is not model.layers[-1]
@@ -134,10 +134,10 @@ def _with_head(model: keras.Model, classes: int) -> ModelWithProvenance:
         outputs = keras.layers.Dense(classes, "softmax", name="classifier", dtype="float32")(outputs)
     elif end.activation not in (keras.activations.softmax, keras.activations.linear):
         raise ValueError(f"The last layer of {model.name!r} must have softmax or no activation.")
-    elif isinstance(model, ModelWithProvenance):
+    elif isinstance(model, ConvNeXtModel):
         return model
-    whole = ModelWithProvenance(model.input, outputs, name=model.name)
-    known = provenance_of(model)
+    whole = ConvNeXtModel(model.input, outputs, name=model.name)
+    known = get_pretrained_info(model)
     whole.provenance = known and (known if ends_in_dense else dataclasses.replace(known, labels=None))
     return whole
 
@@ -151,10 +151,10 @@ def _with_logits(model: keras.Model) -> keras.Model:
             config |= {"activation": "linear"}
         return type(layer).from_config(config)
 
-    return rebuilt(model, made, lambda layer, *args, **kwargs: layer(*args, **kwargs))
+    return clone_graph(model, made, lambda layer, *args, **kwargs: layer(*args, **kwargs))
 
 
-def _order(class_names: tuple[str, ...], known: tuple[tuple[str, str], ...] | None) -> list[int] | None:
+def _class_permutation(class_names: tuple[str, ...], known: tuple[tuple[str, str], ...] | None) -> list[int] | None:
     """Where each class is among those known, if they are the same ones."""
     if known is None or len(known) != len(class_names):
         return None
@@ -163,9 +163,9 @@ def _order(class_names: tuple[str, ...], known: tuple[tuple[str, str], ...] | No
     return order if len({*order}) == len(known) else None
 
 
-def _settle_head(model: keras.Model, order: list[int] | None) -> None:
+def _init_head(model: keras.Model, order: list[int] | None) -> None:
     """Sorts the outputs of a classifier that knows the classes, and makes one that does not a fresh one."""
-    head: Any = last_layer(model)
+    head: Any = output_layer(model)
     kernel, bias = head.get_weights()
     if order is None:
         initializer = Normal()
@@ -174,7 +174,7 @@ def _settle_head(model: keras.Model, order: list[int] | None) -> None:
         head.set_weights([kernel[:, order], bias[order]])
 
 
-def _transform(model: keras.Model, provenance: Provenance | None, size: int | None) -> Transform:
+def _transform(model: keras.Model, provenance: PretrainedInfo | None, size: int | None) -> Transform:
     """The evaluation transform at the size that the model takes or is asked for."""
     transform = (provenance and provenance.recipe) or Transform(size or 224)
     last = keras.config.image_data_format() == "channels_last"
@@ -187,9 +187,9 @@ def _transform(model: keras.Model, provenance: Provenance | None, size: int | No
 
 
 @contextlib.contextmanager
-def frozen(model: keras.Model, stages: int) -> Iterator[None]:
+def freeze_stages(model: keras.Model, stages: int) -> Iterator[None]:
     """Keeps the weights of so many stages from the stem on."""
-    chosen = [layer for layer in inner_layers(model) if layer.trainable and _stage(layer) < stages]
+    chosen = [layer for layer in flatten_layers(model) if layer.trainable and _stage(layer) < stages]
     for layer in chosen:
         layer.trainable = False
     try:
@@ -201,11 +201,11 @@ def frozen(model: keras.Model, stages: int) -> Iterator[None]:
 
 def _stage(layer: keras.Layer) -> int:
     """The stage of a layer, to which the downsampling before it belongs; 4 for the head and layers of others."""
-    name = (read(layer.name) or ("", LayerName(layer.name, is_foreign=True)))[1]
+    name = (parse_layer_name(layer.name) or ("", LayerName(layer.name, is_foreign=True)))[1]
     if name.is_foreign:
         return 4
-    if name.role in BLOCK:
+    if name.role in BLOCK_ROLES:
         return name.stage
-    if name.role in DOWNSAMPLING:
+    if name.role in DOWNSAMPLING_ROLES:
         return name.stage + 1
     return 0 if name.role.startswith(("stem", "first_downsampling")) else 4

@@ -6,29 +6,33 @@ from typing import Any
 import keras
 import numpy as np
 
-from convnext_keras.data.loader import in_batches
-from convnext_keras.data.transforms import Recipe as Transform
-from convnext_keras.inference import Runner
-from convnext_keras.training.datasets import Examples, split
-from convnext_keras.training.evaluation import last_layer
+from convnext_keras.data.loader import iter_batches
+from convnext_keras.data.transforms import ImageTransform as Transform
+from convnext_keras.inference import BatchRunner
+from convnext_keras.training.datasets import ImageDataset, stratified_split
+from convnext_keras.training.evaluation import output_layer
 
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1, 10, 100)  # of scikit-learn's C, the inverse of the regularisation
-SMALLEST_PART = 0.2  # of the examples that the strength is chosen on
-EXTRA = 'The linear probe needs scikit-learn: pip install "convnext-keras[training]"'
+C_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1, 10, 100)  # of scikit-learn's C, the inverse of the regularisation
+HOLDOUT = 0.2  # of the examples that the strength is chosen on
+INSTALL_HINT = 'The linear probe needs scikit-learn: pip install "convnext-keras[training]"'
 
 
-def features_of(model: keras.Model, examples: Examples, transform: Transform, batch_size: int = 32) -> np.ndarray:
+def extract_features(
+    model: keras.Model, examples: ImageDataset, transform: Transform, batch_size: int = 32
+) -> np.ndarray:
     """What goes into the classifier of a model, `(N, D)` float32, for each picture."""
-    head: Any = last_layer(model)
-    run = Runner(keras.Model(model.input, head.input))
+    head: Any = output_layer(model)
+    run = BatchRunner(keras.Model(model.input, head.input))
     parts = [
         run(pixels.astype("float32"), batch_size)
-        for _, pixels in in_batches(examples.pictures, transform._replace(exif_transpose=True), batch_size)
+        for _, pixels in iter_batches(examples.pictures, transform._replace(exif_transpose=True), batch_size)
     ]
     return np.concatenate(parts)
 
 
-def fitted(features: np.ndarray, labels: np.ndarray, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def fit_logistic_regression(
+    features: np.ndarray, labels: np.ndarray, classes: int, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """Kernel `(D, classes)` and bias of a multinomial logistic regression on standardised features.
 
     The strength of the regularisation is the one of `STRENGTHS` with the least loss on a fifth that is left out; then
@@ -42,7 +46,7 @@ def fitted(features: np.ndarray, labels: np.ndarray, classes: int, seed: int = 0
         from sklearn.linear_model import LogisticRegression
         from sklearn.metrics import log_loss
     except ImportError as error:
-        raise ImportError(EXTRA) from error
+        raise ImportError(INSTALL_HINT) from error
 
     def regression(strength: float, chosen: Any = slice(None)) -> Any:
         with warnings.catch_warnings():
@@ -51,12 +55,12 @@ def fitted(features: np.ndarray, labels: np.ndarray, classes: int, seed: int = 0
 
     mean, deviation = features.mean(axis=0), features.std(axis=0) + 1e-6
     scaled = (features - mean) / deviation
-    whole = Examples([*range(len(labels))], labels, tuple(map(str, range(classes))))  # type: ignore[arg-type]
+    whole = ImageDataset([*range(len(labels))], labels, tuple(map(str, range(classes))))  # type: ignore[arg-type]
     strength = 1.0
     if min(whole.counts.values()) > 1:
-        training, held_out = (np.array(part.pictures, int) for part in split(whole, SMALLEST_PART, seed))
+        training, held_out = (np.array(part.pictures, int) for part in stratified_split(whole, HOLDOUT, seed))
         losses = {}
-        for candidate in STRENGTHS:
+        for candidate in C_GRID:
             model = regression(candidate, training)
             scores = model.predict_proba(scaled[held_out])
             losses[candidate] = log_loss(labels[held_out], scores, labels=model.classes_)
@@ -69,10 +73,10 @@ def fitted(features: np.ndarray, labels: np.ndarray, classes: int, seed: int = 0
     return kernel.astype("float32"), (bias - mean @ kernel).astype("float32")
 
 
-def start_from_probe(model: keras.Model, examples: Examples, transform: Transform, seed: int = 0) -> None:
+def init_head_from_probe(model: keras.Model, examples: ImageDataset, transform: Transform, seed: int = 0) -> None:
     """Sets the classifier of a model to the linear probe of the features before it."""
-    head: Any = last_layer(model)
-    features = features_of(model, examples, transform)
-    kernel, bias = fitted(features, examples.labels, len(examples.class_names), seed)
+    head: Any = output_layer(model)
+    features = extract_features(model, examples, transform)
+    kernel, bias = fit_logistic_regression(features, examples.labels, len(examples.class_names), seed)
     head.kernel.assign(kernel)
     head.bias.assign(bias)

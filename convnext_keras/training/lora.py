@@ -2,8 +2,8 @@
 
 import keras
 
-from convnext_keras.surgery import functional, inner_layers
-from convnext_keras.training.evaluation import last_layer
+from convnext_keras.surgery import flatten_layers, to_functional
+from convnext_keras.training.evaluation import output_layer
 
 
 def enable_lora(model: keras.Model, rank: int, alpha: float | None = None) -> keras.Model:
@@ -31,10 +31,10 @@ def enable_lora(model: keras.Model, rank: int, alpha: float | None = None) -> ke
     """
     if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
         raise ValueError(f"rank must be 1 or more. Received: rank={rank!r}")
-    layers = inner_layers(functional(model))
+    layers = flatten_layers(to_functional(model))
     if any(getattr(layer, "lora_enabled", False) for layer in layers):
         raise ValueError(f"{model.name!r} has low-rank updates already. Merge them with merge_lora first.")
-    head = last_layer(functional(model))
+    head = output_layer(to_functional(model))
     dense = [layer for layer in layers if isinstance(layer, keras.layers.Dense) and layer is not head]
     if not dense:
         raise ValueError(f"{model.name!r} has no dense layers before its last.")

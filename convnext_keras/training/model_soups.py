@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from convnext_keras.surgery import average
+from convnext_keras.surgery import average_weights
 from convnext_keras.training.evaluation import evaluate
 
 
@@ -38,7 +38,7 @@ def greedy_soup(models: Sequence[keras.Model], data: Any, **options: Any) -> ker
     )
     chosen, best = [], -1.0
     for _, model in measured:
-        accuracy = evaluate(average([*chosen, model]), data, **options).accuracy()
+        accuracy = evaluate(average_weights([*chosen, model]), data, **options).accuracy()
         if accuracy >= best:
             chosen, best = [*chosen, model], accuracy
-    return average(chosen)
+    return average_weights(chosen)

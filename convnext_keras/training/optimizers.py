@@ -8,10 +8,10 @@ import keras
 from keras import ops
 
 from convnext_keras.layers import register
-from convnext_keras.training.param_groups import describe, is_decayed, key_of
+from convnext_keras.training.param_groups import is_decayed, parameter_groups, variable_key
 
 # Their steps are no multiple of the learning rate.
-REFUSED = ("Ftrl", "ScheduleFreeAdamW", "LossScaleOptimizer", "MultiOptimizer")
+UNSUPPORTED_OPTIMIZERS = ("Ftrl", "ScheduleFreeAdamW", "LossScaleOptimizer", "MultiOptimizer")
 
 
 @register
@@ -51,7 +51,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
     ) -> None:
         super().__init__(learning_rate=0.0, name=name)  # Not used: the inner one has the rate.
         kinds = {kind.__name__ for kind in type(optimizer).__mro__}
-        if not isinstance(optimizer, keras.optimizers.Optimizer) or kinds & {*REFUSED}:
+        if not isinstance(optimizer, keras.optimizers.Optimizer) or kinds & {*UNSUPPORTED_OPTIMIZERS}:
             raise ValueError(
                 f"optimizer must be one of Keras' whose steps are proportional to its learning rate, such as "
                 f"keras.optimizers.AdamW. Received: {type(optimizer).__name__}"
@@ -108,7 +108,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         if not self.built:
             self.build(list(trainable_variables or []))
         variables = self.held.variables if trainable_variables is None else [*trainable_variables]
-        scaled = [(row, scale) for row in variables if (scale := self.scales.get(key_of(row), 1.0)) != 1]
+        scaled = [(row, scale) for row in variables if (scale := self.scales.get(variable_key(row), 1.0)) != 1]
         before = [ops.copy(variable) for variable, _ in scaled]
         steps = ops.copy(self.iterations)
         self.optimizer.apply(grads, variables)
@@ -149,7 +149,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         return cls(**{**config, "optimizer": inner})
 
 
-def layerwise(
+def layerwise_optimizer(
     model: keras.Model,
     optimizer: Any,
     layer_decay: float = 1.0,
@@ -174,6 +174,6 @@ def layerwise(
         >>> optimizer = training.layerwise(model, keras.optimizers.AdamW(1e-3, weight_decay=0.05), layer_decay=0.8)
         >>> model.compile(optimizer, "sparse_categorical_crossentropy")
     """
-    groups = describe(model, layer_decay, form)
+    groups = parameter_groups(model, layer_decay, form)
     scales = {path: group.scale for group in groups if group.scale != 1 for path in group.variables}
     return LayerwiseOptimizer(optimizer, scales, ema_decay)

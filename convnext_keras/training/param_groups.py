@@ -5,14 +5,14 @@ from typing import Any, NamedTuple
 
 import keras
 
-from convnext_keras.layer_names import BLOCK, DOWNSAMPLING, TEXT_BLOCK, LayerName, read
-from convnext_keras.surgery import inner_layers
-from convnext_keras.validation import alternatives
+from convnext_keras.layer_names import BLOCK_ROLES, DOWNSAMPLING_ROLES, TEXT_BLOCK_ROLES, LayerName, parse_layer_name
+from convnext_keras.surgery import flatten_layers
+from convnext_keras.validation import format_choices
 
-STAGE_BLOCKS = 3  # of the third stage, in one group of the stage-wise form
+BLOCKS_PER_GROUP = 3  # of the third stage, in one group of the stage-wise form
 
 
-class Group(NamedTuple):
+class ParamGroup(NamedTuple):
     """Variables that learn at one rate.
 
     Attributes:
@@ -41,12 +41,12 @@ def is_decayed(variable: keras.Variable) -> bool:
     return len(variable.shape) > 1
 
 
-def key_of(variable: Any) -> str:
+def variable_key(variable: Any) -> str:
     """Layer and variable, such as `"dense/kernel"`; what stands before in `variable.path` changes in saved models."""
     return "/".join(variable.path.split("/")[-2:])
 
 
-def describe(model: keras.Model, layer_decay: float = 1.0, form: str = "block") -> list[Group]:
+def parameter_groups(model: keras.Model, layer_decay: float = 1.0, form: str = "block") -> list[ParamGroup]:
     """The groups that an optimizer of this model has, from the input to the head.
 
     Args:
@@ -66,7 +66,7 @@ def describe(model: keras.Model, layer_decay: float = 1.0, form: str = "block") 
     """
     if not 0 < layer_decay <= 1:
         raise ValueError(f"layer_decay must be above 0 and at most 1. Received: layer_decay={layer_decay!r}")
-    places = depths(model, form)
+    places = layer_depths(model, form)
     trainable = {id(variable) for variable in model.trainable_variables}
     members: dict[tuple[str, int, float, bool], list[keras.Variable]] = {}
     for layer, (tower, depth, head) in places:
@@ -76,7 +76,7 @@ def describe(model: keras.Model, layer_decay: float = 1.0, form: str = "block") 
                 members.setdefault(key, []).append(variable)
     order = sorted(members, key=lambda key: (key[1], key[0], not key[3]))
     sizes = {key: sum(_size(variable) for variable in members[key]) for key in order}
-    return [Group(*key, sizes[key], tuple(key_of(variable) for variable in members[key])) for key in order]
+    return [ParamGroup(*key, sizes[key], tuple(variable_key(variable) for variable in members[key])) for key in order]
 
 
 def _size(variable: keras.Variable) -> int:
@@ -86,7 +86,7 @@ def _size(variable: keras.Variable) -> int:
     return size
 
 
-def depths(model: keras.Model, form: str = "block") -> list[tuple[keras.Layer, tuple[str, int, int]]]:
+def layer_depths(model: keras.Model, form: str = "block") -> list[tuple[keras.Layer, tuple[str, int, int]]]:
     """Each layer with weights, with its tower, its depth, and the depth of the tower's head.
 
     "A ConvNet for the 2020s", appendix A, has the stage-wise form for 27 blocks in the third stage; the code of
@@ -96,15 +96,17 @@ def depths(model: keras.Model, form: str = "block") -> list[tuple[keras.Layer, t
     Raises:
         ValueError: if the form is unknown.
     """
-    if form not in FORMS:
-        raise ValueError(f"form must be {alternatives(FORMS)}. Received: form={form!r}")
-    layers = [layer for layer in inner_layers(model) if layer.variables]
-    readings = [read(layer.name) or ("", LayerName(layer.name, is_foreign=True)) for layer in layers]
+    if form not in DECAY_MODES:
+        raise ValueError(f"form must be {format_choices(DECAY_MODES)}. Received: form={form!r}")
+    layers = [layer for layer in flatten_layers(model) if layer.variables]
+    readings = [parse_layer_name(layer.name) or ("", LayerName(layer.name, is_foreign=True)) for layer in layers]
     towers: dict[str, list[LayerName]] = {}
     for tower, name in readings:
-        if name.role in (*BLOCK, *TEXT_BLOCK):
+        if name.role in (*BLOCK_ROLES, *TEXT_BLOCK_ROLES):
             towers.setdefault(tower, []).append(name)
-    heads = {tower: _depth_of_block(names, form)(max(names, key=_place)) + 1 for tower, names in towers.items()}
+    heads = {
+        tower: _depth_of_block(names, form)(max(names, key=_depth_in_tower)) + 1 for tower, names in towers.items()
+    }
     alone = max(heads.values(), default=0)
     placed = []
     for layer, (tower, name) in zip(layers, readings, strict=True):
@@ -116,21 +118,21 @@ def depths(model: keras.Model, form: str = "block") -> list[tuple[keras.Layer, t
     return placed
 
 
-def _place(name: LayerName) -> tuple[int, int]:
+def _depth_in_tower(name: LayerName) -> tuple[int, int]:
     return name.stage, name.block
 
 
 def _depth(name: LayerName, depth_of_block: Callable[[LayerName], int], head: int) -> int:
-    if name.role in (*BLOCK, *TEXT_BLOCK):
+    if name.role in (*BLOCK_ROLES, *TEXT_BLOCK_ROLES):
         return depth_of_block(name)
-    if name.role in DOWNSAMPLING:  # Keras numbers it by the stage before.
-        return depth_of_block(LayerName(BLOCK[0], name.stage + 1))
+    if name.role in DOWNSAMPLING_ROLES:  # Keras numbers it by the stage before.
+        return depth_of_block(LayerName(BLOCK_ROLES[0], name.stage + 1))
     if name.role.startswith("first_downsampling"):
-        return depth_of_block(LayerName(BLOCK[0]))
-    return 0 if name.role.startswith(FIRST) else head
+        return depth_of_block(LayerName(BLOCK_ROLES[0]))
+    return 0 if name.role.startswith(STEM_ROLES) else head
 
 
-FIRST = ("stem", "prestem", "channels_last", "text_token_embedding", "text_position_embedding")
+STEM_ROLES = ("stem", "prestem", "channels_last", "text_token_embedding", "text_position_embedding")
 
 
 def _depth_of_block(names: list[LayerName], form: str) -> Callable[[LayerName], int]:
@@ -138,18 +140,21 @@ def _depth_of_block(names: list[LayerName], form: str) -> Callable[[LayerName], 
     counts: dict[int, int] = {}
     for name in names:
         counts[name.stage] = max(counts.get(name.stage, 0), name.block + 1)
-    return FORMS[form](counts)
+    return DECAY_MODES[form](counts)
 
 
-def _each_block(counts: dict[int, int]) -> Callable[[LayerName], int]:
+def _blockwise(counts: dict[int, int]) -> Callable[[LayerName], int]:
     return lambda name: sum(counts[stage] for stage in counts if stage < name.stage) + name.block + 1
 
 
-def _each_stage(counts: dict[int, int]) -> Callable[[LayerName], int]:
+def _stagewise(counts: dict[int, int]) -> Callable[[LayerName], int]:
     if len(counts) < 3:  # a text tower
-        return _each_block(counts)
-    third = -(-counts[2] // STAGE_BLOCKS)
-    return lambda name: {0: 1, 1: 2, 2: 3 + name.block // STAGE_BLOCKS, 3: 3 + third}[name.stage]
+        return _blockwise(counts)
+    third = -(-counts[2] // BLOCKS_PER_GROUP)
+    return lambda name: {0: 1, 1: 2, 2: 3 + name.block // BLOCKS_PER_GROUP, 3: 3 + third}[name.stage]
 
 
-FORMS: dict[str, Callable[[dict[int, int]], Callable[[LayerName], int]]] = {"block": _each_block, "stage": _each_stage}
+DECAY_MODES: dict[str, Callable[[dict[int, int]], Callable[[LayerName], int]]] = {
+    "block": _blockwise,
+    "stage": _stagewise,
+}

@@ -3,16 +3,16 @@
 import dataclasses
 from typing import Any
 
-from convnext_keras.validation import alternatives, did_you_mean
+from convnext_keras.validation import format_choices, suggestion
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
-HEADS = ("probe", "fresh")
+HEAD_INITS = ("probe", "fresh")
 KEPT = ("last", "best")
 STARTS = ("weights", "random")
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class TrainingConfig:
     """How a model is trained. `dataclasses.replace(recipe, epochs=10)` changes one.
 
     Attributes:
@@ -87,25 +87,25 @@ class Recipe:
     def __post_init__(self) -> None:
         for name, (low, high) in RANGES.items():
             value = getattr(self, name)
-            whole = name in WHOLE
-            if value is None and name in OPTIONAL:
+            whole = name in INT_FIELDS
+            if value is None and name in OPTIONAL_FIELDS:
                 continue
             kinds = int if whole else (int, float)
             if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
-                none = "None, or " if name in OPTIONAL else ""
+                none = "None, or " if name in OPTIONAL_FIELDS else ""
                 number = "a whole number " if whole else ""
                 raise ValueError(f"{name} must be {none}{number}{low:g} to {high:g}. Received: {name}={value!r}")
-        for name, words in WORDS.items():
+        for name, words in CHOICES.items():
             if getattr(self, name) not in words:
-                raise ValueError(f"{name} must be {alternatives(words)}. Received: {name}={getattr(self, name)!r}")
+                raise ValueError(f"{name} must be {format_choices(words)}. Received: {name}={getattr(self, name)!r}")
         scale: Any = self.crop_scale
         if not isinstance(scale, tuple) or len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
             raise ValueError(f"crop_scale must be two rising parts above 0 and up to 1. Received: crop_scale={scale!r}")
 
 
-WHOLE = ("epochs", "minimum_steps", "batch_size", "accumulation_steps", "frozen_stages", "lora_rank", "patience")
-OPTIONAL = ("clip_norm", "ema_decay", "drop_path_rate", "patience")
-PARTS = ("warmup", "label_smoothing", "flip", "affine", "erase")
+INT_FIELDS = ("epochs", "minimum_steps", "batch_size", "accumulation_steps", "frozen_stages", "lora_rank", "patience")
+OPTIONAL_FIELDS = ("clip_norm", "ema_decay", "drop_path_rate", "patience")
+FRACTION_FIELDS = ("warmup", "label_smoothing", "flip", "affine", "erase")
 RANGES: dict[str, tuple[float, float]] = {
     "epochs": (0, 100_000),
     "minimum_steps": (0, 10_000_000),
@@ -123,20 +123,26 @@ RANGES: dict[str, tuple[float, float]] = {
     "frozen_stages": (0, 4),
     "lora_rank": (0, 4096),
     "patience": (1, 100_000),
-    **dict.fromkeys(PARTS, (0, 1)),
+    **dict.fromkeys(FRACTION_FIELDS, (0, 1)),
 }
-WORDS = {"layer_decay_form": ("block", "stage"), "head": HEADS, "start": STARTS, "keep": KEPT, "precision": PRECISIONS}
+CHOICES = {
+    "layer_decay_form": ("block", "stage"),
+    "head": HEAD_INITS,
+    "start": STARTS,
+    "keep": KEPT,
+    "precision": PRECISIONS,
+}
 
-SMALL = 10_000  # pictures below which the recipe for small data is the default
+SMALL_DATA_LIMIT = 10_000  # pictures below which the recipe for small data is the default
 
-RECIPES = {
+TRAINING_PRESETS = {
     # Logistic regression on the backbone's features; nothing else is trained, so the other fields have no meaning.
-    "linear_probe": Recipe(epochs=0, head="probe"),
+    "linear_probe": TrainingConfig(epochs=0, head="probe"),
     # Meta's fine-tuning of ImageNet-22k weights ("A ConvNet for the 2020s", table 6, and TRAINING.md of
     # facebookresearch/ConvNeXt at 048efce): AdamW 5e-5 at batch 512 with layer decay, drop path, smoothing, RandAugment
     # and erasing, no mixing. That rate is for the 27-block models' 30 epochs of a million pictures; fewer steps need a
     # higher one. TRAINING.md of this project measures what each part gives on thousands of pictures.
-    "fine_tune": Recipe(
+    "fine_tune": TrainingConfig(
         epochs=30,
         learning_rate=5e-4,
         layer_decay=0.8,
@@ -151,9 +157,9 @@ RECIPES = {
     ),
     # Up to ten thousand pictures: the one part that TRAINING.md of this project found to help on most of its data. With
     # as few steps, layer decay and a head that starts from the probe did not, nor did stronger changes of the pictures.
-    "fine_tune_small_data": Recipe(minimum_steps=120, affine=1.0),
+    "fine_tune_small_data": TrainingConfig(minimum_steps=120, affine=1.0),
     # "A ConvNet for the 2020s", table 5: ImageNet-1k in 300 epochs, 4e-3 at batch 4096, scaled here by the batch.
-    "from_scratch": Recipe(
+    "from_scratch": TrainingConfig(
         start="random",
         epochs=300,
         batch_size=128,
@@ -172,7 +178,7 @@ RECIPES = {
 }
 
 
-def recipe_named(recipe: str | Recipe | None, count: int) -> Recipe:
+def get_training_config(recipe: str | TrainingConfig | None, count: int) -> TrainingConfig:
     """A recipe by its name in `RECIPES`, or itself; None for the one that fits the number of pictures.
 
     Raises:
@@ -182,10 +188,12 @@ def recipe_named(recipe: str | Recipe | None, count: int) -> Recipe:
         >>> recipe_named(None, count=200) == RECIPES["fine_tune_small_data"]
         True
     """
-    if isinstance(recipe, Recipe):
+    if isinstance(recipe, TrainingConfig):
         return recipe
-    name = recipe or ("fine_tune_small_data" if count < SMALL else "fine_tune")
-    if name not in RECIPES:
-        hint = did_you_mean(name, RECIPES)
-        raise ValueError(f"recipe must be {alternatives(RECIPES)}, or a Recipe. Received: recipe={name!r}.{hint}")
-    return RECIPES[name]
+    name = recipe or ("fine_tune_small_data" if count < SMALL_DATA_LIMIT else "fine_tune")
+    if name not in TRAINING_PRESETS:
+        hint = suggestion(name, TRAINING_PRESETS)
+        raise ValueError(
+            f"recipe must be {format_choices(TRAINING_PRESETS)}, or a Recipe. Received: recipe={name!r}.{hint}"
+        )
+    return TRAINING_PRESETS[name]

@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 
 from convnext_keras.checkpoints import save_weights
-from convnext_keras.contact_sheet import sheet_of
+from convnext_keras.contact_sheet import contact_sheet
 from convnext_keras.files import atomic_path
 from convnext_keras.hub import save_pretrained
-from convnext_keras.model import provenance_of
-from convnext_keras.training.checkpointing import HISTORY, as_table
-from convnext_keras.training.datasets import Examples
-from convnext_keras.training.evaluation import Evaluation, scores_of
-from convnext_keras.training.finetuning import Trained
+from convnext_keras.model import get_pretrained_info
+from convnext_keras.training.checkpointing import HISTORY_FILE, history_to_csv
+from convnext_keras.training.datasets import ImageDataset
+from convnext_keras.training.evaluation import Evaluation, predict_scores
+from convnext_keras.training.finetuning import TrainingResult
 
-EXTRA = 'Curves and other charts need matplotlib: pip install "convnext-keras[training]"'
-MOST_NAMES = 40  # of classes that a chart has room for
-PREDICTIONS = "predictions.csv"
+INSTALL_HINT = 'Curves and other charts need matplotlib: pip install "convnext-keras[training]"'
+MAX_CLASS_LABELS = 40  # of classes that a chart has room for
+PREDICTIONS_FILE = "predictions.csv"
 # Columns of the history in each chart, with their labels.
 LOSSES = {"loss": "training", "val_loss": "validation"}
 ACCURACIES = {
@@ -35,7 +35,7 @@ COLORS = {
     **{"training": "C0", "validation": "C1", "accuracy, training": "C0", "accuracy, validation": "C1"},
     **{"recall at 1, validation": "C1", "zero-shot accuracy": "C2"},
 }
-MISTAKES, COLUMNS, CELL = 24, 6, 150  # pictures on the sheet, in a row, and pixels of one
+MAX_ERRORS, ERRORS_PER_ROW, ERROR_CELL_SIZE = 24, 6, 150  # pictures on the sheet, in a row, and pixels of one
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -47,11 +47,11 @@ def new_figure(width: float, height: float) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError(EXTRA) from error
+        raise ImportError(INSTALL_HINT) from error
     return Figure((width, height), layout="constrained")
 
 
-def curves(history: list[dict[str, float]]) -> Any:
+def plot_curves(history: list[dict[str, float]]) -> Any:
     """Draws loss and accuracy, or recall of a ConvNeXt-CLIP, by epoch."""
     figure = new_figure(9, 3.5)
     losses, accuracies = figure.subplots(1, 2)
@@ -66,7 +66,7 @@ def curves(history: list[dict[str, float]]) -> Any:
     return figure
 
 
-def confusion(result: Evaluation) -> Any:
+def plot_confusion_matrix(result: Evaluation) -> Any:
     """How many pictures of each class were taken for each."""
     names, counts = result.class_names, result.confusion
     edge = min(12.0, 3 + 0.35 * len(names))
@@ -75,7 +75,7 @@ def confusion(result: Evaluation) -> Any:
     parts = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(parts, cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="taken for", ylabel="is")
-    if len(names) <= MOST_NAMES:
+    if len(names) <= MAX_CLASS_LABELS:
         places = range(len(names))
         axes.set_xticks(places, names, rotation=90)
         axes.set_yticks(places, names)
@@ -86,7 +86,7 @@ def confusion(result: Evaluation) -> Any:
     return figure
 
 
-def reliability(result: Evaluation) -> Any:
+def plot_reliability(result: Evaluation) -> Any:
     """How often a model that says so many percent is right."""
     figure = new_figure(4.5, 4)
     axes = figure.subplots()
@@ -100,21 +100,21 @@ def reliability(result: Evaluation) -> Any:
     return figure
 
 
-def mistakes(examples: Examples, result: Evaluation) -> Any:
+def plot_errors(examples: ImageDataset, result: Evaluation) -> Any:
     """A sheet of the pictures that the model was most sure of and wrong; None if there are none."""
     taken = result.scores.argmax(axis=1)
     wrong = np.flatnonzero(taken != result.labels)
-    worst = wrong[np.argsort(-result.scores.max(axis=1)[wrong], kind="stable")][:MISTAKES]
+    worst = wrong[np.argsort(-result.scores.max(axis=1)[wrong], kind="stable")][:MAX_ERRORS]
     cells = []
     for place in worst.tolist():
         true, said = (result.class_names[number] for number in (result.labels[place], taken[place]))
         text = f"{true[:9]}, not {said[:9]} {result.scores[place].max():.2f}"
         cells.append((examples.pictures[place], text, "black"))
-    rows = [cells[start : start + COLUMNS] for start in range(0, len(cells), COLUMNS)]
-    return sheet_of(rows, CELL) if rows else None
+    rows = [cells[start : start + ERRORS_PER_ROW] for start in range(0, len(cells), ERRORS_PER_ROW)]
+    return contact_sheet(rows, ERROR_CELL_SIZE) if rows else None
 
 
-def predictions_table(trained: Trained) -> str:
+def predictions_to_csv(trained: TrainingResult) -> str:
     """Returns a `.csv` text with one row per image: path, label, prediction, score, and split.
 
     Args:
@@ -123,7 +123,7 @@ def predictions_table(trained: Trained) -> str:
     """
     known: Any = trained.model.provenance  # which `fine_tune` sets
     names = trained.evaluation.class_names
-    training = scores_of(trained.model, trained.training.pictures, known.recipe, trained.recipe.batch_size)
+    training = predict_scores(trained.model, trained.training.pictures, known.recipe, trained.recipe.batch_size)
     parts = {
         "train": (trained.training, training),
         "validation": (trained.validation, trained.evaluation.scores),
@@ -138,7 +138,7 @@ def predictions_table(trained: Trained) -> str:
     return stream.getvalue()
 
 
-def save(trained: Trained, folder: str | os.PathLike, name: str = "") -> None:
+def save_training_result(trained: TrainingResult, folder: str | os.PathLike, name: str = "") -> None:
     """Writes a trained model with all that is to be known of it, whole or not at all.
 
     The folder is a repository in this library's own form, so `create_model(folder)` and every command take it; it can
@@ -164,27 +164,30 @@ def save(trained: Trained, folder: str | os.PathLike, name: str = "") -> None:
         whole = partial.with_name(name or folder.name)
         results = trained.evaluation.summary()
         figures: Any = {"validation accuracy": f"{100 * results['top-1']:.2f} %"}
-        save_pretrained(trained.model, whole, "keras", metrics=figures, intended_use=_use(trained))
+        save_pretrained(trained.model, whole, "keras", metrics=figures, intended_use=_intended_use(trained))
         trained.model.save(whole / "model.keras")
         _save_others(trained, whole)
-        charts = {"confusion": confusion(trained.evaluation), "reliability": reliability(trained.evaluation)}
+        charts = {
+            "confusion": plot_confusion_matrix(trained.evaluation),
+            "reliability": plot_reliability(trained.evaluation),
+        }
         if trained.history:
-            charts["curves"] = curves(trained.history)
-            (whole / HISTORY).write_text(as_table(trained.history), encoding="utf-8")
+            charts["curves"] = plot_curves(trained.history)
+            (whole / HISTORY_FILE).write_text(history_to_csv(trained.history), encoding="utf-8")
         for chart, figure in charts.items():
             figure.savefig(whole / f"{chart}.png", dpi=110)
-        sheet = mistakes(trained.validation, trained.evaluation)
+        sheet = plot_errors(trained.validation, trained.evaluation)
         if sheet:
             sheet.save(whole / "mistakes.png", optimize=True)
-        (whole / PREDICTIONS).write_text(predictions_table(trained), encoding="utf-8", errors="surrogateescape")
+        (whole / PREDICTIONS_FILE).write_text(predictions_to_csv(trained), encoding="utf-8", errors="surrogateescape")
         settings = {"recipe": dataclasses.asdict(trained.recipe), "validation": results}
         (whole / "results.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
         with (whole / "README.md").open("a", encoding="utf-8") as stream:
-            stream.write(story(trained, [*charts, *(["mistakes"] if sheet else [])]))
+            stream.write(render_card(trained, [*charts, *(["mistakes"] if sheet else [])]))
         whole.rename(partial)
 
 
-def _save_others(trained: Trained, folder: Path) -> None:
+def _save_others(trained: TrainingResult, folder: Path) -> None:
     """Writes the weights of the best or the last epoch, if they are not those of the model."""
     own = trained.model.get_weights()
     for name, weights in trained.checkpoints.items():
@@ -194,15 +197,15 @@ def _save_others(trained: Trained, folder: Path) -> None:
     trained.model.set_weights(own)
 
 
-def _use(trained: Trained) -> str:
+def _intended_use(trained: TrainingResult) -> str:
     names = trained.training.class_names
     shown = ", ".join(names[:20]) + (f" and {len(names) - 20} others" if len(names) > 20 else "")
     return f"To tell pictures of {len(names)} classes from one another: {shown}."
 
 
-def story(trained: Trained, charts: list[str]) -> str:
+def render_card(trained: TrainingResult, charts: list[str]) -> str:
     """The part of a card that says how a model was trained, and how well it does on each class."""
-    result, origin = trained.evaluation, provenance_of(trained.model)
+    result, origin = trained.evaluation, get_pretrained_info(trained.model)
     counts, tested, by_class = trained.training.counts, trained.validation.counts, result.by_class
     changed = {
         field.name: getattr(trained.recipe, field.name)

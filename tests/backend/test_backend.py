@@ -280,7 +280,7 @@ def test_dense_can_be_differentiated_twice_mapped_and_exported():
     random = torch.Generator().manual_seed(0)
     tensors = [torch.randn(shape, generator=random, requires_grad=True) for shape in ((2, 3, 4), (4, 5), (5,))]
     with torch.no_grad():
-        assert torch_kernels.has_fast_product(*tensors[:2])
+        assert torch_kernels.has_fast_matmul(*tensors[:2])
 
     def plain(inputs, kernel, bias):
         return torch.nn.functional.linear(inputs, kernel.T, bias)
@@ -349,7 +349,7 @@ def test_pytorch_without_its_private_names(absent, monkeypatch):
     from convnext_keras.backend import torch as torch_kernels
 
     monkeypatch.setattr(torch_kernels, absent, None if absent == "PRODUCT" else lambda: True)
-    assert not torch_kernels.has_fast_product(torch.ones(2, 6), torch.ones(6, 10))
+    assert not torch_kernels.has_fast_matmul(torch.ones(2, 6), torch.ones(6, 10))
     layer, inputs, upstream, expected, gradients = dense_example((2, 5, 7, 6), "gelu")
     results, found = run_with_gradients(layer, inputs, upstream, compiled=False)
     np.testing.assert_allclose(to_numpy(results), expected, atol=GELU_ERROR)

@@ -13,8 +13,8 @@ if BACKEND != "openvino":
 import openvino
 from openvino import opset15
 
-from convnext_keras.backend.openvino import graph_of
-from convnext_keras.backend.openvino_nchw import TO_FIRST, TO_LAST, channels_first
+from convnext_keras.backend.openvino import to_openvino_graph
+from convnext_keras.backend.openvino_nchw import NCHW_TO_NHWC, NHWC_TO_NCHW, convert_to_nchw
 
 SIZES = {"depths": (1, 1, 1, 1), "dims": (8, 12, 16, 20), "weights": None, "classes": 5}
 FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}
@@ -48,7 +48,7 @@ def transpositions(graph):
 )
 def test_models_have_the_same_outputs_and_few_transpositions(options, left):
     model = randomise(ConvNeXt(**SIZES, **options, input_shape=(None, None, 3)))
-    graph = graph_of(model)
+    graph = to_openvino_graph(model)
     for shape in ((3, 32, 32, 3), (1, 40, 64, 3)):
         pixels = np.random.default_rng(0).uniform(0, 255, shape).astype("float32")
         expected = outputs(model, pixels)
@@ -60,7 +60,9 @@ def test_models_have_the_same_outputs_and_few_transpositions(options, left):
 def test_features_keep_their_order_of_axes():
     extractor = feature_extractor(randomise(ConvNeXt(**SIZES, include_top=False, input_shape=(32, 48, 3))), (1, 2, 3))
     pixels = np.random.default_rng(0).uniform(0, 255, (2, 32, 48, 3)).astype("float32")
-    for row, expected in zip(run(graph_of(extractor), pixels), keras.tree.flatten(extractor(pixels)), strict=True):
+    for row, expected in zip(
+        run(to_openvino_graph(extractor), pixels), keras.tree.flatten(extractor(pixels)), strict=True
+    ):
         np.testing.assert_allclose(row, to_numpy(expected), atol=1e-5 * np.abs(to_numpy(expected)).max())
 
 
@@ -70,9 +72,9 @@ def numbers(*shape):
 
 def convolved(last):
     """A convolution of channels-last `(N, 5, 7, 3)` to `(N, 5, 7, 4)`, as Keras writes it."""
-    first = opset15.transpose(last, TO_FIRST)
+    first = opset15.transpose(last, NHWC_TO_NCHW)
     product = opset15.convolution(first, numbers(4, 3, 1, 1), [1, 1], [0, 0], [0, 0], [1, 1])
-    return opset15.transpose(product, TO_LAST)
+    return opset15.transpose(product, NCHW_TO_NHWC)
 
 
 # What may follow a convolution: of a channels-last tensor `(N, 5, 7, 4)`, and of its input.
@@ -106,9 +108,9 @@ CASES = {
 
 
 def convolved_again(last):
-    first = opset15.transpose(last, TO_FIRST)
+    first = opset15.transpose(last, NHWC_TO_NCHW)
     product = opset15.convolution(first, numbers(4, 4, 3, 3), [1, 1], [1, 1], [1, 1], [1, 1])
-    return opset15.transpose(opset15.add(product, opset15.relu(first)), TO_LAST)
+    return opset15.transpose(opset15.add(product, opset15.relu(first)), NCHW_TO_NHWC)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -122,7 +124,7 @@ def test_what_follows_a_convolution_has_the_same_numbers(case, later):
         return openvino.Model([opset15.result(found)], [given])  # pyright: ignore
 
     changed, inputs = graph(), numbers(2, 5, 7, 3)
-    channels_first(changed)
+    convert_to_nchw(changed)
     (expected,), (found,) = run(graph(), inputs), run(changed, inputs)
     assert found.shape == expected.shape
     np.testing.assert_allclose(found, expected, atol=1e-5 * max(1, np.abs(expected).max()))

@@ -19,7 +19,7 @@ import pytest
 from waiting import wait_until
 
 from convnext_keras import ConvNeXtTiny, WeightsError, create_model, list_weights
-from convnext_keras.checkpoints import download, fetch, registry, weight_sets
+from convnext_keras.checkpoints import download, fetch_weights, load_registry, registry
 
 pytestmark = pytest.mark.any_backend
 
@@ -97,7 +97,7 @@ def no_network(monkeypatch):
 def test_fetched_once_and_found_again(server):
     path, sha256 = download.fetch(f"{server}/file.bin", SHA256.upper(), 1)
     assert sha256 == SHA256
-    assert path == download.cache_folder() / "file.bin"
+    assert path == download.cache_dir() / "file.bin"
     assert path.read_bytes() == CONTENT
     assert download.fetch(f"{server}/file.bin", SHA256, 1).path == path
     assert Handler.requests == ["/file.bin"]
@@ -124,7 +124,7 @@ def test_nothing_is_left_of_a_bad_download(server, name, sha256, pauses, monkeyp
     monkeypatch.setattr(download, "TIMEOUT_SECONDS", 0.3)
     with pytest.raises(OSError, match=rf"{name} could not be downloaded.*{sha256}"):
         download.fetch(f"{server}/{name}", sha256, 1)
-    assert not [path for path in download.cache_folder().rglob("*") if path.is_file()]
+    assert not [path for path in download.cache_dir().rglob("*") if path.is_file()]
 
 
 @pytest.mark.integration
@@ -211,7 +211,7 @@ def test_a_full_disk_leaves_nothing(server):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
-    assert not [path for path in download.cache_folder().rglob("*") if path.is_file()]
+    assert not [path for path in download.cache_dir().rglob("*") if path.is_file()]
     assert download.fetch(f"{server}/file.bin", SHA256, 1).path.read_bytes() == CONTENT
 
 
@@ -241,29 +241,29 @@ def test_standard_output_stays_empty(server, capfd):
 
 
 def test_offline_names_all_that_is_needed(no_network):
-    row = weight_sets()["convnext_tiny.imagenet"]
+    row = load_registry()["convnext_tiny.imagenet"]
     with pytest.raises(WeightsError) as raised:
         ConvNeXtTiny()
-    for fact in (row.url, row.sha256, str(download.cache_folder() / row.file), "114 MB", "CONVNEXT_KERAS_OFFLINE"):
+    for fact in (row.url, row.sha256, str(download.cache_dir() / row.file), "114 MB", "CONVNEXT_KERAS_OFFLINE"):
         assert fact in str(raised.value)
 
 
 def test_offline_finds_what_is_there(no_network):
-    download.cache_folder().mkdir(exist_ok=True)
-    (download.cache_folder() / "file.bin").write_bytes(CONTENT)
+    download.cache_dir().mkdir(exist_ok=True)
+    (download.cache_dir() / "file.bin").write_bytes(CONTENT)
     assert download.fetch("https://nowhere.invalid/file.bin", SHA256, 1).path.read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("fault", ["missing", "damaged"])
 def test_a_damaged_bundled_file_is_refused(fault, monkeypatch, tmp_path):
-    row = weight_sets()["convnext_mini.digits"]
-    content = bytearray((registry.BUNDLED / row.file).read_bytes())
+    row = load_registry()["convnext_mini.digits"]
+    content = bytearray((registry.BUNDLED_WEIGHTS_DIR / row.file).read_bytes())
     content[-1] ^= 1
     monkeypatch.setattr(registry, "BUNDLED", tmp_path)
     if fault == "damaged":
         (tmp_path / row.file).write_bytes(content)
     with pytest.raises(WeightsError, match="is missing or differs from the registry's sha256"):
-        fetch(row)
+        fetch_weights(row)
 
 
 @pytest.mark.parametrize("name", ["convnext_tiny", "convnext_mini.digits"])
@@ -276,21 +276,21 @@ def test_a_file_is_hashed_once(name, monkeypatch, tmp_path):
         monkeypatch.setenv("CONVNEXT_KERAS_CACHE", str(tmp_path))
         keras_tiny = tmp_path / "convnext_tiny.h5"
         keras_tiny.write_bytes(b"no weights")
-        row = weight_sets()["convnext_tiny.imagenet"]._replace(sha256=real(keras_tiny))
-        assert fetch(row).sha256 == row.sha256
+        row = load_registry()["convnext_tiny.imagenet"]._replace(sha256=real(keras_tiny))
+        assert fetch_weights(row).sha256 == row.sha256
     else:
         create_model(name)
     assert len(hashed) == 1
 
 
 def test_bundled_checkpoints_need_no_network(no_network):
-    assert create_model("convnext_mini.digits").provenance.sha256 == weight_sets()["convnext_mini.digits"].sha256
+    assert create_model("convnext_mini.digits").provenance.sha256 == load_registry()["convnext_mini.digits"].sha256
 
 
 def test_a_damaged_file_is_refused_before_it_is_opened(monkeypatch, no_network):
     """An HDF5 file of the right name and the wrong content never reaches the HDF5 library."""
     monkeypatch.setattr("convnext_keras.checkpoints.formats.h5py", None)
-    path = download.cache_folder() / "convnext_tiny.h5"
+    path = download.cache_dir() / "convnext_tiny.h5"
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(b"\x89HDF\r\n\x1a\n and nothing good")
     with pytest.raises(WeightsError, match="not in the cache"):
@@ -300,9 +300,9 @@ def test_a_damaged_file_is_refused_before_it_is_opened(monkeypatch, no_network):
 def test_headless_models_take_the_headless_file(monkeypatch):
     asked = []
     monkeypatch.setattr(download, "fetch", lambda url, *rest: asked.append(url))
-    row = weight_sets()["convnext_base.imagenet"]
-    fetch(row, include_top=False)
-    fetch(row, include_top=True)
+    row = load_registry()["convnext_base.imagenet"]
+    fetch_weights(row, include_top=False)
+    fetch_weights(row, include_top=True)
     assert asked == [row.headless_url, row.url]
 
 
@@ -323,5 +323,5 @@ def test_the_name_of_a_model_never_decides_the_file(name, monkeypatch):
     monkeypatch.setattr(download, "fetch", refuse)
     with pytest.raises(WeightsError, match="not now"):
         ConvNeXtTiny(name=name)
-    row = weight_sets()["convnext_tiny.imagenet"]
+    row = load_registry()["convnext_tiny.imagenet"]
     assert asked == [(row.url, row.sha256)]

@@ -13,7 +13,7 @@ from make_references import CLASSES, REFERENCES
 from convnext_keras import ConvNeXt, WeightsError, checkpoints, create_model, load_weights
 from convnext_keras.checkpoints import download
 from convnext_keras.checkpoints.download import VerifiedFile
-from convnext_keras.checkpoints.registry import fetch, warn_of_license, weight_sets
+from convnext_keras.checkpoints.registry import fetch_weights, load_registry, warn_restricted_license
 
 pytestmark = pytest.mark.any_backend
 
@@ -36,15 +36,15 @@ def test_other_names_of_a_file_are_tried_in_order(hub_server, monkeypatch):
     monkeypatch.setenv("CONVNEXT_KERAS_OFFLINE", "1")
     assert download.fetch_from_hub(REPOSITORY, ["open_clip_model.safetensors", FILE]).path == path
     monkeypatch.delenv("CONVNEXT_KERAS_OFFLINE")
-    row = weight_sets("clip")["convnext_base.laion400m_s13b_b51k"]
+    row = load_registry("clip")["convnext_base.laion400m_s13b_b51k"]
     with pytest.raises(WeightsError, match=r"open_clip_model\.safetensors or .*\.bin .*convnext-keras convert"):
-        fetch(row._replace(repository=REPOSITORY))
+        fetch_weights(row._replace(repository=REPOSITORY))
 
 
 def test_a_revision_can_be_pinned(hub_server):
-    row = weight_sets()["convnext_tiny.in12k_ft_in1k"]
-    assert "/snapshots/" + COMMITS["main"] in str(fetch(row).path)
-    assert "/snapshots/" + COMMITS["v2"] in str(fetch(row._replace(revision="v2")).path)
+    row = load_registry()["convnext_tiny.in12k_ft_in1k"]
+    assert "/snapshots/" + COMMITS["main"] in str(fetch_weights(row).path)
+    assert "/snapshots/" + COMMITS["v2"] in str(fetch_weights(row._replace(revision="v2")).path)
     asked = [request for request in Hub.requests if "/resolve/v2/" in request]
     with pytest.raises(WeightsError, match="does not fit"):  # The file is of a small model.
         create_model("convnext_tiny", weights="in12k_ft_in1k@v2")
@@ -110,7 +110,7 @@ def stand_in(monkeypatch, tmp_path, **arguments):
 
 
 def test_a_weight_set_brings_its_statistics_size_and_labels(monkeypatch, tmp_path):
-    row = weight_sets()["convnext_base.clip_laion2b_augreg_ft_in12k_in1k"]
+    row = load_registry()["convnext_base.clip_laion2b_augreg_ft_in12k_in1k"]
     model = ConvNeXt(**stand_in(monkeypatch, tmp_path, weights=row))
     assert model.input_shape == (None, 256, 256, 3)
     mean = model.get_layer("convnext_prestem_normalization").input_mean
@@ -123,8 +123,8 @@ def test_a_weight_set_brings_its_statistics_size_and_labels(monkeypatch, tmp_pat
 
 @pytest.mark.parametrize("tag", ["dinov3_lvd1689m", "eupe_lvd1689m"])
 def test_headless_sets_have_no_classifier(tag, monkeypatch, tmp_path):
-    row = weight_sets()[f"convnext_tiny.{tag}"]
-    warn_of_license.cache_clear()
+    row = load_registry()[f"convnext_tiny.{tag}"]
+    warn_restricted_license.cache_clear()
     with pytest.raises(ValueError, match=f"convnext_tiny.{tag} has no classifier. Use include_top=False"):
         ConvNeXt(**stand_in(monkeypatch, tmp_path, weights=row))
     model = ConvNeXt(**stand_in(monkeypatch, tmp_path, weights=row, include_top=False, pooling="avg"))
@@ -133,7 +133,7 @@ def test_headless_sets_have_no_classifier(tag, monkeypatch, tmp_path):
 
 def test_files_without_a_last_norm_say_so(monkeypatch, tmp_path):
     """FCMAE's files end before it, and timm leaves it at 1 and 0."""
-    row = weight_sets()["convnextv2_atto.fcmae"]
+    row = load_registry()["convnextv2_atto.fcmae"]
     arguments = stand_in(monkeypatch, tmp_path, weights=row, include_top=False, pooling="avg")
     tensors = safetensors.numpy.load_file(tmp_path / "small.safetensors")
     tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
@@ -146,8 +146,8 @@ def test_files_without_a_last_norm_say_so(monkeypatch, tmp_path):
 
 def test_restricted_licences_are_told_once(monkeypatch):
     monkeypatch.setattr(download, "fetch_from_hub", lambda *arguments: None)
-    row = weight_sets()["convnextv2_atto.fcmae_ft_in1k"]
-    warn_of_license.cache_clear()
+    row = load_registry()["convnextv2_atto.fcmae_ft_in1k"]
+    warn_restricted_license.cache_clear()
     with pytest.warns(UserWarning, match=r"cc-by-nc-4\.0: not for commercial use"):
-        fetch(row)
-    fetch(row)  # Warnings are errors in these tests: a second one would fail.
+        fetch_weights(row)
+    fetch_weights(row)  # Warnings are errors in these tests: a second one would fail.

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from convnext_keras.checkpoints.key_mapping import Key, from_torch, match, names_of, own_keys, torch_shapes
+from convnext_keras.checkpoints.key_mapping import (
+    Key,
+    candidate_keys,
+    from_torch,
+    match_keys,
+    native_keys,
+    torch_shapes,
+)
 from convnext_keras.checkpoints.publisher_layouts import LAYOUTS
 from convnext_keras.layer_names import TEMPLATES, LayerName
 
@@ -17,11 +24,11 @@ def key(role, variable="kernel", **place):
 
 
 def test_names_of_publishers():
-    assert names_of(LAYOUTS["timm"], KERNEL) == ["stages.2.blocks.1.conv_dw.weight"]
-    assert names_of(LAYOUTS["torchvision"], KERNEL) == ["features.5.1.block.0.weight"]
-    assert names_of(LAYOUTS["meta"], key("downsampling_conv", "bias", stage=0)) == ["downsample_layers.1.1.bias"]
-    assert names_of(LAYOUTS["timm"], key("text_final_norm", "gamma")) == []
-    assert names_of(LAYOUTS["timm"], Key(LayerName("head_dense", is_foreign=True), "kernel")) == []
+    assert candidate_keys(LAYOUTS["timm"], KERNEL) == ["stages.2.blocks.1.conv_dw.weight"]
+    assert candidate_keys(LAYOUTS["torchvision"], KERNEL) == ["features.5.1.block.0.weight"]
+    assert candidate_keys(LAYOUTS["meta"], key("downsampling_conv", "bias", stage=0)) == ["downsample_layers.1.1.bias"]
+    assert candidate_keys(LAYOUTS["timm"], key("text_final_norm", "gamma")) == []
+    assert candidate_keys(LAYOUTS["timm"], Key(LayerName("head_dense", is_foreign=True), "kernel")) == []
 
 
 def test_every_row_of_a_layout_is_of_a_role():
@@ -48,24 +55,24 @@ def test_arrays_come_back_from_pytorchs_order(variable, shape):
 
 def test_own_names_and_names_that_keras_counted():
     mine = Key(LayerName("dense_3", is_foreign=True), "kernel")
-    found = own_keys(["stage_2_block_1_depthwise_conv/kernel", "dense/kernel"], [KERNEL, mine])
+    found = native_keys(["stage_2_block_1_depthwise_conv/kernel", "dense/kernel"], [KERNEL, mine])
     assert found[KERNEL] == "stage_2_block_1_depthwise_conv/kernel"
     assert found[mine] == "dense/kernel"
 
 
 def test_two_of_a_kind_match_in_order_and_another_number_does_not():
     first, second = (Key(LayerName(f"dense_{number}", is_foreign=True), "kernel") for number in (7, 8))
-    found = own_keys(["dense_1/kernel", "dense/kernel"], [first, second])
+    found = native_keys(["dense_1/kernel", "dense/kernel"], [first, second])
     assert (found[first], found[second]) == ("dense_1/kernel", "dense/kernel")
-    assert first not in own_keys(["dense/kernel", "dense_1/kernel", "dense_2/kernel"], [first, second])
+    assert first not in native_keys(["dense/kernel", "dense_1/kernel", "dense_2/kernel"], [first, second])
 
 
 def test_unknown_names_are_of_no_layout():
-    fit = match("safetensors", {"conv1.weight": (3,)}, {KERNEL: (7, 7, 1, 12)})
+    fit = match_keys("safetensors", {"conv1.weight": (3,)}, {KERNEL: (7, 7, 1, 12)})
     assert (fit.layout, fit.sources, fit.surplus) == (None, {}, ["conv1.weight"])
 
 
 def test_dropped_names_are_left_out_behind_a_prefix_too():
     name = "module.stages.2.1.dwconv.weight"
-    fit = match("safetensors", {name: (12, 1, 7, 7), "module.norm0.bias": (4,)}, {KERNEL: (7, 7, 1, 12)})
+    fit = match_keys("safetensors", {name: (12, 1, 7, 7), "module.norm0.bias": (4,)}, {KERNEL: (7, 7, 1, 12)})
     assert (fit.layout, fit.sources, fit.surplus, fit.torch) == ("meta", {KERNEL: name}, [], True)

@@ -199,7 +199,7 @@ def test_nothing_is_assigned_from_a_broken_file(fault, tmp_path):
 
 def test_no_reading_before_the_gate(monkeypatch, tmp_path):
     changed_file(randomise(small()), tmp_path / "wide.safetensors", **BROKEN["misshapen"][0])
-    monkeypatch.setattr("convnext_keras.checkpoints.loading._read", None)
+    monkeypatch.setattr("convnext_keras.checkpoints.loading._read_tensor", None)
     with pytest.raises(WeightsError, match="does not fit"):
         load_weights(small(), tmp_path / "wide.safetensors")
 
@@ -250,7 +250,7 @@ def test_loading_holds_one_tensor_at_a_time(form, tmp_path, monkeypatch):
     save_weights(model, path) if form == "safetensors" else model.save_weights(path)
     assert path.stat().st_size > 100e6
     peak = []
-    read = loading._read
+    read = loading._read_tensor
 
     def measured(*arguments):
         array = read(*arguments)
@@ -334,7 +334,7 @@ def test_transfer_models_built_on_keras_applications(nested, tmp_path):
 def test_a_fresh_model_reads_each_tensor_once(monkeypatch):
     """Loading into a user's model reads twice, so that nothing changes unless all is good; see `loading.load`."""
     reads = []
-    read = loading._read
+    read = loading._read_tensor
     monkeypatch.setattr(loading, "_read", lambda *arguments: reads.append(arguments[2]) or read(*arguments))
     model = small(weights=REFERENCES / "keras_top.h5")
     assert len(reads) == len(set(reads)) == len(model.weights)

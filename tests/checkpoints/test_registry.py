@@ -5,22 +5,22 @@ import re
 
 import pytest
 
-from convnext_keras.checkpoints import BUNDLED, CLIP, RESTRICTED, download, weight_sets
+from convnext_keras.checkpoints import BUNDLED_WEIGHTS_DIR, CLIP_REGISTRY, RESTRICTED_LICENSES, download, load_registry
 from convnext_keras.checkpoints.publisher_layouts import LAYOUTS
-from convnext_keras.configs import CLIP_VARIANTS, VARIANTS
-from convnext_keras.data.class_names import LABEL_SETS, class_names
-from convnext_keras.data.transforms import INTERPOLATIONS, STATISTICS
+from convnext_keras.configs import CLIP_CONFIGS, CONVNEXT_CONFIGS
+from convnext_keras.data.class_names import LABEL_SETS, load_class_names
+from convnext_keras.data.transforms import INTERPOLATIONS, NORMALIZATION_STATS
 
-COUNTS = {len(class_names(labels)): labels for labels in LABEL_SETS}
+COUNTS = {len(load_class_names(labels)): labels for labels in LABEL_SETS}
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", CONVNEXT_CONFIGS)
 def test_no_row_of_the_registry_misses_a_field(variant):
-    for row in (row for row in weight_sets().values() if row.variant == variant):
+    for row in (row for row in load_registry().values() if row.variant == variant):
         assert all([row.tag, row.layout, row.file, row.license, row.source, row.megabytes]), row
         assert row.layout in {*LAYOUTS, "Keras .h5", "convnext_keras"}, row
         assert row.labels == COUNTS.get(row.classes, ""), row
-        assert row.statistics in STATISTICS, row
+        assert row.statistics in NORMALIZATION_STATS, row
         assert row.interpolation in INTERPOLATIONS, row
         assert row.resize in ("shortest", "squash"), row
         assert 32 <= row.input_size <= 512, row
@@ -35,32 +35,34 @@ def test_no_row_of_the_registry_misses_a_field(variant):
         else:
             assert re.fullmatch(r"[0-9a-f]{64}", row.sha256), row
             assert bool(row.headless_url) == bool(row.headless_sha256), row
-            assert row.url.startswith("https://") or download.file_sha256(BUNDLED / row.file) == row.sha256, row
+            assert (
+                row.url.startswith("https://") or download.file_sha256(BUNDLED_WEIGHTS_DIR / row.file) == row.sha256
+            ), row
 
 
 def test_the_registry_is_complete():
     """Keras' five, timm's 101, the hub's 37 of Meta, and this project's."""
-    rows = weight_sets().values()
+    rows = load_registry().values()
     assert len({row.name for row in rows}) == len(rows)
     by_layout = collections.Counter(row.layout for row in rows)
     assert by_layout["Keras .h5"] == 5
     assert by_layout["timm"] == 101
     assert by_layout["transformers"] + by_layout["transformers DINOv3"] == 37
-    clip_rows = weight_sets(CLIP).values()
+    clip_rows = load_registry(CLIP_REGISTRY).values()
     assert len(clip_rows) == len({row.name for row in clip_rows}) == 13
     assert all(row.license and row.source and row.file and row.top1 and row.megabytes for row in clip_rows)
-    assert {row.variant for row in clip_rows} == set(CLIP_VARIANTS)
-    assert {row.license for row in rows} <= {"apache-2.0", "mit", *RESTRICTED}
+    assert {row.variant for row in clip_rows} == set(CLIP_CONFIGS)
+    assert {row.license for row in rows} <= {"apache-2.0", "mit", *RESTRICTED_LICENSES}
     trained = {row.variant for row in rows}
-    untrained = {"convnext_atto_rms", "convnextv2_small"} | {name for name in VARIANTS if "isotropic" in name}
-    assert trained == set(VARIANTS) - untrained
+    untrained = {"convnext_atto_rms", "convnextv2_small"} | {name for name in CONVNEXT_CONFIGS if "isotropic" in name}
+    assert trained == set(CONVNEXT_CONFIGS) - untrained
 
 
 def test_keras_files_are_those_that_keras_names():
     from keras.src.applications.convnext import BASE_WEIGHTS_PATH, WEIGHTS_HASHES
 
     for variant, hashes in WEIGHTS_HASHES.items():
-        row = weight_sets()[f"{variant}.imagenet"]
+        row = load_registry()[f"{variant}.imagenet"]
         assert (row.sha256, row.headless_sha256) == hashes
         assert row.url == f"{BASE_WEIGHTS_PATH}{variant}.h5"
         assert row.headless_url == f"{BASE_WEIGHTS_PATH}{variant}_notop.h5"

@@ -13,12 +13,12 @@ from PIL import Image
 from typer.testing import CliRunner
 from waiting import TIMEOUT
 
-from convnext_keras import clip, create_model, decode_predictions, save_weights, training
-from convnext_keras.checkpoints import weight_sets
+from convnext_keras import clip, create_model, decode_predictions, retrieval, save_weights, training
+from convnext_keras.checkpoints import load_registry
 from convnext_keras.checkpoints.download import VerifiedFile
 from convnext_keras.cli import COMMANDS, app, main
 from convnext_keras.cli.demo import held_out_digits, held_out_shapes
-from convnext_keras.data.transforms import Recipe, normalize
+from convnext_keras.data.transforms import ImageTransform, normalize
 
 DIGITS = "convnext_mini.digits"
 
@@ -54,8 +54,8 @@ def test_demo(tmp_path):
 @pytest.mark.any_backend
 def test_demo_of_training(tmp_path, monkeypatch):
     """In fewer steps than the user's demo makes."""
-    recipe = dataclasses.replace(training.RECIPES["fine_tune_small_data"], epochs=6, minimum_steps=0)
-    monkeypatch.setitem(training.RECIPES, "fine_tune_small_data", recipe)
+    recipe = dataclasses.replace(training.TRAINING_PRESETS["fine_tune_small_data"], epochs=6, minimum_steps=0)
+    monkeypatch.setitem(training.TRAINING_PRESETS, "fine_tune_small_data", recipe)
     shown = run("demo", "--train", "--output", tmp_path).stdout
     before, after = (float(figure) for figure in re.findall(r"([\d.]+) % +│", shown))
     assert before < 60
@@ -186,7 +186,7 @@ def listed(*arguments):
 
 @pytest.mark.any_backend
 def test_models():
-    assert listed() == list(weight_sets())
+    assert listed() == list(load_registry())
     assert listed("*mini*") == [DIGITS]
     assert listed("--license", "cc-by-nc-4.0", "--size", 512) == [
         "convnextv2_huge.fcmae_ft_in22k_in1k_512",
@@ -203,12 +203,12 @@ def test_classify_needs_no_further_options(tmp_path, monkeypatch):
     model = randomise(create_model("test_convnext", weights=None, classifier_activation=None))
     save_weights(model, tmp_path / "model.safetensors")
     file = VerifiedFile(tmp_path / "model.safetensors", "0" * 64)
-    monkeypatch.setattr("convnext_keras.checkpoints.fetch", lambda row, top: file)
+    monkeypatch.setattr("convnext_keras.checkpoints.fetch_weights", lambda row, top: file)
     picture = np.random.default_rng(0).integers(0, 256, (200, 300, 3), "uint8")
     Image.fromarray(picture).save(tmp_path / "photo.png")
     arguments = ("--weights", "test_convnext.r160_in1k", "--json")
     (row,) = json.loads(run("classify", tmp_path / "photo.png", *arguments).stdout)
-    recipe = Recipe(160, 0.95, "shortest", "bicubic", "half")
+    recipe = ImageTransform(160, 0.95, "shortest", "bicubic", "half")
     plain = create_model("test_convnext", weights=None, include_preprocessing=False)
     plain.set_weights(model.get_weights())
     expected = decode_predictions(outputs(plain, normalize(recipe(picture)[None], "half")))[0]
@@ -304,7 +304,7 @@ def test_sheets_show_pictures_of_the_indexs_folder_only(shapes, tmp_path, monkey
     model = clip.create_model("shapes")
     secret = tmp_path / "secret.png"
     Image.new("RGB", (64, 64)).save(secret)
-    index = clip.ImageIndex(model)
+    index = retrieval.InMemoryIndex(model)
     index.add([np.zeros((64, 64, 3), "uint8")], names=[str(secret)])
     index.save(tmp_path / "elsewhere" / "index")
     arguments = ["search", str(tmp_path / "elsewhere" / "index"), "black", "--sheet", str(tmp_path / "found.png")]
@@ -322,16 +322,16 @@ def test_help_lists_the_names_of_the_library():
     from convnext_keras import explain, export
     from convnext_keras.cli import options
     from convnext_keras.clip.constructors import BUNDLED_CLIP
-    from convnext_keras.clip.zero_shot import TEMPLATE
+    from convnext_keras.clip.zero_shot import DEFAULT_TEMPLATE
     from convnext_keras.distributed import tasks
 
     assert tuple(export.FORMATS) == options.EXPORT_FORMATS
     assert export.PRECISIONS == options.EXPORT_PRECISIONS
     assert tasks.PRECISIONS == options.VECTOR_TYPES
     assert explain.METHODS == options.EXPLAIN_METHODS
-    assert tuple(training.RECIPES) == options.PRESETS
-    assert tuple(field.name for field in dataclasses.fields(training.Recipe)) == options.PRESET_FIELDS
-    assert (BUNDLED_CLIP, TEMPLATE) == (options.BUNDLED_CLIP, options.TEMPLATE)
+    assert tuple(training.TRAINING_PRESETS) == options.PRESETS
+    assert tuple(field.name for field in dataclasses.fields(training.TrainingConfig)) == options.PRESET_FIELDS
+    assert (BUNDLED_CLIP, DEFAULT_TEMPLATE) == (options.BUNDLED_CLIP, options.TEMPLATE)
 
 
 @pytest.mark.any_backend

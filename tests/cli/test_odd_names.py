@@ -5,13 +5,13 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from convnext_keras import clip
+from convnext_keras import clip, retrieval
 from convnext_keras.cli import app
-from convnext_keras.data.transforms import Recipe
-from convnext_keras.explain.targets import Class
+from convnext_keras.data.transforms import ImageTransform
+from convnext_keras.explain.targets import ClassTarget
 from convnext_keras.hub.class_labels import read_activation
-from convnext_keras.hub.json_schema import Fields
-from convnext_keras.training import Examples, prompts
+from convnext_keras.hub.json_schema import JsonObject
+from convnext_keras.training import ImageDataset, class_prompts
 
 pytestmark = pytest.mark.any_backend
 ODD = ["sunset [final].png", "x[bold].png", "plain.png"]
@@ -23,7 +23,7 @@ def index(tmp_path):
     for number, name in enumerate(ODD):
         pixels = np.random.default_rng(number).integers(0, 256, (16, 16, 3), "uint8")
         Image.fromarray(pixels).save(tmp_path / "photos" / name)
-    made = clip.ImageIndex(clip.create_model("convnext_mini.shapes"))
+    made = retrieval.InMemoryIndex(clip.create_model("convnext_mini.shapes"))
     made.add(tmp_path / "photos")
     made.save(tmp_path / "index")
     return tmp_path / "index"
@@ -53,21 +53,21 @@ def test_brackets_stay_in_tables_and_missing_files_in_sheets(index, tmp_path):
 
 def test_classes_are_found_by_name_before_number():
     named = [("a", "10"), ("b", "2"), ("c", "5")]
-    target = Class.__new__(Class)
+    target = ClassTarget.__new__(ClassTarget)
     target.names = [name for _, name in named]
     assert [target._numbered(word, named, 3) for word in ("2", "b", "0", 2)] == [1, 1, 0, 2]
 
 
 def test_one_class_has_no_softmax():
-    assert read_activation(Fields("config.json", {}), 1) == "sigmoid"
-    assert read_activation(Fields("config.json", {}), 2) == "softmax"
+    assert read_activation(JsonObject("config.json", {}), 1) == "sigmoid"
+    assert read_activation(JsonObject("config.json", {}), 2) == "softmax"
 
 
 def test_each_band_has_its_own_fill():
-    recipe = Recipe(4, resize="none", channels=5, fill=(1, 2, 3, 4, 5))
+    recipe = ImageTransform(4, resize="none", channels=5, fill=(1, 2, 3, 4, 5))
     assert recipe(np.full((2, 2, 5), 9, "uint8"))[0, 0].tolist() == [1, 2, 3, 4, 5]
 
 
 def test_other_braces_of_a_template_are_text():
-    examples = Examples([np.zeros((8, 8, 3), "uint8")] * 2, np.array([0, 1]), ("cat", "dog"))
-    assert prompts(examples, ["a {} in {style}"]).texts[0] == ("a cat in {style}",)
+    examples = ImageDataset([np.zeros((8, 8, 3), "uint8")] * 2, np.array([0, 1]), ("cat", "dog"))
+    assert class_prompts(examples, ["a {} in {style}"]).texts[0] == ("a cat in {style}",)

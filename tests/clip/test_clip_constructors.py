@@ -8,8 +8,8 @@ from clip_models import SAME, load, variant
 from make_clip_references import images
 
 from convnext_keras import checkpoints, clip
-from convnext_keras.checkpoints import CLIP
-from convnext_keras.configs import CLIP_VARIANTS
+from convnext_keras.checkpoints import CLIP_REGISTRY
+from convnext_keras.configs import CLIP_CONFIGS
 
 
 def test_other_picture_sizes(clip_checkpoints):
@@ -28,19 +28,19 @@ def test_channels_first(clip_checkpoints):
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="counts need no numbers, and only PyTorch makes tensors without them")
-@pytest.mark.parametrize("name", CLIP_VARIANTS)
+@pytest.mark.parametrize("name", CLIP_CONFIGS)
 def test_parameter_counts_are_the_published_ones(name):
     with keras.device("meta"):
         built = clip.create_model(name, weights=None)
-    assert built.count_params() == CLIP_VARIANTS[name].parameters
+    assert built.count_params() == CLIP_CONFIGS[name].parameters
 
 
 @pytest.mark.any_backend
 def test_names_of_models():
     for name in clip.list_weights():
-        row = checkpoints.weight_sets(CLIP)[name]
-        assert checkpoints.resolve(row.repository or row.tag, row.variant, CLIP) == row
-        assert checkpoints.resolve(row.tag.upper().replace("_", "-"), row.variant, CLIP) == row
+        row = checkpoints.load_registry(CLIP_REGISTRY)[name]
+        assert checkpoints.resolve_weights(row.repository or row.tag, row.variant, CLIP_REGISTRY) == row
+        assert checkpoints.resolve_weights(row.tag.upper().replace("_", "-"), row.variant, CLIP_REGISTRY) == row
     with pytest.raises(ValueError, match=r"Did you mean 'convnext_base_w'\?"):
         clip.create_model("convnext_basew")
     with pytest.raises(ValueError, match=r"laion2b_s13b_b82k_augreg.*Did you mean 'laion2b_s13b_b82k'"):

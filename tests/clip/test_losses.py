@@ -71,25 +71,25 @@ def test_interpolation_ends_are_exact(small_clip):
     other = randomise(clip.CLIPConvNeXt(variant("linear")), seed=2)
     for weight, end in ((0, small_clip), (1, other)):
         for found, expected in zip(
-            clip.interpolate(small_clip, other, weight).get_weights(), end.get_weights(), strict=True
+            clip.interpolate_weights(small_clip, other, weight).get_weights(), end.get_weights(), strict=True
         ):
             np.testing.assert_array_equal(found, expected)
-    half = clip.interpolate(small_clip, other, 0.5).get_weights()
+    half = clip.interpolate_weights(small_clip, other, 0.5).get_weights()
     np.testing.assert_allclose(half[5], (small_clip.get_weights()[5] + other.get_weights()[5]) / 2, atol=1e-6)
     with pytest.raises(ValueError, match="0 to 1"):
-        clip.interpolate(small_clip, other, 2)
+        clip.interpolate_weights(small_clip, other, 2)
     with pytest.raises(ValueError, match="same variant"):
-        clip.interpolate(small_clip, clip.CLIPConvNeXt(variant("custom_text")), 0.5)
+        clip.interpolate_weights(small_clip, clip.CLIPConvNeXt(variant("custom_text")), 0.5)
 
 
 @pytest.mark.any_backend
 def test_augmentation_crops_and_erases():
     picture = np.zeros((60, 80, 3), "uint8")
-    erased = [clip.RandomCropAndErase(32, erase=1.0, seed=seed)(picture) for seed in range(20)]
+    erased = [clip.CLIPTrainTransform(32, erase=1.0, seed=seed)(picture) for seed in range(20)]
     parts = [np.mean(pixels.any(axis=-1)) for pixels in erased]
     assert min(parts) >= 0.01
     assert max(parts) < 0.4
-    assert not clip.RandomCropAndErase(32, erase=0.0)(picture).any()
+    assert not clip.CLIPTrainTransform(32, erase=0.0)(picture).any()
     gradient = np.tile(np.linspace(0, 255, 80).astype("uint8")[None, :, None], (60, 1, 3))
-    means = [clip.RandomCropAndErase(32, erase=0.0, seed=seed)(gradient).mean() for seed in range(20)]
+    means = [clip.CLIPTrainTransform(32, erase=0.0, seed=seed)(gradient).mean() for seed in range(20)]
     assert np.std(means) > 5

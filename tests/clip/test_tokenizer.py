@@ -80,10 +80,10 @@ def test_prompts_of_imagenet(templates, full):
 
 @pytest.mark.parametrize("file", DATA)
 def test_data_are_the_published_ones(file):
-    content = (tokenizer.MERGES.parent / file).read_bytes()
+    content = (tokenizer.MERGES_FILE.parent / file).read_bytes()
     content = gzip.decompress(content) if file.endswith(".gz") else content
     assert hashlib.sha256(content).hexdigest() == DATA[file]
-    assert DATA[file] in (tokenizer.MERGES.parent / "README.md").read_text()
+    assert DATA[file] in (tokenizer.MERGES_FILE.parent / "README.md").read_text()
 
 
 def test_long_texts(full):

@@ -5,12 +5,12 @@ import pytest
 from PIL import Image
 
 from convnext_keras import training
-from convnext_keras.data.augmentation import OPERATIONS, Augmentation, mixed, rand_augment, random_affine
-from convnext_keras.data.transforms import Recipe
+from convnext_keras.data.augmentation import OPERATIONS, Augmentation, mixup_cutmix, rand_augment, random_affine
+from convnext_keras.data.transforms import ImageTransform
 from convnext_keras.training.batching import training_batches
 
 pytestmark = pytest.mark.any_backend
-RECIPE = Recipe(32)
+RECIPE = ImageTransform(32)
 
 
 def noise(height=40, width=50, seed=0):
@@ -66,10 +66,10 @@ def test_rand_augment_chooses_for_each_picture_anew():
 
 def test_grey_pictures_stay_grey_and_others_than_rgb_are_refused():
     options = {"crop_scale": (0.5, 1.0), "flip": 0.5, "affine": 1.0, "rand_augment": 5.0, "erase": 1.0}
-    grey = Augmentation(Recipe(32, channels=1, statistics="half"), **options)
+    grey = Augmentation(ImageTransform(32, channels=1, statistics="half"), **options)
     assert grey(noise()[..., 0], np.random.default_rng(0)).shape == (32, 32, 1)
     with pytest.raises(ValueError, match="Pictures of 5 channels cannot be augmented"):
-        Augmentation(Recipe(32, channels=5), flip=0.5)
+        Augmentation(ImageTransform(32, channels=5), flip=0.5)
 
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.8, 0.0), (0.0, 1.0), (0.8, 1.0)])
@@ -78,15 +78,15 @@ def test_mixed_targets_are_the_parts_of_the_pixels(mixup, cutmix):
     levels = np.array([0.0, 100, 150, 250])
     pixels = np.ones((4, 32, 32, 3)) * levels[:, None, None, None]
     for seed in range(20):
-        found, targets = mixed(pixels, np.eye(4), mixup, cutmix, np.random.default_rng(seed))
+        found, targets = mixup_cutmix(pixels, np.eye(4), mixup, cutmix, np.random.default_rng(seed))
         np.testing.assert_allclose(targets.sum(axis=1), 1, atol=1e-6)
         np.testing.assert_allclose(found.mean(axis=(1, 2, 3)), targets @ levels, rtol=1e-4, atol=1e-3)
         assert found.dtype == targets.dtype == np.float32
 
 
 def test_batches_depend_on_seed_and_epoch_only():
-    examples = training.read_examples((np.stack([noise(seed=seed) for seed in range(10)]), [0, 1] * 5))
-    recipe = training.Recipe(batch_size=4, affine=1.0, flip=0.5, erase=0.5, mixup=0.5)
+    examples = training.load_dataset((np.stack([noise(seed=seed) for seed in range(10)]), [0, 1] * 5))
+    recipe = training.TrainingConfig(batch_size=4, affine=1.0, flip=0.5, erase=0.5, mixup=0.5)
 
     def taken(seed, first_epoch, count):
         batches = training_batches(examples, recipe, RECIPE, seed, first_epoch)

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from convnext_keras import decode_predictions
-from convnext_keras.data.class_names import LABEL_SETS, PUBLISHED, class_names
+from convnext_keras.data.class_names import LABEL_SETS, PUBLISHED_LABEL_SETS, load_class_names
 
 pytestmark = pytest.mark.any_backend
 
@@ -19,7 +19,7 @@ KNOWN = [
 
 @pytest.mark.parametrize("labels", LABEL_SETS)
 def test_sets_are_complete_and_unique(labels):
-    names = class_names(labels)
+    names = load_class_names(labels)
     assert len(names) == COUNTS[labels]
     assert len({identifier for identifier, _ in names}) == len(names)
     assert all(name and " " not in name for _, name in names)
@@ -27,14 +27,14 @@ def test_sets_are_complete_and_unique(labels):
 
 @pytest.mark.parametrize(("number", "identifier", "name"), KNOWN)
 def test_known_classes(number, identifier, name):
-    assert class_names("imagenet-1k")[number] == (identifier, name)
+    assert load_class_names("imagenet-1k")[number] == (identifier, name)
 
 
 def test_larger_sets_hold_the_smaller_in_wordnets_order():
     for labels in ("imagenet-1k", "imagenet-12k"):
-        identifiers = [identifier for identifier, _ in class_names(labels)]
+        identifiers = [identifier for identifier, _ in load_class_names(labels)]
         assert identifiers == sorted(identifiers)
-    assert {row for row, _ in class_names("imagenet-12k")} <= {row for row, _ in class_names("imagenet-22k")}
+    assert {row for row, _ in load_class_names("imagenet-12k")} <= {row for row, _ in load_class_names("imagenet-22k")}
 
 
 def test_decode_predictions():
@@ -47,10 +47,10 @@ def test_decode_predictions():
     assert len(decode_predictions(scores)[0]) == 5
 
 
-@pytest.mark.parametrize("labels", PUBLISHED)
+@pytest.mark.parametrize("labels", PUBLISHED_LABEL_SETS)
 def test_label_set_follows_from_the_number_of_classes(labels):
     scores = np.eye(COUNTS[labels], dtype="float32")[-1:]
-    assert decode_predictions(scores, top=1)[0][0][:2] == class_names(labels)[-1]
+    assert decode_predictions(scores, top=1)[0][0][:2] == load_class_names(labels)[-1]
 
 
 def test_bad_arguments():
@@ -63,4 +63,4 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match="1000 columns"):
         decode_predictions(np.zeros((1, 10)), labels="imagenet-1k")
     with pytest.raises(ValueError, match="labels must be one of"):
-        class_names("cifar")
+        load_class_names("cifar")

@@ -10,11 +10,11 @@ import pytest
 from backends import BACKEND
 from PIL import Image
 
-from convnext_keras import ImageError, clip, distributed, training
+from convnext_keras import ImageError, clip, distributed, retrieval, training
 from convnext_keras.data.images import MAX_PIXELS, exif_bytes, exif_orientation, open_image
 from convnext_keras.data.item_names import canonical_path, file_name, printable
-from convnext_keras.data.loader import image_files, images_of, in_batches
-from convnext_keras.data.transforms import Recipe
+from convnext_keras.data.loader import as_image_list, iter_batches, list_images
+from convnext_keras.data.transforms import ImageTransform
 
 pytestmark = pytest.mark.any_backend
 FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "gif": "GIF", "bmp": "BMP", "tif": "TIFF", "ppm": "PPM"}
@@ -72,7 +72,7 @@ def test_files_of_more_than_8_bits_are_scaled(mode, kind, rgb_first):
     image = Image.fromarray(wide.astype({"I;16": "uint16", "I": "int32", "F": "float32"}[mode]))
     assert image.mode == mode
     np.testing.assert_array_equal(np.asarray(open_image(file_of(image, kind)))[..., 0], RAMP)
-    recipe = Recipe((16, 256), resize="squash", rgb_first=rgb_first)
+    recipe = ImageTransform((16, 256), resize="squash", rgb_first=rgb_first)
     np.testing.assert_array_equal(recipe(file_of(image, kind))[..., 2], RAMP)
 
 
@@ -84,7 +84,7 @@ def test_levels_as_the_peers_read_them():
     image = file_of(Image.fromarray(RAMP.astype("uint16") * 257))
     expected = np.asarray(Image.open(io.BytesIO(image)).convert("RGB"))
     np.testing.assert_array_equal(open_image(image, scale_levels=False), expected)
-    recipe = Recipe((16, 256), resize="squash", scale_levels=False)
+    recipe = ImageTransform((16, 256), resize="squash", scale_levels=False)
     np.testing.assert_array_equal(recipe(image), expected)
 
 
@@ -193,7 +193,7 @@ def test_opacity_is_dropped_or_laid_on_a_color():
     for image in (clear, palette):
         assert open_image(image).getpixel((0, 0)) == (10, 20, 30)
         assert open_image(image, background=(255, 255, 255)).getpixel((0, 0)) == (255, 255, 255)
-        assert Recipe(2, background=(0, 0, 255))(image)[0, 0].tolist() == [0, 0, 255]
+        assert ImageTransform(2, background=(0, 0, 255))(image)[0, 0].tolist() == [0, 0, 255]
 
 
 @pytest.mark.parametrize("size", [(20_000, 1), (1, 60_000), (30_000, 2), (50_000, 3)])
@@ -209,7 +209,7 @@ def test_long_thin_images_take_the_memory_of_the_result(size, options, monkeypat
 
     monkeypatch.setattr(Image.Image, "resize", watched)
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), "uint8")
-    assert Recipe(64, **options)(noise).shape == (64, 64, 3)
+    assert ImageTransform(64, **options)(noise).shape == (64, 64, 3)
     assert max(made) <= 64 * 64 * 64
 
 
@@ -217,9 +217,9 @@ def test_long_thin_images_take_the_memory_of_the_result(size, options, monkeypat
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "nearest"])
 def test_the_part_of_a_thin_image_is_that_of_the_whole(size, interpolation, monkeypatch):
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), "uint8")
-    recipe = Recipe(16, interpolation=interpolation)
+    recipe = ImageTransform(16, interpolation=interpolation)
     whole = recipe(noise).astype(int)
-    monkeypatch.setattr("convnext_keras.data.transforms.LARGE", 0)
+    monkeypatch.setattr("convnext_keras.data.transforms.MAX_UPSCALED_AREA", 0)
     assert np.abs(recipe(noise).astype(int) - whole).max() <= 1
 
 
@@ -260,10 +260,10 @@ def test_tensors_with_gradients_and_of_bfloat16():
 
 def test_lists_of_images_stay_lists():
     gray = [np.zeros((4, 4), "uint8")] * 3
-    assert len(list(images_of(gray))) == 3
-    assert len(list(images_of(np.zeros((5, 4, 4, 3))))) == 5
-    assert len(list(images_of(iter(gray)))) == 3
-    assert len(list(images_of(["a.png", "b.png"]))) == 2
+    assert len(list(as_image_list(gray))) == 3
+    assert len(list(as_image_list(np.zeros((5, 4, 4, 3))))) == 5
+    assert len(list(as_image_list(iter(gray)))) == 3
+    assert len(list(as_image_list(["a.png", "b.png"]))) == 2
 
 
 BROKEN = {
@@ -288,7 +288,7 @@ def test_a_broken_image_is_one_error_at_every_entry_point(case, shapes, tmp_path
         shapes.encode_image(folder / "bad.png")
     with pytest.warns(UserWarning, match=r"Skipped: .*bad\.png"):
         assert len(shapes.encode_image(sorted(folder.iterdir()), on_error="skip")) == 1
-    index = clip.ImageIndex(shapes)
+    index = retrieval.InMemoryIndex(shapes)
     with pytest.raises(ImageError, match="bad.png"):
         index.add(folder)
     with pytest.raises(ImageError, match="bad.png"):
@@ -299,11 +299,11 @@ def test_a_broken_image_is_one_error_at_every_entry_point(case, shapes, tmp_path
         for path in folder.iterdir():
             (classes / name / path.name).write_bytes(path.read_bytes())
     with pytest.raises(ValueError, match="bad.png cannot be read as an image"):
-        training.read_examples(classes)
+        training.load_dataset(classes)
     with pytest.warns(UserWarning, match="Left out 2 of 4"):
-        assert training.read_examples(classes, on_error="skip").counts == {"a": 1, "b": 1}
+        assert training.load_dataset(classes, on_error="skip").counts == {"a": 1, "b": 1}
     with pytest.raises(ImageError, match="bad.png"):
-        next(in_batches(folder.iterdir(), Recipe(32), 2))
+        next(iter_batches(folder.iterdir(), ImageTransform(32), 2))
 
 
 @pytest.mark.integration
@@ -373,11 +373,11 @@ def odd_names(tmp_path):
 
 
 def test_names_that_are_no_utf8_are_kept_as_text(odd_names, shapes, tmp_path):
-    (odd, _) = image_files(odd_names)
-    index = clip.ImageIndex(shapes)
+    (odd, _) = list_images(odd_names)
+    index = retrieval.InMemoryIndex(shapes)
     assert index.add(odd_names) == 2
     index.save(tmp_path / "index")
-    loaded = clip.ImageIndex.open(tmp_path / "index", shapes, pictures=odd_names)
+    loaded = retrieval.open_index(tmp_path / "index", shapes, pictures=odd_names)
     assert loaded.names[0] == printable(str(odd))
     assert loaded.picture(0) == odd
     assert distributed.embed(MODEL, odd_names, tmp_path / "vectors")[:2] == (2, 0)
@@ -395,5 +395,5 @@ def test_files_that_do_not_look_like_images_are_counted(tmp_path):
     for name in ("a.png", "a.txt", ".hidden", "b.raw", "c.heic9", "d.jp2", "e.avif", "f.ppm"):
         (tmp_path / name).write_bytes(b"")
     with pytest.warns(UserWarning, match=r"left out 2 files whose names do not end like an image's: b\.raw, c\.heic9"):
-        names = [path.name for path in image_files(tmp_path)]
+        names = [path.name for path in list_images(tmp_path)]
     assert names == ["a.png", "d.jp2", "e.avif", "f.ppm"]

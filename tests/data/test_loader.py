@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from convnext_keras.data.loader import in_batches
-from convnext_keras.data.transforms import Recipe
+from convnext_keras.data.loader import iter_batches
+from convnext_keras.data.transforms import ImageTransform
 
 
 def test_batches_read_no_further_than_they_must():
@@ -14,13 +14,13 @@ def test_batches_read_no_further_than_they_must():
             asked.append(number)
             yield np.full((4, 4, 3), number, "uint8")
 
-    batches = in_batches(pictures(), Recipe(8), batch_size=3)
+    batches = iter_batches(pictures(), ImageTransform(8), batch_size=3)
     first, pixels = next(batches)
     assert len(asked) <= 9
     assert [int(picture[0, 0, 0]) for picture in first] == [0, 1, 2]
     assert pixels[:, 0, 0, 0].tolist() == [0, 1, 2]
     batches.close()
     assert len(asked) <= 9
-    rest = [pixels[:, 0, 0, 0].tolist() for _, pixels in in_batches(pictures(), Recipe(8), batch_size=32)]
+    rest = [pixels[:, 0, 0, 0].tolist() for _, pixels in iter_batches(pictures(), ImageTransform(8), batch_size=32)]
     assert [number for row in rest for number in row] == list(range(100))
     assert [len(row) for row in rest] == [32, 32, 32, 4]

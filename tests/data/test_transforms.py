@@ -10,9 +10,9 @@ from make_references import RECIPES, REFERENCES, arrays_of, odd_pictures
 from PIL import Image
 
 from convnext_keras import preprocess_input
-from convnext_keras.checkpoints import weight_sets
+from convnext_keras.checkpoints import load_registry
 from convnext_keras.data.images import open_image
-from convnext_keras.data.transforms import STATISTICS, Recipe, center_crop, normalize
+from convnext_keras.data.transforms import NORMALIZATION_STATS, ImageTransform, center_crop, normalize
 
 
 def test_preprocess_input_is_the_identity():
@@ -34,10 +34,10 @@ def test_black_bytes_and_nothing_are_not(pixels):
         preprocess_input(pixels)
 
 
-@pytest.mark.parametrize("statistics", STATISTICS)
+@pytest.mark.parametrize("statistics", NORMALIZATION_STATS)
 def test_normalize(statistics):
     pixels = np.random.default_rng(0).integers(0, 256, (1, 2, 2, 3), "uint8")
-    mean, std = STATISTICS[statistics]
+    mean, std = NORMALIZATION_STATS[statistics]
     expected = (pixels / 255.0 - mean) / std
     np.testing.assert_allclose(normalize(pixels, statistics), expected, atol=1e-5)
     np.testing.assert_allclose(
@@ -54,19 +54,21 @@ def test_normalize_refuses_unknown_statistics():
 @pytest.mark.parametrize("size", [(40, 30), (300, 60), (10, 12)])
 def test_recipe_takes_any_picture(mode, size, tmp_path):
     picture = Image.new(mode, size)
-    assert Recipe(32, crop=0.875)(picture).shape == (32, 32, 3)
+    assert ImageTransform(32, crop=0.875)(picture).shape == (32, 32, 3)
     if mode not in ("CMYK", "LA"):
         picture.save(tmp_path / "picture.png")
-        np.testing.assert_array_equal(Recipe(32)(tmp_path / "picture.png"), Recipe(32)(str(tmp_path / "picture.png")))
+        np.testing.assert_array_equal(
+            ImageTransform(32)(tmp_path / "picture.png"), ImageTransform(32)(str(tmp_path / "picture.png"))
+        )
 
 
 def test_recipe_takes_arrays():
     random = np.random.default_rng(0)
     grey = random.integers(0, 256, (40, 50), "uint8")
-    expected = Recipe(32)(Image.fromarray(grey))
-    np.testing.assert_array_equal(Recipe(32)(grey), expected)
-    np.testing.assert_array_equal(Recipe(32)(grey[..., None]), expected)
-    np.testing.assert_array_equal(Recipe(32)(np.stack([grey] * 3, axis=-1).astype("float64")), expected)
+    expected = ImageTransform(32)(Image.fromarray(grey))
+    np.testing.assert_array_equal(ImageTransform(32)(grey), expected)
+    np.testing.assert_array_equal(ImageTransform(32)(grey[..., None]), expected)
+    np.testing.assert_array_equal(ImageTransform(32)(np.stack([grey] * 3, axis=-1).astype("float64")), expected)
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 4, 4, 3), (4, 4, 2)])
@@ -83,8 +85,8 @@ def test_crop_is_the_middle():
 def test_squash_keeps_everything():
     wide = np.zeros((10, 40, 3), "uint8")
     wide[:, :4] = 255
-    assert Recipe(20, resize="squash")(wide)[:, 0].min() == 255
-    assert Recipe(20, resize="shortest")(wide).max() == 0
+    assert ImageTransform(20, resize="squash")(wide)[:, 0].min() == 255
+    assert ImageTransform(20, resize="shortest")(wide).max() == 0
 
 
 @pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n broken", b"GIF89a"])
@@ -104,7 +106,7 @@ def test_missing_files_and_folders(name, tmp_path):
 def test_recipes_are_those_of_timm(name, tmp_path):
     """Twenty odd pictures, to one step of 255."""
     expected = arrays_of(REFERENCES / "timm_transforms.npz")[name].astype(int)
-    recipe = Recipe(**RECIPES[name])
+    recipe = ImageTransform(**RECIPES[name])
     for path, wanted in zip(odd_pictures(tmp_path), expected, strict=True):
         with Image.open(path) as picture:
             for source in (path, picture, np.asarray(open_image(picture))):
@@ -114,23 +116,23 @@ def test_recipes_are_those_of_timm(name, tmp_path):
 def test_recipes_of_transformers_are_its_own(tmp_path):
     """Twenty odd pictures, every pixel equal; with the rounding of timm some are not."""
     expected = arrays_of(REFERENCES / "transformers_transforms.npz")["crop"]
-    recipe = Recipe(**RECIPES["crop"], rounding="down")
+    recipe = ImageTransform(**RECIPES["crop"], rounding="down")
     paths = odd_pictures(tmp_path)
     for path, wanted in zip(paths, expected, strict=True):
         np.testing.assert_array_equal(recipe(path), wanted, err_msg=path.name)
-    others = [Recipe(**RECIPES["crop"])(path) for path in paths]
+    others = [ImageTransform(**RECIPES["crop"])(path) for path in paths]
     assert sum(not np.array_equal(pixels, wanted) for pixels, wanted in zip(others, expected, strict=True)) >= 2
 
 
 def test_sets_of_transformers_round_as_transformers_does():
-    assert weight_sets()["convnext_tiny.hf_1k_224"].recipe.rounding == "down"
-    assert weight_sets()["convnext_tiny.fb_in1k"].recipe.rounding == "half_even"
+    assert load_registry()["convnext_tiny.hf_1k_224"].recipe.rounding == "down"
+    assert load_registry()["convnext_tiny.fb_in1k"].recipe.rounding == "half_even"
 
 
 def test_clip_recipe_is_that_of_open_clip(tmp_path):
     """Twenty odd pictures, to one step of 255: other modes become RGB after resizing and cropping."""
     expected = arrays_of(REFERENCES / "clip_transforms.npz")["pixels"].astype(int)
-    recipe = Recipe(TRANSFORM_SIZE, statistics="clip", rgb_first=False)
+    recipe = ImageTransform(TRANSFORM_SIZE, statistics="clip", rgb_first=False)
     for path, wanted in zip(odd_pictures(tmp_path), expected, strict=True):
         with Image.open(path) as picture:
             for source in (path, picture):
@@ -152,7 +154,9 @@ SYNTHETIC = {
 def test_clip_recipe_on_synthetic_pictures(case):
     height, width, size = case
     y, x, channel = np.ogrid[:height, :width, :3]
-    found = Recipe(size, statistics="clip", rgb_first=False)(((7 * x + 13 * y + 50 * channel) % 256).astype("uint8"))
+    found = ImageTransform(size, statistics="clip", rgb_first=False)(
+        ((7 * x + 13 * y + 50 * channel) % 256).astype("uint8")
+    )
     *pixels, digest = SYNTHETIC[case]
     for place, expected in zip((0, size // 2, -1), pixels, strict=True):
         assert np.abs(found[place, place].astype(int) - expected).max() <= 1
@@ -179,4 +183,4 @@ def test_truncated_pictures_are_named(tmp_path):
     content = (tmp_path / "whole.jpg").read_bytes()
     (tmp_path / "cut.jpg").write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=r"cut\.jpg cannot be read as an image"):
-        Recipe(32, rgb_first=False)(tmp_path / "cut.jpg")
+        ImageTransform(32, rgb_first=False)(tmp_path / "cut.jpg")

@@ -27,7 +27,7 @@ from backends import randomise
 from clip_models import variant
 
 from convnext_keras import ConvNeXt, clip, distributed
-from convnext_keras.configs import Variant
+from convnext_keras.configs import ConvNeXtConfig
 
 BATCH, STEPS = 8, 2
 TRUNK = {"depths": (1, 1), "dims": (8, 16)}
@@ -41,7 +41,7 @@ def pairs(model):
 
 def new_clip():
     """The same numbers in every process, also where `randomise` leaves them alone."""
-    model = randomise(clip.CLIPConvNeXt(variant("custom_text")._replace(trunk=Variant(**TRUNK))))
+    model = randomise(clip.CLIPConvNeXt(variant("custom_text")._replace(trunk=ConvNeXtConfig(**TRUNK))))
     for weight in model.weights:
         if weight.name in ("embeddings", "projection"):
             weight.assign(np.random.default_rng(2).normal(0, 0.1, weight.shape).astype("float32"))

@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 from waiting import TIMEOUT
 
-from convnext_keras import clip, distributed
+from convnext_keras import clip, distributed, retrieval
 from convnext_keras.cli.demo import held_out_digits
-from convnext_keras.data.class_names import class_names
+from convnext_keras.data.class_names import load_class_names
 from convnext_keras.distributed import ray_cluster, sharding
 
 pytestmark = pytest.mark.integration
@@ -82,7 +82,7 @@ def test_classes_and_labels(held_out, tmp_path):
     distributed.classify("convnext_mini.digits", tmp_path / "digits", tmp_path / "classes", top=2)
     rows = rows_of(tmp_path / "classes").to_pylist()
     names = [row["labels"][0] for row in rows]
-    assert names == [class_names("digits")[labels[number * 50]][1] for number in range(6)]
+    assert names == [load_class_names("digits")[labels[number * 50]][1] for number in range(6)]
     assert all(row["scores"][0] > row["scores"][1] for row in rows)
     (tmp_path / "shapes").mkdir()
     for number in range(6):
@@ -113,7 +113,7 @@ def test_lists_keep_their_columns(held_out, tmp_path, suffix):
     assert rows.column("key").to_pylist() == table.column("url").to_pylist()
     assert len([*(tmp_path / "vectors").glob("part-*.parquet")]) == 3
     distributed.embed(MODEL, tmp_path / f"list{suffix}", tmp_path / "photos.lance", shard_size=2)
-    index = clip.ImageIndex.open(tmp_path / "photos.lance")
+    index = retrieval.open_index(tmp_path / "photos.lance")
     assert index.search(held_out[0][3], 1, where="year > 2002")[0].name.endswith("3.png")
 
 
@@ -134,7 +134,7 @@ def test_broken_pictures_are_rows_with_an_error(held_out, shards, tmp_path):
     assert errors["00002.tar"].endswith("the archive has no images.")
     assert "ends early or is broken, after" in errors["00003.tar"]
     assert [row["vector"] is None for row in rows] == [row["error"] is not None for row in rows]
-    index = clip.ImageIndex.open(tmp_path / "photos.lance")
+    index = retrieval.open_index(tmp_path / "photos.lance")
     assert len(index) == len(rows)
     assert len(index.search("a circle", 1000)) == len(rows) - 3
 
@@ -166,7 +166,7 @@ def test_a_run_goes_on_where_one_was_killed(shards, tmp_path, output):
     if output == "vectors":
         keys = rows_of(tmp_path / output).column("key").to_pylist()
     else:
-        keys = [name for batch in clip.ImageIndex.open(tmp_path / output)._names() for name in batch]
+        keys = [name for batch in retrieval.open_index(tmp_path / output)._names() for name in batch]
     assert len(keys) == len({*keys}) == 48
 
 
@@ -191,7 +191,7 @@ def test_what_is_refused(shards, tmp_path, monkeypatch):
     (tmp_path / "list.csv").write_text(f"path\n{tmp_path}/a.png\n{tmp_path}/a.png\n")
     for _ in range(2):  # Rows of one name stay two, and are not done again.
         distributed.embed(MODEL, tmp_path / "list.csv", tmp_path / "twice.lance", shard_size=1)
-    assert len(clip.ImageIndex.open(tmp_path / "twice.lance")) == 2
+    assert len(retrieval.open_index(tmp_path / "twice.lance")) == 2
     with pytest.raises(ValueError, match="was begun with dtype 'float32'"):
         distributed.embed(MODEL, tmp_path / "list.csv", tmp_path / "twice.lance", dtype="float16", shard_size=1)
     with pytest.raises(ValueError, match="for vectors"):
@@ -214,14 +214,14 @@ def test_shards_are_the_same_at_every_run(shards, held_out, tmp_path):
     (tmp_path / "photos").mkdir()
     for number in range(5):
         (tmp_path / "photos" / f"{number}.png").write_bytes(png(np.asarray(held_out[0][number])))
-    first, second = ([*sharding.shards_of(mixed, 2)] for _ in range(2))
+    first, second = ([*sharding.make_shards(mixed, 2)] for _ in range(2))
     assert first == second
     assert [len(shard.names) for shard in first] == [1, 1, 1, 1, 2, 2, 1]
     assert len({shard.digest for shard in first}) == 7
     with pytest.raises(ValueError, match="The cluster has 2 of cpu"):
-        ray_cluster.shares("cpu:3", {"CPU": 2.0})
+        ray_cluster.plan_workers("cpu:3", {"CPU": 2.0})
     with pytest.raises(ValueError, match="devices must be"):
-        ray_cluster.shares("tpu", {"CPU": 2.0})
+        ray_cluster.plan_workers("tpu", {"CPU": 2.0})
 
 
 @pytest.mark.any_backend

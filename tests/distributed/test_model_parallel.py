@@ -17,7 +17,7 @@ from serving import free_port
 from waiting import TIMEOUT
 
 from convnext_keras import ConvNeXt, ConvNeXtAtto, clip, create_model, distributed
-from convnext_keras.distributed.model_parallel import split_axis
+from convnext_keras.distributed.model_parallel import shard_axis
 
 pytestmark = pytest.mark.integration
 
@@ -116,7 +116,7 @@ def test_rematerialized_models_train_the_same_weights():
     pixels = np.random.default_rng(0).uniform(0, 255, (8, 32, 32, 3)).astype("float32")
     start, targets = model.get_weights(), np.arange(8) % 3
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    training = distributed.rematerialized(model)
+    training = distributed.with_rematerialization(model)
     np.testing.assert_allclose(outputs(training, pixels), outputs(model, pixels), atol=SAME)
     losses, trained = steps(model, pixels, targets, loss)
     model.set_weights(start)
@@ -125,9 +125,9 @@ def test_rematerialized_models_train_the_same_weights():
     for one, other in zip(trained, model.get_weights(), strict=True):
         np.testing.assert_allclose(other, one, atol=1e-4)
     with pytest.raises(ValueError, match="random layers"):
-        distributed.rematerialized(ConvNeXtAtto(weights=None, input_shape=(32, 32, 3), drop_path_rate=0.1))
+        distributed.with_rematerialization(ConvNeXtAtto(weights=None, input_shape=(32, 32, 3), drop_path_rate=0.1))
     with pytest.raises(ValueError, match="no stages"):
-        distributed.rematerialized(keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]))
+        distributed.with_rematerialization(keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]))
 
 
 @needs_training
@@ -173,7 +173,7 @@ def test_every_large_kernel_of_the_largest_model_is_split():
 def test_both_sides_of_a_hidden_axis_are_split_alike():
     model = create_model("convnextv2_atto", weights=None, input_shape=(32, 32, 3))
     axes = {
-        re.sub(r".*block_0_", "", weight.path): split_axis(weight.path, len(weight.shape)) for weight in model.weights
+        re.sub(r".*block_0_", "", weight.path): shard_axis(weight.path, len(weight.shape)) for weight in model.weights
     }
     assert [axes[name] for name in ("pointwise_conv_1/kernel", "pointwise_conv_1/bias", "grn/gamma")] == [1, 0, 0]
     assert [axes[name] for name in ("pointwise_conv_2/kernel", "pointwise_conv_2/bias")] == [0, None]

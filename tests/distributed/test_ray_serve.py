@@ -14,7 +14,7 @@ import pytest
 from serving import KEY, data_uri, free_port, png, post
 from waiting import TIMEOUT, wait_until
 
-from convnext_keras import clip, distributed
+from convnext_keras import distributed, retrieval
 
 pytestmark = [pytest.mark.any_backend, pytest.mark.integration]
 PROGRAM = Path(__file__).with_name("replicas.py")
@@ -23,7 +23,7 @@ PROGRAM = Path(__file__).with_name("replicas.py")
 @pytest.fixture(scope="module")
 def lance_index(model, held_out, tmp_path_factory):
     path = tmp_path_factory.mktemp("index") / "shapes.lance"
-    clip.LanceIndex(path, model).add(held_out[0][:12], [str(number) for number in range(12)])
+    retrieval.LanceIndex(path, model).add(held_out[0][:12], [str(number) for number in range(12)])
     return path
 
 
@@ -96,4 +96,4 @@ def test_a_replica_dies_under_load(cluster, replicas, model, held_out):
 
 def test_what_is_refused():
     with pytest.raises(ValueError, match="replicas must be"):
-        distributed.application(replicas=(3, 2))
+        distributed.serve_deployment(replicas=(3, 2))

@@ -13,7 +13,7 @@ from PIL import Image
 
 from convnext_keras import distributed
 from convnext_keras.distributed import sharding
-from convnext_keras.distributed.sharding import read_table, shards_of
+from convnext_keras.distributed.sharding import make_shards, read_table
 
 pytestmark = [pytest.mark.any_backend, pytest.mark.integration]
 MODEL = "convnext_mini.shapes"
@@ -46,7 +46,7 @@ def test_lists_of_paths_beside_the_images(delimiter, start, heading, photos, tmp
         *(delimiter.join((f"{n:03}.png", f"{n:03}", "2020")) for n in range(4)),
     ]
     (photos / "list.csv").write_text(start + "\n".join(rows) + "\n", encoding="utf-8")
-    (shard,) = shards_of([str(photos / "list.csv")], 100)
+    (shard,) = make_shards([str(photos / "list.csv")], 100)
     assert shard.names == tuple(str(photos / f"{number:03}.png") for number in range(4))
     assert shard.columns.column("id").to_pylist() == ["000", "001", "002", "003"]
     assert shard.columns.column("year").to_pylist() == [2020] * 4
@@ -193,11 +193,11 @@ def test_other_files_are_counted(photos, tmp_path):
     (photos / "raw.cr2").write_bytes(b"")
     (photos / "notes.txt").write_text("")
     with pytest.warns(UserWarning, match="left out 1 files .*raw.cr2"):
-        list(shards_of([str(photos)], 10))
+        list(make_shards([str(photos)], 10))
     with tarfile.open(tmp_path / "photos.tar", "w") as archive:
         for name in ("raw.cr2", "notes.txt", "000.png"):
             archive.add(photos / name, name)
-    (shard,) = shards_of([str(tmp_path / "photos.tar")], 10)
+    (shard,) = make_shards([str(tmp_path / "photos.tar")], 10)
     with pytest.warns(UserWarning, match="left out 1 files .*raw.cr2"):
         keys = [item.key for item in shard.items()]
     assert keys == [f"{tmp_path}/photos.tar/000.png"]

@@ -56,13 +56,13 @@ def test_the_formula_in_float64(classifier, pixels, method):
     features = outputs(before, pixels.astype("float32"))
     np.testing.assert_allclose(outputs(after, features), outputs(classifier, pixels.astype("float32")), atol=1e-6)
     for target in (0, 4):
-        maps = explain.heat_maps(classifier, pixels, target, method=method, stage=3)
+        maps = explain.explain_images(classifier, pixels, target, method=method, stage=3)
         for row, one in enumerate(maps):
             np.testing.assert_allclose(
                 one.values, map64(np.float64(features[row : row + 1]), classifier, target, method), atol=1e-4
             )
             assert one.pixels.shape == (64, 64, 3)
-    best = explain.heat_maps(classifier, pixels)
+    best = explain.explain_images(classifier, pixels)
     probabilities = outputs(classifier, pixels.astype("float32"))
     assert [one.name for one in best] == [str(place) for place in probabilities.argmax(axis=1)]
     np.testing.assert_allclose([one.score for one in best], probabilities.max(axis=1), atol=1e-5)
@@ -73,9 +73,9 @@ def test_the_formula_in_float64(classifier, pixels, method):
 def test_models_built_on_a_backbone(stage, pixels):
     backbone = randomise(ConvNeXt(**SIZES, weights=None, include_top=False, pooling="avg"))
     model = keras.Sequential([backbone, keras.layers.Dense(4, activation="softmax")])
-    assert explain.heat_maps(model, pixels, 2, stage=stage)[0].values.shape == ((16, 16) if stage == 0 else (2, 2))
+    assert explain.explain_images(model, pixels, 2, stage=stage)[0].values.shape == ((16, 16) if stage == 0 else (2, 2))
     np.testing.assert_allclose(
-        explain.heat_maps(model, pixels, 2)[0].score, outputs(model, pixels.astype("float32"))[0, 2], atol=1e-5
+        explain.explain_images(model, pixels, 2)[0].score, outputs(model, pixels.astype("float32"))[0, 2], atol=1e-5
     )
 
 
@@ -84,7 +84,7 @@ def share_on_shapes(model, held_out, method):
     hits = []
     for picture, caption in zip(*(part[:20] for part in held_out), strict=True):
         shape = " ".join(caption.split()[:4])  # such as "two small green triangles"
-        (one,) = explain.heat_maps(model, [picture], shape, method=method, stage=0)
+        (one,) = explain.explain_images(model, [picture], shape, method=method, stage=0)
         drawn = one.pixels.astype(int)
         background = np.median(drawn.reshape(-1, 3), axis=0)
         is_shape = np.abs(drawn - background).sum(axis=-1) > 60
@@ -118,7 +118,7 @@ def test_pictures_to_look_at(tmp_path, classifier, pixels):
     assert over.shape == (64, 64, 3)
     np.testing.assert_array_equal(over[0, 0], 100)
     assert over[-1, -1, 0] > 180 > over[-1, -1, 2]  # yellow
-    assert explain.feature_sheet(classifier, pixels[0], stage=1, channels=5).size == (6 * 124, 142)
+    assert explain.plot_feature_maps(classifier, pixels[0], stage=1, channels=5).size == (6 * 124, 142)
 
 
 @pytest.mark.any_backend
@@ -139,16 +139,16 @@ def test_the_command(tmp_path):
 def test_what_is_refused(classifier, model, pixels):
     digits = create_model("convnext_mini.digits")
     for message, call in {
-        "method must be": lambda: explain.heat_maps(classifier, pixels, method="lime"),
-        "target must be a class: a name, or 0 to 4": lambda: explain.heat_maps(classifier, pixels, 5),
-        "Received: target='eleven'": lambda: explain.heat_maps(digits, pixels, "eleven"),
-        "must be a text": lambda: explain.heat_maps(model, pixels),
-        "has no classes": lambda: explain.heat_maps(ConvNeXt(**SIZES, weights=None, include_top=False), pixels),
-        "cells must be": lambda: explain.heat_maps(classifier, pixels, 1, method="occlusion", cells=1),
-        "stage must be": lambda: explain.feature_sheet(classifier, pixels[0], stage=7),
+        "method must be": lambda: explain.explain_images(classifier, pixels, method="lime"),
+        "target must be a class: a name, or 0 to 4": lambda: explain.explain_images(classifier, pixels, 5),
+        "Received: target='eleven'": lambda: explain.explain_images(digits, pixels, "eleven"),
+        "must be a text": lambda: explain.explain_images(model, pixels),
+        "has no classes": lambda: explain.explain_images(ConvNeXt(**SIZES, weights=None, include_top=False), pixels),
+        "cells must be": lambda: explain.explain_images(classifier, pixels, 1, method="occlusion", cells=1),
+        "stage must be": lambda: explain.plot_feature_maps(classifier, pixels[0], stage=7),
     }.items():
         with pytest.raises(ValueError, match=message):
             call()
     if BACKEND == "openvino":
         with pytest.raises(ValueError, match="has no gradients"):
-            explain.heat_maps(classifier, pixels)
+            explain.explain_images(classifier, pixels)

@@ -53,7 +53,7 @@ def test_a_classifier_is_the_same_anywhere(format, pixels, tmp_path):
     written = export.export(create_model(DIGITS), path, format)
     assert written.difference < 1e-5
     assert written.bytes > 1e6
-    read = export.Artefact(path)
+    read = export.ExportedModel(path)
     assert read.outputs == ["probabilities"]
     assert read.provenance.license == "apache-2.0"
     if format in INSIDE:
@@ -72,13 +72,13 @@ def test_towers_are_the_same_anywhere(format, tmp_path):
     export.export(model.text_encoder, path, format, check=False)
     texts = ["three red stars", "a small blue circle on white", "green"]
     tokens = model.tokenizer(texts)
-    vectors = export.Artefact(path)(tokens)
+    vectors = export.ExportedModel(path)(tokens)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     np.testing.assert_allclose(vectors, model.encode_text(texts), atol=1e-5)
     classifier = clip.ZeroShotClassifier(model, ["a red star", "a blue circle"], "{}")
     path = tmp_path / f"zero{FORMATS[format].suffix}"
     export.export(classifier, path, format, check=False)
-    read = export.Artefact(path)
+    read = export.ExportedModel(path)
     assert read.provenance.labels == (("a red star",) * 2, ("a blue circle",) * 2)
     pictures = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3)).astype("uint8")
     np.testing.assert_allclose(read(pictures), classifier.probabilities(pictures), atol=1e-5)
@@ -96,7 +96,7 @@ def test_layout_type_and_batch_can_be_chosen(format, tmp_path):
     assert json.loads((tmp_path / f"{path.name}.json").read_text())["shape"] == [2, 3, 40, 48]
     pictures = np.random.default_rng(0).integers(0, 256, (5, 40, 48, 3)).astype("uint8")
     expected = outputs(model, pictures.astype("float32"))
-    np.testing.assert_allclose(export.Artefact(path)(pictures), expected, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(export.ExportedModel(path)(pictures), expected, atol=1e-4 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("format", OWN)
@@ -109,7 +109,7 @@ def test_features_and_backbones(format, tmp_path):
     ):
         path = tmp_path / f"{len(names)}{FORMATS[format].suffix}"
         export.export(model, path, format, check=False)
-        read = export.Artefact(path)
+        read = export.ExportedModel(path)
         assert read.outputs == names
         for found, expected in zip(read.run(pixels), keras.tree.flatten(model(pixels)), strict=True):
             np.testing.assert_allclose(found, to_numpy(expected), atol=1e-5 * np.abs(to_numpy(expected)).max())
@@ -120,8 +120,8 @@ def test_a_model_built_on_a_backbone(tmp_path):
     model = keras.Sequential([small(include_top=False, pooling="avg"), keras.layers.Dense(3, name="mine")])
     export.export(model, tmp_path / "mine.pt2", check=False)
     with pytest.raises(ValueError, match="Received: streams=2 for torch"):
-        export.Artefact(tmp_path / "mine.pt2", streams=2)
-    read, pixels = export.Artefact(tmp_path / "mine.pt2"), np.zeros((2, 40, 48, 3), "float32")
+        export.ExportedModel(tmp_path / "mine.pt2", streams=2)
+    read, pixels = export.ExportedModel(tmp_path / "mine.pt2"), np.zeros((2, 40, 48, 3), "float32")
     assert read.outputs == ["logits"]
     np.testing.assert_allclose(read(pixels), outputs(model, pixels), atol=1e-5)
 
@@ -132,21 +132,21 @@ def test_height_and_width_may_stay_open(tmp_path):
     export.export(model, tmp_path / "free", "saved_model", check=False)
     pixels = np.random.default_rng(0).uniform(0, 255, (2, 72, 56, 3)).astype("float32")
     expected = outputs(model, pixels)
-    np.testing.assert_allclose(export.Artefact(tmp_path / "free")(pixels), expected, atol=1e-4)
+    np.testing.assert_allclose(export.ExportedModel(tmp_path / "free")(pixels), expected, atol=1e-4)
 
 
 @pytest.mark.any_backend
 def test_another_backend_writes_what_the_active_one_does_not(pixels, tmp_path):
     path = tmp_path / "digits.tflite"
     assert export.export(create_model(DIGITS), path).difference < 1e-5
-    np.testing.assert_allclose(export.Artefact(path)(pixels), outputs(create_model(DIGITS), pixels), atol=1e-5)
+    np.testing.assert_allclose(export.ExportedModel(path)(pixels), outputs(create_model(DIGITS), pixels), atol=1e-5)
 
 
 @pytest.mark.any_backend
 def test_a_model_that_takes_normalised_pixels(pixels, tmp_path):
     model = create_model(DIGITS)
     export.export(model, tmp_path / "plain.onnx", pixels="normalized", opset=18, check=False)
-    read = export.Artefact(tmp_path / "plain.onnx")
+    read = export.ExportedModel(tmp_path / "plain.onnx")
     np.testing.assert_allclose(read(pixels), outputs(model, pixels), atol=1e-5)
     normalised = transforms.normalize(pixels, read.statistics)
     np.testing.assert_allclose(read.run(normalised)[0], outputs(model, pixels), atol=1e-5)
@@ -210,7 +210,7 @@ def test_wrong_arguments_are_told_and_leave_nothing(tmp_path, monkeypatch):
 def test_the_transform_goes_with_the_size(tmp_path):
     model = create_model(DIGITS, include_top=False, input_shape=(None, None, 3))
     export.export(model, tmp_path / "x.xml", size=(48, 64), check=False)
-    assert export.Artefact(tmp_path / "x.xml").provenance.recipe.size == (48, 64)
+    assert export.ExportedModel(tmp_path / "x.xml").provenance.recipe.size == (48, 64)
 
 
 @pytest.mark.any_backend
@@ -270,6 +270,6 @@ def test_code_of_the_page(tmp_path, monkeypatch):
 @pytest.mark.any_backend
 def test_what_is_no_artefact_is_told(tmp_path):
     (tmp_path / "x.onnx").touch()
-    assert not export.is_artefact(tmp_path / "x.onnx")
+    assert not export.is_exported_model(tmp_path / "x.onnx")
     with pytest.raises(ValueError, match="x.onnx has no description x.onnx.json beside it"):
-        export.Artefact(tmp_path / "x.onnx")
+        export.ExportedModel(tmp_path / "x.onnx")

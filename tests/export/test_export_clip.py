@@ -12,12 +12,12 @@ import pytest
 from benchmark_report import processor
 from typer.testing import CliRunner
 
-from convnext_keras import clip, export
+from convnext_keras import clip, export, retrieval
 from convnext_keras.cli import app
 from convnext_keras.cli.demo import held_out_shapes
 from convnext_keras.export import api
 from convnext_keras.export import clip as export_clip
-from convnext_keras.inference import filled_up
+from convnext_keras.inference import pad_batch
 
 pytestmark = [pytest.mark.any_backend, pytest.mark.integration]
 NAME = "convnext_mini.shapes"
@@ -29,7 +29,7 @@ def model():
     return clip.create_model(NAME)
 
 
-@pytest.fixture(scope="module", params=export.ENGINES)
+@pytest.fixture(scope="module", params=export.CLIP_FORMATS)
 def folder(request, model, tmp_path_factory):
     path = tmp_path_factory.mktemp("exported") / "shapes"
     written = export.export_clip(model, path, request.param)
@@ -67,10 +67,10 @@ def test_streams_give_the_same_vectors(folder, model):
 
 def test_an_index_of_the_model_is_one_of_its_towers(folder, model, tmp_path):
     pictures, captions = held_out_shapes()
-    index = clip.ImageIndex(model)
+    index = retrieval.InMemoryIndex(model)
     index.add(list(pictures[:8]), captions[:8])
     index.save(tmp_path / "index")
-    read = clip.ImageIndex.load(tmp_path / "index", export.ExportedCLIP(folder))
+    read = retrieval.InMemoryIndex.load(tmp_path / "index", export.ExportedCLIP(folder))
     (hit,), (expected,) = read.search(captions[3], 1), index.search(captions[3], 1)
     assert (hit.name, hit.place) == (expected.name, expected.place)
     assert hit.cosine == pytest.approx(expected.cosine, abs=1e-6)
@@ -107,9 +107,9 @@ def test_int8_keeps_vectors_near(model, tmp_path):
 
 
 def test_a_folder_is_written_once_for_an_engine(model, monkeypatch):
-    first = export.exported_for(NAME, "openvino")
+    first = export.get_or_export_clip(NAME, "openvino")
     monkeypatch.setattr(export_clip, "create_model", None)
-    assert export.exported_for("shapes", "openvino") == first
+    assert export.get_or_export_clip("shapes", "openvino") == first
     assert export.ExportedCLIP(first).fingerprint() == model.fingerprint()
 
 
@@ -169,7 +169,7 @@ def test_an_engine_that_does_not_fit(folder):
     pytest.importorskip("fastapi")
     from convnext_keras.server import create_app
 
-    other = next(name for name in export.ENGINES if name != export.ExportedCLIP(folder).format)
+    other = next(name for name in export.CLIP_FORMATS if name != export.ExportedCLIP(folder).format)
     with pytest.raises(ValueError, match=f"Received: engine='{other}'"):
         create_app(str(folder), engine=other)
     with pytest.raises(ValueError, match="format must be 'onnx' or 'openvino'"):
@@ -179,9 +179,9 @@ def test_an_engine_that_does_not_fit(folder):
 def test_batches_are_filled_up_to_few_sizes():
     """To powers of two for programs that are compiled, to a quarter of the way between them for the others."""
     sizes = {
-        steps: [len(filled_up(np.ones((count, 2)), 32, steps)) for count in range(1, 33)] for steps in (1, clip.STEPS)
+        steps: [len(pad_batch(np.ones((count, 2)), 32, steps)) for count in range(1, 33)] for steps in (1, clip.STEPS)
     }
     assert sorted({*sizes[1]}) == [1, 2, 4, 8, 16, 32]
     assert sorted({*sizes[clip.STEPS]}) == [*range(1, 9), 10, 12, 14, 16, 20, 24, 28, 32]
     assert all(count <= size < 1.25 * count for count, size in enumerate(sizes[clip.STEPS], start=1))
-    assert len(filled_up(np.ones((49, 2)), 50, clip.STEPS)) == 50
+    assert len(pad_batch(np.ones((49, 2)), 50, clip.STEPS)) == 50

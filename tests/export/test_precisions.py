@@ -33,7 +33,7 @@ def test_lower_precision_keeps_the_answers(format, precision, tmp_path):
     assert written.bytes < (0.95e6 if precision == "float16" else 0.75e6)  # The weights are 1.33 MB in float32.
     assert written.precision == json.loads(Path(f"{path}.json").read_text())["precision"] == precision
     inputs = np.stack([model.provenance.recipe(digit) for digit in digits]).astype("float32")
-    right = np.mean(export.Artefact(path)(inputs).argmax(axis=1) == labels)
+    right = np.mean(export.ExportedModel(path)(inputs).argmax(axis=1) == labels)
     before = np.mean(outputs(model, inputs).argmax(axis=1) == labels)
     assert abs(right - before) <= 0.005
 
@@ -50,7 +50,7 @@ def test_int8_without_biases(batch, tmp_path):
     pictures = np.random.default_rng(0).integers(0, 256, (24, 64, 64, 3)).astype("uint8")
     path, pixels = tmp_path / "int8.xml", pictures[:4].astype("float32")
     export.export(model, path, precision="int8", calibration=list(pictures), check=False, batch=batch)
-    expected, found = outputs(model, pixels), export.Artefact(path)(pixels)
+    expected, found = outputs(model, pixels), export.ExportedModel(path)(pixels)
     assert (expected * found).sum() / np.linalg.norm(expected) / np.linalg.norm(found) > 0.99
 
 
@@ -66,10 +66,10 @@ def test_bfloat16_keeps_the_answers(format, tmp_path):
     path, text = (tmp_path / f"{name}{FORMATS[format].suffix}" for name in ("digits", "text"))
     written = export.export(model, path, format, precision="bfloat16", check=format == "torch")
     assert written.bytes < LARGEST_IN_BFLOAT16[format]
-    np.testing.assert_allclose(export.Artefact(path)(pixels), expected, atol=0.05)
-    assert (export.Artefact(path)(pixels).argmax(axis=1) == expected.argmax(axis=1)).all()
+    np.testing.assert_allclose(export.ExportedModel(path)(pixels), expected, atol=0.05)
+    assert (export.ExportedModel(path)(pixels).argmax(axis=1) == expected.argmax(axis=1)).all()
     export.export(shapes.text_encoder, text, format, precision="bfloat16", check=False)
-    vectors = export.Artefact(text)(shapes.tokenizer(["a red star", "green"]))
+    vectors = export.ExportedModel(text)(shapes.tokenizer(["a red star", "green"]))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     assert (vectors * shapes.encode_text(["a red star", "green"])).sum(axis=1).min() > 0.999
 
@@ -82,7 +82,7 @@ def test_a_text_tower_in_eight_bits(tmp_path):
         export.export(model.text_encoder, tmp_path / "text.xml", precision="int8", calibration=texts)
     for path in (tmp_path / "text.xml", tmp_path / "text.onnx"):
         export.export(model.text_encoder, path, precision="int8_weights", check=False)
-        vectors = export.Artefact(path)(model.tokenizer(texts))
+        vectors = export.ExportedModel(path)(model.tokenizer(texts))
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         assert (vectors * model.encode_text(texts)).sum(axis=1).min() > 0.999
 

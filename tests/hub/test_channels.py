@@ -15,7 +15,7 @@ from convnext_keras import (
     save_pretrained,
     save_weights,
 )
-from convnext_keras.data.transforms import Statistics, adapted
+from convnext_keras.data.transforms import NormalizationStats, adapt_statistics
 
 pytestmark = [
     pytest.mark.any_backend,
@@ -108,10 +108,10 @@ def test_keras_builds_these_too(channels):
 
 
 def test_statistics_of_other_channels():
-    given = Statistics((0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
-    assert adapted(given, 3) is given
-    assert adapted(given, 1) == Statistics((pytest.approx(0.2),), (2.0,))
-    assert adapted(given, 5).mean == (0.1, 0.2, 0.3, 0.1, 0.2)
+    given = NormalizationStats((0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
+    assert adapt_statistics(given, 3) is given
+    assert adapt_statistics(given, 1) == NormalizationStats((pytest.approx(0.2),), (2.0,))
+    assert adapt_statistics(given, 5).mean == (0.1, 0.2, 0.3, 0.1, 0.2)
 
 
 def test_numbers_of_numpy_are_numbers():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from backends import randomise
 
-from convnext_keras import ConvNeXt, WeightsError, clip, hub, save_pretrained
+from convnext_keras import ConvNeXt, WeightsError, clip, hub, retrieval, save_pretrained
 from convnext_keras.checkpoints.formats import open_weights
 
 pytestmark = [pytest.mark.any_backend, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -58,7 +58,7 @@ def test_descriptions(format, model, tmp_path):
         else:
             file.write_text(json.dumps(with_odd_value(json.loads(content), draw)))
         try:
-            read += hub.described(str(tmp_path / "saved")) is not None
+            read += hub.load_model_info(str(tmp_path / "saved")) is not None
         except WeightsError as error:
             assert str(tmp_path / "saved") in str(error)  # noqa: PT017 - the error names the file
         except ValueError as error:
@@ -89,7 +89,7 @@ def test_headers(suffix, model, tmp_path):
 
 def test_index_folders(tmp_path):
     shapes = clip.create_model("convnext_mini.shapes")
-    index = clip.ImageIndex(shapes)
+    index = retrieval.InMemoryIndex(shapes)
     index.add(np.zeros((3, 8, 8, 3), "uint8"), names=["a", "b", "c"])
     index.save(tmp_path / "index")
     files = {path: path.read_bytes() for path in (tmp_path / "index").iterdir()}
@@ -98,7 +98,7 @@ def test_index_folders(tmp_path):
         path = draw.choice([*files])
         path.write_bytes(damaged(files[path], draw))
         try:
-            clip.ImageIndex.load(tmp_path / "index", shapes)
+            retrieval.InMemoryIndex.load(tmp_path / "index", shapes)
         except WeightsError as error:
             assert "0000" in str(error)  # noqa: PT017
         path.write_bytes(files[path])

@@ -11,7 +11,7 @@ from make_hub_references import HUB, OPEN_CLIP, TIMM, TRANSFORMERS
 from convnext_keras import WeightsError, clip, create_model, decode_predictions, hub
 from convnext_keras.checkpoints import WeightSet
 from convnext_keras.convnext import ConvNeXt, ConvNeXtTiny
-from convnext_keras.hub.repository import repository_of
+from convnext_keras.hub.repository import parse_repository
 
 FOLDERS = sorted(path.stem for path in HUB.glob("*.npz"))
 
@@ -268,11 +268,11 @@ def test_older_forms_of_timm(edited):
 )
 def test_names_that_are_no_repository(name):
     with pytest.raises(ValueError, match="hf://owner/name"):
-        repository_of(name)
+        parse_repository(name)
 
 
 @pytest.mark.any_backend
 def test_a_weight_set_comes_before_a_folder_of_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "digits").mkdir()
-    assert isinstance(hub.resolve("digits", "convnext_mini"), WeightSet)
+    assert isinstance(hub.resolve_weights("digits", "convnext_mini"), WeightSet)

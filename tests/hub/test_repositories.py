@@ -87,8 +87,8 @@ def test_what_is_not_there(published, monkeypatch):
 def test_the_licence_of_the_card_comes_first(published, monkeypatch):
     card = b"---\nlibrary_name: timm\nlicense: mit\n---\n# A model\n"
     monkeypatch.setitem(Hub.files, "someone/timm_dilated_hidden/README.md", card)
-    assert hub.described("hf://someone/timm_dilated_hidden").license == "mit"
-    assert hub.described(HUB / "timm_dilated_hidden").license == "cc-by-4.0"
+    assert hub.load_model_info("hf://someone/timm_dilated_hidden").license == "mit"
+    assert hub.load_model_info(HUB / "timm_dilated_hidden").license == "cc-by-4.0"
 
 
 def test_inspect_fetches_no_weights(published):

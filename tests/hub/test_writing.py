@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from convnext_keras import ConvNeXt, clip, create_model, fold_for_inference, push_to_hub, save_pretrained
 from convnext_keras.cli import app
-from convnext_keras.data.transforms import Recipe, Statistics
+from convnext_keras.data.transforms import ImageTransform, NormalizationStats
 
 pytestmark = pytest.mark.any_backend
 
@@ -95,9 +95,9 @@ def test_clips(kind, form, tmp_path):
 @pytest.mark.parametrize(
     "recipe",
     [
-        Recipe(64, 0.9),
-        Recipe(64, edge=73, rounding="down", interpolation="bilinear"),
-        Recipe((64, 64), resize="squash", statistics=Statistics((0.1, 0.2, 0.3), (0.3, 0.2, 0.4))),
+        ImageTransform(64, 0.9),
+        ImageTransform(64, edge=73, rounding="down", interpolation="bilinear"),
+        ImageTransform((64, 64), resize="squash", statistics=NormalizationStats((0.1, 0.2, 0.3), (0.3, 0.2, 0.4))),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*may be shifted by one")

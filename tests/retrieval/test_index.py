@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from convnext_keras import WeightsError, clip
-from convnext_keras.retrieval.index import common_folder
+from convnext_keras import WeightsError, clip, retrieval
+from convnext_keras.retrieval.index import common_root
 
 pytestmark = pytest.mark.any_backend
 KINDS = ["memory", pytest.param("lance", marks=pytest.mark.integration)]
@@ -34,7 +34,11 @@ class FakeEncoder:
 @pytest.fixture
 def new_index(tmp_path, model):
     def make(kind):
-        return clip.ImageIndex(model) if kind == "memory" else clip.LanceIndex(tmp_path / "index.lance", model)
+        return (
+            retrieval.InMemoryIndex(model)
+            if kind == "memory"
+            else retrieval.LanceIndex(tmp_path / "index.lance", model)
+        )
 
     return make
 
@@ -108,7 +112,7 @@ def test_names_of_one_call_differ(kind, new_index):
 
 
 def test_replaced_images_are_saved_and_loaded(photos, model, tmp_path):
-    index = clip.ImageIndex(model)
+    index = retrieval.InMemoryIndex(model)
     index.add(photos)
     index.save(tmp_path / "index")
     Image.new("RGB", (32, 32), "red").save(photos / "2.png")
@@ -116,22 +120,22 @@ def test_replaced_images_are_saved_and_loaded(photos, model, tmp_path):
     index.save(tmp_path / "index")
     index.save(tmp_path / "index")  # Nothing is new.
     assert len([*(tmp_path / "index").glob("*.safetensors")]) == 2
-    loaded = clip.ImageIndex.open(tmp_path / "index", model)
+    loaded = retrieval.open_index(tmp_path / "index", model)
     assert loaded.names == index.names
     np.testing.assert_array_equal(loaded.vectors, index.vectors)
 
 
 def test_a_moved_index_finds_its_images(photos, model, tmp_path):
-    index = clip.ImageIndex(model)
+    index = retrieval.InMemoryIndex(model)
     index.add(photos)
     index.save(tmp_path / "index")
     (tmp_path / "there").mkdir()
     for name in ("photos", "index"):
         (tmp_path / name).rename(tmp_path / "there" / name)
-    loaded = clip.ImageIndex.open(tmp_path / "there" / "index", model)
+    loaded = retrieval.open_index(tmp_path / "there" / "index", model)
     assert loaded.picture(1) == tmp_path / "there" / "photos" / "1.png"
     (tmp_path / "there" / "photos").rename(tmp_path / "else")
-    loaded = clip.ImageIndex.open(tmp_path / "there" / "index", model, pictures=tmp_path / "else")
+    loaded = retrieval.open_index(tmp_path / "there" / "index", model, pictures=tmp_path / "else")
     assert loaded.picture(3) == tmp_path / "else" / "3.png"
 
 
@@ -141,17 +145,17 @@ DAMAGES = [b"", b"\xff\xfe\x00", b"name\n", b"other\na\nb\nc\nd\n", b'name\n"a',
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("file", ["0000.csv", "0000.safetensors"])
 def test_damaged_files_are_named(file, damage, photos, model, tmp_path):
-    index = clip.ImageIndex(model)
+    index = retrieval.InMemoryIndex(model)
     index.add(photos)
     index.save(tmp_path / "index")
     (tmp_path / "index" / file).write_bytes(damage)
     with pytest.raises(WeightsError, match="0000"):
-        clip.ImageIndex.open(tmp_path / "index", model)
+        retrieval.open_index(tmp_path / "index", model)
 
 
 def test_adding_one_by_one_copies_each_vector_a_few_times(monkeypatch):
     """10,000 calls of `add` move as many rows as a doubling array does, not the square of their number."""
-    index = clip.ImageIndex(FakeEncoder())
+    index = retrieval.InMemoryIndex(FakeEncoder())
     moved = []
     zeros = np.zeros
 
@@ -167,14 +171,14 @@ def test_adding_one_by_one_copies_each_vector_a_few_times(monkeypatch):
 
 
 def test_the_common_folder_of_100_000_images_is_found_once(monkeypatch):
-    index = clip.ImageIndex(FakeEncoder())
+    index = retrieval.InMemoryIndex(FakeEncoder())
     names = [f"/photos/{number % 100}/{number}.png" for number in range(100_000)]
     index.add(np.zeros((100_000, 1, 1, 3), "uint8"), names=names, batch_size=10_000)
     seen = []
     monkeypatch.setattr(
-        "convnext_keras.retrieval.memory_index.common_folder", lambda names: seen.append(len(names)) or "x"
+        "convnext_keras.retrieval.memory_index.common_root", lambda names: seen.append(len(names)) or "x"
     )
     for _ in range(100):
         assert index.folder == "x"
     assert seen == [100]
-    assert common_folder({"/photos/1", "/photos/22"}) == "/photos"
+    assert common_root({"/photos/1", "/photos/22"}) == "/photos"

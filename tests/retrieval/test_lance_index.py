@@ -8,7 +8,7 @@ import pyarrow
 import pytest
 from PIL import Image
 
-from convnext_keras import WeightsError, clip
+from convnext_keras import WeightsError, retrieval
 from convnext_keras.retrieval import lance_index
 
 pytestmark = [pytest.mark.any_backend, pytest.mark.integration]
@@ -19,7 +19,7 @@ SAME = 1e-5
 def index(model, held_out, tmp_path):
     """The first 20 held-out pictures, with the years 2000 to 2019."""
     pictures, captions = held_out
-    index = clip.LanceIndex(tmp_path / "shapes.lance", model)
+    index = retrieval.LanceIndex(tmp_path / "shapes.lance", model)
     names = [f"{number} {caption}" for number, caption in enumerate(captions[:20])]
     assert index.add(pictures[:20], names, columns={"year": [*range(2000, 2020)]}) == len(index) == 20
     return index
@@ -41,7 +41,7 @@ def clustered(rows, width, seed=0):
 
 
 def test_answers_are_those_of_the_exact_index(model, held_out, index):
-    exact = clip.ImageIndex(model)
+    exact = retrieval.InMemoryIndex(model)
     exact.add(held_out[0][:20], [f"{number} {caption}" for number, caption in enumerate(held_out[1][:20])])
     for query in ("a red circle", held_out[0][3]):
         expected, found = exact.search(query, 7), index.search(query, 7)
@@ -66,11 +66,11 @@ def test_rows_are_filtered_replaced_and_deleted(held_out, index):
 
 def test_a_reader_sees_what_was_written_meanwhile(model, index):
     """Another process appends 10,000 rows as one version while this one searches."""
-    reader = clip.ImageIndex.open(index.path, model)
+    reader = retrieval.open_index(index.path, model)
     before = len(reader)
     code = (
         "import sys, numpy as np, pyarrow; from convnext_keras import clip\n"
-        "index = clip.ImageIndex.open(sys.argv[1])\n"
+        "index = retrieval.open_index(sys.argv[1])\n"
         "vectors = np.random.default_rng(0).normal(size=(10_000, index.model.output_width)).astype('float32')\n"
         "vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)\n"
         "column = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(vectors.ravel()), vectors.shape[1])\n"
@@ -93,7 +93,7 @@ def test_a_reader_sees_what_was_written_meanwhile(model, index):
 
 def test_an_index_of_vectors_finds_what_it_promises(model, tmp_path, monkeypatch):
     monkeypatch.setattr(lance_index, "BUILD_FROM", 20_000)
-    index, width = clip.LanceIndex(tmp_path / "many.lance", model), model.output_width
+    index, width = retrieval.LanceIndex(tmp_path / "many.lance", model), model.output_width
     vectors = clustered(20_000, width)
     index.append(unit_rows(vectors, [str(number) for number in range(20_000)]))
     index.grown()
@@ -118,14 +118,14 @@ def test_pictures_are_given_out_from_known_folders_only(model, tmp_path):
     (tmp_path / "photos").mkdir()
     for number in range(2):
         Image.new("RGB", (20, 20), (number * 200, 0, 0)).save(tmp_path / "photos" / f"{number}.png")
-    index = clip.LanceIndex(tmp_path / "photos.lance", model)
+    index = retrieval.LanceIndex(tmp_path / "photos.lance", model)
     index.add(tmp_path / "photos")
     place = index.search("red", 1)[0].place
     assert index.picture(place).parent == (tmp_path / "photos").resolve()
     assert index.folder == str(tmp_path / "photos")
     with pytest.raises(ValueError, match="Name the folder"):
-        clip.ImageIndex.open(tmp_path / "photos.lance").picture(place)
-    opened = clip.ImageIndex.open(tmp_path / "photos.lance", pictures=tmp_path / "photos")
+        retrieval.open_index(tmp_path / "photos.lance").picture(place)
+    opened = retrieval.open_index(tmp_path / "photos.lance", pictures=tmp_path / "photos")
     assert opened.picture(place).is_file()
     with pytest.raises(ValueError, match="no picture with the row number"):
         opened.picture(77)
@@ -137,11 +137,11 @@ def test_what_is_refused(model, small_clip, held_out, index, tmp_path):
     with pytest.raises(ValueError, match="cannot be used"):
         index.search("a circle", where="year >")
     with pytest.raises(WeightsError, match="made by another model"):
-        clip.ImageIndex.open(index.path, small_clip)
+        retrieval.open_index(index.path, small_clip)
     with pytest.raises(WeightsError, match="holds no index"):
-        clip.ImageIndex.open(tmp_path / "none.lance")
+        retrieval.open_index(tmp_path / "none.lance")
     with pytest.raises(ValueError, match=r"must end in \.lance"):
-        clip.LanceIndex(tmp_path / "none", model)
+        retrieval.LanceIndex(tmp_path / "none", model)
     with pytest.raises(ValueError, match=r"has the columns \['name', 'year'\]"):
         index.add(held_out[0][:1], ["one"])
     with pytest.raises(ValueError, match="fewer values"):
@@ -150,7 +150,7 @@ def test_what_is_refused(model, small_clip, held_out, index, tmp_path):
         index.add(held_out[0][:2], ["one", "one"], columns={"year": [1, 2]})
     with pytest.raises(ValueError, match="1,000 pictures or more"):
         index.build()
-    exact = clip.ImageIndex(model)
+    exact = retrieval.InMemoryIndex(model)
     exact.add(held_out[0][:1])
     with pytest.raises(ValueError, match="where is of an index in Lance"):
         exact.search("a", where="year > 1")

@@ -6,9 +6,9 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
-from convnext_keras import WeightsError, clip
-from convnext_keras.data.loader import image_files
-from convnext_keras.retrieval.memory_index import index_weights
+from convnext_keras import WeightsError, clip, retrieval
+from convnext_keras.data.loader import list_images
+from convnext_keras.retrieval.factory import read_index_weights
 from convnext_keras.retrieval.vector_files import write_vectors
 
 SAME = 1e-5
@@ -17,7 +17,7 @@ SAME = 1e-5
 @pytest.mark.any_backend
 def test_search_is_exact(model, held_out):
     pictures, captions = held_out
-    index = clip.ImageIndex(model)
+    index = retrieval.InMemoryIndex(model)
     assert index.add(pictures, names=captions) == len(index) == 48
     query = "a small red circle on the left"
     cosines = model.encode_image(pictures) @ model.encode_text(query)[0]
@@ -31,9 +31,9 @@ def test_search_is_exact(model, held_out):
 
 @pytest.mark.any_backend
 def test_index_grows_without_being_rewritten(model, folder, held_out, tmp_path):
-    index = clip.ImageIndex(model)
+    index = retrieval.InMemoryIndex(model)
     assert index.add(folder) == 12
-    assert index.names == [str(path) for path in image_files(folder)]
+    assert index.names == [str(path) for path in list_images(folder)]
     index.save(tmp_path / "index")
     first = (tmp_path / "index" / "0000.safetensors").stat()
     index.save(tmp_path / "index")
@@ -43,43 +43,43 @@ def test_index_grows_without_being_rewritten(model, folder, held_out, tmp_path):
         "0000.csv", "0000.safetensors", "0001.csv", "0001.safetensors",
     ]  # fmt: skip
     assert (tmp_path / "index" / "0000.safetensors").stat() == first
-    loaded = clip.ImageIndex.load(tmp_path / "index", model)
+    loaded = retrieval.InMemoryIndex.load(tmp_path / "index", model)
     assert loaded.names == [*index.names[:12], "picture 12", "picture 13", "picture 14"]
     np.testing.assert_array_equal(loaded.vectors, index.vectors)
-    assert index_weights(tmp_path / "index") == "convnext_mini.shapes"
+    assert read_index_weights(tmp_path / "index") == "convnext_mini.shapes"
     with pytest.raises(ValueError, match="holds another index"):
-        clip.ImageIndex(model).save(tmp_path / "index")
+        retrieval.InMemoryIndex(model).save(tmp_path / "index")
 
 
 @pytest.mark.any_backend
 def test_indexes_of_other_models_and_broken_ones_are_refused(model, folder, tmp_path):
-    index = clip.ImageIndex(model)
+    index = retrieval.InMemoryIndex(model)
     index.add(folder)
     index.save(tmp_path / "index")
     other = clip.create_model("convnext_mini", weights=None)
     with pytest.raises(WeightsError, match="made by another model"):
-        clip.ImageIndex.load(tmp_path / "index", other)
+        retrieval.InMemoryIndex.load(tmp_path / "index", other)
     table = tmp_path / "index" / "0000.csv"
     table.write_text("name\nonly one\n")
     with pytest.raises(WeightsError, match="12 vectors, but its table 1 names"):
-        clip.ImageIndex.load(tmp_path / "index", model)
+        retrieval.InMemoryIndex.load(tmp_path / "index", model)
     (tmp_path / "index" / "0000.safetensors").write_bytes(b"broken")
     with pytest.raises(WeightsError, match="broken or not a file of vectors"):
-        clip.ImageIndex.load(tmp_path / "index", model)
+        retrieval.InMemoryIndex.load(tmp_path / "index", model)
     with pytest.raises(WeightsError, match="holds no index"):
-        clip.ImageIndex.load(tmp_path, model)
+        retrieval.InMemoryIndex.load(tmp_path, model)
     with pytest.raises(WeightsError, match="holds no index"):
-        index_weights(tmp_path)
-    index = clip.ImageIndex(other)
+        read_index_weights(tmp_path)
+    index = retrieval.InMemoryIndex(other)
     index.add(folder)
     index.save(tmp_path / "other")
     with pytest.raises(WeightsError, match="without published weights"):
-        index_weights(tmp_path / "other")
+        read_index_weights(tmp_path / "other")
 
 
 @pytest.mark.any_backend
 def test_adding_pictures_is_all_or_nothing(model, folder, tmp_path):
-    index = clip.ImageIndex(model)
+    index = retrieval.InMemoryIndex(model)
     broken = next(folder.rglob("*.png"))
     broken.write_bytes(b"not a picture")
     with pytest.raises(ValueError, match=f"{broken.name} cannot be read"):
@@ -98,7 +98,7 @@ def test_adding_pictures_is_all_or_nothing(model, folder, tmp_path):
     with pytest.raises(ValueError, match="text to search for is empty"):
         index.search("  ")
     with pytest.raises(ValueError, match="index is empty"):
-        clip.ImageIndex(model).search("a")
+        retrieval.InMemoryIndex(model).search("a")
     with pytest.raises(ValueError, match="top must be a whole number, 1 or more"):
         index.search("a", top=0)
 
@@ -111,14 +111,14 @@ def test_vectors_are_written_whole_or_not_at_all(model, folder, tmp_path):
         assert file.metadata()["weights"] == "convnext_mini.shapes"
         np.testing.assert_allclose(file.get_tensor("vectors"), model.encode_image(folder.rglob("*.png")), atol=SAME)
     table = tmp_path / "vectors.parquet"
-    assert write_vectors(table, model.image_batches(image_files(folder), batch_size=5), model) == 12
+    assert write_vectors(table, model.image_batches(list_images(folder), batch_size=5), model) == 12
     rows = pyarrow.parquet.read_table(table)
-    assert rows["name"].to_pylist() == [str(path) for path in image_files(folder)]
-    np.testing.assert_allclose(rows["vector"].to_pylist(), model.encode_image(image_files(folder)), atol=SAME)
+    assert rows["name"].to_pylist() == [str(path) for path in list_images(folder)]
+    np.testing.assert_allclose(rows["vector"].to_pylist(), model.encode_image(list_images(folder)), atol=SAME)
     assert rows.schema.metadata[b"weights"] == b"convnext_mini.shapes"
     (folder / "broken.png").write_bytes(b"not a picture")
     with pytest.raises(ValueError, match=r"broken\.png"):
-        write_vectors(tmp_path / "new.safetensors", model.image_batches(image_files(folder)), model)
+        write_vectors(tmp_path / "new.safetensors", model.image_batches(list_images(folder)), model)
     with pytest.raises(ValueError, match=r"end in .safetensors or .parquet"):
         write_vectors(tmp_path / "new.npy", [], model)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("new")]
@@ -126,7 +126,7 @@ def test_vectors_are_written_whole_or_not_at_all(model, folder, tmp_path):
 
 def index_of(names, folder, model):
     """An index as it may come from elsewhere: its table names any files."""
-    index = clip.ImageIndex(model)
+    index = retrieval.InMemoryIndex(model)
     index.add([np.zeros((8, 8, 3), "uint8")] * len(names), names=names)
     index.save(folder)
     return folder
@@ -134,12 +134,12 @@ def index_of(names, folder, model):
 
 @pytest.mark.any_backend
 def test_pictures_are_given_out_below_the_indexs_own_folder_only(model, folder, tmp_path):
-    index = clip.ImageIndex(model)
+    index = retrieval.InMemoryIndex(model)
     index.add(folder)
-    files = [path.resolve() for path in image_files(folder)]
+    files = [path.resolve() for path in list_images(folder)]
     assert [index.picture(position) for position in range(12)] == files
     index.save(tmp_path / "index")
-    loaded = clip.ImageIndex.load(tmp_path / "index", model)
+    loaded = retrieval.InMemoryIndex.load(tmp_path / "index", model)
     assert [loaded.picture(position) for position in range(12)] == files
     for position in (-1, 12):
         with pytest.raises(ValueError, match="position must be 0 to 11"):
@@ -156,18 +156,18 @@ def test_a_table_that_names_other_files(model, folder, tmp_path):
     (folder / "link.png").symlink_to(secret)
     names = [str(secret), str(folder / "link.png"), str(folder / ".." / "secret.png"), str(inside), "/etc/hostname"]
     elsewhere = tmp_path / "elsewhere"
-    loaded = clip.ImageIndex.load(index_of(names, elsewhere / "index", model), model)
+    loaded = retrieval.InMemoryIndex.load(index_of(names, elsewhere / "index", model), model)
     assert loaded.picture_folders == []
     for position in range(len(names)):
         with pytest.raises(ValueError, match="Name the folder that its pictures lie in"):
             loaded.picture(position)
-    trusted = clip.ImageIndex.load(elsewhere / "index", model, pictures=folder)
+    trusted = retrieval.InMemoryIndex.load(elsewhere / "index", model, pictures=folder)
     assert trusted.picture(3) == inside.resolve()
     for position in (0, 1, 2, 4):
         with pytest.raises(ValueError, match="is no file below the folders"):
             trusted.picture(position)
     with pytest.raises(ValueError, match="missing is not a folder"):
-        clip.ImageIndex.load(elsewhere / "index", model, pictures=tmp_path / "missing")
+        retrieval.InMemoryIndex.load(elsewhere / "index", model, pictures=tmp_path / "missing")
 
 
 @pytest.mark.any_backend
@@ -178,4 +178,4 @@ def test_an_index_cannot_claim_a_folder_that_is_not_beside_it(claim, model, tmp_
     with safetensors.safe_open(folder / "0000.safetensors", "numpy") as file:
         metadata = {**file.metadata(), "folder": claim}
     safetensors.numpy.save_file(vectors, folder / "0000.safetensors", metadata)
-    assert clip.ImageIndex.load(folder, model).picture_folders == []
+    assert retrieval.InMemoryIndex.load(folder, model).picture_folders == []

@@ -14,13 +14,13 @@ from PIL import Image
 from serving import SMALL, asked, client_of, data_uri, png
 from waiting import TIMEOUT
 
-from convnext_keras.clip.tokenizer import Tokenizer, merged
+from convnext_keras.clip.tokenizer import Tokenizer, merge_pairs
 from convnext_keras.data.images import exif_bytes
 from convnext_keras.server import create_app, image_decoding
 from convnext_keras.server.errors import ApiError
-from convnext_keras.server.image_decoding import Decoder, check_parts
-from convnext_keras.server.limits import Limits
-from convnext_keras.server.schemas import ImageItem, TextItem, parsed_item
+from convnext_keras.server.image_decoding import Decoder, check_structure
+from convnext_keras.server.limits import ServerLimits
+from convnext_keras.server.schemas import ImageItem, TextItem, parse_item
 
 pytestmark = pytest.mark.any_backend
 SIZE = 20 * 2**20
@@ -41,16 +41,16 @@ ADVERSARIAL = {
 def test_scanners_take_steps_by_the_size(case, monkeypatch, model):
     """Each byte is searched for markers once, and no more parts are read than the limit allows."""
     content, searched, read = ADVERSARIAL[case], [], []
-    places = image_decoding.marker_places
+    places = image_decoding.find_markers
 
     def counted(parts):
         return lambda content: (read.append(part) or part for part in parts(content))
 
     monkeypatch.setattr(image_decoding, "marker_places", lambda block: searched.append(len(block)) or places(block))
     monkeypatch.setattr(
-        image_decoding, "PARTS", {magic: counted(parts) for magic, parts in image_decoding.PARTS.items()}
+        image_decoding, "PARTS", {magic: counted(parts) for magic, parts in image_decoding.STRUCTURE_PARSERS.items()}
     )
-    limits = Limits()
+    limits = ServerLimits()
     decoder = Decoder(model.recipe, limits, threads=1)
     with pytest.raises(ApiError):
         decoder.opened(content, "input.0")
@@ -91,7 +91,7 @@ def test_exif_data_that_overlap_are_refused(kind):
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, kind, exif=b"Exif\0\0" + exif)
     with pytest.raises(ApiError, match="EXIF data overlap"):
-        check_parts(buffer.getvalue(), "input.0", Limits())
+        check_structure(buffer.getvalue(), "input.0", ServerLimits())
 
 
 def test_ten_thousand_mutated_images_give_answers_or_errors_of_the_server(model):
@@ -102,7 +102,7 @@ def test_ten_thousand_mutated_images_give_answers_or_errors_of_the_server(model)
         exif = {"exif": b"Exif\0\0" + overlapping_exif(2, 100)} if kind != "GIF" else {}
         Image.effect_noise((9, 7), 60).convert("RGB").save(buffer, kind, **exif)
         seeds.append(buffer.getvalue())
-    decoder = Decoder(model.recipe, Limits(max_image_pixels=10_000), threads=1)
+    decoder = Decoder(model.recipe, ServerLimits(max_image_pixels=10_000), threads=1)
     codes = {}
     for number in range(10_000):
         content = bytearray(seeds[number % len(seeds)])
@@ -134,7 +134,7 @@ def test_merging_a_word_takes_n_log_n_steps():
     ranks = Counted(Tokenizer().ranks)
     for length in (1_000, 100_000):
         ranks.looks = 0
-        merged(["a", "b"] * (length // 2), ranks)
+        merge_pairs(["a", "b"] * (length // 2), ranks)
         assert ranks.looks < 10 * length
 
 
@@ -236,15 +236,15 @@ URIS = {
 def test_data_uris_are_images_in_every_form(form, is_image):
     content = png(np.zeros((2, 2, 3), "uint8"))
     encoded = data_uri(content).partition(",")[2]
-    assert parsed_item(URIS[form].format(encoded), "input.0", Limits(), is_image) == ImageItem(content)
+    assert parse_item(URIS[form].format(encoded), "input.0", ServerLimits(), is_image) == ImageItem(content)
 
 
 def test_data_uris_without_base64_are_images_and_texts_stay_texts():
-    assert parsed_item("data:image/png,%89PNG", "input.0", Limits()) == ImageItem(b"\x89PNG")
+    assert parse_item("data:image/png,%89PNG", "input.0", ServerLimits()) == ImageItem(b"\x89PNG")
     for text in ("data: a plot, of numbers", "data, and more", "database, relational"):
-        assert parsed_item(text, "input.0", Limits()) == TextItem(text)
+        assert parse_item(text, "input.0", ServerLimits()) == TextItem(text)
     with pytest.raises(ApiError, match="is not base64"):
-        parsed_item("data:image/png;base64,!!!", "input.0", Limits())
+        parse_item("data:image/png;base64,!!!", "input.0", ServerLimits())
 
 
 def test_what_the_description_says_is_what_is_answered(model):

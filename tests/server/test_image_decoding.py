@@ -13,8 +13,8 @@ from serving import data_uri, get, png, post
 
 from convnext_keras.server import image_decoding
 from convnext_keras.server.errors import ApiError
-from convnext_keras.server.image_decoding import Decoder, PixelBudget, check_parts
-from convnext_keras.server.limits import Limits
+from convnext_keras.server.image_decoding import Decoder, PixelBudget, check_structure
+from convnext_keras.server.limits import ServerLimits
 
 pytestmark = pytest.mark.any_backend
 
@@ -123,13 +123,13 @@ def test_bombs_stop_nobody(case, address):
 def test_bombs_are_refused_before_their_pixels_are_decoded(case, model, monkeypatch):
     """No pixel is decoded, and no more parts are read than the limit allows."""
     make, code = BOMBS[case]
-    content, limits, read = make(), Limits(), []
+    content, limits, read = make(), ServerLimits(), []
 
     def counted(parts):
         return lambda content: (read.append(part) or part for part in parts(content))
 
     monkeypatch.setattr(
-        image_decoding, "PARTS", {magic: counted(parts) for magic, parts in image_decoding.PARTS.items()}
+        image_decoding, "PARTS", {magic: counted(parts) for magic, parts in image_decoding.STRUCTURE_PARSERS.items()}
     )
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail("decoded"))
     decoder = Decoder(model.recipe, limits, threads=1)
@@ -143,14 +143,14 @@ def test_bombs_are_refused_before_their_pixels_are_decoded(case, model, monkeypa
 @pytest.mark.slow
 def test_usual_pictures_have_few_parts():
     """What cameras and programs write is far from the limits."""
-    limits, noise = Limits(), Image.effect_noise((3000, 2000), 60).convert("RGB")
+    limits, noise = ServerLimits(), Image.effect_noise((3000, 2000), 60).convert("RGB")
     for kind, options in (("JPEG", {"progressive": True}), ("JPEG", {}), ("PNG", {}), ("WEBP", {}), ("GIF", {})):
         buffer = io.BytesIO()
         noise.save(buffer, kind, **options)
-        assert check_parts(buffer.getvalue(), "input.0", limits) <= 12
+        assert check_structure(buffer.getvalue(), "input.0", limits) <= 12
     camera = io.BytesIO()
     noise.save(camera, "JPEG", exif=b"Exif\0\0" + jpeg(200, 150, progressive=True), icc_profile=bytes(500_000))
-    assert check_parts(camera.getvalue(), "input.0", limits) == 1  # The preview's scans are not the picture's.
+    assert check_structure(camera.getvalue(), "input.0", limits) == 1  # The preview's scans are not the picture's.
 
 
 @pytest.mark.parametrize("length", [0, 1, 2, 5, 9, 12, 20, 60])
@@ -158,7 +158,7 @@ def test_usual_pictures_have_few_parts():
     "start", [b"\xff\xd8", b"\x89PNG", b"RIFF", b"GIF8", b"\xff\xd8\xff\xda\0\0", b"GIF89a" + b"!" * 40]
 )
 def test_parts_of_files_cut_short(start, length):
-    assert check_parts(start + bytes(length), "input.0", Limits()) >= 1
+    assert check_structure(start + bytes(length), "input.0", ServerLimits()) >= 1
 
 
 def test_pixels_in_flight_are_bounded():
@@ -185,7 +185,7 @@ def test_pixels_in_flight_are_bounded():
 
 
 def test_the_decoder_keeps_to_its_budget(model):
-    decoder = Decoder(model.recipe, Limits(max_pixels_in_flight=64 * 64), threads=2)
+    decoder = Decoder(model.recipe, ServerLimits(max_pixels_in_flight=64 * 64), threads=2)
     seen = []
     decode = decoder.recipe
 

@@ -14,7 +14,7 @@ import trustme
 from serving import png, post
 
 from convnext_keras.server.errors import ApiError
-from convnext_keras.server.image_fetching import Fetcher, Policy
+from convnext_keras.server.image_fetching import Fetcher, ImageURLPolicy
 
 pytestmark = pytest.mark.any_backend
 
@@ -129,7 +129,7 @@ def resolved(monkeypatch):
     return asked
 
 
-def fetched(url, port, policy=Policy(), seconds=5.0, trusted=None):  # noqa: B008 - immutable
+def fetched(url, port, policy=ImageURLPolicy(), seconds=5.0, trusted=None):  # noqa: B008 - immutable
     """What a fetch gives, or its error, and who was dialled."""
 
     async def fetch():
@@ -256,16 +256,16 @@ def test_https_does_not_lead_to_http(monkeypatch):
 
 
 def test_fetching_can_be_switched_off_or_kept_to_some_hosts(elsewhere, resolved):
-    error, dialled = fetched("http://img.example/ok.png", elsewhere, Policy.of("off"))
+    error, dialled = fetched("http://img.example/ok.png", elsewhere, ImageURLPolicy.of("off"))
     assert isinstance(error, ApiError)
     assert (error.code, dialled) == ("image_url_not_allowed", [])
-    only = Policy.of("allowlist", ["IMG.example"])
+    only = ImageURLPolicy.of("allowlist", ["IMG.example"])
     assert fetched("http://img.example/ok.png", elsewhere, only)[0] == PICTURE
     for url in ("http://other.example/ok.png", "http://img.example/moved", "http://img.example.inside.example/"):
         assert isinstance(fetched(url, elsewhere, only)[0], ApiError)
     for mode, hosts in (("all", []), ("allowlist", []), ("public", ["img.example"])):
         with pytest.raises(ValueError, match="Received"):
-            Policy.of(mode, hosts)
+            ImageURLPolicy.of(mode, hosts)
 
 
 @pytest.mark.integration

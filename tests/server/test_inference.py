@@ -9,8 +9,8 @@ import pytest
 from serving import SAME, SMALL, asked, client_of, data_uri, png
 
 from convnext_keras import clip
-from convnext_keras.server import Limits, Policy, create_app
-from convnext_keras.server.inference import Engine
+from convnext_keras.server import ImageURLPolicy, ServerLimits, create_app
+from convnext_keras.server.inference import InferenceEngine
 from convnext_keras.server.metrics import Metrics
 
 pytestmark = pytest.mark.any_backend
@@ -71,7 +71,7 @@ def counted(metrics, name, **labels):
 
 
 def engine_of(model, **limits):
-    return Engine(model, SMALL._replace(**limits), Policy(), Metrics())
+    return InferenceEngine(model, SMALL._replace(**limits), ImageURLPolicy(), Metrics())
 
 
 def test_the_cache_of_labels_forgets_what_was_used_longest_ago(model):
@@ -143,7 +143,7 @@ def test_metrics_tell_when_the_server_started(monkeypatch):
 
 
 def test_usual_shapes_run_before_the_server_is_ready_and_all_others_after(model, caplog):
-    engine = Engine(model, Limits(image_batch=4, text_batch=2), Policy(), Metrics())
+    engine = InferenceEngine(model, ServerLimits(image_batch=4, text_batch=2), ImageURLPolicy(), Metrics())
     usual, others = engine._shapes()
     shapes = [(tower, inputs.shape) for tower, inputs in usual]
     size = model.recipe.size

@@ -10,8 +10,8 @@ import pytest
 from serving import KEY, post, running
 from waiting import TIMEOUT
 
-from convnext_keras.server.limits import Limits
-from convnext_keras.server.middleware import Guard, Hosts, Keys, configured_keys
+from convnext_keras.server.limits import ServerLimits
+from convnext_keras.server.middleware import AllowedHosts, ApiKeys, GuardMiddleware, configured_keys
 
 pytestmark = pytest.mark.any_backend
 
@@ -31,7 +31,7 @@ HEAD = f"POST /v1/embeddings HTTP/1.1\nHost: localhost\nAuthorization: Bearer {K
 
 @pytest.mark.integration
 def test_bodies_with_odd_lengths(address):
-    too_large = raw(address, HEAD + f"Content-Length: {Limits().max_body_bytes + 1}\n")
+    too_large = raw(address, HEAD + f"Content-Length: {ServerLimits().max_body_bytes + 1}\n")
     assert too_large.startswith("HTTP/1.1 413")
     assert json.loads(too_large.split("\r\n\r\n")[1])["error"]["code"] == "request_too_large"
     assert raw(address, HEAD + "Content-Length: 100\n", b'{"input"').split("\r\n")[0] in (
@@ -93,14 +93,18 @@ def test_a_slow_body_ends_at_its_deadline():
         await asyncio.sleep(0.05)
         return {"type": "http.request", "body": b" ", "more_body": True}
 
-    guard = Guard(never_called, Keys(), Hosts(), Limits(body_seconds=0.3), lambda *told: None)
+    guard = GuardMiddleware(never_called, ApiKeys(), AllowedHosts(), ServerLimits(body_seconds=0.3), lambda *told: None)
     assert answered(guard, drip) == (400, "request_timeout")
     assert (guard.requests, guard.bytes) == (0, 0)
 
 
 def test_requests_and_bytes_in_flight_are_bounded():
-    for limits in (Limits(max_requests=0), Limits(max_body_bytes_in_flight=10), Limits(max_client_bytes=10)):
-        guard = Guard(never_called, Keys(), Hosts(), limits, lambda *told: None)
+    for limits in (
+        ServerLimits(max_requests=0),
+        ServerLimits(max_body_bytes_in_flight=10),
+        ServerLimits(max_client_bytes=10),
+    ):
+        guard = GuardMiddleware(never_called, ApiKeys(), AllowedHosts(), limits, lambda *told: None)
         assert answered(guard, whole(b" " * 11)) == (429, "queue_full")
         assert (guard.requests, guard.bytes, guard.clients) == (0, 0, {})
 
@@ -115,8 +119,8 @@ def test_declared_bytes_are_not_reserved():
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": (await receive())["body"]})
 
-    limits = Limits(max_body_bytes_in_flight=100, max_body_bytes=60, first_byte_seconds=1000, body_seconds=1000)
-    guard = Guard(answer, Keys(), Hosts(), limits, lambda *told: None)
+    limits = ServerLimits(max_body_bytes_in_flight=100, max_body_bytes=60, first_byte_seconds=1000, body_seconds=1000)
+    guard = GuardMiddleware(answer, ApiKeys(), AllowedHosts(), limits, lambda *told: None)
     sent = []
 
     async def send(message):
@@ -137,7 +141,9 @@ def test_declared_bytes_are_not_reserved():
     assert asyncio.run(together()) == [200, b"{}"]
 
 
-@pytest.mark.parametrize("limits", [Limits(first_byte_seconds=0.05), Limits(first_byte_seconds=0.05, min_body_rate=10)])
+@pytest.mark.parametrize(
+    "limits", [ServerLimits(first_byte_seconds=0.05), ServerLimits(first_byte_seconds=0.05, min_body_rate=10)]
+)
 def test_bodies_that_do_not_begin_or_come_too_slowly(limits):
     sent = []
 
@@ -146,26 +152,28 @@ def test_bodies_that_do_not_begin_or_come_too_slowly(limits):
         sent.append(True)
         return {"type": "http.request", "body": b" ", "more_body": True}
 
-    guard = Guard(never_called, Keys(), Hosts(), limits, lambda *told: None)
+    guard = GuardMiddleware(never_called, ApiKeys(), AllowedHosts(), limits, lambda *told: None)
     assert answered(guard, drip) == (400, "request_timeout")
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "TRACE", "DELETE"])
 @pytest.mark.parametrize("header", [(b"content-length", b"5"), (b"transfer-encoding", b"chunked")])
 def test_bodies_of_other_methods_are_refused(method, header):
-    guard = Guard(never_called, Keys(), Hosts(), Limits(), lambda *told: None)
+    guard = GuardMiddleware(never_called, ApiKeys(), AllowedHosts(), ServerLimits(), lambda *told: None)
     assert answered(guard, never_called, [*HEADERS, header], method) == (400, "invalid_value")
 
 
 def test_lengths_of_thousands_of_digits():
-    guard = Guard(never_called, Keys(), Hosts(), Limits(), lambda *told: None)
+    guard = GuardMiddleware(never_called, ApiKeys(), AllowedHosts(), ServerLimits(), lambda *told: None)
     headers = [*HEADERS, (b"content-length", b"9" * 5000)]
     assert answered(guard, never_called, headers) == (413, "request_too_large")
 
 
 @pytest.mark.parametrize("body", [b"[" * 1001, b"{" * 1001, b"[" + b"1," * 1001])
 def test_bodies_that_take_long_to_parse(body):
-    guard = Guard(never_called, Keys(), Hosts(), Limits(max_json_parts=1000), lambda *told: None)
+    guard = GuardMiddleware(
+        never_called, ApiKeys(), AllowedHosts(), ServerLimits(max_json_parts=1000), lambda *told: None
+    )
     assert answered(guard, whole(body)) == (400, "too_many_inputs")
 
 
@@ -185,19 +193,19 @@ def test_work_ends_when_its_sender_goes_away():
         await asyncio.sleep(0.01)
         return messages.pop(0)
 
-    guard = Guard(works, Keys(), Hosts(), Limits(), lambda *told: None)
+    guard = GuardMiddleware(works, ApiKeys(), AllowedHosts(), ServerLimits(), lambda *told: None)
     scope = {"type": "http", "method": "POST", "path": "/x", "headers": HEADERS}
     asyncio.run(guard(scope, receive, never_called))
     assert ended == [True]
 
 
 def test_keys(tmp_path, monkeypatch):
-    keys = Keys(["one", "zw\u00f6lf"])
+    keys = ApiKeys(["one", "zw\u00f6lf"])
     assert keys.accept("Bearer one")
     assert keys.accept("bearer zw\u00f6lf")
     for wrong in ("", "one", "Bearer", "Bearer ", "Basic one", "Bearer oneone", "Bearer on\u00e9", "Bearer two"):
         assert not keys.accept(wrong)
-    assert Keys().accept("")
+    assert ApiKeys().accept("")
     monkeypatch.setenv("CONVNEXT_KERAS_API_KEYS", " a, b ,")
     assert configured_keys() == ["a", "b"]
     file = tmp_path / "keys.txt"
@@ -231,15 +239,15 @@ HOSTS = {
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_names_of_hosts(host):
-    hosts = Hosts(["Named.example"])
+    hosts = AllowedHosts(["Named.example"])
     assert hosts.accept([(b"Host", host.encode())], ("192.168.1.5", 8000)) is HOSTS[host]
 
 
 def test_exactly_one_host_is_named():
-    hosts = Hosts()
+    hosts = AllowedHosts()
     assert not hosts.accept([], ("127.0.0.1", 80))
     assert not hosts.accept([(b"host", b"localhost"), (b"host", b"localhost")], None)
-    assert Hosts(["::2"]).accept([(b"host", b"[::2]:80")], None)
+    assert AllowedHosts(["::2"]).accept([(b"host", b"[::2]:80")], None)
 
 
 @pytest.mark.integration

@@ -10,7 +10,7 @@ from serving import asked, data_uri, png
 
 from convnext_keras import create_model, export, hub, predictors
 from convnext_keras.cli.demo import held_out_digits
-from convnext_keras.data.class_names import class_names
+from convnext_keras.data.class_names import load_class_names
 from convnext_keras.server import create_app
 
 NAME = "convnext_mini.digits"
@@ -39,7 +39,7 @@ def test_pictures_get_the_classes_of_the_model(digits):
         scores = {best["id"]: best["score"] for best in row["predictions"]}
         assert [*scores] == [str(place) for place in np.argsort(-expected, kind="stable")]
         np.testing.assert_allclose([scores[str(place)] for place in range(10)], expected, atol=1e-5)
-    names = [name for _, name in class_names("digits")]
+    names = [name for _, name in load_class_names("digits")]
     assert np.mean([row["prediction"] == names[label] for row, label in zip(body["data"], labels, strict=True)]) > 0.8
     assert [len(row["predictions"]) for row in answered(NAME, pictures, top_k=2).json()["data"]] == [2] * len(pictures)
 
@@ -49,7 +49,7 @@ def test_the_model_says_what_it_can_do():
     (facts,) = asked(create_app(NAME), "/v1/models", None).json()["data"]
     assert (facts["capabilities"], facts["classes"]) == (
         ["image", "classify"],
-        [name for _, name in class_names("digits")],
+        [name for _, name in load_class_names("digits")],
     )
     assert asked(create_app(NAME), "/health/ready", None).status_code == 200
 
@@ -107,7 +107,7 @@ def test_a_name_of_both_kinds():
         "convnext_tiny": (False, False),
         NAME: (False, False),
     }.items():
-        assert (hub.is_clip(name), predictors.is_clip(name)) == (of_hub, of_server), name
+        assert (hub.is_clip_repo(name), predictors.is_clip_name(name)) == (of_hub, of_server), name
 
 
 @pytest.mark.any_backend

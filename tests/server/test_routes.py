@@ -21,7 +21,7 @@ from PIL import Image
 from serving import KEY, MODEL, SAME, SMALL, asked, client_of, data_uri, get, png, post, running
 from waiting import TIMEOUT, wait_until
 
-from convnext_keras import clip
+from convnext_keras import clip, retrieval
 from convnext_keras.server import create_app
 
 ROOT = Path(__file__).parents[2]
@@ -364,7 +364,7 @@ def test_pictures_that_an_index_should_not_name(model, tmp_path):
     os.mkfifo(photos / "pipe.png")
     names = [photos / "good.png", "/etc/hostname", tmp_path / "secret.png", photos / "link.png", photos / "text.png"]
     names += [photos / "pipe.png", photos / "missing.png", photos]
-    index = clip.ImageIndex(model)
+    index = retrieval.InMemoryIndex(model)
     index.add([NOISE] * len(names), names=map(str, names))
     index.save(tmp_path / "elsewhere" / "index")
     indexes, key = {"photos": tmp_path / "elsewhere" / "index"}, "/v1/indexes/photos/pictures"

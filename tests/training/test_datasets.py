@@ -24,18 +24,18 @@ def write_pictures(folder, counts):
 
 
 def test_a_folder_for_each_class(tmp_path):
-    examples = training.read_examples(write_pictures(tmp_path / "pets", {"dog": 3, "cat": 2}))
+    examples = training.load_dataset(write_pictures(tmp_path / "pets", {"dog": 3, "cat": 2}))
     assert examples.class_names == ("cat", "dog")
     assert examples.counts == {"cat": 2, "dog": 3}
     assert [path.parent.name for path in examples.pictures] == ["cat"] * 2 + ["dog"] * 3
-    reverse = training.read_examples(tmp_path / "pets", class_names=["dog", "cat"])
+    reverse = training.load_dataset(tmp_path / "pets", class_names=["dog", "cat"])
     assert reverse.labels.tolist() == [1] * 2 + [0] * 3
 
 
 def test_folders_of_training_and_validation_are_the_split(tmp_path):
     write_pictures(tmp_path / "train", {"dog": 3, "cat": 2})
     write_pictures(tmp_path / "val", {"dog": 1, "cat": 2})
-    parts = training.parts_of(tmp_path, 0.2, None, 0, "raise")
+    parts = training.train_val_split(tmp_path, 0.2, None, 0, "raise")
     assert [part.counts for part in parts] == [{"cat": 2, "dog": 3}, {"cat": 2, "dog": 1}]
 
 
@@ -45,10 +45,10 @@ def test_a_table(tmp_path):
         rows = csv.writer(stream)
         rows.writerow(["File", "Label", "other"])
         rows.writerows([[path.relative_to(tmp_path), path.parent.name, 1] for path in folder.rglob("*.png")])
-    assert training.read_examples(tmp_path / "pets.csv").counts == {"cat": 2, "dog": 2}
+    assert training.load_dataset(tmp_path / "pets.csv").counts == {"cat": 2, "dog": 2}
     (tmp_path / "bad.csv").write_text("name,label\na.png,dog\n")
     with pytest.raises(ValueError, match=r"bad.csv must have a column 'path', .*Received: name, label"):
-        training.read_examples(tmp_path / "bad.csv")
+        training.load_dataset(tmp_path / "bad.csv")
 
 
 PIXELS = RANDOM.integers(0, 256, (6, 9, 9, 3), "uint8")
@@ -60,7 +60,7 @@ PIXELS = RANDOM.integers(0, 256, (6, 9, 9, 3), "uint8")
     ids=["list", "array", "rows", "names"],
 )
 def test_arrays(labels):
-    examples = training.read_examples((PIXELS, labels))
+    examples = training.load_dataset((PIXELS, labels))
     assert examples.counts == {"0": 2, "1": 2, "2": 2}
     assert examples.labels.tolist() == [0, 1, 2] * 2
 
@@ -81,7 +81,7 @@ LOADERS = {
 
 @pytest.mark.parametrize("loader", LOADERS)
 def test_loaders(loader):
-    examples = training.read_examples(LOADERS[loader]())
+    examples = training.load_dataset(LOADERS[loader]())
     assert examples.labels.tolist() == [0, 1, 2] * 2
     np.testing.assert_array_equal(np.stack([*examples.pictures]), PIXELS)
 
@@ -90,20 +90,20 @@ def test_loaders(loader):
 @pytest.mark.skipif(BACKEND not in ("torch", "tensorflow"), reason="once is enough")
 def test_tf_data():
     tf = pytest.importorskip("tensorflow")
-    examples = training.read_examples(tf.data.Dataset.from_tensor_slices((PIXELS, [0, 1, 2] * 2)).batch(4))
+    examples = training.load_dataset(tf.data.Dataset.from_tensor_slices((PIXELS, [0, 1, 2] * 2)).batch(4))
     assert examples.labels.tolist() == [0, 1, 2] * 2
 
 
 def test_the_split_is_the_seeds_and_each_classs():
     labels = ["a"] * 20 + ["b"] * 5 + ["c"] * 2 + ["d"]
-    examples = training.read_examples((np.zeros((28, 4, 4, 3), "uint8"), labels))
-    kept, held_out = training.split(examples, 0.2, seed=3)
+    examples = training.load_dataset((np.zeros((28, 4, 4, 3), "uint8"), labels))
+    kept, held_out = training.stratified_split(examples, 0.2, seed=3)
     assert held_out.counts == {"a": 4, "b": 1, "c": 1, "d": 0}
     assert kept.counts == {"a": 16, "b": 4, "c": 1, "d": 1}
-    numbered = training.Examples([*range(28)], examples.labels, examples.class_names)
-    same, other = (training.split(numbered, 0.2, seed)[1].pictures for seed in (3, 4))
-    assert training.split(numbered, 0.2, 3)[1].pictures == same != other
-    assert not set(map(str, same)) & set(map(str, training.split(numbered, 0.2, 3)[0].pictures))
+    numbered = training.ImageDataset([*range(28)], examples.labels, examples.class_names)
+    same, other = (training.stratified_split(numbered, 0.2, seed)[1].pictures for seed in (3, 4))
+    assert training.stratified_split(numbered, 0.2, 3)[1].pictures == same != other
+    assert not set(map(str, same)) & set(map(str, training.stratified_split(numbered, 0.2, 3)[0].pictures))
 
 
 def test_unreadable_pictures_are_told_or_left_out(tmp_path):
@@ -112,46 +112,46 @@ def test_unreadable_pictures_are_told_or_left_out(tmp_path):
     (folder / "dog" / "1.png").write_bytes(whole[:60])
     (folder / "dog" / "2.png").write_text("no picture")
     with pytest.raises(ValueError, match=r"1.png cannot be read.*2 of 6 pictures.*on_error='skip'"):
-        training.read_examples(folder)
+        training.load_dataset(folder)
     with pytest.warns(UserWarning, match="Left out 2 of 6"):
-        examples = training.read_examples(folder, on_error="skip")
+        examples = training.load_dataset(folder, on_error="skip")
     assert examples.counts == {"cat": 3, "dog": 1}
     assert [name.rpartition("/")[2] for name in examples.skipped] == ["1.png", "2.png"]
     shutil.copy(folder / "dog" / "2.png", folder / "dog" / "0.png")
     with pytest.warns(UserWarning, match="Left out 3"), pytest.raises(ValueError, match="Classes without .*: dog"):
-        training.read_examples(folder, on_error="skip")
+        training.load_dataset(folder, on_error="skip")
 
 
 def test_bad_input_is_told(tmp_path):
     with pytest.raises(ValueError, match="neither a folder with a folder for each class nor a .csv"):
-        training.read_examples(tmp_path / "missing")
+        training.load_dataset(tmp_path / "missing")
     with pytest.raises(ValueError, match="has no folders"):
-        training.read_examples(tmp_path)
+        training.load_dataset(tmp_path)
     write_pictures(tmp_path, {"cat": 1})
     with pytest.raises(ValueError, match="two or more classes. Received: cat"):
-        training.read_examples(tmp_path)
+        training.load_dataset(tmp_path)
     (tmp_path / "dog").mkdir()
     with pytest.raises(ValueError, match=r"dog has no images"):
-        training.read_examples(tmp_path)
+        training.load_dataset(tmp_path)
     write_pictures(tmp_path, {"eel": 1})
     shutil.rmtree(tmp_path / "dog")
     with pytest.raises(ValueError, match="class_names must name all classes. Missing: eel"):
-        training.read_examples(tmp_path, class_names=["cat", "dog"])
+        training.load_dataset(tmp_path, class_names=["cat", "dog"])
     with pytest.raises(ValueError, match=r"channels last.*\(6, 3, 9, 9\)"):
-        training.read_examples((PIXELS.transpose(0, 3, 1, 2), [0, 1] * 3))
+        training.load_dataset((PIXELS.transpose(0, 3, 1, 2), [0, 1] * 3))
     with pytest.raises(ValueError, match=r"values are -1 to 1.*look normalized"):
-        training.read_examples((PIXELS / 127.5 - 1, [0, 1] * 3))
+        training.load_dataset((PIXELS / 127.5 - 1, [0, 1] * 3))
     with pytest.raises(ValueError, match="as many labels as pictures. Received: 6 and 4"):
-        training.read_examples((PIXELS, [0, 1] * 2))
+        training.load_dataset((PIXELS, [0, 1] * 2))
     with pytest.raises(ValueError, match="one 1 and zeros"):
-        training.read_examples((PIXELS, np.full((6, 2), 0.5)))
+        training.load_dataset((PIXELS, np.full((6, 2), 0.5)))
     with pytest.raises(ValueError, match="A loader must give pairs.*keys x, y"):
-        training.read_examples([{"x": PIXELS[0], "y": 0}])
+        training.load_dataset([{"x": PIXELS[0], "y": 0}])
     with pytest.raises(ValueError, match="data must be a folder.*Received: int"):
-        training.read_examples(5)
+        training.load_dataset(5)
     with pytest.raises(ValueError, match="validation must be above 0 and below 1"):
-        training.split(training.read_examples((PIXELS, [0, 1] * 3)), 1.0)
+        training.stratified_split(training.load_dataset((PIXELS, [0, 1] * 3)), 1.0)
     with pytest.raises(ValueError, match="on_error must be"):
-        training.read_examples((PIXELS, [0, 1] * 3), on_error="ignore")
+        training.load_dataset((PIXELS, [0, 1] * 3), on_error="ignore")
     with pytest.raises(ValueError, match="must differ. Received twice: a"):
-        training.read_examples(training.Examples(PIXELS, np.zeros(6, int), ("a", "a")))
+        training.load_dataset(training.ImageDataset(PIXELS, np.zeros(6, int), ("a", "a")))

@@ -8,9 +8,9 @@ from backends import needs_training
 from sklearn import metrics
 
 from convnext_keras import create_model, training
-from convnext_keras.data.transforms import Recipe
+from convnext_keras.data.transforms import ImageTransform
 from convnext_keras.training import Evaluation
-from convnext_keras.training.linear_probe import features_of, fitted
+from convnext_keras.training.linear_probe import extract_features, fit_logistic_regression
 
 DIGITS = "convnext_mini.digits"
 
@@ -92,7 +92,7 @@ def test_what_cannot_be_evaluated_is_told():
     with pytest.raises(ValueError, match="knows no transform of its own"):
         training.evaluate(plain, (pixels, labels))
     with pytest.raises(ValueError, match="has 3 classes and does not know their names, the pictures have 10"):
-        training.evaluate(plain, (pixels, labels), transform=Recipe(32))
+        training.evaluate(plain, (pixels, labels), transform=ImageTransform(32))
     with pytest.raises(ValueError, match="A classifier has outputs"):
         training.evaluate(create_model(DIGITS, include_top=False), (pixels, labels))
 
@@ -107,12 +107,12 @@ def test_the_probe_is_as_good_as_scikit_learns(classes):
 
     pixels, labels = digits(400)
     chosen = labels < classes
-    examples = training.read_examples((pixels[chosen][::-1].copy(), labels[chosen][::-1]))
-    kept, held_out = training.split(examples, 0.5)
+    examples = training.load_dataset((pixels[chosen][::-1].copy(), labels[chosen][::-1]))
+    kept, held_out = training.stratified_split(examples, 0.5)
     model = create_model(DIGITS)
     transform = model.provenance.recipe
-    seen, unseen = (features_of(model, part, transform) for part in (kept, held_out))
-    kernel, bias = fitted(seen, kept.labels, classes)
+    seen, unseen = (extract_features(model, part, transform) for part in (kept, held_out))
+    kernel, bias = fit_logistic_regression(seen, kept.labels, classes)
     ours = np.mean((unseen @ kernel + bias).argmax(axis=1) == held_out.labels)
     options = {"max_iter": 1000, "l1_ratios": (0,), "use_legacy_attributes": False, "scoring": "accuracy"}
     judge = make_pipeline(StandardScaler(), LogisticRegressionCV(**options))

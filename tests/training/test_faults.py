@@ -13,13 +13,13 @@ from typer.testing import CliRunner
 
 from convnext_keras import create_model, training
 from convnext_keras.cli import app
-from convnext_keras.cli.training import changed
-from convnext_keras.training.checkpointing import Progress, as_table
-from convnext_keras.training.finetuning import parts_of
+from convnext_keras.cli.training import override_config
+from convnext_keras.training.checkpointing import TrainingCheckpoint, history_to_csv
+from convnext_keras.training.finetuning import train_val_split
 
 pytestmark = [pytest.mark.any_backend, needs_training]
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), "uint8")
-SHORT = training.Recipe(epochs=2, batch_size=6, learning_rate=1e-3, minimum_steps=0)
+SHORT = training.TrainingConfig(epochs=2, batch_size=6, learning_rate=1e-3, minimum_steps=0)
 
 
 @pytest.fixture
@@ -38,26 +38,26 @@ def folder(tmp_path):
 @pytest.mark.parametrize("kind", ["float32", "float64", "int8", "uint16", "int64"])
 def test_whole_numbers_of_any_type_are_labels(kind):
     labels = np.array([0, 1, 2, 10] * 3).astype(kind)
-    examples = training.read_examples((PIXELS, labels), class_names=[str(number) for number in range(11)], name="x")
+    examples = training.load_dataset((PIXELS, labels), class_names=[str(number) for number in range(11)], name="x")
     assert examples.labels.tolist() == [0, 1, 2, 10] * 3
 
 
 def test_other_numbers_are_of_regression():
     with pytest.raises(ValueError, match="Received: 0.5.*regression"):
-        training.read_examples((PIXELS, np.linspace(0, 5.5, 12)))
+        training.load_dataset((PIXELS, np.linspace(0, 5.5, 12)))
 
 
 def test_classes_of_a_loader_keep_their_names_and_keys_can_be_named():
     class Loader(list):
         class_names = ("cat", "dog")
 
-    assert training.read_examples(Loader([(PIXELS, [0, 1] * 6)])).class_names == ("cat", "dog")
+    assert training.load_dataset(Loader([(PIXELS, [0, 1] * 6)])).class_names == ("cat", "dog")
     rows = [{"img": pixels, "fine_label": number % 2} for number, pixels in enumerate(PIXELS)]
-    assert training.read_examples(rows).counts == {"0": 6, "1": 6}
+    assert training.load_dataset(rows).counts == {"0": 6, "1": 6}
     odd = [{"scan": pixels, "kind": number % 2} for number, pixels in enumerate(PIXELS)]
     with pytest.raises(ValueError, match=r"keys scan, kind.*keys=\(IMAGE, LABEL\)"):
-        training.read_examples(odd)
-    assert training.read_examples(odd, keys=("scan", "kind")).counts == {"0": 6, "1": 6}
+        training.load_dataset(odd)
+    assert training.load_dataset(odd, keys=("scan", "kind")).counts == {"0": 6, "1": 6}
 
 
 @pytest.mark.parametrize("heading", ["split", "Split", "subset"])
@@ -66,7 +66,7 @@ def test_a_column_of_a_table_says_what_a_row_is_for(heading, words, folder):
     data = folder({"a": 6, "b": 6})
     rows = [f"{name}/{number}.png,{name},{words[number > 3]}" for name in "ab" for number in range(6)]
     (data / "list.csv").write_text(f"path,label,{heading}\n" + "\n".join(rows) + "\n")
-    kept, held_out = parts_of(data / "list.csv", 0.2, None, 0, "raise")
+    kept, held_out = train_val_split(data / "list.csv", 0.2, None, 0, "raise")
     assert [path.name for path in kept.pictures] == [f"{number}.png" for number in range(4)] * 2
     assert [path.name for path in held_out.pictures] == ["4.png", "5.png"] * 2
 
@@ -75,18 +75,18 @@ def test_other_words_in_the_column_are_told(folder):
     data = folder({"a": 2, "b": 2})
     (data / "list.csv").write_text("path,label,split\na/0.png,a,dev\n")
     with pytest.raises(ValueError, match="column split must be .*Received: 'dev'"):
-        parts_of(data / "list.csv", 0.2, None, 0, "raise")
+        train_val_split(data / "list.csv", 0.2, None, 0, "raise")
 
 
 def test_classes_with_one_image_or_without_validation_images(folder):
     data = folder({"a": 5, "b": 5, "rare": 1})
     other = folder({"a": 2, "b": 2}, "other")
     with pytest.warns(UserWarning, match="other has no images of rare"):
-        kept, held_out = parts_of(data, other, None, 0, "raise")
+        kept, held_out = train_val_split(data, other, None, 0, "raise")
     assert (kept.counts["rare"], held_out.counts["rare"]) == (1, 0)
     split = folder({"train/a": 3, "train/b": 3, "val/a": 2}, "split")
     with pytest.warns(UserWarning, match="val has no images of b"):
-        _, held_out = parts_of(split, 0.2, None, 0, "raise")
+        _, held_out = train_val_split(split, 0.2, None, 0, "raise")
     assert held_out.counts == {"a": 2, "b": 0}
 
 
@@ -145,19 +145,19 @@ def test_a_training_that_diverges_says_so_and_ends(tmp_path):
 def test_histories_with_numbers_that_are_not_finite_are_read(written, tmp_path):
     model = create_model("convnext_mini.digits")
     model.compile("sgd", "categorical_crossentropy")
-    progress = Progress(tmp_path, {"recipe": {}})
+    progress = TrainingCheckpoint(tmp_path, {"recipe": {}})
     progress.keep(model, {"epoch": 1, "loss": 1.0, "val_loss": 2.0}, model.get_weights())
-    (tmp_path / "history.csv").write_text(as_table(progress.history).replace("1.0", written))
-    again = Progress(tmp_path, {"recipe": {}})
+    (tmp_path / "history.csv").write_text(history_to_csv(progress.history).replace("1.0", written))
+    again = TrainingCheckpoint(tmp_path, {"recipe": {}})
     assert again.resume(model) == 1
     assert not np.isfinite(again.history[0]["loss"])
 
 
 def test_the_users_number_of_epochs_counts():
-    preset = training.Recipe(minimum_steps=9)
-    assert changed(preset, ["epochs=10"]).minimum_steps == 0
-    assert changed(preset, ["epochs=10", "minimum_steps=7"]).minimum_steps == 7
-    assert changed(preset, ["batch_size=4"]).minimum_steps == preset.minimum_steps
+    preset = training.TrainingConfig(minimum_steps=9)
+    assert override_config(preset, ["epochs=10"]).minimum_steps == 0
+    assert override_config(preset, ["epochs=10", "minimum_steps=7"]).minimum_steps == 7
+    assert override_config(preset, ["batch_size=4"]).minimum_steps == preset.minimum_steps
 
 
 def test_a_state_of_another_training_names_what_differs(tmp_path):
@@ -182,7 +182,7 @@ def test_exported_models_are_evaluated(suffix, tmp_path):
     model = create_model("convnext_mini.digits")
     names = [str(number) for number in range(10)]
     export.export(model, tmp_path / f"digits{suffix}", check=False)
-    exported = export.Artefact(tmp_path / f"digits{suffix}")
+    exported = export.ExportedModel(tmp_path / f"digits{suffix}")
     expected = training.evaluate(model, (pixels[:100], labels[:100]), class_names=names)
     found = training.evaluate(exported, (pixels[:100], labels[:100]), class_names=names)
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)

@@ -22,7 +22,7 @@ DIGITS = "convnext_mini.digits"
 # Of the way that the weights go together: Adam divides by the gradient's size, so where that is nearly 0 the order of
 # float32 sums decides over a weight's direction.
 WAY = 0.02
-SHORT = training.Recipe(epochs=2, batch_size=8, affine=1.0, drop_path_rate=0.1, label_smoothing=0.1)
+SHORT = training.TrainingConfig(epochs=2, batch_size=8, affine=1.0, drop_path_rate=0.1, label_smoothing=0.1)
 
 
 def digits(count=48, prefix="number "):
@@ -63,7 +63,7 @@ def test_twenty_steps_are_pytorchs():
     inner = keras.optimizers.AdamW(
         TRAINING["rate"], weight_decay=TRAINING["weight_decay"], global_clipnorm=TRAINING["clip_norm"]
     )
-    model.compile(training.layerwise(model, inner, TRAINING["layer_decay"]), peer_loss())
+    model.compile(training.layerwise_optimizer(model, inner, TRAINING["layer_decay"]), peer_loss())
     losses = model.fit(*peer_batch(), epochs=TRAINING["steps"], verbose=0).history["loss"]
     np.testing.assert_allclose(losses, arrays_of(REFERENCES / "timm_trained.npz")["losses"], rtol=1e-3)
     start, ours, theirs = (
@@ -206,7 +206,7 @@ def test_classes_that_the_weights_know_keep_their_classifier():
     words = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
     pixels, labels = digits(60, prefix="")
     named = [words[int(label)] for label in labels]
-    trained = training.fine_tune(DIGITS, (pixels, named), training.Recipe(epochs=0))
+    trained = training.fine_tune(DIGITS, (pixels, named), training.TrainingConfig(epochs=0))
     assert trained.training.class_names == tuple(sorted(words))
     assert trained.evaluation.accuracy() > 0.9
 
@@ -259,7 +259,7 @@ def test_accumulated_batches_and_sixteen_bits_learn():
 
 @pytest.mark.any_backend
 def test_training_from_random_weights_needs_no_file():
-    recipe = dataclasses.replace(training.RECIPES["from_scratch"], epochs=1, batch_size=16)
+    recipe = dataclasses.replace(training.TRAINING_PRESETS["from_scratch"], epochs=1, batch_size=16)
     trained = training.fine_tune("convnext_mini", digits(), recipe)
     assert trained.model.provenance.weights is None
     assert len(trained.model.provenance.labels) == 10
@@ -270,13 +270,13 @@ def test_wrong_arguments_are_told(tmp_path):
     with pytest.raises(ValueError, match="'fine_tun'. Did you mean 'fine_tune'"):
         training.fine_tune(DIGITS, digits(), "fine_tun")
     with pytest.raises(ValueError, match="learning_rate must be .* Received: learning_rate=-1"):
-        training.Recipe(learning_rate=-1)
+        training.TrainingConfig(learning_rate=-1)
     with pytest.raises(ValueError, match="epochs must be a whole number"):
-        training.Recipe(epochs=1.5)
+        training.TrainingConfig(epochs=1.5)
     with pytest.raises(ValueError, match="crop_scale must be two rising parts"):
-        training.Recipe(crop_scale=(0.5, 0.2))
+        training.TrainingConfig(crop_scale=(0.5, 0.2))
     with pytest.raises(ValueError, match="head must be 'probe' or 'fresh'"):
-        training.Recipe(head="new")
+        training.TrainingConfig(head="new")
     with pytest.raises(ValueError, match="is no weight set|name must be one of"):
         training.fine_tune("convnext_minny", digits(), SHORT)
     model = create_model(DIGITS)

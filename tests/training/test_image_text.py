@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from convnext_keras import clip, training
 from convnext_keras.cli import app
 from convnext_keras.data.augmentation import Augmentation
-from convnext_keras.data.transforms import Recipe
-from convnext_keras.training.image_text import NEAR, NearGroups, holds_pairs, pair_batches
+from convnext_keras.data.transforms import ImageTransform
+from convnext_keras.training.image_text import NUM_NEIGHBORS, NearestGroups, is_image_text_data, pair_batches
 
 pytestmark = [needs_training, pytest.mark.any_backend]
 COLOURS = {"pink": (245, 130, 190), "cyan": (40, 220, 230), "olive": (120, 130, 10)}
@@ -42,7 +42,7 @@ def test_a_table_and_shards_hold_the_same_pairs(tmp_path):
             member.size = len(text)
             archive.addfile(member, io.BytesIO(text))
     for source in (table, tmp_path / "pairs.tar", [str(tmp_path / "pairs.tar")]):
-        pairs = training.read_pairs(source)
+        pairs = training.load_image_text_pairs(source)
         assert [row[0] for row in pairs.texts] == [f"a {name} background" for name in names]
         assert pairs.groups.tolist() == [0, 1, 2, 0, 1, 2]
         shown = np.asarray(
@@ -77,7 +77,7 @@ def test_the_command_trains_on_a_table_of_pairs(tmp_path):
     found = re.search(r"recall at 1 among 6 pairs \(validation\): ([\d.]+) % before, ([\d.]+) % after", shown.stdout)
     assert float(found[2]) > float(found[1])
     tuned = clip.create_model(output)
-    measured = training.RetrievalRecall(training.read_pairs(more)).measured(tuned)
+    measured = training.RetrievalRecall(training.load_image_text_pairs(more)).measured(tuned)
     assert f"{100 * measured:.1f}" == found[2]
     refused = {"--recipe": "fine_tune", "--size": "64"}
     for option in refused.items():
@@ -96,33 +96,35 @@ def test_the_command_trains_on_a_table_of_pairs(tmp_path):
 def test_tables_of_classes_are_no_pairs(tmp_path):
     for heading, expected in (("path,caption", True), ("path,class", False), ("path,class,caption", False)):
         (tmp_path / "table.csv").write_text(f"{heading}\n")
-        assert holds_pairs(tmp_path / "table.csv") == expected, heading
-    assert holds_pairs(tmp_path / "pairs.tar")
-    assert not holds_pairs(tmp_path)
+        assert is_image_text_data(tmp_path / "table.csv") == expected, heading
+    assert is_image_text_data(tmp_path / "pairs.tar")
+    assert not is_image_text_data(tmp_path)
 
 
 def test_bad_pairs_are_told(tmp_path):
     (tmp_path / "bad.csv").write_text("path,words\na.png,a cat\n")
     with pytest.raises(ValueError, match="must have a column 'caption', 'text' or 'title'. Received: path, words"):
-        training.read_pairs(tmp_path / "bad.csv")
+        training.load_image_text_pairs(tmp_path / "bad.csv")
     with tarfile.open(tmp_path / "empty.tar", "w"):
         pass
     with pytest.raises(ValueError, match="empty.tar has no pairs"):
-        training.read_pairs(tmp_path / "empty.tar")
+        training.load_image_text_pairs(tmp_path / "empty.tar")
     with pytest.raises(ValueError, match="Pairs are a .csv or .tsv file, .tar shards or"):
-        training.read_pairs(tmp_path)
+        training.load_image_text_pairs(tmp_path)
     with pytest.raises(ValueError, match="a text for each. Received: 6 and 2"):
-        training.read_pairs((pictures(6)[0], ["a", "b"]))
-    examples = training.read_examples(pictures(6))
+        training.load_image_text_pairs((pictures(6)[0], ["a", "b"]))
+    examples = training.load_dataset(pictures(6))
     with pytest.raises(ValueError, match="sentences with {} for the name"):
-        training.prompts(examples, ["a photo"])
+        training.class_prompts(examples, ["a photo"])
     with pytest.raises(ValueError, match="locked must be None, 'image' or 'text'"):
-        training.fine_tune_clip(clip.create_model("shapes"), training.prompts(examples), locked="both")
+        training.fine_tune_clip(clip.create_model("shapes"), training.class_prompts(examples), locked="both")
 
 
 def test_batches_are_of_one_source_each_and_their_families_are_near(shapes_model):
-    first = training.read_pairs((pictures(6)[0], [f"a {word} circle" for word in ("red", "blue", "green")] * 2))
-    second = training.prompts(training.read_examples(pictures(9)))
+    first = training.load_image_text_pairs(
+        (pictures(6)[0], [f"a {word} circle" for word in ("red", "blue", "green")] * 2)
+    )
+    second = training.class_prompts(training.load_dataset(pictures(9)))
     batches = pair_batches([first, second], shapes_model, Augmentation(shapes_model.recipe), 4, seed=1)
     taken = [next(batches) for _ in range(4)]
     again = next(pair_batches([first, second], shapes_model, Augmentation(shapes_model.recipe), 4, seed=1))
@@ -138,11 +140,11 @@ def test_near_groups_are_those_of_the_whole_matrix(shapes_model):
     texts = [
         f"{number} {color} {shape}" for number in ("one", "two") for color in COLOURS for shape in ("star", "circle")
     ]
-    near = NearGroups(training.read_pairs((["x.png"] * len(texts), texts)), shapes_model)
+    near = NearestGroups(training.load_image_text_pairs((["x.png"] * len(texts), texts)), shapes_model)
     vectors = shapes_model.encode_text(texts)
     for group, row in enumerate(vectors @ vectors.T):
         others = [other for other in np.argsort(-row, kind="stable") if other != group]
-        assert near(group).tolist() == others[: NEAR - 1]
+        assert near(group).tolist() == others[: NUM_NEIGHBORS - 1]
 
 
 class CountingModel:
@@ -162,10 +164,10 @@ class CountingModel:
 def test_the_first_batch_of_100_000_captions_takes_memory_by_their_number(hard):
     count = 100_000
     captions = [f"caption {number}" for number in range(count)]
-    pairs = training.read_pairs((np.broadcast_to(np.uint8(0), (count, 8, 8, 3)), captions))
+    pairs = training.load_image_text_pairs((np.broadcast_to(np.uint8(0), (count, 8, 8, 3)), captions))
     model = CountingModel()
     tracemalloc.start()
-    batches = pair_batches([pairs], model, Augmentation(Recipe(8)), 64, hard=hard)
+    batches = pair_batches([pairs], model, Augmentation(ImageTransform(8)), 64, hard=hard)
     inputs, groups = next(batches)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -180,7 +182,7 @@ def shapes_model():
     return clip.create_model("convnext_mini.shapes")
 
 
-RECIPE = training.Recipe(epochs=4, batch_size=6, learning_rate=2e-3, clip_norm=1.0)
+RECIPE = training.TrainingConfig(epochs=4, batch_size=6, learning_rate=2e-3, clip_norm=1.0)
 
 
 def margin(model, examples):
@@ -194,14 +196,14 @@ def margin(model, examples):
 @pytest.mark.parametrize("locked", [None, "image", "text"])
 def test_new_words_are_learned_and_a_locked_tower_stays(locked, shapes_model):
     pixels, names = pictures(24)
-    examples, unseen = training.read_examples((pixels, names)), training.read_examples(pictures(12, seed=1))
+    examples, unseen = training.load_dataset((pixels, names)), training.load_dataset(pictures(12, seed=1))
     callbacks = [
         training.ZeroShotAccuracy(unseen, "a {} background"),
-        training.RetrievalRecall(training.prompts(unseen, ["a {} background"])),
+        training.RetrievalRecall(training.class_prompts(unseen, ["a {} background"])),
     ]
     before = [value.copy() for value in shapes_model.get_weights()]
     tuned = training.fine_tune_clip(
-        shapes_model, training.prompts(examples, ["a {} background"]), RECIPE, locked=locked, callbacks=callbacks
+        shapes_model, training.class_prompts(examples, ["a {} background"]), RECIPE, locked=locked, callbacks=callbacks
     )
     for old, same in zip(before, shapes_model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, same)
@@ -212,15 +214,15 @@ def test_new_words_are_learned_and_a_locked_tower_stays(locked, shapes_model):
     if locked is None:  # These words are as good as equal to a text tower that stays.
         assert training.zero_shot_accuracy(tuned, unseen, "a {} background") == 1
     assert margin(tuned, unseen) > margin(shapes_model, unseen)
-    choice = training.choose_between(shapes_model, tuned, unseen, unseen, (0.0, 1.0), "a {} background")
+    choice = training.select_interpolation(shapes_model, tuned, unseen, unseen, (0.0, 1.0), "a {} background")
     best = max(choice.measured, key=lambda row: (row[1], row[0]))
     assert choice.weight == best[0]
     assert [row[0] for row in choice.measured] == [0, 1]
 
 
 def test_low_rank_updates_of_both_towers(shapes_model):
-    examples = training.read_examples(pictures(24))
+    examples = training.load_dataset(pictures(24))
     recipe = dataclasses.replace(RECIPE, lora_rank=4, learning_rate=1e-2)
-    tuned = training.fine_tune_clip(shapes_model, training.prompts(examples), recipe)
+    tuned = training.fine_tune_clip(shapes_model, training.class_prompts(examples), recipe)
     assert isinstance(tuned, clip.CLIP)
     assert len(tuned.weights) == len(shapes_model.weights)

@@ -47,9 +47,9 @@ def test_clip_models_are_merged_and_interpolated():
     assert isinstance(merged, clip.CLIP)
     np.testing.assert_allclose(merged.encode_image(image), tuned.encode_image(image), atol=1e-5)
     np.testing.assert_allclose(merged.encode_text("a red star"), tuned.encode_text("a red star"), atol=1e-5)
-    end = clip.interpolate(model, tuned, 1)
+    end = clip.interpolate_weights(model, tuned, 1)
     np.testing.assert_allclose(end.encode_image(image), tuned.encode_image(image), atol=1e-5)
-    start = clip.interpolate(model, tuned, 0)
+    start = clip.interpolate_weights(model, tuned, 0)
     np.testing.assert_allclose(start.encode_image(image), model.encode_image(image), atol=1e-6)
 
 
@@ -68,7 +68,7 @@ def test_only_updates_and_the_classifier_learn():
 @pytest.mark.any_backend
 def test_fine_tuning_by_updates_ends_in_an_ordinary_model(tmp_path):
     examples = digits(60, "number ")
-    recipe = training.Recipe(epochs=3, batch_size=16, lora_rank=4, learning_rate=1e-2)
+    recipe = training.TrainingConfig(epochs=3, batch_size=16, lora_rank=4, learning_rate=1e-2)
     trained = training.fine_tune(DIGITS, examples, recipe, state=tmp_path)
     assert not [variable.path for variable in trained.model.weights if "lora" in variable.path]
     assert trained.history[-1]["loss"] < trained.history[0]["loss"]
@@ -83,13 +83,13 @@ def test_soups_are_means_and_greedy_ones_no_worse_than_the_best():
     for model, noise in zip(models, (0.02, 0.05, 0.5), strict=True):
         model.set_weights([value + noise * random.normal(0, 1, value.shape) for value in model.get_weights()])
     rows = [model.get_weights() for model in models]
-    for found, *values in zip(training.average(models).get_weights(), *rows, strict=True):
+    for found, *values in zip(training.average_weights(models).get_weights(), *rows, strict=True):
         np.testing.assert_allclose(found, np.mean(values, axis=0), atol=1e-6)
-    weighted = training.average(models, [0.5, 0.25, 0.25]).get_weights()
+    weighted = training.average_weights(models, [0.5, 0.25, 0.25]).get_weights()
     np.testing.assert_allclose(weighted[3], 0.5 * rows[0][3] + 0.25 * (rows[1][3] + rows[2][3]), atol=1e-6)
     singles = [training.evaluate(model, examples).accuracy() for model in models]
     assert training.evaluate(training.greedy_soup(models, examples), examples).accuracy() >= max(singles)
     with pytest.raises(ValueError, match="as many weights that sum to 1"):
-        training.average(models, [0.5, 0.6, 0.7])
+        training.average_weights(models, [0.5, 0.6, 0.7])
     with pytest.raises(ValueError, match="same variant"):
-        training.average([models[0], create_model("convnext_mini", weights=None, classes=3)])
+        training.average_weights([models[0], create_model("convnext_mini", weights=None, classes=3)])

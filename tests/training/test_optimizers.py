@@ -169,7 +169,9 @@ def test_a_saved_model_goes_on_as_if_it_had_not_been_saved(tmp_path):
 def test_layers_near_the_input_learn_slowly():
     model = create_model("convnext_mini.digits")
     before = {variable.path: to_numpy(variable) for variable in model.trainable_variables}
-    model.compile(training.layerwise(model, keras.optimizers.SGD(1e-3), 0.1), "sparse_categorical_crossentropy")
+    model.compile(
+        training.layerwise_optimizer(model, keras.optimizers.SGD(1e-3), 0.1), "sparse_categorical_crossentropy"
+    )
     pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3)).astype("uint8")
     model.fit(pixels, np.arange(4), verbose=0)
     moved = {v.path: np.abs(to_numpy(v) - before[v.path]).max() for v in model.trainable_variables}

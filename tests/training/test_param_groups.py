@@ -5,8 +5,8 @@ import pytest
 from backends import needs_training
 
 from convnext_keras import ConvNeXt, clip, create_model, training
-from convnext_keras.configs import CLIP_VARIANTS
-from convnext_keras.training.param_groups import depths, key_of
+from convnext_keras.configs import CLIP_CONFIGS
+from convnext_keras.training.param_groups import layer_depths, variable_key
 
 pytestmark = pytest.mark.any_backend
 DEEP = (3, 3, 27, 3)
@@ -39,7 +39,7 @@ def meta_name(layer: str) -> str:
 @pytest.mark.parametrize("form", ["block", "stage"])
 def test_depths_are_metas(form):
     model = ConvNeXt(DEEP, (8, 8, 8, 8), name="deep", classes=3, input_shape=(32, 32, 3))
-    found = depths(model, form)
+    found = layer_depths(model, form)
     assert len(found) > 180
     for layer, (_, depth, head) in found:
         assert depth == meta_depth(meta_name(layer.name), form), layer.name
@@ -48,9 +48,9 @@ def test_depths_are_metas(form):
 
 def test_every_variable_is_in_one_group():
     for model in (create_model("convnext_mini.digits"), clip.create_model("convnext_mini.shapes")):
-        groups = training.describe(model, 0.7)
+        groups = training.parameter_groups(model, 0.7)
         paths = [path for group in groups for path in group.variables]
-        assert sorted(paths) == sorted(key_of(variable) for variable in model.trainable_variables)
+        assert sorted(paths) == sorted(variable_key(variable) for variable in model.trainable_variables)
         assert sum(group.parameters for group in groups) == sum(
             int(keras.ops.size(variable)) for variable in model.trainable_variables
         )
@@ -58,8 +58,8 @@ def test_every_variable_is_in_one_group():
 
 def test_scales_fall_towards_the_input_and_vectors_do_not_decay():
     model = create_model("convnext_mini.digits")
-    sizes = {key_of(variable): len(variable.shape) for variable in model.trainable_variables}
-    groups = training.describe(model, 0.5)
+    sizes = {variable_key(variable): len(variable.shape) for variable in model.trainable_variables}
+    groups = training.parameter_groups(model, 0.5)
     head = max(group.depth for group in groups)
     for group in groups:
         assert group.scale == 0.5 ** (head - group.depth)
@@ -68,9 +68,9 @@ def test_scales_fall_towards_the_input_and_vectors_do_not_decay():
 
 def test_both_towers_of_a_clip_have_depths_of_their_own():
     model = clip.create_model("convnext_mini.shapes")
-    groups = training.describe(model, 0.5)
+    groups = training.parameter_groups(model, 0.5)
     places = {path: (group.depth, group.scale) for group in groups for path in group.variables}
-    text_blocks = CLIP_VARIANTS["convnext_mini"].text.depth
+    text_blocks = CLIP_CONFIGS["convnext_mini"].text.depth
     assert places["text_token_embedding/embeddings"] == (0, 0.5 ** (text_blocks + 1))
     assert places["text_final_norm/gamma"] == (text_blocks + 1, 1)
     assert places["similarity/logit_scale"][1] == 1
@@ -83,20 +83,20 @@ def test_transfer_models_in_their_usual_forms():
     nested = keras.Model(inputs, keras.layers.Dense(2, name="mine")(backbone(inputs)))
     flat = keras.Model(backbone.input, keras.layers.Dense(2, name="mine")(backbone.output))
     for model in (keras.Sequential([inputs, backbone, keras.layers.Dense(2, name="mine")]), nested, flat):
-        groups = training.describe(model, 0.5)
+        groups = training.parameter_groups(model, 0.5)
         scales = {path: group.scale for group in groups for path in group.variables}
         head = max(group.depth for group in groups)
         assert [scale for path, scale in scales.items() if "mine" in path] == [1, 1]
         stem = next(scale for path, scale in scales.items() if "stem_conv" in path)
         assert stem == 0.5**head
     backbone.trainable = False
-    trained = [path for group in training.describe(nested, 0.5) for path in group.variables]
+    trained = [path for group in training.parameter_groups(nested, 0.5) for path in group.variables]
     assert [path.rpartition("mine/")[2] for path in trained] == ["kernel", "bias"]
 
 
 def test_wrong_arguments_are_told():
     model = create_model("convnext_mini.digits")
     with pytest.raises(ValueError, match=r"layer_decay must be above 0.*layer_decay=1.5"):
-        training.describe(model, 1.5)
+        training.parameter_groups(model, 1.5)
     with pytest.raises(ValueError, match=r"form must be 'block' or 'stage'.*form='blocks'"):
-        training.describe(model, 0.5, "blocks")
+        training.parameter_groups(model, 0.5, "blocks")

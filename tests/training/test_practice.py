@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 
 from convnext_keras import clip, create_model, training
 from convnext_keras.cli import app
-from convnext_keras.training.checkpointing import HISTORY, read_history
+from convnext_keras.training.checkpointing import HISTORY_FILE, read_history
 
 pytestmark = [pytest.mark.any_backend, needs_training]
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), "uint8")
-SHORT = training.Recipe(epochs=2, batch_size=4, learning_rate=1e-3, minimum_steps=0)
+SHORT = training.TrainingConfig(epochs=2, batch_size=4, learning_rate=1e-3, minimum_steps=0)
 
 
 def write_images(folder, counts, first=0):
@@ -40,26 +40,26 @@ def shapes_folder(folder, splits=("",)):
 
 
 def test_find_duplicates_compares_contents_of_files_and_arrays(tmp_path):
-    kept = training.read_examples(write_images(tmp_path / "train", {"a": 3, "b": 3}))
-    held_out = training.read_examples(write_images(tmp_path / "val", {"a": 2, "b": 1}, first=2))
+    kept = training.load_dataset(write_images(tmp_path / "train", {"a": 3, "b": 3}))
+    held_out = training.load_dataset(write_images(tmp_path / "val", {"a": 2, "b": 1}, first=2))
     assert [tuple(name[-7:] for name in pair) for pair in training.find_duplicates(kept, held_out)] == [
         ("a/0.png", "a/2.png"),
         ("b/0.png", "a/2.png"),
     ]
-    arrays = training.read_examples((PIXELS[[0, 1, 2, 0]], [0, 1, 0, 1]))
+    arrays = training.load_dataset((PIXELS[[0, 1, 2, 0]], [0, 1, 0, 1]))
     assert training.find_duplicates(arrays.subset([0, 1]), arrays.subset([2, 3])) == [("image 1", "image 0")]
 
 
 def test_find_duplicates_reads_each_image_once(monkeypatch):
     reads = []
     monkeypatch.setattr("convnext_keras.training.datasets._content_hash", lambda image: reads.append(1) or str(image))
-    examples = training.Examples([*map(str, range(10_000))], np.arange(10_000) % 2, ("a", "b"))
+    examples = training.ImageDataset([*map(str, range(10_000))], np.arange(10_000) % 2, ("a", "b"))
     assert training.find_duplicates(examples, examples.subset(range(5_000, 10_000)))[0] == ("5000", "5000")
     assert len(reads) == 15_000
 
 
 def test_notes_name_duplicates_gap_and_rise():
-    examples = training.read_examples((PIXELS, [0, 1] * 6))
+    examples = training.load_dataset((PIXELS, [0, 1] * 6))
     scores = np.full((12, 2), 0.5, "float32")
     evaluation = training.Evaluation(scores, examples.labels, examples.class_names)
     history = [
@@ -67,13 +67,13 @@ def test_notes_name_duplicates_gap_and_rise():
         {"epoch": 2, "loss": 0.03, "accuracy": 0.99, "val_loss": 1.93, "val_accuracy": 0.6},
     ]
     model = create_model("convnext_mini.digits")
-    trained = training.Trained(model, history, evaluation, SHORT, examples, examples)
+    trained = training.TrainingResult(model, history, evaluation, SHORT, examples, examples)
     duplicates, gap, rise = trained.notes
     assert "12 of 12 validation images are in the training data too" in duplicates
     assert "99.0 % on training images and 60.0 % on validation" in gap
     assert "lowest after epoch 1 (0.6) and is 1.93" in rise
     assert "keep='best'" in rise
-    quiet = training.Trained(model, history[:1], evaluation, SHORT, examples.subset([0]), examples.subset([1]))
+    quiet = training.TrainingResult(model, history[:1], evaluation, SHORT, examples.subset([0]), examples.subset([1]))
     assert quiet.notes == []
 
 
@@ -168,9 +168,9 @@ def pairs_of(count):
 
 
 def test_clip_training_goes_on_after_an_interruption(tmp_path):
-    recipe = training.Recipe(epochs=3, batch_size=2, learning_rate=1e-4)
+    recipe = training.TrainingConfig(epochs=3, batch_size=2, learning_rate=1e-4)
     model = clip.create_model("convnext_mini.shapes")
-    pairs = training.read_pairs(pairs_of(6))
+    pairs = training.load_image_text_pairs(pairs_of(6))
     recall = [training.RetrievalRecall(pairs)]
     whole = training.fine_tune_clip(model, pairs, recipe, state=tmp_path / "whole", callbacks=recall)
 
@@ -188,7 +188,7 @@ def test_clip_training_goes_on_after_an_interruption(tmp_path):
     histories = [read_history(tmp_path / name) for name in ("whole", "cut")]
     assert [row["loss"] for row in histories[0]] == [row["loss"] for row in histories[1]]
     assert {"recall_at_1", "learning_rate", "seconds"} <= set(histories[0][0])
-    other = training.Recipe(epochs=3, batch_size=2, learning_rate=1e-3)
+    other = training.TrainingConfig(epochs=3, batch_size=2, learning_rate=1e-3)
     with pytest.raises(ValueError, match="other learning_rate"):
         training.fine_tune_clip(model, pairs, other, state=tmp_path / "cut", callbacks=recall)
 
@@ -216,7 +216,7 @@ def test_train_on_pairs_writes_history_and_interpolates(tmp_path):
     assert run.output.count("% before") == 2
     assert (tmp_path / "out" / "curves.png").exists()
     assert len(read_history(tmp_path / "out")) == 1
-    assert (tmp_path / "out" / HISTORY).exists()
+    assert (tmp_path / "out" / HISTORY_FILE).exists()
     assert not (tmp_path / "out.partial").exists()
     same, original = clip.create_model(tmp_path / "out"), clip.create_model("convnext_mini.shapes")
     for mine, theirs in zip(same.get_weights(), original.get_weights(), strict=True):

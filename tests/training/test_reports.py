@@ -84,18 +84,18 @@ def test_wrong_options_are_told_before_anything_is_trained(pictures, tmp_path):
 
 def trained():
     model = create_model(DIGITS)
-    examples = training.read_examples((np.zeros((3, 8, 8, 3), "uint8"), [0, 1, 1]))
+    examples = training.load_dataset((np.zeros((3, 8, 8, 3), "uint8"), [0, 1, 1]))
     scores = np.array([[0.9, 0.1], [0.3, 0.7], [0.95, 0.05]])
     result = training.Evaluation(scores, np.array([0, 1, 1]), ("a|b", "c"))
-    return training.Trained(model, [], result, training.Recipe(), examples, examples)
+    return training.TrainingResult(model, [], result, training.TrainingConfig(), examples, examples)
 
 
 def test_the_worst_mistakes_are_shown_first():
     result = training.Evaluation(np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]]), np.array([1, 1, 1]), ("cat", "dog"))
-    examples = training.read_examples((np.zeros((3, 8, 8, 3), "uint8"), [1, 0, 1]))
-    assert reports.mistakes(examples, result).width == 2 * (reports.CELL + 4)
+    examples = training.load_dataset((np.zeros((3, 8, 8, 3), "uint8"), [1, 0, 1]))
+    assert reports.plot_errors(examples, result).width == 2 * (reports.ERROR_CELL_SIZE + 4)
     right = training.Evaluation(np.eye(2), np.array([0, 1]), ("cat", "dog"))
-    assert reports.mistakes(examples, right) is None
+    assert reports.plot_errors(examples, right) is None
 
 
 @pytest.mark.parametrize("step", ["savefig", "save_pretrained"])
@@ -108,14 +108,14 @@ def test_a_full_disk_leaves_nothing(step, tmp_path, monkeypatch):
     )
     monkeypatch.setattr(target, full)
     with pytest.raises(OSError, match="No space left"):
-        training.save(trained(), tmp_path / "out")
+        training.save_training_result(trained(), tmp_path / "out")
     assert not [*tmp_path.iterdir()]
 
 
 def test_a_folder_with_files_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="exists and is not empty"):
-        training.save(trained(), tmp_path)
+        training.save_training_result(trained(), tmp_path)
 
 
 @pytest.mark.parametrize(("keep", "other"), [("last", "best"), ("best", "last")])
@@ -124,10 +124,10 @@ def test_the_best_epoch_and_the_last_are_both_kept(keep, other, tmp_path, monkey
     monkeypatch.setattr(
         checkpointing, "Evaluation", lambda *parts: SimpleNamespace(loss=next(losses), accuracy=lambda: 0.5)
     )
-    recipe = training.Recipe(epochs=2, batch_size=8, keep=keep)
+    recipe = training.TrainingConfig(epochs=2, batch_size=8, keep=keep)
     trained = training.fine_tune(DIGITS, digits(40), recipe)
     output = tmp_path / "kept"
-    training.save(trained, output)
+    training.save_training_result(trained, output)
     assert sorted(path.name for path in output.glob("*.safetensors")) == sorted(
         [f"{other}.safetensors", "model.safetensors"]
     )
