@@ -90,7 +90,7 @@ class ConvNeXtConfig(NamedTuple):
 
 
 class ConvNeXtOptions(TypedDict, total=False):
-    """The attributes of `Variant` that have a default, as arguments of `ConvNeXt`."""
+    """The attributes of `ConvNeXtConfig` that have a default, as arguments of `ConvNeXt`."""
 
     parameters: int | None
     input_size: int
@@ -124,7 +124,7 @@ def validate_config(variant: ConvNeXtConfig) -> None:
     """Raises ValueError unless a model can be built of the variant.
 
     Example:
-        >>> check(Variant((1, 1), (8, 16), norm="batch"))
+        >>> validate_config(ConvNeXtConfig((1, 1), (8, 16), norm="batch"))
         Traceback (most recent call last):
         ValueError: norm must be one of ('layer', 'rms', 'simple'). Received: norm='batch'.
     """
@@ -167,7 +167,7 @@ def count_params(variant: ConvNeXtConfig, classes: int = 0, channels: int = 3) -
         channels: of the pictures.
 
     Example:
-        >>> parameter_count(VARIANTS["convnext_tiny"], classes=1000)
+        >>> count_params(CONVNEXT_CONFIGS["convnext_tiny"], classes=1000)
         28589128
     """
     dims, bias = variant.dims, int(variant.conv_bias)
@@ -195,7 +195,7 @@ def build_config(depths: Any, dims: Any, options: Mapping[str, Any], others: Ite
     Args:
         depths: blocks in each stage.
         dims: channels in each stage.
-        options: other attributes of `Variant` by name.
+        options: other attributes of `ConvNeXtConfig` by name.
         others: further names that the caller takes, for the error about an unknown one.
 
     Raises:
@@ -288,7 +288,7 @@ class CLIPTextConfig(NamedTuple):
         depth: number of blocks.
         context_length: most tokens of a text.
         vocabulary_size: number of token ids.
-        activation: of the blocks; see `Variant`.
+        activation: of the blocks; see `ConvNeXtConfig`.
         mlp_ratio: width of their hidden layer for one of `width`.
     """
 
@@ -334,7 +334,7 @@ def count_clip_params(variant: CLIPConfig) -> int:
     """How many numbers a ConvNeXt-CLIP is trained in.
 
     Example:
-        >>> clip_parameter_count(CLIP_VARIANTS["convnext_base_w"])
+        >>> count_clip_params(CLIP_CONFIGS["convnext_base_w"])
         179385345
     """
     trunk, text, embedding = variant.trunk, variant.text, variant.embedding

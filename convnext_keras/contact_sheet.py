@@ -13,7 +13,7 @@ def contact_sheet(rows: list[list[tuple]], cell: int) -> Image.Image:
     """A grid of pictures on white.
 
     Args:
-        rows: of `(picture, text, colour)`; a picture is what `open_image` takes, and is fitted into its cell. None
+        rows: of `(image, text, color)`; a picture is what `open_image` takes, and is fitted into its cell. None
             leaves the cell empty but for a fourth value, the name of what is missing.
         cell: height and width of a picture on the sheet, in pixels.
     """

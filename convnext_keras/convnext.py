@@ -237,7 +237,7 @@ def ConvNeXt(  # noqa: N802 - named like the constructors of keras.applications
             variants. Below 32, the last stages keep their resolution with dilated kernels, for dense prediction.
         dtype: Type or policy of the layers, such as `"mixed_bfloat16"`. None for Keras' global policy. Under all 16-bit
             policies, also the pure `"bfloat16"`, the normalization of pixels and the head compute in float32.
-        **architecture: other attributes of `Variant`.
+        **architecture: other attributes of `ConvNeXtConfig`.
 
     Returns:
         A functional model from `(N, H, W, 3)` to `(N, classes)`, or to features `(N, H // 32, W // 32, dims[-1])` or

@@ -125,7 +125,7 @@ def hide_packages(names: set[str]) -> Iterator[None]:
 
 
 def import_keras() -> None:
-    """Imports Keras without the packages of `HIDDEN` and without backends that are not selected."""
+    """Imports Keras without the packages of `UNUSED_PACKAGES` and without backends that are not selected."""
     if "keras" in sys.modules:
         return
     backend = select_backend()

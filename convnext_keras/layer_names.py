@@ -108,7 +108,7 @@ def _unformat(template: str, name: str) -> tuple[str, dict[str, int]] | None:
     """The reverse of `template.format`: what stands before the template in a name, and the template's numbers.
 
     Example:
-        >>> unformatted("stage_{stage}_add", "tiny_stage_3_add")
+        >>> _unformat("stage_{stage}_add", "tiny_stage_3_add")
         ('tiny_', {'stage': 3})
     """
     numbers, rest = {}, name
@@ -128,7 +128,7 @@ def parse_layer_name(name: str) -> tuple[str, LayerName] | None:
     """What stands before a layer's name, and the name as the table has it; None if the table does not have it.
 
     Example:
-        >>> read("convnext_tiny_downsampling_conv_1")
+        >>> parse_layer_name("convnext_tiny_downsampling_conv_1")
         ('convnext_tiny_', LayerName(role='downsampling_conv', stage=1, block=0, is_foreign=False))
     """
     readings = {role: _unformat(template, name) for role, template in TEMPLATES.items()}
@@ -151,7 +151,7 @@ def parse_layer_names(layers: Mapping[str, bool]) -> dict[str, LayerName]:
         layers: for each layer's name, in the order of the graph, whether the layer is a norm.
 
     Example:
-        >>> read_model({"a_stage_0_block_0_add": False, "layer_normalization_7": True})["layer_normalization_7"]
+        >>> parse_layer_names({"a_stage_0_block_0_add": False, "layer_normalization_7": True})["layer_normalization_7"]
         LayerName(role='head_layernorm', stage=0, block=0, is_foreign=False)
     """
     readings = {name: reading for name in layers if (reading := parse_layer_name(name))}

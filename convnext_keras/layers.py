@@ -224,7 +224,7 @@ class AverageMaxPooling2D(layers.Layer):
         return {**super().get_config(), "concatenate": self.concatenate, "data_format": self.data_format}
 
 
-# The words of `Variant` for norms, poolings and activations, and what they stand for.
+# The words of `ConvNeXtConfig` for norms, poolings and activations, and what they stand for.
 NORMS = {"layer": LayerNormalization, "rms": layers.RMSNormalization, "simple": SimpleNormalization}
 POOLINGS = {
     "avg": layers.GlobalAveragePooling2D,

@@ -23,7 +23,7 @@ def reuse_allocator_memory() -> bool:
         Whether it took effect; False on other systems.
 
     Example:
-        >>> keep_memory() in (True, False)
+        >>> reuse_allocator_memory() in (True, False)
         True
     """
     mallopt = None if sys.platform == "win32" else getattr(ctypes.CDLL(None), "mallopt", None)

@@ -109,7 +109,7 @@ def average_weights(models: Sequence[keras.Model], weights: Sequence[float] | No
     Example:
         >>> from convnext_keras import create_model
         >>> models = [create_model("convnext_mini.digits") for _ in range(3)]
-        >>> average(models).output_shape
+        >>> average_weights(models).output_shape
         (None, 10)
     """
     models = [merge_lora(model) for model in models]

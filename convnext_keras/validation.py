@@ -40,7 +40,7 @@ def suggestion(given: Any, known: Iterable[str]) -> str:
     """A sentence with the known name that is most like the given one, after a blank; empty if none is like it.
 
     Example:
-        >>> did_you_mean("convnext_tinny", ["convnext_tiny", "convnext_base"])
+        >>> suggestion("convnext_tinny", ["convnext_tiny", "convnext_base"])
         " Did you mean 'convnext_tiny'?"
     """
     close = difflib.get_close_matches(str(given), known, n=1)
@@ -51,7 +51,7 @@ def format_choices(words: Iterable[Any]) -> str:
     """Words for a sentence.
 
     Example:
-        >>> alternatives([None, "avg", "max"])
+        >>> format_choices([None, "avg", "max"])
         "None, 'avg' or 'max'"
     """
     *others, last = map(repr, words)

@@ -53,7 +53,7 @@ TIMM = [
     Contender("timm", "torch", "bfloat16"),
 ]
 LIMITS = [Contender("limit", "torch", "float32"), Contender("limit", "torch", "bfloat16")]
-# What `keep_memory` sets, for processes that may not have this library.
+# What `reuse_allocator_memory` sets, for processes that may not have this library.
 KEEP_MEMORY = f"glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold={2**64 - 1}"
 ON_EACH = [Contender("ours", backend) for backend in ("tensorflow", "jax", "torch", "openvino")]
 TRAINED = [row for row in KERAS if row.backend != "openvino" and row.setting != "jit_compile"]

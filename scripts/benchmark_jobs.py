@@ -56,13 +56,13 @@ def measured(engine: str, shards: str, output: Path) -> dict[str, float]:
     """Pictures a second, seconds of the start, and MB at most."""
     code = (
         "import json, sys, time; start = time.time()\n"
-        "from convnext_keras import scale; from convnext_keras.distributed import jobs\n"
+        "from convnext_keras import distributed; from convnext_keras.distributed import jobs\n"
         "do, begun = jobs._do, []\n"
         "def timed(*arguments):\n"
         "    begun.append(time.time()); result = do(*arguments); begun.append(time.time()); return result\n"
         "jobs._do = timed\n"
         "options = {'engine': 'ray', 'devices': 'cpu:2'} if sys.argv[3] else {}\n"
-        f"summary = scale.embed('{MODEL}', sys.argv[1], sys.argv[2], **options)\n"
+        f"summary = distributed.embed('{MODEL}', sys.argv[1], sys.argv[2], **options)\n"
         "print(json.dumps([summary.pictures / (begun[1] - begun[0]), begun[0] - start]))"
     )
     command = [sys.executable, "-c", code, shards, str(output), ENGINES[engine] or ""]

@@ -3,7 +3,7 @@
     python scripts/make_hub_references.py              # in an environment that has the peers
     python scripts/make_hub_references.py --random 100 --output FOLDER
 
-Beside each folder lies what the peer computes from `picture.png` with it: `pixels` in 0..255 as its own processor gives
+Beside each folder lies what the peer computes from `image.png` with it: `pixels` in 0..255 as its own processor gives
 them, channels last, and `outputs` as scores (softmax or sigmoid) or features. With `--random`, folders of random kinds
 are written, to be compared by `scripts/compare_hub.py`.
 """

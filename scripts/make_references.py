@@ -221,7 +221,7 @@ def depth_of(name: str) -> int:
 
 
 def timm_training() -> None:
-    """Gradients, losses and weights of twenty steps of fine-tuning by PyTorch's AdamW, as `TRAINING` says."""
+    """Gradients, losses and weights of twenty steps of fine-tuning by PyTorch's AdamW, as `TRAINING_NAMES` says."""
     import torch
 
     model = timm_model("plain")

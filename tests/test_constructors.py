@@ -31,8 +31,8 @@ def test_a_weight_set_by_any_of_its_names(name):
 
 def test_a_weight_set_itself_is_not_looked_up_again(monkeypatch):
     row = checkpoints.load_registry()["convnext_mini.digits"]
-    monkeypatch.setattr(checkpoints.registry, "weight_sets", None)
-    monkeypatch.setattr(checkpoints, "named", None)
+    monkeypatch.setattr(checkpoints.registry, "load_registry", None)
+    monkeypatch.setattr(checkpoints, "find_weight_set", None)
     assert create_model(row).provenance.weights == row.name
 
 

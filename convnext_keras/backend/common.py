@@ -37,7 +37,7 @@ def depthwise_shift_add(inputs, kernel, dilation_rate: int):
 
 
 def shifted_kernel_gradient(inputs, upstream, kernel_size: tuple[int, int], dilation_rate: int):
-    """Gradient of `shifted_sum` for its kernel: one fused product and sum per position, in a loop so that XLA compiles
+    """Gradient of `depthwise_shift_add` for its kernel: one fused product and sum per position, in a loop so that XLA compiles
     one of them and not all (49 in a row took five times as long to run and to compile).
     """
     rows, columns = kernel_size
@@ -53,7 +53,7 @@ def shifted_kernel_gradient(inputs, upstream, kernel_size: tuple[int, int], dila
 
 
 def shifted_depthwise(inputs, kernel, dilation_rate: int):
-    """`shifted_sum` in at least float32, with its gradients written out: XLA's own take tens of seconds to compile.
+    """`depthwise_shift_add` in at least float32, with its gradients written out: XLA's own take tens of seconds to compile.
 
     Args:
         inputs: `(N, H, W, C)`.

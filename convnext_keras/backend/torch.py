@@ -4,8 +4,8 @@ On CPUs, `torch.nn.functional.linear` multiplies float32 matrices with MKL, whic
 long as oneDNN. PyTorch has oneDNN's product, with an activation appended, as an operation of its own compiler without a
 gradient; this adds one.
 
-Keras runs some 200 layers in Python for a batch, 20 to 40 ms; `infer` records what they ask of PyTorch, once for each
-shape, and repeats that.
+Keras runs some 200 layers in Python for a batch, 20 to 40 ms; `predict_batch` records what they ask of PyTorch, once
+for each shape, and repeats that.
 """
 
 import weakref

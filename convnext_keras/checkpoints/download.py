@@ -62,7 +62,7 @@ def fetch(url: str, sha256: str, megabytes: float) -> VerifiedFile:
         megabytes: about how large it is; told to the user when it cannot be fetched.
 
     Returns:
-        The file in `cache_folder()`.
+        The file in `cache_dir()`.
 
     Raises:
         OSError: if it cannot be fetched, or what arrives has another sha256; the message names the remedy.

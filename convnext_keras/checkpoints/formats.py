@@ -74,7 +74,7 @@ def open_weights(path: str | os.PathLike) -> Iterator[WeightsReader]:
         path: the file. Its extension does not matter.
 
     Yields:
-        A `WeightFile`. Names are `layer/variable` for Keras' legacy `.h5`, paths for `.weights.h5`, and the
+        A `WeightsReader`. Names are `layer/variable` for Keras' legacy `.h5`, paths for `.weights.h5`, and the
         publisher's own for `.safetensors`.
 
     Raises:

@@ -154,7 +154,7 @@ def strip_counter(name: str) -> str:
     """The name of a layer without the number by which Keras tells it from others of its class.
 
     Example:
-        >>> without_count("dense_12")
+        >>> strip_counter("dense_12")
         'dense'
     """
     base, _, number = name.rpartition("_")

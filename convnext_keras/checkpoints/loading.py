@@ -155,7 +155,7 @@ def adapt_input_kernel(kernel: np.ndarray, channels: int) -> np.ndarray:
         `(height, width, channels, filters)`.
 
     Example:
-        >>> adapt_kernel(np.ones((4, 4, 3, 8)), 1)[0, 0, 0, 0]
+        >>> adapt_input_kernel(np.ones((4, 4, 3, 8)), 1)[0, 0, 0, 0]
         3.0
     """
     if channels == 1:

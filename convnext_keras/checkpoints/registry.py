@@ -34,7 +34,7 @@ RESTRICTED_LICENSES = {
 
 @runtime_checkable
 class WeightsSource(Protocol):
-    """Weights that somebody published, and what is known of them: a `WeightSet`, or a `hub.Description`."""
+    """Weights that somebody published, and what is known of them: a `WeightSet`, or a `hub.ModelInfo`."""
 
     @property
     def name(self) -> str:
@@ -96,11 +96,11 @@ class WeightSet(NamedTuple):
         classes: width of the classifier, 0 if there is none.
         labels: name of the label set of the classes.
         input_size: height and width in pixels that the set is evaluated at.
-        crop: see `Recipe.crop`.
+        crop: see `ImageTransform.crop`.
         test_input_size: a larger size that was evaluated too, with `test_crop` and `test_top1`; empty if none was.
         test_crop: crop at that size.
-        resize: see `Recipe.resize`.
-        interpolation: see `Recipe.interpolation`.
+        resize: see `ImageTransform.resize`.
+        interpolation: see `ImageTransform.interpolation`.
         statistics: the name of the statistics that the model embeds.
         license: of the weights, as their publisher states it.
         source: page that describes them.
@@ -271,7 +271,7 @@ def fetch_weights(source: WeightsSource | Path, include_top: bool = True) -> Ver
     """The local file of weights that are published, or a file of the user's, with its sha256.
 
     Args:
-        source: what `resolve` gives.
+        source: what `resolve_weights` gives.
         include_top: False to take the publisher's file without the classifier where there is one.
 
     Raises:

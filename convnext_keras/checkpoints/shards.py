@@ -33,7 +33,7 @@ def open_checkpoint(path: str | os.PathLike) -> Iterator[WeightsReader]:
         path: a weight file, or an index whose name ends in `.safetensors.index.json`; its shards lie beside it.
 
     Yields:
-        A `WeightFile`; of shards, one tensor at a time is read from its own file.
+        A `WeightsReader`; of shards, one tensor at a time is read from its own file.
 
     Raises:
         WeightsError: see `open_weights`; also if the index is broken or disagrees with its shards.

@@ -101,10 +101,10 @@ def CLIPConvNeXt(  # noqa: N802 - named like the constructors of keras.applicati
         WeightsError: if the file cannot be had or does not fit.
 
     Example:
-        >>> from convnext_keras.clip import CLIPConvNeXt, ClipVariant, TextTower
-        >>> from convnext_keras.configs import Variant
-        >>> trunk = Variant((1, 1, 2, 1), (8, 16, 32, 64))
-        >>> variant = ClipVariant(trunk, TextTower(width=32, heads=2, depth=2, vocabulary_size=1024), embedding=16)
+        >>> from convnext_keras.clip import CLIPConvNeXt, CLIPConfig, CLIPTextConfig
+        >>> from convnext_keras.configs import ConvNeXtConfig
+        >>> trunk = ConvNeXtConfig((1, 1, 2, 1), (8, 16, 32, 64))
+        >>> variant = CLIPConfig(trunk, CLIPTextConfig(width=32, heads=2, depth=2, vocabulary_size=1024), embedding=16)
         >>> CLIPConvNeXt(variant, image_size=64).image_encoder.output_shape
         (None, 16)
     """

@@ -30,7 +30,7 @@ class SimilarityScores(NamedTuple):
 class DualEncoder:
     """Pictures and texts to unit vectors of one space.
 
-    `CLIP` is one in Keras, `deploy.ExportedCLIP` one in the program of another format.
+    `CLIP` is one in Keras, `export.ExportedCLIP` one in the program of another format.
 
     Attributes:
         name: of the model.

@@ -48,7 +48,7 @@ class CLIPTrainTransform:
         seed: of the random numbers.
 
     Example:
-        >>> RandomCropAndErase(64)(np.zeros((100, 80, 3), "uint8")).shape
+        >>> CLIPTrainTransform(64)(np.zeros((100, 80, 3), "uint8")).shape
         (64, 64, 3)
     """
 

@@ -182,7 +182,7 @@ def format_prompts(labels: Sequence[str], templates: Sequence[str]) -> list[str]
 
 
 def class_embeddings(prompts: np.ndarray, labels: int) -> np.ndarray:
-    """Unit vectors `(labels, D)`: the mean of each label's prompts, from unit vectors of what `prompts_of` gives."""
+    """Unit vectors `(labels, D)`: the mean of each label's prompts, from unit vectors of what `format_prompts` gives."""
     return l2_normalize(prompts.reshape(labels, -1, prompts.shape[-1]).mean(axis=1))
 
 

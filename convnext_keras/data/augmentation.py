@@ -91,7 +91,7 @@ def _rotation(degrees: float) -> np.ndarray:
 
 
 def random_affine(picture: Image.Image, strength: float, random: np.random.Generator) -> Image.Image:
-    """Turned, scaled and shifted a little: at strength 1 up to `ANGLE` degrees, `ZOOM` and `SHIFT`.
+    """Turned, scaled and shifted a little: at strength 1 up to `MAX_ANGLE` degrees, `MAX_ZOOM` and `MAX_SHIFT`.
 
     The levels at the edge go on outside the picture, so that a plain background stays plain.
     """
@@ -158,7 +158,7 @@ class Augmentation:
         ValueError: if the pictures are neither grey nor RGB.
 
     Example:
-        >>> augment = Augmentation(Recipe(32), crop_scale=(0.5, 1.0), flip=0.5)
+        >>> augment = Augmentation(ImageTransform(32), crop_scale=(0.5, 1.0), flip=0.5)
         >>> augment(np.zeros((50, 40, 3), "uint8"), np.random.default_rng(0)).shape
         (32, 32, 3)
     """
@@ -179,7 +179,7 @@ class Augmentation:
             )
 
     def __call__(self, image: ImageSource, random: np.random.Generator) -> np.ndarray:
-        """Pixels `(height, width, channels)` in 0..255; see `Recipe`."""
+        """Pixels `(height, width, channels)` in 0..255; see `ImageTransform`."""
         height, width, channels = self.recipe.shape
         if self.crop_scale == (1, 1):
             pixels = self.recipe(image)

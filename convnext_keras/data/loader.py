@@ -96,7 +96,7 @@ def iter_batches(
     """Pictures as batches of pixels, decoded and resized in threads while the caller works on the batch before.
 
     Args:
-        images: see `images_of`; an iterable is read no further than two batches ahead.
+        images: see `as_image_list`; an iterable is read no further than two batches ahead.
         recipe: one item of `images` to pixels, all of one shape.
         batch_size: most pictures of a batch.
         on_error: `"raise"`, or `"skip"` to warn of a picture that cannot be read and go on, or what is to be called

@@ -39,7 +39,7 @@ NORMALIZATION_STATS = {
 
 
 def get_statistics(statistics: str | NormalizationStats) -> NormalizationStats:
-    """The statistics of that name in `STATISTICS`, or those given.
+    """The statistics of that name in `NORMALIZATION_STATS`, or those given.
 
     Raises:
         ValueError: if the name is unknown.
@@ -64,7 +64,7 @@ def normalize(pixels, statistics: str | NormalizationStats = "imagenet"):
 
     Args:
         pixels: array or tensor `(..., 3)` in 0..255, red, green and blue last.
-        statistics: a name in `STATISTICS`, or others.
+        statistics: a name in `NORMALIZATION_STATS`, or others.
 
     Returns:
         The same shape in float32, about -2.2..2.7.
@@ -115,7 +115,7 @@ def adapt_statistics(statistics: NormalizationStats, channels: int) -> Normaliza
     """Returns statistics for another number of channels: the mean of all for one channel, else repeated in turn.
 
     Example:
-        >>> adapted(Statistics((0.25, 0.5, 0.75), (0.2, 0.2, 0.2)), 1).mean
+        >>> adapt_statistics(NormalizationStats((0.25, 0.5, 0.75), (0.2, 0.2, 0.2)), 1).mean
         (0.5,)
     """
     if len(statistics.mean) == channels:
@@ -142,7 +142,7 @@ def center_crop(
     Args:
         image: the picture.
         size: height and width of the result, in pixels.
-        rounding: of `ROUNDINGS`.
+        rounding: of `CROP_ROUNDING`.
         fill: the level, or one for each channel, of what is added where the picture is smaller.
     """
     height, width = size if isinstance(size, tuple) else (size, size)
@@ -167,7 +167,7 @@ class ImageTransform(NamedTuple):
         interpolation: a name in `INTERPOLATIONS`; always antialiased.
         statistics: the name of the statistics that the model embeds, or others.
         rgb_first: whether other modes become RGB before resizing, as timm does, or after cropping, as OpenCLIP does.
-        rounding: of the crop's offset, a name in `ROUNDINGS`.
+        rounding: of the crop's offset, a name in `CROP_ROUNDING`.
         edge: height and width before the crop, None for `size / crop`, rounded down.
         channels: 1 for grey levels, 3 for RGB, 4 with opacity; of another number, pictures must be arrays.
         fill: see `center_crop`.
@@ -178,7 +178,7 @@ class ImageTransform(NamedTuple):
         scale_levels: see `open_image`; off gives what the publishers' transforms give for 16-bit images.
 
     Example:
-        >>> Recipe(size=224, crop=0.875)(np.zeros((300, 451, 3), "uint8")).shape
+        >>> ImageTransform(size=224, crop=0.875)(np.zeros((300, 451, 3), "uint8")).shape
         (224, 224, 3)
     """
 
@@ -198,7 +198,7 @@ class ImageTransform(NamedTuple):
     scale_levels: bool = True
 
     def with_channels(self, channels: int) -> "ImageTransform":
-        """Returns the transform for images with another number of channels; see `adapted`."""
+        """Returns the transform for images with another number of channels; see `adapt_statistics`."""
         if channels == self.channels:
             return self
         statistics = adapt_statistics(get_statistics(self.statistics), channels)

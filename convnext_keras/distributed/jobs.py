@@ -82,18 +82,19 @@ def embed(
 
     Args:
         weights: a ConvNeXt-CLIP by its name, see `clip.create_model`, or as `export` wrote it.
-        inputs: see `shards_of`.
+        inputs: see `make_shards`.
         output: a folder for files of Parquet, one a shard; or a path that ends in `.lance`, see `retrieval.LanceIndex`.
             With several machines, in a file system that they share.
         dtype: of vectors, `"float32"` or `"float16"`.
         batch_size: most pictures at a time.
-        model_engine: `"openvino"` or `"onnx"`, to run the model without Keras' backend; see `deploy.exported_for`.
+        model_engine: `"openvino"` or `"onnx"`, to run the model without Keras' backend; see
+            `export.get_or_export_clip`.
         engine: None for this process, or `"ray"`.
         address: of a cluster of Ray that runs, such as `"auto"` or `"ray://head:10001"`; None to start one here.
         devices: of a cluster: `"gpu"` or `"cpu"`, or such as `"gpu:4"`, for how many models there are; each has a GPU,
             or an equal part of the processors. By default one for each GPU, or for each four processors.
         shard_size: pictures of a shard; an archive is one.
-        column: column of a list that has the paths, addresses or images; see `shards_of`.
+        column: column of a list that has the paths, addresses or images; see `make_shards`.
         exif_transpose: whether images are rotated as their EXIF orientation says; see `open_image`.
         retry_errors: whether shards with images that could not be read are done again.
         verbose: whether to show progress, with pictures a second and the time left.
@@ -105,8 +106,8 @@ def embed(
         RuntimeError: if a shard cannot be done; the shards before it are kept.
 
     Example:
-        >>> from convnext_keras import scale
-        >>> scale.embed("convnext_mini.shapes", "weights/shapes_held_out.png", "vectors").pictures
+        >>> from convnext_keras import distributed
+        >>> distributed.embed("convnext_mini.shapes", "weights/shapes_held_out.png", "vectors").pictures
         1
         >>> import pyarrow.parquet
         >>> pyarrow.parquet.read_table("vectors").column("vector").type
@@ -160,8 +161,8 @@ def classify(
         RuntimeError: see `embed`.
 
     Example:
-        >>> from convnext_keras import scale
-        >>> scale.classify("convnext_mini.digits", "weights/digits_held_out.png", "digits").errors
+        >>> from convnext_keras import distributed
+        >>> distributed.classify("convnext_mini.digits", "weights/digits_held_out.png", "digits").errors
         0
     """
     task = Task("classify", weights, batch_size, top=_validate_top_k(top), exif_transpose=exif_transpose)
@@ -216,9 +217,9 @@ def zero_shot(
         RuntimeError: see `embed`.
 
     Example:
-        >>> from convnext_keras import scale
+        >>> from convnext_keras import distributed
         >>> labels = ["a red circle", "a blue star"]
-        >>> scale.zero_shot("convnext_mini.shapes", labels, "weights/shapes_held_out.png", "shapes").pictures
+        >>> distributed.zero_shot("convnext_mini.shapes", labels, "weights/shapes_held_out.png", "shapes").pictures
         1
     """
     words: dict[str, Any] = {"labels": validate_labels(labels), "templates": validate_templates(templates)}

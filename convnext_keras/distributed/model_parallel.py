@@ -38,9 +38,9 @@ def layout_map(model: keras.Model, mesh: keras.distribution.DeviceMesh) -> keras
         ValueError: if the mesh has other axes.
 
     Example:
-        >>> from convnext_keras import ConvNeXtAtto, scale
+        >>> from convnext_keras import ConvNeXtAtto, distributed
         >>> mesh = keras.distribution.DeviceMesh((1, 2), ("batch", "model"), ["cpu:0", "cpu:1"])
-        >>> layouts = scale.layout_map(ConvNeXtAtto(weights=None, input_shape=(32, 32, 3)), mesh)
+        >>> layouts = distributed.layout_map(ConvNeXtAtto(weights=None, input_shape=(32, 32, 3)), mesh)
         >>> layouts["convnext_atto_stage_0_block_0_pointwise_conv_1/kernel"].axes
         (None, 'model')
     """
@@ -60,7 +60,7 @@ def shard_axis(path: str, rank: int) -> int | None:
     """The axis by which a weight is split over devices, None if it is small.
 
     Example:
-        >>> split_axis("text_block_0_mlp_out/kernel", rank=2), split_axis("text_block_0_mlp_out/bias", rank=1)
+        >>> shard_axis("text_block_0_mlp_out/kernel", rank=2), shard_axis("text_block_0_mlp_out/bias", rank=1)
         (0, None)
     """
     reading = parse_layer_name(path.split("/")[-2]) if "/" in path else None
@@ -75,7 +75,7 @@ class RematModel(keras.Model):
     """A model that keeps the outputs of its stages only, and computes what lies between once more for the gradients.
 
     It takes one more forward pass a step. It shares its weights with the model that it was
-    made of, by `rematerialized`.
+    made of, by `with_rematerialization`.
 
     Args:
         segments: models whose outputs are the next one's inputs.
@@ -94,7 +94,7 @@ class RematModel(keras.Model):
 
 
 def with_rematerialization(model: keras.Model) -> RematModel:
-    """A model to train in place of another, with its weights, in less memory; see `Rematerialized`.
+    """A model to train in place of another, with its weights, in less memory; see `RematModel`.
 
     Args:
         model: a ConvNeXt without stochastic depth, whose random numbers would differ the second time.
@@ -103,9 +103,9 @@ def with_rematerialization(model: keras.Model) -> RematModel:
         ValueError: if it has no stages, or random layers.
 
     Example:
-        >>> from convnext_keras import create_model, scale
+        >>> from convnext_keras import create_model, distributed
         >>> model = create_model("convnext_mini.digits")
-        >>> training = scale.rematerialized(model)
+        >>> training = distributed.with_rematerialization(model)
         >>> len(training.segments)
         5
     """

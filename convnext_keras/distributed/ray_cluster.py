@@ -55,7 +55,7 @@ class ModelActor:
         self.worker = Worker(task)
 
     def card(self) -> dict[str, Any]:
-        """What `Described` tells, and the number of the process."""
+        """What `RemoteModelInfo` tells, and the number of the process."""
         model: Any = self.worker.model
         known = {"name": model.name, "width": model.output_width, "provenance": model.provenance}
         return {**known, "model": self.worker.fingerprint(), "process": os.getpid()}
@@ -161,9 +161,9 @@ def plan_workers(devices: str, resources: dict[str, float]) -> tuple[int, dict[s
         ValueError: if the words are not valid, or the cluster has less.
 
     Example:
-        >>> shares("", {"CPU": 8.0})
+        >>> plan_workers("", {"CPU": 8.0})
         (2, {'num_cpus': 4, 'num_gpus': 0})
-        >>> shares("gpu:2", {"CPU": 8.0, "GPU": 4.0})
+        >>> plan_workers("gpu:2", {"CPU": 8.0, "GPU": 4.0})
         (2, {'num_cpus': 1, 'num_gpus': 1})
     """
     processors, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))

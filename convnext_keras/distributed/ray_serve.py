@@ -36,8 +36,8 @@ def serve_deployment(
         ValueError: if Ray Serve is missing, or a number is not valid.
 
     Example:
-        >>> from convnext_keras import scale
-        >>> scale.application("convnext_mini.shapes", replicas=0)
+        >>> from convnext_keras import distributed
+        >>> distributed.serve_deployment("convnext_mini.shapes", replicas=0)
         Traceback (most recent call last):
         ...
         ValueError: replicas must be 1 or more, or the least and the most. Received: replicas=0

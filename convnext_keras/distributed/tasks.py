@@ -23,13 +23,13 @@ class Task:
 
     Attributes:
         kind: `"embed"`, `"classify"` or `"zero_shot"`.
-        weights: the model's name, see `opened`; other machines must find the same under it.
+        weights: the model's name, see `load_predictor`; other machines must find the same under it.
         batch_size: most pictures at a time.
         dtype: of vectors, one of `PRECISIONS`.
         top: how many classes or labels of each picture.
         labels: of `zero_shot`.
         templates: of `zero_shot`.
-        engine: see `opened`.
+        engine: see `load_predictor`.
         exif_transpose: whether images are rotated as their EXIF orientation says.
     """
 
@@ -75,7 +75,7 @@ class Worker:
             self.zero_shot = ZeroShotClassifier(self.model, task.labels, task.templates)
 
     def fingerprint(self) -> str:
-        """What only a model with the same weights has; see `Embedder`. Of a classifier, of its classes."""
+        """What only a model with the same weights has; see `DualEncoder`. Of a classifier, of its classes."""
         if isinstance(self.model, DualEncoder):
             return self.model.fingerprint()
         known = self.model.provenance

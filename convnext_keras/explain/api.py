@@ -52,7 +52,7 @@ def explain_images(
         >>> from convnext_keras import clip, explain
         >>> model = clip.create_model("convnext_mini.shapes")
         >>> picture = np.zeros((64, 64, 3), "uint8")
-        >>> explain.heat_maps(model, picture, "a red circle", method="occlusion", cells=4)[0].values.shape
+        >>> explain.explain_images(model, picture, "a red circle", method="occlusion", cells=4)[0].values.shape
         (4, 4)
     """
     if method not in METHODS:
@@ -105,7 +105,7 @@ def plot_feature_maps(model: keras.Model, picture: ImageSource, stage: int = 0, 
     Example:
         >>> from convnext_keras import create_model, explain
         >>> model = create_model("convnext_mini.digits")
-        >>> explain.feature_sheet(model, np.zeros((32, 32, 3), "uint8"), channels=11).size
+        >>> explain.plot_feature_maps(model, np.zeros((32, 32, 3), "uint8"), channels=11).size
         (744, 284)
     """
     encoder = model.image_encoder if isinstance(model, CLIP) else model
@@ -132,7 +132,7 @@ def _prepare_inputs(pixels: np.ndarray) -> np.ndarray:
 
 
 def _default_stage(model: keras.Model) -> int:
-    """The last stage with `CELLS` in height and width; the first if none has."""
+    """The last stage with `MIN_MAP_SIZE` in height and width; the first if none has."""
     shapes = feature_extractor(model).output_shape
     return max(
         [stage for stage, (_, *size, _) in enumerate(shapes) if None not in size and min(size) >= MIN_MAP_SIZE],

@@ -76,9 +76,9 @@ def export(
     Args:
         model: a classifier, backbone or `feature_extractor` of this library, or one built on it, or its name for
             `create_model`; a tower of a ConvNeXt-CLIP, or a `ZeroShotClassifier`, whose labels become part of it.
-        path: of the file or, for `"saved_model"`, folder to write.
-        format: `"saved_model"`, `"litert"`, `"onnx"`, `"torch"` (an `ExportedProgram`), `"openvino"` or `"stablehlo"`
-            (by `jax.export`, for CPUs, CUDA and TPUs); by default the one that the path ends like.
+        path: of the file or, for `"load_saved_model"`, folder to write.
+        format: `"load_saved_model"`, `"litert"`, `"onnx"`, `"torch"` (an `ExportedProgram`), `"openvino"` or
+            `"stablehlo"` (by `jax.export`, for CPUs, CUDA and TPUs); by default the one that the path ends like.
         batch: rows of the input; None for any number.
         size: height and width in pixels, or the number of tokens of a text tower; by default those of the model.
         layout: `"nhwc"`, or `"nchw"` for pixels with their channels in front.
@@ -100,8 +100,8 @@ def export(
         ImportError: if a package is missing; the message names the extra that brings it.
 
     Example:
-        >>> from convnext_keras import create_model, deploy
-        >>> written = deploy.export(create_model("convnext_mini.digits"), "digits.xml")
+        >>> from convnext_keras import create_model, export
+        >>> written = export.export(create_model("convnext_mini.digits"), "digits.xml")
         >>> written.format, written.difference < 1e-5
         ('openvino', True)
     """

@@ -22,7 +22,7 @@ def prepare_calibration(
         recipe: the transform of its weights, if known.
         layout: of the pixels, `"nhwc"` or `"nchw"`.
         statistics: that the pixels are normalised with, None for pixels in 0..255.
-        pictures: see `images_of`.
+        pictures: see `as_image_list`.
 
     Raises:
         ValueError: if there are fewer than 16, or one cannot be read.

@@ -49,7 +49,7 @@ def export_clip(
 
     Args:
         model: the ConvNeXt-CLIP.
-        folder: to write: `image` and `text` with the suffix of the format, their descriptions, and `clip.json`.
+        folder: to write: `image` and `parse_str` with the suffix of the format, their descriptions, and `clip.json`.
         format: `"openvino"` or `"onnx"`.
         precision: see `export`; with `"int8"`, the text tower is written in `"int8_weights"`.
         calibration: see `export`.
@@ -63,10 +63,10 @@ def export_clip(
         ValueError: if an argument is not valid, or see `export`; nothing is left at the folder then.
 
     Example:
-        >>> from convnext_keras import clip, deploy
+        >>> from convnext_keras import clip, export
         >>> model = clip.create_model("convnext_mini.shapes")
-        >>> written = deploy.export_clip(model, "shapes-openvino")
-        >>> exported = deploy.ExportedCLIP("shapes-openvino")
+        >>> written = export.export_clip(model, "shapes-openvino")
+        >>> exported = export.ExportedCLIP("shapes-openvino")
         >>> exported.encode_text("a red star").shape
         (1, 96)
     """
@@ -119,10 +119,10 @@ class ExportedCLIP(DualEncoder):
         ImportError: if the format's own program is not installed.
 
     Example:
-        >>> from convnext_keras import clip, deploy
+        >>> from convnext_keras import clip, export
         >>> model = clip.create_model("convnext_mini.shapes")
-        >>> written = deploy.export_clip(model, "shapes-exported", check=False)
-        >>> classifier = clip.ZeroShotClassifier(deploy.ExportedCLIP(written.path), ["red", "blue"], "a {} background")
+        >>> written = export.export_clip(model, "shapes-exported", check=False)
+        >>> classifier = clip.ZeroShotClassifier(export.ExportedCLIP(written.path), ["red", "blue"], "a {} background")
         >>> classifier.predict(np.full((64, 64, 3), (0, 0, 255), "uint8"))[0][0].label
         'blue'
     """

@@ -26,10 +26,10 @@ class ExportedModel:
         ImportError: if the format's own program is not installed.
 
     Example:
-        >>> from convnext_keras import create_model, deploy
+        >>> from convnext_keras import create_model, export
         >>> model = create_model("convnext_mini.digits")
-        >>> written = deploy.export(model, "read.xml")
-        >>> deploy.Artefact("read.xml")(np.zeros((2, 32, 32, 3))).shape
+        >>> written = export.export(model, "read.xml")
+        >>> export.ExportedModel("read.xml")(np.zeros((2, 32, 32, 3))).shape
         (2, 10)
     """
 

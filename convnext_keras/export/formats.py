@@ -63,7 +63,7 @@ def resolve_format(name: str | None, path: Path) -> str:
         ValueError: if there is none of that name, or the path ends in none's way.
 
     Example:
-        >>> format_named(None, Path("tiny.onnx"))
+        >>> resolve_format(None, Path("tiny.onnx"))
         'onnx'
     """
     if name is None:

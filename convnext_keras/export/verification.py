@@ -60,7 +60,7 @@ def verify_export(
         rows: to compare with, random ones if None.
 
     Raises:
-        ValueError: if it is above `MOST_DIFFERENCE`, or the format's own program cannot run it.
+        ValueError: if it is above `TOLERANCES`, or the format's own program cannot run it.
     """
     inputs = make_test_inputs(model, rows)
     with tempfile.TemporaryDirectory() as folder:

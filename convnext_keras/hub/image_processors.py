@@ -22,7 +22,7 @@ class Processor(NamedTuple):
         statistics: their name.
         crop_size: of the centre crop, None if there is none.
         crop_below: ConvNext's own rule: smaller sizes are cropped from `size / crop_pct`, others squashed.
-        levels: see `Recipe`.
+        levels: see `ImageTransform`.
     """
 
     size: Size

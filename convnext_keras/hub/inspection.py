@@ -212,7 +212,7 @@ def _classifier_activation(layer: Any) -> str | None:
 
 
 def _activation_name(function: Any) -> Any:
-    """The word of `Variant` for an activation."""
+    """The word of `ConvNeXtConfig` for an activation."""
     known = {keras.activations.get(activation): word for word, activation in ACTIVATIONS.items()}
     if function not in known:
         raise ValueError(f"The activation {function} stands in no description. Known: {', '.join(known.values())}.")

@@ -122,7 +122,7 @@ def read_clip(place: JsonObject, trunk: ConvNeXtConfig) -> CLIPConfig:
 
 
 def to_json(description: ModelInfo) -> dict[str, Any]:
-    """What `describe` reads, of a description."""
+    """What `read_model_info` reads, of a description."""
     variant, recipe = description.variant._asdict(), description.recipe._asdict()
     if not isinstance(description.recipe.statistics, str):
         recipe["statistics"] = named_statistics(description.recipe.statistics)

@@ -85,7 +85,7 @@ def parse_repository(name: str | os.PathLike) -> Repository | None:
         ValueError: if it begins with `hf://` and goes on otherwise.
 
     Example:
-        >>> repository_of("hf://timm/convnext_atto.d2_in1k@main").owner_and_name
+        >>> parse_repository("hf://timm/convnext_atto.d2_in1k@main").owner_and_name
         'timm/convnext_atto.d2_in1k'
     """
     if str(name).startswith(HUB):

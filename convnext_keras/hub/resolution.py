@@ -66,7 +66,7 @@ def load_model_info(name: str | os.PathLike | WeightsSource) -> ModelInfo | None
 def resolve_weights(
     weights: str | os.PathLike | WeightsSource | None, variant: str | None = None, table: str = CLASSIFIER_REGISTRY
 ) -> WeightsSource | Path | None:
-    """What `weights=` of a constructor stands for: see `checkpoints.resolve`; also a repository of the hub or a folder.
+    """What `weights=` of a constructor stands for: see `checkpoints.resolve_weights`; also a repository of the hub or a folder.
 
     The name of a weight set comes before a folder that is called like it.
     """
@@ -83,7 +83,7 @@ def is_clip_repo(name: str) -> bool:
     A variant that classifiers have too, such as `"convnext_base"`, is not.
 
     Raises:
-        WeightsError: see `described`.
+        WeightsError: see `load_model_info`.
     """
     for table in (CLASSIFIER_REGISTRY, CLIP_REGISTRY):
         if checkpoints.find_weight_set(name, table) or checkpoints.default_weight_set(name, table):

@@ -148,7 +148,7 @@ def make_divisible(width: int) -> int:
     """The nearest multiple of 8, half rounded up, which is not below nine tenths of a width.
 
     Example:
-        >>> [rounded_width(width) for width in (2, 12, 20, 24)]
+        >>> [make_divisible(width) for width in (2, 12, 20, 24)]
         [8, 16, 24, 24]
     """
     nearest = max(8, (width + 4) // 8 * 8)

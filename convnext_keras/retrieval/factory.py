@@ -20,7 +20,7 @@ def open_index(
     Args:
         path: Directory of the index.
         model: The ConvNeXt-CLIP that computed its vectors. None loads the weight set that the index names.
-        image_root: Directory that contains the indexed images; see `ImageIndex.get_image_path`.
+        image_root: Directory that contains the indexed images; see `InMemoryIndex.get_image_path`.
 
     Returns:
         The index with its vectors.

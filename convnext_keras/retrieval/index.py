@@ -66,7 +66,7 @@ class ImageIndex:
         model: the ConvNeXt-CLIP that makes the vectors.
 
     Attributes:
-        picture_folders: below which `picture` gives files out.
+        picture_folders: below which `image` gives files out.
         moved: folders that names begin with, and where their files lie now, if they were moved with the index.
     """
 
@@ -166,7 +166,7 @@ class ImageIndex:
         on_error: str,
         columns: Mapping[str, Sequence[Any]] | None = None,
     ) -> Iterator[tuple[list[str], np.ndarray, dict[str, list]]]:
-        """Names, vectors and columns of pictures, batch by batch; see `ImageIndex.add`."""
+        """Names, vectors and columns of pictures, batch by batch; see `InMemoryIndex.add`."""
         if isinstance(images, str | os.PathLike) and Path(images).is_dir():
             images = list_images(images)
         pictures, columns = as_image_list(images), columns or {}

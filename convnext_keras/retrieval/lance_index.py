@@ -47,7 +47,7 @@ def is_lance_path(path: str | os.PathLike) -> bool:
 
 
 def read_lance_metadata(path: str | os.PathLike) -> dict[str, str]:
-    """What an index in Lance says of the model that made it, see `vectors.described`.
+    """What an index in Lance says of the model that made it, see `vector_files.model_metadata`.
 
     Raises:
         WeightsError: if there is none.
@@ -62,14 +62,14 @@ class LanceIndex(ImageIndex):
     """Pictures to search by words or by another picture, in a table of LanceDB.
 
     What is added or deleted is there for everyone at once, also for other processes that search meanwhile. From
-    `BUILD_FROM` pictures on, `build` makes an index of the vectors, so that a search looks at a part of them.
+    `BUILD_THRESHOLD` pictures on, `build` makes an index of the vectors, so that a search looks at a part of them.
 
     Args:
         path: of the table, a folder that ends in `.lance`; made by the first `add`.
         model: the ConvNeXt-CLIP that makes the vectors.
 
     Attributes:
-        picture_folders: below which `picture` gives files out: of what was added by this object.
+        picture_folders: below which `image` gives files out: of what was added by this object.
 
     Raises:
         ValueError: if the path ends otherwise, or LanceDB is missing.
@@ -126,10 +126,10 @@ class LanceIndex(ImageIndex):
         """Adds pictures, all or none of them, without rewriting what is there.
 
         Args:
-            images: see `ImageIndex.add`.
-            names: see `ImageIndex.add`; those that are there already are replaced.
+            images: see `InMemoryIndex.add`.
+            names: see `InMemoryIndex.add`; those that are there already are replaced.
             batch_size: most pictures at a time.
-            on_error: see `ImageIndex.add`.
+            on_error: see `InMemoryIndex.add`.
             columns: more to know of each picture, by the names of columns that `where` can name.
 
         Returns:

@@ -36,7 +36,7 @@ class InMemoryIndex(ImageIndex):
     Attributes:
         names: of the pictures, in the order in which they were added.
         vectors: unit vectors `(N, D)` float32, in the same order; read only.
-        picture_folders: below which `picture` gives files out.
+        picture_folders: below which `image` gives files out.
 
     Example:
         >>> from convnext_keras import clip, retrieval
@@ -110,7 +110,7 @@ class InMemoryIndex(ImageIndex):
 
         Args:
             images: a folder, which is searched with the folders in it, or what `CLIP.encode_image` takes.
-            names: one for each picture; if None, their absolute paths, or `picture 0`, `picture 1`, ... for others. A
+            names: one for each picture; if None, their absolute paths, or `image 0`, `image 1`, ... for others. A
                 picture whose name is in the index already is replaced.
             batch_size: most pictures at a time.
             on_error: `"raise"`, or `"skip"` to leave out pictures that cannot be read, with a warning for each.
@@ -178,7 +178,7 @@ class InMemoryIndex(ImageIndex):
         Args:
             folder: that it was saved to.
             model: the ConvNeXt-CLIP that made it.
-            pictures: the folder below which its pictures lie; see `picture`.
+            pictures: the folder below which its pictures lie; see `image`.
 
         Raises:
             ValueError: if there is no such folder of pictures.

@@ -27,7 +27,7 @@ def write_vectors(path: Path, batches: Iterable[tuple[list, np.ndarray]], model:
     """Streams vectors to a `.safetensors` or `.parquet` file, whole or not at all; returns how many.
 
     A `.safetensors` file has the tensor `vectors` `(N, D)` float32, and in its metadata `names`, a JSON list, and what
-    `described` says; a `.parquet` file has the columns `name` and `vector`, and the same metadata.
+    `model_metadata` says; a `.parquet` file has the columns `name` and `vector`, and the same metadata.
 
     Raises:
         ValueError: if the path ends otherwise, or pyarrow is missing.

@@ -41,15 +41,15 @@ def create_app(
     """An OpenAI-compatible server of a ConvNeXt-CLIP or a classifier, as an ASGI application.
 
     Args:
-        model: a model; or its name, see `opened`.
+        model: a model; or its name, see `load_predictor`.
         engine: `"openvino"` or `"onnx"`, to run the named ConvNeXt-CLIP by that program; None for Keras' backend.
         streams: batches of each tower that the engine runs at a time, each on its share of the processors; a request
             that comes alone has one share only. A model that is given has its own.
         name: that clients call it by; the weight set's if None.
         keys: of which each request needs one; none to let everyone in.
-        hosts: names that the server is reached by, beside those of this machine; see `Hosts`.
+        hosts: names that the server is reached by, beside those of this machine; see `AllowedHosts`.
         indexes: folders made by `convnext-keras index`, by the names that clients call them by.
-        pictures: for an index of that name, the folder below which its pictures lie; see `ImageIndex.picture`.
+        pictures: for an index of that name, the folder below which its pictures lie; see `InMemoryIndex.image`.
         limits: of what requests may cost.
         policy: which addresses of pictures may be fetched.
         batching: whether items of different requests run together.
@@ -101,7 +101,7 @@ def create_app(
 
 
 async def error_response(request: Request, error: Exception) -> Response:
-    """An error as OpenAI's clients expect it; what is not the sender's fault is answered by `Guard`."""
+    """An error as OpenAI's clients expect it; what is not the sender's fault is answered by `GuardMiddleware`."""
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
         param = ".".join(str(part) for part in first["loc"][1:]) or None

@@ -29,7 +29,7 @@ CHUNK_TIMEOUTS = {"connect": 3.0, "read": 5.0, "write": 5.0, "pool": 5.0}
 
 
 class ImageURLPolicy(NamedTuple):
-    """Which addresses may be fetched; `Policy.of` checks the mode and the hosts.
+    """Which addresses may be fetched; `ImageURLPolicy.of` checks the mode and the hosts.
 
     Attributes:
         mode: `"public"`, every public host; `"allowlist"`, the hosts named; `"off"`, none.

@@ -112,7 +112,10 @@ class InferenceEngine:
         usual, others = [], []
         for tower, batcher in self.towers.items():
             full = batcher.max_batch
-            counts = [*(1 << power for power in range((full - 1).bit_length())), full]  # as `Runner` fills batches up
+            counts = [
+                *(1 << power for power in range((full - 1).bit_length())),
+                full,
+            ]  # as `BatchRunner` fills batches up
             for row, count in itertools.product(rows_of[tower], counts):
                 is_usual = row is rows_of[tower][0] and count in (1, full)
                 (usual if is_usual else others).append((tower, np.repeat(row, count, axis=0)))

@@ -43,7 +43,7 @@ def serve(
         allowed_hosts: names that the server is reached by, beside `host` and those of this machine.
         indexes: folders made by `convnext-keras index`, each `NAME=FOLDER`.
         pictures: folders below which the pictures of an index lie, each `NAME=FOLDER` with an index's name.
-        image_urls: `"public"`, `"allowlist"` or `"off"`; see `Policy`.
+        image_urls: `"public"`, `"allowlist"` or `"off"`; see `ImageURLPolicy`.
         image_hosts: for `"allowlist"`.
         batching: whether items of different requests run together.
         engine: see `create_app`.

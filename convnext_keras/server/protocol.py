@@ -57,7 +57,7 @@ def bounded_protocol(max_header_bytes: int) -> Any:
                 super().on_headers_complete()
 
         def on_body(self, body: bytes) -> None:
-            """A part of the body, which `Guard` counts."""
+            """A part of the body, which `GuardMiddleware` counts."""
             self.unparsed = 0
             if not self.is_refused:
                 super().on_body(body)

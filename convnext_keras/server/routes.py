@@ -292,7 +292,7 @@ async def search(request: Request, name: str, body: schemas.Search) -> Response:
 
 @router.get("/v1/indexes/{name}/pictures/{number}", response_class=Response)
 async def image(request: Request, name: str, number: int) -> Response:
-    """A picture of an index, by its position in it; see `ImageIndex.picture` for which files are given out."""
+    """A picture of an index, by its position in it; see `InMemoryIndex.image` for which files are given out."""
     engine, index = request.app.state.engine, get_index(request, name)
     try:
         path = await engine.in_thread(index.picture, number)

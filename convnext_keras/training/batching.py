@@ -34,7 +34,7 @@ def build_augmentation(recipe: TrainingConfig, transform: Transform) -> Augmenta
 def training_batches(
     examples: ImageDataset, recipe: TrainingConfig, transform: Transform, seed: int = 0, first_epoch: int = 0
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Batches without end, for `model.fit(..., steps_per_epoch=steps_of_epoch(examples, recipe))`.
+    """Batches without end, for `model.fit(..., steps_per_epoch=steps_per_epoch(examples, recipe))`.
 
     Everything that is random depends on the seed, the epoch and the picture only, so the batches of an epoch are the
     same whether or not training was interrupted before it, and however many threads there are.
@@ -51,8 +51,8 @@ def training_batches(
 
     Example:
         >>> from convnext_keras import training
-        >>> examples = training.read_examples((np.zeros((8, 9, 9, 3), "uint8"), [0, 1] * 4))
-        >>> batches = training_batches(examples, training.Recipe(batch_size=4), Transform(16))
+        >>> examples = training.load_dataset((np.zeros((8, 9, 9, 3), "uint8"), [0, 1] * 4))
+        >>> batches = training_batches(examples, training.TrainingConfig(batch_size=4), Transform(16))
         >>> [array.shape for array in next(batches)]
         [(4, 16, 16, 3), (4, 2)]
     """

@@ -35,9 +35,8 @@ class ZeroShotAccuracy(keras.callbacks.Callback):
         name: of the figure in the logs and the history.
 
     Example:
-        >>> callback = ZeroShotAccuracy(Examples([np.zeros((8, 8, 3), "uint8")] * 2, np.array([0, 1]), ("cat", "dog")))
-        >>> callback.name
-        'zero_shot_accuracy'
+        >>> callback = ZeroShotAccuracy(ImageDataset([np.zeros((8, 8, 3), "uint8")] * 2, np.array([0, 1]), ("cat",
+        "dog"))) >>> callback.name 'zero_shot_accuracy'
     """
 
     def __init__(self, examples: ImageDataset, templates: Any = "a photo of a {}", name: str = "zero_shot_accuracy"):
@@ -57,7 +56,7 @@ class RetrievalRecall(keras.callbacks.Callback):
         name: of the figure in the logs and the history.
 
     Example:
-        >>> RetrievalRecall(read_pairs(([np.zeros((8, 8, 3), "uint8")], ["a cat"]))).name
+        >>> RetrievalRecall(load_image_text_pairs(([np.zeros((8, 8, 3), "uint8")], ["a cat"]))).name
         'recall_at_1'
     """
 
@@ -93,7 +92,7 @@ def zero_shot_accuracy(model: CLIP | Any, examples: ImageDataset, templates: Any
         templates: see `clip.ZeroShotClassifier`.
 
     Example:
-        >>> examples = Examples([np.full((64, 64, 3), (255, 0, 0), "uint8")], np.array([0]), ("red", "blue"))
+        >>> examples = ImageDataset([np.full((64, 64, 3), (255, 0, 0), "uint8")], np.array([0]), ("red", "blue"))
         >>> zero_shot_accuracy(clip.create_model("convnext_mini.shapes"), examples, "a {} background")
         1.0
     """
@@ -117,11 +116,11 @@ def fine_tune_clip(
     """A ConvNeXt-CLIP that has learned more pairs.
 
     Batches are of the new pairs and of each replayed set in turn, and half of each batch are pairs that the model finds
-    hard to tell from one another. The new model can be averaged with the old one, see `choose_between`.
+    hard to tell from one another. The new model can be averaged with the old one, see `select_interpolation`.
 
     Args:
         model: to start from; it stays as it is.
-        data: the new pairs, see `read_pairs`; `prompts(examples)` makes them of pictures with classes.
+        data: the new pairs, see `load_image_text_pairs`; `class_prompts(examples)` makes them of pictures with classes.
         recipe: of its fields, those of single pictures, of the optimizer, of the length and `lora_rank` apply; an
             epoch is as many batches as the new pairs fill. With `accumulation_steps`, a batch is as many times as
             large, encoded in parts: see `CLIP.micro_batches`.
@@ -141,7 +140,7 @@ def fine_tune_clip(
         >>> from convnext_keras import clip, training
         >>> model = clip.create_model("convnext_mini.shapes")
         >>> pictures = [np.full((64, 64, 3), colour, "uint8") for colour in ((250, 150, 200), (90, 220, 230))]
-        >>> recipe = training.Recipe(epochs=1, batch_size=2, learning_rate=1e-3)
+        >>> recipe = training.TrainingConfig(epochs=1, batch_size=2, learning_rate=1e-3)
         >>> tuned = training.fine_tune_clip(model, (pictures, ["a pink background", "a cyan background"]), recipe)
         >>> tuned.output_width == model.output_width
         True
@@ -231,8 +230,8 @@ def select_interpolation(
         >>> from convnext_keras import clip
         >>> model = clip.create_model("convnext_mini.shapes")
         >>> pixels = [np.full((64, 64, 3), level, "uint8") for level in (0, 255)]
-        >>> pictures = Examples(pixels, np.arange(2), ("black", "white"))
-        >>> choose_between(model, model, pictures, pictures, weights=(0.0, 1.0)).weight
+        >>> pictures = ImageDataset(pixels, np.arange(2), ("black", "white"))
+        >>> select_interpolation(model, model, pictures, pictures, weights=(0.0, 1.0)).weight
         1.0
     """
     measured = []

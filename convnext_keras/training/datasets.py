@@ -41,7 +41,7 @@ class ImageDataset:
         skipped: what could not be read and was left out.
 
     Example:
-        >>> examples = Examples([np.zeros((8, 8, 3), "uint8")] * 3, np.array([0, 1, 1]), ("cat", "dog"))
+        >>> examples = ImageDataset([np.zeros((8, 8, 3), "uint8")] * 3, np.array([0, 1, 1]), ("cat", "dog"))
         >>> examples.counts
         {'cat': 1, 'dog': 2}
     """
@@ -85,7 +85,7 @@ def load_dataset(
     Args:
         data: a folder with a folder of pictures for each class; a `.csv` or `.tsv` file with columns `path`, relative
             to the file's folder, and `class`; arrays `(pixels (N, H, W, C), labels)`, where labels are numbers, names,
-            or rows of one 1 and zeros; `Examples`; or an iterable of pairs, or of batches, or of dictionaries with
+            or rows of one 1 and zeros; `ImageDataset`; or an iterable of pairs, or of batches, or of dictionaries with
             `image` and `label`, such as a `tf.data.Dataset`, PyTorch `DataLoader` or grain loader, which is read once
             into memory.
         class_names: the classes in order; by default those that the loader knows as `class_names`, or those that there
@@ -99,7 +99,7 @@ def load_dataset(
             is none of these.
 
     Example:
-        >>> read_examples((np.zeros((4, 8, 8, 3), "uint8"), ["dog", "cat", "dog", "dog"])).counts
+        >>> load_dataset((np.zeros((4, 8, 8, 3), "uint8"), ["dog", "cat", "dog", "dog"])).counts
         {'cat': 1, 'dog': 3}
     """
     if on_error not in ("raise", "skip"):
@@ -353,7 +353,7 @@ def validation_part(data: Any) -> Any:
     """Returns the validation part of data that is divided into training and validation; other data as it is.
 
     Args:
-        data: See `read_examples`. A folder with `train` and `val` in it, or a table with a column `split`, is divided.
+        data: See `load_dataset`. A folder with `train` and `val` in it, or a table with a column `split`, is divided.
     """
     folders, rows = split_folders(data), split_rows(data)
     if folders:
@@ -372,7 +372,7 @@ def find_duplicates(training: ImageDataset, held_out: ImageDataset) -> list[tupl
         One pair of names (validation, training) per duplicate, in the order of the validation part.
 
     Example:
-        >>> examples = Examples([np.zeros((8, 8, 3), "uint8")] * 2, np.array([0, 1]), ("cat", "dog"))
+        >>> examples = ImageDataset([np.zeros((8, 8, 3), "uint8")] * 2, np.array([0, 1]), ("cat", "dog"))
         >>> find_duplicates(examples.subset([0]), examples.subset([1]))
         [('image 0', 'image 0')]
     """
@@ -407,8 +407,8 @@ def stratified_split(
         ValueError: if nothing is left for one of them.
 
     Example:
-        >>> examples = read_examples((np.zeros((10, 8, 8, 3), "uint8"), [0, 1] * 5))
-        >>> [part.counts for part in split(examples, 0.2)]
+        >>> examples = load_dataset((np.zeros((10, 8, 8, 3), "uint8"), [0, 1] * 5))
+        >>> [part.counts for part in stratified_split(examples, 0.2)]
         [{'0': 4, '1': 4}, {'0': 1, '1': 1}]
     """
     if not 0 < validation < 1:

@@ -75,7 +75,7 @@ class Evaluation:
 
     @property
     def reliability(self) -> list[tuple[int, float, float]]:
-        """For each of `BINS` ranges of confidence that has pictures: how many, mean confidence, accuracy."""
+        """For each of `NUM_BINS` ranges of confidence that has pictures: how many, mean confidence, accuracy."""
         confidence, right = self.scores.max(axis=1), self.scores.argmax(axis=1) == self.labels
         places = np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)
         members = [places == place for place in range(NUM_BINS) if (places == place).any()]
@@ -118,8 +118,9 @@ def evaluate(
 
     Args:
         model: a classifier, or what `create_model` takes for one: the name of a weight set, a folder, a repository, a
-            `.keras` file; or an exported one, `deploy.Artefact`. Or a ConvNeXt-CLIP, by its name, in Keras or exported.
-        data: see `read_examples`. Of data that is divided into training and validation, by folders `train` and `val`
+            `.keras` file; or an exported one, `export.ExportedModel`. Or a ConvNeXt-CLIP, by its name, in Keras or
+            exported.
+        data: see `load_dataset`. Of data that is divided into training and validation, by folders `train` and `val`
             or by a column `split`, the validation part is used. Its classes are found among the model's by identifier
             or name, so that folders of ImageNet may be called `n01440764` or `tench`; they may be some of the model's.
         class_names: the classes of a model that does not know them, in the order of its outputs.
@@ -127,7 +128,7 @@ def evaluate(
         size: another height and width in pixels than the transform's; a larger one is often better.
         flip: whether the scores of the mirrored pictures are averaged in.
         batch_size: pictures at a time.
-        on_error: see `read_examples`.
+        on_error: see `load_dataset`.
         templates: Prompts of the class names for a ConvNeXt-CLIP, see `clip.ZeroShotClassifier`.
 
     Raises:

@@ -45,7 +45,7 @@ class TrainingResult:
         validation: the pictures that were not.
         is_complete: whether training went on to its end, or was interrupted.
         checkpoints: weights of the model after the epoch with the least validation loss, `"best"`, and after the last,
-            `"last"`; the model has those that `Recipe.keep` says.
+            `"last"`; the model has those that `TrainingConfig.keep` says.
     """
 
     model: ConvNeXtModel
@@ -105,14 +105,14 @@ def fine_tune(
     Args:
         model: weights to start from, by the name of a weight set, variant, repository or folder; or a model, which is
             trained itself: a classifier for these classes, or a backbone (`include_top=False`), which gets a head.
-        data: see `read_examples`; a folder with the folders `train` and `val` in it is split so.
-        recipe: a `Recipe`, or a name in `RECIPES`; None for the one that fits the number of pictures.
-        validation: part 0..1 of each class that is not trained on; or pictures, see `read_examples`.
-        class_names: see `read_examples`.
+        data: see `load_dataset`; a folder with the folders `train` and `val` in it is split so.
+        recipe: a `TrainingConfig`, or a name in `TRAINING_PRESETS`; None for the one that fits the number of pictures.
+        validation: part 0..1 of each class that is not trained on; or pictures, see `load_dataset`.
+        class_names: see `load_dataset`.
         size: height and width in pixels to train at, by default those of the weights.
         seed: of the split, the head, the order and all that is random: with one backend on one machine, the same seed
             gives the same history.
-        on_error: see `read_examples`.
+        on_error: see `load_dataset`.
         state: a folder in which each epoch is kept, so that training goes on from there if it was interrupted, or is
             not done again if it was not.
         callbacks: of Keras, which see `val_loss` and `val_accuracy` at the end of each epoch.
@@ -122,7 +122,7 @@ def fine_tune(
         The model and its story. Ctrl-C after the first epoch ends training early, with the best model so far.
 
     Raises:
-        ValueError: if an argument is not valid, or see `read_examples`.
+        ValueError: if an argument is not valid, or see `load_dataset`.
         ImportError: if scikit-learn is missing, which the linear probe needs.
 
     Example:

@@ -33,9 +33,8 @@ class ImageTextDataset:
         groups: `(N,)`; pictures of one group are described by each other's texts too, so they are no negatives.
 
     Example:
-        >>> pairs = Pairs([np.zeros((8, 8, 3), "uint8")] * 2, (("a cat",), ("a dog", "one dog")), np.array([0, 1]))
-        >>> len(pairs)
-        2
+        >>> pairs = ImageTextDataset([np.zeros((8, 8, 3), "uint8")] * 2, (("a cat",), ("a dog", "one dog")),
+        np.array([0, 1])) >>> len(pairs) 2
     """
 
     pictures: Sequence[ImageSource]
@@ -65,8 +64,8 @@ def class_prompts(examples: ImageDataset, templates: Sequence[str] = PROMPT_TEMP
         ValueError: if a template has no `{}`.
 
     Example:
-        >>> examples = Examples([np.zeros((8, 8, 3), "uint8")] * 2, np.array([0, 1]), ("cat", "dog"))
-        >>> prompts(examples, ["a {}"]).texts
+        >>> examples = ImageDataset([np.zeros((8, 8, 3), "uint8")] * 2, np.array([0, 1]), ("cat", "dog"))
+        >>> class_prompts(examples, ["a {}"]).texts
         (('a cat',), ('a dog',))
     """
     wrong = [template for template in templates if "{}" not in template]
@@ -83,13 +82,13 @@ def load_image_text_pairs(data: Any) -> ImageTextDataset:
     Args:
         data: a `.csv` or `.tsv` file with columns `path`, relative to the file's folder, and `caption`; `.tar` shards
             in the form of webdataset, one or a list, where `0001.jpg` and `0001.txt` are a pair; `(pictures, texts)`;
-            `Pairs`.
+            `ImageTextDataset`.
 
     Raises:
         ValueError: if the form is none of these, nothing is there, or a picture cannot be read.
 
     Example:
-        >>> read_pairs(([np.zeros((8, 8, 3), "uint8")] * 3, ["a cat", "a dog", "a cat"])).groups.tolist()
+        >>> load_image_text_pairs(([np.zeros((8, 8, 3), "uint8")] * 3, ["a cat", "a dog", "a cat"])).groups.tolist()
         [0, 1, 0]
     """
     if isinstance(data, ImageTextDataset):
@@ -159,7 +158,7 @@ class NearestGroups:
         self.vectors = model.encode_text([pairs.texts[place][0] for place in first])
 
     def __call__(self, group: int) -> np.ndarray:
-        """At most `NEAR - 1` other groups, the nearest first."""
+        """At most `NUM_NEIGHBORS - 1` other groups, the nearest first."""
         place = int(np.searchsorted(self.groups, group))
         cosines = self.vectors @ self.vectors[place]
         cosines[place] = -np.inf

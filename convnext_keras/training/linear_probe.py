@@ -35,7 +35,7 @@ def fit_logistic_regression(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Kernel `(D, classes)` and bias of a multinomial logistic regression on standardised features.
 
-    The strength of the regularisation is the one of `STRENGTHS` with the least loss on a fifth that is left out; then
+    The strength of the regularisation is the one of `C_GRID` with the least loss on a fifth that is left out; then
     all features are fitted. It is scikit-learn's `LogisticRegression` by L-BFGS.
 
     Raises:

@@ -17,14 +17,14 @@ def greedy_soup(models: Sequence[keras.Model], data: Any, **options: Any) -> ker
 
     Args:
         models: classifiers of one architecture, tuned from the same weights, such as by several seeds or recipes.
-        data: pictures that none was trained on; see `read_examples`.
+        data: pictures that none was trained on; see `load_dataset`.
         **options: of `evaluate`.
 
     Returns:
         A new model.
 
     Raises:
-        ValueError: see `average` and `evaluate`.
+        ValueError: see `average_weights` and `evaluate`.
 
     Example:
         >>> from convnext_keras import create_model, training

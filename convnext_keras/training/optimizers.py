@@ -25,7 +25,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
 
     Args:
         optimizer: the inner optimizer, not yet used. Weight decay leaves out biases, norms and other vectors.
-        scales: the part 0..1 of a step, by layer and variable as in `Group.variables`; 1 for others.
+        scales: the part 0..1 of a step, by layer and variable as in `ParamGroup.variables`; 1 for others.
         ema_decay: of an exponential moving average of the variables, 0..1, which `fit` leaves in the model at its end
             and `keras.callbacks.SwapEMAWeights` evaluates; the decay rises with the steps `t` as
             `(1 + t) / (10 + t)`, so that short trainings are not held back. None for no average.
@@ -156,23 +156,22 @@ def layerwise_optimizer(
     form: str = "block",
     ema_decay: float | None = None,
 ) -> LayerwiseOptimizer:
-    """An optimizer with a learning rate for each depth of a model; see `describe` for the groups.
+    """An optimizer with a learning rate for each depth of a model; see `parameter_groups` for the groups.
 
     Args:
         model: a model of this library, or one built on it.
         optimizer: any of Keras' whose steps are proportional to its learning rate, not yet used.
-        layer_decay: see `describe`.
-        form: see `describe`.
+        layer_decay: see `parameter_groups`.
+        form: see `parameter_groups`.
         ema_decay: see `LayerwiseOptimizer`.
 
     Raises:
         ValueError: if an argument is not valid.
 
     Example:
-        >>> from convnext_keras import create_model, training
-        >>> model = create_model("convnext_mini.digits")
-        >>> optimizer = training.layerwise(model, keras.optimizers.AdamW(1e-3, weight_decay=0.05), layer_decay=0.8)
-        >>> model.compile(optimizer, "sparse_categorical_crossentropy")
+        >>> from convnext_keras import create_model, training >>> model = create_model("convnext_mini.digits") >>>
+        optimizer = training.layerwise_optimizer(model, keras.optimizers.AdamW(1e-3, weight_decay=0.05),
+        layer_decay=0.8) >>> model.compile(optimizer, "sparse_categorical_crossentropy")
     """
     groups = parameter_groups(model, layer_decay, form)
     scales = {path: group.scale for group in groups if group.scale != 1 for path in group.variables}

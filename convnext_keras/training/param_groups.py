@@ -22,7 +22,7 @@ class ParamGroup(NamedTuple):
         scale: factor 0..1 of the learning rate.
         decayed: whether weight decay applies, which it does to kernels and embeddings only.
         parameters: how many numbers.
-        variables: as `key_of` names them.
+        variables: as `variable_key` names them.
     """
 
     tower: str
@@ -60,7 +60,7 @@ def parameter_groups(model: keras.Model, layer_decay: float = 1.0, form: str = "
 
     Example:
         >>> from convnext_keras import create_model, training
-        >>> groups = training.describe(create_model("convnext_mini.digits"), layer_decay=0.5)
+        >>> groups = training.parameter_groups(create_model("convnext_mini.digits"), layer_decay=0.5)
         >>> [(group.depth, group.scale, group.decayed) for group in groups][-2:]
         [(7, 1.0, True), (7, 1.0, False)]
     """

@@ -23,14 +23,14 @@ class TrainingConfig:
         learning_rate: the peak, that of the head.
         warmup: part 0..1 of the steps in which the rate rises to the peak; then it falls to 0 by a cosine.
         weight_decay: decoupled (https://arxiv.org/abs/1711.05101v3), of kernels only.
-        layer_decay: see `describe`.
-        layer_decay_form: see `describe`.
+        layer_decay: see `parameter_groups`.
+        layer_decay_form: see `parameter_groups`.
         clip_norm: largest norm of all gradients together; None for any.
         ema_decay: see `LayerwiseOptimizer`.
         drop_path_rate: see `ConvNeXt`; None for 0. A model that is given itself, not by name, keeps its own.
         label_smoothing: part 0..1 of the target that is shared by all classes.
-        mixup: see `augmentation.mixed`.
-        cutmix: see `augmentation.mixed`.
+        mixup: see `augmentation.mixup_cutmix`.
+        cutmix: see `augmentation.mixup_cutmix`.
         crop_scale: see `augmentation.Augmentation`.
         flip: see `augmentation.Augmentation`.
         affine: see `augmentation.Augmentation`.
@@ -52,7 +52,7 @@ class TrainingConfig:
         ValueError: if a field is out of its range.
 
     Example:
-        >>> Recipe(epochs=5, learning_rate=1e-3).layer_decay
+        >>> TrainingConfig(epochs=5, learning_rate=1e-3).layer_decay
         1.0
     """
 
@@ -179,13 +179,13 @@ TRAINING_PRESETS = {
 
 
 def get_training_config(recipe: str | TrainingConfig | None, count: int) -> TrainingConfig:
-    """A recipe by its name in `RECIPES`, or itself; None for the one that fits the number of pictures.
+    """A recipe by its name in `TRAINING_PRESETS`, or itself; None for the one that fits the number of pictures.
 
     Raises:
         ValueError: if there is none of that name.
 
     Example:
-        >>> recipe_named(None, count=200) == RECIPES["fine_tune_small_data"]
+        >>> get_training_config(None, count=200) == TRAINING_PRESETS["fine_tune_small_data"]
         True
     """
     if isinstance(recipe, TrainingConfig):

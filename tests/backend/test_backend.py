@@ -232,8 +232,8 @@ def test_sixteen_bits_on_any_processor(precision, activation, is_missing, monkey
 
     dtype, random = getattr(torch, precision), torch.Generator().manual_seed(0)
     if is_missing:
-        monkeypatch.setattr(torch_kernels, "WITHOUT_INSTRUCTIONS", [dtype])
-        monkeypatch.setattr(torch_kernels, "PRODUCT", None)
+        monkeypatch.setattr(torch_kernels, "EMULATED_DTYPES", [dtype])
+        monkeypatch.setattr(torch_kernels, "LINEAR_OP", None)
     activate, shapes = keras.activations.get(activation), ((3, 5, 4, 48), (48, 9), (9,), (3, 3, 1, 48), (48,))
     tensors = [torch.randn(shape, generator=random).to(dtype) for shape in shapes]
     inputs, kernel, bias, window, of_channels = (tensor.double() for tensor in tensors)

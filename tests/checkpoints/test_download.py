@@ -259,7 +259,7 @@ def test_a_damaged_bundled_file_is_refused(fault, monkeypatch, tmp_path):
     row = load_registry()["convnext_mini.digits"]
     content = bytearray((registry.BUNDLED_WEIGHTS_DIR / row.file).read_bytes())
     content[-1] ^= 1
-    monkeypatch.setattr(registry, "BUNDLED", tmp_path)
+    monkeypatch.setattr(registry, "BUNDLED_WEIGHTS_DIR", tmp_path)
     if fault == "damaged":
         (tmp_path / row.file).write_bytes(content)
     with pytest.raises(WeightsError, match="is missing or differs from the registry's sha256"):

@@ -105,7 +105,7 @@ def stand_in(monkeypatch, tmp_path, **arguments):
     """A small file and its architecture stand in for a weight set of the registry."""
     path = tmp_path / "small.safetensors"
     shutil.copy(REFERENCES / "timm_plain.safetensors", path)
-    monkeypatch.setattr(checkpoints, "fetch", lambda row, top: VerifiedFile(path, SHA256))
+    monkeypatch.setattr(checkpoints, "fetch_weights", lambda row, top: VerifiedFile(path, SHA256))
     return {"depths": (1, 1, 2, 1), "dims": (4, 8, 12, 16), "classes": CLASSES, **arguments}
 
 

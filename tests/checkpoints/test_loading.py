@@ -257,7 +257,7 @@ def test_loading_holds_one_tensor_at_a_time(form, tmp_path, monkeypatch):
         peak.append(anonymous_bytes())
         return array
 
-    monkeypatch.setattr(loading, "_read", measured)
+    monkeypatch.setattr(loading, "_read_tensor", measured)
     gc.collect()
     before = anonymous_bytes()
     load_weights(model, path)
@@ -335,7 +335,7 @@ def test_a_fresh_model_reads_each_tensor_once(monkeypatch):
     """Loading into a user's model reads twice, so that nothing changes unless all is good; see `loading.load`."""
     reads = []
     read = loading._read_tensor
-    monkeypatch.setattr(loading, "_read", lambda *arguments: reads.append(arguments[2]) or read(*arguments))
+    monkeypatch.setattr(loading, "_read_tensor", lambda *arguments: reads.append(arguments[2]) or read(*arguments))
     model = small(weights=REFERENCES / "keras_top.h5")
     assert len(reads) == len(set(reads)) == len(model.weights)
     reads.clear()

@@ -144,7 +144,7 @@ def test_broken_pictures_are_rows_with_an_error(held_out, shards, tmp_path):
 def test_a_run_goes_on_where_one_was_killed(shards, tmp_path, output):
     """The process is killed by its number, between two shards."""
     code = (
-        "import sys; from convnext_keras import scale; from convnext_keras.distributed import outputs\n"
+        "import sys; from convnext_keras import distributed; from convnext_keras.distributed import outputs\n"
         "kind = outputs.LanceRows if sys.argv[2].endswith('.lance') else outputs.ParquetParts\n"
         "write = kind.write\n"
         "def slow(self, shard, table):\n"
@@ -152,7 +152,7 @@ def test_a_run_goes_on_where_one_was_killed(shards, tmp_path, output):
         "    print(shard.number, flush=True)\n"
         "    shard.number == 1 and sys.stdin.read()\n"
         "kind.write = slow\n"
-        f"scale.embed('{MODEL}', sys.argv[1], sys.argv[2])"
+        f"distributed.embed('{MODEL}', sys.argv[1], sys.argv[2])"
     )
     arguments = [sys.executable, "-c", code, shards, str(tmp_path / output)]
     with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -230,7 +230,7 @@ def test_a_cluster_gives_the_same_bytes_also_when_actors_die(cluster, shards, tm
     """Two actors on this machine, one of which is killed by its number in the middle."""
     distributed.embed(MODEL, shards, tmp_path / "here")
     code = (
-        "import os, signal, sys; from convnext_keras import scale; from convnext_keras.distributed import cluster\n"
+        "import os, signal, sys; from convnext_keras import distributed; from convnext_keras.distributed import cluster\n"
         "do = cluster.Actors.map\n"
         "def killing(self, shards, folder):\n"
         "    for number, done in enumerate(do(self, shards, folder)):\n"
@@ -239,7 +239,7 @@ def test_a_cluster_gives_the_same_bytes_also_when_actors_die(cluster, shards, tm
         "        yield done\n"
         "cluster.Actors.map = killing\n"
         "inputs, output, address = sys.argv[1:]\n"
-        f"summary = scale.embed('{MODEL}', inputs, output, engine='ray', address=address, devices='cpu:2')\n"
+        f"summary = distributed.embed('{MODEL}', inputs, output, engine='ray', address=address, devices='cpu:2')\n"
         "print(*summary[:4])"
     )
     arguments = [sys.executable, "-c", code, shards, str(tmp_path / "there"), ray_cluster.address]

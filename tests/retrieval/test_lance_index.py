@@ -92,7 +92,7 @@ def test_a_reader_sees_what_was_written_meanwhile(model, index):
 
 
 def test_an_index_of_vectors_finds_what_it_promises(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(lance_index, "BUILD_FROM", 20_000)
+    monkeypatch.setattr(lance_index, "BUILD_THRESHOLD", 20_000)
     index, width = retrieval.LanceIndex(tmp_path / "many.lance", model), model.output_width
     vectors = clustered(20_000, width)
     index.append(unit_rows(vectors, [str(number) for number in range(20_000)]))

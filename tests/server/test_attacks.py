@@ -46,9 +46,11 @@ def test_scanners_take_steps_by_the_size(case, monkeypatch, model):
     def counted(parts):
         return lambda content: (read.append(part) or part for part in parts(content))
 
-    monkeypatch.setattr(image_decoding, "marker_places", lambda block: searched.append(len(block)) or places(block))
+    monkeypatch.setattr(image_decoding, "find_markers", lambda block: searched.append(len(block)) or places(block))
     monkeypatch.setattr(
-        image_decoding, "PARTS", {magic: counted(parts) for magic, parts in image_decoding.STRUCTURE_PARSERS.items()}
+        image_decoding,
+        "STRUCTURE_PARSERS",
+        {magic: counted(parts) for magic, parts in image_decoding.STRUCTURE_PARSERS.items()},
     )
     limits = ServerLimits()
     decoder = Decoder(model.recipe, limits, threads=1)

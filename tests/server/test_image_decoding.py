@@ -129,7 +129,9 @@ def test_bombs_are_refused_before_their_pixels_are_decoded(case, model, monkeypa
         return lambda content: (read.append(part) or part for part in parts(content))
 
     monkeypatch.setattr(
-        image_decoding, "PARTS", {magic: counted(parts) for magic, parts in image_decoding.STRUCTURE_PARSERS.items()}
+        image_decoding,
+        "STRUCTURE_PARSERS",
+        {magic: counted(parts) for magic, parts in image_decoding.STRUCTURE_PARSERS.items()},
     )
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail("decoded"))
     decoder = Decoder(model.recipe, limits, threads=1)
