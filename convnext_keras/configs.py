@@ -50,7 +50,7 @@ class ConvNeXtConfig(NamedTuple):
         activation: of the blocks, a word of `Activation`: `"gelu"` is the exact one, `"gelu_tanh"` its approximation.
         conv_bias: whether stem, depthwise and downsampling convolutions have a bias.
         first_downsampling: whether the first stage halves the resolution too, as timm does behind a patch stem of 2.
-        response_norm: global response normalisation in each block, as ConvNeXt V2 has it.
+        use_grn: global response normalisation in each block, as ConvNeXt V2 has it.
         layer_scale: whether blocks have the layer scale of V1.
         head_norm_first: norm before the pooling and not after it.
         head_hidden: width of a hidden layer in the head, 0 for none.
@@ -73,10 +73,10 @@ class ConvNeXtConfig(NamedTuple):
     activation: Activation = "gelu"
     conv_bias: bool = True
     first_downsampling: bool = False
-    response_norm: bool = False
+    use_grn: bool = False
     layer_scale: bool = True
     head_norm_first: bool = False
-    head_hidden: int = 0
+    head_hidden_size: int = 0
     head_pooling: HeadPooling = "avg"
 
     def stride(self, stage: int) -> int:
@@ -105,10 +105,10 @@ class ConvNeXtOptions(TypedDict, total=False):
     activation: Activation
     conv_bias: bool
     first_downsampling: bool
-    response_norm: bool
+    use_grn: bool
     layer_scale: bool
     head_norm_first: bool
-    head_hidden: int
+    head_hidden_size: int
     head_pooling: HeadPooling
 
 
@@ -149,10 +149,10 @@ def validate_config(variant: ConvNeXtConfig) -> None:
         number = getattr(variant, name)
         if not (isinstance(number, Real) and float(number) > 0) and (name, number) != ("head_epsilon", None):
             raise ValueError(f"{name} must be a number above 0. Received: {name}={number!r}")
-    if variant.head_norm_first and variant.head_hidden:
+    if variant.head_norm_first and variant.head_hidden_size:
         raise ValueError(
             "A head with a hidden layer has its norm after the pooling. "
-            f"Received: head_hidden={variant.head_hidden}, head_norm_first=True"
+            f"Received: head_hidden_size={variant.head_hidden}, head_norm_first=True"
         )
     if variant.head_pooling == "catavgmax" and not variant.head_norm_first:
         raise ValueError("head_pooling='catavgmax' doubles the channels, which needs head_norm_first=True.")
@@ -180,12 +180,12 @@ def count_params(variant: ConvNeXtConfig, classes: int = 0, channels: int = 3) -
     before = [dims[0] if variant.first_downsampling else 0, *dims[:-1]]
     for depth, width, inputs, size in zip(variant.depths, dims, before, variant.kernel_sizes, strict=False):
         count += (norm * inputs + (4 * inputs + bias) * width) if inputs else 0
-        one_each = size**2 + bias + norm + variant.layer_scale + 8 * variant.response_norm
+        one_each = size**2 + bias + norm + variant.layer_scale + 8 * variant.use_grn
         count += depth * width * (one_each + (4 * width + 4) + (4 * width + 1))
     features = dims[-1] * (2 if variant.head_pooling == "catavgmax" else 1)
     count += norm * dims[-1]
-    if variant.head_hidden:
-        count, features = count + (features + 1) * variant.head_hidden, variant.head_hidden
+    if variant.head_hidden_size:
+        count, features = count + (features + 1) * variant.head_hidden_size, variant.head_hidden_size
     return count + (features + 1) * classes
 
 
@@ -225,7 +225,7 @@ ATTO, FEMTO, PICO, NANO = (40, 80, 160, 320), (48, 96, 192, 384), (64, 128, 256,
 TINY, BASE, LARGE, XLARGE = (96, 192, 384, 768), (128, 256, 512, 1024), (192, 384, 768, 1536), (256, 512, 1024, 2048)
 XXLARGE, HUGE, ZEPTO = (384, 768, 1536, 3072), (352, 704, 1408, 2816), (32, 64, 128, 256)
 TEST = (32, 64, 96, 128)
-V2: dict[str, Any] = {"response_norm": True, "layer_scale": False}
+V2: dict[str, Any] = {"use_grn": True, "layer_scale": False}
 OVERLAP: dict[str, Any] = {"stem": "overlap"}
 # The stem of Meta's isotropic models: one convolution to the resolution that all blocks keep.
 ISOTROPIC: dict[str, Any] = {"patch_size": 16, "stem_norm": False, "kernel_sizes": (7,)}
@@ -247,7 +247,7 @@ CONVNEXT_CONFIGS = {
     "convnext_nano": ConvNeXtConfig(DEPTHS_2_2_8_2, NANO, 15_593_560),
     "convnext_nano_ols": ConvNeXtConfig(DEPTHS_2_2_8_2, NANO, 15_649_560, stem_width=80, **OVERLAP),
     "convnext_tiny_hnf": ConvNeXtConfig(DEPTHS_3_3_9_3, TINY, 28_589_128, head_norm_first=True),
-    "convnext_large_mlp": ConvNeXtConfig(DEPTHS_3_3_27_3, LARGE, 200_128_168, head_hidden=1536),
+    "convnext_large_mlp": ConvNeXtConfig(DEPTHS_3_3_27_3, LARGE, 200_128_168, head_hidden_size=1536),
     "convnext_xxlarge": ConvNeXtConfig((3, 4, 30, 3), XXLARGE, 846_471_016, epsilon=1e-5),
     "convnext_zepto_rms": ConvNeXtConfig((2, 2, 4, 2), ZEPTO, 2_155_656, norm="simple"),
     "convnext_zepto_rms_ols": ConvNeXtConfig(
@@ -287,7 +287,7 @@ class CLIPTextConfig(NamedTuple):
         heads: of the attention; 64 channels each in all published models.
         depth: number of blocks.
         context_length: most tokens of a text.
-        vocabulary_size: number of token ids.
+        vocab_size: number of token ids.
         activation: of the blocks; see `ConvNeXtConfig`.
         mlp_ratio: width of their hidden layer for one of `width`.
     """
@@ -296,7 +296,7 @@ class CLIPTextConfig(NamedTuple):
     heads: int
     depth: int
     context_length: int = CONTEXT_LENGTH
-    vocabulary_size: int = VOCABULARY_SIZE
+    vocab_size: int = VOCABULARY_SIZE
     activation: Activation = "gelu"
     mlp_ratio: float = 4.0
 
@@ -315,7 +315,7 @@ class CLIPConfig(NamedTuple):
         embedding: width of the space that both towers end in.
         image_size: height and width in pixels that the weights were trained at, or `(height, width)`.
         parameters: published count.
-        projection_hidden: width of a hidden layer between the trunk and the embedding, None if there is none.
+        projection_hidden_size: width of a hidden layer between the trunk and the embedding, None if there is none.
         projection_bias: whether the projection adds a bias.
         logit_bias: whether a bias is added to the logits, as models trained with the sigmoid loss have it.
     """
@@ -325,7 +325,7 @@ class CLIPConfig(NamedTuple):
     embedding: int
     image_size: int | tuple[int, int] = 224
     parameters: int | None = None
-    projection_hidden: int | None = None
+    projection_hidden_size: int | None = None
     projection_bias: bool = False
     logit_bias: bool = False
 
@@ -338,12 +338,12 @@ def count_clip_params(variant: CLIPConfig) -> int:
         179385345
     """
     trunk, text, embedding = variant.trunk, variant.text, variant.embedding
-    features = trunk.head_hidden or trunk.dims[-1] * (2 if trunk.head_pooling == "catavgmax" else 1)
-    hidden = variant.projection_hidden
+    features = trunk.head_hidden_size or trunk.dims[-1] * (2 if trunk.head_pooling == "catavgmax" else 1)
+    hidden = variant.projection_hidden_size
     projection = (features + 1) * hidden + hidden * embedding if hidden else features * embedding
     width = text.width
     block = 4 * width**2 + 8 * width + (2 * width + 1) * text.mlp_width + width
-    tokens = (text.vocabulary_size + text.context_length) * width + text.depth * block + 2 * width + width * embedding
+    tokens = (text.vocab_size + text.context_length) * width + text.depth * block + 2 * width + width * embedding
     biases = embedding * variant.projection_bias + variant.logit_bias
     return count_params(trunk) + projection + tokens + 1 + biases
 

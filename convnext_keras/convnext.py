@@ -92,7 +92,7 @@ def convnext_block(inputs, stage: int, block: int, drop_path_rate: float, design
     x = design.dense(4 * channels, name("pointwise_conv_1"), ACTIVATIONS[variant.activation])(x)
     # Keras' name for the activation, which is applied inside the layer before.
     x = layers.Activation("linear", name=name(variant.activation), dtype=dtype)(x)
-    if variant.response_norm:
+    if variant.use_grn:
         x = GlobalResponseNormalization(name=name("grn"), dtype=dtype)(x)
     x = design.dense(channels, name("pointwise_conv_2"))(x)
     if variant.layer_scale and design.layer_scale_init_value is not None:
@@ -162,8 +162,8 @@ def convnext_head(inputs, pooling: str | None, classes: int | None, classifier_a
     names = (None, None) if classes is None else (name("head_gap"), name("head_layernorm"))
     steps: list[Any] = [POOLINGS[pooling](name=names[0], dtype=dtype, **CHANNELS_LAST)] if pooling else []
     steps.insert(0 if variant.head_norm_first else 1, design.norm(names[1], dtype, variant.head_epsilon))
-    if variant.head_hidden and (pooling or classes is not None):
-        steps.append(design.dense(variant.head_hidden, name("head_hidden"), "gelu", dtype))
+    if variant.head_hidden_size and (pooling or classes is not None):
+        steps.append(design.dense(variant.head_hidden_size, name("head_hidden"), "gelu", dtype))
     if classes is not None:
         steps.append(design.dense(classes, name("head_dense"), classifier_activation, dtype))
     return functools.reduce(lambda x, layer: layer(x), steps, inputs)
@@ -241,7 +241,8 @@ def ConvNeXt(  # noqa: N802 - named like the constructors of keras.applications
 
     Returns:
         A functional model from `(N, H, W, 3)` to `(N, classes)`, or to features `(N, H // 32, W // 32, dims[-1])` or
-        `(N, dims[-1])`; outputs are float32 under mixed precision. `model.provenance` tells where its weights are from.
+        `(N, dims[-1])`; outputs are float32 under mixed precision. `model.pretrained_info` tells where its weights are
+        from.
 
     Raises:
         ValueError: if an argument is not valid; nothing is fetched then.
@@ -284,9 +285,9 @@ def ConvNeXt(  # noqa: N802 - named like the constructors of keras.applications
     model = convnext_model(design, inputs, statistics, pooling, classes if include_top else None, classifier_activation)
     if source is not None and file is not None:
         checkpoints.load_pretrained(model, source, file)
-        known = model.provenance
+        known = model.pretrained_info
         if known and known.recipe:
-            model.provenance = dataclasses.replace(known, recipe=known.recipe.with_channels(channels))
+            model.pretrained_info = dataclasses.replace(known, recipe=known.recipe.with_channels(channels))
     return model
 
 

@@ -36,7 +36,7 @@ def feature_extractor(model: keras.Model, stages: Sequence[int] = (0, 1, 2, 3)) 
     if missing or not stages:
         raise ValueError(f"stages must be some of {sorted(outputs)} for {model.name!r}. Received: {tuple(stages)}")
     extractor = FeatureExtractor(inputs, [outputs[stage] for stage in stages], name=f"{model.name}_features")
-    extractor.provenance = model.provenance if isinstance(model, ConvNeXtModel) else None
+    extractor.pretrained_info = model.pretrained_info if isinstance(model, ConvNeXtModel) else None
     return extractor
 
 

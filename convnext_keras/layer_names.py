@@ -76,7 +76,7 @@ class LayerName(NamedTuple):
         role: a key of `TEMPLATES`; the whole name for a layer that is not the model's.
         stage: of a block, from 0; of a downsampling layer, the stage before it.
         block: in its stage, or in the text tower, from 0.
-        is_foreign: whether it is a layer of the user's, or of another model.
+        is_custom: whether it is a layer of the user's, or of another model.
 
     Example:
         >>> str(LayerName("depthwise_conv", stage=2, block=1))
@@ -86,10 +86,10 @@ class LayerName(NamedTuple):
     role: str
     stage: int = 0
     block: int = 0
-    is_foreign: bool = False
+    is_custom: bool = False
 
     def __str__(self) -> str:
-        if self.is_foreign:  # A layer of the user's may be called like one of the library's without its prefix.
+        if self.is_custom:  # A layer of the user's may be called like one of the library's without its prefix.
             return f"{CUSTOM_PREFIX}{self.role}" if parse_layer_name(self.role) else self.role
         return TEMPLATES[self.role].format(stage=self.stage, block=self.block)
 
@@ -129,7 +129,7 @@ def parse_layer_name(name: str) -> tuple[str, LayerName] | None:
 
     Example:
         >>> parse_layer_name("convnext_tiny_downsampling_conv_1")
-        ('convnext_tiny_', LayerName(role='downsampling_conv', stage=1, block=0, is_foreign=False))
+        ('convnext_tiny_', LayerName(role='downsampling_conv', stage=1, block=0, is_custom=False))
     """
     readings = {role: _unformat(template, name) for role, template in TEMPLATES.items()}
     fits = {role: fit for role, fit in readings.items() if fit and not (fit[0] and role in TEXT_TEMPLATES)}
@@ -152,7 +152,7 @@ def parse_layer_names(layers: Mapping[str, bool]) -> dict[str, LayerName]:
 
     Example:
         >>> parse_layer_names({"a_stage_0_block_0_add": False, "layer_normalization_7": True})["layer_normalization_7"]
-        LayerName(role='head_layernorm', stage=0, block=0, is_foreign=False)
+        LayerName(role='head_layernorm', stage=0, block=0, is_custom=False)
     """
     readings = {name: reading for name in layers if (reading := parse_layer_name(name))}
     own = next((prefix for prefix, layer in readings.values() if layer.role in BLOCK_ROLES), None)
@@ -162,4 +162,4 @@ def parse_layer_names(layers: Mapping[str, bool]) -> dict[str, LayerName]:
     if blocks and LAST_NORM not in known.values():
         behind = [name for name in names[blocks[-1] + 1 :] if layers[name]]
         known |= dict.fromkeys(behind[:1], LAST_NORM)
-    return {name: known.get(name) or LayerName(name, is_foreign=True) for name in names}
+    return {name: known.get(name) or LayerName(name, is_custom=True) for name in names}

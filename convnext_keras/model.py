@@ -20,15 +20,15 @@ class ConvNeXtModel(keras.Model):
     Its `predict` is Keras', by the backend's quickest way.
 
     Attributes:
-        provenance: None if the weights are random.
+        pretrained_info: None if the weights are random.
 
     Example:
         >>> from convnext_keras import create_model
-        >>> create_model("convnext_mini.digits").provenance.license
+        >>> create_model("convnext_mini.digits").pretrained_info.license
         'apache-2.0'
     """
 
-    provenance: PretrainedInfo | None = None
+    pretrained_info: PretrainedInfo | None = None
 
     def predict_step(self, *arguments: Any) -> Any:
         """Outputs of a batch, which is the last argument; JAX has the model's state before it."""
@@ -52,25 +52,27 @@ class ConvNeXtModel(keras.Model):
         return super().predict(x, batch_size, verbose, steps, callbacks)
 
     def get_config(self) -> dict[str, Any]:
-        """The functional model's configuration and the provenance."""
-        return {**super().get_config(), "provenance": self.provenance and self.provenance.to_config()}
+        """The functional model's configuration and the pretrained_info."""
+        return {**super().get_config(), "pretrained_info": self.pretrained_info and self.pretrained_info.to_config()}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> keras.Model:
         """The reverse of `get_config`."""
-        provenance = config.get("provenance")
-        functional = {key: value for key, value in config.items() if key != "provenance"}
+        pretrained_info = config.get("pretrained_info")
+        functional = {key: value for key, value in config.items() if key != "pretrained_info"}
         model = super().from_config(functional, custom_objects)
-        model.provenance = provenance and PretrainedInfo.from_config(provenance)
+        model.pretrained_info = pretrained_info and PretrainedInfo.from_config(pretrained_info)
         return model
 
 
 def get_pretrained_info(model: keras.Model) -> PretrainedInfo | None:
     """Of a model, or of the model of this library that is one of its layers, whose classes are not the model's."""
     if isinstance(model, ConvNeXtModel):
-        return model.provenance
-    inner = (layer.provenance for layer in model.layers if isinstance(layer, ConvNeXtModel))
-    return next((dataclasses.replace(provenance, labels=None) for provenance in inner if provenance), None)
+        return model.pretrained_info
+    inner = (layer.pretrained_info for layer in model.layers if isinstance(layer, ConvNeXtModel))
+    return next(
+        (dataclasses.replace(pretrained_info, labels=None) for pretrained_info in inner if pretrained_info), None
+    )
 
 
 # Whole-model .h5 files name the class without its package.

@@ -35,8 +35,8 @@ class Classifier:
     streams = 1
 
     def __init__(self, model: ConvNeXtModel | ExportedModel, name: str) -> None:
-        self.name, self.provenance = name, model.provenance
-        known = self.provenance
+        self.name, self.pretrained_info = name, model.pretrained_info
+        known = self.pretrained_info
         self.recipe = (known and known.recipe) or ImageTransform(224)
         if isinstance(model, ExportedModel):
             kind, self.run = model.outputs[0], model
@@ -46,10 +46,10 @@ class Classifier:
         if kind not in ("probabilities", "logits"):
             raise ValueError(f"{name} gives {kind}. Name a classifier, or a ConvNeXt-CLIP.")
         self.is_logits = kind == "logits"
-        self.output_width = self.run(np.zeros((1, *self.recipe.shape), "uint8")).shape[1]
+        self.embed_dim = self.run(np.zeros((1, *self.recipe.shape), "uint8")).shape[1]
         labels = known and known.labels
         found = load_class_names(labels) if isinstance(labels, str) else labels
-        self.classes = tuple(found or ((str(number),) * 2 for number in range(self.output_width)))
+        self.classes = tuple(found or ((str(number),) * 2 for number in range(self.embed_dim)))
 
     def encode_pixels(self, pixels: np.ndarray, batch_size: int) -> np.ndarray:
         """Probabilities `(N, classes)` of at most `batch_size` pictures."""

@@ -9,7 +9,7 @@ from convnext_keras.data.transforms import ImageTransform, NormalizationStats
 
 @dataclasses.dataclass(frozen=True)
 class PretrainedInfo:
-    """Where a model's weights come from, as `model.provenance`.
+    """Where a model's weights come from, as `model.pretrained_info`.
 
     Attributes:
         file: path of the file; only its name in a model that was saved and loaded again; None for a model that was
@@ -31,7 +31,7 @@ class PretrainedInfo:
     labels: str | tuple[tuple[str, str], ...] | None = None
 
     def to_config(self) -> dict[str, Any]:
-        """The provenance as plain data, for a model's configuration; without the folder, which is this machine's."""
+        """The pretrained_info as plain data, for a model's configuration; without the folder, which is this machine's."""
         recipe = self.recipe and {name: tuples_to_lists(value) for name, value in self.recipe._asdict().items()}
         return {
             **vars(self),

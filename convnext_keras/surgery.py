@@ -73,7 +73,7 @@ def merge_lora(model: keras.Model) -> keras.Model:
             values |= {name: getattr(old, name) for name in ("kernel", "embeddings") if name in values}
         new.set_weights([keras.ops.convert_to_numpy(values[variable.name]) for variable in new.weights])
     if isinstance(model, ConvNeXtModel) and isinstance(merged, ConvNeXtModel):
-        merged.provenance = model.provenance
+        merged.pretrained_info = model.pretrained_info
     return merged
 
 
@@ -123,7 +123,7 @@ def average_weights(models: Sequence[keras.Model], weights: Sequence[float] | No
     mean = keras.models.clone_model(models[0])
     first = models[0]
     if isinstance(first, ConvNeXtModel) and isinstance(mean, ConvNeXtModel):
-        mean.provenance = first.provenance
+        mean.pretrained_info = first.pretrained_info
     mean.set_weights([_mean(values, parts) for values in zip(*rows, strict=True)])
     return mean
 
@@ -177,13 +177,13 @@ def fold_for_inference(model: keras.Model) -> keras.Model:
         else:
             layer.set_weights(originals[layer.name].get_weights())
     if isinstance(model, ConvNeXtModel) and isinstance(folded, ConvNeXtModel):
-        folded.provenance = model.provenance
+        folded.pretrained_info = model.pretrained_info
     return folded
 
 
 def _block_key(layer: keras.Layer) -> tuple[tuple[str, int, int], str]:
     """The block that a layer is in, by its prefix, stage and number, and its role."""
-    prefix, name = parse_layer_name(layer.name) or ("", LayerName(layer.name, is_foreign=True))
+    prefix, name = parse_layer_name(layer.name) or ("", LayerName(layer.name, is_custom=True))
     return (prefix, name.stage, name.block), name.role
 
 

@@ -105,7 +105,7 @@ def engine_lance(folder: Path, queries: np.ndarray) -> tuple[float, Iterable[tup
         name = "made up"
 
         @property
-        def output_width(self) -> int:
+        def embed_dim(self) -> int:
             return WIDTH
 
         def fingerprint(self) -> str:
@@ -123,16 +123,16 @@ def engine_lance(folder: Path, queries: np.ndarray) -> tuple[float, Iterable[tup
     print(f"lance: appended in {time.perf_counter() - start:.0f} s", file=sys.stderr)
     start = time.perf_counter()
 
-    index.build(RECALLS[0])
+    index.build_vector_index(RECALLS[0])
     built = time.perf_counter() - start
 
     def settings():
         for wanted in (*RECALLS, 0.995):
-            tuned = index.tune(wanted)
+            tuned = index.tune_nprobes(wanted)
             print(f"lance: {tuned}", file=sys.stderr, flush=True)
             yield (
                 f"{tuned.probes} of {tuned.partitions} partitions",
-                lambda query: [int(hit.name) for hit in index.nearest(query, TOP)],
+                lambda query: [int(hit.name) for hit in index.search_by_vector(query, TOP)],
             )
 
     return built, settings()

@@ -44,7 +44,7 @@ def models() -> dict[str, keras.Model | clip.ZeroShotClassifier]:
 
 def keras_seconds(model: keras.Model | clip.ZeroShotClassifier) -> float:
     """The fastest of five calls of `predict_on_batch` with one picture or text."""
-    model = model.as_model() if isinstance(model, clip.ZeroShotClassifier) else model
+    model = model.to_keras_model() if isinstance(model, clip.ZeroShotClassifier) else model
     shape = [length or 40 for length in model.inputs[0].shape[1:]]
     inputs = np.ones((1, *shape), model.inputs[0].dtype)
     model.predict_on_batch(inputs)
@@ -69,9 +69,9 @@ def measured() -> dict[str, dict[str, list]]:
                 except (ValueError, ImportError) as error:
                     found[name][format] = [str(error)]
                     continue
-                seconds = written.seconds or 1
+                seconds = written.latency_seconds or 1
                 found[name][format] = [
-                    written.bytes / 1e6, written.difference, 1000 * seconds, keras_seconds(model) / seconds
+                    written.size_bytes / 1e6, written.max_relative_error, 1000 * seconds, keras_seconds(model) / seconds
                 ]  # fmt: skip
                 print(name, format, found[name][format], file=sys.stderr, flush=True)
     return found

@@ -28,7 +28,7 @@ def outputs_of(folder: Path, image: Path) -> dict[str, Any]:
         logits = model({"images": pixels[None].astype("float32"), "tokens": TOKENS})
         return {"pixels": pixels, "outputs": vectors, "texts": texts, "logits": logits}
     model = create_model(folder)
-    pixels = model.provenance.recipe(image)
+    pixels = model.pretrained_info.recipe(image)
     return {"pixels": pixels, "outputs": model(pixels[None].astype("float32"))}
 
 

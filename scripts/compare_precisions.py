@@ -36,7 +36,7 @@ def answers() -> list[str]:
     """A table of formats and precisions: sizes and answers of both bundled models."""
     model, shapes = create_model("convnext_mini.digits"), clip.create_model("convnext_mini.shapes")
     calibration, _, held_out, labels = split_digits()
-    recipe: Any = model.provenance and model.provenance.recipe
+    recipe: Any = model.pretrained_info and model.pretrained_info.recipe
     digits = np.stack([recipe(digit) for digit in held_out]).astype("float32")
     before = np.asarray(keras.ops.convert_to_numpy(model(digits)))  # `predict` of OpenVINO computes in bfloat16.
     scenes = split_scenes()
@@ -52,13 +52,13 @@ def answers() -> list[str]:
                 given = list(calibration[:CALIBRATION]) if precision == "int8" else None
                 written = export.export(model, path, name, calibration=given, **options)
                 scores = export.ExportedModel(path)(digits)
-                cells = [name, precision, f"{written.bytes / 1e6:.2f}", _right(scores, labels)]
+                cells = [name, precision, f"{written.size_bytes / 1e6:.2f}", _right(scores, labels)]
                 cells.append(f"{np.abs(scores - before).max():.3f}")
                 if name in export.CLIP_FORMATS:
                     given = pictures if precision == "int8" else None
                     both = Path(folder) / f"{name}-{precision}"
                     written = export.export_clip(shapes, both, name, calibration=given, **options)
-                    cells += [f"{written.bytes / 1e6:.2f}", *_shapes(export.ExportedCLIP(both), scenes)]
+                    cells += [f"{written.size_bytes / 1e6:.2f}", *_shapes(export.ExportedCLIP(both), scenes)]
                 lines.append(_line([*cells, "", "", ""][: len(heads)]))
                 print(lines[-1], flush=True)
     return lines
@@ -90,7 +90,7 @@ def tiny(folder: Path) -> dict[str, tuple[str, str]]:
     pictures = random.integers(0, 256, (32, 224, 224, 3)).astype("uint8")
     for precision, given in (("float32", None), ("int8", pictures)):
         written = export.export(model, folder / f"{precision}.xml", precision=precision, calibration=given, check=False)
-        print(precision, written.bytes, flush=True)
+        print(precision, written.size_bytes, flush=True)
     return {
         "float32": (str(folder / "float32.xml"), "f32"),
         "bfloat16": (str(folder / "float32.xml"), "bf16"),

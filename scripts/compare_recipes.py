@@ -88,7 +88,7 @@ DATA: dict[str, tuple[Callable[[], ImageDataset], int | None]] = {
 }
 
 TOGETHER = "layer decay, drop path, affine, clipping at 1"
-PLAIN = TrainingConfig(minimum_steps=120, epochs=1)
+PLAIN = TrainingConfig(min_steps=120, epochs=1)
 PARTS: dict[str, dict[str, Any]] = {
     "layer decay 0.8": {"layer_decay": 0.8},
     "head from the probe": {"head": "probe"},
@@ -97,7 +97,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "flip": {"flip": 0.5},
     "crop 0.35 to 1": {"crop_scale": (0.35, 1.0)},
     "RandAugment 9": {"rand_augment": 9.0},
-    "erasing 0.25": {"erase": 0.25},
+    "erasing 0.25": {"random_erasing_prob": 0.25},
     "label smoothing 0.1": {"label_smoothing": 0.1},
     "mixup 0.8, cutmix 1": {"mixup": 0.8, "cutmix": 1.0},
     "average 0.99": {"ema_decay": 0.99},

@@ -51,7 +51,7 @@ def write(output: Path, pattern: str) -> None:
                 row["refused"] = str(error)
             else:
                 again: Any = create_model(folder)
-                pixels = again.provenance.recipe(output / "picture.png")[None].astype("float32")
+                pixels = again.pretrained_info.recipe(output / "picture.png")[None].astype("float32")
                 scores, back = (np.asarray(keras.ops.convert_to_numpy(one(pixels))) for one in (model, again))
                 row |= {"scores": scores[0].tolist(), "same_bits": bool((scores == back).all())}
             (output / f"{name}.{form}.json").write_text(json.dumps(row))

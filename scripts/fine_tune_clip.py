@@ -83,7 +83,7 @@ def learned(
         examples_of(named_rows + known_rows, named + known), ("a {}", "{}", "a picture of a {}")
     )
     replayed = captions(*drawn(old + scenes, DRAWN, random), random)
-    return training.fine_tune_clip(model, both, recipe, replay=replayed, seed=seed)
+    return training.fine_tune_clip(model, both, recipe, replay_data=replayed, seed=seed)
 
 
 def caption_accuracy(model: clip.CLIP, scenes: list[shapes.Scene], pictures: list[np.ndarray]) -> float:

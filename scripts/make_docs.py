@@ -81,7 +81,15 @@ def zoo() -> str:
             million, giga = counts_of(row, counts)
             code = html.escape(f'{module}create_model("{name}")', quote=True)
             labels = "any, in words" if module else row.labels
-            cells = [row.variant, row.input_size, labels, row.top1, f"{million:.1f}", f"{giga:.2f}", row.license]
+            cells = [
+                row.variant,
+                row.input_size,
+                labels,
+                row.top1_accuracy,
+                f"{million:.1f}",
+                f"{giga:.2f}",
+                row.license,
+            ]
             values["variant"].add(row.variant)
             values["labels"].add(labels)
             values["licence"].add(row.license)
@@ -115,8 +123,12 @@ def charts() -> str:
     counts, (measured, rate), lines = counted(), speeds(), []
     best: dict[str, WeightSet] = {}
     for row in load_registry().values():
-        usual = row.top1 and row.labels == "imagenet-1k" and row.input_size == CONVNEXT_CONFIGS[row.variant].input_size
-        if usual and (row.variant not in best or float(row.top1) > float(best[row.variant].top1)):
+        usual = (
+            row.top1_accuracy
+            and row.labels == "imagenet-1k"
+            and row.input_size == CONVNEXT_CONFIGS[row.variant].input_size
+        )
+        if usual and (row.variant not in best or float(row.top1_accuracy) > float(best[row.variant].top1_accuracy)):
             best[row.variant] = row
     for heading, name in CHARTS.items():
         of = {"parameters": lambda key: counts[key][0], "multiply_adds": lambda key: counts[key][1], "speed": rate.get}
@@ -128,7 +140,7 @@ def charts() -> str:
             axes = figure.add_subplot()
             for prefix, colour in FAMILIES.items():
                 keys = [key for key in best if key.startswith(prefix)]
-                tops = [float(best[key].top1) for key in keys]
+                tops = [float(best[key].top1_accuracy) for key in keys]
                 axes.scatter([values[key] for key in keys], tops, color=colour, label=prefix.rstrip("_"), zorder=3)
                 for key, top in zip(keys, tops, strict=True):
                     short = key.removeprefix(prefix)

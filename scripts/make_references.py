@@ -111,10 +111,10 @@ OPTIONS = {
     "overlap_act": ({"stem_type": "overlap_act", "conv_mlp": True}, {"stem": "overlap_gelu", "stem_width": 4}),
     "norm_first": ({"head_norm_first": True}, {"head_norm_first": True}),
     "hidden": ({"head_hidden_size": 10}, {"head_hidden": 10}),
-    "v2": ({"use_grn": True, "ls_init_value": None}, {"response_norm": True, "layer_scale": False}),
+    "v2": ({"use_grn": True, "ls_init_value": None}, {"use_grn": True, "layer_scale": False}),
     "v2_conv_mlp": (
         {"use_grn": True, "ls_init_value": None, "conv_mlp": True},
-        {"response_norm": True, "layer_scale": False},
+        {"use_grn": True, "layer_scale": False},
     ),
     "rms": ({"norm_layer": "rmsnorm2d", "conv_mlp": True}, {"norm": "rms"}),
     "simple": ({"norm_layer": "simplenorm2d", "conv_mlp": True}, {"norm": "simple"}),

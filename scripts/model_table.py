@@ -36,9 +36,9 @@ def table() -> str:
     for name, variant in CONVNEXT_CONFIGS.items():
         with keras.device("meta"):
             model = create_model(name, weights=None, input_shape=(variant.input_size, variant.input_size, 3))
-        rows = [row for row in load_registry().values() if row.variant == name and row.top1]
+        rows = [row for row in load_registry().values() if row.variant == name and row.top1_accuracy]
         best = max(rows, key=accuracy, default=None)
-        top1, command = f"{best.top1} %" if best else "", ""
+        top1, command = f"{best.top1_accuracy} %" if best else "", ""
         if best:
             measured = best.classes == IMAGENET_CLASSES
             command = f"`convnext-keras evaluate {name}.{best.tag} imagenet/val`" if measured else f"`{best.tag}`"
@@ -54,14 +54,16 @@ def clip_table() -> str:
     with (BUNDLED_WEIGHTS_DIR / "clip.csv").open(encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):
             name, million = f"{row['variant']}.{row['tag']}", f"{CLIP_CONFIGS[row['variant']].parameters / 1e6:.1f}"
-            results = [f"{row[key]} %" for key in ("top1", "coco_image_recall", "coco_text_recall") if row[key]]
+            results = [
+                f"{row[key]} %" for key in ("top1_accuracy", "coco_image_recall", "coco_text_recall") if row[key]
+            ]
             if len(results) == 3:  # The bundled set is no model of photographs.
                 lines.append(f"| `{name}` | {row['input_size']} | {million} | {' | '.join(results)} |")
     return "\n".join(lines) + "\n"
 
 
 def accuracy(row) -> float:
-    return float(row.top1)
+    return float(row.top1_accuracy)
 
 
 if __name__ == "__main__":

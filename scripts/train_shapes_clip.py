@@ -194,7 +194,7 @@ def learn_captions(model: clip.CLIP, data: Pairs, epochs: int = EPOCHS) -> None:
 
 
 def optimizer_of(peak: float, steps: int) -> keras.optimizers.Optimizer:
-    """AdamW, warm-up and cosine; no decay of norms, biases and the temperature."""
+    """AdamW, warm-up and cosine; no decay of norms, biases and the logit_scale."""
     rate = keras.optimizers.schedules.CosineDecay(1e-5, steps, warmup_target=peak, warmup_steps=steps // 20)
     optimizer = keras.optimizers.AdamW(rate, weight_decay=0.05, beta_2=0.98, clipnorm=1.0)
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "logit_scale", "embeddings"])

@@ -10,7 +10,7 @@ from convnext_keras import ConvNeXt, ConvNeXtTiny, ConvNeXtV2Huge, clip, create_
 from convnext_keras.pretrained_info import PretrainedInfo
 
 model = ConvNeXtTiny(weights=None, include_top=False, pooling="avg", input_shape=(None, None, 3))
-assert_type(model.provenance, PretrainedInfo | None)
+assert_type(model.pretrained_info, PretrainedInfo | None)
 network: keras.Model = model
 ConvNeXtTiny(True, True, None, None, (224, 224, 3), None, 10, "softmax", "mine", drop_path_rate=0.1)
 ConvNeXtTiny(weights=Path("mine.h5"), dtype="mixed_bfloat16", output_stride=8, layer_scale_init_value=None)

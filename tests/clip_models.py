@@ -33,7 +33,9 @@ def variant(kind):
     row = KINDS[kind]
     hidden = 2 * row["embedding"] if row["projection"] == "mlp" else None
     trunk = ConvNeXtConfig(**SMALL, epsilon=row["epsilon"])
-    return clip.CLIPConfig(trunk, clip.CLIPTextConfig(*row["text"]), row["embedding"], SIZE, projection_hidden=hidden)
+    return clip.CLIPConfig(
+        trunk, clip.CLIPTextConfig(*row["text"]), row["embedding"], SIZE, projection_hidden_size=hidden
+    )
 
 
 def load(kind, folder, **arguments):

@@ -16,7 +16,7 @@ def test_names_are_listed_and_filtered():
 
 def test_a_variant_by_name():
     model = create_model("convnext_mini", weights=None, classes=3, pooling="max", include_top=False)
-    assert (model.name, model.output_shape, model.provenance) == ("convnext_mini", (None, 128), None)
+    assert (model.name, model.output_shape, model.pretrained_info) == ("convnext_mini", (None, 128), None)
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_a_variant_by_name():
 )
 def test_a_weight_set_by_any_of_its_names(name):
     model = create_model(name)
-    assert model.provenance.weights == "convnext_mini.digits"
+    assert model.pretrained_info.weights == "convnext_mini.digits"
     assert (model.input_shape, model.output_shape) == ((None, 32, 32, 3), (None, 10))
 
 
@@ -33,7 +33,7 @@ def test_a_weight_set_itself_is_not_looked_up_again(monkeypatch):
     row = checkpoints.load_registry()["convnext_mini.digits"]
     monkeypatch.setattr(checkpoints.registry, "load_registry", None)
     monkeypatch.setattr(checkpoints, "find_weight_set", None)
-    assert create_model(row).provenance.weights == row.name
+    assert create_model(row).pretrained_info.weights == row.name
 
 
 def test_every_weight_set_is_found_by_its_name():

@@ -150,8 +150,8 @@ def test_initial_values_are_the_papers():
 
 def test_no_two_kernels_begin_with_the_same_numbers():
     """Also not in other shapes, as an initializer that two layers share would give them."""
-    overlap = {"stem": "overlap", "stem_width": 8, "response_norm": True, "layer_scale": False}
-    for model in (small(), small(head_hidden=24), small(**overlap), clip.CLIPConvNeXt(variant("mlp"))):
+    overlap = {"stem": "overlap", "stem_width": 8, "use_grn": True, "layer_scale": False}
+    for model in (small(), small(head_hidden_size=24), small(**overlap), clip.CLIPConvNeXt(variant("mlp"))):
         starts = [to_numpy(weight.value).ravel()[:4] for weight in model.weights if len(weight.shape) > 1]
         ratios = {tuple(np.round(start / start[0], 4)) for start in starts}
         assert len(ratios) == len(starts) > 10

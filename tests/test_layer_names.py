@@ -30,7 +30,7 @@ def test_every_layer_of_a_model_with_weights_is_in_the_table(variant):
     layers = [layer for outer in model.layers for layer in getattr(outer, "layers", [outer])]
     norms = {layer.name: "normalization" in layer.name and layer is not layers[2] for layer in layers}
     names = parse_layer_names(norms)
-    assert not any(names[layer.name].is_foreign for layer in layers if layer.weights)
+    assert not any(names[layer.name].is_custom for layer in layers if layer.weights)
     assert list(names.values()).count(LayerName("head_layernorm")) == 1
     assert variant in CONVNEXT_CONFIGS
 
@@ -38,7 +38,7 @@ def test_every_layer_of_a_model_with_weights_is_in_the_table(variant):
 def test_layers_of_another_model_keep_their_names():
     layers = dict.fromkeys(["a_stage_0_block_0_add", "b_stage_0_block_0_add", "a_head_dense", "head_dense"], False)
     names = parse_layer_names(layers)
-    assert [name for name, layer in names.items() if not layer.is_foreign] == ["a_stage_0_block_0_add", "a_head_dense"]
+    assert [name for name, layer in names.items() if not layer.is_custom] == ["a_stage_0_block_0_add", "a_head_dense"]
 
 
 def test_the_last_norm_is_known_by_its_place():

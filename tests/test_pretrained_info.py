@@ -21,18 +21,18 @@ def test_random_weights_have_none():
         clip.create_model("convnext_mini", weights=None),
         clip.create_model("convnext_mini", weights=None).image_encoder,
     ):
-        assert model.provenance is None
+        assert model.pretrained_info is None
 
 
 @pytest.mark.any_backend
 def test_models_out_of_models_keep_it():
     model = create_model(DIGITS)
-    assert feature_extractor(model, [1]).provenance is model.provenance
-    assert fold_for_inference(model).provenance == model.provenance
+    assert feature_extractor(model, [1]).pretrained_info is model.pretrained_info
+    assert fold_for_inference(model).pretrained_info == model.pretrained_info
     bundled = clip.create_model("shapes")
-    assert bundled.image_encoder.provenance == bundled.text_encoder.provenance == bundled.provenance
-    known = clip.ZeroShotClassifier(bundled, ["a", "b"]).as_model().provenance
-    assert known == dataclasses.replace(bundled.provenance, labels=(("a", "a"), ("b", "b")))
+    assert bundled.image_encoder.pretrained_info == bundled.text_encoder.pretrained_info == bundled.pretrained_info
+    known = clip.ZeroShotClassifier(bundled, ["a", "b"]).to_keras_model().pretrained_info
+    assert known == dataclasses.replace(bundled.pretrained_info, labels=(("a", "a"), ("b", "b")))
 
 
 @pytest.mark.parametrize("form", ["keras", "json", "clone"])
@@ -50,7 +50,7 @@ def test_it_survives_saving(make, form, tmp_path):
     if form == "clone":
         assert isinstance(again, type(model))
         return
-    before, after = model.provenance, again.provenance
+    before, after = model.pretrained_info, again.pretrained_info
     assert (after.weights, after.sha256, after.license, after.labels) == (
         before.weights, before.sha256, before.license, before.labels,
     )  # fmt: skip
@@ -66,6 +66,6 @@ def test_it_survives_a_whole_model_in_one_h5_file(tmp_path):
     model = create_model(DIGITS)
     model.save(tmp_path / "model.h5")
     again = keras.saving.load_model(tmp_path / "model.h5", compile=False)
-    assert again.provenance.sha256 == model.provenance.sha256
+    assert again.pretrained_info.sha256 == model.pretrained_info.sha256
     pixels = np.zeros((1, 32, 32, 3), "float32")
     np.testing.assert_array_equal(again.predict(pixels, verbose=0), model.predict(pixels, verbose=0))

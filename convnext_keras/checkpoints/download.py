@@ -50,7 +50,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def fetch(url: str, sha256: str, megabytes: float) -> VerifiedFile:
+def fetch(url: str, sha256: str, size_mb: float) -> VerifiedFile:
     """The local copy of a file on the web, downloaded if it is missing or damaged.
 
     The transfer goes to a temporary file beside the target, is compared with the sha256 and then renamed, so that no
@@ -59,7 +59,7 @@ def fetch(url: str, sha256: str, megabytes: float) -> VerifiedFile:
     Args:
         url: address of the file; `CONVNEXT_KERAS_MIRROR` replaces all of it but the name.
         sha256: 64 hexadecimal digits.
-        megabytes: about how large it is; told to the user when it cannot be fetched.
+        size_mb: about how large it is; told to the user when it cannot be fetched.
 
     Returns:
         The file in `cache_dir()`.
@@ -74,7 +74,7 @@ def fetch(url: str, sha256: str, megabytes: float) -> VerifiedFile:
         return VerifiedFile(path, sha256)
     if mirror := os.environ.get("CONVNEXT_KERAS_MIRROR"):
         url = f"{mirror.rstrip('/')}/{name}"
-    by_hand = f"Or put the file there by hand: {url} as {path} (about {megabytes:.0f} MB, sha256 {sha256})."
+    by_hand = f"Or put the file there by hand: {url} as {path} (about {size_mb:.0f} MB, sha256 {sha256})."
     if is_offline():
         raise OSError(f"{name} is not in the cache and CONVNEXT_KERAS_OFFLINE forbids to fetch it. Unset it. {by_hand}")
     try:

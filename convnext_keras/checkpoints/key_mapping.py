@@ -106,7 +106,7 @@ def native_keys(files: Iterable[str], shapes: Iterable[Key]) -> dict[Key, str]:
     own = {str(key): key for key in shapes}
     split = {name: name.rpartition("/") for name in files}
     keys = {
-        own.get(name) or Key(LayerName(layer, is_foreign=True), variable): name
+        own.get(name) or Key(LayerName(layer, is_custom=True), variable): name
         for name, (layer, _, variable) in split.items()
     }
     return keys | _match_auto_named(keys, shapes)
@@ -136,7 +136,7 @@ def _match_auto_named(keys: Mapping[Key, str], shapes: Iterable[Key]) -> dict[Ke
 
     def counted(wanted: Iterable[Key]) -> dict[tuple[str, str], list[Key]]:
         groups: dict[tuple[str, str], list[Key]] = {}
-        for key in (key for key in wanted if key.layer.is_foreign):
+        for key in (key for key in wanted if key.layer.is_custom):
             groups.setdefault((strip_counter(key.layer.role), key.variable), []).append(key)
         return groups
 
@@ -198,7 +198,7 @@ def candidate_keys(layout: Layout, key: Key) -> list[str]:
         "keras": variable,
         "variable": TORCH_VARIABLE.get(variable, "bias"),
     }
-    rows = () if layer.is_foreign else layout.rows.get(layer.role, ())
+    rows = () if layer.is_custom else layout.rows.get(layer.role, ())
     return [name.format(**fields) for name in rows]
 
 

@@ -77,15 +77,17 @@ def load_weights(model: keras.Model, path: str | os.PathLike) -> None:
     load(model, Path(path))
 
 
-def load(model: keras.Model, path: Path, is_fresh: bool = False, may_stay_fresh: bool = False) -> list[LayerName]:
+def load(
+    model: keras.Model, path: Path, is_new_model: bool = False, allow_missing_head: bool = False
+) -> list[LayerName]:
     """`load_weights` for a constructor, which may leave the head fresh.
 
     Args:
         model: the model to fill.
         path: the file.
-        is_fresh: whether the model is nobody's yet and is thrown away if loading fails.
-        may_stay_fresh: whether a classifier that the file has not, or has for other classes, stays as it is, and with
-            it a last norm that the file has not.
+        is_new_model: whether the model is nobody's yet and is thrown away if loading fails.
+        allow_missing_head: whether a classifier that the file has not, or has for other classes, stays as it is, and
+            with it a last norm that the file has not.
 
     Returns:
         The layers that were left as they were.
@@ -93,12 +95,12 @@ def load(model: keras.Model, path: Path, is_fresh: bool = False, may_stay_fresh:
     slots = variable_slots(model)
     with open_checkpoint(path) as file:
         fit = _match_file(file, slots)
-        if may_stay_fresh:
+        if allow_missing_head:
             slots = _adapt_input_channels(file, fit, slots)
-        fresh = _find_missing_head(file, fit, slots) if may_stay_fresh else []
+        fresh = _find_missing_head(file, fit, slots) if allow_missing_head else []
         slots = {key: slot for key, slot in slots.items() if key.layer not in fresh}
         _raise_if_mismatch(file, fit, slots, model.name)
-        if not is_fresh:
+        if not is_new_model:
             # Reading all of it twice is the price of changing nothing unless all is good, with one tensor in memory.
             for key, slot in slots.items():
                 _read_tensor(file, fit, key, slot)
@@ -276,14 +278,14 @@ def _read_tensor(file: WeightsReader, fit: key_mapping.KeyMatch, key: Key, slot:
 
 
 def load_pretrained(
-    model: ConvNeXtModel, source: WeightsSource | Path, file: VerifiedFile, may_stay_fresh: bool = True
+    model: ConvNeXtModel, source: WeightsSource | Path, file: VerifiedFile, allow_missing_head: bool = True
 ) -> PretrainedInfo:
     """Fills a fresh model from the file that was fetched of a source, and notes where its weights come from.
 
     A classifier for other classes than the model's leaves the model's own as it is, with a warning that names it,
-    unless nothing `may_stay_fresh`.
+    unless nothing `allow_missing_head`.
     """
-    fresh = load(model, file.path, is_fresh=True, may_stay_fresh=may_stay_fresh)
+    fresh = load(model, file.path, is_new_model=True, allow_missing_head=allow_missing_head)
     for layer in fresh:
         warnings.warn(
             MISSING_HEAD_WARNINGS[layer].format(layer=layer, file=file.path.name, model=model.name), stacklevel=5
@@ -292,5 +294,5 @@ def load_pretrained(
     if isinstance(source, WeightsSource):
         labels = None if CLASSIFIER in fresh else source.labels or None
         known = {"weights": source.name, "license": source.license, "recipe": source.recipe, "labels": labels}
-    model.provenance = PretrainedInfo(file.path, file.sha256, **known)
-    return model.provenance
+    model.pretrained_info = PretrainedInfo(file.path, file.sha256, **known)
+    return model.pretrained_info

@@ -90,9 +90,9 @@ class WeightSet(NamedTuple):
             separated by `|`, in order of preference.
         url: address of the file with the classifier, if it is not on the hub.
         sha256: of that file, 64 hexadecimal digits; the hub states that of its own files.
-        headless_url: address of the file without the classifier, if the publisher has one.
-        headless_sha256: of that file.
-        megabytes: about how large the file is.
+        notop_url: address of the file without the classifier, if the publisher has one.
+        notop_sha256: of that file.
+        size_mb: about how large the file is.
         classes: width of the classifier, 0 if there is none.
         labels: name of the label set of the classes.
         input_size: height and width in pixels that the set is evaluated at.
@@ -104,9 +104,9 @@ class WeightSet(NamedTuple):
         statistics: the name of the statistics that the model embeds.
         license: of the weights, as their publisher states it.
         source: page that describes them.
-        top1: accuracy in percent with this recipe as published, of ImageNet-1k (of CLIP: zero-shot) or the set's own
-            task; empty if none is.
-        test_top1: accuracy at the test size.
+        top1_accuracy: accuracy in percent with this recipe as published, of ImageNet-1k (of CLIP: zero-shot) or the
+            set's own task; empty if none is.
+        test_top1_accuracy: accuracy at the test size.
     """
 
     variant: str
@@ -117,9 +117,9 @@ class WeightSet(NamedTuple):
     file: str
     url: str
     sha256: str
-    headless_url: str
-    headless_sha256: str
-    megabytes: int
+    notop_url: str
+    notop_sha256: str
+    size_mb: int
     classes: int
     labels: str
     input_size: int
@@ -131,8 +131,8 @@ class WeightSet(NamedTuple):
     statistics: str
     license: str
     source: str
-    top1: str
-    test_top1: str
+    top1_accuracy: str
+    test_top1_accuracy: str
 
     @property
     def name(self) -> str:
@@ -163,13 +163,13 @@ class WeightSet(NamedTuple):
         """
         if self.license in RESTRICTED_LICENSES:
             warn_restricted_license(self.license)
-        headless = not include_top and bool(self.headless_url)
-        url, sha256 = (self.headless_url, self.headless_sha256) if headless else (self.url, self.sha256)
+        headless = not include_top and bool(self.notop_url)
+        url, sha256 = (self.notop_url, self.notop_sha256) if headless else (self.url, self.sha256)
         try:
             if self.repository:
                 return download.fetch_from_hub(self.repository, self.file.split("|"), self.revision)
             if url:
-                return download.fetch(url, sha256, self.megabytes)
+                return download.fetch(url, sha256, self.size_mb)
         except OSError as error:
             raise WeightsError(f"{self.name}: {error}") from error
         path = BUNDLED_WEIGHTS_DIR / self.file

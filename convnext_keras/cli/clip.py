@@ -145,12 +145,12 @@ def embed(
     progress = tqdm(items, disable=None)
     if texts is None:
         on_error = "skip" if skip else "raise"
-        batches = model.image_batches(progress, batch_size, on_error, exif_transpose=exif_transpose)
+        batches = model.iter_image_embeddings(progress, batch_size, on_error, exif_transpose=exif_transpose)
     else:
         starts = range(0, len(texts), batch_size)
         parts = (texts[start : start + batch_size] for start in tqdm(starts, disable=None))
         batches = ((part, model.encode_text(part)) for part in parts)
-    print(f"{output}: {write_vectors(output, batches, model)} vectors of {model.output_width}")
+    print(f"{output}: {write_vectors(output, batches, model)} vectors of {model.embed_dim}")
 
 
 def index(
@@ -175,7 +175,7 @@ def index(
     if output.is_dir():
         pictures = retrieval.open_index(output, model)
     by_name = {item_name(path, 0): path for path in paths}
-    new = [by_name[name] for name in pictures.missing(by_name)]
+    new = [by_name[name] for name in pictures.filter_new(by_name)]
     added = pictures.add(tqdm(new, disable=None), on_error="skip" if skip else "raise")
     if not is_lance_path(output):
         pictures.save(output)
@@ -213,7 +213,7 @@ def search(
             table.add_row(Text(hit.name), f"{hit.cosine:.3f}")
         Console().print(table)
     if sheet:
-        cells = [(get_image_file(index, hit.place), f"{hit.cosine:.3f}", "black", hit.name) for hit in hits]
+        cells = [(get_image_file(index, hit.index), f"{hit.cosine:.3f}", "black", hit.name) for hit in hits]
         contact_sheet([cells[start : start + 5] for start in range(0, len(cells), 5)], cell=200).save(sheet)
 
 
@@ -234,6 +234,6 @@ def parse_query(query: str) -> Path | str:
 def get_image_file(index: Any, place: int) -> Path | None:
     """The file of an image in an index; None if it is missing."""
     try:
-        return index.picture(place)
+        return index.get_image_path(place)
     except FileNotFoundError:
         return None

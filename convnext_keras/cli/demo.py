@@ -167,7 +167,7 @@ def search_shapes(output: Path) -> list[Table | str]:
     for number, query in enumerate(SHAPE_QUERIES, start=1):
         hits = index.search(query, top=6)
         texts = [f"row {number}: {hit.cosine:.2f}" for hit in hits]
-        shown = [pictures[hit.place] for hit in hits]
+        shown = [pictures[hit.index] for hit in hits]
         rows.append([(picture, text, "black") for picture, text in zip(shown, texts, strict=True)])
     contact_sheet(rows, cell=128).save(output)
     queries = ", ".join(repr(query) for query in SHAPE_QUERIES)

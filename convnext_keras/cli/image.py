@@ -140,7 +140,7 @@ def explain(
     columns = [explain_images(model, paths, each, method=method) for each in wanted]
     rows = []
     for maps in zip(*columns, strict=True):
-        seen = [(one.over(), f"{one.name}: {one.score:.3f}", "black") for one in maps]
+        seen = [(one.overlay(), f"{one.name}: {one.score:.3f}", "black") for one in maps]
         rows.append([(maps[0].pixels, "", "black"), *seen])
     contact_sheet(rows, cell=224).save(output)
     for path, *maps in zip(paths, *columns, strict=True):
@@ -162,9 +162,11 @@ def _get_transform_and_classes(
     if isinstance(source, export.ExportedModel):
         artefact: Any = source
         has_classes = artefact.outputs[0] in ("probabilities", "logits")
-        return artefact.provenance.recipe or ImageTransform(224), artefact.provenance.labels if has_classes else ()
+        return artefact.pretrained_info.recipe or ImageTransform(
+            224
+        ), artefact.pretrained_info.labels if has_classes else ()
     if isinstance(source, keras.Model):
-        known: Any = source.provenance or PretrainedInfo()
+        known: Any = source.pretrained_info or PretrainedInfo()
         classes = source.output_shape[-1] if len(source.output_shape) == 2 else 0
         recipe, labels = known.recipe or ImageTransform(224), known.labels
     else:
@@ -234,9 +236,11 @@ def export_model(
 
 def print_export(written: export.ExportResult) -> None:
     """Prints what was written."""
-    print(f"{written.path}: {written.format} in {written.precision}, {written.bytes / 1e6:.2f} MB")
-    if written.difference is not None and written.seconds is not None:
-        print(f"checked: differs by {written.difference:.1e} of the largest output; {1000 * written.seconds:.1f} ms")
+    print(f"{written.path}: {written.format} in {written.precision}, {written.size_bytes / 1e6:.2f} MB")
+    if written.max_relative_error is not None and written.latency_seconds is not None:
+        print(
+            f"checked: differs by {written.max_relative_error:.1e} of the largest output; {1000 * written.latency_seconds:.1f} ms"
+        )
 
 
 def _load_clip_part(weights: str, tower: str, labels: str, templates: list[str]) -> Any:

@@ -43,7 +43,9 @@ def models(
     for row in rows:
         million = f"{(variants[row.variant].parameters or 0) / 1e6:.1f}"
         licence = f"[yellow]{row.license}[/]" if row.license in RESTRICTED_LICENSES else row.license
-        table.add_row(row.name, million, str(row.megabytes), str(row.input_size), str(row.classes), row.top1, licence)
+        table.add_row(
+            row.name, million, str(row.size_mb), str(row.input_size), str(row.classes), row.top1_accuracy, licence
+        )
     Console().print(table)
     restrictions = "; ".join(f"{name}: {meaning}" for name, meaning in RESTRICTED_LICENSES.items())
     Console().print(f"[yellow]Licences in yellow[/] restrict the use: {restrictions}.")

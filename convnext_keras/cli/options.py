@@ -24,9 +24,18 @@ VECTOR_TYPES = ("float32", "float16")
 EXPLAIN_METHODS = ("grad_cam", "layer_cam", "occlusion")
 PRESETS = ("linear_probe", "fine_tune", "fine_tune_small_data", "from_scratch")
 PRESET_FIELDS = (
-    *("epochs", "minimum_steps", "batch_size", "accumulation_steps", "learning_rate", "warmup"),
-    *("weight_decay", "layer_decay", "layer_decay_form", "clip_norm", "ema_decay", "drop_path_rate"),
-    *("label_smoothing", "mixup", "cutmix", "crop_scale", "flip", "affine", "rand_augment", "erase"),
+    *("epochs", "min_steps", "batch_size", "accumulation_steps", "learning_rate", "warmup_ratio"),
+    *("weight_decay", "layer_decay", "layer_decay_mode", "clip_norm", "ema_decay", "drop_path_rate"),
+    *(
+        "label_smoothing",
+        "mixup",
+        "cutmix",
+        "crop_scale",
+        "hflip_prob",
+        "affine",
+        "rand_augment",
+        "random_erasing_prob",
+    ),
     *("head", "start", "frozen_stages", "lora_rank", "precision", "keep", "patience"),
 )
 BUNDLED_CLIP = "convnext_mini.shapes"

@@ -46,7 +46,7 @@ def override_config(recipe: TrainingConfig, changes: list[str]) -> TrainingConfi
             read = value
         values[name] = tuple(read) if isinstance(read, list) else read
     if "epochs" in values:  # The user's number counts, not the least that the preset trains for.
-        values.setdefault("minimum_steps", 0)
+        values.setdefault("min_steps", 0)
     return dataclasses.replace(recipe, **values)
 
 
@@ -63,8 +63,10 @@ def train(
     size: Size = 0,
     seed: Annotated[int, typer.Option(help="Of the split and of all that is random.")] = 0,
     skip: Skipped = False,
-    replay: Annotated[list[Path] | None, typer.Option(help="Pairs of what is not to be forgotten.")] = None,
-    locked: Annotated[str, typer.Option(help="Of a ConvNeXt-CLIP, the tower to leave alone: image or text.")] = "",
+    replay_data: Annotated[list[Path] | None, typer.Option(help="Pairs of what is not to be forgotten.")] = None,
+    freeze_tower: Annotated[
+        str, typer.Option(help="Of a ConvNeXt-CLIP, the tower to leave alone: image or text.")
+    ] = "",
     interpolate: Annotated[
         float,
         typer.Option(
@@ -93,9 +95,9 @@ def train(
         if recipe or size or skip:
             raise ValueError("--recipe, --size and --skip are for pictures with classes. Change fields with --set.")
         chosen = override_config(training.CLIP_CONFIG, changes or [])
-        train_on_pairs(data, output, weights, chosen, part, seed, replay or [], locked or None, interpolate)
+        train_on_pairs(data, output, weights, chosen, part, seed, replay_data or [], freeze_tower or None, interpolate)
         return
-    if replay or locked or interpolate != 1:
+    if replay_data or freeze_tower or interpolate != 1:
         raise ValueError(
             "--replay, --locked and --interpolate are for pairs: a .csv with path and caption, or a .tar. "
             f"Received: {data}"
@@ -129,8 +131,8 @@ def train_on_pairs(
     recipe: TrainingConfig,
     validation: float | Path,
     seed: int,
-    replay: list[Path],
-    locked: str | None,
+    replay_data: list[Path],
+    freeze_tower: str | None,
     interpolate: float,
 ) -> None:
     """Fine-tunes a ConvNeXt-CLIP, and writes it as a repository in the form of this library."""
@@ -155,15 +157,15 @@ def train_on_pairs(
     recall = training.RetrievalRecall(held_out)
     measured = {
         "validation": recall,
-        **{str(path): training.RetrievalRecall(training.load_image_text_pairs(path)) for path in replay},
+        **{str(path): training.RetrievalRecall(training.load_image_text_pairs(path)) for path in replay_data},
     }
     model = clip.create_model(weights)
-    before = {name: each.measured(model) for name, each in measured.items()}
+    before = {name: each.evaluate(model) for name, each in measured.items()}
     state = output.with_name(f"{output.name}.partial")
-    options: Any = {"locked": locked, "seed": seed, "state": state, "callbacks": [recall], "verbose": 2}
-    tuned = training.fine_tune_clip(model, kept, recipe, replay=replay, **options)
+    options: Any = {"freeze_tower": freeze_tower, "seed": seed, "state": state, "callbacks": [recall], "verbose": 2}
+    tuned = training.fine_tune_clip(model, kept, recipe, replay_data=replay_data, **options)
     tuned = clip.interpolate_weights(model, tuned, interpolate) if interpolate < 1 else tuned
-    after = {name: each.measured(tuned) for name, each in measured.items()}
+    after = {name: each.evaluate(tuned) for name, each in measured.items()}
     metrics: Any = {f"{name} recall at 1": f"{100 * value:.1f} %" for name, value in after.items()}
     with atomic_path(output) as partial:
         whole = partial.with_name(output.name)
@@ -216,10 +218,10 @@ def evaluate(
         print(json.dumps(summary, indent=2))
         return
     console = Console()
-    for name in ("top-1", "top-5", "mean class accuracy", "calibration error"):
+    for name in ("top1_accuracy", "top5_accuracy", "mean_class_accuracy", "expected_calibration_error"):
         console.print(f"{name}: {100 * summary[name]:.2f} %")
     table = Table("class", "right")
-    seen = {name: part for name, part in summary["by class"].items() if part is not None}
+    seen = {name: part for name, part in summary["class_accuracy"].items() if part is not None}
     for name, part in sorted(seen.items(), key=lambda row: row[1]):
         table.add_row(Text(name), f"{100 * part:.1f} %")
     console.print(table)

@@ -63,8 +63,8 @@ def build_image_encoder(
         initial = keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
         return {"kernel_initializer": initial, "name": design.layer_name(role), "dtype": design.head_dtype}
 
-    if variant.projection_hidden:
-        x = FusedDense(variant.projection_hidden, activation="gelu", **options("projection_hidden"))(x)
+    if variant.projection_hidden_size:
+        x = FusedDense(variant.projection_hidden_size, activation="gelu", **options("projection_hidden"))(x)
     x = layers.Dense(variant.embedding, use_bias=variant.projection_bias, **options("projection"))(x)
     return ConvNeXtModel(features.input, x, name="image_encoder")
 
@@ -104,7 +104,7 @@ def CLIPConvNeXt(  # noqa: N802 - named like the constructors of keras.applicati
         >>> from convnext_keras.clip import CLIPConvNeXt, CLIPConfig, CLIPTextConfig
         >>> from convnext_keras.configs import ConvNeXtConfig
         >>> trunk = ConvNeXtConfig((1, 1, 2, 1), (8, 16, 32, 64))
-        >>> variant = CLIPConfig(trunk, CLIPTextConfig(width=32, heads=2, depth=2, vocabulary_size=1024), embedding=16)
+        >>> variant = CLIPConfig(trunk, CLIPTextConfig(width=32, heads=2, depth=2, vocab_size=1024), embedding=16)
         >>> CLIPConvNeXt(variant, image_size=64).image_encoder.output_shape
         (None, 16)
     """
@@ -126,9 +126,9 @@ def CLIPConvNeXt(  # noqa: N802 - named like the constructors of keras.applicati
     similarity = CLIPHead(variant.logit_bias, name="similarity", dtype=head_dtype)
     model = CLIP(named, similarity(images(named["images"]), texts(named["tokens"])), name=name)
     if source is not None and file is not None:
-        provenance = checkpoints.load_pretrained(model, source, file, may_stay_fresh=False)
-        known = dataclasses.replace(provenance, recipe=model.recipe)
-        model.provenance = images.provenance = texts.provenance = known
+        pretrained_info = checkpoints.load_pretrained(model, source, file, allow_missing_head=False)
+        known = dataclasses.replace(pretrained_info, recipe=model.recipe)
+        model.pretrained_info = images.pretrained_info = texts.pretrained_info = known
     return model
 
 

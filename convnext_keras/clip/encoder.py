@@ -34,16 +34,16 @@ class DualEncoder:
 
     Attributes:
         name: of the model.
-        provenance: where the weights come from, None if they are random.
+        pretrained_info: where the weights come from, None if they are random.
         streams: batches of one tower that may run at a time.
     """
 
     name: Any
-    provenance: PretrainedInfo | None = None
+    pretrained_info: PretrainedInfo | None = None
     streams = 1
 
     @property
-    def output_width(self) -> int:
+    def embed_dim(self) -> int:
         """`D`, the width of the vectors."""
         raise NotImplementedError
 
@@ -58,12 +58,12 @@ class DualEncoder:
         raise NotImplementedError
 
     @property
-    def scale(self) -> float:
+    def logit_scale(self) -> float:
         """Factor from cosines to logits."""
         raise NotImplementedError
 
     @property
-    def bias(self) -> float:
+    def logit_bias(self) -> float:
         """What is added to logits."""
         raise NotImplementedError
 
@@ -98,11 +98,11 @@ class DualEncoder:
         Raises:
             ImageError: if a picture cannot be read; the message names it.
         """
-        batches = self.image_batches(images, batch_size, on_error, exif_transpose=exif_transpose)
+        batches = self.iter_image_embeddings(images, batch_size, on_error, exif_transpose=exif_transpose)
         parts = [vectors for _, vectors in batches]
-        return np.concatenate([np.zeros((0, self.output_width), "float32"), *parts])
+        return np.concatenate([np.zeros((0, self.embed_dim), "float32"), *parts])
 
-    def image_batches(
+    def iter_image_embeddings(
         self,
         images: Any,
         batch_size: int = 32,
@@ -140,7 +140,7 @@ class DualEncoder:
         tokens = self.tokenizer(texts, truncate=truncate)
         batches = (tokens[start : start + batch_size] for start in range(0, len(tokens), batch_size))
         parts = [self.encode_tokens(batch, batch_size) for batch in batches]
-        return np.concatenate([np.zeros((0, self.output_width), "float32"), *parts])
+        return np.concatenate([np.zeros((0, self.embed_dim), "float32"), *parts])
 
     def similarity(self, images: Any, texts: str | Sequence[str]) -> SimilarityScores:
         """Compares each picture with each text; see `encode_image` and `encode_text` for what they may be."""
@@ -149,5 +149,5 @@ class DualEncoder:
     def scores(self, images: np.ndarray, texts: np.ndarray) -> SimilarityScores:
         """`similarity` of unit vectors `(N, D)` and `(M, D)`."""
         cosine = images @ texts.T
-        logits = (self.scale * cosine + self.bias).astype("float32")
+        logits = (self.logit_scale * cosine + self.bias).astype("float32")
         return SimilarityScores(cosine, logits, softmax(logits))

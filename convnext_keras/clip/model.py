@@ -21,7 +21,7 @@ from convnext_keras.layers import register
 from convnext_keras.model import ConvNeXtModel
 from convnext_keras.surgery import require_deterministic
 
-OPEN_CLIP_TRANSFORM = ImageTransform(224, statistics="clip", rgb_first=False)
+OPEN_CLIP_TRANSFORM = ImageTransform(224, statistics="clip", convert_rgb_first=False)
 MAX_LOGIT_SCALE = math.log(100)
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)
 INITIAL_LOGIT_BIAS = -10.0  # of "Sigmoid Loss for Language Image Pre-Training" (https://arxiv.org/abs/2303.15343v4)
@@ -82,10 +82,10 @@ class CLIP(DualEncoder, ConvNeXtModel):
     Attributes:
         image_encoder: functional model from pixels to embeddings `(N, D)`, not normalised.
         text_encoder: functional model from token ids to embeddings `(M, D)`, not normalised.
-        output_width: `D`, the width of the embeddings.
+        embed_dim: `D`, the width of the embeddings.
         tokenizer: strings to token ids.
         recipe: the evaluation transform: a picture in, pixels out.
-        provenance: where the weights come from, None if they are random.
+        pretrained_info: where the weights come from, None if they are random.
         scale: factor from cosines to logits.
         bias: what is added to logits; 0 for models trained with CLIP's own loss.
         micro_batches: parts in which `fit` encodes a batch, one after another and once more for the gradients, so that
@@ -112,16 +112,16 @@ class CLIP(DualEncoder, ConvNeXtModel):
         return self.get_layer("text_encoder")
 
     @property
-    def scale(self) -> float:
+    def logit_scale(self) -> float:
         return math.exp(np.asarray(ops.convert_to_numpy(self.get_layer("similarity").logit_scale)).item())
 
     @property
-    def bias(self) -> float:
+    def logit_bias(self) -> float:
         bias = self.get_layer("similarity").logit_bias
         return 0.0 if bias is None else np.asarray(ops.convert_to_numpy(bias)).item()
 
     @property
-    def output_width(self) -> int:
+    def embed_dim(self) -> int:
         return self.image_encoder.output_shape[-1]
 
     @functools.cached_property
@@ -131,11 +131,11 @@ class CLIP(DualEncoder, ConvNeXtModel):
 
     @property
     def recipe(self) -> ImageTransform:
-        known = self.provenance and self.provenance.recipe
+        known = self.pretrained_info and self.pretrained_info.recipe
         shape = self.image_encoder.input_shape
         size = shape[1:3] if keras.config.image_data_format() == "channels_last" else shape[2:]
         square = size[0] == size[1]
-        return (known or OPEN_CLIP_TRANSFORM)._replace(size=size[0] if square else tuple(size), rgb_first=False)
+        return (known or OPEN_CLIP_TRANSFORM)._replace(size=size[0] if square else tuple(size), convert_rgb_first=False)
 
     @functools.cached_property
     def _run_image_encoder(self) -> BatchRunner:

@@ -154,7 +154,7 @@ def build_text_encoder(tower: CLIPTextConfig, embedding: int, dtype: Any, output
     tokens = keras.Input((None,), dtype="int32", name="tokens")
     initializer = Normal()
     options = {"embeddings_initializer": initializer, "name": "text_token_embedding", "dtype": dtype}
-    x = layers.Embedding(tower.vocabulary_size, tower.width, **options)(tokens)
+    x = layers.Embedding(tower.vocab_size, tower.width, **options)(tokens)
     x = PositionEmbedding(tower.context_length, name="text_position_embedding", dtype=dtype)(x)
     for block in range(tower.depth):
         x = transformer_block(x, block, tower, dtype)

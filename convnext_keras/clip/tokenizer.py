@@ -52,7 +52,7 @@ class Tokenizer:
     """OpenCLIP's token ids, exactly.
 
     Args:
-        vocabulary_size: 49,408 for all published models. Fewer keep the first merges only, for small models: words
+        vocab_size: 49,408 for all published models. Fewer keep the first merges only, for small models: words
             fall into more pieces, and the start and end tokens are always the last two ids.
         context_length: how many ids a text has, the start and end tokens among them.
 
@@ -64,15 +64,13 @@ class Tokenizer:
         'a diagram'
     """
 
-    def __init__(self, vocabulary_size: int = VOCABULARY_SIZE, context_length: int = CONTEXT_LENGTH) -> None:
-        if not BYTE_TOKENS + 2 <= vocabulary_size <= VOCABULARY_SIZE:
-            raise ValueError(
-                f"vocabulary_size must be {BYTE_TOKENS + 2} to {VOCABULARY_SIZE}. Received: {vocabulary_size}"
-            )
-        self.vocabulary_size, self.context_length = vocabulary_size, _validate_context_length(context_length)
-        self.start, self.end = vocabulary_size - 2, vocabulary_size - 1
+    def __init__(self, vocab_size: int = VOCABULARY_SIZE, context_length: int = CONTEXT_LENGTH) -> None:
+        if not BYTE_TOKENS + 2 <= vocab_size <= VOCABULARY_SIZE:
+            raise ValueError(f"vocab_size must be {BYTE_TOKENS + 2} to {VOCABULARY_SIZE}. Received: {vocab_size}")
+        self.vocab_size, self.context_length = vocab_size, _validate_context_length(context_length)
+        self.start, self.end = vocab_size - 2, vocab_size - 1
         pairs = [tuple(line.split()) for line in gzip.decompress(MERGES_FILE.read_bytes()).decode().splitlines()]
-        pairs = pairs[: vocabulary_size - BYTE_TOKENS - 2]
+        pairs = pairs[: vocab_size - BYTE_TOKENS - 2]
         symbols = list(byte_symbols().values())
         self.symbols = [*symbols, *(symbol + WORD_END for symbol in symbols), *("".join(pair) for pair in pairs)]
         self.symbols += [SOT, EOT]
@@ -139,8 +137,8 @@ class Tokenizer:
         """
         symbols: list[str] = []
         for number in ids:
-            if not 0 <= number < self.vocabulary_size:
-                raise ValueError(f"ids must be 0 to {self.vocabulary_size - 1}. Received: {number}")
+            if not 0 <= number < self.vocab_size:
+                raise ValueError(f"ids must be 0 to {self.vocab_size - 1}. Received: {number}")
             if number == self.end:
                 break
             if number != self.start:

@@ -38,7 +38,7 @@ def imagenet_classes() -> tuple[str, ...]:
 
 
 @functools.cache
-def imagenet_templates(number: int = 80) -> tuple[str, ...]:
+def imagenet_templates(count: int = 80) -> tuple[str, ...]:
     """OpenAI's templates of prompts for ImageNet.
 
     Args:
@@ -89,7 +89,7 @@ class ZeroShotClassifier:
         labels: what to tell apart, one or more strings. A softmax over one label is always 1, and equal labels share
             theirs: both are met with a warning.
         templates: one or more prompts with `{}` in the place of the label; their embeddings are averaged.
-        temperature: factor from cosines to logits; the checkpoint's if None.
+        logit_scale: factor from cosines to logits; the checkpoint's if None.
         threshold: cosine below which a picture is none of the labels; None to always name one. 0.2 is a start for
             LAION's models; measure it on pictures of your own, some of which show none of the labels.
         batch_size: most prompts at a time.
@@ -101,7 +101,7 @@ class ZeroShotClassifier:
         >>> from convnext_keras import clip
         >>> model = clip.create_model("convnext_mini.shapes")
         >>> classifier = clip.ZeroShotClassifier(model, ["red", "blue"], "a {} background")
-        >>> classifier.probabilities(np.zeros((2, 64, 64, 3), "uint8")).shape
+        >>> classifier.predict_proba(np.zeros((2, 64, 64, 3), "uint8")).shape
         (2, 2)
     """
 
@@ -110,24 +110,24 @@ class ZeroShotClassifier:
         model: DualEncoder,
         labels: Sequence[str],
         templates: str | Sequence[str] = DEFAULT_TEMPLATE,
-        temperature: float | None = None,
+        logit_scale: float | None = None,
         threshold: float | None = None,
         batch_size: int = 256,
     ) -> None:
         self.model, self.labels, self.threshold = model, validate_labels(labels), threshold
         self.templates = validate_templates(templates)
-        self.temperature = model.scale if temperature is None else temperature
+        self.logit_scale = model.logit_scale if logit_scale is None else logit_scale
         self.classes = class_embeddings(
             model.encode_text(format_prompts(self.labels, self.templates), batch_size), len(self.labels)
         )
 
-    def cosines(self, images: Any, batch_size: int = 32, exif_transpose: bool = False) -> np.ndarray:
+    def cosine_similarity(self, images: Any, batch_size: int = 32, exif_transpose: bool = False) -> np.ndarray:
         """Cosines `(N, labels)` of images; see `CLIP.encode_image` for the arguments."""
         return self.model.encode_image(images, batch_size, exif_transpose=exif_transpose) @ self.classes.T
 
-    def probabilities(self, images: Any, batch_size: int = 32) -> np.ndarray:
-        """Softmax `(N, labels)` of cosines times temperature; each row sums to 1."""
-        return softmax(self.temperature * self.cosines(images, batch_size))
+    def predict_proba(self, images: Any, batch_size: int = 32) -> np.ndarray:
+        """Softmax `(N, labels)` of cosines times logit_scale; each row sums to 1."""
+        return softmax(self.logit_scale * self.cosine_similarity(images, batch_size))
 
     def predict(
         self, images: Any, top: int = 5, batch_size: int = 32, exif_transpose: bool = False
@@ -145,8 +145,8 @@ class ZeroShotClassifier:
         """
         if top < 1:
             raise ValueError(f"top must be 1 or more. Received: top={top}")
-        cosines = self.cosines(images, batch_size, exif_transpose)
-        return [self._best(*row, top) for row in zip(cosines, softmax(self.temperature * cosines), strict=True)]
+        cosines = self.cosine_similarity(images, batch_size, exif_transpose)
+        return [self._best(*row, top) for row in zip(cosines, softmax(self.logit_scale * cosines), strict=True)]
 
     def _best(self, cosines: np.ndarray, probabilities: np.ndarray, top: int) -> list[Prediction]:
         order = np.argsort(-cosines, kind="stable")[:top]
@@ -155,7 +155,7 @@ class ZeroShotClassifier:
             return [best[0]._replace(label=None)]
         return best
 
-    def as_model(self) -> ConvNeXtModel:
+    def to_keras_model(self) -> ConvNeXtModel:
         """One Keras model from pixels `(N, H, W, 3)` in 0..255 to probabilities `(N, labels)`, to save or export.
 
         It shares the layers of the image tower; the labels are constants in its last layer.
@@ -170,9 +170,9 @@ class ZeroShotClassifier:
         options = {"use_bias": False, "activation": "softmax", "dtype": "float32"}
         classes = layers.Dense(len(self.labels), name="labels", trainable=False, **options)
         model = ConvNeXtModel(encoder.input, classes(unit_vectors), name="zero_shot_classifier")
-        known = self.model.provenance or PretrainedInfo()
-        model.provenance = dataclasses.replace(known, labels=tuple((label, label) for label in self.labels))
-        classes.set_weights([self.temperature * self.classes.T])
+        known = self.model.pretrained_info or PretrainedInfo()
+        model.pretrained_info = dataclasses.replace(known, labels=tuple((label, label) for label in self.labels))
+        classes.set_weights([self.logit_scale * self.classes.T])
         return model
 
 

@@ -149,10 +149,10 @@ class Augmentation:
         recipe: evaluation transform of the model; its size, filter and channels are kept.
         crop_scale: smallest and largest part of the picture's area that is cropped; `(1, 1)` for the transform's own
             crop.
-        flip: probability 0..1 to mirror left and right.
+        hflip_prob: probability 0..1 to mirror left and right.
         affine: strength 0..1 of turning, scaling and shifting, see `random_affine`.
         rand_augment: magnitude 0..10 of `rand_augment`; 0 for none.
-        erase: probability 0..1 that a box is replaced by noise.
+        random_erasing_prob: probability 0..1 that a box is replaced by noise.
 
     Raises:
         ValueError: if the pictures are neither grey nor RGB.
@@ -165,13 +165,15 @@ class Augmentation:
 
     recipe: ImageTransform
     crop_scale: tuple[float, float] = (1.0, 1.0)
-    flip: float = 0.0
+    hflip_prob: float = 0.0
     affine: float = 0.0
     rand_augment: float = 0.0
-    erase: float = 0.0
+    random_erasing_prob: float = 0.0
 
     def __post_init__(self) -> None:
-        changes = self.crop_scale != (1, 1) or self.flip or self.affine or self.rand_augment or self.erase
+        changes = (
+            self.crop_scale != (1, 1) or self.hflip_prob or self.affine or self.rand_augment or self.random_erasing_prob
+        )
         if changes and PIL_MODES.get(self.recipe.channels) not in ("L", "RGB"):
             raise ValueError(
                 f"Pictures of {self.recipe.channels} channels cannot be augmented, only those of 1 or 3. Leave out "
@@ -183,14 +185,14 @@ class Augmentation:
         height, width, channels = self.recipe.shape
         if self.crop_scale == (1, 1):
             pixels = self.recipe(image)
-            if not (self.flip or self.affine or self.rand_augment):
-                return random_erasing(pixels, random) if random.random() < self.erase else pixels
+            if not (self.hflip_prob or self.affine or self.rand_augment):
+                return random_erasing(pixels, random) if random.random() < self.random_erasing_prob else pixels
             levels = np.clip(np.rint(pixels), 0, 255).astype("uint8")
             picture = Image.fromarray(levels[..., 0] if channels == 1 else levels)
         else:
             picture = self.recipe.open(image, PIL_MODES[channels])
             picture = random_resized_crop(picture, (height, width), self.crop_scale, random, self.recipe.interpolation)
-        if random.random() < self.flip:
+        if random.random() < self.hflip_prob:
             picture = ImageOps.mirror(picture)
         if self.affine:
             picture = random_affine(picture, self.affine, random)
@@ -198,7 +200,7 @@ class Augmentation:
             picture = rand_augment(picture, self.rand_augment, random)
         pixels = np.asarray(picture)
         pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-        return random_erasing(pixels, random) if random.random() < self.erase else pixels
+        return random_erasing(pixels, random) if random.random() < self.random_erasing_prob else pixels
 
 
 def mixup_cutmix(

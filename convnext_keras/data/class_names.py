@@ -50,7 +50,7 @@ def decode_predictions(
         preds: scores `(N, classes)`, array or tensor.
         top: how many classes to give, 1 or more.
         labels: a name in `LABEL_SETS`; the names of the classes themselves, each alone or as `(identifier, name)`,
-            such as `model.provenance.labels`; None for the one of `PUBLISHED_LABEL_SETS` that has as many classes.
+            such as `model.pretrained_info.labels`; None for the one of `PUBLISHED_LABEL_SETS` that has as many classes.
 
     Returns:
         For each row, the `top` best as `(identifier, name, score)`, best first.

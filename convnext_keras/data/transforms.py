@@ -166,7 +166,8 @@ class ImageTransform(NamedTuple):
             `"squash"` does not keep them; `"none"` only crops.
         interpolation: a name in `INTERPOLATIONS`; always antialiased.
         statistics: the name of the statistics that the model embeds, or others.
-        rgb_first: whether other modes become RGB before resizing, as timm does, or after cropping, as OpenCLIP does.
+        convert_rgb_first: whether other modes become RGB before resizing, as timm does, or after cropping, as OpenCLIP
+            does.
         rounding: of the crop's offset, a name in `CROP_ROUNDING`.
         edge: height and width before the crop, None for `size / crop`, rounded down.
         channels: 1 for grey levels, 3 for RGB, 4 with opacity; of another number, pictures must be arrays.
@@ -187,7 +188,7 @@ class ImageTransform(NamedTuple):
     resize: str = "shortest"
     interpolation: str = "bicubic"
     statistics: str | NormalizationStats = "imagenet"
-    rgb_first: bool = True
+    convert_rgb_first: bool = True
     rounding: str = "half_even"
     edge: int | tuple[int, int] | None = None
     channels: int = 3
@@ -228,7 +229,7 @@ class ImageTransform(NamedTuple):
         if mode is None:
             bands = [Image.fromarray(band) for band in np.moveaxis(to_uint8(image, {self.channels}), -1, 0)]
             return self._stacked(bands)
-        opened = self.open(image, mode if self.rgb_first else None, name)
+        opened = self.open(image, mode if self.convert_rgb_first else None, name)
         try:
             if not self.levels:  # Pillow resizes floats of one band only, and does not cut them off at 0 and 255.
                 return self._stacked([band.convert("F") for band in convert_mode(opened, mode).split()])
@@ -248,7 +249,7 @@ class ImageTransform(NamedTuple):
         return np.stack([np.asarray(self._transformed(*row)) for row in zip(bands, fills, strict=True)], axis=-1)
 
     def _transformed(self, image: Image.Image, fill: int | tuple[int, ...]) -> Image.Image:
-        target = self.resized(image.size)
+        target = self.resize_size_for(image.size)
         resample = INTERPOLATIONS[self.interpolation]
         height, width = self.shape[:2]
         left, top = (
@@ -263,7 +264,7 @@ class ImageTransform(NamedTuple):
             image = image.resize(target, resample)
         return center_crop(image, self.size, self.rounding, fill)
 
-    def resized(self, size: tuple[int, int]) -> tuple[int, int]:
+    def resize_size_for(self, size: tuple[int, int]) -> tuple[int, int]:
         """Width and height, before the crop, of a picture of this width and height."""
         width, height = size
         edges = self.edge or tuple(math.floor(side / self.crop) for side in self.shape[:2])

@@ -63,7 +63,7 @@ def embed(
     *,
     dtype: str = "float32",
     batch_size: int = 32,
-    model_engine: str | None = None,
+    runtime: str | None = None,
     engine: str | None = None,
     address: str | None = None,
     devices: str = "",
@@ -87,7 +87,7 @@ def embed(
             With several machines, in a file system that they share.
         dtype: of vectors, `"float32"` or `"float16"`.
         batch_size: most pictures at a time.
-        model_engine: `"openvino"` or `"onnx"`, to run the model without Keras' backend; see
+        runtime: `"openvino"` or `"onnx"`, to run the model without Keras' backend; see
             `export.get_or_export_clip`.
         engine: None for this process, or `"ray"`.
         address: of a cluster of Ray that runs, such as `"auto"` or `"ray://head:10001"`; None to start one here.
@@ -115,7 +115,7 @@ def embed(
     """
     if dtype not in PRECISIONS:
         raise ValueError(f"dtype must be {format_choices(PRECISIONS)}. Received: dtype={dtype!r}")
-    task = Task("embed", weights, batch_size, dtype, engine=model_engine, exif_transpose=exif_transpose)
+    task = Task("embed", weights, batch_size, dtype, engine=runtime, exif_transpose=exif_transpose)
     options = JobOptions(engine, address, devices, shard_size, column, retry_errors, verbose)
     return _run(task, inputs, output, options)
 
@@ -179,7 +179,7 @@ def zero_shot(
     templates: str | Sequence[str] = DEFAULT_TEMPLATE,
     top: int = 5,
     batch_size: int = 32,
-    model_engine: str | None = None,
+    runtime: str | None = None,
     engine: str | None = None,
     address: str | None = None,
     devices: str = "",
@@ -201,7 +201,7 @@ def zero_shot(
         templates: see `clip.ZeroShotClassifier`.
         top: how many labels of each picture.
         batch_size: see `embed`.
-        model_engine: see `embed`.
+        runtime: see `embed`.
         engine: see `embed`.
         address: see `embed`.
         devices: see `embed`.
@@ -223,7 +223,7 @@ def zero_shot(
         1
     """
     words: dict[str, Any] = {"labels": validate_labels(labels), "templates": validate_templates(templates)}
-    words |= {"engine": model_engine, "exif_transpose": exif_transpose}
+    words |= {"engine": runtime, "exif_transpose": exif_transpose}
     task = Task("zero_shot", weights, batch_size, top=_validate_top_k(top), **words)
     options = JobOptions(engine, address, devices, shard_size, column, retry_errors, verbose)
     return _run(task, inputs, output, options)

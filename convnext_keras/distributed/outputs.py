@@ -136,7 +136,7 @@ class LanceOutput(Output):
         self.index.append(table.append_column("digest", pyarrow.repeat(digest, len(table))).to_batches())
 
     def finish(self) -> None:
-        self.index.grown()
+        self.index.maybe_build_index()
 
 
 def _read_settings(file: Path) -> dict[str, Any] | None:

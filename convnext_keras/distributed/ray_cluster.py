@@ -38,10 +38,10 @@ class RemoteModelInfo(DualEncoder):
 
     def __init__(self, card: dict[str, Any]) -> None:
         self.name, self.card = card["name"], card
-        self.provenance = card["provenance"]
+        self.pretrained_info = card["pretrained_info"]
 
     @property
-    def output_width(self) -> int:
+    def embed_dim(self) -> int:
         return self.card["width"]
 
     def fingerprint(self) -> str:
@@ -57,7 +57,7 @@ class ModelActor:
     def card(self) -> dict[str, Any]:
         """What `RemoteModelInfo` tells, and the number of the process."""
         model: Any = self.worker.model
-        known = {"name": model.name, "width": model.output_width, "provenance": model.provenance}
+        known = {"name": model.name, "width": model.embed_dim, "pretrained_info": model.pretrained_info}
         return {**known, "model": self.worker.fingerprint(), "process": os.getpid()}
 
     def run(self, shard: Shard, folder: Path | None) -> ShardResult:

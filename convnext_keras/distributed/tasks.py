@@ -78,7 +78,7 @@ class Worker:
         """What only a model with the same weights has; see `DualEncoder`. Of a classifier, of its classes."""
         if isinstance(self.model, DualEncoder):
             return self.model.fingerprint()
-        known = self.model.provenance
+        known = self.model.pretrained_info
         return (known and known.sha256) or self.model.name
 
     def __call__(self, shard: Shard, folder: Path | None = None) -> ShardResult:
@@ -132,12 +132,12 @@ class Worker:
 
     def _columns(self, results: list[np.ndarray | None]) -> dict[str, Any]:
         if self.task.kind == "embed":
-            return {"vector": vectors_column(results, self.model.output_width, self.task.dtype)}
+            return {"vector": vectors_column(results, self.model.embed_dim, self.task.dtype)}
         if isinstance(self.model, Classifier):
             return self._ranked(results, [name for _, name in self.model.classes], {"scores": results})
         classifier = self.zero_shot
         cosines = [row if row is None else row @ classifier.classes.T for row in results]
-        scores = [row if row is None else softmax(classifier.temperature * row) for row in cosines]
+        scores = [row if row is None else softmax(classifier.logit_scale * row) for row in cosines]
         return self._ranked(scores, list(classifier.labels), {"scores": scores, "cosines": cosines})
 
     def _ranked(self, scores: list, names: list[str], columns: dict[str, list]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def explain_images(
     *,
     method: str = "grad_cam",
     stage: int | None = None,
-    cells: int = 8,
+    grid_size: int = 8,
 ) -> list[HeatMap]:
     """Where in pictures a model sees a class or a text.
 
@@ -40,7 +40,7 @@ def explain_images(
         method: `"grad_cam"`, or `"occlusion"`, which needs no gradients but `cells` x `cells` runs of the model.
         stage: of the methods with gradients, whose output is weighed, 0 to 3: the last is the most telling and the
             coarsest. None for the last whose map has 7 cells in height and width, as at 224 pixels the very last has.
-        cells: of occlusion, parts of the picture's height and width.
+        grid_size: of occlusion, parts of the picture's height and width.
 
     Returns:
         A map for each picture.
@@ -52,7 +52,7 @@ def explain_images(
         >>> from convnext_keras import clip, explain
         >>> model = clip.create_model("convnext_mini.shapes")
         >>> picture = np.zeros((64, 64, 3), "uint8")
-        >>> explain.explain_images(model, picture, "a red circle", method="occlusion", cells=4)[0].values.shape
+        >>> explain.explain_images(model, picture, "a red circle", method="occlusion", grid_size=4)[0].values.shape
         (4, 4)
     """
     if method not in METHODS:
@@ -71,7 +71,7 @@ def explain_images(
             def score(batch: np.ndarray, target: Any = target) -> np.ndarray:
                 return asked.scores(run(_prepare_inputs(batch), len(batch)), np.full(len(batch), target))
 
-            maps.append(occlusion(score, picture, cells))
+            maps.append(occlusion(score, picture, grid_size))
         values = np.stack(maps)
     else:
         weigh = {"grad_cam": grad_cam, "layer_cam": layer_cam}[method]
@@ -112,12 +112,12 @@ def plot_feature_maps(model: keras.Model, picture: ImageSource, stage: int = 0, 
     pixels = get_transform(model)(picture)
     (features,) = _run(split_at_stage(encoder, stage)[0], pixels[None])
     order = np.argsort(-features.std(axis=(0, 1)))[:channels]
-    cells: list[tuple] = [(pixels, "picture", "black")]
+    grid_size: list[tuple] = [(pixels, "picture", "black")]
     for channel in order:
         values = features[..., channel]
         levels = 255 * (values - values.min()) / max(np.ptp(values), 1e-12)
-        cells.append((levels.astype("uint8"), f"channel {channel}", "black"))
-    return contact_sheet([cells[start : start + 6] for start in range(0, len(cells), 6)], cell=120)
+        grid_size.append((levels.astype("uint8"), f"channel {channel}", "black"))
+    return contact_sheet([grid_size[start : start + 6] for start in range(0, len(grid_size), 6)], cell=120)
 
 
 def _run(model: keras.Model, inputs: np.ndarray) -> np.ndarray:

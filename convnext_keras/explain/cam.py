@@ -27,15 +27,15 @@ class HeatMap:
     name: str
     score: float
 
-    def resized(self) -> np.ndarray:
+    def upsampled(self) -> np.ndarray:
         """The values at the picture's size, `(H, W)` float32, by bilinear interpolation."""
         height, width = self.pixels.shape[:2]
         values = Image.fromarray(self.values.astype("float32"))
         return np.asarray(values.resize((width, height), Image.Resampling.BILINEAR))
 
-    def over(self) -> Image.Image:
+    def overlay(self) -> Image.Image:
         """The map in colours over the picture."""
-        values = self.resized()[..., None]
+        values = self.upsampled()[..., None]
         places = np.linspace(0, 1, len(COLOR_MAP))
         colour = np.stack([np.interp(values[..., 0], places, COLOR_MAP[:, channel]) for channel in range(3)], axis=-1)
         mixed = (1 - OVERLAY_ALPHA * values) * self.pixels + OVERLAY_ALPHA * values * colour
@@ -61,28 +61,28 @@ def layer_cam(features: np.ndarray, gradients: np.ndarray) -> np.ndarray:
     return normalize_to_peak(np.maximum((np.maximum(gradients, 0) * features).sum(axis=-1), 0))
 
 
-def occlusion(score: Callable[[np.ndarray], np.ndarray], picture: np.ndarray, cells: int) -> np.ndarray:
+def occlusion(score: Callable[[np.ndarray], np.ndarray], picture: np.ndarray, grid_size: int) -> np.ndarray:
     """How much each part of a picture matters: the score as it is, less the score with the part in its usual colour.
 
     Args:
         score: of pictures `(N, H, W, 3)` uint8, one number each.
         picture: `(H, W, 3)` uint8.
-        cells: parts of the height and the width.
+        grid_size: parts of the height and the width.
 
     Returns:
         `(cells, cells)`, 0..1; parts without which the score is higher are 0.
     """
     height, width = picture.shape[:2]
-    if not 2 <= cells <= min(height, width):
-        raise ValueError(f"cells must be 2 to {min(height, width)}. Received: cells={cells}")
-    rows, columns = (np.linspace(0, size, cells + 1).round().astype(int) for size in (height, width))
-    covered = np.repeat(picture[None], cells**2 + 1, axis=0)  # the last stays as it is
-    for place in range(cells**2):
-        row, column = divmod(place, cells)
+    if not 2 <= grid_size <= min(height, width):
+        raise ValueError(f"cells must be 2 to {min(height, width)}. Received: grid_size={cells}")
+    rows, columns = (np.linspace(0, size, grid_size + 1).round().astype(int) for size in (height, width))
+    covered = np.repeat(picture[None], grid_size**2 + 1, axis=0)  # the last stays as it is
+    for place in range(grid_size**2):
+        row, column = divmod(place, grid_size)
         part = np.s_[place, rows[row] : rows[row + 1], columns[column] : columns[column + 1]]
         covered[part] = np.median(picture, axis=(0, 1))
     scores = score(covered)
-    return normalize_to_peak(np.maximum(scores[-1] - scores[:-1], 0).reshape(1, cells, cells))[0]
+    return normalize_to_peak(np.maximum(scores[-1] - scores[:-1], 0).reshape(1, grid_size, grid_size))[0]
 
 
 def normalize_to_peak(values: np.ndarray) -> np.ndarray:

@@ -39,17 +39,18 @@ class ExportResult(NamedTuple):
         path: of the artefact; beside it lies its description, `PATH.json`.
         format: a key of `FORMATS`.
         precision: of its weights and products.
-        difference: the largest between its outputs and the Keras model's, by the largest output; None if unchecked.
-        bytes: of all its files.
-        seconds: for one picture or text, by the format's own program; None if unchecked.
+        max_relative_error: the largest between its outputs and the Keras model's, by the largest output; None if
+            unchecked.
+        size_bytes: of all its files.
+        latency_seconds: for one picture or text, by the format's own program; None if unchecked.
     """
 
     path: Path
     format: str
     precision: str
-    difference: float | None
-    bytes: int
-    seconds: float | None
+    max_relative_error: float | None
+    size_bytes: int
+    latency_seconds: float | None
 
 
 def export(
@@ -102,7 +103,7 @@ def export(
     Example:
         >>> from convnext_keras import create_model, export
         >>> written = export.export(create_model("convnext_mini.digits"), "digits.xml")
-        >>> written.format, written.difference < 1e-5
+        >>> written.format, written.max_relative_error < 1e-5
         ('openvino', True)
     """
     path = Path(path)
@@ -117,7 +118,7 @@ def export(
         raise ValueError(
             "A ConvNeXt-CLIP has two towers: use export_clip, or export model.image_encoder or model.text_encoder."
         )
-    source = model.as_model() if isinstance(model, clip.ZeroShotClassifier) else model
+    source = model.to_keras_model() if isinstance(model, clip.ZeroShotClassifier) else model
     ready = prepare_for_export(source, name, batch, size, layout, pixels)
     statistics = get_embedded_stats(source) if pixels == "normalized" else None
     facts: dict[str, Any] = {"layout": layout, "pixels": pixels, "statistics": statistics, "precision": precision}
@@ -223,12 +224,12 @@ def prepare_for_export(
         raise ValueError(f"{model.name!r} has {len(folded.inputs)} inputs. Export a model with one.")
     _, *shape = folded.inputs[0].shape
     if len(shape) == 1:
-        length = size or shape[0] or (None if FORMATS[format].has_free_length else get_context_length(folded))
+        length = size or shape[0] or (None if FORMATS[format].supports_dynamic_length else get_context_length(folded))
         inputs = keras.Input((length,), batch_size=batch, dtype="int32", name="tokens")
         return keras.Model(inputs, folded(inputs), name=model.name)
     height, width = (size, size) if isinstance(size, int) else size or shape[:2]
-    if None in (height, width) and not FORMATS[format].has_free_sizes:
-        free = format_choices(name for name, row in FORMATS.items() if row.has_free_sizes)
+    if None in (height, width) and not FORMATS[format].supports_dynamic_size:
+        free = format_choices(name for name, row in FORMATS.items() if row.supports_dynamic_size)
         raise ValueError(f"{format} needs a fixed height and width, such as size=224; {free} leaves them open.")
     channels = shape[2]
     wanted = (height, width, channels) if layout == "nhwc" else (channels, height, width)

@@ -31,7 +31,7 @@ from convnext_keras.validation import format_choices
 CLIP_FILE = "clip.json"  # what belongs to neither tower
 BATCH_BUCKETS = 4  # sizes of batch between powers of two: another size costs these programs milliseconds, once
 CLIP_FORMATS = tuple(
-    name for name, row in FORMATS.items() if row.has_free_length
+    name for name, row in FORMATS.items() if row.supports_dynamic_length
 )  # formats that texts of any length fit
 
 
@@ -83,22 +83,27 @@ def export_clip(
         of_pictures = {"precision": precision, "calibration": calibration, "pixels": "uint8"}  # first: may be refused
         pictures = export(model.image_encoder, whole / f"image{suffix}", **of_pictures, **options)
         texts = export(model.text_encoder, whole / f"text{suffix}", precision=of_text, **options)
-        provenance = model.provenance or PretrainedInfo()
+        pretrained_info = model.pretrained_info or PretrainedInfo()
         facts = {
-            "name": str(provenance.weights or model.name),
+            "name": str(pretrained_info.weights or model.name),
             "format": format,
             "precision": precision,
-            "output_width": model.output_width,
-            "scale": model.scale,
-            "bias": model.bias,
+            "embed_dim": model.embed_dim,
+            "logit_scale": model.logit_scale,
+            "logit_bias": model.logit_bias,
             "fingerprint": model.fingerprint(),
             "tokenizer": get_tokenizer_config(model.text_encoder),
-            **dataclasses.replace(provenance, recipe=model.recipe).to_config(),
+            **dataclasses.replace(pretrained_info, recipe=model.recipe).to_config(),
         }
         (whole / CLIP_FILE).write_text(json.dumps(facts, indent=2), encoding="utf-8")
-    differences = [part.difference for part in (pictures, texts) if part.difference is not None]
+    differences = [part.max_relative_error for part in (pictures, texts) if part.max_relative_error is not None]
     return ExportResult(
-        folder, format, precision, max(differences, default=None), pictures.bytes + texts.bytes, pictures.seconds
+        folder,
+        format,
+        precision,
+        max(differences, default=None),
+        pictures.size_bytes + texts.size_bytes,
+        pictures.latency_seconds,
     )
 
 
@@ -112,7 +117,7 @@ class ExportedCLIP(DualEncoder):
     Attributes:
         name: of the weight set, or of the model.
         format: of the towers.
-        provenance: where the weights come from.
+        pretrained_info: where the weights come from.
 
     Raises:
         ValueError: if the folder is not one, or not whole.
@@ -135,11 +140,11 @@ class ExportedCLIP(DualEncoder):
         self.format: str = self.facts["format"]
         suffix = FORMATS[self.format].suffix
         self.image, self.text = (ExportedModel(folder / f"{tower}{suffix}", streams) for tower in ("image", "text"))
-        self.name, self.provenance = self.facts["name"], PretrainedInfo.from_config(self.facts)
+        self.name, self.pretrained_info = self.facts["name"], PretrainedInfo.from_config(self.facts)
 
     @property
-    def output_width(self) -> int:
-        return self.facts["output_width"]
+    def embed_dim(self) -> int:
+        return self.facts["embed_dim"]
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
@@ -147,16 +152,16 @@ class ExportedCLIP(DualEncoder):
 
     @property
     def recipe(self) -> ImageTransform:
-        known: Any = self.provenance
+        known: Any = self.pretrained_info
         return known.recipe
 
     @property
-    def scale(self) -> float:
-        return self.facts["scale"]
+    def logit_scale(self) -> float:
+        return self.facts["logit_scale"]
 
     @property
-    def bias(self) -> float:
-        return self.facts["bias"]
+    def logit_bias(self) -> float:
+        return self.facts["logit_bias"]
 
     def encode_pixels(self, pixels: np.ndarray, batch_size: int) -> np.ndarray:
         return l2_normalize(self.image(pad_batch(pixels, batch_size, BATCH_BUCKETS))[: len(pixels)])

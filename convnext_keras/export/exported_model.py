@@ -18,7 +18,7 @@ class ExportedModel:
         streams: threads that may call it at a time, each with its share of the processors; of OpenVINO and ONNX.
 
     Attributes:
-        provenance: where the weights come from, with the transform and the classes.
+        pretrained_info: where the weights come from, with the transform and the classes.
         outputs: names of the outputs.
 
     Raises:
@@ -36,7 +36,7 @@ class ExportedModel:
     def __init__(self, path: str | os.PathLike, streams: int = 1) -> None:
         path = Path(path)
         description = read_metadata(path)
-        self.provenance = PretrainedInfo.from_config(description)
+        self.pretrained_info = PretrainedInfo.from_config(description)
         self.outputs: list[str] = description["outputs"]
         self.shape, self.dtype, self.layout = description["shape"], description["dtype"], description["layout"]
         self.statistics = description["statistics"] and NormalizationStats(*map(tuple, description["statistics"]))

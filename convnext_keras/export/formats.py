@@ -14,8 +14,8 @@ class Format(NamedTuple):
         backend: of Keras that writes it best, whichever is active.
         packages: that must be there to write and to check it.
         extra: of this package that brings them.
-        has_free_sizes: whether height and width may be left open.
-        has_free_length: whether the number of tokens of a text may be left open.
+        supports_dynamic_size: whether height and width may be left open.
+        supports_dynamic_length: whether the number of tokens of a text may be left open.
         precisions: of the weights and products.
     """
 
@@ -23,8 +23,8 @@ class Format(NamedTuple):
     backend: str
     packages: tuple[str, ...]
     extra: str
-    has_free_sizes: bool = False
-    has_free_length: bool = False
+    supports_dynamic_size: bool = False
+    supports_dynamic_length: bool = False
     precisions: tuple[str, ...] = ("float32",)
 
 
@@ -45,12 +45,12 @@ FORMATS = {
         "torch",
         ("torch", "onnx", "onnxscript", "onnxruntime"),
         "onnx",
-        has_free_length=True,
+        supports_dynamic_length=True,
         precisions=POST_TRAINING_PRECISIONS,
     ),
     "torch": Format(".pt2", "torch", ("torch",), "torch", precisions=NATIVE_PRECISIONS),
     "openvino": Format(
-        ".xml", "openvino", ("openvino",), "openvino", has_free_length=True, precisions=POST_TRAINING_PRECISIONS
+        ".xml", "openvino", ("openvino",), "openvino", supports_dynamic_length=True, precisions=POST_TRAINING_PRECISIONS
     ),
     "stablehlo": Format(".stablehlo", "jax", ("jax",), "jax", precisions=NATIVE_PRECISIONS),
 }

@@ -20,10 +20,10 @@ TOWERS = ("image_encoder", "text_encoder")
 def build_metadata(model: keras.Model, ready: keras.Model, format: str, facts: dict[str, Any]) -> dict[str, Any]:
     """What a user of the artefact has to know, as plain data."""
     row, layout, is_text = ready.inputs[0], facts["layout"], len(ready.inputs[0].shape) == 2
-    provenance = get_pretrained_info(model) or PretrainedInfo()
-    recipe, edges = provenance.recipe, row.shape[1:3] if layout == "nhwc" else row.shape[2:]
+    pretrained_info = get_pretrained_info(model) or PretrainedInfo()
+    recipe, edges = pretrained_info.recipe, row.shape[1:3] if layout == "nhwc" else row.shape[2:]
     if recipe and None not in edges and edges not in (recipe.size, (recipe.size, recipe.size)):
-        provenance = dataclasses.replace(provenance, recipe=recipe._replace(size=edges, edge=None))
+        pretrained_info = dataclasses.replace(pretrained_info, recipe=recipe._replace(size=edges, edge=None))
     return {
         "convnext_keras": importlib.metadata.version("convnext-keras"),
         "format": format,
@@ -33,7 +33,7 @@ def build_metadata(model: keras.Model, ready: keras.Model, format: str, facts: d
         **({**facts, "layout": None, "pixels": None} if is_text else facts),
         "tokenizer": get_tokenizer_config(model) if is_text else None,
         "outputs": output_names(model),
-        **provenance.to_config(),
+        **pretrained_info.to_config(),
     }
 
 
@@ -53,7 +53,7 @@ def output_names(model: keras.Model) -> list[str]:
 def get_tokenizer_config(model: keras.Model) -> dict[str, int | None]:
     """The arguments of the `Tokenizer` of a text tower."""
     words = next(layer.input_dim for layer in flatten_layers(model) if isinstance(layer, keras.layers.Embedding))
-    return {"vocabulary_size": words, "context_length": get_context_length(model)}
+    return {"vocab_size": words, "context_length": get_context_length(model)}
 
 
 def get_context_length(model: keras.Model) -> int | None:

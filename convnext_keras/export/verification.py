@@ -28,7 +28,7 @@ def make_test_inputs(model: keras.Model, rows: np.ndarray | None = None) -> dict
         return {str(count): np.resize(rows, (count, *rows.shape[1:])) for count in sorted(counts)}
     counts = (batch,) if batch else TEST_BATCH_SIZES
     if len(shape) == 1:
-        words: Any = get_tokenizer_config(model)["vocabulary_size"]
+        words: Any = get_tokenizer_config(model)["vocab_size"]
         lengths = shape if shape[0] else TEST_LENGTHS
         texts = {
             f"{count}, {length}": random.integers(1, words - 1, (count, length)).astype("int32")

@@ -111,11 +111,11 @@ def timm_arguments(variant: ConvNeXtConfig, form: str = "timm") -> tuple[str, di
         "head_norm_first": variant.head_norm_first,
         "conv_mlp": variant.norm != "layer",
         "conv_bias": variant.conv_bias,
-        "use_grn": variant.response_norm,
+        "use_grn": variant.use_grn,
         "act_layer": ACTIVATION_TO_TIMM[variant.activation],
         "norm_eps": variant.epsilon,
     }
-    arguments |= {"head_hidden_size": variant.head_hidden} if variant.head_hidden else {}
+    arguments |= {"head_hidden_size": variant.head_hidden_size} if variant.head_hidden_size else {}
     arguments |= {"norm_layer": f"{variant.norm}norm2d"} if variant.norm != "layer" else {}
     # A null would say that there is no layer scale, but transformers' wrapper drops nulls: V2 has none by itself.
     return "convnext_tiny" if variant.layer_scale else "convnextv2_tiny", arguments
@@ -161,9 +161,16 @@ def write_transformers_config(description: ModelInfo) -> Files:
     variant, form = description.variant, "transformers"
     require_supported(description.clip is None, form, "a ConvNeXt-CLIP of this kind")
     default = ConvNeXtConfig(variant.depths, variant.dims)
-    must = {"stem": "patch", "stem_norm": True, "norm": "layer", "epsilon": 1e-6, "conv_bias": True, "head_hidden": 0}
+    must = {
+        "stem": "patch",
+        "stem_norm": True,
+        "norm": "layer",
+        "epsilon": 1e-6,
+        "conv_bias": True,
+        "head_hidden_size": 0,
+    }
     must |= {"first_downsampling": False, "head_norm_first": False, "head_pooling": "avg"}
-    must |= {"kernel_sizes": default.kernel_sizes, "layer_scale": variant.layer_scale and not variant.response_norm}
+    must |= {"kernel_sizes": default.kernel_sizes, "layer_scale": variant.layer_scale and not variant.use_grn}
     for name, value in must.items():
         found = getattr(variant, name)
         found = found[:1] * 4 if name == "kernel_sizes" and len(set(found)) == 1 else found
@@ -172,8 +179,8 @@ def write_transformers_config(description: ModelInfo) -> Files:
     require_supported(
         description.output_stride in (None, variant.minimum_size), form, f"output_stride={description.output_stride}"
     )
-    kind = "convnextv2" if variant.response_norm else "convnext"
-    stem = "ConvNextV2" if variant.response_norm else "ConvNext"
+    kind = "convnextv2" if variant.use_grn else "convnext"
+    stem = "ConvNextV2" if variant.use_grn else "ConvNext"
     content: dict[str, Any] = {
         "architectures": [f"{stem}ForImageClassification" if description.classes else f"{stem}Model"],
         "model_type": kind,
@@ -188,7 +195,7 @@ def write_transformers_config(description: ModelInfo) -> Files:
         "initializer_range": 0.02,
         "drop_path_rate": 0.0,
     }
-    if not variant.response_norm:
+    if not variant.use_grn:
         content["layer_scale_init_value"] = 1e-6 if variant.layer_scale else 0.0
     if description.classes:
         named = class_name_list(description) or [(f"LABEL_{number}",) * 2 for number in range(description.classes)]
@@ -232,7 +239,9 @@ def write_open_clip_config(description: ModelInfo) -> Files:
     name, arguments = timm_arguments(variant.trunk, form)
     pool = arguments.pop("global_pool", "")
     require_supported(not arguments and pool in ("", "max", "avgmax"), form, "a trunk without a name in timm")
-    require_supported(variant.projection_hidden in (None, 2 * variant.embedding), form, "a hidden layer of that width")
+    require_supported(
+        variant.projection_hidden_size in (None, 2 * variant.embedding), form, "a hidden layer of that width"
+    )
     require_supported(
         variant.text.activation in ("gelu", "quick_gelu"), form, f"activation={variant.text.activation!r} of texts"
     )
@@ -244,7 +253,7 @@ def write_open_clip_config(description: ModelInfo) -> Files:
         "timm_model_name": name,
         "timm_model_pretrained": False,
         "timm_pool": pool,
-        "timm_proj": "mlp" if variant.projection_hidden else "linear",
+        "timm_proj": "mlp" if variant.projection_hidden_size else "linear",
         "timm_proj_bias": variant.projection_bias,
         "image_size": [*recipe.size] if isinstance(recipe.size, tuple) else recipe.size,
     }
@@ -253,7 +262,7 @@ def write_open_clip_config(description: ModelInfo) -> Files:
         "vision_cfg": vision,
         "text_cfg": {
             "context_length": text.context_length,
-            "vocab_size": text.vocabulary_size,
+            "vocab_size": text.vocab_size,
             "width": text.width,
             "heads": text.heads,
             "layers": text.depth,
@@ -300,7 +309,7 @@ def uses_alternative_key(role: str, description: ModelInfo) -> bool:
     seconds = {
         "stem_conv_2": variant.stem == "overlap_gelu",
         "head_layernorm": variant.head_norm_first,
-        "projection": clip is not None and clip.projection_hidden is not None,
+        "projection": clip is not None and clip.projection_hidden_size is not None,
     }
     return seconds.get(role, False)
 
@@ -336,7 +345,7 @@ def timm_tensors(description: ModelInfo, tensors: Tensors) -> dict[str, LazyTens
 
 def transformers_tensors(description: ModelInfo, tensors: Tensors) -> dict[str, LazyTensor]:
     """Transformers' names."""
-    prefix = "convnextv2." if description.variant.response_norm else "convnext."
+    prefix = "convnextv2." if description.variant.use_grn else "convnext."
     return to_torch_tensors("transformers", prefix if description.classes else "", description, tensors)
 
 

@@ -116,7 +116,7 @@ def _read_clip(model: keras.Model, images: NamedLayers, texts: NamedLayers) -> I
         tower,
         projection.units,
         height if height == width else (height, width),
-        projection_hidden=hidden and hidden.units,
+        projection_hidden_size=hidden and hidden.units,
         projection_bias=projection.use_bias,
         logit_bias=similarity.use_bias,
     )
@@ -131,18 +131,18 @@ def _read_clip(model: keras.Model, images: NamedLayers, texts: NamedLayers) -> I
 
 def _split_layers(model: keras.Model, named: NamedLayers) -> tuple[NamedLayers, NamedLayers, NamedLayers]:
     """Layers before the stem, of stem and stages, and behind them."""
-    known = [place for place, (name, _) in enumerate(named) if not name.is_foreign]
+    known = [place for place, (name, _) in enumerate(named) if not name.is_custom]
     blocks = [place for place in known if named[place][0].role in BLOCK_ROLES]
     stems = [place for place in known if named[place][0].role.startswith("stem")]
     if not blocks or not stems:
         raise ValueError(f"{model.name!r} has no ConvNeXt in it. Give a model of this library, or one built on it.")
     trunk = named[stems[0] : blocks[-1] + 1]
-    foreign = [layer for name, layer in trunk if name.is_foreign and not _does_nothing(layer)]
+    foreign = [layer for name, layer in trunk if name.is_custom and not _does_nothing(layer)]
     changed = ("quantization_mode", "lora_enabled")
     foreign += [layer for _, layer in trunk if any(getattr(layer, name, None) for name in changed)]
     if foreign:
         raise ValueError(f"{foreign[0].name!r} stands in no description. Remove it, or use model.save.")
-    return named[: stems[0]], [row for row in trunk if not row[0].is_foreign], named[blocks[-1] + 1 :]
+    return named[: stems[0]], [row for row in trunk if not row[0].is_custom], named[blocks[-1] + 1 :]
 
 
 def _does_nothing(layer: keras.Layer) -> bool:
@@ -258,10 +258,10 @@ def _read_trunk(model: keras.Model, trunk: NamedLayers, head: HeadSpec) -> ConvN
         activation=_activation_name(first("pointwise_conv_1").activation),
         conv_bias=convolutions[0][0].use_bias,
         first_downsampling="first_downsampling_conv" in by_role,
-        response_norm="grn" in by_role,
+        use_grn="grn" in by_role,
         layer_scale="layer_scale" in by_role,
         head_norm_first=head.norm_first,
-        head_hidden=head.hidden.units if head.hidden else 0,
+        head_hidden_size=head.hidden.units if head.hidden else 0,
         head_pooling=pooling,
     )
 

@@ -44,7 +44,7 @@ def render_model_card(
     where = base or (origin.file.name if origin and origin.file else "random weights")
     checked = f" (sha256 {origin.sha256})" if origin and origin.sha256 else ""
     rows = {
-        "Architecture": f"ConvNeXt{' V2' * variant.response_norm}, depths {variant.depths}, widths {variant.dims}",
+        "Architecture": f"ConvNeXt{' V2' * variant.use_grn}, depths {variant.depths}, widths {variant.dims}",
         "Parameters": f"{description.parameters:,}",
         "Classes": str(description.classes or "none"),
         "Pictures": f"{recipe.shape[0]} x {recipe.shape[1]} pixels, {recipe.resize} resize, {recipe.interpolation}",

@@ -39,23 +39,23 @@ CONFIG_FIELDS = {
     "head_epsilon": schema.optional(schema.parse_epsilon),
     "conv_bias": FLAG,
     "first_downsampling": FLAG,
-    "response_norm": FLAG,
+    "use_grn": FLAG,
     "layer_scale": FLAG,
     "head_norm_first": FLAG,
-    "head_hidden": schema.int_range(0, MAX_WIDTH),
+    "head_hidden_size": schema.int_range(0, MAX_WIDTH),
     **{name: str_choice(known) for name, known in CHOICES.items()},
 }
 TEXT_FIELDS = {
     **dict.fromkeys(("width", "heads"), WIDTH),
     **dict.fromkeys(("depth", "context_length"), schema.int_range(1, 4096)),
-    "vocabulary_size": schema.int_range(514, 10_000_000),
+    "vocab_size": schema.int_range(514, 10_000_000),
     "activation": CONFIG_FIELDS["activation"],
     "mlp_ratio": schema.float_range(0.01, 64),
 }
 CLIP_FIELDS = {
     "embedding": WIDTH,
     "image_size": SIZE,
-    "projection_hidden": schema.optional(WIDTH),
+    "projection_hidden_size": schema.optional(WIDTH),
     "projection_bias": FLAG,
     "logit_bias": FLAG,
 }
@@ -65,7 +65,7 @@ TRANSFORM_FIELDS = {
     "resize": str_choice(("shortest", "longest", "squash", "none")),
     "interpolation": str_choice(INTERPOLATIONS),
     "statistics": schema.either(str_choice(NORMALIZATION_STATS), schema.list_of(LEVELS, (2,))),
-    "rgb_first": FLAG,
+    "convert_rgb_first": FLAG,
     "rounding": str_choice(transforms.CROP_ROUNDING),
     "edge": schema.optional(
         schema.either(schema.int_range(1, MAX_EDGE), schema.list_of(schema.int_range(1, MAX_EDGE), (2,)))

@@ -75,7 +75,7 @@ def read_clip_config(model: JsonObject) -> CLIPConfig:
         read_text_config(model),
         embedding,
         image_size=vision.read("image_size", SIZE, 224),
-        projection_hidden=2 * embedding if projection else None,
+        projection_hidden_size=2 * embedding if projection else None,
         projection_bias=bool(bias),
         logit_bias=model.read("init_logit_bias", schema.optional(schema.float_range(-1e6, 1e6))) is not None,
     )
@@ -127,6 +127,6 @@ def read_transform(pixels: JsonObject, size: Any) -> ImageTransform:
         # OpenCLIP resizes to a rectangle with its own default.
         interpolation="bicubic" if resize == "shortest" and not is_square else interpolation,
         statistics=read_statistics(pixels, ("mean", "std"), 3, "clip"),
-        rgb_first=False,
+        convert_rgb_first=False,
         fill=pixels.read("fill_color", schema.optional(schema.int_range(0, 255))) or 0 if resize == "longest" else 0,
     )

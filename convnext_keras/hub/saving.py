@@ -64,7 +64,7 @@ def save_pretrained(
     Example:
         >>> from convnext_keras import create_model, save_pretrained
         >>> save_pretrained(create_model("convnext_mini.digits"), "digits", format="keras")
-        >>> create_model("./digits").provenance.labels[3]
+        >>> create_model("./digits").pretrained_info.labels[3]
         ('3', 'three')
     """
     folder = Path(folder)
@@ -111,7 +111,7 @@ def _build_model_info(
         raise ValueError(f"class_names must be {reading.classes}, one for each class. Received: {len(labels)}")
     # Without a transform of its own, a model gets the usual one, rounded as the format rounds.
     usual = ImageTransform(
-        224, rgb_first=reading.clip is None, rounding="down" if format == "transformers" else "half_even"
+        224, convert_rgb_first=reading.clip is None, rounding="down" if format == "transformers" else "half_even"
     )
     recipe = recipe or (origin and origin.recipe) or usual
     if reading.size and recipe.shape[:2] != reading.size:

@@ -107,13 +107,14 @@ def read_config(config: JsonObject, arguments: JsonObject) -> tuple[ConvNeXtConf
         epsilon=read("norm_eps", schema.optional(schema.parse_epsilon), row.epsilon) or 1e-6,
         activation=activation,
         conv_bias=read("conv_bias", schema.parse_bool, True),
-        response_norm=read("use_grn", schema.parse_bool, row.response_norm),
+        use_grn=read("use_grn", schema.parse_bool, row.use_grn),
         layer_scale=read(
             "ls_init_value", schema.optional(schema.float_range(-1e6, 1e6)), float(row.layer_scale) or None
         )
         is not None,
         head_norm_first=read("head_norm_first", schema.parse_bool, row.head_norm_first),
-        head_hidden=read("head_hidden_size", schema.optional(schema.int_range(0, MAX_WIDTH)), row.head_hidden) or 0,
+        head_hidden_size=read("head_hidden_size", schema.optional(schema.int_range(0, MAX_WIDTH)), row.head_hidden_size)
+        or 0,
         head_pooling=read("global_pool", schema.choice(POOLINGS), "avg"),
     )
     for key in ("drop_rate", "drop_path_rate", "head_init_scale"):  # of training only
@@ -167,7 +168,7 @@ def read_kernel_sizes(arguments: JsonObject, row: ConvNeXtConfig) -> tuple[int, 
 
 def validate(variant: ConvNeXtConfig, arguments: JsonObject) -> tuple[ConvNeXtConfig, int]:
     """The variant, if its parts go together, and the stride of its last feature map as timm counts it."""
-    if variant.head_norm_first and variant.head_hidden:
+    if variant.head_norm_first and variant.head_hidden_size:
         raise arguments.error("head_hidden_size", "null beside head_norm_first")
     if variant.head_pooling == "catavgmax" and not variant.head_norm_first:
         raise arguments.error("global_pool", "another one without head_norm_first")

@@ -78,7 +78,7 @@ def read_config(config: JsonObject, model_type: str) -> ConvNeXtConfig:
         # Of the last norm only; in all others the model has a number of its own.
         head_epsilon=None if is_dinov3 or epsilon == 1e-6 else epsilon,
         activation=config.read("hidden_act", schema.choice(ACTIVATIONS), "gelu"),
-        response_norm=is_v2,
+        use_grn=is_v2,
         layer_scale=is_dinov3 or (not is_v2 and scale > 0),
     )
 

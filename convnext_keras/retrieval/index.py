@@ -51,12 +51,12 @@ class SearchResult(NamedTuple):
     Attributes:
         name: its path, where it has one.
         cosine: with what was looked for, -1..1.
-        place: in the index, from 0.
+        index: Position in the index, from 0.
     """
 
     name: str
     cosine: float
-    place: int
+    index: int
 
 
 class ImageIndex:
@@ -66,27 +66,27 @@ class ImageIndex:
         model: the ConvNeXt-CLIP that makes the vectors.
 
     Attributes:
-        picture_folders: below which `image` gives files out.
+        image_roots: below which `image` gives files out.
         moved: folders that names begin with, and where their files lie now, if they were moved with the index.
     """
 
     def __init__(self, model: DualEncoder) -> None:
         self.model = model
-        self.picture_folders: list[Path] = []
+        self.image_roots: list[Path] = []
         self.moved: list[tuple[Path, Path]] = []
 
     def __len__(self) -> int:
         raise NotImplementedError
 
-    def nearest(self, vector: np.ndarray, top: int = 10, where: str | None = None) -> list[SearchResult]:
+    def search_by_vector(self, vector: np.ndarray, top: int = 10, where: str | None = None) -> list[SearchResult]:
         """`search` with a vector `(D,)` of any length but 0."""
         raise NotImplementedError
 
-    def name_at(self, position: int) -> str:
+    def get_name(self, position: int) -> str:
         """The name of the picture at a position, the `place` of a hit; raises ValueError if there is none."""
         raise NotImplementedError
 
-    def missing(self, names: Iterable[str]) -> list[str]:
+    def filter_new(self, names: Iterable[str]) -> list[str]:
         """Those of these names that the index does not have, in the order given."""
         raise NotImplementedError
 
@@ -115,7 +115,7 @@ class ImageIndex:
             (vector,) = self.model.encode_text(query)
         else:
             (vector,) = self.model.encode_image([query], exif_transpose=True)
-        return self.nearest(vector, top, where)
+        return self.search_by_vector(vector, top, where)
 
     def check_search(self, vector: np.ndarray, top: int) -> np.ndarray:
         """The vector to search for as a unit vector `(D,)` float32.
@@ -129,15 +129,15 @@ class ImageIndex:
         if not isinstance(top, numbers.Integral) or top < 1:
             raise ValueError(f"top must be a whole number, 1 or more. Received: top={top!r}")
         found = np.asarray(vector, "float32")
-        length = float(np.linalg.norm(found)) if found.shape == (self.model.output_width,) else 0.0
+        length = float(np.linalg.norm(found)) if found.shape == (self.model.embed_dim,) else 0.0
         if not 0 < length < np.inf:
             raise ValueError(
-                f"A vector to search for must have {self.model.output_width} finite numbers that are not all 0. "
+                f"A vector to search for must have {self.model.embed_dim} finite numbers that are not all 0. "
                 f"Received: shape {found.shape}"
             )
         return found / length
 
-    def picture(self, position: int) -> Path:
+    def get_image_path(self, position: int) -> Path:
         """The file of a picture by its position in the index, with links resolved.
 
         The folder that an index was saved to may come from others, and its table could name any file. Files are given
@@ -148,12 +148,12 @@ class ImageIndex:
             ValueError: if there is no such position, or its file lies elsewhere.
             OSError: if the file is missing.
         """
-        path = Path(file_name(self.name_at(position)))
+        path = Path(file_name(self.get_name(position)))
         moved = [new / path.relative_to(old) for old, new in self.moved if path.is_relative_to(old)]
         path = next((place for place in (path, *moved) if place.exists()), path).resolve(strict=True)
-        if not path.is_file() or not any(path.is_relative_to(folder) for folder in self.picture_folders):
+        if not path.is_file() or not any(path.is_relative_to(folder) for folder in self.image_roots):
             raise ValueError(
-                f"{path} is no file below the folders of this index: {[*map(str, self.picture_folders)]}. Name the "
+                f"{path} is no file below the folders of this index: {[*map(str, self.image_roots)]}. Name the "
                 "folder that its pictures lie in: open_index(..., pictures=FOLDER), or --pictures."
             )
         return path
@@ -176,7 +176,7 @@ class ImageIndex:
         else:
             named = ((name, image, row) for row, (name, image) in enumerate(zip(names, pictures, strict=True)))
         options: Any = {"picture": lambda item: item[1], "exif_transpose": True}
-        for items, vectors in self.model.image_batches(named, batch_size, on_error, **options):
+        for items, vectors in self.model.iter_image_embeddings(named, batch_size, on_error, **options):
             rows = [row for *_, row in items]
             if wrong := [name for name, values in columns.items() if len(values) <= rows[-1]]:
                 raise ValueError(f"The column {wrong[0]!r} has fewer values than there are pictures.")

@@ -62,14 +62,15 @@ class LanceIndex(ImageIndex):
     """Pictures to search by words or by another picture, in a table of LanceDB.
 
     What is added or deleted is there for everyone at once, also for other processes that search meanwhile. From
-    `BUILD_THRESHOLD` pictures on, `build` makes an index of the vectors, so that a search looks at a part of them.
+    `BUILD_THRESHOLD` pictures on, `build_vector_index` makes an index of the vectors, so that a search looks at a part
+    of them.
 
     Args:
         path: of the table, a folder that ends in `.lance`; made by the first `add`.
         model: the ConvNeXt-CLIP that makes the vectors.
 
     Attributes:
-        picture_folders: below which `image` gives files out: of what was added by this object.
+        image_roots: below which `image` gives files out: of what was added by this object.
 
     Raises:
         ValueError: if the path ends otherwise, or LanceDB is missing.
@@ -103,7 +104,7 @@ class LanceIndex(ImageIndex):
         folders = validate_image_root(pictures)
         read_lance_metadata(path)
         index = cls(path, model)
-        index.picture_folders = folders
+        index.image_roots = folders
         index.moved = [(Path(index.folder), folder) for folder in folders if index.folder]
         return index
 
@@ -144,15 +145,15 @@ class LanceIndex(ImageIndex):
             return 0
         new = [name for batch in added for name in batch.column("name").to_pylist()]
         check_distinct(new)
-        if len(self.missing(new)) == len(new):
+        if len(self.filter_new(new)) == len(new):
             self.append(added)
         else:
             table: Any = self.table
             replace = table.merge_insert("name").when_matched_update_all().when_not_matched_insert_all()
             replace.execute(self._table_of(added))
-        self.grown()
+        self.maybe_build_index()
         if folder := find_image_root(new):
-            self.picture_folders.append(folder)
+            self.image_roots.append(folder)
         return len(new)
 
     def append(self, batches: Sequence[Any]) -> None:
@@ -179,10 +180,10 @@ class LanceIndex(ImageIndex):
             raise ValueError(f"{self.path}: has the columns {self.columns}. Received: {data.schema.names}")
         return data
 
-    def grown(self) -> None:
+    def maybe_build_index(self) -> None:
         """Builds an index of the vectors if so many were added that it is worth it."""
-        if len(self) >= BUILD_THRESHOLD and self.unindexed() > REBUILD_FRACTION * len(self):
-            self.build()
+        if len(self) >= BUILD_THRESHOLD and self.num_unindexed() > REBUILD_FRACTION * len(self):
+            self.build_vector_index()
 
     def delete(self, names: Iterable[str]) -> int:
         """Takes pictures out by their names; those that are not there do no harm. Returns how many were."""
@@ -191,17 +192,17 @@ class LanceIndex(ImageIndex):
             self.table.delete(f"name IN ({', '.join(quoted)})")
         return before - len(self)
 
-    def unindexed(self) -> int:
+    def num_unindexed(self) -> int:
         """How many pictures are searched one by one, as no index of their vectors was built."""
         if self.table is None or "vector_idx" not in [index.name for index in self.table.list_indices()]:
             return len(self)
         return self.table.index_stats("vector_idx").num_unindexed_rows
 
-    def build(self, recall: float = DEFAULT_RECALL) -> VectorIndexStats:
+    def build_vector_index(self, recall: float = DEFAULT_RECALL) -> VectorIndexStats:
         """Builds an index of the vectors, in as many partitions as each has rows, and tunes it.
 
         Args:
-            recall: see `tune`.
+            recall: see `tune_nprobes`.
 
         Raises:
             ValueError: if there are too few pictures, or `recall` is not valid.
@@ -209,9 +210,9 @@ class LanceIndex(ImageIndex):
         if self.table is None or len(self) < MIN_ROWS:
             raise ValueError(f"An index of vectors is of {MIN_ROWS:,} pictures or more. {self.path} has {len(self)}.")
         create_partitions(self.table, len(self))
-        return self.tune(recall)
+        return self.tune_nprobes(recall)
 
-    def tune(self, recall: float = DEFAULT_RECALL) -> VectorIndexStats:
+    def tune_nprobes(self, recall: float = DEFAULT_RECALL) -> VectorIndexStats:
         """Chooses how many partitions a search looks into, the fewest that find enough, and keeps it in the table.
 
         Args:
@@ -221,14 +222,14 @@ class LanceIndex(ImageIndex):
         Raises:
             ValueError: if no index was built, or `recall` is not valid.
         """
-        if self.table is None or self.unindexed() == len(self):
+        if self.table is None or self.num_unindexed() == len(self):
             raise ValueError(f"No index of the vectors in {self.path} was built.")
-        partitions = round((len(self) - self.unindexed()) ** 0.5)
+        partitions = round((len(self) - self.num_unindexed()) ** 0.5)
         return tune_nprobes(
             self.table, partitions, lambda *query: self._found(query[0], RECALL_K, None, query[1])[0], recall
         )
 
-    def nearest(self, vector: np.ndarray, top: int = 10, where: str | None = None) -> list[SearchResult]:
+    def search_by_vector(self, vector: np.ndarray, top: int = 10, where: str | None = None) -> list[SearchResult]:
         vector = self.check_search(vector, top)
         table: Any = self.table
         found = self._found(vector, top, where, get_nprobes(table))
@@ -251,14 +252,14 @@ class LanceIndex(ImageIndex):
             raise ValueError(f"where={where!r} cannot be used: {message}. The columns are {columns}.") from error
         return tuple(found.column(name).to_pylist() for name in ("name", "_distance", "_rowid"))  # pyright: ignore
 
-    def name_at(self, position: int) -> str:
+    def get_name(self, position: int) -> str:
         table: Any = self.table
         names = table.take_row_ids([position]).select(["name"]).to_arrow().column("name").to_pylist()
         if not names:
             raise ValueError(f"There is no picture with the row number {position}.")
         return names[0]
 
-    def missing(self, names: Iterable[str]) -> list[str]:
+    def filter_new(self, names: Iterable[str]) -> list[str]:
         names = [*names]
         wanted, known = {*names}, set()
         for batch in self._names():

@@ -36,7 +36,7 @@ class InMemoryIndex(ImageIndex):
     Attributes:
         names: of the pictures, in the order in which they were added.
         vectors: unit vectors `(N, D)` float32, in the same order; read only.
-        picture_folders: below which `image` gives files out.
+        image_roots: below which `image` gives files out.
 
     Example:
         >>> from convnext_keras import clip, retrieval
@@ -51,7 +51,7 @@ class InMemoryIndex(ImageIndex):
         super().__init__(model)
         self.names: list[str] = []
         self._places: dict[str, int] = {}  # of the names
-        self._rows = np.zeros((0, model.output_width), "float32")  # with room for more at the end
+        self._rows = np.zeros((0, model.embed_dim), "float32")  # with room for more at the end
         self._folders: set[str] = set()  # that the names lie in
         self._common: str | None = None
         self._saved: Path | None = None  # the folder that it was saved to or loaded from
@@ -65,12 +65,12 @@ class InMemoryIndex(ImageIndex):
     def __len__(self) -> int:
         return len(self.names)
 
-    def name_at(self, position: int) -> str:
+    def get_name(self, position: int) -> str:
         if not 0 <= position < len(self):
             raise ValueError(f"position must be 0 to {len(self) - 1}. Received: position={position}")
         return self.names[position]
 
-    def missing(self, names: Iterable[str]) -> list[str]:
+    def filter_new(self, names: Iterable[str]) -> list[str]:
         return [name for name in names if name not in self._places]
 
     @property
@@ -126,10 +126,10 @@ class InMemoryIndex(ImageIndex):
         check_distinct(new)
         self._put(new, np.concatenate([self._rows[:0], *(vectors for _, vectors, _ in added)]))
         if folder := find_image_root(new):
-            self.picture_folders.append(folder)
+            self.image_roots.append(folder)
         return len(new)
 
-    def nearest(self, vector: np.ndarray, top: int = 10, where: str | None = None) -> list[SearchResult]:
+    def search_by_vector(self, vector: np.ndarray, top: int = 10, where: str | None = None) -> list[SearchResult]:
         vector = self.check_search(vector, top)
         if where is not None:
             raise ValueError(f"where is of an index in Lance, which has columns. Received: where={where!r}")
@@ -200,10 +200,10 @@ class InMemoryIndex(ImageIndex):
             index._put(names, vectors)
             made_of = (beside / (metadata.get(SOURCE_DIR_KEY) or "..")).resolve()
             if made_of.is_relative_to(beside):
-                index.picture_folders.append(made_of)
+                index.image_roots.append(made_of)
                 index.moved.append((Path(common_root(map(parent, names)) or "/"), made_of))
         if folders:
-            index.picture_folders = folders
+            index.image_roots = folders
             index.moved = [(Path(index.folder or "/"), given) for given in folders]
         index._saved, index._unsaved = folder.resolve(), {}
         return index

@@ -18,7 +18,7 @@ VECTOR_FILES = (".safetensors", ".parquet")
 
 def model_metadata(model: DualEncoder) -> dict[str, str]:
     """What a file of vectors says of the model that made them: its fingerprint, and its weight set or file."""
-    known = model.provenance
+    known = model.pretrained_info
     source = known and (known.weights or known.file)
     return {"model": model.fingerprint(), "weights": str(source or "")}
 
@@ -46,7 +46,7 @@ def _write_safetensors(path: Path, batches: Iterable[tuple[list, np.ndarray]], m
         for items, vectors in batches:
             names += [str(item) for item in items]
             rows.write(vectors.astype("<f4").tobytes())
-        shape = [len(names), model.output_width]
+        shape = [len(names), model.embed_dim]
         tensor = {"dtype": "F32", "shape": shape, "data_offsets": [0, rows.tell()]}
         metadata = {**model_metadata(model), "names": json.dumps(names)}
         header = json.dumps({"__metadata__": metadata, "vectors": tensor}).encode()
@@ -63,7 +63,7 @@ def _write_parquet(path: Path, batches: Iterable[tuple[list, np.ndarray]], model
         import pyarrow.parquet
     except ImportError as error:
         raise ValueError("A .parquet file needs pyarrow: pip install pyarrow. Or write a .safetensors file.") from error
-    vector = pyarrow.list_(pyarrow.float32(), model.output_width)
+    vector = pyarrow.list_(pyarrow.float32(), model.embed_dim)
     schema = pyarrow.schema({"name": pyarrow.string(), "vector": vector}, metadata=model_metadata(model))
     count = 0
     with pyarrow.parquet.ParquetWriter(path, schema) as writer:

@@ -49,7 +49,7 @@ def create_app(
         keys: of which each request needs one; none to let everyone in.
         hosts: names that the server is reached by, beside those of this machine; see `AllowedHosts`.
         indexes: folders made by `convnext-keras index`, by the names that clients call them by.
-        pictures: for an index of that name, the folder below which its pictures lie; see `InMemoryIndex.image`.
+        pictures: for an index of that name, the folder below which its pictures lie; see `ImageIndex.get_image_path`.
         limits: of what requests may cost.
         policy: which addresses of pictures may be fetched.
         batching: whether items of different requests run together.
@@ -85,7 +85,7 @@ def create_app(
         GuardMiddleware, keys=ApiKeys(keys), hosts=AllowedHosts(hosts), limits=limits, observe=metrics.request
     )
     app.state.engine, app.state.created = queues, int(time.time())
-    known = served.provenance if isinstance(served, clip.DualEncoder) else None
+    known = served.pretrained_info if isinstance(served, clip.DualEncoder) else None
     app.state.name = name or str((known and known.weights) or served.name)
     app.state.indexes = {}
     if isinstance(served, clip.DualEncoder):

@@ -217,7 +217,7 @@ class Decoder:
                 raise too_many_pixels_error(param, limit) from error
             raise unreadable_error(param) from error
         # A small picture may be long and thin, and huge once its shorter edge is resized.
-        width, height = self.recipe.resized(picture.size)
+        width, height = self.recipe.resize_size_for(picture.size)
         if max(picture.width * picture.height * max(1, scans // TYPICAL_SCANS), width * height) > limit:
             raise too_many_pixels_error(param, limit)
         return picture

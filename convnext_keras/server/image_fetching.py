@@ -34,13 +34,13 @@ class ImageURLPolicy(NamedTuple):
     Attributes:
         mode: `"public"`, every public host; `"allowlist"`, the hosts named; `"off"`, none.
         hosts: for `"allowlist"`.
-        is_refused: whether an address of the network may not be dialled.
+        is_blocked: whether an address of the network may not be dialled.
         ports: that may be dialled; None for any.
     """
 
     mode: str = "public"
     hosts: frozenset[str] = frozenset()
-    is_refused: Callable[[str], bool] = lambda address: is_private(address)
+    is_blocked: Callable[[str], bool] = lambda address: is_private(address)
     ports: frozenset[int] | None = frozenset(PORTS.values())
 
     @classmethod
@@ -88,7 +88,7 @@ class PinnedBackend(httpcore2.AsyncNetworkBackend):
         except OSError as error:
             raise FetchBlockedError from error
         addresses = list(dict.fromkeys(str(answer[4][0]) for answer in answers))
-        if not addresses or any(self.policy.is_refused(address) for address in addresses):
+        if not addresses or any(self.policy.is_blocked(address) for address in addresses):
             raise FetchBlockedError
         failure: Exception = FetchBlockedError()
         for address in addresses[:2]:

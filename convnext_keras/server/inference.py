@@ -177,7 +177,7 @@ class InferenceEngine:
             tokens = await self._tokens([(text, params[number]) for number, text in texts.items()], truncate)
             pictures = [(item, params[number]) for number, item in images.items()]
             of_texts, of_pictures = await self._both(tokens, pictures)
-        vectors = np.zeros((len(items), self.model.output_width), "float32")
+        vectors = np.zeros((len(items), self.model.embed_dim), "float32")
         if texts:
             vectors[[*texts]] = of_texts
         if images:

@@ -57,7 +57,7 @@ def openapi_schema(request: Request) -> dict:
     model = state.engine.model
     facts: dict[str, Any] = {"id": state.name, "object": "model", "created": state.created, "owned_by": "local"}
     if isinstance(model, DualEncoder):
-        facts |= {"capabilities": ["text", "image", "similarity", "classify"], "dimensions": model.output_width}
+        facts |= {"capabilities": ["text", "image", "similarity", "classify"], "dimensions": model.embed_dim}
         facts["context_length"] = model.tokenizer.context_length
     else:
         facts |= {"capabilities": ["image", "classify"], "classes": [name for _, name in model.classes]}

@@ -23,11 +23,11 @@ def bounded_protocol(max_header_bytes: int) -> Any:
 
         head = 0  # bytes of headers, as far as they are parsed
         unparsed = 0  # bytes that came since the last complete header
-        is_refused = False
+        is_blocked = False
 
         def data_received(self, data: bytes) -> None:
             """Takes bytes, unless the headers were too large."""
-            if self.is_refused:
+            if self.is_blocked:
                 return
             self.unparsed += len(data)
             if self.unparsed > max_header_bytes + READ_BYTES:
@@ -53,29 +53,29 @@ def bounded_protocol(max_header_bytes: int) -> Any:
         def on_headers_complete(self) -> None:
             """All headers are there."""
             self.unparsed = 0
-            if not self.is_refused:
+            if not self.is_blocked:
                 super().on_headers_complete()
 
         def on_body(self, body: bytes) -> None:
             """A part of the body, which `GuardMiddleware` counts."""
             self.unparsed = 0
-            if not self.is_refused:
+            if not self.is_blocked:
                 super().on_body(body)
 
         def on_message_complete(self) -> None:
             """A request ends."""
             self.unparsed = 0
-            if not self.is_refused:
+            if not self.is_blocked:
                 super().on_message_complete()
 
         def _count(self, size: int) -> None:
             self.head, self.unparsed = self.head + size, 0
-            if self.head > max_header_bytes and not self.is_refused:
+            if self.head > max_header_bytes and not self.is_blocked:
                 self._refuse()
 
         def _refuse(self) -> None:
             """Answers and hangs up."""
-            self.is_refused = True
+            self.is_blocked = True
             message = f"The headers have more than {max_header_bytes} bytes."
             body = json.dumps(ApiError(431, "headers_too_large", message).body).encode()
             head = (

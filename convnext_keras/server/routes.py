@@ -83,7 +83,7 @@ def parse_items(
 def usage(*parts: EmbeddingResult, tokens: int = 0) -> dict[str, int]:
     """Tokens and pictures of a request, counted as OpenAI reports them."""
     tokens += sum(part.tokens for part in parts)
-    return {"prompt_tokens": tokens, "total_tokens": tokens, "image_count": sum(part.images for part in parts)}
+    return {"prompt_tokens": tokens, "total_tokens": tokens, "num_images": sum(part.images for part in parts)}
 
 
 def encode_vectors(vector: np.ndarray, encoding_format: str) -> str | list[float]:
@@ -112,7 +112,7 @@ async def json_response(
 async def embeddings(request: Request, body: schemas.Embeddings) -> Response:
     """Vectors of texts and pictures, in the order of the request."""
     engine, model = get_clip_engine(request, body.model)
-    width = model.output_width
+    width = model.embed_dim
     if body.dimensions not in (None, width):
         message = f"dimensions: this model has {width}; vectors cannot be shortened."
         raise bad_request("dimensions_unsupported", message, "dimensions")
@@ -147,7 +147,7 @@ async def similarity(request: Request, body: schemas.Similarity) -> Response:
             yield {"object": "similarity.result", "index": position, **figures}
 
     answer = {"id": f"sim-{secrets.token_hex(6)}", "object": "similarity", "created": int(time.time())}
-    answer |= {"model": request.app.state.name, "logit_scale": model.scale, "usage": usage(result)}
+    answer |= {"model": request.app.state.name, "logit_scale": model.logit_scale, "usage": usage(result)}
     return await json_response(engine, answer, data)
 
 
@@ -281,10 +281,10 @@ async def search(request: Request, name: str, body: schemas.Search) -> Response:
     result = await engine.vectors([query], ["query"], body.truncate == "end")
 
     def data() -> Iterator[dict]:
-        hits, folder = index.nearest(result.vectors[0], body.top_k), index.folder
+        hits, folder = index.search_by_vector(result.vectors[0], body.top_k), index.folder
         for hit in hits:
             identifier = os.path.relpath(hit.name, folder) if folder else hit.name
-            yield {"id": identifier, "place": hit.place, "score": hit.cosine}
+            yield {"id": identifier, "place": hit.index, "score": hit.cosine}
 
     answer = {"object": "search.results", "index": name, "model": request.app.state.name, "usage": usage(result)}
     return await json_response(engine, answer, data)
@@ -292,7 +292,7 @@ async def search(request: Request, name: str, body: schemas.Search) -> Response:
 
 @router.get("/v1/indexes/{name}/pictures/{number}", response_class=Response)
 async def image(request: Request, name: str, number: int) -> Response:
-    """A picture of an index, by its position in it; see `InMemoryIndex.image` for which files are given out."""
+    """A picture of an index, by its position in it; see `ImageIndex.get_image_path` for which files are given out."""
     engine, index = request.app.state.engine, get_index(request, name)
     try:
         path = await engine.in_thread(index.picture, number)

@@ -21,14 +21,16 @@ def num_epochs(examples: ImageDataset, recipe: TrainingConfig) -> int:
     """Passes over the pictures, so many that the recipe's least number of steps is made."""
     if recipe.epochs == 0:
         return 0
-    wanted = recipe.minimum_steps * recipe.accumulation_steps
+    wanted = recipe.min_steps * recipe.accumulation_steps
     return max(recipe.epochs, -(-wanted // steps_per_epoch(examples, recipe)))
 
 
 def build_augmentation(recipe: TrainingConfig, transform: Transform) -> Augmentation:
     """What the recipe does to single pictures on their way to the model's size."""
     transform = transform._replace(exif_transpose=True)
-    return Augmentation(transform, recipe.crop_scale, recipe.flip, recipe.affine, recipe.rand_augment, recipe.erase)
+    return Augmentation(
+        transform, recipe.crop_scale, recipe.hflip_prob, recipe.affine, recipe.rand_augment, recipe.random_erasing_prob
+    )
 
 
 def training_batches(

@@ -21,7 +21,7 @@ from convnext_keras.training.evaluation import Evaluation, predict_scores
 from convnext_keras.training.optimizers import LayerwiseOptimizer
 from convnext_keras.training.presets import TrainingConfig
 
-DURATION_FIELDS = ("epochs", "minimum_steps", "patience")  # of a training that goes on, which may change
+DURATION_FIELDS = ("epochs", "min_steps", "patience")  # of a training that goes on, which may change
 NOT_FINITE = ("nan", "inf", "-inf", "infinity", "-infinity")
 STATE_FILE, BEST_FILE, HISTORY_FILE, SETTINGS_FILE = (
     "state-{}.weights.h5",
@@ -98,7 +98,7 @@ class TrainingCheckpoint:
         if self.best:
             model.set_weights(self.best)
 
-    def is_stuck(self, patience: int | None) -> bool:
+    def should_stop(self, patience: int | None) -> bool:
         """Whether so many epochs have gone by without a better validation loss."""
         losses = [value if np.isfinite(value := row["val_loss"]) else np.inf for row in self.history]
         return bool(patience and losses) and len(losses) - 1 - int(np.argmin(losses)) >= (patience or 0)
@@ -250,4 +250,4 @@ class EpochCallback(keras.callbacks.Callback):
                 stacklevel=2,
             )
             model.stop_training = True
-        model.stop_training = model.stop_training or self.progress.is_stuck(self.recipe.patience)
+        model.stop_training = model.stop_training or self.progress.should_stop(self.recipe.patience)

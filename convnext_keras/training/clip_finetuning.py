@@ -66,9 +66,9 @@ class RetrievalRecall(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Measures."""
-        logs[self.name] = self.measured(self.model)
+        logs[self.name] = self.evaluate(self.model)
 
-    def measured(self, model: CLIP | Any) -> float:
+    def evaluate(self, model: CLIP | Any) -> float:
         """The figure of a ConvNeXt-CLIP, 0..1."""
         images = model.encode_image(self.pairs.pictures, exif_transpose=True)
         texts = model.encode_text([row[0] for row in self.pairs.texts])
@@ -97,7 +97,7 @@ def zero_shot_accuracy(model: CLIP | Any, examples: ImageDataset, templates: Any
         1.0
     """
     classifier = clip.ZeroShotClassifier(model, [*examples.class_names], templates)
-    return float(np.mean(classifier.cosines(examples.pictures).argmax(axis=1) == examples.labels))
+    return float(np.mean(classifier.cosine_similarity(examples.pictures).argmax(axis=1) == examples.labels))
 
 
 def fine_tune_clip(
@@ -105,9 +105,9 @@ def fine_tune_clip(
     data: Any,
     recipe: TrainingConfig = CLIP_CONFIG,
     *,
-    replay: Any = (),
-    locked: str | None = None,
-    hard: float = 0.5,
+    replay_data: Any = (),
+    freeze_tower: str | None = None,
+    hard_negative_ratio: float = 0.5,
     seed: int = 0,
     state: str | os.PathLike | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
@@ -124,9 +124,10 @@ def fine_tune_clip(
         recipe: of its fields, those of single pictures, of the optimizer, of the length and `lora_rank` apply; an
             epoch is as many batches as the new pairs fill. With `accumulation_steps`, a batch is as many times as
             large, encoded in parts: see `CLIP.micro_batches`.
-        replay: pairs, or several sets of them, of what is not to be forgotten.
-        locked: `"image"` or `"text"`, the tower that keeps its weights ("LiT", https://arxiv.org/abs/2111.07991v3).
-        hard: see `pair_batches`.
+        replay_data: pairs, or several sets of them, of what is not to be forgotten.
+        freeze_tower: `"image"` or `"text"`, the tower that keeps its weights ("LiT",
+            https://arxiv.org/abs/2111.07991v3).
+        hard_negative_ratio: see `pair_batches`.
         seed: of all that is random.
         state: Folder that keeps the state and `history.csv` after each epoch, so that an interrupted training goes on
             from there.
@@ -142,33 +143,43 @@ def fine_tune_clip(
         >>> pictures = [np.full((64, 64, 3), colour, "uint8") for colour in ((250, 150, 200), (90, 220, 230))]
         >>> recipe = training.TrainingConfig(epochs=1, batch_size=2, learning_rate=1e-3)
         >>> tuned = training.fine_tune_clip(model, (pictures, ["a pink background", "a cyan background"]), recipe)
-        >>> tuned.output_width == model.output_width
+        >>> tuned.embed_dim == model.embed_dim
         True
     """
-    if locked not in (None, *TOWERS):
-        raise ValueError(f"locked must be None, 'image' or 'text'. Received: locked={locked!r}")
-    if not 0 <= hard <= 1:
-        raise ValueError(f"hard must be 0 to 1. Received: hard={hard!r}")
+    if freeze_tower not in (None, *TOWERS):
+        raise ValueError(f"freeze_tower must be None, 'image' or 'text'. Received: freeze_tower={freeze_tower!r}")
+    if not 0 <= hard_negative_ratio <= 1:
+        raise ValueError(f"hard_negative_ratio must be 0 to 1. Received: hard_negative_ratio={hard_negative_ratio!r}")
     check_callbacks(callbacks)
     keras.utils.set_random_seed(seed)
-    others = [replay] if isinstance(replay, ImageTextDataset) else [load_image_text_pairs(part) for part in replay]
+    others = (
+        [replay_data]
+        if isinstance(replay_data, ImageTextDataset)
+        else [load_image_text_pairs(part) for part in replay_data]
+    )
     sources = [load_image_text_pairs(data), *others]
     tuned: Any = average_weights([model])
     if recipe.lora_rank:
         enable_lora(tuned, recipe.lora_rank)
     frozen = [layer for layer in flatten_layers(tuned) if not layer.trainable]  # by the caller
-    if locked:
-        getattr(tuned, TOWERS[locked]).trainable = False
+    if freeze_tower:
+        getattr(tuned, TOWERS[freeze_tower]).trainable = False
     tuned.micro_batches = recipe.accumulation_steps
     size = min(recipe.batch_size, max(1, len(sources[0]) // tuned.micro_batches)) * tuned.micro_batches
     steps = max(1, len(sources[0]) // size) * len(sources)
-    epochs = max(recipe.epochs, -(-recipe.minimum_steps // steps))
+    epochs = max(recipe.epochs, -(-recipe.min_steps // steps))
     compile_model(tuned, dataclasses.replace(recipe, accumulation_steps=1), epochs * steps, clip.ContrastiveLoss())
-    settings = {"pairs": _digest(sources), "recipe": vars(recipe), "locked": locked, "hard": hard, "seed": seed}
+    settings = {
+        "pairs": _digest(sources),
+        "recipe": vars(recipe),
+        "freeze_tower": freeze_tower,
+        "hard_negative_ratio": hard_negative_ratio,
+        "seed": seed,
+    }
     progress = TrainingCheckpoint(None if state is None else Path(state), {**settings, "start": model.fingerprint()})
     begun = progress.resume(tuned)
     augmentation = build_augmentation(recipe, model.recipe)
-    batches: Any = pair_batches(sources, model, augmentation, size, hard, seed, begun * steps)
+    batches: Any = pair_batches(sources, model, augmentation, size, hard_negative_ratio, seed, begun * steps)
     options: Any = {"callbacks": [*callbacks, EpochRecorder(progress)], "shuffle": False, "verbose": verbose}
     try:
         if begun < epochs:
@@ -202,7 +213,7 @@ class InterpolationResult:
 
     model: CLIP
     weight: float
-    measured: list[tuple[float, float, float]]
+    metrics: list[tuple[float, float, float]]
 
 
 def select_interpolation(

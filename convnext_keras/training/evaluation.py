@@ -36,7 +36,7 @@ class Evaluation:
 
     Example:
         >>> result = Evaluation(np.array([[0.9, 0.1], [0.4, 0.6]]), np.array([0, 0]), ("cat", "dog"))
-        >>> result.accuracy(), result.confusion.tolist()
+        >>> result.accuracy(), result.confusion_matrix.tolist()
         (0.5, [[1, 1], [0, 0]])
     """
 
@@ -56,25 +56,25 @@ class Evaluation:
         return float(-np.mean(np.log(np.maximum(right, 1e-12))))
 
     @property
-    def confusion(self) -> np.ndarray:
+    def confusion_matrix(self) -> np.ndarray:
         """How many pictures of each class (rows) were taken for each class (columns)."""
         counts = np.zeros((len(self.class_names),) * 2, int)
         np.add.at(counts, (self.labels, self.scores.argmax(axis=1)), 1)
         return counts
 
     @property
-    def by_class(self) -> dict[str, float | None]:
+    def class_accuracy(self) -> dict[str, float | None]:
         """The accuracy 0..1 on each class; None for one without pictures."""
-        rows = zip(self.class_names, self.confusion, np.eye(len(self.class_names), dtype=bool), strict=True)
+        rows = zip(self.class_names, self.confusion_matrix, np.eye(len(self.class_names), dtype=bool), strict=True)
         return {name: float(row[own][0] / row.sum()) if row.sum() else None for name, row, own in rows}
 
     @property
     def mean_class_accuracy(self) -> float:
-        """The mean of `by_class`, which counts a rare class like a frequent one."""
-        return float(np.mean([value for value in self.by_class.values() if value is not None]))
+        """The mean of `class_accuracy`, which counts a rare class like a frequent one."""
+        return float(np.mean([value for value in self.class_accuracy.values() if value is not None]))
 
     @property
-    def reliability(self) -> list[tuple[int, float, float]]:
+    def reliability_bins(self) -> list[tuple[int, float, float]]:
         """For each of `NUM_BINS` ranges of confidence that has pictures: how many, mean confidence, accuracy."""
         confidence, right = self.scores.max(axis=1), self.scores.argmax(axis=1) == self.labels
         places = np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)
@@ -82,23 +82,23 @@ class Evaluation:
         return [(int(own.sum()), float(confidence[own].mean()), float(right[own].mean())) for own in members]
 
     @property
-    def calibration_error(self) -> float:
+    def expected_calibration_error(self) -> float:
         """The expected calibration error 0..1: how far confidence and accuracy are apart, in the mean."""
         total = len(self.labels)
-        return sum(count * abs(confidence - right) for count, confidence, right in self.reliability) / total
+        return sum(count * abs(confidence - right) for count, confidence, right in self.reliability_bins) / total
 
     def summary(self) -> dict[str, Any]:
         """The figures as plain data."""
         return {
-            "pictures": len(self.labels),
-            "top-1": self.accuracy(),
-            "top-5": self.accuracy(min(5, len(self.class_names))),
-            "mean class accuracy": self.mean_class_accuracy,
+            "num_images": len(self.labels),
+            "top1_accuracy": self.accuracy(),
+            "top5_accuracy": self.accuracy(min(5, len(self.class_names))),
+            "mean_class_accuracy": self.mean_class_accuracy,
             "loss": self.loss,
-            "calibration error": self.calibration_error,
-            "by class": self.by_class,
-            "class names": [*self.class_names],
-            "confusion": self.confusion.tolist(),
+            "expected_calibration_error": self.expected_calibration_error,
+            "class_accuracy": self.class_accuracy,
+            "class_names": [*self.class_names],
+            "confusion_matrix": self.confusion_matrix.tolist(),
         }
 
 
@@ -148,19 +148,19 @@ def evaluate(
             raise ValueError("class_names, transform, size and flip are of classifiers, not of a ConvNeXt-CLIP.")
         examples = load_dataset(data, on_error=on_error)
         classifier = ZeroShotClassifier(model, examples.class_names, templates)
-        cosines = classifier.cosines(examples.pictures, batch_size, exif_transpose=True)
-        return Evaluation(softmax(classifier.temperature * cosines), examples.labels, examples.class_names)
+        cosines = classifier.cosine_similarity(examples.pictures, batch_size, exif_transpose=True)
+        return Evaluation(softmax(classifier.logit_scale * cosines), examples.labels, examples.class_names)
     if isinstance(model, str | os.PathLike):
         model = create_model(model, **({"input_shape": (size, size, 3)} if size else {}))
     run: Any = model
     if isinstance(model, keras.Model):
-        provenance, shape = get_pretrained_info(model), model.output_shape
+        pretrained_info, shape = get_pretrained_info(model), model.output_shape
     else:  # an exported one
-        provenance = run.provenance
-        edges = (transform or (provenance and provenance.recipe) or Transform(224)).shape
+        pretrained_info = run.pretrained_info
+        edges = (transform or (pretrained_info and pretrained_info.recipe) or Transform(224)).shape
         shape = (None, *run(np.zeros((1, *edges), "float32")).shape[1:])
     name = getattr(model, "name", "The exported model")
-    transform = transform or (provenance and provenance.recipe)
+    transform = transform or (pretrained_info and pretrained_info.recipe)
     if transform is None:
         raise ValueError(f"{name!r} knows no transform of its own. Give one, such as preprocessing.Recipe(224).")
     if size:
@@ -168,16 +168,16 @@ def evaluate(
     if len(shape) != 2:
         raise ValueError(f"A classifier has outputs (N, classes). Those of {name!r} are {shape}.")
     examples = load_dataset(data, on_error=on_error)
-    names = class_names or get_class_names(provenance)
+    names = class_names or get_class_names(pretrained_info)
     columns = _class_columns(examples.class_names, names, name, shape[-1])
     scores = predict_scores(model, examples.pictures, transform, batch_size, flip)
     shown = tuple(name for _, name in names) if names and not class_names else tuple(class_names or ())
     return Evaluation(scores, columns[examples.labels], shown or examples.class_names)
 
 
-def get_class_names(provenance: PretrainedInfo | None) -> tuple[tuple[str, str], ...] | None:
+def get_class_names(pretrained_info: PretrainedInfo | None) -> tuple[tuple[str, str], ...] | None:
     """The model's classes, each `(identifier, name)`; None if it does not know them."""
-    labels = provenance and provenance.labels
+    labels = pretrained_info and pretrained_info.labels
     return names_of_set(labels) if isinstance(labels, str) else labels or None
 
 

@@ -141,7 +141,7 @@ def fine_tune(
     start = prepare_model(model, training.class_names, followed, size)
     settings = run_fingerprint(training, held_out, recipe=vars(followed), transform=start.transform, seed=seed)
     progress = TrainingCheckpoint(None if state is None else Path(state), {**settings, "start": start.origin})
-    if followed.head == "probe" and not (start.has_own_head and followed.epochs):
+    if followed.head == "probe" and not (start.reuses_head and followed.epochs):
         init_head_from_probe(start.model, training, start.transform, seed)
     epochs, is_complete, checkpoints = num_epochs(training, followed), True, {}
     if epochs:
@@ -156,7 +156,7 @@ def fine_tune(
             compile_model(start.trainee, followed, epochs * steps_per_epoch(training, followed), loss, [accuracy])
             begun = progress.resume(start.trainee)
             batches = training_batches(training, followed, start.transform, seed, begun)
-            if begun < epochs and not progress.is_stuck(followed.patience):
+            if begun < epochs and not progress.should_stop(followed.patience):
                 steps = steps_per_epoch(training, followed)
                 is_complete = _fit(start.trainee, batches, steps, begun, epochs, options)
             else:  # As `fit` ends: with the averages, if there are some.
@@ -207,14 +207,14 @@ def compile_model(
     metrics: Sequence[keras.Metric] = (),
 ) -> None:
     """Compiles a model with the optimizer of a recipe for so many forward passes."""
-    warmup = round(recipe.warmup * steps)
-    rising = {"warmup_target": recipe.learning_rate, "warmup_steps": warmup} if warmup else {}
-    first = recipe.learning_rate / 100 if warmup else recipe.learning_rate
-    rate: Any = keras.optimizers.schedules.CosineDecay(first, max(1, steps - warmup), **rising)
+    warmup_ratio = round(recipe.warmup_ratio * steps)
+    rising = {"warmup_target": recipe.learning_rate, "warmup_steps": warmup_ratio} if warmup_ratio else {}
+    first = recipe.learning_rate / 100 if warmup_ratio else recipe.learning_rate
+    rate: Any = keras.optimizers.schedules.CosineDecay(first, max(1, steps - warmup_ratio), **rising)
     accumulation = recipe.accumulation_steps if recipe.accumulation_steps > 1 else None
     options: dict[str, Any] = {"global_clipnorm": recipe.clip_norm, "gradient_accumulation_steps": accumulation}
     inner = keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay, **options)
-    optimizer = layerwise_optimizer(model, inner, recipe.layer_decay, recipe.layer_decay_form, recipe.ema_decay)
+    optimizer = layerwise_optimizer(model, inner, recipe.layer_decay, recipe.layer_decay_mode, recipe.ema_decay)
     optimizer.build(model.trainable_variables)  # TensorFlow traces a step twice that makes variables.
     model.compile(optimizer, loss, metrics=[*metrics])
 
@@ -228,7 +228,7 @@ def _collect_checkpoints(
         start.trainee.set_weights(last)
         if name == "best":
             progress.restore_best(start.trainee)
-        start.take_over()
+        start.commit()
         found[name] = start.model.get_weights()
     return found
 

@@ -172,7 +172,7 @@ def pair_batches(
     model: CLIP,
     augmentation: Augmentation,
     batch_size: int,
-    hard: float = 0.5,
+    hard_negative_ratio: float = 0.5,
     seed: int = 0,
     first: int = 0,
 ) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
@@ -183,21 +183,23 @@ def pair_batches(
         model: whose texts tell which pairs are hard to tell from one another, and whose tokenizer is used.
         augmentation: of the pictures.
         batch_size: pairs of a batch.
-        hard: part 0..1 of a batch that is made of families of near groups; the rest is drawn at random.
+        hard_negative_ratio: part 0..1 of a batch that is made of families of near groups; the rest is drawn at random.
         seed: Random seed. Each batch depends on the seed and its number only.
         first: Number of the first batch, from 0.
 
     Yields:
         `{"images": (batch, height, width, 3), "tokens": (batch, L)}`, and the groups `(batch,)`.
     """
-    near = [NearestGroups(pairs, model) if hard else None for pairs in sources]
+    near = [NearestGroups(pairs, model) if hard_negative_ratio else None for pairs in sources]
     members = [_group_indices(pairs.groups) for pairs in sources]
 
     def drawn() -> Iterator[tuple[int, int, int]]:
         for number in itertools.count(first):
             random = np.random.default_rng((seed, number))
             source = number % len(sources)
-            rows = _sample_batch(sources[source], near[source], members[source], batch_size, hard, random)
+            rows = _sample_batch(
+                sources[source], near[source], members[source], batch_size, hard_negative_ratio, random
+            )
             yield from ((source, row, int(random.integers(2**31))) for row in rows)
 
     def augmented(item: tuple[int, int, int]) -> np.ndarray:
@@ -223,14 +225,14 @@ def _sample_batch(
     near: NearestGroups | None,
     members: dict[int, np.ndarray],
     count: int,
-    hard: float,
+    hard_negative_ratio: float,
     random: np.random.Generator,
 ) -> list[int]:
     """Rows of one batch: families of near groups, then others."""
     rows: list[int] = []
-    while near and len(rows) < round(hard * count):
+    while near and len(rows) < round(hard_negative_ratio * count):
         first = int(pairs.groups[random.integers(len(pairs))])
         others = random.permutation(near(first))[: CLUSTER_SIZE - 1]
         rows += [int(random.choice(members[group])) for group in (first, *others.tolist())]
-    rows = rows[: round(hard * count)]
+    rows = rows[: round(hard_negative_ratio * count)]
     return rows + random.integers(0, len(pairs), count - len(rows)).tolist()

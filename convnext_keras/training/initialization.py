@@ -30,18 +30,18 @@ class TrainingSetup:
         model: from pixels to probabilities of the classes, or logits for a model that was given so.
         trainee: with the same weights, to logits, with stochastic depth and in the precision of the recipe. A loss of
             logits is exact for confident models too, and what serves inference stays as simple as it was.
-        has_own_head: whether the classifier knew these classes already.
+        reuses_head: whether the classifier knew these classes already.
         transform: evaluation transform.
         origin: where the weights come from, as plain data.
     """
 
     model: ConvNeXtModel
     trainee: keras.Model
-    has_own_head: bool
+    reuses_head: bool
     transform: Transform
     origin: tuple[str, str]
 
-    def take_over(self) -> None:
+    def commit(self) -> None:
         """Gives the model the weights that its twin learned."""
         self.model.set_weights(merge_lora(self.trainee).get_weights())
 
@@ -84,8 +84,8 @@ def prepare_model(
                 f"precision={recipe.precision!r} needs a model that was made so: give its name, or build it with "
                 f"dtype={recipe.precision!r}."
             )
-    provenance = get_pretrained_info(model)
-    known = get_class_names(provenance)
+    pretrained_info = get_pretrained_info(model)
+    known = get_class_names(pretrained_info)
     order = _class_permutation(class_names, known)
     if not is_named and known and order is None:
         shown = ", ".join(name for _, name in known[:5])
@@ -95,11 +95,11 @@ def prepare_model(
         )
     if is_named:
         _init_head(model, order)
-    transform = _transform(model, provenance, size)
-    model.provenance = dataclasses.replace(
-        provenance or PretrainedInfo(), labels=tuple((name, name) for name in class_names), recipe=transform
+    transform = _transform(model, pretrained_info, size)
+    model.pretrained_info = dataclasses.replace(
+        pretrained_info or PretrainedInfo(), labels=tuple((name, name) for name in class_names), recipe=transform
     )
-    origin = (model.provenance.weights or model.name, model.provenance.sha256)
+    origin = (model.pretrained_info.weights or model.name, model.pretrained_info.sha256)
     return TrainingSetup(model, trainee, order is not None, transform, origin)
 
 
@@ -112,7 +112,7 @@ def _build(name: str, classes: int, size: int | None, **others: Any) -> ConvNeXt
 
 
 def _with_head(model: keras.Model, classes: int) -> ConvNeXtModel:
-    """The model itself, or with a classifier on a backbone, as one that keeps its provenance."""
+    """The model itself, or with a classifier on a backbone, as one that keeps its pretrained_info."""
     model = to_functional(model)
     outputs: Any = model.output
     end: Any = output_layer(model)
@@ -138,7 +138,7 @@ def _with_head(model: keras.Model, classes: int) -> ConvNeXtModel:
         return model
     whole = ConvNeXtModel(model.input, outputs, name=model.name)
     known = get_pretrained_info(model)
-    whole.provenance = known and (known if ends_in_dense else dataclasses.replace(known, labels=None))
+    whole.pretrained_info = known and (known if ends_in_dense else dataclasses.replace(known, labels=None))
     return whole
 
 
@@ -174,9 +174,9 @@ def _init_head(model: keras.Model, order: list[int] | None) -> None:
         head.set_weights([kernel[:, order], bias[order]])
 
 
-def _transform(model: keras.Model, provenance: PretrainedInfo | None, size: int | None) -> Transform:
+def _transform(model: keras.Model, pretrained_info: PretrainedInfo | None, size: int | None) -> Transform:
     """The evaluation transform at the size that the model takes or is asked for."""
-    transform = (provenance and provenance.recipe) or Transform(size or 224)
+    transform = (pretrained_info and pretrained_info.recipe) or Transform(size or 224)
     last = keras.config.image_data_format() == "channels_last"
     height, width = model.input_shape[1:3] if last else model.input_shape[2:4]
     if size:
@@ -201,8 +201,8 @@ def freeze_stages(model: keras.Model, stages: int) -> Iterator[None]:
 
 def _stage(layer: keras.Layer) -> int:
     """The stage of a layer, to which the downsampling before it belongs; 4 for the head and layers of others."""
-    name = (parse_layer_name(layer.name) or ("", LayerName(layer.name, is_foreign=True)))[1]
-    if name.is_foreign:
+    name = (parse_layer_name(layer.name) or ("", LayerName(layer.name, is_custom=True)))[1]
+    if name.is_custom:
         return 4
     if name.role in BLOCK_ROLES:
         return name.stage

@@ -99,7 +99,7 @@ def layer_depths(model: keras.Model, form: str = "block") -> list[tuple[keras.La
     if form not in DECAY_MODES:
         raise ValueError(f"form must be {format_choices(DECAY_MODES)}. Received: form={form!r}")
     layers = [layer for layer in flatten_layers(model) if layer.variables]
-    readings = [parse_layer_name(layer.name) or ("", LayerName(layer.name, is_foreign=True)) for layer in layers]
+    readings = [parse_layer_name(layer.name) or ("", LayerName(layer.name, is_custom=True)) for layer in layers]
     towers: dict[str, list[LayerName]] = {}
     for tower, name in readings:
         if name.role in (*BLOCK_ROLES, *TEXT_BLOCK_ROLES):
@@ -110,7 +110,7 @@ def layer_depths(model: keras.Model, form: str = "block") -> list[tuple[keras.La
     alone = max(heads.values(), default=0)
     placed = []
     for layer, (tower, name) in zip(layers, readings, strict=True):
-        if tower not in towers or name.is_foreign:
+        if tower not in towers or name.is_custom:
             placed.append((layer, ("", alone, alone)))
         else:
             depth = _depth(name, _depth_of_block(towers[tower], form), heads[tower])

@@ -17,14 +17,14 @@ class TrainingConfig:
 
     Attributes:
         epochs: passes over the training pictures; 0 trains nothing but the head, where it is a probe.
-        minimum_steps: epochs are added until so many steps are made, since few pictures make few steps an epoch.
+        min_steps: epochs are added until so many steps are made, since few pictures make few steps an epoch.
         batch_size: pictures of one forward pass.
         accumulation_steps: passes whose gradients are summed for one step.
         learning_rate: the peak, that of the head.
-        warmup: part 0..1 of the steps in which the rate rises to the peak; then it falls to 0 by a cosine.
+        warmup_ratio: part 0..1 of the steps in which the rate rises to the peak; then it falls to 0 by a cosine.
         weight_decay: decoupled (https://arxiv.org/abs/1711.05101v3), of kernels only.
         layer_decay: see `parameter_groups`.
-        layer_decay_form: see `parameter_groups`.
+        layer_decay_mode: see `parameter_groups`.
         clip_norm: largest norm of all gradients together; None for any.
         ema_decay: see `LayerwiseOptimizer`.
         drop_path_rate: see `ConvNeXt`; None for 0. A model that is given itself, not by name, keeps its own.
@@ -32,10 +32,10 @@ class TrainingConfig:
         mixup: see `augmentation.mixup_cutmix`.
         cutmix: see `augmentation.mixup_cutmix`.
         crop_scale: see `augmentation.Augmentation`.
-        flip: see `augmentation.Augmentation`.
+        hflip_prob: see `augmentation.Augmentation`.
         affine: see `augmentation.Augmentation`.
         rand_augment: see `augmentation.Augmentation`.
-        erase: see `augmentation.Augmentation`.
+        random_erasing_prob: see `augmentation.Augmentation`.
         head: `"probe"` starts the classifier as the linear probe of the backbone's features
             (https://arxiv.org/abs/2202.10054v1), `"fresh"` at random. A classifier that knows the same classes already
             goes on as it is, where anything is trained at all.
@@ -57,14 +57,14 @@ class TrainingConfig:
     """
 
     epochs: int = 30
-    minimum_steps: int = 0
+    min_steps: int = 0
     batch_size: int = 32
     accumulation_steps: int = 1
     learning_rate: float = 1e-3
-    warmup: float = 0.1
+    warmup_ratio: float = 0.1
     weight_decay: float = 0.05
     layer_decay: float = 1.0
-    layer_decay_form: str = "block"
+    layer_decay_mode: str = "block"
     clip_norm: float | None = None
     ema_decay: float | None = None
     drop_path_rate: float | None = None
@@ -72,10 +72,10 @@ class TrainingConfig:
     mixup: float = 0.0
     cutmix: float = 0.0
     crop_scale: tuple[float, float] = (1.0, 1.0)
-    flip: float = 0.0
+    hflip_prob: float = 0.0
     affine: float = 0.0
     rand_augment: float = 0.0
-    erase: float = 0.0
+    random_erasing_prob: float = 0.0
     head: str = "fresh"
     start: str = "weights"
     frozen_stages: int = 0
@@ -103,12 +103,12 @@ class TrainingConfig:
             raise ValueError(f"crop_scale must be two rising parts above 0 and up to 1. Received: crop_scale={scale!r}")
 
 
-INT_FIELDS = ("epochs", "minimum_steps", "batch_size", "accumulation_steps", "frozen_stages", "lora_rank", "patience")
+INT_FIELDS = ("epochs", "min_steps", "batch_size", "accumulation_steps", "frozen_stages", "lora_rank", "patience")
 OPTIONAL_FIELDS = ("clip_norm", "ema_decay", "drop_path_rate", "patience")
-FRACTION_FIELDS = ("warmup", "label_smoothing", "flip", "affine", "erase")
+FRACTION_FIELDS = ("warmup_ratio", "label_smoothing", "hflip_prob", "affine", "random_erasing_prob")
 RANGES: dict[str, tuple[float, float]] = {
     "epochs": (0, 100_000),
-    "minimum_steps": (0, 10_000_000),
+    "min_steps": (0, 10_000_000),
     "batch_size": (1, 65_536),
     "accumulation_steps": (1, 65_536),
     "learning_rate": (1e-12, 100),
@@ -126,7 +126,7 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(FRACTION_FIELDS, (0, 1)),
 }
 CHOICES = {
-    "layer_decay_form": ("block", "stage"),
+    "layer_decay_mode": ("block", "stage"),
     "head": HEAD_INITS,
     "start": STARTS,
     "keep": KEPT,
@@ -151,29 +151,29 @@ TRAINING_PRESETS = {
         drop_path_rate=0.1,
         label_smoothing=0.1,
         crop_scale=(0.35, 1.0),
-        flip=0.5,
+        hflip_prob=0.5,
         rand_augment=9.0,
-        erase=0.25,
+        random_erasing_prob=0.25,
     ),
     # Up to ten thousand pictures: the one part that TRAINING.md of this project found to help on most of its data. With
     # as few steps, layer decay and a head that starts from the probe did not, nor did stronger changes of the pictures.
-    "fine_tune_small_data": TrainingConfig(minimum_steps=120, affine=1.0),
+    "fine_tune_small_data": TrainingConfig(min_steps=120, affine=1.0),
     # "A ConvNet for the 2020s", table 5: ImageNet-1k in 300 epochs, 4e-3 at batch 4096, scaled here by the batch.
     "from_scratch": TrainingConfig(
         start="random",
         epochs=300,
         batch_size=128,
         learning_rate=1.25e-4,
-        warmup=20 / 300,
+        warmup_ratio=20 / 300,
         ema_decay=0.9999,
         drop_path_rate=0.1,
         label_smoothing=0.1,
         mixup=0.8,
         cutmix=1.0,
         crop_scale=(0.08, 1.0),
-        flip=0.5,
+        hflip_prob=0.5,
         rand_augment=9.0,
-        erase=0.25,
+        random_erasing_prob=0.25,
     ),
 }
 

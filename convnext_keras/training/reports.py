@@ -68,7 +68,7 @@ def plot_curves(history: list[dict[str, float]]) -> Any:
 
 def plot_confusion_matrix(result: Evaluation) -> Any:
     """How many pictures of each class were taken for each."""
-    names, counts = result.class_names, result.confusion
+    names, counts = result.class_names, result.confusion_matrix
     edge = min(12.0, 3 + 0.35 * len(names))
     figure = new_figure(edge + 1, edge)
     axes = figure.subplots()
@@ -90,12 +90,12 @@ def plot_reliability(result: Evaluation) -> Any:
     """How often a model that says so many percent is right."""
     figure = new_figure(4.5, 4)
     axes = figure.subplots()
-    counts, confidences, right = zip(*result.reliability, strict=True)
+    counts, confidences, right = zip(*result.reliability_bins, strict=True)
     axes.plot([0, 1], [0, 1], color="grey", linestyle="--", label="calibrated")
     sizes = [20 + 300 * count / sum(counts) for count in counts]
     axes.scatter(confidences, right, s=sizes, label="pictures, by confidence")
     axes.set(xlabel="confidence", ylabel="right", xlim=(0, 1.03), ylim=(-0.03, 1.03))
-    axes.set_title(f"expected calibration error {100 * result.calibration_error:.1f} %", fontsize=10)
+    axes.set_title(f"expected calibration error {100 * result.expected_calibration_error:.1f} %", fontsize=10)
     axes.legend(loc="lower right")
     return figure
 
@@ -121,7 +121,7 @@ def predictions_to_csv(trained: TrainingResult) -> str:
         trained: The result of `fine_tune`. Its model predicts the training images once more; validation images have
             the scores of its evaluation.
     """
-    known: Any = trained.model.provenance  # which `fine_tune` sets
+    known: Any = trained.model.pretrained_info  # which `fine_tune` sets
     names = trained.evaluation.class_names
     training = predict_scores(trained.model, trained.training.pictures, known.recipe, trained.recipe.batch_size)
     parts = {
@@ -168,7 +168,7 @@ def save_training_result(trained: TrainingResult, folder: str | os.PathLike, nam
         trained.model.save(whole / "model.keras")
         _save_others(trained, whole)
         charts = {
-            "confusion": plot_confusion_matrix(trained.evaluation),
+            "confusion_matrix": plot_confusion_matrix(trained.evaluation),
             "reliability": plot_reliability(trained.evaluation),
         }
         if trained.history:
@@ -206,7 +206,7 @@ def _intended_use(trained: TrainingResult) -> str:
 def render_card(trained: TrainingResult, charts: list[str]) -> str:
     """The part of a card that says how a model was trained, and how well it does on each class."""
     result, origin = trained.evaluation, get_pretrained_info(trained.model)
-    counts, tested, by_class = trained.training.counts, trained.validation.counts, result.by_class
+    counts, tested, class_accuracy = trained.training.counts, trained.validation.counts, result.class_accuracy
     changed = {
         field.name: getattr(trained.recipe, field.name)
         for field in dataclasses.fields(trained.recipe)
@@ -221,7 +221,7 @@ def render_card(trained: TrainingResult, charts: list[str]) -> str:
         "Recipe": ", ".join(f"{key}={value}" for key, value in changed.items()),
         "Top-1": f"{100 * result.accuracy():.2f} %",
         "Mean over classes": f"{100 * result.mean_class_accuracy:.2f} %",
-        "Expected calibration error": f"{100 * result.calibration_error:.2f} %",
+        "Expected calibration error": f"{100 * result.expected_calibration_error:.2f} %",
     }
     lines = ["", "## Training", "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items())]
     chosen = ", by which the epoch was chosen too" if trained.recipe.keep == "best" or trained.recipe.patience else ""
@@ -229,7 +229,7 @@ def render_card(trained: TrainingResult, charts: list[str]) -> str:
     lines += [line for note in trained.notes for line in (note, "")]
     lines += ["| class | trained on | validated with | right |", "|---|---:|---:|---:|"]
     for name in result.class_names:
-        part = by_class[name]
+        part = class_accuracy[name]
         right = "" if part is None else f"{100 * part:.1f} %"
         lines.append(f"| {name.replace('|', '/')} | {counts.get(name, 0)} | {tested.get(name, 0)} | {right} |")
     lines += ["", *(f"![{chart}]({chart}.png)" for chart in charts), ""]

@@ -35,7 +35,7 @@ def transpositions(graph):
     ("options", "left"),
     [
         ({}, 1),
-        ({"response_norm": True, "layer_scale": False}, 1),
+        ({"use_grn": True, "layer_scale": False}, 1),
         ({"norm": "rms", "activation": "gelu_tanh"}, 1),
         ({"norm": "simple", "activation": "quick_gelu"}, 1),
         ({"activation": "silu", "head_norm_first": True}, 1),

@@ -284,7 +284,7 @@ def test_a_file_is_hashed_once(name, monkeypatch, tmp_path):
 
 
 def test_bundled_checkpoints_need_no_network(no_network):
-    assert create_model("convnext_mini.digits").provenance.sha256 == load_registry()["convnext_mini.digits"].sha256
+    assert create_model("convnext_mini.digits").pretrained_info.sha256 == load_registry()["convnext_mini.digits"].sha256
 
 
 def test_a_damaged_file_is_refused_before_it_is_opened(monkeypatch, no_network):
@@ -303,7 +303,7 @@ def test_headless_models_take_the_headless_file(monkeypatch):
     row = load_registry()["convnext_base.imagenet"]
     fetch_weights(row, include_top=False)
     fetch_weights(row, include_top=True)
-    assert asked == [row.headless_url, row.url]
+    assert asked == [row.notop_url, row.url]
 
 
 def test_unknown_names():
@@ -316,7 +316,7 @@ def test_unknown_names():
 def test_the_name_of_a_model_never_decides_the_file(name, monkeypatch):
     asked = []
 
-    def refuse(url, sha256, megabytes):
+    def refuse(url, sha256, size_mb):
         asked.append((url, sha256))
         raise OSError("not now")
 

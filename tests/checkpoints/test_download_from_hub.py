@@ -115,8 +115,8 @@ def test_a_weight_set_brings_its_statistics_size_and_labels(monkeypatch, tmp_pat
     assert model.input_shape == (None, 256, 256, 3)
     mean = model.get_layer("convnext_prestem_normalization").input_mean
     assert [round(float(value), 3) for value in mean] == [122.771, 116.746, 104.094]
-    assert model.provenance.labels == "imagenet-1k"
-    assert model.provenance.recipe.size == 256
+    assert model.pretrained_info.labels == "imagenet-1k"
+    assert model.pretrained_info.recipe.size == 256
     another = ConvNeXt(**stand_in(monkeypatch, tmp_path, weights=row, input_shape=(64, 96, 3)))
     assert another.input_shape == (None, 64, 96, 3)
 

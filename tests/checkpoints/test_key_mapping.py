@@ -28,7 +28,7 @@ def test_names_of_publishers():
     assert candidate_keys(LAYOUTS["torchvision"], KERNEL) == ["features.5.1.block.0.weight"]
     assert candidate_keys(LAYOUTS["meta"], key("downsampling_conv", "bias", stage=0)) == ["downsample_layers.1.1.bias"]
     assert candidate_keys(LAYOUTS["timm"], key("text_final_norm", "gamma")) == []
-    assert candidate_keys(LAYOUTS["timm"], Key(LayerName("head_dense", is_foreign=True), "kernel")) == []
+    assert candidate_keys(LAYOUTS["timm"], Key(LayerName("head_dense", is_custom=True), "kernel")) == []
 
 
 def test_every_row_of_a_layout_is_of_a_role():
@@ -54,14 +54,14 @@ def test_arrays_come_back_from_pytorchs_order(variable, shape):
 
 
 def test_own_names_and_names_that_keras_counted():
-    mine = Key(LayerName("dense_3", is_foreign=True), "kernel")
+    mine = Key(LayerName("dense_3", is_custom=True), "kernel")
     found = native_keys(["stage_2_block_1_depthwise_conv/kernel", "dense/kernel"], [KERNEL, mine])
     assert found[KERNEL] == "stage_2_block_1_depthwise_conv/kernel"
     assert found[mine] == "dense/kernel"
 
 
 def test_two_of_a_kind_match_in_order_and_another_number_does_not():
-    first, second = (Key(LayerName(f"dense_{number}", is_foreign=True), "kernel") for number in (7, 8))
+    first, second = (Key(LayerName(f"dense_{number}", is_custom=True), "kernel") for number in (7, 8))
     found = native_keys(["dense_1/kernel", "dense/kernel"], [first, second])
     assert (found[first], found[second]) == ("dense_1/kernel", "dense/kernel")
     assert first not in native_keys(["dense/kernel", "dense_1/kernel", "dense_2/kernel"], [first, second])

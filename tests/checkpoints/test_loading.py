@@ -64,8 +64,8 @@ def test_other_files_of_keras(file):
     pixels, expected = reference("keras")
     model = small(weights=REFERENCES / file, name="another")
     np.testing.assert_allclose(outputs(model, pixels), expected["top"], atol=TOLERANCE)
-    assert model.provenance.file == REFERENCES / file
-    assert len(model.provenance.sha256) == 64
+    assert model.pretrained_info.file == REFERENCES / file
+    assert len(model.pretrained_info.sha256) == 64
 
 
 def test_predict_agrees_too():
@@ -146,7 +146,7 @@ def test_classifier_for_other_classes_stays_fresh_with_a_warning():
     headless = small("avg", weights=REFERENCES / "keras_top.h5")
     features = keras.Model(model.input, model.get_layer("small_head_layernorm").output)
     np.testing.assert_allclose(outputs(features, pixels), outputs(headless, pixels), atol=TOLERANCE)
-    assert model.provenance.labels is None
+    assert model.pretrained_info.labels is None
 
 
 def test_top_from_a_file_without_one_stays_fresh_with_a_warning():

@@ -17,7 +17,7 @@ COUNTS = {len(load_class_names(labels)): labels for labels in LABEL_SETS}
 @pytest.mark.parametrize("variant", CONVNEXT_CONFIGS)
 def test_no_row_of_the_registry_misses_a_field(variant):
     for row in (row for row in load_registry().values() if row.variant == variant):
-        assert all([row.tag, row.layout, row.file, row.license, row.source, row.megabytes]), row
+        assert all([row.tag, row.layout, row.file, row.license, row.source, row.size_mb]), row
         assert row.layout in {*LAYOUTS, "Keras .h5", "convnext_keras"}, row
         assert row.labels == COUNTS.get(row.classes, ""), row
         assert row.statistics in NORMALIZATION_STATS, row
@@ -27,14 +27,14 @@ def test_no_row_of_the_registry_misses_a_field(variant):
         assert 0 < row.crop <= 1, row
         assert bool(row.test_input_size) == bool(row.test_crop), row
         # Accuracies are published for classifiers of ImageNet-1k, and measured by us for our own.
-        assert bool(row.top1) == (row.labels in ("imagenet-1k", "digits")), row
-        assert not row.top1 or 40 < float(row.top1) < 100, row
+        assert bool(row.top1_accuracy) == (row.labels in ("imagenet-1k", "digits")), row
+        assert not row.top1_accuracy or 40 < float(row.top1_accuracy) < 100, row
         if row.repository:
-            assert row.url + row.sha256 + row.headless_url == "", row
+            assert row.url + row.sha256 + row.notop_url == "", row
             assert row.source == f"https://huggingface.co/{row.repository}", row
         else:
             assert re.fullmatch(r"[0-9a-f]{64}", row.sha256), row
-            assert bool(row.headless_url) == bool(row.headless_sha256), row
+            assert bool(row.notop_url) == bool(row.notop_sha256), row
             assert (
                 row.url.startswith("https://") or download.file_sha256(BUNDLED_WEIGHTS_DIR / row.file) == row.sha256
             ), row
@@ -50,7 +50,7 @@ def test_the_registry_is_complete():
     assert by_layout["transformers"] + by_layout["transformers DINOv3"] == 37
     clip_rows = load_registry(CLIP_REGISTRY).values()
     assert len(clip_rows) == len({row.name for row in clip_rows}) == 13
-    assert all(row.license and row.source and row.file and row.top1 and row.megabytes for row in clip_rows)
+    assert all(row.license and row.source and row.file and row.top1_accuracy and row.size_mb for row in clip_rows)
     assert {row.variant for row in clip_rows} == set(CLIP_CONFIGS)
     assert {row.license for row in rows} <= {"apache-2.0", "mit", *RESTRICTED_LICENSES}
     trained = {row.variant for row in rows}
@@ -63,6 +63,6 @@ def test_keras_files_are_those_that_keras_names():
 
     for variant, hashes in WEIGHTS_HASHES.items():
         row = load_registry()[f"{variant}.imagenet"]
-        assert (row.sha256, row.headless_sha256) == hashes
+        assert (row.sha256, row.notop_sha256) == hashes
         assert row.url == f"{BASE_WEIGHTS_PATH}{variant}.h5"
-        assert row.headless_url == f"{BASE_WEIGHTS_PATH}{variant}_notop.h5"
+        assert row.notop_url == f"{BASE_WEIGHTS_PATH}{variant}_notop.h5"

@@ -54,7 +54,7 @@ def test_demo(tmp_path):
 @pytest.mark.any_backend
 def test_demo_of_training(tmp_path, monkeypatch):
     """In fewer steps than the user's demo makes."""
-    recipe = dataclasses.replace(training.TRAINING_PRESETS["fine_tune_small_data"], epochs=6, minimum_steps=0)
+    recipe = dataclasses.replace(training.TRAINING_PRESETS["fine_tune_small_data"], epochs=6, min_steps=0)
     monkeypatch.setitem(training.TRAINING_PRESETS, "fine_tune_small_data", recipe)
     shown = run("demo", "--train", "--output", tmp_path).stdout
     before, after = (float(figure) for figure in re.findall(r"([\d.]+) % +│", shown))

@@ -69,7 +69,7 @@ def visitors():
 
 def right(model, pictures, labels, wanted, templates="{}"):
     """Percent of pictures whose best label is the wanted one."""
-    best = clip.ZeroShotClassifier(model, labels, templates).cosines(pictures).argmax(axis=1)
+    best = clip.ZeroShotClassifier(model, labels, templates).cosine_similarity(pictures).argmax(axis=1)
     return 100 * np.mean([labels[place] == label for place, label in zip(best, wanted, strict=True)])
 
 

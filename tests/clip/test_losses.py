@@ -26,7 +26,7 @@ def test_training_keeps_the_scale_and_frozen_towers(small_clip):
     frozen = tuned.image_encoder.get_weights()
     texts = tuned.text_encoder.get_weights()
     tuned.fit(inputs, batch_size=4, epochs=5, verbose=0)
-    assert tuned.scale <= 100 * (1 + 1e-6)
+    assert tuned.logit_scale <= 100 * (1 + 1e-6)
     for before, after in zip(frozen, tuned.image_encoder.get_weights(), strict=True):
         np.testing.assert_array_equal(before, after)
     assert not np.array_equal(texts[0], tuned.text_encoder.get_weights()[0])
@@ -85,11 +85,11 @@ def test_interpolation_ends_are_exact(small_clip):
 @pytest.mark.any_backend
 def test_augmentation_crops_and_erases():
     picture = np.zeros((60, 80, 3), "uint8")
-    erased = [clip.CLIPTrainTransform(32, erase=1.0, seed=seed)(picture) for seed in range(20)]
+    erased = [clip.CLIPTrainTransform(32, random_erasing_prob=1.0, seed=seed)(picture) for seed in range(20)]
     parts = [np.mean(pixels.any(axis=-1)) for pixels in erased]
     assert min(parts) >= 0.01
     assert max(parts) < 0.4
-    assert not clip.CLIPTrainTransform(32, erase=0.0)(picture).any()
+    assert not clip.CLIPTrainTransform(32, random_erasing_prob=0.0)(picture).any()
     gradient = np.tile(np.linspace(0, 255, 80).astype("uint8")[None, :, None], (60, 1, 3))
-    means = [clip.CLIPTrainTransform(32, erase=0.0, seed=seed)(gradient).mean() for seed in range(20)]
+    means = [clip.CLIPTrainTransform(32, random_erasing_prob=0.0, seed=seed)(gradient).mean() for seed in range(20)]
     assert np.std(means) > 5

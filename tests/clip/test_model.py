@@ -21,7 +21,7 @@ def test_from_pixels_and_strings_to_logits(kind, clip_checkpoints):
     image, text = loaded.encode_image(images()), loaded.encode_text(TEXTS, truncate="silent")
     assert (image * expected["image"]).sum(axis=1).min() >= COSINE
     assert (text * expected["text"]).sum(axis=1).min() >= COSINE
-    assert loaded.scale == pytest.approx(100)
+    assert loaded.logit_scale == pytest.approx(100)
     np.testing.assert_allclose(loaded.scores(image, text).logits, expected["logits"], atol=LOGITS)
     inputs = {
         "images": np.stack([loaded.recipe(picture) for picture in images()]).astype("float32"),
@@ -136,7 +136,7 @@ def test_broken_pictures_are_named_and_skipped_if_asked(small_clip, tmp_path):
 def test_similarity_keeps_cosines_logits_and_probabilities_apart(small_clip):
     scores = small_clip.similarity(pictures(2), ["a", "b", "c"])
     assert np.abs(scores.cosine).max() <= 1 + SAME
-    np.testing.assert_allclose(scores.logits, scores.cosine * small_clip.scale, rtol=1e-5)
+    np.testing.assert_allclose(scores.logits, scores.cosine * small_clip.logit_scale, rtol=1e-5)
     np.testing.assert_allclose(scores.probs.sum(axis=1), 1, atol=SAME)
     np.testing.assert_allclose(scores.probs, to_numpy(keras.ops.softmax(scores.logits)), atol=SAME)
 

@@ -17,11 +17,11 @@ def test_classifier_is_the_mean_of_prompts(model, held_out):
     mean = texts.reshape(3, 2, -1).mean(axis=1)
     mean /= np.linalg.norm(mean, axis=1, keepdims=True)
     cosines = model.encode_image(pictures) @ mean.T
-    np.testing.assert_allclose(classifier.cosines(pictures), cosines, atol=SAME)
-    expected = to_numpy(keras.ops.softmax(cosines * model.scale))
-    np.testing.assert_allclose(classifier.probabilities(pictures, batch_size=2), expected, atol=1e-4)
-    warmer = clip.ZeroShotClassifier(model, labels, ["{}", "a picture of {}"], temperature=1.0)
-    np.testing.assert_allclose(warmer.probabilities(pictures), to_numpy(keras.ops.softmax(cosines)), atol=SAME)
+    np.testing.assert_allclose(classifier.cosine_similarity(pictures), cosines, atol=SAME)
+    expected = to_numpy(keras.ops.softmax(cosines * model.logit_scale))
+    np.testing.assert_allclose(classifier.predict_proba(pictures, batch_size=2), expected, atol=1e-4)
+    warmer = clip.ZeroShotClassifier(model, labels, ["{}", "a picture of {}"], logit_scale=1.0)
+    np.testing.assert_allclose(warmer.predict_proba(pictures), to_numpy(keras.ops.softmax(cosines)), atol=SAME)
     best = classifier.predict(pictures, top=2)
     assert [len(rows) for rows in best] == [2] * 5
     for rows, row in zip(best, expected, strict=True):
@@ -33,7 +33,7 @@ def test_classifier_is_the_mean_of_prompts(model, held_out):
 def test_none_of_these(model, held_out):
     pictures, captions = held_out[0][:8], held_out[1][:8]
     own = clip.ZeroShotClassifier(model, captions, "{}", threshold=0.5)
-    cosines = own.cosines(pictures).max(axis=1)
+    cosines = own.cosine_similarity(pictures).max(axis=1)
     assert [rows[0].label is None for rows in own.predict(pictures)] == (cosines < 0.5).tolist()
     never = clip.ZeroShotClassifier(model, captions, "{}", threshold=1.1)
     assert [(len(rows), rows[0].label) for rows in never.predict(pictures)] == [(1, None)] * 8
@@ -41,9 +41,9 @@ def test_none_of_these(model, held_out):
 
 def test_classifier_as_one_model(model, held_out, tmp_path):
     classifier = clip.ZeroShotClassifier(model, held_out[1][:4], "{}")
-    single = classifier.as_model()
+    single = classifier.to_keras_model()
     pixels = held_out[0][:6].astype("float32")
-    np.testing.assert_allclose(outputs(single, pixels), classifier.probabilities(pixels), atol=1e-4)
+    np.testing.assert_allclose(outputs(single, pixels), classifier.predict_proba(pixels), atol=1e-4)
     single.save(tmp_path / "single.keras")
     loaded = keras.saving.load_model(tmp_path / "single.keras")
     np.testing.assert_allclose(outputs(loaded, pixels), outputs(single, pixels), atol=SAME)
@@ -53,7 +53,7 @@ def test_classifier_as_one_model(model, held_out, tmp_path):
 def test_export(model, held_out, tmp_path):
     import tensorflow as tf
 
-    single = clip.ZeroShotClassifier(model, ["a red circle", "a blue star"], "{}").as_model()
+    single = clip.ZeroShotClassifier(model, ["a red circle", "a blue star"], "{}").to_keras_model()
     tokens = model.tokenizer(held_out[1][:2])
     pixels = held_out[0][:3].astype("float32")
     for name, exported, inputs in (

@@ -22,7 +22,7 @@ def test_nothing_is_done_unless_asked_for():
 
 
 def test_a_mirrored_picture_is_the_picture_mirrored():
-    flipped = Augmentation(RECIPE, flip=1.0)(noise(), np.random.default_rng(0))
+    flipped = Augmentation(RECIPE, hflip_prob=1.0)(noise(), np.random.default_rng(0))
     np.testing.assert_array_equal(flipped, RECIPE(noise())[:, ::-1])
 
 
@@ -65,11 +65,11 @@ def test_rand_augment_chooses_for_each_picture_anew():
 
 
 def test_grey_pictures_stay_grey_and_others_than_rgb_are_refused():
-    options = {"crop_scale": (0.5, 1.0), "flip": 0.5, "affine": 1.0, "rand_augment": 5.0, "erase": 1.0}
+    options = {"crop_scale": (0.5, 1.0), "flip": 0.5, "affine": 1.0, "rand_augment": 5.0, "random_erasing_prob": 1.0}
     grey = Augmentation(ImageTransform(32, channels=1, statistics="half"), **options)
     assert grey(noise()[..., 0], np.random.default_rng(0)).shape == (32, 32, 1)
     with pytest.raises(ValueError, match="Pictures of 5 channels cannot be augmented"):
-        Augmentation(ImageTransform(32, channels=5), flip=0.5)
+        Augmentation(ImageTransform(32, channels=5), hflip_prob=0.5)
 
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.8, 0.0), (0.0, 1.0), (0.8, 1.0)])
@@ -86,7 +86,7 @@ def test_mixed_targets_are_the_parts_of_the_pixels(mixup, cutmix):
 
 def test_batches_depend_on_seed_and_epoch_only():
     examples = training.load_dataset((np.stack([noise(seed=seed) for seed in range(10)]), [0, 1] * 5))
-    recipe = training.TrainingConfig(batch_size=4, affine=1.0, flip=0.5, erase=0.5, mixup=0.5)
+    recipe = training.TrainingConfig(batch_size=4, affine=1.0, hflip_prob=0.5, random_erasing_prob=0.5, mixup=0.5)
 
     def taken(seed, first_epoch, count):
         batches = training_batches(examples, recipe, RECIPE, seed, first_epoch)

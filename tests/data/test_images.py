@@ -66,13 +66,13 @@ def test_levels_of_other_types_are_scaled(kind):
 
 
 @pytest.mark.parametrize(("mode", "kind"), [("I;16", "PNG"), ("I;16", "TIFF"), ("I", "TIFF"), ("F", "TIFF")])
-@pytest.mark.parametrize("rgb_first", [True, False])
-def test_files_of_more_than_8_bits_are_scaled(mode, kind, rgb_first):
+@pytest.mark.parametrize("convert_rgb_first", [True, False])
+def test_files_of_more_than_8_bits_are_scaled(mode, kind, convert_rgb_first):
     wide = RAMP / 255 if mode == "F" else RAMP.astype("uint16") * 257.0
     image = Image.fromarray(wide.astype({"I;16": "uint16", "I": "int32", "F": "float32"}[mode]))
     assert image.mode == mode
     np.testing.assert_array_equal(np.asarray(open_image(file_of(image, kind)))[..., 0], RAMP)
-    recipe = ImageTransform((16, 256), resize="squash", rgb_first=rgb_first)
+    recipe = ImageTransform((16, 256), resize="squash", convert_rgb_first=convert_rgb_first)
     np.testing.assert_array_equal(recipe(file_of(image, kind))[..., 2], RAMP)
 
 
@@ -197,7 +197,9 @@ def test_opacity_is_dropped_or_laid_on_a_color():
 
 
 @pytest.mark.parametrize("size", [(20_000, 1), (1, 60_000), (30_000, 2), (50_000, 3)])
-@pytest.mark.parametrize("options", [{}, {"rounding": "down"}, {"crop": 0.9}, {"levels": False}, {"rgb_first": False}])
+@pytest.mark.parametrize(
+    "options", [{}, {"rounding": "down"}, {"crop": 0.9}, {"levels": False}, {"convert_rgb_first": False}]
+)
 def test_long_thin_images_take_the_memory_of_the_result(size, options, monkeypatch):
     """No intermediate image is larger than a few times the result or the source."""
     made = []

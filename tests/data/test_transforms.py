@@ -132,7 +132,7 @@ def test_sets_of_transformers_round_as_transformers_does():
 def test_clip_recipe_is_that_of_open_clip(tmp_path):
     """Twenty odd pictures, to one step of 255: other modes become RGB after resizing and cropping."""
     expected = arrays_of(REFERENCES / "clip_transforms.npz")["pixels"].astype(int)
-    recipe = ImageTransform(TRANSFORM_SIZE, statistics="clip", rgb_first=False)
+    recipe = ImageTransform(TRANSFORM_SIZE, statistics="clip", convert_rgb_first=False)
     for path, wanted in zip(odd_pictures(tmp_path), expected, strict=True):
         with Image.open(path) as picture:
             for source in (path, picture):
@@ -154,7 +154,7 @@ SYNTHETIC = {
 def test_clip_recipe_on_synthetic_pictures(case):
     height, width, size = case
     y, x, channel = np.ogrid[:height, :width, :3]
-    found = ImageTransform(size, statistics="clip", rgb_first=False)(
+    found = ImageTransform(size, statistics="clip", convert_rgb_first=False)(
         ((7 * x + 13 * y + 50 * channel) % 256).astype("uint8")
     )
     *pixels, digest = SYNTHETIC[case]
@@ -183,4 +183,4 @@ def test_truncated_pictures_are_named(tmp_path):
     content = (tmp_path / "whole.jpg").read_bytes()
     (tmp_path / "cut.jpg").write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=r"cut\.jpg cannot be read as an image"):
-        ImageTransform(32, rgb_first=False)(tmp_path / "cut.jpg")
+        ImageTransform(32, convert_rgb_first=False)(tmp_path / "cut.jpg")

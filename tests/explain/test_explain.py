@@ -88,7 +88,7 @@ def share_on_shapes(model, held_out, method):
         drawn = one.pixels.astype(int)
         background = np.median(drawn.reshape(-1, 3), axis=0)
         is_shape = np.abs(drawn - background).sum(axis=-1) > 60
-        row, column = np.unravel_index(one.resized().argmax(), is_shape.shape)
+        row, column = np.unravel_index(one.upsampled().argmax(), is_shape.shape)
         margin = 8
         hits.append(is_shape[max(0, row - margin) : row + margin, max(0, column - margin) : column + margin].any())
     return np.mean(hits)
@@ -114,7 +114,7 @@ def test_occlusion_covers_what_matters():
 
 def test_pictures_to_look_at(tmp_path, classifier, pixels):
     one = explain.HeatMap(np.array([[0, 0], [0, 1]], "float32"), np.full((64, 64, 3), 100, "uint8"), "a", 1.0)
-    over = np.asarray(one.over()).astype(int)
+    over = np.asarray(one.overlay()).astype(int)
     assert over.shape == (64, 64, 3)
     np.testing.assert_array_equal(over[0, 0], 100)
     assert over[-1, -1, 0] > 180 > over[-1, -1, 2]  # yellow
@@ -144,7 +144,7 @@ def test_what_is_refused(classifier, model, pixels):
         "Received: target='eleven'": lambda: explain.explain_images(digits, pixels, "eleven"),
         "must be a text": lambda: explain.explain_images(model, pixels),
         "has no classes": lambda: explain.explain_images(ConvNeXt(**SIZES, weights=None, include_top=False), pixels),
-        "cells must be": lambda: explain.explain_images(classifier, pixels, 1, method="occlusion", cells=1),
+        "cells must be": lambda: explain.explain_images(classifier, pixels, 1, method="occlusion", grid_size=1),
         "stage must be": lambda: explain.plot_feature_maps(classifier, pixels[0], stage=7),
     }.items():
         with pytest.raises(ValueError, match=message):

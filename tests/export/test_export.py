@@ -25,7 +25,7 @@ SMALL = {"depths": (1, 1, 1, 1), "dims": (8, 12, 16, 20)}
 
 @pytest.fixture(scope="module")
 def pixels():
-    recipe = create_model(DIGITS).provenance.recipe
+    recipe = create_model(DIGITS).pretrained_info.recipe
     return np.stack([recipe(digit) for digit in held_out_digits()[0][::40]]).astype("float32")
 
 
@@ -51,14 +51,14 @@ INSIDE = {"onnx": inside_onnx, "torch": inside_torch}  # where the description i
 def test_a_classifier_is_the_same_anywhere(format, pixels, tmp_path):
     path = tmp_path / f"digits{FORMATS[format].suffix}"
     written = export.export(create_model(DIGITS), path, format)
-    assert written.difference < 1e-5
-    assert written.bytes > 1e6
+    assert written.max_relative_error < 1e-5
+    assert written.size_bytes > 1e6
     read = export.ExportedModel(path)
     assert read.outputs == ["probabilities"]
-    assert read.provenance.license == "apache-2.0"
+    assert read.pretrained_info.license == "apache-2.0"
     if format in INSIDE:
-        assert json.loads(INSIDE[format](path))["sha256"] == create_model(DIGITS).provenance.sha256
-    assert read.provenance.recipe == create_model(DIGITS).provenance.recipe
+        assert json.loads(INSIDE[format](path))["sha256"] == create_model(DIGITS).pretrained_info.sha256
+    assert read.pretrained_info.recipe == create_model(DIGITS).pretrained_info.recipe
     expected = outputs(create_model(DIGITS), pixels)
     for rows in (pixels, pixels[:2]):
         np.testing.assert_allclose(read(rows), expected[: len(rows)], atol=1e-5)
@@ -79,9 +79,9 @@ def test_towers_are_the_same_anywhere(format, tmp_path):
     path = tmp_path / f"zero{FORMATS[format].suffix}"
     export.export(classifier, path, format, check=False)
     read = export.ExportedModel(path)
-    assert read.provenance.labels == (("a red star",) * 2, ("a blue circle",) * 2)
+    assert read.pretrained_info.labels == (("a red star",) * 2, ("a blue circle",) * 2)
     pictures = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3)).astype("uint8")
-    np.testing.assert_allclose(read(pictures), classifier.probabilities(pictures), atol=1e-5)
+    np.testing.assert_allclose(read(pictures), classifier.predict_proba(pictures), atol=1e-5)
 
 
 def small(**options):
@@ -210,7 +210,7 @@ def test_wrong_arguments_are_told_and_leave_nothing(tmp_path, monkeypatch):
 def test_the_transform_goes_with_the_size(tmp_path):
     model = create_model(DIGITS, include_top=False, input_shape=(None, None, 3))
     export.export(model, tmp_path / "x.xml", size=(48, 64), check=False)
-    assert export.ExportedModel(tmp_path / "x.xml").provenance.recipe.size == (48, 64)
+    assert export.ExportedModel(tmp_path / "x.xml").pretrained_info.recipe.size == (48, 64)
 
 
 @pytest.mark.any_backend

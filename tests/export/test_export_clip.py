@@ -33,7 +33,7 @@ def model():
 def folder(request, model, tmp_path_factory):
     path = tmp_path_factory.mktemp("exported") / "shapes"
     written = export.export_clip(model, path, request.param)
-    assert written.difference < 1e-5
+    assert written.max_relative_error < 1e-5
     assert written.path == path
     return path
 
@@ -45,8 +45,8 @@ def test_vectors_are_those_of_the_model(folder, model):
     np.testing.assert_allclose(exported.encode_image(pictures[:5]), model.encode_image(pictures[:5]), atol=1e-6)
     scores, expected = (each.similarity(pictures[:2], TEXTS[:2]) for each in (exported, model))
     np.testing.assert_allclose(scores.probs, expected.probs, atol=1e-5)
-    assert (exported.name, exported.recipe, exported.output_width) == (NAME, model.recipe, model.output_width)
-    assert exported.provenance.license == model.provenance.license
+    assert (exported.name, exported.recipe, exported.embed_dim) == (NAME, model.recipe, model.embed_dim)
+    assert exported.pretrained_info.license == model.pretrained_info.license
 
 
 def test_streams_give_the_same_vectors(folder, model):
@@ -72,7 +72,7 @@ def test_an_index_of_the_model_is_one_of_its_towers(folder, model, tmp_path):
     index.save(tmp_path / "index")
     read = retrieval.InMemoryIndex.load(tmp_path / "index", export.ExportedCLIP(folder))
     (hit,), (expected,) = read.search(captions[3], 1), index.search(captions[3], 1)
-    assert (hit.name, hit.place) == (expected.name, expected.place)
+    assert (hit.name, hit.index) == (expected.name, expected.place)
     assert hit.cosine == pytest.approx(expected.cosine, abs=1e-6)
 
 
@@ -133,7 +133,7 @@ def test_what_cannot_be_written_or_read(model, folder, tmp_path, monkeypatch):
     shutil.copytree(folder, tmp_path / "b")
     classifier = clip.ZeroShotClassifier(export.ExportedCLIP(tmp_path / "b"), ["a", "b"])
     with pytest.raises(ValueError, match="The towers are exported already"):
-        classifier.as_model()
+        classifier.to_keras_model()
     assert (taken / "letter.txt").read_text() == "mine"
     assert {path.name for path in tmp_path.iterdir()} == {"taken", "b"}
     for path in (tmp_path / "b").glob("text*"):

@@ -45,7 +45,7 @@ def test_the_original_stays_and_the_copy_knows_its_source():
     folded = fold_for_inference(model)
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
-    assert folded.provenance == model.provenance
+    assert folded.pretrained_info == model.pretrained_info
     assert isinstance(folded, clip.CLIP)
     images = pixels(3, 64, 64)
     np.testing.assert_allclose(folded.encode_image(images), model.encode_image(images), atol=SAME)

@@ -30,9 +30,9 @@ def test_lower_precision_keeps_the_answers(format, precision, tmp_path):
     path = tmp_path / f"digits{FORMATS[format].suffix}"
     options = {"precision": precision, "calibration": calibration, "check": precision == "int8"}
     written = export.export(model, path, format, **options)
-    assert written.bytes < (0.95e6 if precision == "float16" else 0.75e6)  # The weights are 1.33 MB in float32.
+    assert written.size_bytes < (0.95e6 if precision == "float16" else 0.75e6)  # The weights are 1.33 MB in float32.
     assert written.precision == json.loads(Path(f"{path}.json").read_text())["precision"] == precision
-    inputs = np.stack([model.provenance.recipe(digit) for digit in digits]).astype("float32")
+    inputs = np.stack([model.pretrained_info.recipe(digit) for digit in digits]).astype("float32")
     right = np.mean(export.ExportedModel(path)(inputs).argmax(axis=1) == labels)
     before = np.mean(outputs(model, inputs).argmax(axis=1) == labels)
     assert abs(right - before) <= 0.005
@@ -61,11 +61,11 @@ LARGEST_IN_BFLOAT16 = {"saved_model": 2.2e6, "torch": 2.2e6, "stablehlo": 0.95e6
 @pytest.mark.parametrize("format", [name for name in OWN if "bfloat16" in FORMATS[name].precisions])
 def test_bfloat16_keeps_the_answers(format, tmp_path):
     model, shapes = create_model(DIGITS), clip.create_model("shapes")
-    pixels = np.stack([model.provenance.recipe(digit) for digit in held_out_digits()[0][::40]]).astype("float32")
+    pixels = np.stack([model.pretrained_info.recipe(digit) for digit in held_out_digits()[0][::40]]).astype("float32")
     expected = outputs(model, pixels)
     path, text = (tmp_path / f"{name}{FORMATS[format].suffix}" for name in ("digits", "text"))
     written = export.export(model, path, format, precision="bfloat16", check=format == "torch")
-    assert written.bytes < LARGEST_IN_BFLOAT16[format]
+    assert written.size_bytes < LARGEST_IN_BFLOAT16[format]
     np.testing.assert_allclose(export.ExportedModel(path)(pixels), expected, atol=0.05)
     assert (export.ExportedModel(path)(pixels).argmax(axis=1) == expected.argmax(axis=1)).all()
     export.export(shapes.text_encoder, text, format, precision="bfloat16", check=False)

@@ -36,7 +36,7 @@ def test_outputs_are_equal_after_a_round_trip(channels, include_preprocessing, f
     loaded = create_model(tmp_path / "saved", **options)
     pixels = np.random.default_rng(0).uniform(0, 255, (2, *shape)).astype("float32")
     np.testing.assert_allclose(outputs(loaded, pixels), outputs(model, pixels), atol=1e-6)
-    assert loaded.provenance.recipe.channels == channels
+    assert loaded.pretrained_info.recipe.channels == channels
 
 
 @pytest.fixture(params=["keras", "timm", "transformers", "h5", "weights.h5", "safetensors"])
@@ -77,7 +77,7 @@ def test_pretrained_weights_are_converted_to_other_channels(channels, gray_equiv
 def test_statistics_and_transform_are_converted_too():
     with pytest.warns(UserWarning, match="converted from 3 to 1"):
         model = create_model("convnext_mini.digits", input_shape=(32, 32, 1))
-    transform = model.provenance.recipe
+    transform = model.pretrained_info.recipe
     image = np.random.default_rng(0).integers(0, 256, (20, 20), "uint8")
     assert transform(image).shape == (32, 32, 1)
     assert transform.channels == len(transform.statistics.mean) == 1

@@ -29,8 +29,8 @@ def fetched():
 
 def test_a_model_by_name_and_again_offline(published, monkeypatch):
     model = create_model("hf://someone/timm_v2@v2")
-    assert model.provenance.weights == "hf://someone/timm_v2@v2"
-    assert "/snapshots/" + "b" * 40 in str(model.provenance.file)
+    assert model.pretrained_info.weights == "hf://someone/timm_v2@v2"
+    assert "/snapshots/" + "b" * 40 in str(model.pretrained_info.file)
     monkeypatch.setenv("CONVNEXT_KERAS_OFFLINE", "1")
     published.requests.clear()
     assert create_model("hf://someone/timm_v2@v2").output_shape == model.output_shape
@@ -44,7 +44,7 @@ def test_shards_are_fetched_with_their_index(published):
 
 
 def test_a_clip_by_name(published):
-    assert clip.create_model("hf://someone/open_clip_linear").output_width == 12
+    assert clip.create_model("hf://someone/open_clip_linear").embed_dim == 12
 
 
 def test_only_descriptions_are_fetched_before_they_are_found_good(published, monkeypatch):

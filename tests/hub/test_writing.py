@@ -20,8 +20,8 @@ SMALL = {"depths": (1, 1, 2, 1), "dims": (4, 8, 12, 16), "classes": 5, "input_sh
 # Each kind of model, and the formats that can say it beside `keras`.
 KINDS = {
     "v1": ({}, "timm transformers"),
-    "v2": ({"response_norm": True, "layer_scale": False}, "timm transformers"),
-    "both": ({"response_norm": True}, "timm"),
+    "v2": ({"use_grn": True, "layer_scale": False}, "timm transformers"),
+    "both": ({"use_grn": True}, "timm"),
     "zepto": ({"stem": "overlap_gelu", "stem_width": 4, "norm": "simple"}, "timm"),
     "tiered_hidden": ({"stem": "overlap", "stem_width": 8, "head_hidden": 7}, "timm"),
     "biasless_max": ({"conv_bias": False, "head_pooling": "max", "activation": "mish"}, "timm"),
@@ -75,7 +75,7 @@ def test_transfer_models_in_their_usual_forms(form, tmp_path):
         again = create_model(tmp_path / name)
         # Keras' own Dense multiplies in another order than the library's.
         np.testing.assert_allclose(outputs(again), outputs(model), rtol=1e-6)
-        assert again.provenance.labels == (("a", "a"), ("b", "b"), ("c", "c"))
+        assert again.pretrained_info.labels == (("a", "a"), ("b", "b"), ("c", "c"))
 
 
 @pytest.mark.parametrize("kind", OPEN_CLIP)
@@ -104,7 +104,7 @@ def test_clips(kind, form, tmp_path):
 def test_transforms_come_back(recipe, form, tmp_path):
     model = ConvNeXt(**SMALL)
     save_pretrained(model, tmp_path / "saved", form, recipe=recipe)
-    again = create_model(tmp_path / "saved").provenance.recipe
+    again = create_model(tmp_path / "saved").pretrained_info.recipe
     picture = HUB / "picture.png"
     rounding = {"timm": "half_even", "transformers": "down"}.get(form, recipe.rounding)
     np.testing.assert_array_equal(again(picture), recipe._replace(rounding=rounding)(picture))
@@ -116,11 +116,11 @@ def test_what_is_known_of_the_weights_goes_along(tmp_path):
         model, tmp_path / "saved", "timm", intended_use="Foxes only.", metrics={"accuracy": 0.91}, license="mit"
     )
     again = create_model(tmp_path / "saved")
-    assert again.provenance.labels == model.provenance.labels
-    assert again.provenance.license == "mit"
-    assert again.provenance.recipe == model.provenance.recipe
+    assert again.pretrained_info.labels == model.pretrained_info.labels
+    assert again.pretrained_info.license == "mit"
+    assert again.pretrained_info.recipe == model.pretrained_info.recipe
     text = (tmp_path / "saved" / "README.md").read_text()
-    for words in ("license: mit", "Foxes only.", "| accuracy | 0.91 |", model.provenance.sha256):
+    for words in ("license: mit", "Foxes only.", "| accuracy | 0.91 |", model.pretrained_info.sha256):
         assert words in text
 
 
@@ -136,9 +136,9 @@ def test_classes_of_a_backbone_are_not_those_of_the_head_on_it(tmp_path):
     backbone = create_model(HUB / "timm_v2", include_top=False, pooling="avg")
     model = keras.Sequential([backbone, keras.layers.Dense(5)])
     save_pretrained(model, tmp_path / "saved", "keras")
-    again = create_model(tmp_path / "saved").provenance
+    again = create_model(tmp_path / "saved").pretrained_info
     assert again.labels is None
-    assert again.recipe == backbone.provenance.recipe
+    assert again.recipe == backbone.pretrained_info.recipe
 
 
 def test_a_last_norm_of_another_kind_is_refused(tmp_path):
@@ -231,6 +231,6 @@ def test_the_command_saves(tmp_path):
     assert result.exit_code == 0, result.output
     assert result.stdout.strip() == names[1]
     np.testing.assert_array_equal(
-        create_model(tmp_path / "saved").provenance.recipe(HUB / "picture.png"),
-        create_model(HUB / "timm_grey_relu").provenance.recipe(HUB / "picture.png"),
+        create_model(tmp_path / "saved").pretrained_info.recipe(HUB / "picture.png"),
+        create_model(HUB / "timm_grey_relu").pretrained_info.recipe(HUB / "picture.png"),
     )

@@ -14,7 +14,7 @@ KINDS = ["memory", pytest.param("lance", marks=pytest.mark.integration)]
 class FakeEncoder:
     """Vectors of images and texts without a network; counts what it encodes."""
 
-    name, provenance, output_width, streams = "fake", None, 8, 1
+    name, pretrained_info, embed_dim, streams = "fake", None, 8, 1
 
     def __init__(self):
         self.encoded = 0
@@ -22,7 +22,7 @@ class FakeEncoder:
     def fingerprint(self):
         return "f" * 64
 
-    def image_batches(self, items, batch_size, on_error, picture, exif_transpose):
+    def iter_image_embeddings(self, items, batch_size, on_error, picture, exif_transpose):
         items = [*items]
         for start in range(0, len(items), batch_size):
             batch = items[start : start + batch_size]
@@ -95,12 +95,12 @@ def test_vectors_of_any_length_give_cosines(kind, new_index, photos, model):
     index.add(photos)
     (vector,) = model.encode_text("a star")
     for scale in (1, 7.5, 1e-3):
-        found = index.nearest(scale * vector, 4)
+        found = index.search_by_vector(scale * vector, 4)
         assert [hit.name for hit in found] == [hit.name for hit in index.search("a star", 4)]
         assert all(-1 <= hit.cosine <= 1 + 1e-5 for hit in found)
     for wrong in (np.zeros(96), np.full(96, np.nan), np.ones(3), np.ones((1, 96))):
         with pytest.raises(ValueError, match="96 finite numbers"):
-            index.nearest(wrong, 4)
+            index.search_by_vector(wrong, 4)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -48,20 +48,20 @@ def test_answers_are_those_of_the_exact_index(model, held_out, index):
         assert [hit.name for hit in found] == [hit.name for hit in expected]
         np.testing.assert_allclose([hit.cosine for hit in found], [hit.cosine for hit in expected], atol=SAME)
     assert len(index.search("a red circle", 1000)) == 20
-    assert index.name_at(index.search("a red circle", 1)[0].place) == exact.search("a red circle", 1)[0].name
+    assert index.get_name(index.search("a red circle", 1)[0].place) == exact.search("a red circle", 1)[0].name
 
 
 def test_rows_are_filtered_replaced_and_deleted(held_out, index):
     pictures = held_out[0]
     years = [int(hit.name.split()[0]) + 2000 for hit in index.search("a circle", 20, where="year >= 2015")]
     assert sorted(years) == [*range(2015, 2020)]
-    first = index.name_at(index.search(pictures[0], 1)[0].place)
+    first = index.get_name(index.search(pictures[0], 1)[0].place)
     assert index.add([pictures[30]], [first], columns={"year": [1999]}) == 1
     assert len(index) == 20
     assert index.search(pictures[30], 1, where="year < 2000")[0].cosine == pytest.approx(1, abs=SAME)
     assert index.delete([first, "not there", "it's"]) == 1
     assert first not in [hit.name for hit in index.search("a circle", 100)]
-    assert index.missing(["a new one", first, index.name_at(index.search("a", 1)[0].place)]) == ["a new one", first]
+    assert index.filter_new(["a new one", first, index.get_name(index.search("a", 1)[0].place)]) == ["a new one", first]
 
 
 def test_a_reader_sees_what_was_written_meanwhile(model, index):
@@ -71,7 +71,7 @@ def test_a_reader_sees_what_was_written_meanwhile(model, index):
     code = (
         "import sys, numpy as np, pyarrow; from convnext_keras import clip\n"
         "index = retrieval.open_index(sys.argv[1])\n"
-        "vectors = np.random.default_rng(0).normal(size=(10_000, index.model.output_width)).astype('float32')\n"
+        "vectors = np.random.default_rng(0).normal(size=(10_000, index.model.embed_dim)).astype('float32')\n"
         "vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)\n"
         "column = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(vectors.ravel()), vectors.shape[1])\n"
         "names, years = [f'new {number}' for number in range(10_000)], [2030] * 10_000\n"
@@ -85,31 +85,31 @@ def test_a_reader_sees_what_was_written_meanwhile(model, index):
     assert writer.returncode == 0
     assert sizes <= {before, before + 10_000}  # whole or not at all
     assert len(reader) == before + 10_000
-    random = np.random.default_rng(0).normal(size=(10_000, model.output_width)).astype("float32")
-    hit = reader.nearest(random[77] / np.linalg.norm(random[77]), 1, where="year = 2030")[0]
+    random = np.random.default_rng(0).normal(size=(10_000, model.embed_dim)).astype("float32")
+    hit = reader.search_by_vector(random[77] / np.linalg.norm(random[77]), 1, where="year = 2030")[0]
     assert hit.name == "new 77"
     assert hit.cosine == pytest.approx(1, abs=SAME)
 
 
 def test_an_index_of_vectors_finds_what_it_promises(model, tmp_path, monkeypatch):
     monkeypatch.setattr(lance_index, "BUILD_THRESHOLD", 20_000)
-    index, width = retrieval.LanceIndex(tmp_path / "many.lance", model), model.output_width
+    index, width = retrieval.LanceIndex(tmp_path / "many.lance", model), model.embed_dim
     vectors = clustered(20_000, width)
     index.append(unit_rows(vectors, [str(number) for number in range(20_000)]))
-    index.grown()
-    assert index.unindexed() == 0
+    index.maybe_build_index()
+    assert index.num_unindexed() == 0
     more = clustered(1000, width, seed=1)
     index.append(unit_rows(more, [str(number) for number in range(20_000, 21_000)]))
-    index.grown()
-    assert index.unindexed() == 1000  # Searched one by one until there are more.
+    index.maybe_build_index()
+    assert index.num_unindexed() == 1000  # Searched one by one until there are more.
     table = np.concatenate([vectors, more])
     table /= np.linalg.norm(table, axis=1, keepdims=True)
     queries = clustered(50, width, seed=2)
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
-    found = [{int(hit.name) for hit in index.nearest(query)} for query in queries]
+    found = [{int(hit.name) for hit in index.search_by_vector(query)} for query in queries]
     exact = [{*np.argsort(-(table @ query))[:10]} for query in queries]
     assert np.mean([len(a & b) / 10 for a, b in zip(found, exact, strict=True)]) >= 0.9
-    built = index.build(recall=1.0)
+    built = index.build_vector_index(recall=1.0)
     assert built.rows == 21_000
     assert built.recall >= 0.99
 
@@ -121,7 +121,7 @@ def test_pictures_are_given_out_from_known_folders_only(model, tmp_path):
     index = retrieval.LanceIndex(tmp_path / "photos.lance", model)
     index.add(tmp_path / "photos")
     place = index.search("red", 1)[0].place
-    assert index.picture(place).parent == (tmp_path / "photos").resolve()
+    assert index.get_image_path(place).parent == (tmp_path / "photos").resolve()
     assert index.folder == str(tmp_path / "photos")
     with pytest.raises(ValueError, match="Name the folder"):
         retrieval.open_index(tmp_path / "photos.lance").picture(place)
@@ -149,7 +149,7 @@ def test_what_is_refused(model, small_clip, held_out, index, tmp_path):
     with pytest.raises(ValueError, match="Several images have the name 'one'"):
         index.add(held_out[0][:2], ["one", "one"], columns={"year": [1, 2]})
     with pytest.raises(ValueError, match="1,000 pictures or more"):
-        index.build()
+        index.build_vector_index()
     exact = retrieval.InMemoryIndex(model)
     exact.add(held_out[0][:1])
     with pytest.raises(ValueError, match="where is of an index in Lance"):

@@ -106,19 +106,19 @@ def test_adding_pictures_is_all_or_nothing(model, folder, tmp_path):
 @pytest.mark.any_backend
 def test_vectors_are_written_whole_or_not_at_all(model, folder, tmp_path):
     path = tmp_path / "vectors.safetensors"
-    assert write_vectors(path, model.image_batches(folder.rglob("*.png"), batch_size=5), model) == 12
+    assert write_vectors(path, model.iter_image_embeddings(folder.rglob("*.png"), batch_size=5), model) == 12
     with safetensors.safe_open(path, "numpy") as file:
         assert file.metadata()["weights"] == "convnext_mini.shapes"
         np.testing.assert_allclose(file.get_tensor("vectors"), model.encode_image(folder.rglob("*.png")), atol=SAME)
     table = tmp_path / "vectors.parquet"
-    assert write_vectors(table, model.image_batches(list_images(folder), batch_size=5), model) == 12
+    assert write_vectors(table, model.iter_image_embeddings(list_images(folder), batch_size=5), model) == 12
     rows = pyarrow.parquet.read_table(table)
     assert rows["name"].to_pylist() == [str(path) for path in list_images(folder)]
     np.testing.assert_allclose(rows["vector"].to_pylist(), model.encode_image(list_images(folder)), atol=SAME)
     assert rows.schema.metadata[b"weights"] == b"convnext_mini.shapes"
     (folder / "broken.png").write_bytes(b"not a picture")
     with pytest.raises(ValueError, match=r"broken\.png"):
-        write_vectors(tmp_path / "new.safetensors", model.image_batches(list_images(folder)), model)
+        write_vectors(tmp_path / "new.safetensors", model.iter_image_embeddings(list_images(folder)), model)
     with pytest.raises(ValueError, match=r"end in .safetensors or .parquet"):
         write_vectors(tmp_path / "new.npy", [], model)
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("new")]
@@ -137,7 +137,7 @@ def test_pictures_are_given_out_below_the_indexs_own_folder_only(model, folder, 
     index = retrieval.InMemoryIndex(model)
     index.add(folder)
     files = [path.resolve() for path in list_images(folder)]
-    assert [index.picture(position) for position in range(12)] == files
+    assert [index.get_image_path(position) for position in range(12)] == files
     index.save(tmp_path / "index")
     loaded = retrieval.InMemoryIndex.load(tmp_path / "index", model)
     assert [loaded.picture(position) for position in range(12)] == files
@@ -157,7 +157,7 @@ def test_a_table_that_names_other_files(model, folder, tmp_path):
     names = [str(secret), str(folder / "link.png"), str(folder / ".." / "secret.png"), str(inside), "/etc/hostname"]
     elsewhere = tmp_path / "elsewhere"
     loaded = retrieval.InMemoryIndex.load(index_of(names, elsewhere / "index", model), model)
-    assert loaded.picture_folders == []
+    assert loaded.image_roots == []
     for position in range(len(names)):
         with pytest.raises(ValueError, match="Name the folder that its pictures lie in"):
             loaded.picture(position)
@@ -178,4 +178,4 @@ def test_an_index_cannot_claim_a_folder_that_is_not_beside_it(claim, model, tmp_
     with safetensors.safe_open(folder / "0000.safetensors", "numpy") as file:
         metadata = {**file.metadata(), "folder": claim}
     safetensors.numpy.save_file(vectors, folder / "0000.safetensors", metadata)
-    assert retrieval.InMemoryIndex.load(folder, model).picture_folders == []
+    assert retrieval.InMemoryIndex.load(folder, model).image_roots == []

@@ -87,7 +87,7 @@ def test_the_cache_of_labels_forgets_what_was_used_longest_ago(model):
 def test_more_labels_than_the_cache_holds_are_answered_all_the_same(model):
     engine = engine_of(model, cached_labels=3)
     ((vectors, _),) = labelled(engine, ["a", "b", "c", "d"])
-    assert vectors.shape == (4, model.output_width)
+    assert vectors.shape == (4, model.embed_dim)
     assert not engine.labels
 
 

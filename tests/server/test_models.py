@@ -33,8 +33,10 @@ def test_pictures_get_the_classes_of_the_model(digits):
     assert answer.status_code == 200
     body, model = answer.json(), create_model(NAME)
     assert body["model"] == NAME
-    assert body["usage"] == {"prompt_tokens": 0, "total_tokens": 0, "image_count": len(pictures)}
-    pixels = np.stack([model.provenance.recipe(Image.fromarray(picture)) for picture in pictures]).astype("float32")
+    assert body["usage"] == {"prompt_tokens": 0, "total_tokens": 0, "num_images": len(pictures)}
+    pixels = np.stack([model.pretrained_info.recipe(Image.fromarray(picture)) for picture in pictures]).astype(
+        "float32"
+    )
     for row, expected in zip(body["data"], outputs(model, pixels), strict=True):
         scores = {best["id"]: best["score"] for best in row["predictions"]}
         assert [*scores] == [str(place) for place in np.argsort(-expected, kind="stable")]

@@ -39,7 +39,7 @@ def test_stock_client_embeds_texts_and_pictures(client, model, pictures):
     expected = model.encode_image(pictures[0][:3])
     expected = np.stack([expected[0], model.encode_text(texts[0])[0], expected[1], expected[2]])
     np.testing.assert_allclose([row.embedding for row in mixed.data], expected, atol=SAME)
-    assert mixed.usage.image_count == 3
+    assert mixed.usage.num_images == 3
     floats = client.embeddings.create(model=MODEL, input=texts, encoding_format="float")
     packed = client.embeddings.create(model=MODEL, input=texts, encoding_format="base64")
     for plain, coded in zip(floats.data, packed.data, strict=True):
@@ -92,7 +92,7 @@ def test_similarity(address, model, pictures):
     expected = model.similarity(pictures[0][:2], texts)
     np.testing.assert_allclose([row["scores"] for row in found["data"]], expected.cosine, atol=SAME)
     np.testing.assert_allclose([row["probs"] for row in found["data"]], expected.probs, atol=1e-4)
-    assert found["logit_scale"] == pytest.approx(model.scale)
+    assert found["logit_scale"] == pytest.approx(model.logit_scale)
 
 
 def test_classify(address, model, pictures):

@@ -30,7 +30,7 @@ def test_figures_are_scikit_learns():
     for top in (2, 5):
         assert result.accuracy(top) == pytest.approx(metrics.top_k_accuracy_score(result.labels, result.scores, k=top))
     assert result.loss == pytest.approx(metrics.log_loss(result.labels, result.scores))
-    np.testing.assert_array_equal(result.confusion, metrics.confusion_matrix(result.labels, taken))
+    np.testing.assert_array_equal(result.confusion_matrix, metrics.confusion_matrix(result.labels, taken))
     assert result.mean_class_accuracy == pytest.approx(metrics.balanced_accuracy_score(result.labels, taken))
 
 
@@ -39,8 +39,8 @@ def test_calibration_error_is_its_definition():
     """A model that says 80 % and is right in 60 % is 20 points off."""
     scores = np.tile([0.8, 0.2], (10, 1))
     result = Evaluation(scores, np.array([0] * 6 + [1] * 4), ("a", "b"))
-    assert result.calibration_error == pytest.approx(0.2)
-    ((count, confidence, right),) = result.reliability
+    assert result.expected_calibration_error == pytest.approx(0.2)
+    ((count, confidence, right),) = result.reliability_bins
     assert (count, right) == (10, pytest.approx(0.6))
     assert confidence == pytest.approx(0.8)
 
@@ -58,7 +58,7 @@ def test_classes_are_found_by_identifier_and_by_name():
         result = training.evaluate(DIGITS, (pixels[some], [names[label] for label in labels[some].tolist()]))
         assert result.accuracy() > 0.95
         assert result.scores.shape[1] == 10
-        assert {name for name, part in result.by_class.items() if part is not None} == {"three", "seven"}
+        assert {name for name, part in result.class_accuracy.items() if part is not None} == {"three", "seven"}
     with pytest.raises(ValueError, match="does not know: eleven"):
         training.evaluate(DIGITS, (pixels[:2], ["three", "eleven"]))
 
@@ -110,7 +110,7 @@ def test_the_probe_is_as_good_as_scikit_learns(classes):
     examples = training.load_dataset((pixels[chosen][::-1].copy(), labels[chosen][::-1]))
     kept, held_out = training.stratified_split(examples, 0.5)
     model = create_model(DIGITS)
-    transform = model.provenance.recipe
+    transform = model.pretrained_info.recipe
     seen, unseen = (extract_features(model, part, transform) for part in (kept, held_out))
     kernel, bias = fit_logistic_regression(seen, kept.labels, classes)
     ours = np.mean((unseen @ kernel + bias).argmax(axis=1) == held_out.labels)

@@ -19,7 +19,7 @@ from convnext_keras.training.finetuning import train_val_split
 
 pytestmark = [pytest.mark.any_backend, needs_training]
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), "uint8")
-SHORT = training.TrainingConfig(epochs=2, batch_size=6, learning_rate=1e-3, minimum_steps=0)
+SHORT = training.TrainingConfig(epochs=2, batch_size=6, learning_rate=1e-3, min_steps=0)
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_the_command_takes_a_class_with_one_image(folder, tmp_path):
         done = CliRunner().invoke(app, ["train", str(data), *options])
     assert done.exit_code == 0, done.output
     results = json.loads((tmp_path / "model" / "results.json").read_text())
-    assert results["validation"]["by class"]["rare"] is None
+    assert results["validation"]["class_accuracy"]["rare"] is None
     done = CliRunner().invoke(
         app, ["save", str(tmp_path / "model" / "model.keras"), str(tmp_path / "saved"), "--format", "keras"]
     )
@@ -154,10 +154,10 @@ def test_histories_with_numbers_that_are_not_finite_are_read(written, tmp_path):
 
 
 def test_the_users_number_of_epochs_counts():
-    preset = training.TrainingConfig(minimum_steps=9)
-    assert override_config(preset, ["epochs=10"]).minimum_steps == 0
-    assert override_config(preset, ["epochs=10", "minimum_steps=7"]).minimum_steps == 7
-    assert override_config(preset, ["batch_size=4"]).minimum_steps == preset.minimum_steps
+    preset = training.TrainingConfig(min_steps=9)
+    assert override_config(preset, ["epochs=10"]).min_steps == 0
+    assert override_config(preset, ["epochs=10", "min_steps=7"]).min_steps == 7
+    assert override_config(preset, ["batch_size=4"]).min_steps == preset.min_steps
 
 
 def test_a_state_of_another_training_names_what_differs(tmp_path):

@@ -77,7 +77,9 @@ def without_time(history):
     return [{name: value for name, value in row.items() if name != "seconds"} for row in history]
 
 
-VARIED = dataclasses.replace(SHORT, epochs=1, mixup=0.8, cutmix=1.0, rand_augment=5.0, erase=0.5, ema_decay=0.9)
+VARIED = dataclasses.replace(
+    SHORT, epochs=1, mixup=0.8, cutmix=1.0, rand_augment=5.0, random_erasing_prob=0.5, ema_decay=0.9
+)
 
 
 def small_model():
@@ -162,7 +164,7 @@ def test_ctrl_c_leaves_a_model_and_the_state(tmp_path):
 @pytest.mark.slow
 @pytest.mark.any_backend
 def test_patience_ends_training_with_the_best_weights(tmp_path):
-    recipe = dataclasses.replace(SHORT, epochs=40, learning_rate=0.02, warmup=0.0, patience=2)
+    recipe = dataclasses.replace(SHORT, epochs=40, learning_rate=0.02, warmup_ratio=0.0, patience=2)
     trained = training.fine_tune(DIGITS, digits(), recipe, state=tmp_path)
     losses = [row["val_loss"] for row in trained.history]
     assert len(losses) < 40
@@ -191,10 +193,10 @@ def test_what_is_trained_knows_its_classes_wherever_it_goes(tmp_path):
     trained.model.save(tmp_path / "mine.keras")
     again = create_model(tmp_path / "mine.keras")
     for model in (trained.model, again):
-        assert dict(model.provenance.labels) == {name: name for name in names}
-        assert model.provenance.recipe.size == 32
-        assert model.provenance.license == "apache-2.0"
-        assert model.provenance.weights == DIGITS
+        assert dict(model.pretrained_info.labels) == {name: name for name in names}
+        assert model.pretrained_info.recipe.size == 32
+        assert model.pretrained_info.license == "apache-2.0"
+        assert model.pretrained_info.weights == DIGITS
     result = training.evaluate(str(tmp_path / "mine.keras"), digits())
     assert result.class_names == names
     assert result.accuracy() == pytest.approx(training.evaluate(trained.model, digits()).accuracy())
@@ -227,7 +229,7 @@ def test_models_are_trained_themselves(form):
     before = to_numpy(backbone.weights[0]).copy()
     trained = training.fine_tune(model, digits(80), dataclasses.replace(SHORT, epochs=1, head="fresh"))
     assert not np.array_equal(to_numpy(backbone.weights[0]), before)
-    assert len(trained.model.provenance.labels) == 10
+    assert len(trained.model.pretrained_info.labels) == 10
     assert trained.evaluation.scores.shape == (len(trained.validation), 10)
 
 
@@ -261,8 +263,8 @@ def test_accumulated_batches_and_sixteen_bits_learn():
 def test_training_from_random_weights_needs_no_file():
     recipe = dataclasses.replace(training.TRAINING_PRESETS["from_scratch"], epochs=1, batch_size=16)
     trained = training.fine_tune("convnext_mini", digits(), recipe)
-    assert trained.model.provenance.weights is None
-    assert len(trained.model.provenance.labels) == 10
+    assert trained.model.pretrained_info.weights is None
+    assert len(trained.model.pretrained_info.labels) == 10
 
 
 @pytest.mark.any_backend

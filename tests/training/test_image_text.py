@@ -77,7 +77,7 @@ def test_the_command_trains_on_a_table_of_pairs(tmp_path):
     found = re.search(r"recall at 1 among 6 pairs \(validation\): ([\d.]+) % before, ([\d.]+) % after", shown.stdout)
     assert float(found[2]) > float(found[1])
     tuned = clip.create_model(output)
-    measured = training.RetrievalRecall(training.load_image_text_pairs(more)).measured(tuned)
+    measured = training.RetrievalRecall(training.load_image_text_pairs(more)).evaluate(tuned)
     assert f"{100 * measured:.1f}" == found[2]
     refused = {"--recipe": "fine_tune", "--size": "64"}
     for option in refused.items():
@@ -116,8 +116,8 @@ def test_bad_pairs_are_told(tmp_path):
     examples = training.load_dataset(pictures(6))
     with pytest.raises(ValueError, match="sentences with {} for the name"):
         training.class_prompts(examples, ["a photo"])
-    with pytest.raises(ValueError, match="locked must be None, 'image' or 'text'"):
-        training.fine_tune_clip(clip.create_model("shapes"), training.class_prompts(examples), locked="both")
+    with pytest.raises(ValueError, match="freeze_tower must be None, 'image' or 'text'"):
+        training.fine_tune_clip(clip.create_model("shapes"), training.class_prompts(examples), freeze_tower="both")
 
 
 def test_batches_are_of_one_source_each_and_their_families_are_near(shapes_model):
@@ -161,19 +161,19 @@ class CountingModel:
 
 
 @pytest.mark.parametrize("hard", [0.0, 0.5])
-def test_the_first_batch_of_100_000_captions_takes_memory_by_their_number(hard):
+def test_the_first_batch_of_100_000_captions_takes_memory_by_their_number(hard_negative_ratio):
     count = 100_000
     captions = [f"caption {number}" for number in range(count)]
     pairs = training.load_image_text_pairs((np.broadcast_to(np.uint8(0), (count, 8, 8, 3)), captions))
     model = CountingModel()
     tracemalloc.start()
-    batches = pair_batches([pairs], model, Augmentation(ImageTransform(8)), 64, hard=hard)
+    batches = pair_batches([pairs], model, Augmentation(ImageTransform(8)), 64, hard_negative_ratio=hard_negative_ratio)
     inputs, groups = next(batches)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     batches.close()
     assert (inputs["images"].shape, groups.shape) == ((64, 8, 8, 3), (64,))
-    assert model.encoded == (count if hard else 0)
+    assert model.encoded == (count if hard_negative_ratio else 0)
     assert peak < 1000 * count  # bytes; the full matrix would have 4 * count**2
 
 
@@ -194,7 +194,7 @@ def margin(model, examples):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("locked", [None, "image", "text"])
-def test_new_words_are_learned_and_a_locked_tower_stays(locked, shapes_model):
+def test_new_words_are_learned_and_a_locked_tower_stays(freeze_tower, shapes_model):
     pixels, names = pictures(24)
     examples, unseen = training.load_dataset((pixels, names)), training.load_dataset(pictures(12, seed=1))
     callbacks = [
@@ -203,21 +203,25 @@ def test_new_words_are_learned_and_a_locked_tower_stays(locked, shapes_model):
     ]
     before = [value.copy() for value in shapes_model.get_weights()]
     tuned = training.fine_tune_clip(
-        shapes_model, training.class_prompts(examples, ["a {} background"]), RECIPE, locked=locked, callbacks=callbacks
+        shapes_model,
+        training.class_prompts(examples, ["a {} background"]),
+        RECIPE,
+        freeze_tower=freeze_tower,
+        callbacks=callbacks,
     )
     for old, same in zip(before, shapes_model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, same)
     towers = {"image": "image_encoder", "text": "text_encoder"}
     for name, tower in towers.items():
         pairs = zip(getattr(shapes_model, tower).get_weights(), getattr(tuned, tower).get_weights(), strict=True)
-        assert all(np.array_equal(*pair) for pair in pairs) == (name == locked)
-    if locked is None:  # These words are as good as equal to a text tower that stays.
+        assert all(np.array_equal(*pair) for pair in pairs) == (name == freeze_tower)
+    if freeze_tower is None:  # These words are as good as equal to a text tower that stays.
         assert training.zero_shot_accuracy(tuned, unseen, "a {} background") == 1
     assert margin(tuned, unseen) > margin(shapes_model, unseen)
     choice = training.select_interpolation(shapes_model, tuned, unseen, unseen, (0.0, 1.0), "a {} background")
-    best = max(choice.measured, key=lambda row: (row[1], row[0]))
+    best = max(choice.metrics, key=lambda row: (row[1], row[0]))
     assert choice.weight == best[0]
-    assert [row[0] for row in choice.measured] == [0, 1]
+    assert [row[0] for row in choice.metrics] == [0, 1]
 
 
 def test_low_rank_updates_of_both_towers(shapes_model):

@@ -16,7 +16,7 @@ from convnext_keras.training.checkpointing import HISTORY_FILE, read_history
 
 pytestmark = [pytest.mark.any_backend, needs_training]
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), "uint8")
-SHORT = training.TrainingConfig(epochs=2, batch_size=4, learning_rate=1e-3, minimum_steps=0)
+SHORT = training.TrainingConfig(epochs=2, batch_size=4, learning_rate=1e-3, min_steps=0)
 
 
 def write_images(folder, counts, first=0):
@@ -94,11 +94,11 @@ def test_train_writes_predictions_of_all_images(trained_folder):
         rows = [*csv.DictReader(stream)]
     assert [row["split"] for row in rows] == ["train"] * 12 + ["validation"] * 4
     assert {row["label"] for row in rows} == {row["prediction"] for row in rows} | {"a", "b"}
-    confusion = json.loads((folder / "results.json").read_text())["validation"]["confusion"]
+    confusion = json.loads((folder / "results.json").read_text())["validation"]["confusion_matrix"]
     right = sum(row["label"] == row["prediction"] for row in rows if row["split"] == "validation")
     assert right == np.trace(confusion)
     model = create_model(folder)
-    pixels = model.provenance.recipe(rows[0]["path"])
+    pixels = model.pretrained_info.recipe(rows[0]["path"])
     assert float(rows[0]["score"]) == pytest.approx(model.predict(pixels[None], verbose=0).max(), abs=2e-3)
 
 
@@ -131,10 +131,10 @@ def test_evaluate_measures_zero_shot_classification(tmp_path):
     result = training.evaluate("convnext_mini.shapes", data, templates=templates)
     assert (result.accuracy(), result.class_names) == (1.0, ("blue", "red"))
     model = clip.create_model("convnext_mini.shapes")
-    expected = clip.ZeroShotClassifier(model, ["blue", "red"], templates).probabilities(sorted(data.rglob("*.png")))
+    expected = clip.ZeroShotClassifier(model, ["blue", "red"], templates).predict_proba(sorted(data.rglob("*.png")))
     np.testing.assert_allclose(result.scores, expected, atol=1e-6)
     run = CliRunner().invoke(app, ["evaluate", "convnext_mini.shapes", str(data), "--template", templates, "--json"])
-    assert json.loads(run.stdout)["top-1"] == 1.0
+    assert json.loads(run.stdout)["top1_accuracy"] == 1.0
     with pytest.raises(ValueError, match="are of classifiers"):
         training.evaluate(model, data, flip=True)
 

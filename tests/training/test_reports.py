@@ -39,7 +39,7 @@ def run(*arguments):
 
 
 def train(pictures, output, *others):
-    changes = ("--set", "epochs=2", "--set", "batch_size=3", "--set", "minimum_steps=0")
+    changes = ("--set", "epochs=2", "--set", "batch_size=3", "--set", "min_steps=0")
     return run("train", pictures, "--output", output, "--weights", DIGITS, *changes, *others)
 
 
@@ -62,8 +62,8 @@ def test_a_folder_of_pictures_becomes_a_classifier_that_every_command_takes(pict
         classified = json.loads(run("classify", pictures / "kind 3", "--weights", path, "--json").stdout)
         assert {row["name"] for row in classified[0]["predictions"]} == {f"kind {number}" for number in range(4)}
         measured = json.loads(run("evaluate", path, pictures, "--json").stdout)
-        assert measured["class names"] == [f"kind {number}" for number in range(4)]
-        assert measured["top-1"] > 0.8
+        assert measured["class_names"] == [f"kind {number}" for number in range(4)]
+        assert measured["top1_accuracy"] > 0.8
     chart = tmp_path / "chart.png"
     assert "kind 2" in run("evaluate", output, pictures, "--flip", "--chart", chart).stdout
     assert open_image(chart).height > 200
