@@ -50,7 +50,7 @@ class ConvNeXtConfig(NamedTuple):
         activation: of the blocks, a word of `Activation`: `"gelu"` is the exact one, `"gelu_tanh"` its approximation.
         conv_bias: whether stem, depthwise and downsampling convolutions have a bias.
         first_downsampling: whether the first stage halves the resolution too, as timm does behind a patch stem of 2.
-        use_grn: global response normalisation in each block, as ConvNeXt V2 has it.
+        use_grn: global response normalization in each block, as ConvNeXt V2 has it.
         layer_scale: whether blocks have the layer scale of V1.
         head_norm_first: norm before the pooling and not after it.
         head_hidden: width of a hidden layer in the head, 0 for none.
@@ -152,7 +152,7 @@ def validate_config(variant: ConvNeXtConfig) -> None:
     if variant.head_norm_first and variant.head_hidden_size:
         raise ValueError(
             "A head with a hidden layer has its norm after the pooling. "
-            f"Received: head_hidden_size={variant.head_hidden}, head_norm_first=True"
+            f"Received: head_hidden_size={variant.head_hidden_size}, head_norm_first=True"
         )
     if variant.head_pooling == "catavgmax" and not variant.head_norm_first:
         raise ValueError("head_pooling='catavgmax' doubles the channels, which needs head_norm_first=True.")
@@ -164,7 +164,7 @@ def count_params(variant: ConvNeXtConfig, classes: int = 0, channels: int = 3) -
     Args:
         variant: the architecture.
         classes: width of the classifier, 0 for a model without one, whose output is the head's input to it.
-        channels: of the pictures.
+        channels: of the images.
 
     Example:
         >>> count_params(CONVNEXT_CONFIGS["convnext_tiny"], classes=1000)
@@ -270,7 +270,7 @@ CONVNEXT_CONFIGS = {
     "test_convnext3": ConvNeXtConfig(
         (1, 1, 1, 1), TEST, 468_840, 160, epsilon=1e-5, activation="silu", kernel_sizes=(7, 5, 5, 3)
     ),
-    # This project's own, for small pictures: 32 x 32 pixels leave 2 x 2 after the last stage.
+    # This project's own, for small images: 32 x 32 pixels leave 2 x 2 after the last stage.
     "convnext_mini": ConvNeXtConfig((1, 1, 3, 1), (32, 48, 64, 128), 460_664, 32, patch_size=2),
 }
 

@@ -222,12 +222,12 @@ def ConvNeXt(  # noqa: N802 - named like the constructors of keras.applications
         depths: blocks in each stage.
         dims: channels in each stage.
         include_top: whether the classifier is part of the model.
-        include_preprocessing: whether the model normalises pixels of 0..255; if not, see `preprocessing.normalize`.
+        include_preprocessing: whether the model normalizes pixels of 0..255; if not, see `preprocessing.normalize`.
         weights: None for random ones, a path to a file (see `load_weights`), a `WeightSet`, or a folder or repository
             of the hub, `"hf://owner/name"`, that describes the same architecture.
         input_tensor: output of a Keras layer to start from.
         input_shape: `(H, W, 3)` in pixels; height and width may be None.
-        pooling: without the top: None for the last feature map, or a key of `layers.POOLINGS` for one vector a picture.
+        pooling: without the top: None for the last feature map, or a key of `layers.POOLINGS` for one vector an image.
         classes: width of the classifier.
         classifier_activation: of the classifier; None for logits.
         name: of the model and, followed by `_`, of all its layers.
@@ -264,16 +264,16 @@ def ConvNeXt(  # noqa: N802 - named like the constructors of keras.applications
     if published:
         published.check(variant, include_top)
     stride = validation.resolve_output_stride(output_stride, variant.stride(0), variant.minimum_size)
-    recipe = published.recipe if published else ImageTransform(variant.input_size)
-    size = recipe.size if include_top else None
-    inputs = validation.get_input_tensor(input_tensor, input_shape, size, variant.minimum_size, recipe.channels)
+    transform = published.transform if published else ImageTransform(variant.input_size)
+    size = transform.size if include_top else None
+    inputs = validation.get_input_tensor(input_tensor, input_shape, size, variant.minimum_size, transform.channels)
     file = None if source is None else checkpoints.fetch_weights(source, include_top)
     design = BuildContext(variant, name, drop_path_rate, layer_scale_init_value, stride, dtype)
-    statistics = recipe.statistics if include_preprocessing else None
+    statistics = transform.statistics if include_preprocessing else None
     channels = inputs.shape[-1 if keras.config.image_data_format() == "channels_last" else 1]
-    if channels != recipe.channels and source is not None:
-        statistics = statistics and recipe.with_channels(channels).statistics
-    elif channels != recipe.channels and include_preprocessing:  # as `keras.applications` does
+    if channels != transform.channels and source is not None:
+        statistics = statistics and transform.with_channels(channels).statistics
+    elif channels != transform.channels and include_preprocessing:  # as `keras.applications` does
         warnings.warn(
             f"There are no statistics for {channels} channels, so the model does not normalize its input. Normalize it "
             "outside, and use include_preprocessing=False.",
@@ -286,8 +286,8 @@ def ConvNeXt(  # noqa: N802 - named like the constructors of keras.applications
     if source is not None and file is not None:
         checkpoints.load_pretrained(model, source, file)
         known = model.pretrained_info
-        if known and known.recipe:
-            model.pretrained_info = dataclasses.replace(known, recipe=known.recipe.with_channels(channels))
+        if known and known.transform:
+            model.pretrained_info = dataclasses.replace(known, transform=known.transform.with_channels(channels))
     return model
 
 

@@ -24,7 +24,7 @@ class Classifier:
         name: that clients call it by.
 
     Attributes:
-        recipe: the evaluation transform.
+        transform: the evaluation transform.
         classes: each as `(identifier, name)`.
         streams: batches that may run at a time.
 
@@ -37,7 +37,7 @@ class Classifier:
     def __init__(self, model: ConvNeXtModel | ExportedModel, name: str) -> None:
         self.name, self.pretrained_info = name, model.pretrained_info
         known = self.pretrained_info
-        self.recipe = (known and known.recipe) or ImageTransform(224)
+        self.transform = (known and known.transform) or ImageTransform(224)
         if isinstance(model, ExportedModel):
             kind, self.run = model.outputs[0], model
         else:
@@ -46,13 +46,13 @@ class Classifier:
         if kind not in ("probabilities", "logits"):
             raise ValueError(f"{name} gives {kind}. Name a classifier, or a ConvNeXt-CLIP.")
         self.is_logits = kind == "logits"
-        self.embed_dim = self.run(np.zeros((1, *self.recipe.shape), "uint8")).shape[1]
+        self.embed_dim = self.run(np.zeros((1, *self.transform.shape), "uint8")).shape[1]
         labels = known and known.labels
         found = load_class_names(labels) if isinstance(labels, str) else labels
         self.classes = tuple(found or ((str(number),) * 2 for number in range(self.embed_dim)))
 
     def encode_pixels(self, pixels: np.ndarray, batch_size: int) -> np.ndarray:
-        """Probabilities `(N, classes)` of at most `batch_size` pictures."""
+        """Probabilities `(N, classes)` of at most `batch_size` images."""
         scores = self.run(pad_batch(pixels, batch_size))[: len(pixels)]
         return softmax(scores) if self.is_logits else scores
 

@@ -18,7 +18,7 @@ class PretrainedInfo:
         weights: name of the weight set, or of the repository or folder that describes them; None for a lone file. Of
             a model that was trained further, those that it started from.
         license: of the weights, None if unknown.
-        recipe: evaluation transform of the weight set, None if unknown.
+        transform: evaluation transform of the weight set, None if unknown.
         labels: name of the label set of the model's classes, or each class as `(identifier, name)`; None if unknown or
             the head is fresh.
     """
@@ -27,16 +27,18 @@ class PretrainedInfo:
     sha256: str = ""
     weights: str | None = None
     license: str | None = None
-    recipe: ImageTransform | None = None
+    transform: ImageTransform | None = None
     labels: str | tuple[tuple[str, str], ...] | None = None
 
     def to_config(self) -> dict[str, Any]:
         """The pretrained_info as plain data, for a model's configuration; without the folder, which is this machine's."""
-        recipe = self.recipe and {name: tuples_to_lists(value) for name, value in self.recipe._asdict().items()}
+        transform = self.transform and {
+            name: tuples_to_lists(value) for name, value in self.transform._asdict().items()
+        }
         return {
             **vars(self),
             "file": self.file and self.file.name,
-            "recipe": recipe,
+            "transform": transform,
             "labels": tuples_to_lists(self.labels),
         }
 
@@ -44,11 +46,11 @@ class PretrainedInfo:
     def from_config(cls, config: dict[str, Any]) -> "PretrainedInfo":
         """The reverse of `to_config`; other keys are left alone."""
         config = {field.name: config[field.name] for field in dataclasses.fields(cls)}
-        fields = {name: _lists_to_tuples(value) for name, value in (config["recipe"] or {}).items()}
+        fields = {name: _lists_to_tuples(value) for name, value in (config["transform"] or {}).items()}
         if isinstance(fields.get("statistics"), tuple):
             fields["statistics"] = NormalizationStats(*fields["statistics"])
         known = {"file": config["file"] and Path(config["file"]), "labels": _lists_to_tuples(config["labels"])}
-        return cls(**{**config, **known, "recipe": ImageTransform(**fields) if fields else None})
+        return cls(**{**config, **known, "transform": ImageTransform(**fields) if fields else None})
 
 
 def tuples_to_lists(value: Any) -> Any:

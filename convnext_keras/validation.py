@@ -100,7 +100,7 @@ def resolve_output_stride(output_stride: int | None, first: int, full: int) -> i
 
 
 def image_shape(size: int | tuple[int, int] | None, channels: int = 3) -> tuple[int | None, ...]:
-    """The shape of pictures of a height and width, or of a square size, in Keras' data format."""
+    """The shape of images of a height and width, or of a square size, in Keras' data format."""
     height, width = size if isinstance(size, tuple) else (size, size)
     last = keras.config.image_data_format() == "channels_last"
     return (height, width, channels) if last else (channels, height, width)

@@ -3,8 +3,8 @@
     python scripts/benchmark.py predict --peers PEERS/bin/python --write    # into BENCHMARKS.md; a quarter of an hour
     python scripts/benchmark.py predict --quick                             # ConvNeXt-Tiny, batch 8, fewer turns
 
-`large` measures Base and CLIP, `call` direct calls, `train` a training step, `recipe` one of fine-tuning with all that
-belongs to it, `groups` one with an optimizer of 30 groups, `gpu` calls and steps on a GPU.
+`large` measures Base and CLIP, `call` direct calls, `train` a training step, `transform` one of fine-tuning with all
+that belongs to it, `groups` one with an optimizer of 30 groups, `gpu` calls and steps on a GPU.
 
 Every contender runs in a process of its own. The contenders of one task take turns, so that a machine that gets slower
 or faster meanwhile changes all of them; figures are medians of the turns, and ratios are medians of the turns' ratios.
@@ -25,8 +25,8 @@ from benchmark_worker import CHANGES, GROUPS, LIMIT_SIZE, Contender, Task
 
 PLOT = BENCHMARKS.with_suffix(".png")
 # Forward passes that a step of training costs, roughly.
-PASSES = {"train": 3, "recipe": 3, "groups": 3}
-# 10^9 multiply-adds of one picture at its size, or one text of 77 tokens (model_table.py, OpenCLIP's profile).
+PASSES = {"train": 3, "transform": 3, "groups": 3}
+# 10^9 multiply-adds of one image at its size, or one text of 77 tokens (model_table.py, OpenCLIP's profile).
 GIGA = {"tiny": 4.46, "base": 15.35, "atto": 0.55, "tiny at 64": 0.364, "clip image": 20.05, "clip text": 4.63}
 
 KERAS = [
@@ -79,7 +79,7 @@ def all_contenders(task: Task, gpu: bool) -> list[Contender]:
     if task.action == "train":
         rows = [row for row in (*TRAINED, *KEPT) if row.backend == task.backend and row.library != "timm"]
         return [*rows, *TIMM[:1], *LIMITS]
-    if task.action == "recipe":
+    if task.action == "transform":
         return [*(Contender("ours", task.backend, setting=setting) for setting in CHANGES), *TIMM[:1], *LIMITS]
     if task.action == "groups":
         return [*(Contender("ours", task.backend, setting=setting) for setting in GROUPS), *LIMITS]
@@ -109,10 +109,10 @@ GPU_TASKS = [
     Task(model, action, batch) for model in ("tiny", "base") for action in ("predict", "train") for batch in (64, 256)
 ]
 GROUPS_TASKS = [task._replace(action="groups") for task in TRAIN_TASKS]
-RECIPE_TASKS = [task._replace(action="recipe") for task in TRAIN_TASKS]
+RECIPE_TASKS = [task._replace(action="transform") for task in TRAIN_TASKS]
 TASKS = {
     "groups": GROUPS_TASKS,
-    "recipe": RECIPE_TASKS,
+    "transform": RECIPE_TASKS,
     "predict": PREDICT_TASKS,
     "large": LARGE_TASKS,
     "call": [Task("tiny", "call", 8)],
@@ -231,10 +231,10 @@ def plot() -> None:
     section = BENCHMARKS.read_text().split(f"### {PREDICT_TASKS[0].name}\n")[1].split("###")[0]
     rows = re.findall(r"^\| ((?:ours|keras|timm) .+?) \| ([\d.]+) \|", section, re.MULTILINE)
     rows.sort(key=lambda row: float(row[1]))
-    colours = {"ours": "tab:blue", "keras": "tab:gray", "timm": "tab:orange"}
+    colors = {"ours": "tab:blue", "keras": "tab:gray", "timm": "tab:orange"}
     figure, axes = pyplot.subplots(figsize=(8, 0.32 * len(rows) + 1))
     names, speeds = [name for name, _ in rows], [float(speed) for _, speed in rows]
-    axes.barh(names, speeds, color=[colours[name.split()[0]] for name in names])
+    axes.barh(names, speeds, color=[colors[name.split()[0]] for name in names])
     axes.set_xlabel("images a second, ConvNeXt-Tiny, 224 x 224, batch 8")
     figure.tight_layout()
     figure.savefig(PLOT, dpi=110)

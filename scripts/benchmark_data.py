@@ -1,4 +1,4 @@
-"""Measures what surrounds the model: reading pictures, reading while the model works, memory, and growth with size.
+"""Measures what surrounds the model: reading images, reading while the model works, memory, and growth with size.
 
     KERAS_BACKEND=torch python scripts/benchmark_data.py --write
 
@@ -26,7 +26,7 @@ from convnext_keras import clip, create_model
 from convnext_keras.data.loader import iter_batches
 from convnext_keras.data.transforms import ImageTransform
 
-PICTURES, HEIGHT, WIDTH = 512, 375, 500
+IMAGES, HEIGHT, WIDTH = 512, 375, 500
 FEW, BATCH = 128, 16  # for ConvNeXt-Tiny
 GROWTH = [
     *(("convnext_atto", 224, batch) for batch in (1, 4, 16)),
@@ -37,7 +37,7 @@ GROWTH = [
 ]
 
 
-def write_pictures(folder: Path, number: int, size: tuple[int, int]) -> list[Path]:
+def write_images(folder: Path, number: int, size: tuple[int, int]) -> list[Path]:
     """JPEG files of smooth noise, about as large as photographs of that size."""
     random = np.random.default_rng(0)
     paths = []
@@ -49,7 +49,7 @@ def write_pictures(folder: Path, number: int, size: tuple[int, int]) -> list[Pat
 
 
 def rate(run, number: int, turns: int = 3) -> float:
-    """Pictures a second: the median of some turns."""
+    """Images a second: the median of some turns."""
     times = []
     for _ in range(turns):
         start = time.perf_counter()
@@ -60,15 +60,15 @@ def rate(run, number: int, turns: int = 3) -> float:
 
 def data_path(folder: Path) -> list[str]:
     """Pillow alone, one thread and all threads of the library, the model, and both at once."""
-    paths = write_pictures(folder, PICTURES, (WIDTH, HEIGHT))
+    paths = write_images(folder, IMAGES, (WIDTH, HEIGHT))
     model = clip.create_model("shapes")
-    recipe = model.recipe
-    pixels = np.stack([recipe(path) for path in paths])
+    transform = model.transform
+    pixels = np.stack([transform(path) for path in paths])
 
     def pillow() -> None:
         for path in paths:
-            with Image.open(path) as picture:
-                picture.convert("RGB").resize((85, 64), Image.Resampling.BICUBIC)
+            with Image.open(path) as image:
+                image.convert("RGB").resize((85, 64), Image.Resampling.BICUBIC)
 
     def consume(batches) -> None:
         for _ in batches:
@@ -85,15 +85,15 @@ def data_path(folder: Path) -> list[str]:
 
     classify([(few, large[:BATCH])])
     rows = {
-        "Pillow alone: decode and resize, one thread": rate(pillow, PICTURES),
-        "the library's transform, one thread": rate(lambda: [recipe(path) for path in paths], PICTURES),
+        "Pillow alone: decode and resize, one thread": rate(pillow, IMAGES),
+        "the library's transform, one thread": rate(lambda: [transform(path) for path in paths], IMAGES),
         f"the library's transform, {os.cpu_count()} threads": rate(
-            lambda: consume(iter_batches(paths, recipe, 32)), PICTURES
+            lambda: consume(iter_batches(paths, transform, 32)), IMAGES
         ),
         "the model alone, pixels ready": rate(
-            lambda: [model.encode_pixels(pixels[start : start + 32], 32) for start in range(0, PICTURES, 32)], PICTURES
+            lambda: [model.encode_pixels(pixels[start : start + 32], 32) for start in range(0, IMAGES, 32)], IMAGES
         ),
-        "files to vectors": rate(lambda: model.encode_image(paths), PICTURES),
+        "files to vectors": rate(lambda: model.encode_image(paths), IMAGES),
         "transform for ConvNeXt-Tiny at 224, all threads": rate(
             lambda: consume(iter_batches(few, large_recipe, BATCH)), FEW
         ),
@@ -105,7 +105,7 @@ def data_path(folder: Path) -> list[str]:
     backend = os.environ["KERAS_BACKEND"]
     head = f"{machine()}\n\nJPEGs of {WIDTH} x {HEIGHT} pixels, the bundled ConvNeXt-CLIP at 64 x 64, {backend}."
     table = [f"| {name} | {speed:.0f} |" for name, speed in rows.items()]
-    return [head, "", "| | pictures/s |", "|---|---:|", *table]
+    return [head, "", "| | images/s |", "|---|---:|", *table]
 
 
 def growth() -> list[str]:
@@ -125,11 +125,11 @@ def growth() -> list[str]:
 
 
 def peak_of_embed(number: int) -> float:
-    """MB of the process at the end of `convnext-keras embed` over so many pictures."""
+    """MB of the process at the end of `convnext-keras embed` over so many images."""
     with tempfile.TemporaryDirectory() as folder:
-        pictures = Path(folder) / "pictures"
-        pictures.mkdir()
-        write_pictures(pictures, number, (64, 64))
+        images = Path(folder) / "images"
+        images.mkdir()
+        write_images(images, number, (64, 64))
         command = [sys.executable, __file__, "--peak", folder]
         return float(subprocess.check_output(command, text=True).splitlines()[-1])
 
@@ -138,7 +138,7 @@ def embed_and_report(folder: Path) -> None:
     """Runs `embed` in this process and prints its peak."""
     from convnext_keras.cli import app
 
-    arguments = ["embed", str(folder / "pictures"), "--output", str(folder / "out.safetensors"), "--weights", "shapes"]
+    arguments = ["embed", str(folder / "images"), "--output", str(folder / "out.safetensors"), "--weights", "shapes"]
     app(arguments, standalone_mode=False)
     # Not getrusage's figure, which starts from that of the process before.
     print(int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024)
@@ -155,7 +155,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         report = data_path(Path(folder))
     peaks = {number: peak_of_embed(number) for number in (1000, 10_000)}
-    report += ["", "| pictures embedded | peak MB |", "|---:|---:|"]
+    report += ["", "| images embedded | peak MB |", "|---:|---:|"]
     report += [f"| {number:,} | {peak:.0f} |" for number, peak in peaks.items()]
     report += ["", *growth()]
     print("\n".join(report))

@@ -1,8 +1,8 @@
-"""Jobs in this process and on Ray, on the same processors: pictures a second, memory, and whether the rows are equal.
+"""Jobs in this process and on Ray, on the same processors: images a second, memory, and whether the rows are equal.
 
-python scripts/benchmark_jobs.py            # 5,000 and 20,000 pictures; five minutes
+python scripts/benchmark_jobs.py            # 5,000 and 20,000 images; five minutes
 
-Pictures are made up, JPEG files of 128 x 128 pixels in archives of 1,000; the model is the bundled one. Each run is a
+Images are made up, JPEG files of 128 x 128 pixels in archives of 1,000; the model is the bundled one. Each run is a
 process of its own. The rate is of the time from the first shard on, without the start of models and cluster, which the
 table tells apart.
 """
@@ -28,11 +28,11 @@ MODEL, SHARD = "convnext_mini.shapes", 1000
 ENGINES = {"this process": None, "Ray, two actors": "ray"}
 
 
-def archives(folder: Path, pictures: int) -> None:
+def archives(folder: Path, images: int) -> None:
     random = np.random.default_rng(0)
-    for first in range(0, pictures, SHARD):
+    for first in range(0, images, SHARD):
         with tarfile.open(folder / f"{first // SHARD:05}.tar", "w") as archive:
-            for number in range(first, min(first + SHARD, pictures)):
+            for number in range(first, min(first + SHARD, images)):
                 pixels = random.integers(0, 255, (8, 8, 3), "uint8").repeat(16, 0).repeat(16, 1)
                 content = io.BytesIO()
                 Image.fromarray(pixels).save(content, "JPEG")
@@ -53,7 +53,7 @@ def memory_of(process: psutil.Process) -> float:
 
 
 def measured(engine: str, shards: str, output: Path) -> dict[str, float]:
-    """Pictures a second, seconds of the start, and MB at most."""
+    """Images a second, seconds of the start, and MB at most."""
     code = (
         "import json, sys, time; start = time.time()\n"
         "from convnext_keras import distributed; from convnext_keras.distributed import jobs\n"
@@ -63,7 +63,7 @@ def measured(engine: str, shards: str, output: Path) -> dict[str, float]:
         "jobs._do = timed\n"
         "options = {'engine': 'ray', 'devices': 'cpu:2'} if sys.argv[3] else {}\n"
         f"summary = distributed.embed('{MODEL}', sys.argv[1], sys.argv[2], **options)\n"
-        "print(json.dumps([summary.pictures / (begun[1] - begun[0]), begun[0] - start]))"
+        "print(json.dumps([summary.images / (begun[1] - begun[0]), begun[0] - start]))"
     )
     command = [sys.executable, "-c", code, shards, str(output), ENGINES[engine] or ""]
     sizes: list[float] = []
@@ -83,15 +83,15 @@ def measured(engine: str, shards: str, output: Path) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pictures", type=int, nargs="+", default=[5000, 20000])
+    parser.add_argument("--images", type=int, nargs="+", default=[5000, 20000])
     options = parser.parse_args()
     print(machine(), "\n")
-    print("| pictures | engine | start in s | pictures/s | MB at most of a process | rows |")
+    print("| images | engine | start in s | images/s | MB at most of a process | rows |")
     print("|---:|---|---:|---:|---:|---|")
-    for pictures in options.pictures:
+    for images in options.images:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            archives(folder, pictures)
+            archives(folder, images)
             tables = []
             for engine in ENGINES:
                 output = folder / engine.split()[0]
@@ -100,7 +100,7 @@ def main() -> None:
                 same = "equal, byte by byte" if tables[0].equals(tables[-1]) else "DIFFER"
                 rows = f"{len(tables[-1])}" if len(tables) == 1 else same
                 cells = f"{result['start']:.1f} | {result['rate']:.0f} | {result['MB']:.0f} | {rows}"
-                print(f"| {pictures} | {engine} | {cells} |", flush=True)
+                print(f"| {images} | {engine} | {cells} |", flush=True)
 
 
 if __name__ == "__main__":

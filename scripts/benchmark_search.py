@@ -4,7 +4,7 @@ python scripts/benchmark_search.py            # one million vectors of 640; half
 python scripts/benchmark_search.py --rows 50000
 
 The vectors are made up: clusters within clusters, in 64 of the 640 dimensions, with noise in all of them, as embeddings
-of pictures have; queries come from the same clusters and are not in the table. Each engine is a process of its own, so
+of images have; queries come from the same clusters and are not in the table. Each engine is a process of its own, so
 that its memory can be told.
 """
 

@@ -21,12 +21,12 @@ BACKENDS = ("tensorflow", "jax", "torch", "openvino")
 COMMAND = Path(sys.executable).with_name("convnext-keras")
 
 
-def seconds(backend: str, picture: Path, cache: Path, checkout: str | None) -> float:
+def seconds(backend: str, image: Path, cache: Path, checkout: str | None) -> float:
     """Of one process, which must end well."""
     environment = {**os.environ, "KERAS_BACKEND": backend, "CONVNEXT_KERAS_CACHE": str(cache)}
     if checkout:
         environment["PYTHONPATH"] = checkout
-    words = [COMMAND, "classify", picture, "--weights", "convnext_mini.digits"]
+    words = [COMMAND, "classify", image, "--weights", "convnext_mini.digits"]
     start = time.perf_counter()
     subprocess.run(words, env=environment, check=True, capture_output=True)
     return time.perf_counter() - start
@@ -42,14 +42,14 @@ def main() -> None:
 
     lines = [machine(), "", "| backend | before, s | now, s | again, s | now of before |", "|---|---:|---:|---:|---:|"]
     with tempfile.TemporaryDirectory() as folder:
-        picture = Path(folder) / "digit.png"
-        Image.fromarray(held_out_digits()[0][0]).save(picture)
+        image = Path(folder) / "digit.png"
+        Image.fromarray(held_out_digits()[0][0]).save(image)
         for backend in BACKENDS:
             rows = []
             for turn in range(options.rounds):
                 new, old = Path(folder) / f"{backend} {turn}", Path(folder) / f"{backend} {turn} before"
-                before = seconds(backend, picture, old, options.before) if options.before else float("nan")
-                rows.append((before, seconds(backend, picture, new, None), seconds(backend, picture, new, None)))
+                before = seconds(backend, image, old, options.before) if options.before else float("nan")
+                rows.append((before, seconds(backend, image, new, None), seconds(backend, image, new, None)))
             middle = [statistics.median(column) for column in zip(*rows, strict=True)]
             share = statistics.median(now / before for before, now, _ in rows)
             lines.append(f"| {backend} | {' | '.join(f'{value:.1f}' for value in middle)} | {share:.2f} |")

@@ -35,7 +35,7 @@ class Contender(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What is measured: a key of `GIGA`, what is done with it, how many pictures or texts at a time, and where.
+    """What is measured: a key of `GIGA`, what is done with it, how many images or texts at a time, and where.
 
     `backend` keeps to one of ours, where all together need more memory than small machines have.
     """
@@ -52,7 +52,7 @@ class Task(NamedTuple):
 
 
 def variant_of(task: Task) -> tuple[str, int]:
-    """Of `"tiny at 64"`, the variant and the height and width of its pictures."""
+    """Of `"tiny at 64"`, the variant and the height and width of its images."""
     variant, _, size = task.model.partition(" at ")
     return variant, int(size or 224)
 
@@ -67,7 +67,7 @@ def our_model(contender: Contender, task: Task):
     if contender.precision == "bfloat16" and contender.backend != "openvino":
         keras.config.set_dtype_policy("mixed_bfloat16")
     random = np.random.default_rng(0)
-    if task.action in ("recipe", "groups"):
+    if task.action in ("transform", "groups"):
         return recipe_step(contender, task)
     if task.model.startswith("clip"):
         model = convnext_keras.clip.CLIPConvNeXtBaseW(weights=None)
@@ -95,7 +95,7 @@ def our_model(contender: Contender, task: Task):
     return lambda inputs: model.predict(inputs, batch_size=task.batch, verbose=0), pixels
 
 
-# What of the recipe `fine_tune` is changed in the contenders of `recipe`.
+# What of the recipe `fine_tune` is changed in the contenders of `transform`.
 CHANGES: dict[str, dict] = {
     "": {},
     "fixed batch": {},
@@ -107,7 +107,7 @@ GROUPS = ("fixed batch", "fixed batch, one group", "fixed batch, MultiOptimizer"
 
 
 def photographs() -> list:
-    """Pictures of a size that is usual on the web, in smooth random colours."""
+    """Images of a size that is usual on the web, in smooth random colors."""
     import numpy as np
     from PIL import Image
 
@@ -117,7 +117,7 @@ def photographs() -> list:
 
 
 def recipe_step(contender: Contender, task: Task):
-    """A step by the recipe `fine_tune`, whose pictures are changed in threads, and its batches."""
+    """A step by the recipe `fine_tune`, whose images are changed in threads, and its batches."""
     import dataclasses
 
     import keras
@@ -129,35 +129,35 @@ def recipe_step(contender: Contender, task: Task):
     from convnext_keras.training.finetuning import compile_model
 
     changes = {"batch_size": task.batch, **CHANGES.get(contender.setting, {})}
-    recipe = dataclasses.replace(training.TRAINING_PRESETS["fine_tune"], **changes)
+    transform = dataclasses.replace(training.TRAINING_PRESETS["fine_tune"], **changes)
     with keras.RematScope("full" if contender.setting == "rematerialized" else None):
-        model = ConvNeXtTiny(weights=None, classifier_activation=None, drop_path_rate=recipe.drop_path_rate)
-    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing)
+        model = ConvNeXtTiny(weights=None, classifier_activation=None, drop_path_rate=transform.drop_path_rate)
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=transform.label_smoothing)
     if contender.setting == GROUPS[2]:
-        model.compile(multi_optimizer(model, recipe), loss)
+        model.compile(multi_optimizer(model, transform), loss)
     else:
-        compile_model(model, recipe, 1000, loss)
+        compile_model(model, transform, 1000, loss)
     names = tuple(f"{number:04}" for number in range(1000))
     examples = training.ImageDataset(photographs(), np.arange(PHOTOGRAPHS), names)
-    batches = training_batches(examples, recipe, ImageTransform(224))
+    batches = training_batches(examples, transform, ImageTransform(224))
     if contender.setting.startswith("fixed batch"):
         rows = next(batches)
         return lambda fixed: model.train_on_batch(*fixed), rows
     return lambda stream: model.train_on_batch(*next(stream)), batches
 
 
-def multi_optimizer(model, recipe):
+def multi_optimizer(model, transform):
     """Keras' own way to have groups: an optimizer for each, whose global norms are of its group only."""
     import keras
 
     from convnext_keras.training.param_groups import parameter_groups, variable_key
 
-    options = {"use_ema": True, "ema_momentum": recipe.ema_decay} if recipe.ema_decay else {}
+    options = {"use_ema": True, "ema_momentum": transform.ema_decay} if transform.ema_decay else {}
     found = {}
-    for group in parameter_groups(model, recipe.layer_decay):
-        decay = recipe.weight_decay if group.decayed else 0.0
-        rate = recipe.learning_rate * group.scale
-        optimizer = keras.optimizers.AdamW(rate, weight_decay=decay, global_clipnorm=recipe.clip_norm, **options)
+    for group in parameter_groups(model, transform.layer_decay):
+        decay = transform.weight_decay if group.decayed else 0.0
+        rate = transform.learning_rate * group.scale
+        optimizer = keras.optimizers.AdamW(rate, weight_decay=decay, global_clipnorm=transform.clip_norm, **options)
         found |= dict.fromkeys(group.variables, optimizer)
     return keras.optimizers.MultiOptimizer(lambda variable: found[variable_key(variable)])
 
@@ -178,18 +178,18 @@ def timm_recipe_step(task: Task):
         "interpolation": "bicubic",
     }
     transform = create_transform(224, is_training=True, **options)
-    pictures = photographs()
-    rows = [(row, place) for place, row in enumerate(pictures)] * 100_000
+    images = photographs()
+    rows = [(row, place) for place, row in enumerate(images)] * 100_000
 
-    class Pictures(torch.utils.data.Dataset):
+    class Images(torch.utils.data.Dataset):
         def __len__(self):
             return len(rows)
 
         def __getitem__(self, place):
-            picture, label = rows[place]
-            return transform(picture), label
+            image, label = rows[place]
+            return transform(image), label
 
-    loader = torch.utils.data.DataLoader(Pictures(), task.batch, num_workers=1, persistent_workers=True)
+    loader = torch.utils.data.DataLoader(Images(), task.batch, num_workers=1, persistent_workers=True)
     optimizer = create_optimizer_v2(model, "adamw", lr=5e-4, weight_decay=0.05, layer_decay=0.8)
     average, loss = ModelEmaV3(model, 0.999), torch.nn.CrossEntropyLoss(label_smoothing=0.1)
 
@@ -246,7 +246,7 @@ def torch_model(contender: Contender, task: Task):
             inputs = open_clip.get_tokenizer("convnext_base_w")((PROMPTS * task.batch)[: task.batch])
         encode = model.encode_text if task.model == "clip text" else model.encode_image
         return torch.inference_mode()(lambda tensors: finished(encode(tensors))), inputs
-    if task.action == "recipe":
+    if task.action == "transform":
         return timm_recipe_step(task)
     import timm
 

@@ -1,4 +1,4 @@
-"""Pictures a second of every variant, in one run on one backend, for the zoo page of the documentation.
+"""Images a second of every variant, in one run on one backend, for the zoo page of the documentation.
 
 KERAS_BACKEND=torch python scripts/benchmark_zoo.py    # into docs/speeds.csv; 20 minutes
 
@@ -23,7 +23,7 @@ BATCH, SECONDS = 8, 6.0  # of one variant, about
 
 
 def speed(name: str, size: int) -> float:
-    """Pictures a second."""
+    """Images a second."""
     model = create_model(name, weights=None, input_shape=(size, size, 3))
     pixels = np.random.default_rng(0).uniform(0, 255, (BATCH, size, size, 3)).astype("float32")
     model.predict_on_batch(pixels)
@@ -40,7 +40,7 @@ def main() -> None:
     with FILE.open("w", newline="") as stream:
         stream.write(f"# {keras.backend.backend()}, batches of {BATCH}, float32. {machine()}\n")
         rows = csv.writer(stream, lineterminator="\n")
-        rows.writerow(["variant", "size", "pictures_a_second"])
+        rows.writerow(["variant", "size", "images_a_second"])
         for name, variant in CONVNEXT_CONFIGS.items():
             found = speed(name, variant.input_size)
             rows.writerow([name, variant.input_size, f"{found:.2f}"])

@@ -43,7 +43,7 @@ def models() -> dict[str, keras.Model | clip.ZeroShotClassifier]:
 
 
 def keras_seconds(model: keras.Model | clip.ZeroShotClassifier) -> float:
-    """The fastest of five calls of `predict_on_batch` with one picture or text."""
+    """The fastest of five calls of `predict_on_batch` with one image or text."""
     model = model.to_keras_model() if isinstance(model, clip.ZeroShotClassifier) else model
     shape = [length or 40 for length in model.inputs[0].shape[1:]]
     inputs = np.ones((1, *shape), model.inputs[0].dtype)

@@ -7,7 +7,7 @@ Run it in an environment that has the peers, with this package installed; it nee
     KERAS_BACKEND=torch python scripts/compare_full_sizes.py --peer open_clip [--write]
 
 Each peer builds its model with random weights far from their initial values and saves it in its own format. The file
-is loaded by `weights=`, and both compute a few pictures. The difference is that of the outputs (timm: the logits;
+is loaded by `weights=`, and both compute a few images. The difference is that of the outputs (timm: the logits;
 Keras: of each kind of head; OpenCLIP: the unit vectors of both towers), relative to the largest output. The
 script fails where it is above the tolerance.
 """
@@ -25,7 +25,7 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 import keras
 import numpy as np
 from make_clip_references import TEXTS, images
-from make_references import HEADS, keras_roles, normalised, pictures, random_weights, randomised
+from make_references import HEADS, keras_roles, normalized, random_images, random_weights, randomised
 from PIL import Image
 
 import convnext_keras
@@ -49,11 +49,11 @@ def from_timm(name: str, path: Path) -> tuple[keras.Model, np.ndarray, np.ndarra
     model = randomised(timm.create_model(name, pretrained=False, num_classes=1000))
     safetensors.torch.save_file(model.state_dict(), path)
     with torch.no_grad():
-        expected = model(normalised()).numpy()
+        expected = model(normalized()).numpy()
     del model
     arguments = {"weights": path, "classes": 1000, "classifier_activation": None, "input_shape": SHAPE}
     ours = convnext_keras.create_model(name, **arguments)
-    return ours, np.asarray(keras.ops.convert_to_numpy(ours(pictures().astype("float32")))), expected
+    return ours, np.asarray(keras.ops.convert_to_numpy(ours(random_images().astype("float32")))), expected
 
 
 def from_keras(library, name: str, head: str, path: Path) -> tuple[keras.Model, np.ndarray, np.ndarray]:
@@ -62,13 +62,13 @@ def from_keras(library, name: str, head: str, path: Path) -> tuple[keras.Model, 
     model = getattr(library.applications.convnext, name)(weights=None, **arguments)
     model.set_weights(random_weights(keras_roles(model)))
     model.save(path, include_optimizer=False) if library is keras else model.save_weights(path)
-    expected = np.asarray(model(pictures().astype("float32")))
+    expected = np.asarray(model(random_images().astype("float32")))
     ours = getattr(convnext_keras, name)(weights=path, **arguments)
-    return ours, np.asarray(ours(pictures().astype("float32"))), expected
+    return ours, np.asarray(ours(random_images().astype("float32"))), expected
 
 
 def from_open_clip(name: str, towers: tuple[str, ...], path: Path) -> tuple[keras.Model, np.ndarray, np.ndarray]:
-    """Our model, its unit vectors of three pictures and five texts, and those of OpenCLIP's; perhaps of one tower."""
+    """Our model, its unit vectors of three images and five texts, and those of OpenCLIP's; perhaps of one tower."""
     import open_clip
     import safetensors.torch
     import torch
@@ -82,7 +82,7 @@ def from_open_clip(name: str, towers: tuple[str, ...], path: Path) -> tuple[kera
     expected = []
     with torch.no_grad():
         if "image" in towers:
-            pixels = torch.stack([transform(Image.fromarray(picture)) for picture in images()])
+            pixels = torch.stack([transform(Image.fromarray(image)) for image in images()])
             expected.append(model.encode_image(pixels, normalize=True).numpy())
         expected.append(model.encode_text(open_clip.get_tokenizer(name)(TEXTS), normalize=True).numpy())
     del model, tensors

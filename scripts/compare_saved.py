@@ -1,10 +1,10 @@
 """Compares what `save_pretrained` writes with the models that it was written from, by the libraries that it is for.
 
-    python scripts/compare_saved.py write FOLDER              # here: repositories, a picture, and scores of ours
+    python scripts/compare_saved.py write FOLDER              # here: repositories, an image, and scores of ours
     python scripts/compare_saved.py judge FOLDER              # in an environment that has timm and transformers
 
 `write` takes every variant of the table with random weights, at its own size, and reads each repository back: the
-numbers must be the same bits. `judge` loads each repository with its own library, gives it the same picture by that
+numbers must be the same bits. `judge` loads each repository with its own library, gives it the same image by that
 library's processor, and prints a table.
 """
 
@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 
 CLASSES = 5
-SIZE = 64  # of the pictures that the models take
+SIZE = 64  # of the images that the models take
 
 
 def write(output: Path, pattern: str) -> None:
     import keras
-    from make_hub_references import picture
+    from make_hub_references import image
     from make_references import keras_roles, random_weights
 
     from convnext_keras import create_model, save_pretrained
@@ -31,7 +31,7 @@ def write(output: Path, pattern: str) -> None:
     from convnext_keras.data.transforms import ImageTransform
 
     output.mkdir(parents=True, exist_ok=True)
-    picture().save(output / "picture.png")
+    image().save(output / "image.png")
     for name, variant in CONVNEXT_CONFIGS.items():
         if not fnmatch.fnmatch(name, pattern):
             continue
@@ -43,15 +43,17 @@ def write(output: Path, pattern: str) -> None:
             shutil.rmtree(folder, ignore_errors=True)
             try:
                 # A transform whose crop cuts an even number of pixels off, which all libraries round alike.
-                recipe = ImageTransform(
+                transform = ImageTransform(
                     size, edge=size + 16, rounding="down" if form == "transformers" else "half_even"
                 )
-                save_pretrained(model, folder, form, class_names=[f"class {n}" for n in range(CLASSES)], recipe=recipe)
+                save_pretrained(
+                    model, folder, form, class_names=[f"class {n}" for n in range(CLASSES)], transform=transform
+                )
             except ValueError as error:
                 row["refused"] = str(error)
             else:
                 again: Any = create_model(folder)
-                pixels = again.pretrained_info.recipe(output / "picture.png")[None].astype("float32")
+                pixels = again.pretrained_info.transform(output / "image.png")[None].astype("float32")
                 scores, back = (np.asarray(keras.ops.convert_to_numpy(one(pixels))) for one in (model, again))
                 row |= {"scores": scores[0].tolist(), "same_bits": bool((scores == back).all())}
             (output / f"{name}.{form}.json").write_text(json.dumps(row))
@@ -69,7 +71,7 @@ def write_clips(output: Path) -> None:
         model, folder = clip.create_model(HUB / f"open_clip_{kind}"), output / f"{name}.open_clip"
         shutil.rmtree(folder, ignore_errors=True)
         save_pretrained(model, folder, "open_clip")
-        vectors = [one.encode_image(output / "picture.png")[0] for one in (model, clip.create_model(folder))]
+        vectors = [one.encode_image(output / "image.png")[0] for one in (model, clip.create_model(folder))]
         same = bool((vectors[0] == vectors[1]).all())
         row = {"name": name, "form": "open_clip", "parameters": model.count_params(), "same_bits": same}
         (output / f"{name}.open_clip.json").write_text(json.dumps({**row, "scores": vectors[0].tolist()}))
@@ -117,7 +119,7 @@ def judge(output: Path) -> None:
         if "refused" in row:
             print(f"{start} {row['refused'].partition('. ')[0]} | |")
             continue
-        found = JUDGES[row["form"]](path.with_suffix(""), output / "picture.png")
+        found = JUDGES[row["form"]](path.with_suffix(""), output / "image.png")
         worst = np.abs(np.subtract(found, row["scores"])).max() / np.abs(row["scores"]).max()
         print(f"{start} {'same bits' if row['same_bits'] else 'DIFFERS'} | {worst:.1e} |", flush=True)
 

@@ -1,11 +1,11 @@
-"""Zero-shot accuracy and retrieval recall of a ConvNeXt-CLIP on folders of pictures.
+"""Zero-shot accuracy and retrieval recall of a ConvNeXt-CLIP on folders of images.
 
     python scripts/evaluate_zero_shot.py --weights convnext_base_w.laion2b_s13b_b82k_augreg --images imagenet/val
-    python scripts/evaluate_zero_shot.py --weights shapes --images pictures --captions captions.csv
+    python scripts/evaluate_zero_shot.py --weights shapes --images images --captions captions.csv
 
 `--images` has one folder a class, in the order of the classes when sorted, as ImageNet's 1,000 WordNet folders are;
 with 1,000 folders OpenAI's names and 80 templates are used, otherwise the folders' names. With `--captions`, a table
-with the columns `file` and `caption` (a picture may have several), recall@1, 5 and 10 are computed instead, in both
+with the columns `file` and `caption` (an image may have several), recall@1, 5 and 10 are computed instead, in both
 directions. Vectors are kept in `--state`, so that a run that was stopped goes on where it was.
 """
 
@@ -24,21 +24,21 @@ from convnext_keras import clip
 from convnext_keras.data.loader import list_images
 
 IMAGENET_CLASSES = 1000
-CHUNK = 1024  # pictures between two saves
+CHUNK = 1024  # images between two saves
 RANKS = (1, 5, 10)
 
 
 def chunks(paths: list[Path]) -> Iterator[list[Path]]:
-    """The pictures in pieces, each of which is saved when it is done."""
+    """The images in pieces, each of which is saved when it is done."""
     for start in range(0, len(paths), CHUNK):
         yield paths[start : start + CHUNK]
 
 
 def vectors_of(model: clip.CLIP, paths: list[Path], state: Path, batch_size: int) -> np.ndarray:
-    """Unit vectors `(N, D)` of pictures, those already in the folder `state` read from there."""
+    """Unit vectors `(N, D)` of images, those already in the folder `state` read from there."""
     state.mkdir(parents=True, exist_ok=True)
     parts = []
-    with tqdm(total=len(paths), unit="picture") as progress:
+    with tqdm(total=len(paths), unit="image") as progress:
         for chunk in chunks(paths):
             described = "\n".join([str(model.pretrained_info and model.pretrained_info.sha256), *map(str, chunk)])
             file = state / f"{hashlib.sha256(described.encode()).hexdigest()[:32]}.npy"
@@ -102,7 +102,7 @@ def recall(model: clip.CLIP, folder: Path, captions: Path, state: Path, batch_si
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", default="convnext_base_w.laion2b_s13b_b82k_augreg")
-    parser.add_argument("--images", type=Path, required=True, help="folder of pictures, or of one folder a class")
+    parser.add_argument("--images", type=Path, required=True, help="folder of images, or of one folder a class")
     parser.add_argument("--captions", type=Path, help="table with the columns file and caption")
     parser.add_argument("--template", action="append", help="prompt with {}; may be given several times")
     parser.add_argument("--state", type=Path, default=Path("evaluation"), help="folder of the vectors computed so far")

@@ -45,11 +45,11 @@ STEADY = 2  # seconds into a run, when its memory is looked at first
 
 
 def requests_and_answers() -> list[tuple[bytes, np.ndarray]]:
-    """Requests with one to three texts and pictures each, and the vectors that belong to them."""
+    """Requests with one to three texts and images each, and the vectors that belong to them."""
     model = clip.create_model("shapes")
-    pictures, captions = held_out_shapes()
-    pictures, captions = pictures[:200], captions[:200]
-    of_pictures, of_texts = model.encode_image(pictures), model.encode_text(captions)
+    images, captions = held_out_shapes()
+    images, captions = images[:200], captions[:200]
+    of_images, of_texts = model.encode_image(images), model.encode_text(captions)
     generator, found = random.Random(0), []
     for _ in range(400):
         items, vectors = [], []
@@ -60,9 +60,9 @@ def requests_and_answers() -> list[tuple[bytes, np.ndarray]]:
                 vectors.append(of_texts[place])
             else:
                 buffer = io.BytesIO()
-                Image.fromarray(pictures[place]).save(buffer, "PNG")
+                Image.fromarray(images[place]).save(buffer, "PNG")
                 items.append({"image": base64.b64encode(buffer.getvalue()).decode()})
-                vectors.append(of_pictures[place])
+                vectors.append(of_images[place])
         body = json.dumps({"input": items, "encoding_format": "base64"}).encode()
         found.append((HEAD % len(body) + body, np.stack(vectors)))
     return found
@@ -232,7 +232,7 @@ def engines(wanted: list[tuple[bytes, np.ndarray]], seconds: float) -> list[str]
     best = {name: max(both, key=lambda run: run[0].items) for name, both in runs.items()}
     of_keras = max(best[name][0].items for name, arguments, _ in ENGINES if not arguments)
     clients = f"{CLIENTS} clients for {seconds:.0f} s, after {BEFORE:.0f} s of the same load"
-    report = [machine(), "", f"{clients}; one to three texts and pictures a request.", ""]
+    report = [machine(), "", f"{clients}; one to three texts and images a request.", ""]
     report.append(f"| {' | '.join(['', 'seconds to ready', *HEADS[1:], 'times the best of Keras'])} |")
     report += ["|---|---:" + "|---:" * len(HEADS) + "|"]
     for name, (load, _) in best.items():
@@ -257,7 +257,7 @@ def main() -> None:
         return
     report = [machine(), ""]
     clients = f"{keras.backend.backend()}, {CLIENTS} clients for {options.seconds:.0f} s"
-    report += [f"{clients}, one to three texts and pictures a request.", ""]
+    report += [f"{clients}, one to three texts and images a request.", ""]
     report += [f"| {' | '.join(HEADS)} |", "|---|---:|---:|---:|---:|---:|---:|"]
     speeds = []
     for name, arguments in (("batching", ()), ("one item at a time", ("--no-batching",))):

@@ -3,7 +3,7 @@
     python scripts/make_clip_references.py      # in an environment that has open_clip, with scripts/ beside it
 
 Small models of each kind in OpenCLIP's own format, without their token embeddings, which are too large to commit and
-made by `token_embedding` from a seed; token ids of odd strings; and pixels of odd pictures.
+made by `token_embedding` from a seed; token ids of odd strings; and pixels of odd images.
 """
 
 import gzip
@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from make_references import REFERENCES, SMALL, odd_pictures, write
+from make_references import REFERENCES, SMALL, odd_images, write
 
 SIZE = 64
 TRANSFORM_SIZE = 56
@@ -46,7 +46,7 @@ def token_embedding(width: int) -> np.ndarray:
 
 
 def images() -> list[np.ndarray]:
-    """Three RGB pictures of other shapes than the model's, smooth enough to survive resizing."""
+    """Three RGB images of other shapes than the model's, smooth enough to survive resizing."""
     from PIL import Image
 
     random = np.random.default_rng(11)
@@ -67,7 +67,7 @@ def models() -> None:
     from PIL import Image
 
     transform = open_clip.transform.image_transform(SIZE, is_train=False)
-    pictures = torch.stack([transform(Image.fromarray(pixels)) for pixels in images()])
+    source_images = torch.stack([transform(Image.fromarray(pixels)) for pixels in images()])
     tokens = open_clip.get_tokenizer("convnext_base_w")(TEXTS)
     for kind, row in KINDS.items():
 
@@ -91,7 +91,7 @@ def models() -> None:
         with torch.no_grad():
             tensors[embedding].copy_(torch.tensor(token_embedding(width)))
             model.logit_scale.fill_(math.log(100))
-            image, words, scale = model(pictures, tokens)
+            image, words, scale = model(source_images, tokens)
             arrays = {"image": image.numpy(), "text": words.numpy(), "logits": (scale * image @ words.T).numpy()}
         del tensors[embedding]
         write(f"clip_{kind}", tensors, arrays)
@@ -149,15 +149,15 @@ def tokens() -> None:
 
 
 def transforms() -> None:
-    """OpenCLIP's evaluation transform of the odd pictures, as pixels."""
+    """OpenCLIP's evaluation transform of the odd images, as pixels."""
     import open_clip
     from PIL import Image
 
     none = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
     transform = open_clip.transform.image_transform(TRANSFORM_SIZE, is_train=False, **none)
     with tempfile.TemporaryDirectory() as folder:
-        pictures = [transform(Image.open(path)).numpy().transpose(1, 2, 0) for path in odd_pictures(Path(folder))]
-    pixels = np.rint(np.stack(pictures) * 255).astype("uint8")
+        images = [transform(Image.open(path)).numpy().transpose(1, 2, 0) for path in odd_images(Path(folder))]
+    pixels = np.rint(np.stack(images) * 255).astype("uint8")
     np.savez_compressed(REFERENCES / "clip_transforms.npz", pixels=pixels)
 
 

@@ -1,4 +1,4 @@
-"""Writes docs/generated, what the site has from elsewhere: pages, notebooks, the zoo, the commands, pictures.
+"""Writes docs/generated, what the site has from elsewhere: pages, notebooks, the zoo, the commands, images.
 
 KERAS_BACKEND=torch python scripts/make_docs.py    # `make docs` does this and builds the site
 """
@@ -33,9 +33,9 @@ COLUMNS = {
     "top-1 %": True,
     "million parameters": True,
     "10⁹ multiply-adds": True,
-    "licence": False,
+    "license": False,
 }
-CHARTS = {"10⁹ multiply-adds": "multiply_adds", "million parameters": "parameters", "pictures/s": "speed"}
+CHARTS = {"10⁹ multiply-adds": "multiply_adds", "million parameters": "parameters", "images/s": "speed"}
 INK = {"light": "#1a1a1a", "dark": "#e6e6e6"}
 FAMILIES = {"convnext_": "#0b72b9", "convnextv2_": "#d1495b"}
 
@@ -75,7 +75,7 @@ def counts_of(row: WeightSet, counts: dict[str, tuple[float, float]]) -> tuple[f
 
 def zoo() -> str:
     """The table of all weight sets, with fields that filter it."""
-    counts, lines, values = counted(), [], {"variant": set(), "labels": set(), "licence": set()}
+    counts, lines, values = counted(), [], {"variant": set(), "labels": set(), "license": set()}
     for known, module in ((load_registry(), ""), (load_registry(CLIP_REGISTRY), "clip.")):
         for name, row in known.items():
             million, giga = counts_of(row, counts)
@@ -92,7 +92,7 @@ def zoo() -> str:
             ]
             values["variant"].add(row.variant)
             values["labels"].add(labels)
-            values["licence"].add(row.license)
+            values["license"].add(row.license)
             classes = [' class="number"' if is_number else "" for is_number in list(COLUMNS.values())[1:]]
             texts = (html.escape(str(cell or "")) for cell in cells)
             rest = "".join(f"<td{kind}>{text}</td>" for kind, text in zip(classes, texts, strict=True))
@@ -113,13 +113,13 @@ def zoo() -> str:
 
 
 def speeds() -> tuple[str, dict[str, float]]:
-    """What docs/speeds.csv was measured with, and pictures a second of each variant."""
+    """What docs/speeds.csv was measured with, and images a second of each variant."""
     first, *lines = (DOCS / "speeds.csv").read_text().splitlines()
-    return first.removeprefix("# "), {row["variant"]: float(row["pictures_a_second"]) for row in csv.DictReader(lines)}
+    return first.removeprefix("# "), {row["variant"]: float(row["images_a_second"]) for row in csv.DictReader(lines)}
 
 
 def charts() -> str:
-    """Pictures of the best published accuracy of each variant at its own size, for both themes."""
+    """Images of the best published accuracy of each variant at its own size, for both themes."""
     counts, (measured, rate), lines = counted(), speeds(), []
     best: dict[str, WeightSet] = {}
     for row in load_registry().values():
@@ -138,10 +138,10 @@ def charts() -> str:
             matplotlib.rcParams.update({"xtick.color": ink, "ytick.color": ink, "svg.hashsalt": "zoo"})
             figure = Figure((7.5, 4.6), layout="constrained")
             axes = figure.add_subplot()
-            for prefix, colour in FAMILIES.items():
+            for prefix, color in FAMILIES.items():
                 keys = [key for key in best if key.startswith(prefix)]
                 tops = [float(best[key].top1_accuracy) for key in keys]
-                axes.scatter([values[key] for key in keys], tops, color=colour, label=prefix.rstrip("_"), zorder=3)
+                axes.scatter([values[key] for key in keys], tops, color=color, label=prefix.rstrip("_"), zorder=3)
                 for key, top in zip(keys, tops, strict=True):
                     short = key.removeprefix(prefix)
                     axes.annotate(short, (values[key], top), (4, 3), textcoords="offset points", fontsize=7)

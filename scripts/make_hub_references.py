@@ -106,7 +106,7 @@ TRANSFORMERS: dict[str, tuple[str, dict, str, dict, str]] = {
         {"size": {"shortest_edge": 64}, "do_rescale": False, "image_mean": [120, 110, 100], "image_std": [60, 60, 60]},
         "",
     ),
-    "grey": (
+    "gray": (
         "convnext",
         {**SMALL, "num_channels": 1, "num_labels": 2, "hidden_act": "gelu_new"},
         "ViTImageProcessor",
@@ -136,8 +136,8 @@ OPEN_CLIP: dict[str, tuple[dict, dict]] = {
 TOKENS = np.array([[518, 5, 77, 300, 519, *[0] * 11], [518, 9, 519, *[0] * 13]])
 
 
-def picture():
-    """The one picture, of odd height and width, in RGB, with hard edges and soft ones."""
+def image():
+    """The one image, of odd height and width, in RGB, with hard edges and soft ones."""
     from PIL import Image
 
     random = np.random.default_rng(3)
@@ -179,7 +179,7 @@ def make_timm(output: Path, architecture: str, arguments: dict, facts: dict, top
     model = timm.create_model(f"local-dir:{output}", pretrained=True).eval()
     data = timm.data.resolve_data_config({}, model=model)
     transform = timm.data.create_transform(**data)
-    pixels = transform(picture().convert("L" if arguments.get("in_chans") == 1 else "RGB"))
+    pixels = transform(image().convert("L" if arguments.get("in_chans") == 1 else "RGB"))
     with torch.no_grad():
         outputs = model(pixels[None])
     if model.num_classes:
@@ -211,7 +211,7 @@ def make_transformers(output: Path, kind: str, options: dict, processor: str, fa
         reading = AutoImageProcessor.from_pretrained(output, backend="pil")
     except (ValueError, AttributeError):  # DINOv3's has one form only.
         reading = AutoImageProcessor.from_pretrained(output)
-    given = np.asarray(picture().convert("L"))[..., None] if channels == 1 else picture()
+    given = np.asarray(image().convert("L"))[..., None] if channels == 1 else image()
     extra = {"input_data_format": "channels_last"} if channels == 1 else {}
     pixels = reading(given, return_tensors="pt", **extra).pixel_values
     with torch.no_grad():
@@ -249,7 +249,7 @@ def make_open_clip(output: Path, options: dict, facts: dict) -> None:
     safetensors.torch.save_file(tensors, output / "open_clip_model.safetensors")
     model, transform = open_clip.create_model_from_pretrained(f"local-dir:{output}")
     model = model.float().eval()
-    pixels = transform(picture())
+    pixels = transform(image())
     with torch.no_grad():
         images, texts = model.encode_image(pixels[None]), model.encode_text(torch.tensor(TOKENS))
         logits = model.get_logits(pixels[None], torch.tensor(TOKENS))[0]
@@ -363,7 +363,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="of the table; all by default")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
-    picture().save(options.output / "picture.png", optimize=True)
+    image().save(options.output / "image.png", optimize=True)
     for number in range(options.random):
         random = np.random.default_rng(1000 + number)
         form = "timm" if number % 2 else "transformers"

@@ -42,8 +42,8 @@ def random_weights(shapes: list[tuple[str, tuple[int, ...]]], seed: int = 1) -> 
     return arrays
 
 
-def pictures() -> np.ndarray:
-    """Two smooth pictures of 48 x 64 pixels, `(2, 48, 64, 3)` in 0..255."""
+def random_images() -> np.ndarray:
+    """Two smooth images of 48 x 64 pixels, `(2, 48, 64, 3)` in 0..255."""
     from PIL import Image
 
     noise = np.random.default_rng(0).integers(0, 256, (2, 6, 8, 3), "uint8")
@@ -62,9 +62,9 @@ def from_keras(name: str, build: Callable, save: Callable) -> None:
     for head, arguments in HEADS.items():
         model = build(**arguments)
         model.set_weights(random_weights(keras_roles(model)))
-        outputs[head] = np.asarray(model(pictures().astype("float32")))
+        outputs[head] = np.asarray(model(random_images().astype("float32")))
         save(model, head)
-    np.savez_compressed(REFERENCES / f"{name}.npz", pixels=pictures(), **outputs)
+    np.savez_compressed(REFERENCES / f"{name}.npz", pixels=random_images(), **outputs)
 
 
 def keras_3() -> None:
@@ -135,12 +135,12 @@ ISOTROPIC = {"depths": (3,), "dims": (8,), "patch_size": 16, "stem_norm": False,
 STRIDES = (8, 16)
 
 
-def normalised(statistics=((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))):
-    """The pictures as PyTorch's models take them: `(2, 3, 48, 64)`."""
+def normalized(statistics=((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))):
+    """The images as PyTorch's models take them: `(2, 3, 48, 64)`."""
     import torch
 
     mean, std = (np.array(row) * 255 for row in statistics)
-    return torch.tensor(((pictures() - mean) / std).transpose(0, 3, 1, 2).astype("float32"))
+    return torch.tensor(((random_images() - mean) / std).transpose(0, 3, 1, 2).astype("float32"))
 
 
 def randomised(module):
@@ -202,11 +202,11 @@ def timm() -> None:
     """Every option of the variant table, and the dilated forms of the plain model."""
     for option in OPTIONS:
         model = timm_model(option)
-        arrays = hooked(model, timm_places(model), normalised())
+        arrays = hooked(model, timm_places(model), normalized())
         if option == "plain":
             for stride in STRIDES:
                 dilated = timm_model(option, output_stride=stride)
-                outputs = hooked(dilated, timm_places(dilated), normalised())
+                outputs = hooked(dilated, timm_places(dilated), normalized())
                 arrays |= {f"{key}_stride_{stride}": value for key, value in outputs.items()}
         write(f"timm_{option}", model.state_dict(), arrays)
 
@@ -235,7 +235,7 @@ def timm_training() -> None:
     for step in range(TRAINING["steps"]):
         optimizer.zero_grad()
         smoothing = TRAINING["label_smoothing"]
-        loss = torch.nn.functional.cross_entropy(model(normalised()), targets, label_smoothing=smoothing)
+        loss = torch.nn.functional.cross_entropy(model(normalized()), targets, label_smoothing=smoothing)
         loss.backward()
         if step == 0:
             gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
@@ -275,7 +275,7 @@ def meta() -> None:
         if not all(torch.equal(back[name], tensor) for name, tensor in model.state_dict().items()):
             raise SystemExit("timm does not read what is written in Meta's names.")
         tensors["norms.0.weight"] = torch.ones(3)  # Self-supervised files hold such heads too.
-        write(f"meta_{option}", tensors, hooked(model, timm_places(model), normalised()))
+        write(f"meta_{option}", tensors, hooked(model, timm_places(model), normalized()))
 
 
 def meta_isotropic() -> None:
@@ -306,7 +306,7 @@ def meta_isotropic() -> None:
             return self.head(self.norm(self.blocks(self.stem(inputs)).mean((2, 3))))
 
     model = randomised(Isotropic(ISOTROPIC["depths"][0], ISOTROPIC["dims"][0]))
-    arrays = hooked(model, {"stem": model.stem, "stage_0": model.blocks}, normalised())
+    arrays = hooked(model, {"stem": model.stem, "stage_0": model.blocks}, normalized())
     write("meta_isotropic", model.state_dict(), arrays)
 
 
@@ -318,7 +318,7 @@ def torchvision() -> None:
     settings = [CNBlockConfig(dims[i], dims[i + 1], depth) for i, depth in enumerate(SMALL["depths"])]
     model = randomised(ConvNeXt(settings, num_classes=CLASSES))
     stages = {f"stage_{number}": model.features[2 * number + 1] for number in range(4)}
-    write("torchvision", model.state_dict(), hooked(model, {"stem": model.features[0], **stages}, normalised()))
+    write("torchvision", model.state_dict(), hooked(model, {"stem": model.features[0], **stages}, normalized()))
 
 
 def transformers() -> None:
@@ -330,10 +330,10 @@ def transformers() -> None:
         model = randomised(getattr(hf, f"{kind}ForImageClassification")(getattr(hf, f"{kind}Config")(**sizes)))
         base = getattr(model, kind.lower())
         stages = {f"stage_{number}": stage for number, stage in enumerate(base.encoder.stages)}
-        write(name, model.state_dict(), hooked(model, {"stem": base.embeddings, **stages}, normalised()))
+        write(name, model.state_dict(), hooked(model, {"stem": base.embeddings, **stages}, normalized()))
     sizes.pop("num_labels")
     model = randomised(hf.DINOv3ConvNextModel(hf.DINOv3ConvNextConfig(**sizes)))
-    write("transformers_dinov3", model.state_dict(), hooked(model, {}, normalised()))
+    write("transformers_dinov3", model.state_dict(), hooked(model, {}, normalized()))
 
 
 def open_clip() -> None:
@@ -346,7 +346,7 @@ def open_clip() -> None:
     model = randomised(CLIP(8, {**vision, "image_size": 64}, text))
     trunk = model.visual.trunk
     with torch.no_grad():
-        features = trunk(normalised())
+        features = trunk(normalized())
     write("open_clip", model.state_dict(), {"logits": features.numpy()})
 
 
@@ -358,7 +358,7 @@ RECIPES = {
 }
 
 
-def odd_pictures(folder: Path) -> list[Path]:
+def odd_images(folder: Path) -> list[Path]:
     """Twenty PNG files of all kinds: modes, shapes, sizes, transparency, an orientation in the EXIF data."""
     from PIL import Image
 
@@ -368,16 +368,16 @@ def odd_pictures(folder: Path) -> list[Path]:
     paths = []
     for number, (size, mode) in enumerate(zip(sizes * 2, modes + modes[::-1], strict=True)):
         noise = random.integers(0, 256, (max(2, size[1] // 5), max(2, size[0] // 5), 4), "uint8")
-        picture = Image.fromarray(noise, "RGBA").resize(size, Image.Resampling.BILINEAR).convert(mode)
+        image = Image.fromarray(noise, "RGBA").resize(size, Image.Resampling.BILINEAR).convert(mode)
         exif = Image.Exif()
         exif[0x0112] = 1 + number % 8
         paths.append(folder / f"{number}.png")
-        picture.save(paths[-1], exif=exif)
+        image.save(paths[-1], exif=exif)
     return paths
 
 
 def timm_transforms() -> None:
-    """Timm's evaluation transform of the odd pictures, as pixels."""
+    """Timm's evaluation transform of the odd images, as pixels."""
     import tempfile
 
     from PIL import Image
@@ -386,13 +386,13 @@ def timm_transforms() -> None:
     modes = {"shortest": "center", "squash": "squash"}
     arrays = {}
     with tempfile.TemporaryDirectory() as folder:
-        paths = odd_pictures(Path(folder))
-        for name, recipe in RECIPES.items():
+        paths = odd_images(Path(folder))
+        for name, transform in RECIPES.items():
             transform = create_transform(
-                (3, recipe["size"], recipe["size"]),
-                interpolation=recipe["interpolation"],
-                crop_pct=recipe["crop"],
-                crop_mode=modes[recipe["resize"]],
+                (3, transform["size"], transform["size"]),
+                interpolation=transform["interpolation"],
+                crop_pct=transform["crop"],
+                crop_mode=modes[transform["resize"]],
                 mean=(0.0, 0.0, 0.0),
                 std=(1.0, 1.0, 1.0),
             )
@@ -402,23 +402,23 @@ def timm_transforms() -> None:
 
 
 def transformers_transforms() -> None:
-    """The pixels that transformers' processor of ConvNeXt makes of the odd pictures, by Pillow."""
+    """The pixels that transformers' processor of ConvNeXt makes of the odd images, by Pillow."""
     import tempfile
 
     from PIL import Image
     from transformers import ConvNextImageProcessorPil
 
-    recipe = RECIPES["crop"]
+    transform = RECIPES["crop"]
     processor = ConvNextImageProcessorPil(
-        size={"shortest_edge": recipe["size"]},
-        crop_pct=recipe["crop"],
+        size={"shortest_edge": transform["size"]},
+        crop_pct=transform["crop"],
         resample=3,
         do_normalize=False,
         do_rescale=False,
     )
     with tempfile.TemporaryDirectory() as folder:
-        pictures = [Image.open(path).convert("RGB") for path in odd_pictures(Path(folder))]
-        pixels = [processor(picture)["pixel_values"][0].transpose(1, 2, 0) for picture in pictures]
+        images = [Image.open(path).convert("RGB") for path in odd_images(Path(folder))]
+        pixels = [processor(image)["pixel_values"][0].transpose(1, 2, 0) for image in images]
     np.savez_compressed(REFERENCES / "transformers_transforms.npz", crop=np.stack(pixels).astype("uint8"))
 
 

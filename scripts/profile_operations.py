@@ -1,6 +1,6 @@
 """Where the time goes in `predict` and in training: each kind of operation is left out in turn, which saves its share.
 
-    python scripts/profile_operations.py --write    # into BENCHMARKS.md, with a picture; a quarter of an hour
+    python scripts/profile_operations.py --write    # into BENCHMARKS.md, with an image; a quarter of an hour
 
 A model without an operation computes something else, in the same shapes; AdamW is left out by SGD in its place. What
 remains is compared with the time that the matrix products would take at the machine's own limit (`benchmark.py`'s), in
@@ -22,7 +22,7 @@ from benchmark import GIGA, PASSES, answer, limit_of, started
 from benchmark_report import BENCHMARKS, machine, write_section
 from benchmark_worker import Contender, Task
 
-PICTURE = BENCHMARKS.with_name("PROFILE.png")
+IMAGE = BENCHMARKS.with_name("PROFILE.png")
 BACKENDS = ("tensorflow", "jax", "torch")
 CASES = (("predict", 8), ("predict", 1), ("train", 8))
 # In groups whose processes fit into memory at once, beside that of the whole model.
@@ -30,8 +30,8 @@ OPERATIONS = {
     "predict": [("depthwise", "norm", "GELU", "layer scale")],
     "train": [("depthwise", "norm"), ("GELU", "layer scale"), ("optimizer",)],
 }
-COLOURS = {"products at the limit": "tab:blue", "depthwise": "tab:orange", "norm": "tab:green", "GELU": "tab:red"}
-COLOURS |= {"layer scale": "tab:purple", "optimizer": "tab:brown", "rest": "tab:gray"}
+COLORS = {"products at the limit": "tab:blue", "depthwise": "tab:orange", "norm": "tab:green", "GELU": "tab:red"}
+COLORS |= {"layer scale": "tab:purple", "optimizer": "tab:brown", "rest": "tab:gray"}
 
 
 def leave_out(operation: str) -> None:
@@ -131,21 +131,21 @@ def plot(found: dict[str, dict[str, float]]) -> None:
 
     figure, axes = pyplot.subplots(figsize=(8, 0.5 * len(found) + 1.4))
     left = dict.fromkeys(found, 0.0)
-    for part, colour in COLOURS.items():
+    for part, color in COLORS.items():
         widths = [100 * row.get(part, 0) / row["whole"] for row in found.values()]
-        axes.barh([*found], widths, left=[*left.values()], color=colour, label=part)
+        axes.barh([*found], widths, left=[*left.values()], color=color, label=part)
         left = {name: left[name] + width for name, width in zip(found, widths, strict=True)}
     axes.set_xlabel("% of the time, ConvNeXt-Tiny, 224 x 224, float32")
     axes.invert_yaxis()
     figure.legend(*axes.get_legend_handles_labels(), loc="upper center", ncols=3, frameon=False)
     figure.tight_layout(rect=(0, 0, 1, 0.86))
-    figure.savefig(PICTURE, dpi=110)
+    figure.savefig(IMAGE, dpi=110)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--write", action="store_true", help="put the table into BENCHMARKS.md, and the picture beside")
+    parser.add_argument("--write", action="store_true", help="put the table into BENCHMARKS.md, and the image beside")
     parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
@@ -158,7 +158,7 @@ def main() -> None:
         for backend in BACKENDS:
             found[f"{backend}, {action}, batch {batch}"] = measure(backend, action, batch, options)
             print(found, flush=True)
-    heads = [*COLOURS, "whole"]
+    heads = [*COLORS, "whole"]
     lines = [machine(), "", f"| ms of a batch | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
     for name, row in found.items():
         cells = [f"{row[part]:.1f}" if part in row else "" for part in heads]

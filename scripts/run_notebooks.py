@@ -21,7 +21,7 @@ def executed(path: Path, folder: Path) -> nbformat.NotebookNode:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":  # What backends say of themselves on stderr is of this machine.
             cell.outputs = [row for row in cell.outputs if row.get("name") != "stderr"]
-            for row in cell.outputs:  # Pillow gives each picture twice.
+            for row in cell.outputs:  # Pillow gives each image twice.
                 row.get("data", {}).pop("image/jpeg", None)
     notebook.metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     return notebook

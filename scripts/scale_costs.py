@@ -1,7 +1,7 @@
-"""What embedding a billion pictures costs, from the tables of BENCHMARKS.md; puts its own table into SCALE.md.
+"""What embedding a billion images costs, from the tables of BENCHMARKS.md; puts its own table into SCALE.md.
 
 python scripts/scale_costs.py --write
-python scripts/scale_costs.py --pictures 5e6 --kilobytes 120
+python scripts/scale_costs.py --images 5e6 --kilobytes 120
 """
 
 import argparse
@@ -28,7 +28,7 @@ def table_of(page: str, heading: str) -> list[list[str]]:
 
 
 def measured(page: str) -> dict[str, float]:
-    """Pictures a second of two processors, and seconds to build an index of a million vectors on them."""
+    """Images a second of two processors, and seconds to build an index of a million vectors on them."""
     rates = {row[0]: float(row[1]) for row in table_of(page, "### clip image, predict, batch 8")}
     search = {row[0]: float(row[1]) for row in table_of(page, "## Search among a million vectors")}
     return {"rate": max(rate for name, rate in rates.items() if name.startswith("ours")), "index": search["lance"]}
@@ -39,14 +39,14 @@ def amount(seconds: float) -> str:
     return f"{hours:,.1f} hours" if hours < 48 else f"{hours / 24:,.0f} days"
 
 
-def costs(page: str, pictures: float, kilobytes: float) -> str:
+def costs(page: str, images: float, kilobytes: float) -> str:
     facts = measured(page)
     a_core, a_gpu = facts["rate"] / 2, GPU_RATE * GIGA["tiny"] / GIGA["clip image"]
     lines = [
-        f"{pictures:,.0f} pictures of {kilobytes:.0f} kB with {MODEL}: {a_core:.2f} pictures/s a processor, as",
+        f"{images:,.0f} images of {kilobytes:.0f} kB with {MODEL}: {a_core:.2f} images/s a processor, as",
         f"measured here; {a_gpu:.0f} a GPU, by multiply-adds from a published figure for an RTX 3090. Vectors of",
-        f"{WIDTH} numbers in float16: {pictures * WIDTH * BYTES / 1e12:.2f} TB.",
-        f"Pictures to read: {pictures * kilobytes / 1e9:.0f} TB.",
+        f"{WIDTH} numbers in float16: {images * WIDTH * BYTES / 1e12:.2f} TB.",
+        f"Images to read: {images * kilobytes / 1e9:.0f} TB.",
         "",
         "| cluster | processors | GPUs | on processors | on GPUs | reading at 10 Gbit/s a machine | index of vectors |",
         "|---|---:|---:|---:|---:|---:|---:|",
@@ -54,10 +54,10 @@ def costs(page: str, pictures: float, kilobytes: float) -> str:
     for name, (processors, gpus) in CLUSTERS.items():
         machines = int(name.split()[0]) if name[0].isdigit() else 1
         times = (
-            pictures / (a_core * processors),
-            pictures / (a_gpu * gpus),
-            pictures * kilobytes * 1000 / (LINK * machines),
-            facts["index"] * pictures / 1e6 * 2 / (processors / machines),  # built by one machine
+            images / (a_core * processors),
+            images / (a_gpu * gpus),
+            images * kilobytes * 1000 / (LINK * machines),
+            facts["index"] * images / 1e6 * 2 / (processors / machines),  # built by one machine
         )
         lines.append(f"| {name} | {processors} | {gpus} | {' | '.join(map(amount, times))} |")
     return "\n".join(lines)
@@ -65,11 +65,11 @@ def costs(page: str, pictures: float, kilobytes: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pictures", type=float, default=1e9)
-    parser.add_argument("--kilobytes", type=float, default=40, help="of a picture")
+    parser.add_argument("--images", type=float, default=1e9)
+    parser.add_argument("--kilobytes", type=float, default=40, help="of an image")
     parser.add_argument("--write", action="store_true", help="put the table into SCALE.md")
     options = parser.parse_args()
-    text = costs((ROOT / "BENCHMARKS.md").read_text(), options.pictures, options.kilobytes)
+    text = costs((ROOT / "BENCHMARKS.md").read_text(), options.images, options.kilobytes)
     print(text)
     if options.write:
         page = PAGE.read_text()

@@ -29,7 +29,7 @@ class Hue(NamedTuple):
     value: tuple[float, float]
 
 
-COLOURS = {
+COLORS = {
     "red": Hue((215, 30, 35), (-12, 8), (0.75, 1), (0.6, 1)),
     "green": Hue((35, 160, 50), (90, 150), (0.5, 1), (0.4, 1)),
     "blue": Hue((35, 60, 220), (205, 245), (0.65, 1), (0.5, 1)),
@@ -70,11 +70,11 @@ GROUNDS = ("on a {} background", "in front of a {} background", "with a {} backg
 OPENINGS = ("", "", "", "a picture of ", "a photo of ", "an image with ", "there is ", "this shows ", "a drawing of ")
 # How a caption of few attributes may put them; `{thing}` is the plain wording with its article, `{noun}` without.
 FORMS = {
-    ("colour", "shape"): ("{noun}", "{shape}, {colour}", "a {shape} in {colour}", "a {shape} that is {colour}"),
-    ("colour",): ("{colour}", "something {colour}", "a {colour} thing", "it is {colour}", "the colour {colour}"),
+    ("color", "shape"): ("{noun}", "{shape}, {color}", "a {shape} in {color}", "a {shape} that is {color}"),
+    ("color",): ("{color}", "something {color}", "a {color} thing", "it is {color}", "the colour {color}"),
     ("shape",): ("{shape}", "the shape of a {shape}", "it is a {shape}", "{shape} shape"),
     ("background",): ("a {background} background", "the background is {background}", "{background} background"),
-    ("colour", "shape", "background"): ("{noun}, {background} background", "a {background} background with {thing}"),
+    ("color", "shape", "background"): ("{noun}, {background} background", "a {background} background with {thing}"),
 }
 
 
@@ -83,7 +83,7 @@ class Scene(NamedTuple):
 
     count: str
     size: str | None
-    colour: str
+    color: str
     shape: str
     place: str | None
     background: str | None
@@ -94,7 +94,7 @@ class Scene(NamedTuple):
         return wording(self._asdict(), {})
 
 
-TABLES = (COUNTS, RADII, COLOURS, SHAPES, PLACES, BACKGROUNDS)  # in the order of a scene's attributes
+TABLES = (COUNTS, RADII, COLORS, SHAPES, PLACES, BACKGROUNDS)  # in the order of a scene's attributes
 SCENES = [Scene(*row) for row in itertools.product(*TABLES)]
 
 
@@ -117,7 +117,7 @@ def split(seed: int = 1) -> Split:
 def free_scene(random: np.random.Generator) -> Scene:
     """What a free picture shows; its size and place go without a name, and two in five backgrounds too."""
     background = None if random.random() < 0.4 else str(random.choice([*BACKGROUNDS]))
-    return Scene("one", None, str(random.choice([*COLOURS])), str(random.choice([*SHAPES])), None, background)
+    return Scene("one", None, str(random.choice([*COLORS])), str(random.choice([*SHAPES])), None, background)
 
 
 def wording(attributes: dict[str, str], words: dict[str, str], ground: str = GROUNDS[0], opening: str = "") -> str:
@@ -126,7 +126,7 @@ def wording(attributes: dict[str, str], words: dict[str, str], ground: str = GRO
     plural = attributes.get("count", "one") != "one"
     shape = word.get("shape", "shape")
     noun = (f"{shape}es" if shape.endswith("s") else f"{shape}s") if plural else shape
-    parts = [word.get("count", "a"), word.get("size"), word.get("colour"), noun, word.get("place")]
+    parts = [word.get("count", "a"), word.get("size"), word.get("color"), noun, word.get("place")]
     parts.append(ground.format(word["background"]) if "background" in word else None)
     text = opening + " ".join(part for part in parts if part)
     return re.sub(r"\ba (?=[aeiou])", "an ", text)
@@ -190,11 +190,11 @@ def corners(shape: str, angle: float) -> list[tuple[float, float]]:
 
 
 def draw_shape(
-    pencil: ImageDraw.ImageDraw, shape: str, centre, radius: float, angle: float, ink, outline: float, ring: float
+    pencil: ImageDraw.ImageDraw, shape: str, center, radius: float, angle: float, ink, outline: float, ring: float
 ) -> None:
     """One shape on a picture of `OVERSAMPLING` times the size; `outline` is its line's width in radii, 0 to fill it."""
     scale = OVERSAMPLING
-    x, y = centre
+    x, y = center
     box = [(value + sign * radius) * scale for sign in (-1, 1) for value in (x, y)]
     width = max(1, round((ring if shape == "ring" else outline) * radius * scale))
     if shape == "ring" or (shape == "circle" and outline):
@@ -212,26 +212,26 @@ def draw_shape(
 def draw(scene: Scene, random: np.random.Generator) -> np.ndarray:
     """An arranged picture of the combination, uint8 `(64, 64, 3)`."""
 
-    def shade(colour: tuple[int, int, int]) -> tuple[int, ...]:
-        return tuple(np.clip(np.add(colour, random.normal(0, 6, 3)), 0, 255).astype(int).tolist())
+    def shade(color: tuple[int, int, int]) -> tuple[int, ...]:
+        return tuple(np.clip(np.add(color, random.normal(0, 6, 3)), 0, 255).astype(int).tolist())
 
-    picture = Image.new("RGB", (SIZE * OVERSAMPLING,) * 2, shade(BACKGROUNDS[scene.background]))
-    pencil, ink = ImageDraw.Draw(picture), shade(COLOURS[scene.colour].rgb)
+    image = Image.new("RGB", (SIZE * OVERSAMPLING,) * 2, shade(BACKGROUNDS[scene.background]))
+    pencil, ink = ImageDraw.Draw(image), shade(COLORS[scene.color].rgb)
     number, radius = COUNTS[scene.count], RADII[scene.size] * random.uniform(0.92, 1.08)
     across = scene.place in ("top", "bottom", "middle")
     step = min(2 * radius + random.uniform(1.5, 4), 21)
-    centre = np.add(PLACES[scene.place], random.uniform(-2, 2, 2))
+    center = np.add(PLACES[scene.place], random.uniform(-2, 2, 2))
     for index in range(number):
         shift = (index - (number - 1) / 2) * step
-        at = centre + ((shift, 0) if across else (0, shift))
+        at = center + ((shift, 0) if across else (0, shift))
         draw_shape(pencil, scene.shape, at, radius, random.uniform(-0.2, 0.2), ink, 0, 0.42)
-    pixels = np.asarray(picture.resize((SIZE, SIZE), Image.Resampling.BOX), "float32")
+    pixels = np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BOX), "float32")
     return np.clip(pixels + random.normal(0, NOISE, pixels.shape), 0, 255).astype("uint8")
 
 
-def free_colour(colour: str, random: np.random.Generator) -> tuple[int, ...]:
+def free_color(color: str, random: np.random.Generator) -> tuple[int, ...]:
     """Red, green and blue of a colour, as its ranges allow."""
-    ranges = COLOURS[colour]
+    ranges = COLORS[color]
     hue, saturation, value = (random.uniform(*bounds) for bounds in ranges[1:])
     return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue / 360 % 1, saturation, value))
 
@@ -253,16 +253,16 @@ def free_background(scene: Scene, ink: tuple[int, ...], random: np.random.Genera
 
 def draw_free(scene: Scene, random: np.random.Generator) -> np.ndarray:
     """A free picture of a scene with one shape, uint8 `(64, 64, 3)`."""
-    ink = free_colour(scene.colour, random)
+    ink = free_color(scene.color, random)
     radius = float(np.exp(random.uniform(*np.log(FREE_RADII))))
     margin = min(radius + 1, SIZE / 2 - 1)
-    centre = random.uniform(margin, SIZE - margin, 2)
+    center = random.uniform(margin, SIZE - margin, 2)
     outlined = radius >= SMALLEST_OUTLINED and random.random() < 0.3
     turn = math.pi if scene.shape in ("triangle", "star") else math.pi / 4 if random.random() < 0.3 else 0.25
     angle = random.uniform(-turn, turn) if random.random() < 0.6 else 0.0
     mask = Image.new("L", (SIZE * OVERSAMPLING,) * 2)
     outline = random.uniform(*OUTLINE_WIDTH) if outlined else 0
-    draw_shape(ImageDraw.Draw(mask), scene.shape, centre, radius, angle, 255, outline, random.uniform(*RING_WIDTH))
+    draw_shape(ImageDraw.Draw(mask), scene.shape, center, radius, angle, 255, outline, random.uniform(*RING_WIDTH))
     if random.random() < 0.15:
         mask = mask.filter(ImageFilter.GaussianBlur(random.uniform(0.5, 2.5)))
     cover = np.asarray(mask.resize((SIZE, SIZE), Image.Resampling.BOX), "float32")[..., None] / 255

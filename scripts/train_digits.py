@@ -4,7 +4,7 @@
 
 Writes the checkpoint and the sheet of held-out digits into `weights/` and prints the accuracy and the sha256 for
 `weights/registry.csv`. The data are the 1,797 digits of "Optical Recognition of Handwritten Digits" (E. Alpaydin and
-C. Kaynak, 1998, https://doi.org/10.24432/C50P49, CC BY 4.0), 8 x 8 pixels of 17 grey levels.
+C. Kaynak, 1998, https://doi.org/10.24432/C50P49, CC BY 4.0), 8 x 8 pixels of 17 gray levels.
 """
 
 import argparse
@@ -50,28 +50,28 @@ class Augmented(keras.utils.PyDataset):
 
     def __init__(self, pixels: np.ndarray, labels: np.ndarray) -> None:
         super().__init__()
-        self.pictures = [Image.fromarray(RECIPE(image)) for image in pixels]
+        self.images = [Image.fromarray(RECIPE(image)) for image in pixels]
         self.targets = keras.utils.to_categorical(labels, 10)
         self.random = np.random.default_rng(SEED)
         self.on_epoch_end()
 
     def __len__(self) -> int:
-        return len(self.pictures) // BATCH
+        return len(self.images) // BATCH
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         batch = self.order[index * BATCH : (index + 1) * BATCH]
-        return np.stack([self.distorted(self.pictures[number]) for number in batch]), self.targets[batch]
+        return np.stack([self.distorted(self.images[number]) for number in batch]), self.targets[batch]
 
     def on_epoch_end(self) -> None:
-        self.order = self.random.permutation(len(self.pictures))
+        self.order = self.random.permutation(len(self.images))
 
-    def distorted(self, picture: Image.Image) -> np.ndarray:
+    def distorted(self, image: Image.Image) -> np.ndarray:
         """At most 15 degrees, 15 % and 3 pixels."""
         angle, scale_x, scale_y = self.random.uniform([-0.26, 0.85, 0.85], [0.26, 1.15, 1.15])
         matrix = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]) / [scale_x, scale_y]
         offset = 15.5 - matrix @ (15.5 + self.random.uniform(-3, 3, 2))
         affine = (*matrix[0], offset[0], *matrix[1], offset[1])
-        return np.asarray(picture.transform((32, 32), Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR))
+        return np.asarray(image.transform((32, 32), Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR))
 
 
 def train(pixels: np.ndarray, labels: np.ndarray) -> keras.Model:

@@ -1,12 +1,12 @@
-"""Trains `convnext_mini.shapes`, the bundled ConvNeXt-CLIP, and measures it on pictures that it never saw.
+"""Trains `convnext_mini.shapes`, the bundled ConvNeXt-CLIP, and measures it on images that it never saw.
 
     KERAS_BACKEND=tensorflow python scripts/train_shapes_clip.py
 
-`shapes.py` makes the pictures. First the image tower alone learns to name the attributes of a scene, which takes far
+`shapes.py` makes the images. First the image tower alone learns to name the attributes of a scene, which takes far
 fewer steps than to find out from captions what a shape is; then both towers learn from captions. The script words all
-of them, so it knows of every caption of a batch whether it is true of each picture, and the loss is told. The
+of them, so it knows of every caption of a batch whether it is true of each image, and the loss is told. The
 validation combinations guided the recipe and its length; the held-out ones are measured once, at the end. Writes the
-checkpoint and a sheet of held-out pictures with their captions into `weights/`, and prints the accuracies beside those
+checkpoint and a sheet of held-out images with their captions into `weights/`, and prints the accuracies beside those
 of chance, and the sha256 for `weights/clip.csv`.
 """
 
@@ -28,7 +28,7 @@ from convnext_keras.checkpoints.download import file_sha256
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 SEED, STEPS = 0, 100  # steps of an epoch
-BATCH, FREE = 128, 64  # pictures of a batch, and how many of them are free ones
+BATCH, FREE = 128, 64  # images of a batch, and how many of them are free ones
 RETRIEVED = 500
 SHEET_COLUMNS, SHEET_ROWS = 8, 6
 # Milder than LAION's (a third of the area, 0.35): a caption that speaks of places and numbers must stay true.
@@ -70,7 +70,7 @@ class AttributeLoss(keras.losses.Loss):
     """Cross-entropy of each attribute of a scene, of those that have a name; logits of all tables side by side."""
 
     def call(self, y_true, y_pred):
-        """Returns one value for each picture, `(N,)`."""
+        """Returns one value for each image, `(N,)`."""
         losses, start = [], 0
         for number, (field, values) in enumerate(zip(Scene._fields, VALUES, strict=True)):
             label, end = y_true[:, number], start + len(values)
@@ -83,7 +83,7 @@ class AttributeLoss(keras.losses.Loss):
 
 
 class TruthLoss(keras.losses.Loss):
-    """`ContrastiveLoss` of a batch in which several captions may be true of a picture, as `truth` tells."""
+    """`ContrastiveLoss` of a batch in which several captions may be true of an image, as `truth` tells."""
 
     def call(self, y_true, y_pred):
         """Returns one value for each pair, `(N,)`."""
@@ -95,7 +95,7 @@ class TruthLoss(keras.losses.Loss):
 
 
 class Scenes(keras.utils.PyDataset):
-    """Batches of pictures, all drawn anew, and the numbers of their attributes: free ones and random arranged ones."""
+    """Batches of images, all drawn anew, and the numbers of their attributes: free ones and random arranged ones."""
 
     def __init__(self, scenes: list[Scene], seed: int) -> None:
         super().__init__()
@@ -110,21 +110,21 @@ class Scenes(keras.utils.PyDataset):
         free = [free_scene(self.random) for _ in range(ATTRIBUTE_FREE)]
         arranged = self.arranged(ATTRIBUTE_BATCH - ATTRIBUTE_FREE)
         labels = [numbered(scene._asdict()) for scene in free + arranged]
-        return self.pictures(free, arranged), np.array(labels, "int32")
+        return self.images(free, arranged), np.array(labels, "int32")
 
     def arranged(self, count: int) -> list[Scene]:
         """Random scenes of those in training."""
         return [self.scenes[number] for number in self.random.integers(len(self.scenes), size=count)]
 
-    def pictures(self, free: list[Scene], arranged: list[Scene]) -> np.ndarray:
-        """One picture of each scene, `(N, 64, 64, 3)`."""
-        pictures = [draw_free(scene, self.random) for scene in free]
-        pictures += [self.augmented(draw(scene, self.random)) for scene in arranged]
-        return np.stack(pictures).astype("float32")
+    def images(self, free: list[Scene], arranged: list[Scene]) -> np.ndarray:
+        """One image of each scene, `(N, 64, 64, 3)`."""
+        images = [draw_free(scene, self.random) for scene in free]
+        images += [self.augmented(draw(scene, self.random)) for scene in arranged]
+        return np.stack(images).astype("float32")
 
 
 class Pairs(Scenes):
-    """Batches of pictures and captions, all drawn and worded anew: free ones, families, and random arranged ones."""
+    """Batches of images and captions, all drawn and worded anew: free ones, families, and random arranged ones."""
 
     def __init__(self, scenes: list[Scene], tokenizer: clip.Tokenizer, seed: int) -> None:
         super().__init__(scenes, seed)
@@ -138,7 +138,7 @@ class Pairs(Scenes):
         scenes = free + arranged
         captions = [random_attributes(scene, self.random, part) for scene, part in zip(scenes, complete, strict=True)]
         tokens = self.tokenizer([worded(caption, self.random) for caption in captions])
-        return {"images": self.pictures(free, arranged), "tokens": tokens}, truth(scenes, captions)
+        return {"images": self.images(free, arranged), "tokens": tokens}, truth(scenes, captions)
 
     def families(self, count: int) -> list[Scene]:
         """Scenes, each a first one followed by others that differ from it a little, as far as they are in training."""
@@ -201,19 +201,19 @@ def optimizer_of(peak: float, steps: int) -> keras.optimizers.Optimizer:
     return optimizer
 
 
-def pictures_of(scenes: Sequence[Scene], seed: int) -> tuple[list[Scene], list[np.ndarray]]:
-    """Arranged scenes in random order, with one picture of each."""
+def images_of(scenes: Sequence[Scene], seed: int) -> tuple[list[Scene], list[np.ndarray]]:
+    """Arranged scenes in random order, with one image of each."""
     random = np.random.default_rng(seed)
     scenes = [scenes[place] for place in random.permutation(len(scenes))]
     return scenes, [draw(scene, random) for scene in scenes]
 
 
 def measure(model: clip.DualEncoder, combinations: Sequence[Scene], seed: int) -> dict[str, float]:
-    """Accuracies in percent: whole captions of arranged pictures among all 4,320, text to image among 500 of them, and
-    colour, shape and both of 600 free pictures among all that there are.
+    """Accuracies in percent: whole captions of arranged images among all 4,320, text to image among 500 of them, and
+    color, shape and both of 600 free images among all that there are.
     """
-    scenes, pictures = pictures_of(combinations, seed)
-    images = model.encode_image(pictures)
+    scenes, source_images = images_of(combinations, seed)
+    images = model.encode_image(source_images)
     texts = model.encode_text([scene.caption for scene in SCENES])
     best = (images @ texts.T).argmax(axis=1)
     right = [SCENES[place] == scene for place, scene in zip(best, scenes, strict=True)]
@@ -237,16 +237,16 @@ def measure(model: clip.DualEncoder, combinations: Sequence[Scene], seed: int) -
 
 RECALL = "recall@1 of text to image"
 LABELS = {
-    "colour and shape": ("a {} {}", ("colour", "shape")),
+    "color and shape": ("a {} {}", ("color", "shape")),
     "shape only": ("a {}", ("shape",)),
-    "colour only": ("{}", ("colour",)),
+    "color only": ("{}", ("color",)),
 }
 CHANCE = {
     "whole captions": 100 / len(SCENES),
     RECALL: 100 / RETRIEVED,
-    "colour and shape": 100 / 36,
+    "color and shape": 100 / 36,
     "shape only": 100 / 6,
-    "colour only": 100 / 6,
+    "color only": 100 / 6,
 }
 
 
@@ -256,10 +256,10 @@ def told(accuracies: dict[str, float]) -> str:
 
 
 def write_sheet(folder: Path) -> None:
-    """A grid of held-out pictures in one PNG, and their captions in a table, row by row."""
-    scenes, pictures = pictures_of(split().held_out, SEED + 1)
-    scenes, pictures = scenes[: SHEET_COLUMNS * SHEET_ROWS], pictures[: SHEET_COLUMNS * SHEET_ROWS]
-    cells = np.stack(pictures).reshape(SHEET_ROWS, SHEET_COLUMNS, SIZE, SIZE, 3).swapaxes(1, 2)
+    """A grid of held-out images in one PNG, and their captions in a table, row by row."""
+    scenes, images = images_of(split().held_out, SEED + 1)
+    scenes, images = scenes[: SHEET_COLUMNS * SHEET_ROWS], images[: SHEET_COLUMNS * SHEET_ROWS]
+    cells = np.stack(images).reshape(SHEET_ROWS, SHEET_COLUMNS, SIZE, SIZE, 3).swapaxes(1, 2)
     sheet = Image.fromarray(cells.reshape(SHEET_ROWS * SIZE, SHEET_COLUMNS * SIZE, 3))
     sheet.save(folder / "shapes_held_out.png", optimize=True)
     with (folder / "shapes_held_out.csv").open("w", encoding="utf-8", newline="") as stream:

@@ -29,7 +29,7 @@ def outputs(model, inputs) -> np.ndarray:
     return to_numpy(model(inputs))
 
 
-def randomise(model, seed=1):
+def randomize(model, seed=1):
     """Gives every weight a value far from its initial one, so that a misplaced or ignored one shows."""
     random = np.random.default_rng(seed)
     for weight in model.weights:

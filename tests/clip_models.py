@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import safetensors.numpy
-from backends import randomise
+from backends import randomize
 from make_clip_references import KINDS, SIZE, TOKEN_EMBEDDING, token_embedding
 from make_references import REFERENCES, SMALL
 from PIL import Image
@@ -45,25 +45,25 @@ def load(kind, folder, **arguments):
 @pytest.fixture(scope="module")
 def small_clip():
     """A small model with random weights, which no test changes."""
-    return randomise(clip.CLIPConvNeXt(variant("linear")))
+    return randomize(clip.CLIPConvNeXt(variant("linear")))
 
 
-def pictures(number):
-    return [np.random.default_rng(seed).integers(0, 256, (70, 80, 3), "uint8") for seed in range(number)]
+def random_images(count):
+    return [np.random.default_rng(seed).integers(0, 256, (70, 80, 3), "uint8") for seed in range(count)]
 
 
 @pytest.fixture(scope="session")
 def held_out():
-    """The held-out pictures of the bundled model, and their captions."""
+    """The held-out images of the bundled model, and their captions."""
     return held_out_shapes()
 
 
 @pytest.fixture
 def folder(held_out, tmp_path):
-    """Twelve pictures in two folders, named by their captions."""
+    """Twelve images in two folders, named by their captions."""
     for number, (pixels, caption) in enumerate(zip(*held_out, strict=True)):
         if number < 12:
-            path = tmp_path / "pictures" / str(number % 2) / f"{caption.replace(' ', '-')}.png"
+            path = tmp_path / "images" / str(number % 2) / f"{caption.replace(' ', '-')}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path)
-    return tmp_path / "pictures"
+    return tmp_path / "images"

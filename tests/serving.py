@@ -49,14 +49,14 @@ def model():
 
 
 @pytest.fixture(scope="session")
-def pictures():
+def images():
     return held_out_shapes()
 
 
 @pytest.fixture(scope="session")
-def index_folder(tmp_path_factory, model, pictures):
+def index_folder(tmp_path_factory, model, images):
     folder = tmp_path_factory.mktemp("index")
-    for number, pixels in enumerate(pictures[0][:12]):
+    for number, pixels in enumerate(images[0][:12]):
         (folder / f"{number:02}.png").write_bytes(png(pixels))
     index = retrieval.InMemoryIndex(model)
     index.add(folder)

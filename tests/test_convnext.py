@@ -7,7 +7,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from backends import BACKEND, needs_training, outputs, randomise, to_numpy
+from backends import BACKEND, needs_training, outputs, randomize, to_numpy
 from clip_models import variant
 from waiting import TIMEOUT
 
@@ -78,7 +78,7 @@ def test_two_backbones_fit_in_one_model(tmp_path):
         small(name="left", include_top=False, pooling="avg"),
         small(name="right", include_top=False, pooling="avg"),
     )
-    both = randomise(keras.Model(inputs, keras.layers.Concatenate()([left(inputs), right(inputs)])))
+    both = randomize(keras.Model(inputs, keras.layers.Concatenate()([left(inputs), right(inputs)])))
     both.save(tmp_path / "both.keras")
     again = keras.saving.load_model(tmp_path / "both.keras")
     pixels = some_pixels(1, 32, 32, 3)
@@ -98,7 +98,7 @@ def test_input_tensor_of_another_layer():
 @pytest.mark.cross_backend
 @pytest.mark.parametrize("activation", ["softmax", None, "relu"])
 def test_classifier_activation(activation):
-    model = randomise(small(classifier_activation=activation))
+    model = randomize(small(classifier_activation=activation))
     assert model.layers[-1].activation is keras.activations.get(activation)
     found = outputs(model, some_pixels(2, 32, 32, 3))
     assert (activation == "softmax") == np.allclose(found.sum(axis=1), 1, atol=1e-5)
@@ -173,7 +173,7 @@ def test_stochastic_depth_rises_linearly_and_drops_samples():
 
 def test_preprocessing_can_stay_outside():
     inside, outside = small(), small(include_preprocessing=False, name="outside")
-    outside.set_weights(randomise(inside).get_weights())
+    outside.set_weights(randomize(inside).get_weights())
     pixels = some_pixels(2, 40, 32, 3)
     np.testing.assert_allclose(outputs(outside, normalize(pixels)), outputs(inside, pixels), atol=1e-5)
 
@@ -187,14 +187,14 @@ def test_embedded_statistics():
 
 
 def test_pixels_may_be_bytes():
-    model = randomise(small())
+    model = randomize(small())
     pixels = some_pixels(1, 32, 32, 3)
     np.testing.assert_allclose(outputs(model, pixels.astype("uint8")), outputs(model, pixels), atol=1e-6)
 
 
 @pytest.mark.cross_backend
 def test_channels_first_gives_the_same_numbers():
-    last = randomise(small(include_top=False))
+    last = randomize(small(include_top=False))
     keras.config.set_image_data_format("channels_first")
     first = small(include_top=False, name="first", input_shape=(3, None, None))
     first.set_weights(last.get_weights())
@@ -209,7 +209,7 @@ def test_channels_first_gives_the_same_numbers():
 def test_mixed_precision(policy, arguments, by_argument):
     if not by_argument:
         keras.config.set_dtype_policy(policy)
-    model = randomise(small(**arguments, dtype=policy if by_argument else None))
+    model = randomize(small(**arguments, dtype=policy if by_argument else None))
     assert model.get_layer("convnext_stage_0_block_0_pointwise_conv_1").compute_dtype == policy.removeprefix("mixed_")
     full = small(**arguments, dtype="float32", name="full")
     full.set_weights(model.get_weights())
@@ -227,7 +227,7 @@ def test_mixed_precision(policy, arguments, by_argument):
     "jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)] if BACKEND == "tensorflow" else ["auto"]
 )
 def test_fit_learns(jit_compile):
-    """Sixteen pictures of two kinds, bright and dark, are told apart after a few steps."""
+    """Sixteen images of two kinds, bright and dark, are told apart after a few steps."""
     labels = np.arange(16) % 2
     pixels = some_pixels(16, 32, 32, 3) * np.where(labels, 1.0, 0.3)[:, None, None, None]
     options = {"classes": 2, "input_shape": (32, 32, 3), "drop_path_rate": 0.1, "layer_scale_init_value": 0.1}
@@ -308,7 +308,7 @@ def test_saved_models_change_nothing_in_a_fresh_process(tmp_path):
     forms = ["model.keras", "model.h5", "model.weights.h5"]
     if BACKEND == "openvino":  # Keras 3.15 cannot write a model with a Normalization layer to .h5 there.
         forms.remove("model.h5")
-    model = randomise(small(drop_path_rate=0.2))
+    model = randomize(small(drop_path_rate=0.2))
     for form in forms:
         (model.save_weights if "weights" in form else model.save)(tmp_path / form)
     pixels = some_pixels(2, 32, 32, 3)
@@ -324,7 +324,7 @@ def test_saved_models_change_nothing_in_a_fresh_process(tmp_path):
     "again", [lambda model: keras.models.model_from_json(model.to_json()), keras.models.clone_model]
 )
 def test_copies_change_nothing(again):
-    model = randomise(small(drop_path_rate=0.2))
+    model = randomize(small(drop_path_rate=0.2))
     copied = again(model)
     copied.set_weights(model.get_weights())
     pixels = some_pixels(2, 32, 32, 3)

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from backends import BACKEND, randomise, to_numpy
+from backends import BACKEND, randomize, to_numpy
 from make_references import SMALL
 
 from convnext_keras import ConvNeXt, feature_extractor
@@ -38,7 +38,7 @@ def nested_twice(base):
 )
 @pytest.mark.parametrize("stages", [(0, 1, 2, 3), (3,), (2, 0)])
 def test_nested_backbones_give_their_stages(nest, scale, stages):
-    base = randomise(backbone())
+    base = randomize(backbone())
     expected = feature_extractor(base, range(4))(scale * pixels(2, 64, 64))
     features = feature_extractor(nest(base), stages)(pixels(2, 64, 64))
     assert isinstance(features, list)
@@ -47,7 +47,7 @@ def test_nested_backbones_give_their_stages(nest, scale, stages):
 
 
 def test_features_share_the_weights_of_the_model():
-    base = randomise(backbone())
+    base = randomize(backbone())
     extractor = feature_extractor(nested_once(base), [3])
     before = to_numpy(extractor(pixels(1, 64, 64))[0])
     base.set_weights([2 * weight for weight in base.get_weights()])
@@ -57,7 +57,7 @@ def test_features_share_the_weights_of_the_model():
 @pytest.mark.cross_backend
 @pytest.mark.parametrize("stages", [(3,), (1, 3)])
 def test_features_are_a_list_in_every_way(stages, tmp_path):
-    extractor = feature_extractor(randomise(backbone()), stages)
+    extractor = feature_extractor(randomize(backbone()), stages)
     expected = [to_numpy(row) for row in extractor(pixels(2, 64, 64))]
     assert len(expected) == len(stages)
     extractor.save(tmp_path / "features.keras")

@@ -12,7 +12,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from backends import BACKEND, needs_training, randomise
+from backends import BACKEND, needs_training, randomize
 from keras.src.legacy.saving import legacy_h5_format
 
 import convnext_keras
@@ -134,7 +134,7 @@ def tiny_files(tmp_path_factory):
     """Random stand-ins for Keras' two files of ConvNeXt-Tiny."""
     folder = tmp_path_factory.mktemp("tiny")
     for top in (True, False):
-        model = randomise(ConvNeXtTiny(weights=None, include_top=top))
+        model = randomize(ConvNeXtTiny(weights=None, include_top=top))
         with h5py.File(folder / f"{top}.h5", "w") as file:
             legacy_h5_format.save_weights_to_hdf5_group(file, model)
     return folder

@@ -5,7 +5,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from backends import BACKEND, outputs, randomise
+from backends import BACKEND, outputs, randomize
 
 from convnext_keras import ConvNeXt, feature_extractor
 
@@ -14,7 +14,7 @@ CLOSE = 2e-2 if BACKEND == "openvino" else 1e-5  # whose `predict` computes in b
 
 
 def new_model(**options):
-    return randomise(ConvNeXt(**SIZES, **{"input_shape": (None, None, 3), **options}))
+    return randomize(ConvNeXt(**SIZES, **{"input_shape": (None, None, 3), **options}))
 
 
 def pixels(rows=3, size=32, kind="float32"):
@@ -40,7 +40,7 @@ def test_any_number_of_rows_sizes_and_types_in_any_order():
 def test_other_values_and_other_weights_are_seen():
     model, few = new_model(), pixels()
     check(model, few, few, few)
-    randomise(model, seed=2)
+    randomize(model, seed=2)
     check(model, few, few, few, few)
     if BACKEND == "openvino":
         pytest.skip("OpenVINO only infers")
@@ -103,9 +103,9 @@ def test_openvino_compiles_once_for_each_shape_and_for_other_values(monkeypatch)
     compile_model, compiled = openvino.compile_model, []
     monkeypatch.setattr(openvino, "compile_model", lambda *given: compiled.append(given) or compile_model(*given))
     model = new_model()
-    for pictures, count in ((pixels(), 1), (pixels(40), 1), (pixels(2, 48), 2), (pixels(), 2), (pixels(2, 64), 3)):
-        model.predict(pictures, verbose=0)
+    for images, count in ((pixels(), 1), (pixels(40), 1), (pixels(2, 48), 2), (pixels(), 2), (pixels(2, 64), 3)):
+        model.predict(images, verbose=0)
         assert len(compiled) == count
-    randomise(model, seed=2)
+    randomize(model, seed=2)
     model.predict(pixels(2, 64), verbose=0)
     assert len(compiled) == 4

@@ -54,8 +54,8 @@ def test_it_survives_saving(make, form, tmp_path):
     assert (after.weights, after.sha256, after.license, after.labels) == (
         before.weights, before.sha256, before.license, before.labels,
     )  # fmt: skip
-    assert after.recipe == before.recipe
-    assert isinstance(after.recipe, ImageTransform)
+    assert after.transform == before.transform
+    assert isinstance(after.transform, ImageTransform)
     assert after.file.name == before.file.name
     assert after.file.parent.name == ""  # The folder is this machine's.
 

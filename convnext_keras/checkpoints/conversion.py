@@ -1,7 +1,7 @@
 """A PyTorch checkpoint into a `.safetensors` file, once; the only module that opens a pickle, and that needs PyTorch.
 
 The pickle is opened with `weights_only=True`, which builds tensors and nothing else. Names stay the publisher's: the
-layout is recognised when the file is loaded.
+layout is recognized when the file is loaded.
 """
 
 import os

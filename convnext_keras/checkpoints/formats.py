@@ -2,7 +2,7 @@
 
 Opening a file reads names, shapes and types only, and refuses everything that a plain list of arrays does not need
 (links, filters, chunks, references, external or virtual data), so that a hostile file is met before it costs anything.
-The format is recognised by content, not by the file's name. Nothing is ever unpickled.
+The format is recognized by content, not by the file's name. Nothing is ever unpickled.
 """
 
 import contextlib

@@ -293,6 +293,6 @@ def load_pretrained(
     known = {}
     if isinstance(source, WeightsSource):
         labels = None if CLASSIFIER in fresh else source.labels or None
-        known = {"weights": source.name, "license": source.license, "recipe": source.recipe, "labels": labels}
+        known = {"weights": source.name, "license": source.license, "transform": source.transform, "labels": labels}
     model.pretrained_info = PretrainedInfo(file.path, file.sha256, **known)
     return model.pretrained_info

@@ -24,7 +24,7 @@ BUNDLED_WEIGHTS_DIR = next(
 CLASSIFIER_REGISTRY, CLIP_REGISTRY = "registry", "clip"  # the tables
 # By the form that a set is published in: what its processor does otherwise than timm's.
 TRANSFORMS = {"transformers": {"rounding": "down"}, "transformers DINOv3": {"levels": False}}
-# Licences that do not allow any use, in a few words.
+# Licenses that do not allow any use, in a few words.
 RESTRICTED_LICENSES = {
     "cc-by-nc-4.0": "not for commercial use (https://creativecommons.org/licenses/by-nc/4.0/)",
     "dinov3-license": "Meta's own terms, which must be accepted on the hub first",
@@ -57,8 +57,8 @@ class WeightsSource(Protocol):
         ...
 
     @property
-    def recipe(self) -> ImageTransform:
-        """The evaluation transform: a picture in, the model's pixels out."""
+    def transform(self) -> ImageTransform:
+        """The evaluation transform: an image in, the model's pixels out."""
         ...
 
     @property
@@ -140,8 +140,8 @@ class WeightSet(NamedTuple):
         return f"{self.variant}.{self.tag}"
 
     @property
-    def recipe(self) -> ImageTransform:
-        """The evaluation transform: a picture in, the model's pixels out."""
+    def transform(self) -> ImageTransform:
+        """The evaluation transform: an image in, the model's pixels out."""
         others: dict[str, Any] = TRANSFORMS.get(self.layout, {})
         return ImageTransform(self.input_size, self.crop, self.resize, self.interpolation, self.statistics, **others)
 
@@ -261,9 +261,9 @@ def _normalize_tag(name: str) -> str:
     return name.lower().replace("-", "_")
 
 
-@functools.cache  # Once for each licence is enough.
+@functools.cache  # Once for each license is enough.
 def warn_restricted_license(license: str) -> None:
-    """Tells that a licence restricts the use of weights."""
+    """Tells that a license restricts the use of weights."""
     warnings.warn(f"These weights are under {license}: {RESTRICTED_LICENSES[license]}.", stacklevel=6)
 
 

@@ -54,7 +54,7 @@ def zero_shot(
     address: Address = "",
     devices: Devices = "",
 ) -> None:
-    """Tells which of any labels fits a picture best.
+    """Tells which of any labels fits an image best.
 
     [dim]convnext-keras zero-shot cat.jpg --labels "a cat, a dog, a bird" --template "{}"[/]
 
@@ -96,7 +96,7 @@ def zero_shot(
 def embed(
     inputs: Annotated[
         list[Path],
-        typer.Argument(help="Pictures, folders, .tar shards, .csv or .parquet lists; or one .txt with a text a line."),
+        typer.Argument(help="Images, folders, .tar shards, .csv or .parquet lists; or one .txt with a text a line."),
     ],
     output: Annotated[Path, typer.Option(help="A .safetensors or .parquet file; or a folder or .lance, to go on.")],
     weights: ClipName = DEFAULT_CLIP,
@@ -112,7 +112,7 @@ def embed(
     address: Address = "",
     devices: Devices = "",
 ) -> None:
-    """Writes unit vectors of pictures or texts, with their names.
+    """Writes unit vectors of images or texts, with their names.
 
     [dim]convnext-keras embed photos/ --output photos.safetensors[/]
 
@@ -154,12 +154,12 @@ def embed(
 
 
 def index(
-    folder: Annotated[Path, typer.Argument(help="Folder of pictures, searched with the folders in it.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of images, searched with the folders in it.")],
     output: Annotated[Path, typer.Option(help="Folder of the index, or .lance; one that exists grows.")],
     weights: ClipName = DEFAULT_CLIP,
     skip: Skip = False,
 ) -> None:
-    """Makes a folder of pictures searchable, or adds what is new in it.
+    """Makes a folder of images searchable, or adds what is new in it.
 
     [dim]convnext-keras index photos/ --output photos.index[/]
 
@@ -171,29 +171,27 @@ def index(
     from convnext_keras.retrieval.lance_index import is_lance_path
 
     paths, model = list_images(folder), load_clip(weights)
-    pictures: Any = retrieval.LanceIndex(output, model) if is_lance_path(output) else retrieval.InMemoryIndex(model)
+    images: Any = retrieval.LanceIndex(output, model) if is_lance_path(output) else retrieval.InMemoryIndex(model)
     if output.is_dir():
-        pictures = retrieval.open_index(output, model)
+        images = retrieval.open_index(output, model)
     by_name = {item_name(path, 0): path for path in paths}
-    new = [by_name[name] for name in pictures.filter_new(by_name)]
-    added = pictures.add(tqdm(new, disable=None), on_error="skip" if skip else "raise")
+    new = [by_name[name] for name in images.filter_new(by_name)]
+    added = images.add(tqdm(new, disable=None), on_error="skip" if skip else "raise")
     if not is_lance_path(output):
-        pictures.save(output)
-    print(f"{output}: {added} pictures added, {len(pictures)} in all")
+        images.save(output)
+    print(f"{output}: {added} images added, {len(images)} in all")
 
 
 def search(
     folder: Annotated[Path, typer.Argument(metavar="INDEX", help="Folder that 'index' wrote.")],
-    query: Annotated[str, typer.Argument(help="Words, or the path of a picture.")],
+    query: Annotated[str, typer.Argument(help="Words, or the path of an image.")],
     top: TopK = 10,
-    sheet: Annotated[Path | None, typer.Option(help="Write a sheet of the pictures found, such as found.png.")] = None,
-    pictures: Annotated[
-        Path | None, typer.Option(help="Folder of the pictures, if it is not beside the index.")
-    ] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Write a sheet of the images found, such as found.png.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the images, if it is not beside the index.")] = None,
     where: Annotated[str, typer.Option(help="Condition on columns of a .lance, such as 'year > 2020'.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Finds pictures by words or by another picture.
+    """Finds images by words or by another image.
 
     [dim]convnext-keras search photos.index "a lighthouse in fog" --sheet found.png[/]
 
@@ -203,12 +201,12 @@ def search(
     from convnext_keras.contact_sheet import contact_sheet
     from convnext_keras.retrieval.factory import read_index_weights
 
-    index = retrieval.open_index(folder, load_clip(read_index_weights(folder)), pictures)
+    index = retrieval.open_index(folder, load_clip(read_index_weights(folder)), images)
     hits = index.search(parse_query(query), top, where or None)
     if as_json:
         print(json.dumps([hit._asdict() for hit in hits], indent=2))
     else:
-        table = Table("picture", "cosine")
+        table = Table("image", "cosine")
         for hit in hits:
             table.add_row(Text(hit.name), f"{hit.cosine:.3f}")
         Console().print(table)

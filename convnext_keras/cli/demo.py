@@ -1,4 +1,4 @@
-"""`convnext-keras demo`: the two bundled models on pictures that they never saw."""
+"""`convnext-keras demo`: the two bundled models on images that they never saw."""
 
 import csv
 from pathlib import Path
@@ -22,10 +22,10 @@ SHAPE_QUERIES = (
 
 
 def demo(
-    output: Annotated[Path, typer.Option(help="Folder of the pictures that it writes.")] = Path(),
-    train: Annotated[bool, typer.Option("--train", help="Fine-tune one of them on digits in colour instead.")] = False,
+    output: Annotated[Path, typer.Option(help="Folder of the images that it writes.")] = Path(),
+    train: Annotated[bool, typer.Option("--train", help="Fine-tune one of them on digits in color instead.")] = False,
 ) -> None:
-    """Runs the two bundled models on pictures that they never saw in training, offline.
+    """Runs the two bundled models on images that they never saw in training, offline.
 
     [dim]convnext-keras demo[/]
 
@@ -33,7 +33,7 @@ def demo(
     """
     output.mkdir(parents=True, exist_ok=True)
     if train:
-        shown = train_on_colors(output / "coloured-digits", output / "coloured-digits-model")
+        shown = train_on_colors(output / "colored-digits", output / "colored-digits-model")
     else:
         shown = [*classify_digits(output / "predictions.png"), *search_shapes(output / "search.png")]
     for part in shown:
@@ -83,10 +83,10 @@ def classify_digits(output: Path) -> list[Table | str]:
     from convnext_keras.checkpoints import load_registry
 
     digits, labels = held_out_digits()
-    model, recipe = create_model(DIGITS), load_registry()[DIGITS].recipe
-    scores = model.predict_on_batch(np.stack([recipe(digit) for digit in digits]))
+    model, transform = create_model(DIGITS), load_registry()[DIGITS].transform
+    scores = model.predict_on_batch(np.stack([transform(digit) for digit in digits]))
     predicted = scores.argmax(axis=1)
-    table = Table("digit", "pictures", "right", "taken for", "mean score of the true digit")
+    table = Table("digit", "images", "right", "taken for", "mean score of the true digit")
     for digit in range(10):
         mine = labels == digit
         wrong = ", ".join(str(other) for other in predicted[mine] if other != digit)
@@ -102,7 +102,7 @@ def classify_digits(output: Path) -> list[Table | str]:
 
 
 def colorize(digit: np.ndarray, random: np.random.Generator) -> Image.Image:
-    """A digit `(8, 8)` in ink of one colour on paper of another, 32 pixels high, for a model of white on black."""
+    """A digit `(8, 8)` in ink of one color on paper of another, 32 pixels high, for a model of white on black."""
     while True:
         ink, paper = random.integers(0, 256, (2, 3))
         if abs(int(ink.sum()) - int(paper.sum())) > MIN_CONTRAST:
@@ -113,8 +113,8 @@ def colorize(digit: np.ndarray, random: np.random.Generator) -> Image.Image:
     )
 
 
-def train_on_colors(pictures: Path, model: Path) -> list[Table | str]:
-    """Writes digits in colour, fine-tunes the bundled model on four of five; returns what is to be printed.
+def train_on_colors(images: Path, model: Path) -> list[Table | str]:
+    """Writes digits in color, fine-tunes the bundled model on four of five; returns what is to be printed.
 
     Raises:
         ValueError: if a folder to write exists.
@@ -124,55 +124,55 @@ def train_on_colors(pictures: Path, model: Path) -> list[Table | str]:
     from convnext_keras.data.class_names import load_class_names
     from convnext_keras.training import reports
 
-    for folder in (pictures, model):
+    for folder in (images, model):
         if folder.exists():
             raise ValueError(f"{folder} exists. Move it away, or choose another place with --output.")
     reports.new_figure(1, 1)  # Before minutes of training.
     random = np.random.default_rng(0)
     names = [name for _, name in load_class_names("digits")]
     for number, (digit, label) in enumerate(zip(*held_out_digits(), strict=True)):
-        folder = pictures / names[label]
+        folder = images / names[label]
         folder.mkdir(parents=True, exist_ok=True)
         colorize(digit, random).save(folder / f"{number}.png")
-    kept, held_out = training.train_val_split(pictures, 0.2, None, 0, "raise")
+    kept, held_out = training.train_val_split(images, 0.2, None, 0, "raise")
     before = training.evaluate(DIGITS, held_out)
     trained = training.fine_tune(DIGITS, kept, validation=held_out, verbose=2)
     reports.save_training_result(trained, model)
-    table = Table("model", f"right of {len(held_out)} digits in colour")
+    table = Table("model", f"right of {len(held_out)} digits in color")
     for name, result in ((DIGITS, before), (str(model), trained.evaluation)):
         table.add_row(name, f"{100 * result.accuracy():.1f} %")
     return [
         table,
-        f"Look at {pictures} for the pictures, and at {model}/README.md for the card with its charts.",
-        f"Use it: convnext-keras classify {pictures}/{names[0]} --weights {model}",
+        f"Look at {images} for the images, and at {model}/README.md for the card with its charts.",
+        f"Use it: convnext-keras classify {images}/{names[0]} --weights {model}",
     ]
 
 
 def search_shapes(output: Path) -> list[Table | str]:
-    """Zero-shot labels of pictures of shapes, and pictures found by words; returns what is to be printed."""
+    """Zero-shot labels of images of shapes, and images found by words; returns what is to be printed."""
     from convnext_keras import clip, retrieval
     from convnext_keras.contact_sheet import contact_sheet
 
-    pictures, captions = held_out_shapes()
+    images, captions = held_out_shapes()
     model = clip.create_model(BUNDLED_CLIP)
     classifier = clip.ZeroShotClassifier(model, captions, "{}")
-    table = Table("picture shows", "best of 48 captions", "probability")
-    best = [rows[0] for rows in classifier.predict(pictures, top=1)]
+    table = Table("image shows", "best of 48 captions", "probability")
+    best = [rows[0] for rows in classifier.predict(images, top=1)]
     for caption, row in list(zip(captions, best, strict=True))[:6]:
         table.add_row(caption, row.label, f"{row.probability:.3f}")
     right = sum(caption == row.label for caption, row in zip(captions, best, strict=True))
     index = retrieval.InMemoryIndex(model)
-    index.add(pictures)
+    index.add(images)
     rows = []
     for number, query in enumerate(SHAPE_QUERIES, start=1):
         hits = index.search(query, top=6)
         texts = [f"row {number}: {hit.cosine:.2f}" for hit in hits]
-        shown = [pictures[hit.index] for hit in hits]
-        rows.append([(picture, text, "black") for picture, text in zip(shown, texts, strict=True)])
+        shown = [images[hit.index] for hit in hits]
+        rows.append([(image, text, "black") for image, text in zip(shown, texts, strict=True)])
     contact_sheet(rows, cell=128).save(output)
     queries = ", ".join(repr(query) for query in SHAPE_QUERIES)
     return [
         table,
-        f"{BUNDLED_CLIP}: {right} of {len(captions)} held-out pictures have their own caption first (chance: 1)",
-        f"Look at {output}: the pictures nearest to {queries}, one row each.",
+        f"{BUNDLED_CLIP}: {right} of {len(captions)} held-out images have their own caption first (chance: 1)",
+        f"Look at {output}: the images nearest to {queries}, one row each.",
     ]

@@ -59,7 +59,7 @@ def classify(
     address: Address = "",
     devices: Devices = "",
 ) -> None:
-    """Names what is in pictures.
+    """Names what is in images.
 
     [dim]convnext-keras classify cat.jpg dog.jpg --weights convnext_base --top 3[/]
 
@@ -84,10 +84,10 @@ def classify(
         if export.is_exported_model(weights)
         else load_saved_model(weights) or resolve_weights(weights)
     )
-    recipe, labels = _get_transform_and_classes(source)
+    transform, labels = _get_transform_and_classes(source)
     if not labels:
         raise ValueError(f"{weights} has no classes. Choose a weight set with a classifier.")
-    batches = iter_batches(images, recipe._replace(exif_transpose=exif_transpose), batch_size=32)
+    batches = iter_batches(images, transform._replace(exif_transpose=exif_transpose), batch_size=32)
     first = next(batches)  # Before anything is fetched.
     if isinstance(source, export.ExportedModel):
         predict: Any = source
@@ -114,13 +114,13 @@ def classify(
 
 def explain(
     images: Images,
-    output: Annotated[Path, typer.Option(help="Picture to write, such as cam.png.")] = Path("explained.png"),
+    output: Annotated[Path, typer.Option(help="Image to write, such as cam.png.")] = Path("explained.png"),
     weights: WeightSetName = "convnext_tiny.imagenet",
-    target: Annotated[str, typer.Option(help="Class by its name; by default each picture's best.")] = "",
+    target: Annotated[str, typer.Option(help="Class by its name; by default each image's best.")] = "",
     text: Annotated[list[str], typer.Option(help="Of a ConvNeXt-CLIP: what to look for, once or more.")] = [],  # noqa: B006
     method: Annotated[str, typer.Option(help=format_choices(EXPLAIN_METHODS))] = "grad_cam",
 ) -> None:
-    """Shows where in pictures a model sees a class or a text, as colours over them.
+    """Shows where in images a model sees a class or a text, as colors over them.
 
     [dim]convnext-keras explain photo.jpg --output cam.png[/]
 
@@ -145,7 +145,7 @@ def explain(
     contact_sheet(rows, cell=224).save(output)
     for path, *maps in zip(paths, *columns, strict=True):
         print(f"{path}: {', '.join(f'{one.name} {one.score:.3f}' for one in maps)}")
-    print(f"Look at {output}: each picture, and where it is seen, from blue to yellow.")
+    print(f"Look at {output}: each image, and where it is seen, from blue to yellow.")
 
 
 def _get_transform_and_classes(
@@ -160,19 +160,19 @@ def _get_transform_and_classes(
     from convnext_keras.pretrained_info import PretrainedInfo
 
     if isinstance(source, export.ExportedModel):
-        artefact: Any = source
-        has_classes = artefact.outputs[0] in ("probabilities", "logits")
-        return artefact.pretrained_info.recipe or ImageTransform(
+        artifact: Any = source
+        has_classes = artifact.outputs[0] in ("probabilities", "logits")
+        return artifact.pretrained_info.transform or ImageTransform(
             224
-        ), artefact.pretrained_info.labels if has_classes else ()
+        ), artifact.pretrained_info.labels if has_classes else ()
     if isinstance(source, keras.Model):
         known: Any = source.pretrained_info or PretrainedInfo()
         classes = source.output_shape[-1] if len(source.output_shape) == 2 else 0
-        recipe, labels = known.recipe or ImageTransform(224), known.labels
+        transform, labels = known.transform or ImageTransform(224), known.labels
     else:
-        classes, recipe, labels = source.classes, source.recipe, source.labels
+        classes, transform, labels = source.classes, source.transform, source.labels
     unnamed = () if isinstance(source, WeightSet) else tuple(str(number) for number in range(classes))
-    return recipe, labels or unnamed
+    return transform, labels or unnamed
 
 
 def export_model(
@@ -182,11 +182,11 @@ def export_model(
         str, typer.Option("--format", help=f"{format_choices(EXPORT_FORMATS)}; or by the file's end.")
     ] = "",
     size: Annotated[int, typer.Option(min=0, help="Height and width in pixels, or tokens; 0 for the model's.")] = 0,
-    batch: Annotated[int, typer.Option(min=0, help="Pictures or texts at a time; 0 for any number.")] = 0,
+    batch: Annotated[int, typer.Option(min=0, help="Images or texts at a time; 0 for any number.")] = 0,
     layout: Annotated[str, typer.Option(help="nhwc, or nchw with the channels of pixels in front.")] = "nhwc",
     pixels: Annotated[str, typer.Option(help="float32 or uint8, both 0 to 255; or normalized.")] = "float32",
     precision: Annotated[str, typer.Option(help=f"{format_choices(EXPORT_PRECISIONS)}, with --calibrate.")] = "float32",
-    calibrate: Annotated[Path | None, typer.Option(help="For int8, a folder of usual pictures.")] = None,
+    calibrate: Annotated[Path | None, typer.Option(help="For int8, a folder of usual images.")] = None,
     opset: Annotated[int, typer.Option(min=0, help="Of ONNX; 0 for the usual one.")] = 0,
     features: Annotated[
         bool, typer.Option("--features", help="The outputs of the four stages, not the classes.")

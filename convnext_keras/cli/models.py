@@ -14,13 +14,13 @@ from convnext_keras.cli.options import WEIGHTS_HELP, AsJson, load_saved_model, r
 
 def models(
     pattern: Annotated[str, typer.Argument(help="Shell pattern of names, such as '*base*'.")] = "*",
-    license: Annotated[str, typer.Option(help="Only this licence, such as mit.")] = "",
+    license: Annotated[str, typer.Option(help="Only this license, such as mit.")] = "",
     labels: Annotated[str, typer.Option(help="Only this label set, such as imagenet-1k.")] = "",
     size: Annotated[int, typer.Option(help="Only this input size in pixels.")] = 0,
     clip_models: Annotated[bool, typer.Option("--clip", help="Those of ConvNeXt-CLIP.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Lists what exists: weight sets with their size, parameters, licence and published accuracy.
+    """Lists what exists: weight sets with their size, parameters, license and published accuracy.
 
     [dim]convnext-keras models "convnextv2*" --size 384[/]
 
@@ -39,16 +39,16 @@ def models(
     if as_json:
         print(json.dumps([{"name": row.name, **row._asdict()} for row in rows], indent=2))
         return
-    table = Table("weight set", "million parameters", "MB", "pixels", "classes", "top-1 %", "licence")
+    table = Table("weight set", "million parameters", "MB", "pixels", "classes", "top-1 %", "license")
     for row in rows:
         million = f"{(variants[row.variant].parameters or 0) / 1e6:.1f}"
-        licence = f"[yellow]{row.license}[/]" if row.license in RESTRICTED_LICENSES else row.license
+        license = f"[yellow]{row.license}[/]" if row.license in RESTRICTED_LICENSES else row.license
         table.add_row(
-            row.name, million, str(row.size_mb), str(row.input_size), str(row.classes), row.top1_accuracy, licence
+            row.name, million, str(row.size_mb), str(row.input_size), str(row.classes), row.top1_accuracy, license
         )
     Console().print(table)
     restrictions = "; ".join(f"{name}: {meaning}" for name, meaning in RESTRICTED_LICENSES.items())
-    Console().print(f"[yellow]Licences in yellow[/] restrict the use: {restrictions}.")
+    Console().print(f"[yellow]Licenses in yellow[/] restrict the use: {restrictions}.")
 
 
 def fetch(
@@ -70,7 +70,7 @@ def inspect(
     name: Annotated[str, typer.Argument(help="hf://owner/name, with @revision or not, or a folder.")],
     as_json: AsJson = False,
 ) -> None:
-    """Tells what a repository describes - architecture, classes, transform, licence - without fetching its weights.
+    """Tells what a repository describes - architecture, classes, transform, license - without fetching its weights.
 
     [dim]convnext-keras inspect hf://timm/convnextv2_nano.fcmae_ft_in1k[/]
 
@@ -96,8 +96,8 @@ def inspect(
         "parameters": description.parameters,
         "classes": f"{description.classes} {shown or (description.labels or '')}".strip(),
         "activation": description.activation,
-        **{f"transform: {key}": value for key, value in description.recipe._asdict().items()},
-        "licence": description.license or "not stated",
+        **{f"transform: {key}": value for key, value in description.transform._asdict().items()},
+        "license": description.license or "not stated",
         "notes": " ".join(description.notes),
     }
     if as_json:

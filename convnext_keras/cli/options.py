@@ -50,15 +50,15 @@ WeightSetName = Annotated[str, typer.Option(help=WEIGHTS_HELP)]
 ClipName = Annotated[str, typer.Option("--weights", help=CLIP_WEIGHTS_HELP)]
 DEFAULT_CLIP = "convnext_base_w"
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-Images = Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.", show_default=False)]
-Skip = Annotated[bool, typer.Option(help="Leave out pictures that cannot be read, with a warning.")]
+Images = Annotated[list[Path], typer.Argument(help="Images, or folders of them.", show_default=False)]
+Skip = Annotated[bool, typer.Option(help="Leave out images that cannot be read, with a warning.")]
 ExifTranspose = Annotated[
     bool, typer.Option("--exif-transpose/--no-exif-transpose", help="Rotate images as their EXIF orientation says.")
 ]
 Column = Annotated[str, typer.Option(help="Column of a list with the paths, addresses or images; else the usual one.")]
 RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Do shards again that have errors.")]
-JobOutput = Annotated[Path | None, typer.Option("--output", help="Folder for files of Parquet, with a row a picture.")]
-ClusterOption = Annotated[str, typer.Option("--engine", help="ray, to do the pictures on a cluster.")]
+JobOutput = Annotated[Path | None, typer.Option("--output", help="Folder for files of Parquet, with a row an image.")]
+ClusterOption = Annotated[str, typer.Option("--engine", help="ray, to do the images on a cluster.")]
 Address = Annotated[str, typer.Option(help="Of a cluster of Ray that runs, such as auto or ray://head:10001.")]
 Devices = Annotated[str, typer.Option(help="Of a cluster: cpu or gpu, or how many models, such as gpu:4.")]
 TopK = Annotated[int, typer.Option(min=1, help="How many to show.")]
@@ -101,7 +101,7 @@ def load_clip(name: str) -> clip.DualEncoder:
 
 
 def expand_images(images: Iterable[Path]) -> list[Path]:
-    """The pictures given, and those in the folders given."""
+    """The images given, and those in the folders given."""
     from convnext_keras.data.loader import list_images
 
     return [
@@ -115,7 +115,7 @@ def print_summary(output: Path, summary: distributed.JobSummary) -> None:
     """Prints what a job did."""
     before = f"; {summary.skipped} shards were there" if summary.skipped else ""
     errors = f", {summary.errors} of them with an error" if summary.errors else ""
-    print(f"{output}: {summary.pictures} pictures{errors}, in {summary.shards} shards{before}")
+    print(f"{output}: {summary.images} images{errors}, in {summary.shards} shards{before}")
 
 
 def job_options(output: Path | None, engine: str, address: str, devices: str) -> dict[str, Any]:

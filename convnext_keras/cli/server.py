@@ -15,8 +15,8 @@ def serve(
     keys: Annotated[Path | None, typer.Option(help="File of keys, one a line; or set CONVNEXT_KERAS_API_KEYS.")] = None,
     allow_host: Annotated[list[str], typer.Option(help="A name that clients reach the server by.")] = [],  # noqa: B006
     index: Annotated[list[str], typer.Option(help="NAME=FOLDER that 'index' wrote.")] = [],  # noqa: B006
-    pictures: Annotated[list[str], typer.Option(help="NAME=FOLDER that an index's pictures lie in.")] = [],  # noqa: B006
-    image_urls: Annotated[str, typer.Option(help="Which pictures to fetch: public, allowlist or off.")] = "public",
+    images: Annotated[list[str], typer.Option(help="NAME=FOLDER that an index's images lie in.")] = [],  # noqa: B006
+    image_urls: Annotated[str, typer.Option(help="Which images to fetch: public, allowlist or off.")] = "public",
     image_host: Annotated[list[str], typer.Option(help="A host for the allowlist.")] = [],  # noqa: B006
     batching: Annotated[bool, typer.Option(help="Run items of different requests together.")] = True,
     engine: Annotated[str, typer.Option(help="openvino or onnx, to run the model without Keras' backend.")] = "",
@@ -39,7 +39,7 @@ def serve(
         keys_file=keys,
         allowed_hosts=allow_host,
         indexes=index,
-        pictures=pictures,
+        images=images,
         image_urls=image_urls,
         image_hosts=image_host,
         batching=batching,

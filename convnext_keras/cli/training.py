@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 DATA_HELP = "Folder with a folder for each class, or a .csv with path and class."
 Data = Annotated[Path, typer.Argument(help=DATA_HELP)]
 Model = Annotated[str, typer.Argument(help="Weight set, folder, hf://owner/name or .keras file.", show_default=False)]
-Skipped = Annotated[bool, typer.Option("--skip", help="Leave out pictures that cannot be read.")]
+Skipped = Annotated[bool, typer.Option("--skip", help="Leave out images that cannot be read.")]
 Templates = Annotated[list[str], typer.Option(help="Prompt with {} for the class (ConvNeXt-CLIP only).")]
 Size = Annotated[int, typer.Option(min=0, help="Height and width in pixels; 0 for those of the weights.")]
 
 
-def override_config(recipe: TrainingConfig, changes: list[str]) -> TrainingConfig:
+def override_config(config: TrainingConfig, changes: list[str]) -> TrainingConfig:
     """A recipe with fields set by `name=value`, where the value is as JSON has it.
 
     Raises:
@@ -47,14 +47,14 @@ def override_config(recipe: TrainingConfig, changes: list[str]) -> TrainingConfi
         values[name] = tuple(read) if isinstance(read, list) else read
     if "epochs" in values:  # The user's number counts, not the least that the preset trains for.
         values.setdefault("min_steps", 0)
-    return dataclasses.replace(recipe, **values)
+    return dataclasses.replace(config, **values)
 
 
 def train(
     data: Annotated[Path, typer.Argument(help=f"{DATA_HELP} Or pairs: a .csv with path and caption, or a .tar shard.")],
     output: Annotated[Path, typer.Option(help="Folder to write, which must not exist.")],
     weights: Annotated[str, typer.Option(help="Weight set to start from, folder, hf://owner/name or .keras file.")],
-    recipe: Annotated[str, typer.Option(help=f"{', '.join(PRESETS)}; by default by the number of pictures.")] = "",
+    config: Annotated[str, typer.Option(help=f"{', '.join(PRESETS)}; by default by the number of images.")] = "",
     changes: Annotated[
         list[str] | None,
         typer.Option("--set", help=f"A field of the recipe, as in epochs=5: {', '.join(PRESET_FIELDS)}."),
@@ -76,7 +76,7 @@ def train(
         ),
     ] = 1.0,
 ) -> None:
-    """Fine-tunes a classifier on a folder of pictures, or a ConvNeXt-CLIP on pairs of pictures and texts.
+    """Fine-tunes a classifier on a folder of images, or a ConvNeXt-CLIP on pairs of images and texts.
 
     The same command continues an interrupted training.
 
@@ -92,8 +92,8 @@ def train(
         raise ValueError(f"{output} exists. Choose another folder.")
     part: Any = float(validation) if validation.replace(".", "", 1).isdigit() else Path(validation)
     if is_image_text_data(data):
-        if recipe or size or skip:
-            raise ValueError("--recipe, --size and --skip are for pictures with classes. Change fields with --set.")
+        if config or size or skip:
+            raise ValueError("--recipe, --size and --skip are for images with classes. Change fields with --set.")
         chosen = override_config(training.CLIP_CONFIG, changes or [])
         train_on_pairs(data, output, weights, chosen, part, seed, replay_data or [], freeze_tower or None, interpolate)
         return
@@ -105,7 +105,7 @@ def train(
     on_error = "skip" if skip else "raise"
     reports.new_figure(1, 1)  # Before hours of training.
     kept, held_out = training.train_val_split(data, part, None, seed, on_error)
-    chosen = override_config(training.get_training_config(recipe or None, len(kept)), changes or [])
+    chosen = override_config(training.get_training_config(config or None, len(kept)), changes or [])
     console = Console()
     balance = Table("class", "train", "validate")
     for name, count in kept.counts.items():
@@ -128,7 +128,7 @@ def train_on_pairs(
     data: Path,
     output: Path,
     weights: str,
-    recipe: TrainingConfig,
+    config: TrainingConfig,
     validation: float | Path,
     seed: int,
     replay_data: list[Path],
@@ -163,7 +163,7 @@ def train_on_pairs(
     before = {name: each.evaluate(model) for name, each in measured.items()}
     state = output.with_name(f"{output.name}.partial")
     options: Any = {"freeze_tower": freeze_tower, "seed": seed, "state": state, "callbacks": [recall], "verbose": 2}
-    tuned = training.fine_tune_clip(model, kept, recipe, replay_data=replay_data, **options)
+    tuned = training.fine_tune_clip(model, kept, config, replay_data=replay_data, **options)
     tuned = clip.interpolate_weights(model, tuned, interpolate) if interpolate < 1 else tuned
     after = {name: each.evaluate(tuned) for name, each in measured.items()}
     metrics: Any = {f"{name} recall at 1": f"{100 * value:.1f} %" for name, value in after.items()}
@@ -185,8 +185,8 @@ def evaluate(
     model: Model,
     data: Data,
     size: Size = 0,
-    flip: Annotated[bool, typer.Option("--flip", help="Average the scores of mirrored pictures in.")] = False,
-    chart: Annotated[Path | None, typer.Option(help="Write the confusion of the classes as a picture.")] = None,
+    flip: Annotated[bool, typer.Option("--flip", help="Average the scores of mirrored images in.")] = False,
+    chart: Annotated[Path | None, typer.Option(help="Write the confusion of the classes as an image.")] = None,
     template: Templates = [TEMPLATE],  # noqa: B006
     skip: Skipped = False,
     as_json: AsJson = False,

@@ -85,7 +85,7 @@ def CLIPConvNeXt(  # noqa: N802 - named like the constructors of keras.applicati
         variant: the sizes of both towers.
         weights: None for random ones, a path to a file of any known layout (see `load_weights`), or a `WeightSet`;
             also a folder or a repository of the hub, `"hf://owner/name"`, in OpenCLIP's format.
-        image_size: height and width of the pictures in pixels, 32 or more, or `(height, width)`; the variant's if
+        image_size: height and width of the images in pixels, 32 or more, or `(height, width)`; the variant's if
             None. All weights fit every size.
         name: of the model.
         drop_path_rate: probability 0..1 of the image tower's last block; it rises linearly from 0 in the first one.
@@ -115,7 +115,7 @@ def CLIPConvNeXt(  # noqa: N802 - named like the constructors of keras.applicati
     size = variant.image_size if image_size is None else image_size
     inputs = validation.get_input_tensor(None, validation.image_shape(size), None, variant.trunk.minimum_size, 3)
     file = None if source is None else checkpoints.fetch_weights(source)
-    statistics = (source.recipe if isinstance(source, checkpoints.WeightsSource) else OPEN_CLIP_TRANSFORM).statistics
+    statistics = (source.transform if isinstance(source, checkpoints.WeightsSource) else OPEN_CLIP_TRANSFORM).statistics
     images = build_image_encoder(variant, inputs, statistics, drop_path_rate, layer_scale_init_value, dtype)
     head_dtype = images.layers[-1].dtype_policy.name
     texts = build_text_encoder(variant.text, variant.embedding, dtype, head_dtype)
@@ -127,7 +127,7 @@ def CLIPConvNeXt(  # noqa: N802 - named like the constructors of keras.applicati
     model = CLIP(named, similarity(images(named["images"]), texts(named["tokens"])), name=name)
     if source is not None and file is not None:
         pretrained_info = checkpoints.load_pretrained(model, source, file, allow_missing_head=False)
-        known = dataclasses.replace(pretrained_info, recipe=model.recipe)
+        known = dataclasses.replace(pretrained_info, transform=model.transform)
         model.pretrained_info = images.pretrained_info = texts.pretrained_info = known
     return model
 

@@ -1,4 +1,4 @@
-"""What is done with a pair of towers, whoever runs them: vectors of pictures and texts, and their similarities."""
+"""What is done with a pair of towers, whoever runs them: vectors of images and texts, and their similarities."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ class SimilarityScores(NamedTuple):
 
 
 class DualEncoder:
-    """Pictures and texts to unit vectors of one space.
+    """Images and texts to unit vectors of one space.
 
     `CLIP` is one in Keras, `export.ExportedCLIP` one in the program of another format.
 
@@ -53,8 +53,8 @@ class DualEncoder:
         raise NotImplementedError
 
     @property
-    def recipe(self) -> ImageTransform:
-        """The evaluation transform: a picture in, pixels out."""
+    def transform(self) -> ImageTransform:
+        """The evaluation transform: an image in, pixels out."""
         raise NotImplementedError
 
     @property
@@ -68,7 +68,7 @@ class DualEncoder:
         raise NotImplementedError
 
     def encode_pixels(self, pixels: np.ndarray, batch_size: int) -> np.ndarray:
-        """Unit vectors `(N, D)` of what `recipe` gives, `(N, size, size, 3)`; at most `batch_size` of them."""
+        """Unit vectors `(N, D)` of what `transform` gives, `(N, size, size, 3)`; at most `batch_size` of them."""
         raise NotImplementedError
 
     def encode_tokens(self, tokens: np.ndarray, batch_size: int) -> np.ndarray:
@@ -82,21 +82,21 @@ class DualEncoder:
     def encode_image(
         self, images: Any, batch_size: int = 32, on_error: str = "raise", exif_transpose: bool = False
     ) -> np.ndarray:
-        """Embeddings of pictures.
+        """Embeddings of images.
 
         Args:
             images: a path, the bytes of a file, a PIL image, an array or a tensor of pixels, a batch `(N, H, W, 3)`, or
                 any iterable of these, see `open_image`; read, resized and cropped in threads, a batch ahead of the
                 model.
-            batch_size: most pictures at a time.
-            on_error: `"raise"`, or `"skip"` to leave out pictures that cannot be read, with a warning that names each.
+            batch_size: most images at a time.
+            on_error: `"raise"`, or `"skip"` to leave out images that cannot be read, with a warning that names each.
             exif_transpose: whether to rotate images as their EXIF orientation says, which OpenCLIP does not.
 
         Returns:
             Unit vectors `(N, D)` float32, in the order given; `(0, D)` if there are none.
 
         Raises:
-            ImageError: if a picture cannot be read; the message names it.
+            ImageError: if an image cannot be read; the message names it.
         """
         batches = self.iter_image_embeddings(images, batch_size, on_error, exif_transpose=exif_transpose)
         parts = [vectors for _, vectors in batches]
@@ -107,23 +107,23 @@ class DualEncoder:
         images: Any,
         batch_size: int = 32,
         on_error: str | OnError = "raise",
-        picture: Callable[[Any], ImageSource] = lambda item: item,
+        image: Callable[[Any], ImageSource] = lambda item: item,
         exif_transpose: bool = False,
     ) -> Iterator[tuple[list, np.ndarray]]:
-        """`encode_image` batch by batch, so that any number of pictures takes the memory of two batches.
+        """`encode_image` batch by batch, so that any number of images takes the memory of two batches.
 
         Args:
             images: see `encode_image`.
-            batch_size: most pictures at a time.
+            batch_size: most images at a time.
             on_error: see `encode_image`; or what is to be called with an item and the error.
-            picture: takes an item of `images` and gives its picture, for items that are more than a picture.
+            image: takes an item of `images` and gives its image, for items that are more than an image.
             exif_transpose: see `encode_image`.
 
         Yields:
             The items of a batch as they were given, and their unit vectors `(N, D)`.
         """
-        recipe = self.recipe._replace(exif_transpose=exif_transpose)
-        for batch, pixels in iter_batches(images, lambda item: recipe(picture(item)), batch_size, on_error):
+        transform = self.transform._replace(exif_transpose=exif_transpose)
+        for batch, pixels in iter_batches(images, lambda item: transform(image(item)), batch_size, on_error):
             yield batch, self.encode_pixels(pixels, batch_size)
 
     def encode_text(self, texts: str | Sequence[str], batch_size: int = 256, truncate: str = "warn") -> np.ndarray:
@@ -143,11 +143,11 @@ class DualEncoder:
         return np.concatenate([np.zeros((0, self.embed_dim), "float32"), *parts])
 
     def similarity(self, images: Any, texts: str | Sequence[str]) -> SimilarityScores:
-        """Compares each picture with each text; see `encode_image` and `encode_text` for what they may be."""
+        """Compares each image with each text; see `encode_image` and `encode_text` for what they may be."""
         return self.scores(self.encode_image(images), self.encode_text(texts))
 
     def scores(self, images: np.ndarray, texts: np.ndarray) -> SimilarityScores:
         """`similarity` of unit vectors `(N, D)` and `(M, D)`."""
         cosine = images @ texts.T
-        logits = (self.logit_scale * cosine + self.bias).astype("float32")
+        logits = (self.logit_scale * cosine + self.logit_bias).astype("float32")
         return SimilarityScores(cosine, logits, softmax(logits))

@@ -1,4 +1,4 @@
-"""Contrastive training and fine-tuning: the loss, the pictures' augmentation, and averages of weights."""
+"""Contrastive training and fine-tuning: the loss, the images' augmentation, and averages of weights."""
 
 from typing import Any
 
@@ -43,7 +43,7 @@ class CLIPTrainTransform:
 
     Args:
         size: height and width of the result, in pixels.
-        scale: smallest and largest part of the picture's area that is cropped.
+        scale: smallest and largest part of the image's area that is cropped.
         erase: probability 0..1 that a patch is replaced by noise.
         seed: of the random numbers.
 

@@ -80,11 +80,11 @@ class CLIP(DualEncoder, ConvNeXtModel):
     Pixels are in 0..255. Train it with `fit` and `ContrastiveLoss`, where N = M and each row is a pair.
 
     Attributes:
-        image_encoder: functional model from pixels to embeddings `(N, D)`, not normalised.
-        text_encoder: functional model from token ids to embeddings `(M, D)`, not normalised.
+        image_encoder: functional model from pixels to embeddings `(N, D)`, not normalized.
+        text_encoder: functional model from token ids to embeddings `(M, D)`, not normalized.
         embed_dim: `D`, the width of the embeddings.
         tokenizer: strings to token ids.
-        recipe: the evaluation transform: a picture in, pixels out.
+        transform: the evaluation transform: an image in, pixels out.
         pretrained_info: where the weights come from, None if they are random.
         scale: factor from cosines to logits.
         bias: what is added to logits; 0 for models trained with CLIP's own loss.
@@ -130,8 +130,8 @@ class CLIP(DualEncoder, ConvNeXtModel):
         return Tokenizer(self.text_encoder.get_layer("text_token_embedding").input_dim, positions.context_length)
 
     @property
-    def recipe(self) -> ImageTransform:
-        known = self.pretrained_info and self.pretrained_info.recipe
+    def transform(self) -> ImageTransform:
+        known = self.pretrained_info and self.pretrained_info.transform
         shape = self.image_encoder.input_shape
         size = shape[1:3] if keras.config.image_data_format() == "channels_last" else shape[2:]
         square = size[0] == size[1]

@@ -149,7 +149,7 @@ def build_text_encoder(tower: CLIPTextConfig, embedding: int, dtype: Any, output
 
     Returns:
         A model from token ids `(N, L)`, `L` up to the context length, to embeddings `(N, embedding)` that are not
-        normalised. Ids behind the end token do not matter, so rows may be cut at the longest text's end.
+        normalized. Ids behind the end token do not matter, so rows may be cut at the longest text's end.
     """
     tokens = keras.Input((None,), dtype="int32", name="tokens")
     initializer = Normal()

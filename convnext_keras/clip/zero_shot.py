@@ -42,7 +42,7 @@ def imagenet_templates(count: int = 80) -> tuple[str, ...]:
     """OpenAI's templates of prompts for ImageNet.
 
     Args:
-        number: 80 for all, 7 for the short list, which is nearly as good at a tenth of the cost.
+        count: 80 for all, 7 for the short list, which is nearly as good at a tenth of the cost.
 
     Raises:
         ValueError: if there is no list of that number.
@@ -51,18 +51,18 @@ def imagenet_templates(count: int = 80) -> tuple[str, ...]:
         >>> imagenet_templates(7)[0]
         'itap of a {}.'
     """
-    if number not in TEMPLATE_FILES:
-        raise ValueError(f"number must be one of {[*TEMPLATE_FILES]}. Received: number={number!r}")
-    return tuple((DATA / TEMPLATE_FILES[number]).read_text(encoding="utf-8").split("\n"))
+    if count not in TEMPLATE_FILES:
+        raise ValueError(f"count must be one of {[*TEMPLATE_FILES]}. Received: count={count!r}")
+    return tuple((DATA / TEMPLATE_FILES[count]).read_text(encoding="utf-8").split("\n"))
 
 
 class Prediction(NamedTuple):
-    """One label for one picture.
+    """One label for one image.
 
     Attributes:
         label: None if it is none of the labels.
         probability: softmax over all labels, 0..1.
-        cosine: of the angle between the picture and the label's prompts, -1..1.
+        cosine: of the angle between the image and the label's prompts, -1..1.
     """
 
     label: str | None
@@ -82,7 +82,7 @@ class L2Normalize(layers.Layer):
 
 
 class ZeroShotClassifier:
-    """Names which of any labels fits a picture.
+    """Names which of any labels fits an image.
 
     Args:
         model: a ConvNeXt-CLIP.
@@ -90,8 +90,8 @@ class ZeroShotClassifier:
             theirs: both are met with a warning.
         templates: one or more prompts with `{}` in the place of the label; their embeddings are averaged.
         logit_scale: factor from cosines to logits; the checkpoint's if None.
-        threshold: cosine below which a picture is none of the labels; None to always name one. 0.2 is a start for
-            LAION's models; measure it on pictures of your own, some of which show none of the labels.
+        threshold: cosine below which an image is none of the labels; None to always name one. 0.2 is a start for
+            LAION's models; measure it on images of your own, some of which show none of the labels.
         batch_size: most prompts at a time.
 
     Raises:
@@ -132,16 +132,16 @@ class ZeroShotClassifier:
     def predict(
         self, images: Any, top: int = 5, batch_size: int = 32, exif_transpose: bool = False
     ) -> list[list[Prediction]]:
-        """The best labels of each picture, the best first.
+        """The best labels of each image, the best first.
 
         Args:
             images: what `CLIP.encode_image` takes.
-            top: how many labels of each picture.
-            batch_size: most pictures at a time.
+            top: how many labels of each image.
+            batch_size: most images at a time.
             exif_transpose: see `CLIP.encode_image`.
 
         Returns:
-            For each picture a list of `Prediction`. With a threshold, a picture below it has one whose label is None.
+            For each image a list of `Prediction`. With a threshold, an image below it has one whose label is None.
         """
         if top < 1:
             raise ValueError(f"top must be 1 or more. Received: top={top}")

@@ -1,4 +1,4 @@
-"""Random changes of pictures for training: on uint8 pictures with Pillow, which threads run beside the model."""
+"""Random changes of images for training: on uint8 images with Pillow, which threads run beside the model."""
 
 import dataclasses
 import math
@@ -27,11 +27,11 @@ def random_box(
     ratios: tuple[float, float],
     random: np.random.Generator,
 ) -> Box | None:
-    """A random box inside a picture.
+    """A random box inside an image.
 
     Args:
-        height: of the picture in pixels.
-        width: of the picture in pixels.
+        height: of the image in pixels.
+        width: of the image in pixels.
         scale: smallest and largest part of its area.
         ratios: smallest and largest of the box's width to its height.
         random: where the numbers come from.
@@ -50,17 +50,17 @@ def random_box(
 
 
 def random_resized_crop(
-    picture: Image.Image,
+    image: Image.Image,
     size: tuple[int, int],
     scale: tuple[float, float],
     random: np.random.Generator,
     interpolation: str = "bicubic",
 ) -> Image.Image:
-    """A random part of a picture, resized to a height and width (https://arxiv.org/abs/1409.4842v1, section 6)."""
-    box = random_box(picture.height, picture.width, scale, CROP_RATIOS, random)
-    top, left, height, width = box or (0, 0, picture.height, picture.width)
+    """A random part of an image, resized to a height and width (https://arxiv.org/abs/1409.4842v1, section 6)."""
+    box = random_box(image.height, image.width, scale, CROP_RATIOS, random)
+    top, left, height, width = box or (0, 0, image.height, image.width)
     area = (left, top, left + width, top + height)
-    return picture.resize((size[1], size[0]), INTERPOLATIONS[interpolation], box=area)
+    return image.resize((size[1], size[0]), INTERPOLATIONS[interpolation], box=area)
 
 
 def random_erasing(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -75,14 +75,14 @@ def random_erasing(pixels: np.ndarray, random: np.random.Generator) -> np.ndarra
     return changed
 
 
-def _affine(picture: Image.Image, matrix: np.ndarray, shift: tuple[float, float] = (0, 0)) -> Image.Image:
-    """The picture under an affine map about its middle; what comes in from outside is grey, as the field has it."""
-    middle = np.array(picture.size) / 2
+def _affine(image: Image.Image, matrix: np.ndarray, shift: tuple[float, float] = (0, 0)) -> Image.Image:
+    """The image under an affine map about its middle; what comes in from outside is gray, as the field has it."""
+    middle = np.array(image.size) / 2
     offset = middle - matrix @ (middle + shift)
     coefficients = (*matrix[0], offset[0], *matrix[1], offset[1])
-    fill = 128 if picture.mode == "L" else (128, 128, 128)
+    fill = 128 if image.mode == "L" else (128, 128, 128)
     kind, filtered = Image.Transform.AFFINE, Image.Resampling.BILINEAR
-    return picture.transform(picture.size, kind, coefficients, filtered, fillcolor=fill)
+    return image.transform(image.size, kind, coefficients, filtered, fillcolor=fill)
 
 
 def _rotation(degrees: float) -> np.ndarray:
@@ -90,64 +90,64 @@ def _rotation(degrees: float) -> np.ndarray:
     return np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
 
 
-def random_affine(picture: Image.Image, strength: float, random: np.random.Generator) -> Image.Image:
+def random_affine(image: Image.Image, strength: float, random: np.random.Generator) -> Image.Image:
     """Turned, scaled and shifted a little: at strength 1 up to `MAX_ANGLE` degrees, `MAX_ZOOM` and `MAX_SHIFT`.
 
-    The levels at the edge go on outside the picture, so that a plain background stays plain.
+    The levels at the edge go on outside the image, so that a plain background stays plain.
     """
     angle, wide, high, right, down = strength * random.uniform(-1, 1, 5)
     matrix = _rotation(MAX_ANGLE * angle) / [1 + MAX_ZOOM * wide, 1 + MAX_ZOOM * high]
-    pixels = np.asarray(picture)
-    border = max(picture.size) // 2
+    pixels = np.asarray(image)
+    border = max(image.size) // 2
     padding = [(border, border), (border, border), *[(0, 0)] * (pixels.ndim - 2)]
     wider = Image.fromarray(np.pad(pixels, padding, "edge"))
-    shift = (MAX_SHIFT * right * picture.width, MAX_SHIFT * down * picture.height)
-    return _affine(wider, matrix, shift).crop((border, border, border + picture.width, border + picture.height))
+    shift = (MAX_SHIFT * right * image.width, MAX_SHIFT * down * image.height)
+    return _affine(wider, matrix, shift).crop((border, border, border + image.width, border + image.height))
 
 
 def _enhance(kind: Callable[[Image.Image], ImageEnhance._Enhance]) -> Callable[[Image.Image, float], Image.Image]:
-    return lambda picture, strength: kind(picture).enhance(1 + 0.9 * strength)
+    return lambda image, strength: kind(image).enhance(1 + 0.9 * strength)
 
 
-def _shear(picture: Image.Image, x: float = 0, y: float = 0) -> Image.Image:
-    return _affine(picture, np.array([[1, 0.3 * x], [0.3 * y, 1]]))
+def _shear(image: Image.Image, x: float = 0, y: float = 0) -> Image.Image:
+    return _affine(image, np.array([[1, 0.3 * x], [0.3 * y, 1]]))
 
 
-# RandAugment's operations (https://arxiv.org/abs/1909.13719v2, section 3 and its code), each of a picture and a
+# RandAugment's operations (https://arxiv.org/abs/1909.13719v2, section 3 and its code), each of an image and a
 # strength -1..1. Solarizing and posterizing have no sign.
 OPERATIONS: dict[str, Callable[[Image.Image, float], Image.Image]] = {
-    "identity": lambda picture, strength: picture,
-    "autocontrast": lambda picture, strength: ImageOps.autocontrast(picture),
-    "equalize": lambda picture, strength: ImageOps.equalize(picture),
-    "rotate": lambda picture, strength: _affine(picture, _rotation(30 * strength)),
-    "solarize": lambda picture, strength: ImageOps.solarize(picture, round(256 * (1 - abs(strength)))),
-    "posterize": lambda picture, strength: ImageOps.posterize(picture, 8 - round(4 * abs(strength))),
+    "identity": lambda image, strength: image,
+    "autocontrast": lambda image, strength: ImageOps.autocontrast(image),
+    "equalize": lambda image, strength: ImageOps.equalize(image),
+    "rotate": lambda image, strength: _affine(image, _rotation(30 * strength)),
+    "solarize": lambda image, strength: ImageOps.solarize(image, round(256 * (1 - abs(strength)))),
+    "posterize": lambda image, strength: ImageOps.posterize(image, 8 - round(4 * abs(strength))),
     "color": _enhance(ImageEnhance.Color),
     "contrast": _enhance(ImageEnhance.Contrast),
     "brightness": _enhance(ImageEnhance.Brightness),
     "sharpness": _enhance(ImageEnhance.Sharpness),
-    "shear_x": lambda picture, strength: _shear(picture, x=strength),
-    "shear_y": lambda picture, strength: _shear(picture, y=strength),
-    "translate_x": lambda picture, strength: _affine(picture, np.eye(2), (0.45 * strength * picture.width, 0)),
-    "translate_y": lambda picture, strength: _affine(picture, np.eye(2), (0, 0.45 * strength * picture.height)),
+    "shear_x": lambda image, strength: _shear(image, x=strength),
+    "shear_y": lambda image, strength: _shear(image, y=strength),
+    "translate_x": lambda image, strength: _affine(image, np.eye(2), (0.45 * strength * image.width, 0)),
+    "translate_y": lambda image, strength: _affine(image, np.eye(2), (0, 0.45 * strength * image.height)),
 }
 
 
-def rand_augment(picture: Image.Image, magnitude: float, random: np.random.Generator) -> Image.Image:
-    """Two of `OPERATIONS`, chosen for each picture anew; of the strength `magnitude / 10`, give or take 0.05."""
+def rand_augment(image: Image.Image, magnitude: float, random: np.random.Generator) -> Image.Image:
+    """Two of `OPERATIONS`, chosen for each image anew; of the strength `magnitude / 10`, give or take 0.05."""
     for name in random.choice([*OPERATIONS], 2):
         strength = min(1.0, max(0.0, random.normal(magnitude, 0.5) / MAX_MAGNITUDE))
-        picture = OPERATIONS[str(name)](picture, strength * random.choice((-1, 1)))
-    return picture
+        image = OPERATIONS[str(name)](image, strength * random.choice((-1, 1)))
+    return image
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """A picture, and random numbers, to the pixels that a model is trained on.
+    """An image, and random numbers, to the pixels that a model is trained on.
 
     Attributes:
-        recipe: evaluation transform of the model; its size, filter and channels are kept.
-        crop_scale: smallest and largest part of the picture's area that is cropped; `(1, 1)` for the transform's own
+        transform: evaluation transform of the model; its size, filter and channels are kept.
+        crop_scale: smallest and largest part of the image's area that is cropped; `(1, 1)` for the transform's own
             crop.
         hflip_prob: probability 0..1 to mirror left and right.
         affine: strength 0..1 of turning, scaling and shifting, see `random_affine`.
@@ -155,7 +155,7 @@ class Augmentation:
         random_erasing_prob: probability 0..1 that a box is replaced by noise.
 
     Raises:
-        ValueError: if the pictures are neither grey nor RGB.
+        ValueError: if the images are neither gray nor RGB.
 
     Example:
         >>> augment = Augmentation(ImageTransform(32), crop_scale=(0.5, 1.0), flip=0.5)
@@ -163,7 +163,7 @@ class Augmentation:
         (32, 32, 3)
     """
 
-    recipe: ImageTransform
+    transform: ImageTransform
     crop_scale: tuple[float, float] = (1.0, 1.0)
     hflip_prob: float = 0.0
     affine: float = 0.0
@@ -174,31 +174,33 @@ class Augmentation:
         changes = (
             self.crop_scale != (1, 1) or self.hflip_prob or self.affine or self.rand_augment or self.random_erasing_prob
         )
-        if changes and PIL_MODES.get(self.recipe.channels) not in ("L", "RGB"):
+        if changes and PIL_MODES.get(self.transform.channels) not in ("L", "RGB"):
             raise ValueError(
-                f"Pictures of {self.recipe.channels} channels cannot be augmented, only those of 1 or 3. Leave out "
-                "crop_scale, flip, affine, rand_augment and erase, and give pictures that are changed already."
+                f"Images of {self.transform.channels} channels cannot be augmented, only those of 1 or 3. Leave out "
+                "crop_scale, flip, affine, rand_augment and erase, and give images that are changed already."
             )
 
     def __call__(self, image: ImageSource, random: np.random.Generator) -> np.ndarray:
         """Pixels `(height, width, channels)` in 0..255; see `ImageTransform`."""
-        height, width, channels = self.recipe.shape
+        height, width, channels = self.transform.shape
         if self.crop_scale == (1, 1):
-            pixels = self.recipe(image)
+            pixels = self.transform(image)
             if not (self.hflip_prob or self.affine or self.rand_augment):
                 return random_erasing(pixels, random) if random.random() < self.random_erasing_prob else pixels
             levels = np.clip(np.rint(pixels), 0, 255).astype("uint8")
-            picture = Image.fromarray(levels[..., 0] if channels == 1 else levels)
+            source_image = Image.fromarray(levels[..., 0] if channels == 1 else levels)
         else:
-            picture = self.recipe.open(image, PIL_MODES[channels])
-            picture = random_resized_crop(picture, (height, width), self.crop_scale, random, self.recipe.interpolation)
+            source_image = self.transform.open(image, PIL_MODES[channels])
+            source_image = random_resized_crop(
+                source_image, (height, width), self.crop_scale, random, self.transform.interpolation
+            )
         if random.random() < self.hflip_prob:
-            picture = ImageOps.mirror(picture)
+            source_image = ImageOps.mirror(source_image)
         if self.affine:
-            picture = random_affine(picture, self.affine, random)
+            source_image = random_affine(source_image, self.affine, random)
         if self.rand_augment:
-            picture = rand_augment(picture, self.rand_augment, random)
-        pixels = np.asarray(picture)
+            source_image = rand_augment(source_image, self.rand_augment, random)
+        pixels = np.asarray(source_image)
         pixels = pixels[..., None] if pixels.ndim == 2 else pixels
         return random_erasing(pixels, random) if random.random() < self.random_erasing_prob else pixels
 
@@ -208,7 +210,7 @@ def mixup_cutmix(
 ) -> tuple[np.ndarray, np.ndarray]:
     """A batch mixed with itself in reverse order, by mixup or by cutmix, one at random if both are asked for.
 
-    "mixup" (https://arxiv.org/abs/1710.09412v2) adds pictures, "CutMix" (https://arxiv.org/abs/1905.04899v2) pastes a
+    "mixup" (https://arxiv.org/abs/1710.09412v2) adds images, "CutMix" (https://arxiv.org/abs/1905.04899v2) pastes a
     box of one into the other; targets are added by the same parts.
 
     Args:

@@ -1,4 +1,4 @@
-"""Pictures in batches, read and resized in threads ahead of the model."""
+"""Images in batches, read and resized in threads ahead of the model."""
 
 import collections
 import os
@@ -91,29 +91,29 @@ def _to_array(images: Sequence) -> np.ndarray:
 
 
 def iter_batches(
-    images: Any, recipe: Callable[[Any], np.ndarray], batch_size: int, on_error: str | OnError = "raise"
+    images: Any, transform: Callable[[Any], np.ndarray], batch_size: int, on_error: str | OnError = "raise"
 ) -> Iterator[tuple[list, np.ndarray]]:
-    """Pictures as batches of pixels, decoded and resized in threads while the caller works on the batch before.
+    """Images as batches of pixels, decoded and resized in threads while the caller works on the batch before.
 
     Args:
         images: see `as_image_list`; an iterable is read no further than two batches ahead.
-        recipe: one item of `images` to pixels, all of one shape.
-        batch_size: most pictures of a batch.
-        on_error: `"raise"`, or `"skip"` to warn of a picture that cannot be read and go on, or what is to be called
+        transform: one item of `images` to pixels, all of one shape.
+        batch_size: most images of a batch.
+        on_error: `"raise"`, or `"skip"` to warn of an image that cannot be read and go on, or what is to be called
             with its item and the error.
 
     Yields:
         The items as they were given, and their pixels `(N, size, size, 3)`, uint8; in the order given.
 
     Raises:
-        ValueError: if a picture cannot be read and is not to be skipped; the message names it.
+        ValueError: if an image cannot be read and is not to be skipped; the message names it.
     """
     if on_error not in ("raise", "skip") and not callable(on_error):
         raise ValueError(f"on_error must be 'raise' or 'skip'. Received: on_error={on_error!r}")
     if batch_size < 1:
         raise ValueError(f"batch_size must be 1 or more. Received: batch_size={batch_size}")
     read: list[tuple[Any, np.ndarray]] = []
-    for image, pixels in _prefetch(images, recipe, ahead=2 * batch_size):
+    for image, pixels in _prefetch(images, transform, ahead=2 * batch_size):
         read += _read_result(image, pixels, on_error)
         if len(read) == batch_size:
             yield _stack_batch(read)
@@ -122,13 +122,15 @@ def iter_batches(
         yield _stack_batch(read)
 
 
-def _prefetch(images: Any, recipe: Callable[[Any], np.ndarray], ahead: int) -> Iterator[tuple[Any, Future[np.ndarray]]]:
-    """Each picture with its pixels to come; at most `ahead` of them are begun at a time."""
+def _prefetch(
+    images: Any, transform: Callable[[Any], np.ndarray], ahead: int
+) -> Iterator[tuple[Any, Future[np.ndarray]]]:
+    """Each image with its pixels to come; at most `ahead` of them are begun at a time."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         waiting: collections.deque[tuple[Any, Future[np.ndarray]]] = collections.deque()
         try:
             for image in as_image_list(images):
-                waiting.append((image, pool.submit(recipe, image)))
+                waiting.append((image, pool.submit(transform, image)))
                 if len(waiting) == ahead:
                     yield waiting.popleft()
             yield from waiting

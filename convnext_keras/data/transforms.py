@@ -1,6 +1,6 @@
 """From images to model input: the statistics that models embed, and the resize recipes of the weight sets.
 
-Models of this library take pixels in 0..255 and normalise them in their first layer; what remains outside is to
+Models of this library take pixels in 0..255 and normalize them in their first layer; what remains outside is to
 decode, resize and crop, as the publisher of the weights did when the published accuracy was measured.
 """
 
@@ -85,7 +85,7 @@ def normalize(pixels, statistics: str | NormalizationStats = "imagenet"):
 
 
 def preprocess_input(x: Any, data_format: str | None = None):
-    """Returns `x` as it is, like `keras.applications.convnext.preprocess_input`: the models normalise by themselves.
+    """Returns `x` as it is, like `keras.applications.convnext.preprocess_input`: the models normalize by themselves.
 
     Args:
         x: pixels in 0..255, `(N, H, W, 3)` or `(H, W, 3)`, array or tensor. A NumPy array that looks scaled already
@@ -104,7 +104,7 @@ def preprocess_input(x: Any, data_format: str | None = None):
         low, high = x.min(), x.max()
         if low < 0 or 0 < high <= 1:
             warnings.warn(
-                f"These pixels lie between {low:.4g} and {high:.4g}, but ConvNeXt takes 0..255 and normalises them. "
+                f"These pixels lie between {low:.4g} and {high:.4g}, but ConvNeXt takes 0..255 and normalizes them. "
                 "Multiply by 255, or build the model with include_preprocessing=False.",
                 stacklevel=2,
             )
@@ -126,7 +126,7 @@ def adapt_statistics(statistics: NormalizationStats, channels: int) -> Normaliza
     return NormalizationStats(*(tuple(row[place % len(row)] for place in range(channels)) for row in rows))
 
 
-# How the offset of a centre crop is rounded where an odd number of pixels is cut off: timm and OpenCLIP round half to
+# How the offset of a center crop is rounded where an odd number of pixels is cut off: timm and OpenCLIP round half to
 # even, as Python does; transformers rounds down. Where pixels are added, timm has the larger half of them behind.
 CROP_ROUNDING: dict[str, Callable[[int], int]] = {
     "half_even": lambda surplus: round(surplus / 2) if surplus >= 0 else -(-surplus // 2),
@@ -137,13 +137,13 @@ CROP_ROUNDING: dict[str, Callable[[int], int]] = {
 def center_crop(
     image: Image.Image, size: int | tuple[int, int], rounding: str = "half_even", fill: int | tuple[int, ...] = 0
 ) -> Image.Image:
-    """The middle of a picture.
+    """The middle of an image.
 
     Args:
-        image: the picture.
+        image: the image.
         size: height and width of the result, in pixels.
         rounding: of `CROP_ROUNDING`.
-        fill: the level, or one for each channel, of what is added where the picture is smaller.
+        fill: the level, or one for each channel, of what is added where the image is smaller.
     """
     height, width = size if isinstance(size, tuple) else (size, size)
     left, top = CROP_ROUNDING[rounding](image.width - width), CROP_ROUNDING[rounding](image.height - height)
@@ -157,11 +157,11 @@ def center_crop(
 
 
 class ImageTransform(NamedTuple):
-    """The evaluation transform of a weight set: a picture in, the pixels that its model takes out.
+    """The evaluation transform of a weight set: an image in, the pixels that its model takes out.
 
     Attributes:
         size: height and width of the result in pixels, one number for both or `(height, width)`.
-        crop: the part of the resized picture's edge that the centre crop keeps, 0..1.
+        crop: the part of the resized image's edge that the center crop keeps, 0..1.
         resize: `"shortest"` keeps the proportions and covers the result, `"longest"` keeps them and fits into it,
             `"squash"` does not keep them; `"none"` only crops.
         interpolation: a name in `INTERPOLATIONS`; always antialiased.
@@ -170,7 +170,7 @@ class ImageTransform(NamedTuple):
             does.
         rounding: of the crop's offset, a name in `CROP_ROUNDING`.
         edge: height and width before the crop, None for `size / crop`, rounded down.
-        channels: 1 for grey levels, 3 for RGB, 4 with opacity; of another number, pictures must be arrays.
+        channels: 1 for gray levels, 3 for RGB, 4 with opacity; of another number, images must be arrays.
         fill: see `center_crop`.
         levels: whether resized pixels are rounded to whole numbers, as all but DINOv3's processor do.
         exif_transpose: see `open_image`; off, as in the publishers' transforms. The command line, jobs, training and
@@ -265,7 +265,7 @@ class ImageTransform(NamedTuple):
         return center_crop(image, self.size, self.rounding, fill)
 
     def resize_size_for(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Width and height, before the crop, of a picture of this width and height."""
+        """Width and height, before the crop, of an image of this width and height."""
         width, height = size
         edges = self.edge or tuple(math.floor(side / self.crop) for side in self.shape[:2])
         rows, columns = edges if isinstance(edges, tuple) else (edges, edges)

@@ -1,4 +1,4 @@
-"""Any number of pictures through a model, in this process or on a cluster of Ray, in runs that can be interrupted."""
+"""Any number of images through a model, in this process or on a cluster of Ray, in runs that can be interrupted."""
 
 import contextlib
 import dataclasses
@@ -23,7 +23,7 @@ from convnext_keras.validation import format_choices
 
 ENGINES = (None, "ray")
 ShardRunner = Callable[[Iterable[Shard], Path | None], Iterator[tuple[Shard, ShardResult]]]
-DEFAULT_SHARD_SIZE = 1024  # pictures; two or three MB of vectors
+DEFAULT_SHARD_SIZE = 1024  # images; two or three MB of vectors
 
 
 class JobOptions(NamedTuple):
@@ -42,14 +42,14 @@ class JobSummary(NamedTuple):
     """What a job did.
 
     Attributes:
-        pictures: that were done by this run.
+        images: that were done by this run.
         errors: how many of them could not be read; their rows say why.
         shards: that were written by this run.
         skipped: shards that an earlier run had written.
         seconds: that it took.
     """
 
-    pictures: int
+    images: int
     errors: int
     shards: int
     skipped: int
@@ -73,9 +73,9 @@ def embed(
     retry_errors: bool = False,
     verbose: bool = False,
 ) -> JobSummary:
-    """Unit vectors of any number of pictures, in files of Parquet or a table of Lance.
+    """Unit vectors of any number of images, in files of Parquet or a table of Lance.
 
-    The output has one row a picture: `key`, its path or address (`name` in Lance); the columns of the list that it
+    The output has one row an image: `key`, its path or address (`name` in Lance); the columns of the list that it
     comes from; `vector`; and `error`, which is null, or says why there is no vector. Called again with the same
     arguments after an interruption, it goes on: what is written is not done again. Images that are new since then
     become shards of their own.
@@ -86,18 +86,18 @@ def embed(
         output: a folder for files of Parquet, one a shard; or a path that ends in `.lance`, see `retrieval.LanceIndex`.
             With several machines, in a file system that they share.
         dtype: of vectors, `"float32"` or `"float16"`.
-        batch_size: most pictures at a time.
+        batch_size: most images at a time.
         runtime: `"openvino"` or `"onnx"`, to run the model without Keras' backend; see
             `export.get_or_export_clip`.
         engine: None for this process, or `"ray"`.
         address: of a cluster of Ray that runs, such as `"auto"` or `"ray://head:10001"`; None to start one here.
         devices: of a cluster: `"gpu"` or `"cpu"`, or such as `"gpu:4"`, for how many models there are; each has a GPU,
             or an equal part of the processors. By default one for each GPU, or for each four processors.
-        shard_size: pictures of a shard; an archive is one.
+        shard_size: images of a shard; an archive is one.
         column: column of a list that has the paths, addresses or images; see `make_shards`.
         exif_transpose: whether images are rotated as their EXIF orientation says; see `open_image`.
         retry_errors: whether shards with images that could not be read are done again.
-        verbose: whether to show progress, with pictures a second and the time left.
+        verbose: whether to show progress, with images a second and the time left.
 
     Raises:
         ValueError: if an argument is not valid, an input is not there, another run writes to the output, or it was
@@ -107,7 +107,7 @@ def embed(
 
     Example:
         >>> from convnext_keras import distributed
-        >>> distributed.embed("convnext_mini.shapes", "weights/shapes_held_out.png", "vectors").pictures
+        >>> distributed.embed("convnext_mini.shapes", "weights/shapes_held_out.png", "vectors").images
         1
         >>> import pyarrow.parquet
         >>> pyarrow.parquet.read_table("vectors").column("vector").type
@@ -136,7 +136,7 @@ def classify(
     retry_errors: bool = False,
     verbose: bool = False,
 ) -> JobSummary:
-    """The classes of any number of pictures, in files of Parquet.
+    """The classes of any number of images, in files of Parquet.
 
     The rows are those of `embed` with `labels`, the names of the best classes, and `scores`, their probabilities 0..1.
 
@@ -144,7 +144,7 @@ def classify(
         weights: a classifier by its name, a file or folder of one, or an exported one.
         inputs: see `embed`.
         output: a folder.
-        top: how many classes of each picture.
+        top: how many classes of each image.
         batch_size: see `embed`.
         engine: see `embed`.
         address: see `embed`.
@@ -189,7 +189,7 @@ def zero_shot(
     retry_errors: bool = False,
     verbose: bool = False,
 ) -> JobSummary:
-    """Which of any labels fit any number of pictures, in files of Parquet.
+    """Which of any labels fit any number of images, in files of Parquet.
 
     The rows are those of `embed` with `labels`, the best ones, `scores`, their probabilities, and `cosines`.
 
@@ -199,7 +199,7 @@ def zero_shot(
         inputs: see `embed`.
         output: a folder.
         templates: see `clip.ZeroShotClassifier`.
-        top: how many labels of each picture.
+        top: how many labels of each image.
         batch_size: see `embed`.
         runtime: see `embed`.
         engine: see `embed`.
@@ -219,7 +219,7 @@ def zero_shot(
     Example:
         >>> from convnext_keras import distributed
         >>> labels = ["a red circle", "a blue star"]
-        >>> distributed.zero_shot("convnext_mini.shapes", labels, "weights/shapes_held_out.png", "shapes").pictures
+        >>> distributed.zero_shot("convnext_mini.shapes", labels, "weights/shapes_held_out.png", "shapes").images
         1
     """
     words: dict[str, Any] = {"labels": validate_labels(labels), "templates": validate_templates(templates)}
@@ -257,9 +257,9 @@ def _run(
         settings = {**dataclasses.asdict(task), "labels": [*task.labels], "templates": [*task.templates], **description}
         with open_output(Path(output), settings, model) as written:
             left = _remaining_shards(shards, written, options)
-            pictures, errors = _run_shards(work, left, written, options.verbose)
+            images, errors = _run_shards(work, left, written, options.verbose)
             written.finish()
-    return JobSummary(pictures, errors, len(left), len(shards) - len(left), time.monotonic() - start)
+    return JobSummary(images, errors, len(left), len(shards) - len(left), time.monotonic() - start)
 
 
 def _remaining_shards(shards: list[Shard], output: Output, options: JobOptions) -> list[Shard]:
@@ -301,13 +301,13 @@ def _workers(
 
 
 def _run_shards(work: ShardRunner, shards: list[Shard], output: Output, verbose: bool) -> tuple[int, int]:
-    """Does shards and writes them; gives the number of pictures, and of those that could not be read."""
-    pictures = errors = 0
+    """Does shards and writes them; gives the number of images, and of those that could not be read."""
+    images = errors = 0
     start = time.monotonic()
     with tqdm(total=len(shards), unit="shard", disable=not verbose or None) as bar:
         for shard, done in work(shards, output.folder):
             output.write(shard, done.table)
-            pictures, errors = pictures + done.pictures, errors + done.errors
-            bar.set_postfix_str(f"{pictures / (time.monotonic() - start):.0f} pictures/s, {errors} errors")
+            images, errors = images + done.images, errors + done.errors
+            bar.set_postfix_str(f"{images / (time.monotonic() - start):.0f} images/s, {errors} errors")
             bar.update()
-    return pictures, errors
+    return images, errors

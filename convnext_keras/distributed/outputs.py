@@ -98,9 +98,9 @@ class ParquetOutput(Output):
 
 
 class LanceOutput(Output):
-    """A table of Lance, one version a shard, that `open_index` searches: its `name` is the key of the picture.
+    """A table of Lance, one version a shard, that `open_index` searches: its `name` is the key of the image.
 
-    A picture that could not be read is a row without a vector, which no search finds.
+    An image that could not be read is a row without a vector, which no search finds.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], model: DualEncoder) -> None:

@@ -1,4 +1,4 @@
-"""What is done with each picture of a job: its vector, its classes, or its labels, as rows of an Arrow table."""
+"""What is done with each image of a job: its vector, its classes, or its labels, as rows of an Arrow table."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
@@ -19,14 +19,14 @@ PRECISIONS = ("float32", "float16")
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What is done with each picture, in words that travel to any process.
+    """What is done with each image, in words that travel to any process.
 
     Attributes:
         kind: `"embed"`, `"classify"` or `"zero_shot"`.
         weights: the model's name, see `load_predictor`; other machines must find the same under it.
-        batch_size: most pictures at a time.
+        batch_size: most images at a time.
         dtype: of vectors, one of `PRECISIONS`.
-        top: how many classes or labels of each picture.
+        top: how many classes or labels of each image.
         labels: of `zero_shot`.
         templates: of `zero_shot`.
         engine: see `load_predictor`.
@@ -48,12 +48,12 @@ class ShardResult(NamedTuple):
     """A shard that is done.
 
     Attributes:
-        pictures: how many it has.
+        images: how many it has.
         errors: how many of them could not be read.
         table: the rows, as an Arrow table; None if they are written.
     """
 
-    pictures: int
+    images: int
     errors: int
     table: Any = None
 
@@ -91,9 +91,9 @@ class Worker:
         return ShardResult(*counts)
 
     def rows(self, shard: Shard) -> Any:
-        """An Arrow table with a row for each picture of a shard, in order.
+        """An Arrow table with a row for each image of a shard, in order.
 
-        Its columns are `key`; those of the list that the pictures come from; the task's own, null for a picture that
+        Its columns are `key`; those of the list that the images come from; the task's own, null for an image that
         could not be read; and `error`, which says why, and else is null.
         """
         import pyarrow
@@ -118,16 +118,16 @@ class Worker:
             {} if shard.columns is None else dict(zip(shard.columns.column_names, shard.columns.columns, strict=True))
         )
         if taken := sorted(listed.keys() & {"key", "error", *own}):
-            raise ValueError(f"The list of pictures has the column {taken[0]!r}, which the result has too. Rename it.")
+            raise ValueError(f"The list of images has the column {taken[0]!r}, which the result has too. Rename it.")
         errors_column = pyarrow.array([errors.get(number) for number in order], pyarrow.string())
         return pyarrow.table({"key": pyarrow.array(keys, pyarrow.string()), **listed, **own, "error": errors_column})
 
     def _results(self, items: Iterable[tuple[int, Item]], failed: Any) -> Iterator[tuple[list[int], Any]]:
-        """Numbers of pictures, and what the model gives for each: a vector, or scores."""
+        """Numbers of images, and what the model gives for each: a vector, or scores."""
         size = self.task.batch_size
-        recipe = self.model.recipe._replace(exif_transpose=self.task.exif_transpose)
-        transform = lambda item: recipe(item[1].source(), item[1].key)  # noqa: E731
-        for batch, pixels in iter_batches(items, transform, size, failed):
+        transform = self.model.transform._replace(exif_transpose=self.task.exif_transpose)
+        decode = lambda item: transform(item[1].source(), item[1].key)  # noqa: E731
+        for batch, pixels in iter_batches(items, decode, size, failed):
             yield [number for number, _ in batch], self.model.encode_pixels(pixels, size)
 
     def _columns(self, results: list[np.ndarray | None]) -> dict[str, Any]:

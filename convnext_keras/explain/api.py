@@ -1,4 +1,4 @@
-"""Heat maps of pictures, and sheets of what channels answer to."""
+"""Heat maps of images, and sheets of what channels answer to."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,26 +24,26 @@ MIN_MAP_SIZE = 7  # of height and width, that the chosen stage has at least: tho
 
 def explain_images(
     model: keras.Model,
-    pictures: Any,
+    images: Any,
     target: int | str | None = None,
     *,
     method: str = "grad_cam",
     stage: int | None = None,
     grid_size: int = 8,
 ) -> list[HeatMap]:
-    """Where in pictures a model sees a class or a text.
+    """Where in images a model sees a class or a text.
 
     Args:
         model: a classifier, also one built on a backbone; or a `clip.CLIP`.
-        pictures: what `clip.CLIP.encode_image` takes.
-        target: a class by its number, name or identifier; None for each picture's best. Of a ConvNeXt-CLIP, a text.
+        images: what `clip.CLIP.encode_image` takes.
+        target: a class by its number, name or identifier; None for each image's best. Of a ConvNeXt-CLIP, a text.
         method: `"grad_cam"`, or `"occlusion"`, which needs no gradients but `cells` x `cells` runs of the model.
         stage: of the methods with gradients, whose output is weighed, 0 to 3: the last is the most telling and the
             coarsest. None for the last whose map has 7 cells in height and width, as at 224 pixels the very last has.
-        grid_size: of occlusion, parts of the picture's height and width.
+        grid_size: of occlusion, parts of the image's height and width.
 
     Returns:
-        A map for each picture.
+        A map for each image.
 
     Raises:
         ValueError: if there is no such class, the method is not valid, or the backend has no gradients.
@@ -51,14 +51,14 @@ def explain_images(
     Example:
         >>> from convnext_keras import clip, explain
         >>> model = clip.create_model("convnext_mini.shapes")
-        >>> picture = np.zeros((64, 64, 3), "uint8")
-        >>> explain.explain_images(model, picture, "a red circle", method="occlusion", grid_size=4)[0].values.shape
+        >>> image = np.zeros((64, 64, 3), "uint8")
+        >>> explain.explain_images(model, image, "a red circle", method="occlusion", grid_size=4)[0].values.shape
         (4, 4)
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {METHODS}. Received: method={method!r}")
     asked = TextTarget(model, target) if isinstance(model, CLIP) else ClassTarget(model, target)
-    pixels = np.stack([asked.recipe._replace(exif_transpose=True)(picture) for picture in as_image_list(pictures)])
+    pixels = np.stack([asked.transform._replace(exif_transpose=True)(image) for image in as_image_list(images)])
     before, after = split_at_stage(asked.model, _default_stage(asked.model) if stage is None else stage)
     after = asked.finish(after)
     run, features = BatchRunner(keras.Model(before.input, after(before.output))), _run(before, pixels)
@@ -66,12 +66,12 @@ def explain_images(
     targets = asked.targets(outputs)
     if method == "occlusion":
         maps = []
-        for picture, target in zip(pixels, targets, strict=True):
+        for image, target in zip(pixels, targets, strict=True):
 
             def score(batch: np.ndarray, target: Any = target) -> np.ndarray:
                 return asked.scores(run(_prepare_inputs(batch), len(batch)), np.full(len(batch), target))
 
-            maps.append(occlusion(score, picture, grid_size))
+            maps.append(occlusion(score, image, grid_size))
         values = np.stack(maps)
     else:
         weigh = {"grad_cam": grad_cam, "layer_cam": layer_cam}[method]
@@ -93,12 +93,12 @@ def gradients(model: keras.Model, features: np.ndarray, score: Callable[[Any], A
     return backend.gradient(lambda rows: ops.sum(score(model(rows))), features)
 
 
-def plot_feature_maps(model: keras.Model, picture: ImageSource, stage: int = 0, channels: int = 24) -> Image.Image:
-    """A sheet of the channels of a stage that a picture excites most, as grey pictures, with the picture first.
+def plot_feature_maps(model: keras.Model, image: ImageSource, stage: int = 0, channels: int = 24) -> Image.Image:
+    """A sheet of the channels of a stage that an image excites most, as gray images, with the image first.
 
     Args:
         model: a classifier, a backbone or an image tower.
-        picture: a path, a PIL image or an array.
+        image: a path, a PIL image or an array.
         stage: 0 to 3.
         channels: how many.
 
@@ -109,10 +109,10 @@ def plot_feature_maps(model: keras.Model, picture: ImageSource, stage: int = 0, 
         (744, 284)
     """
     encoder = model.image_encoder if isinstance(model, CLIP) else model
-    pixels = get_transform(model)(picture)
+    pixels = get_transform(model)(image)
     (features,) = _run(split_at_stage(encoder, stage)[0], pixels[None])
     order = np.argsort(-features.std(axis=(0, 1)))[:channels]
-    grid_size: list[tuple] = [(pixels, "picture", "black")]
+    grid_size: list[tuple] = [(pixels, "image", "black")]
     for channel in order:
         values = features[..., channel]
         levels = 255 * (values - values.min()) / max(np.ptp(values), 1e-12)
@@ -121,12 +121,12 @@ def plot_feature_maps(model: keras.Model, picture: ImageSource, stage: int = 0, 
 
 
 def _run(model: keras.Model, inputs: np.ndarray) -> np.ndarray:
-    """Outputs in float32 on every backend, of pictures or of features."""
+    """Outputs in float32 on every backend, of images or of features."""
     return BatchRunner(model)(_prepare_inputs(inputs) if inputs.dtype == np.uint8 else inputs, len(inputs))
 
 
 def _prepare_inputs(pixels: np.ndarray) -> np.ndarray:
-    """Pictures `(N, H, W, 3)` as models take them."""
+    """Images `(N, H, W, 3)` as models take them."""
     is_first = keras.config.image_data_format() == "channels_first"
     return (pixels.transpose(0, 3, 1, 2) if is_first else pixels).astype("float32")
 

@@ -1,4 +1,4 @@
-"""The formulas, in NumPy, and the map that comes of them as a picture."""
+"""The formulas, in NumPy, and the map that comes of them as an image."""
 
 import dataclasses
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-OVERLAY_ALPHA = 0.65  # of the colour over the picture, where the map is 1
+OVERLAY_ALPHA = 0.65  # of the color over the image, where the map is 1
 # From nothing to much: dark blue, magenta, orange, yellow, as light as they are much.
 COLOR_MAP = np.array([(13, 8, 135), (126, 3, 168), (204, 71, 120), (248, 149, 64), (240, 249, 33)], "float32")
 
@@ -17,7 +17,7 @@ class HeatMap:
 
     Attributes:
         values: `(h, w)` float32, 0..1 with 1 at the peak; all 0 if it sees it nowhere.
-        pixels: `(H, W, 3)` uint8, the picture as the model sees it, resized and cropped.
+        pixels: `(H, W, 3)` uint8, the image as the model sees it, resized and cropped.
         name: of the class, or the text.
         score: probability of the class, or cosine with the text.
     """
@@ -28,17 +28,17 @@ class HeatMap:
     score: float
 
     def upsampled(self) -> np.ndarray:
-        """The values at the picture's size, `(H, W)` float32, by bilinear interpolation."""
+        """The values at the image's size, `(H, W)` float32, by bilinear interpolation."""
         height, width = self.pixels.shape[:2]
         values = Image.fromarray(self.values.astype("float32"))
         return np.asarray(values.resize((width, height), Image.Resampling.BILINEAR))
 
     def overlay(self) -> Image.Image:
-        """The map in colours over the picture."""
+        """The map in colors over the image."""
         values = self.upsampled()[..., None]
         places = np.linspace(0, 1, len(COLOR_MAP))
-        colour = np.stack([np.interp(values[..., 0], places, COLOR_MAP[:, channel]) for channel in range(3)], axis=-1)
-        mixed = (1 - OVERLAY_ALPHA * values) * self.pixels + OVERLAY_ALPHA * values * colour
+        color = np.stack([np.interp(values[..., 0], places, COLOR_MAP[:, channel]) for channel in range(3)], axis=-1)
+        mixed = (1 - OVERLAY_ALPHA * values) * self.pixels + OVERLAY_ALPHA * values * color
         return Image.fromarray(np.clip(np.rint(mixed), 0, 255).astype("uint8"))
 
 
@@ -61,26 +61,26 @@ def layer_cam(features: np.ndarray, gradients: np.ndarray) -> np.ndarray:
     return normalize_to_peak(np.maximum((np.maximum(gradients, 0) * features).sum(axis=-1), 0))
 
 
-def occlusion(score: Callable[[np.ndarray], np.ndarray], picture: np.ndarray, grid_size: int) -> np.ndarray:
-    """How much each part of a picture matters: the score as it is, less the score with the part in its usual colour.
+def occlusion(score: Callable[[np.ndarray], np.ndarray], image: np.ndarray, grid_size: int) -> np.ndarray:
+    """How much each part of an image matters: the score as it is, less the score with the part in its usual color.
 
     Args:
-        score: of pictures `(N, H, W, 3)` uint8, one number each.
-        picture: `(H, W, 3)` uint8.
+        score: of images `(N, H, W, 3)` uint8, one number each.
+        image: `(H, W, 3)` uint8.
         grid_size: parts of the height and the width.
 
     Returns:
         `(cells, cells)`, 0..1; parts without which the score is higher are 0.
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     if not 2 <= grid_size <= min(height, width):
-        raise ValueError(f"cells must be 2 to {min(height, width)}. Received: grid_size={cells}")
+        raise ValueError(f"grid_size must be 2 to {min(height, width)}. Received: grid_size={grid_size}")
     rows, columns = (np.linspace(0, size, grid_size + 1).round().astype(int) for size in (height, width))
-    covered = np.repeat(picture[None], grid_size**2 + 1, axis=0)  # the last stays as it is
+    covered = np.repeat(image[None], grid_size**2 + 1, axis=0)  # the last stays as it is
     for place in range(grid_size**2):
         row, column = divmod(place, grid_size)
         part = np.s_[place, rows[row] : rows[row + 1], columns[column] : columns[column + 1]]
-        covered[part] = np.median(picture, axis=(0, 1))
+        covered[part] = np.median(image, axis=(0, 1))
     scores = score(covered)
     return normalize_to_peak(np.maximum(scores[-1] - scores[:-1], 0).reshape(1, grid_size, grid_size))[0]
 

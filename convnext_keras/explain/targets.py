@@ -24,7 +24,7 @@ class TextTarget:
     def __init__(self, model: CLIP, text: Any) -> None:
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"target of a ConvNeXt-CLIP must be a text. Received: target={text!r}")
-        self.model, self.recipe, self.text = model.image_encoder, model.recipe, text
+        self.model, self.transform, self.text = model.image_encoder, model.transform, text
         (self.vector, *neutral) = model.encode_text([text, *NEUTRAL_PROMPTS])
         self.direction = self.vector - np.mean(neutral, axis=0)
 
@@ -54,7 +54,7 @@ class ClassTarget:
     """What is asked of a classifier: the logit of a class."""
 
     def __init__(self, model: keras.Model, target: Any) -> None:
-        self.model, self.recipe = model, get_transform(model)
+        self.model, self.transform = model, get_transform(model)
         if len(to_functional(model).output_shape) != 2:
             raise ValueError(f"{model.name!r} has no classes. Give a classifier or a ConvNeXt-CLIP.")
         known = get_pretrained_info(model)
@@ -112,8 +112,8 @@ def remove_softmax(model: keras.Model) -> keras.Model:
 def get_transform(model: keras.Model) -> ImageTransform:
     """The transform of a model; of one without, to its size."""
     if isinstance(model, CLIP):
-        return model.recipe
+        return model.transform
     known, shape = get_pretrained_info(model), model.input_shape
-    if known and known.recipe:
-        return known.recipe
+    if known and known.transform:
+        return known.transform
     return ImageTransform(shape[1] if shape[1] == shape[2] and shape[1] else 224)

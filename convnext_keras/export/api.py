@@ -36,13 +36,13 @@ class ExportResult(NamedTuple):
     """What was written.
 
     Attributes:
-        path: of the artefact; beside it lies its description, `PATH.json`.
+        path: of the artifact; beside it lies its description, `PATH.json`.
         format: a key of `FORMATS`.
         precision: of its weights and products.
         max_relative_error: the largest between its outputs and the Keras model's, by the largest output; None if
             unchecked.
         size_bytes: of all its files.
-        latency_seconds: for one picture or text, by the format's own program; None if unchecked.
+        latency_seconds: for one image or text, by the format's own program; None if unchecked.
     """
 
     path: Path
@@ -70,7 +70,7 @@ def export(
 ) -> ExportResult:
     """Writes a model for inference in a format of other programs, whatever the active backend.
 
-    Pixels go in as 0..255, with the normalisation inside, unless `pixels` says otherwise. The file is run by the
+    Pixels go in as 0..255, with the normalization inside, unless `pixels` says otherwise. The file is run by the
     format's own program, in a process without Keras and this library, and compared with the model before it is put in
     its place.
 
@@ -88,7 +88,7 @@ def export(
         precision: `"float32"`; `"float16"` for weights of half the size; `"bfloat16"` for products of such weights too,
             but for the head's; `"int8_weights"` for weights of a quarter; or `"int8"` for products of such numbers too,
             which are faster. See `FORMATS` for which formats have them. The input and the outputs keep their types.
-        calibration: for `"int8"`, pictures such as those that the model will see (see `CLIP.encode_image` for what they
+        calibration: for `"int8"`, images such as those that the model will see (see `CLIP.encode_image` for what they
             may be); a few hundred are enough. Every eighth is kept apart for the check.
         opset: of ONNX, 18 or higher; 20 by default.
         overwrite: whether what is at the path may be replaced.
@@ -129,8 +129,8 @@ def export(
     if precision == "int8":
         if get_context_length(source):
             raise ValueError("The products of a text tower lose too much in int8. Choose precision='int8_weights'.")
-        recipe = PretrainedInfo.from_config(description).recipe
-        rows, held_out = prepare_calibration(ready, recipe, layout, statistics, calibration)
+        transform = PretrainedInfo.from_config(description).transform
+        rows, held_out = prepare_calibration(ready, transform, layout, statistics, calibration)
     with atomic_path(path) as partial:
         folder = partial.parent
         beside = partial.with_name(partial.name + runtimes.METADATA_SUFFIX)
@@ -150,7 +150,7 @@ def export(
 def _write(
     source: keras.Model, ready: keras.Model, path: Path, description: dict[str, Any], rows: np.ndarray | None
 ) -> None:
-    """Writes an artefact, and lowers its precision where that is done to the file, in a process of its own.
+    """Writes an artifact, and lowers its precision where that is done to the file, in a process of its own.
 
     Raises:
         ValueError: if its backend cannot write it.
@@ -191,7 +191,7 @@ def _check_precision(name: str, precision: str, calibration: Any, opset: int | N
     if calibration is not None and precision != "int8":
         raise ValueError(f"calibration is for precision='int8'. Received: precision={precision!r}")
     if calibration is None and precision == "int8":
-        raise ValueError("int8 needs calibration: pictures such as the model will see. Or choose int8_weights.")
+        raise ValueError("int8 needs calibration: images such as the model will see. Or choose int8_weights.")
     if opset is not None and (name != "onnx" or opset < MIN_OPSET):
         raise ValueError(f"opset is of onnx, and {MIN_OPSET} or higher. Received: opset={opset} for {name}")
 

@@ -1,4 +1,4 @@
-"""Pictures as the inputs of a model that is quantized by what it makes of them."""
+"""Images as the inputs of a model that is quantized by what it makes of them."""
 
 from typing import Any
 
@@ -8,33 +8,37 @@ import numpy as np
 from convnext_keras.data.loader import iter_batches
 from convnext_keras.data.transforms import ImageTransform, NormalizationStats, normalize
 
-MIN_IMAGES = 16  # pictures, of which every eighth is kept apart
+MIN_IMAGES = 16  # images, of which every eighth is kept apart
 HOLDOUT_EVERY = 8
 
 
 def prepare_calibration(
-    model: keras.Model, recipe: ImageTransform | None, layout: str, statistics: NormalizationStats | None, pictures: Any
+    model: keras.Model,
+    transform: ImageTransform | None,
+    layout: str,
+    statistics: NormalizationStats | None,
+    images: Any,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Inputs `(N, ...)` of a model to calibrate with, and others to check with.
 
     Args:
         model: with one input of pixels.
-        recipe: the transform of its weights, if known.
+        transform: the transform of its weights, if known.
         layout: of the pixels, `"nhwc"` or `"nchw"`.
-        statistics: that the pixels are normalised with, None for pixels in 0..255.
-        pictures: see `as_image_list`.
+        statistics: that the pixels are normalized with, None for pixels in 0..255.
+        images: see `as_image_list`.
 
     Raises:
         ValueError: if there are fewer than 16, or one cannot be read.
     """
     row = model.inputs[0]
     edges: Any = row.shape[1:3] if layout == "nhwc" else row.shape[2:]
-    chosen = recipe or ImageTransform(224)
+    chosen = transform or ImageTransform(224)
     if None not in edges and edges != chosen.shape[:2]:
         chosen = chosen._replace(size=edges, edge=None)
-    parts = [pixels for _, pixels in iter_batches(pictures, chosen._replace(exif_transpose=True), batch_size=32)]
+    parts = [pixels for _, pixels in iter_batches(images, chosen._replace(exif_transpose=True), batch_size=32)]
     if sum(map(len, parts)) < MIN_IMAGES:
-        raise ValueError(f"calibration needs {MIN_IMAGES} pictures or more. Received: {sum(map(len, parts))}")
+        raise ValueError(f"calibration needs {MIN_IMAGES} images or more. Received: {sum(map(len, parts))}")
     rows = np.concatenate(parts)
     rows = rows if statistics is None else np.asarray(normalize(rows, statistics))
     rows = (rows.transpose(0, 3, 1, 2) if layout == "nchw" else rows).astype(row.dtype)

@@ -57,7 +57,7 @@ def export_clip(
         check: see `export`.
 
     Returns:
-        What was written: all bytes, the larger difference, and the seconds for one picture.
+        What was written: all bytes, the larger difference, and the seconds for one image.
 
     Raises:
         ValueError: if an argument is not valid, or see `export`; nothing is left at the folder then.
@@ -80,8 +80,8 @@ def export_clip(
     with atomic_path(folder) as whole:
         of_text = "int8_weights" if precision == "int8" else precision
         options: dict[str, Any] = {"format": format, "check": check}
-        of_pictures = {"precision": precision, "calibration": calibration, "pixels": "uint8"}  # first: may be refused
-        pictures = export(model.image_encoder, whole / f"image{suffix}", **of_pictures, **options)
+        of_images = {"precision": precision, "calibration": calibration, "pixels": "uint8"}  # first: may be refused
+        images = export(model.image_encoder, whole / f"image{suffix}", **of_images, **options)
         texts = export(model.text_encoder, whole / f"text{suffix}", precision=of_text, **options)
         pretrained_info = model.pretrained_info or PretrainedInfo()
         facts = {
@@ -93,17 +93,17 @@ def export_clip(
             "logit_bias": model.logit_bias,
             "fingerprint": model.fingerprint(),
             "tokenizer": get_tokenizer_config(model.text_encoder),
-            **dataclasses.replace(pretrained_info, recipe=model.recipe).to_config(),
+            **dataclasses.replace(pretrained_info, transform=model.transform).to_config(),
         }
         (whole / CLIP_FILE).write_text(json.dumps(facts, indent=2), encoding="utf-8")
-    differences = [part.max_relative_error for part in (pictures, texts) if part.max_relative_error is not None]
+    differences = [part.max_relative_error for part in (images, texts) if part.max_relative_error is not None]
     return ExportResult(
         folder,
         format,
         precision,
         max(differences, default=None),
-        pictures.size_bytes + texts.size_bytes,
-        pictures.latency_seconds,
+        images.size_bytes + texts.size_bytes,
+        images.latency_seconds,
     )
 
 
@@ -151,9 +151,9 @@ class ExportedCLIP(DualEncoder):
         return Tokenizer(**self.facts["tokenizer"])
 
     @property
-    def recipe(self) -> ImageTransform:
+    def transform(self) -> ImageTransform:
         known: Any = self.pretrained_info
-        return known.recipe
+        return known.transform
 
     @property
     def logit_scale(self) -> float:

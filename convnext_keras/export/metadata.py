@@ -1,4 +1,4 @@
-"""What a user of an artefact has to know of the model in it, as plain data."""
+"""What a user of an artifact has to know of the model in it, as plain data."""
 
 import dataclasses
 import importlib.metadata
@@ -18,12 +18,12 @@ TOWERS = ("image_encoder", "text_encoder")
 
 
 def build_metadata(model: keras.Model, ready: keras.Model, format: str, facts: dict[str, Any]) -> dict[str, Any]:
-    """What a user of the artefact has to know, as plain data."""
+    """What a user of the artifact has to know, as plain data."""
     row, layout, is_text = ready.inputs[0], facts["layout"], len(ready.inputs[0].shape) == 2
     pretrained_info = get_pretrained_info(model) or PretrainedInfo()
-    recipe, edges = pretrained_info.recipe, row.shape[1:3] if layout == "nhwc" else row.shape[2:]
-    if recipe and None not in edges and edges not in (recipe.size, (recipe.size, recipe.size)):
-        pretrained_info = dataclasses.replace(pretrained_info, recipe=recipe._replace(size=edges, edge=None))
+    transform, edges = pretrained_info.transform, row.shape[1:3] if layout == "nhwc" else row.shape[2:]
+    if transform and None not in edges and edges not in (transform.size, (transform.size, transform.size)):
+        pretrained_info = dataclasses.replace(pretrained_info, transform=transform._replace(size=edges, edge=None))
     return {
         "convnext_keras": importlib.metadata.version("convnext-keras"),
         "format": format,
@@ -63,7 +63,7 @@ def get_context_length(model: keras.Model) -> int | None:
 
 
 def get_embedded_stats(model: keras.Model) -> NormalizationStats:
-    """The statistics of the normalisation inside a model, for pixels in 0..1.
+    """The statistics of the normalization inside a model, for pixels in 0..1.
 
     Raises:
         ValueError: if it has none.
@@ -72,4 +72,4 @@ def get_embedded_stats(model: keras.Model) -> NormalizationStats:
         if isinstance(layer, keras.layers.Normalization):
             mean, variance = (np.ravel(np.asarray(ops.convert_to_numpy(x))) for x in (layer.mean, layer.variance))
             return NormalizationStats(tuple((mean / 255).tolist()), tuple((np.sqrt(variance) / 255).tolist()))
-    raise ValueError(f"{model.name!r} has no normalisation inside: it takes normalised pixels as it is.")
+    raise ValueError(f"{model.name!r} has no normalization inside: it takes normalized pixels as it is.")

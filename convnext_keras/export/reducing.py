@@ -1,4 +1,4 @@
-"""Artefacts made smaller: weights in half precision, or weights and products in eight-bit integers by calibration.
+"""Artifacts made smaller: weights in half precision, or weights and products in eight-bit integers by calibration.
 
 Quantization is NNCF's (https://github.com/openvinotoolkit/nncf), with its preset for transformers, whose blocks of
 norm, two dense layers and GELU are those of ConvNeXt. Depthwise convolutions stay floats: their inputs, the sums of all
@@ -140,17 +140,17 @@ QUANTIZERS: dict[tuple[str, str], Callable[[Path, np.ndarray], None]] = {
 NNCF_QUANTIZED = {("openvino", "int8_weights"), ("openvino", "int8"), ("onnx", "int8")}
 
 
-def main(format: str, precision: str, artefact: str, rows: str) -> None:
-    """Puts an artefact of a lower precision in the place of one in float32.
+def main(format: str, precision: str, artifact: str, rows: str) -> None:
+    """Puts an artifact of a lower precision in the place of one in float32.
 
     Args:
-        format: of the artefact.
+        format: of the artifact.
         precision: to lower it to.
-        artefact: its path.
+        artifact: its path.
         rows: path of an `.npz` file with the array `rows` `(batches, batch, ...)` to calibrate with.
     """
     with np.load(rows) as arrays:
-        QUANTIZERS[format, precision](Path(artefact), arrays["rows"])
+        QUANTIZERS[format, precision](Path(artifact), arrays["rows"])
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import numpy as np
 Run = Callable[[np.ndarray], list[np.ndarray]]
 TIMING_RUNS = 5  # of which the fastest is told
 MULTI_STREAM_FORMATS = ("openvino", "onnx")  # formats whose programs several threads may run at a time
-METADATA_SUFFIX = ".json"  # appended to the name of an artefact for the name of its description
+METADATA_SUFFIX = ".json"  # appended to the name of an artifact for the name of its description
 
 
 def _saved_model(path: Path, names: Sequence[str]) -> Run:
@@ -104,7 +104,7 @@ RUNTIMES: dict[str, Callable[..., Run]] = {
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """What `export` wrote beside an artefact.
+    """What `export` wrote beside an artifact.
 
     Raises:
         ValueError: if there is no description.
@@ -117,10 +117,10 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def load_runtime(path: Path, streams: int = 1) -> Run:
-    """An artefact as a function from an array to its outputs, in the order of the description.
+    """An artifact as a function from an array to its outputs, in the order of the description.
 
     Args:
-        path: of the artefact.
+        path: of the artifact.
         streams: threads that may call it at a time, each with its share of the processors; of OpenVINO and ONNX.
 
     Raises:
@@ -137,9 +137,9 @@ def load_runtime(path: Path, streams: int = 1) -> Run:
     return RUNTIMES[name](path, description["outputs"], **options)
 
 
-def main(artefact: str, inputs: str, outputs: str) -> None:
+def main(artifact: str, inputs: str, outputs: str) -> None:
     """Runs all arrays of one file, and writes the results of each and the seconds of its fastest run."""
-    run = load_runtime(Path(artefact))
+    run = load_runtime(Path(artifact))
     results = {}
     with np.load(inputs) as arrays:
         for name, array in arrays.items():

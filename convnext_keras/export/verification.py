@@ -1,4 +1,4 @@
-"""Whether an artefact gives what the Keras model gives, run by the program of its format in a process of its own."""
+"""Whether an artifact gives what the Keras model gives, run by the program of its format in a process of its own."""
 
 import tempfile
 from pathlib import Path
@@ -12,7 +12,7 @@ from convnext_keras.export import runtimes
 from convnext_keras.export.metadata import get_tokenizer_config
 from convnext_keras.export.writing import run_subprocess
 
-# Of the largest output, between an artefact and the Keras model in float32.
+# Of the largest output, between an artifact and the Keras model in float32.
 TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 0.05, "int8_weights": 0.05, "int8": 0.25}
 TEST_BATCH_SIZES = (1, 3)
 TEST_LENGTHS = (9, 16)  # in tokens, that are tried where they are open
@@ -51,12 +51,12 @@ def make_test_inputs(model: keras.Model, rows: np.ndarray | None = None) -> dict
 def verify_export(
     model: keras.Model, path: Path, precision: str = "float32", rows: np.ndarray | None = None
 ) -> tuple[float, float]:
-    """Largest difference of an artefact from the Keras model by the largest output, and seconds of one row.
+    """Largest difference of an artifact from the Keras model by the largest output, and seconds of one row.
 
     Args:
         model: the Keras model.
-        path: of the artefact.
-        precision: of the artefact.
+        path: of the artifact.
+        precision: of the artifact.
         rows: to compare with, random ones if None.
 
     Raises:

@@ -55,15 +55,15 @@ def write_timm_config(description: ModelInfo) -> Files:
     variant = description.variant
     require_supported(description.clip is None, "timm", "a ConvNeXt-CLIP")
     architecture, arguments = timm_arguments(variant)
-    if description.recipe.channels != 3:
-        arguments["in_chans"] = description.recipe.channels
+    if description.transform.channels != 3:
+        arguments["in_chans"] = description.transform.channels
     if description.output_stride not in (None, variant.minimum_size) or variant.minimum_size > 32:
         arguments["output_stride"] = description.output_stride or variant.minimum_size
         require_supported(
             arguments["output_stride"] in (8, 16, 32), "timm", f"output_stride={arguments['output_stride']}"
         )
     names = class_name_list(description)
-    facts = {**timm_transform(description.recipe), "num_classes": description.classes}
+    facts = {**timm_transform(description.transform), "num_classes": description.classes}
     facts |= {"first_conv": "stem.0", "classifier": "head.fc"}
     content = {
         "architecture": architecture,
@@ -121,38 +121,40 @@ def timm_arguments(variant: ConvNeXtConfig, form: str = "timm") -> tuple[str, di
     return "convnext_tiny" if variant.layer_scale else "convnextv2_tiny", arguments
 
 
-def timm_transform(recipe: ImageTransform) -> dict[str, Any]:
+def timm_transform(transform: ImageTransform) -> dict[str, Any]:
     """The transform in `pretrained_cfg`."""
-    height, width, channels = recipe.shape
+    height, width, channels = transform.shape
     modes = {mode: name for name, mode in timm.CROP_MODES.items()}
-    require_supported(recipe.resize in modes, "timm", f"resize={recipe.resize!r}")
-    statistics = get_statistics(recipe.statistics)
+    require_supported(transform.resize in modes, "timm", f"resize={transform.resize!r}")
+    statistics = get_statistics(transform.statistics)
     border = tuple(round(255 * value) for value in statistics.mean)
-    require_supported(recipe.resize != "longest" or recipe.fill in (border, border[0]), "timm", f"fill={recipe.fill}")
-    if recipe.rounding != "half_even" or not recipe.levels:
+    require_supported(
+        transform.resize != "longest" or transform.fill in (border, border[0]), "timm", f"fill={transform.fill}"
+    )
+    if transform.rounding != "half_even" or not transform.levels:
         warnings.warn("timm's transform rounds otherwise: pixels may be shifted by one.", stacklevel=6)
     return {
         "input_size": [channels, height, width],
-        "interpolation": recipe.interpolation,
-        "crop_pct": get_crop_pct(recipe, "timm"),
-        "crop_mode": modes[recipe.resize],
+        "interpolation": transform.interpolation,
+        "crop_pct": get_crop_pct(transform, "timm"),
+        "crop_mode": modes[transform.resize],
         "mean": [*statistics.mean],
         "std": [*statistics.std],
     }
 
 
-def get_crop_pct(recipe: ImageTransform, format: str) -> float:
+def get_crop_pct(transform: ImageTransform, format: str) -> float:
     """The part of the edge that the crop keeps, such that the edge comes out of it exactly."""
-    if recipe.edge is None:
-        return recipe.crop
-    edges = recipe.edge if isinstance(recipe.edge, tuple) else (recipe.edge, recipe.edge)
-    sides = recipe.shape[:2]
+    if transform.edge is None:
+        return transform.crop
+    edges = transform.edge if isinstance(transform.edge, tuple) else (transform.edge, transform.edge)
+    sides = transform.shape[:2]
     crop = sides[0] / edges[0]
     for candidate in (crop, math.nextafter(crop, 0), round(crop, 6), round(crop, 3)):
         if all(math.floor(side / candidate) == edge for side, edge in zip(sides, edges, strict=True)):
             return candidate
     raise UnsupportedByFormatError(
-        f"The format {format!r} cannot say edge={recipe.edge} with size={recipe.size}. Use keras."
+        f"The format {format!r} cannot say edge={transform.edge} with size={transform.size}. Use keras."
     )
 
 
@@ -184,14 +186,14 @@ def write_transformers_config(description: ModelInfo) -> Files:
     content: dict[str, Any] = {
         "architectures": [f"{stem}ForImageClassification" if description.classes else f"{stem}Model"],
         "model_type": kind,
-        "num_channels": description.recipe.channels,
+        "num_channels": description.transform.channels,
         "patch_size": variant.patch_size,
         "num_stages": len(variant.depths),
         "depths": [*variant.depths],
         "hidden_sizes": [*variant.dims],
         "hidden_act": ACTIVATION_TO_TRANSFORMERS[variant.activation],
         "layer_norm_eps": variant.head_epsilon or variant.epsilon,
-        "image_size": description.recipe.shape[0],
+        "image_size": description.transform.shape[0],
         "initializer_range": 0.02,
         "drop_path_rate": 0.0,
     }
@@ -202,25 +204,25 @@ def write_transformers_config(description: ModelInfo) -> Files:
         content["id2label"] = {str(number): name for number, (_, name) in enumerate(named)}
         content["label2id"] = {name: number for number, (_, name) in enumerate(named)}
         content["problem_type"] = problem_type(description)
-    return {"config.json": content, "preprocessor_config.json": to_image_processor(description.recipe)}
+    return {"config.json": content, "preprocessor_config.json": to_image_processor(description.transform)}
 
 
-def to_image_processor(recipe: ImageTransform) -> dict[str, Any]:
+def to_image_processor(transform: ImageTransform) -> dict[str, Any]:
     """The transform in `preprocessor_config.json`, all switches written out."""
-    height, width, channels = recipe.shape
-    statistics = get_statistics(recipe.statistics)
-    resample = image_processors.RESAMPLE.index(recipe.interpolation)
+    height, width, channels = transform.shape
+    statistics = get_statistics(transform.statistics)
+    resample = image_processors.RESAMPLE.index(transform.interpolation)
     shared = {"do_resize": True, "do_rescale": True, "do_normalize": True, "do_center_crop": False}
     shared |= {"do_convert_rgb": channels == 3, "rescale_factor": 1 / 255, "resample": resample}
     shared |= {"image_mean": [*statistics.mean], "image_std": [*statistics.std]}
-    edge = recipe.edge or tuple(math.floor(side / recipe.crop) for side in (height, width))
+    edge = transform.edge or tuple(math.floor(side / transform.crop) for side in (height, width))
     rows, columns = edge if isinstance(edge, tuple) else (edge, edge)
-    if recipe.resize == "squash" and (rows, columns) == (height, width):
-        kind = "ViTImageProcessor" if recipe.levels else "DINOv3ViTImageProcessor"
+    if transform.resize == "squash" and (rows, columns) == (height, width):
+        kind = "ViTImageProcessor" if transform.levels else "DINOv3ViTImageProcessor"
         return {"image_processor_type": kind, **shared, "size": {"height": height, "width": width}}
-    is_plain = recipe.resize == "shortest" and rows == columns and recipe.levels
-    require_supported(is_plain, "transformers", f"resize={recipe.resize!r} to {recipe.size} by way of {edge}")
-    if recipe.rounding != "down":
+    is_plain = transform.resize == "shortest" and rows == columns and transform.levels
+    require_supported(is_plain, "transformers", f"resize={transform.resize!r} to {transform.size} by way of {edge}")
+    if transform.rounding != "down":
         warnings.warn("transformers rounds the crop's offset down: pixels may be shifted by one.", stacklevel=6)
     crop = height / rows
     crop = next((part for part in (crop, math.nextafter(crop, 0)) if int(height / part) == rows), None)
@@ -233,7 +235,7 @@ def to_image_processor(recipe: ImageTransform) -> dict[str, Any]:
 
 def write_open_clip_config(description: ModelInfo) -> Files:
     """`open_clip_config.json`."""
-    variant, recipe, form = description.clip, description.recipe, "open_clip"
+    variant, transform, form = description.clip, description.transform, "open_clip"
     if variant is None:
         raise UnsupportedByFormatError("The format 'open_clip' is of ConvNeXt-CLIPs. Use timm, transformers or keras.")
     name, arguments = timm_arguments(variant.trunk, form)
@@ -245,17 +247,21 @@ def write_open_clip_config(description: ModelInfo) -> Files:
     require_supported(
         variant.text.activation in ("gelu", "quick_gelu"), form, f"activation={variant.text.activation!r} of texts"
     )
-    usual = recipe.crop == 1 and recipe.edge is None and recipe.rounding == "half_even" and recipe.channels == 3
-    require_supported(usual and recipe.resize != "none", form, f"the transform {recipe}")
-    require_supported(recipe.interpolation in ("bicubic", "bilinear"), form, f"interpolation={recipe.interpolation!r}")
-    text, statistics = variant.text, get_statistics(recipe.statistics)
+    usual = (
+        transform.crop == 1 and transform.edge is None and transform.rounding == "half_even" and transform.channels == 3
+    )
+    require_supported(usual and transform.resize != "none", form, f"the transform {transform}")
+    require_supported(
+        transform.interpolation in ("bicubic", "bilinear"), form, f"interpolation={transform.interpolation!r}"
+    )
+    text, statistics = variant.text, get_statistics(transform.statistics)
     vision = {
         "timm_model_name": name,
         "timm_model_pretrained": False,
         "timm_pool": pool,
         "timm_proj": "mlp" if variant.projection_hidden_size else "linear",
         "timm_proj_bias": variant.projection_bias,
-        "image_size": [*recipe.size] if isinstance(recipe.size, tuple) else recipe.size,
+        "image_size": [*transform.size] if isinstance(transform.size, tuple) else transform.size,
     }
     model: dict[str, Any] = {
         "embed_dim": variant.embedding,
@@ -271,9 +277,9 @@ def write_open_clip_config(description: ModelInfo) -> Files:
     }
     model |= {"quick_gelu": True} if text.activation == "quick_gelu" else {}
     model |= {"init_logit_bias": 0.0} if variant.logit_bias else {}
-    pixels = {"mean": [*statistics.mean], "std": [*statistics.std], "interpolation": recipe.interpolation}
-    pixels |= {"resize_mode": recipe.resize, "size": vision["image_size"], "mode": "RGB"}
-    pixels |= {"fill_color": recipe.fill} if recipe.resize == "longest" else {}
+    pixels = {"mean": [*statistics.mean], "std": [*statistics.std], "interpolation": transform.interpolation}
+    pixels |= {"resize_mode": transform.resize, "size": vision["image_size"], "mode": "RGB"}
+    pixels |= {"fill_color": transform.fill} if transform.resize == "longest" else {}
     return {"open_clip_config.json": {"model_cfg": model, "preprocess_cfg": pixels}}
 
 

@@ -10,7 +10,7 @@ from convnext_keras.hub import json_schema as schema
 from convnext_keras.hub.json_schema import JsonObject
 
 Size = int | tuple[int, int]
-MAX_SIZE, MAX_EDGE = 4_096, 8_192  # pixels of a picture for the model, and before it is cropped
+MAX_SIZE, MAX_EDGE = 4_096, 8_192  # pixels of an image for the model, and before it is cropped
 
 
 class Processor(NamedTuple):
@@ -20,7 +20,7 @@ class Processor(NamedTuple):
         size: a number is the shorter edge, two are height and width.
         resample: Pillow's number of the interpolation.
         statistics: their name.
-        crop_size: of the centre crop, None if there is none.
+        crop_size: of the center crop, None if there is none.
         crop_below: ConvNext's own rule: smaller sizes are cropped from `size / crop_pct`, others squashed.
         levels: see `ImageTransform`.
     """
@@ -69,7 +69,7 @@ def read_transform(config: JsonObject, model_type: str, channels: int) -> ImageT
     crop_size = crop_size if on["do_center_crop"] else None
     if not on["do_resize"]:
         if crop_size is None:
-            raise config.error("do_resize", "true, or a centre crop be made, so that all pictures get one size")
+            raise config.error("do_resize", "true, or a center crop be made, so that all images get one size")
         return shared._replace(size=crop_size, resize="none")
     size = read_size(config, "size", processor.size, square=isinstance(processor.size, tuple))
     if processor.crop_below:
@@ -77,7 +77,7 @@ def read_transform(config: JsonObject, model_type: str, channels: int) -> ImageT
     if isinstance(size, tuple):
         return shared._replace(size=collapse_square(crop_size or size), resize="squash", edge=collapse_square(size))
     if crop_size is None:
-        raise config.error("do_center_crop", "true where size is a shortest_edge, so that all pictures get one size")
+        raise config.error("do_center_crop", "true where size is a shortest_edge, so that all images get one size")
     return shared._replace(size=collapse_square(crop_size), edge=size)
 
 
@@ -94,7 +94,7 @@ def read_processor(config: JsonObject, model_type: str) -> Processor:
 def convnext_transform(
     config: JsonObject, shared: ImageTransform, size: Size, crop_size: Size | None, crop_below: int
 ) -> ImageTransform:
-    """ConvNext's own rule: small pictures are cropped, large ones squashed."""
+    """ConvNext's own rule: small images are cropped, large ones squashed."""
     if isinstance(size, tuple):
         raise config.error("size", "an object with shortest_edge")
     if crop_size is not None and collapse_square(crop_size) != size:
@@ -152,7 +152,7 @@ def read_statistics(place: JsonObject, keys: tuple[str, str], channels: int, def
     Args:
         place: where they stand.
         keys: of the means and of the deviations; a number, or a list of them.
-        channels: of the pictures. One number stands for all; for grey pictures, three stand for their mean, as timm
+        channels: of the images. One number stands for all; for gray images, three stand for their mean, as timm
             has it.
         default: the name of those that are meant where none are given.
     """

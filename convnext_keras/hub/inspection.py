@@ -31,9 +31,9 @@ class InspectedModel(NamedTuple):
         variant: the architecture; of a ConvNeXt-CLIP, that of its image tower.
         classes: width of the classifier, 0 if there is none.
         activation: of the classifier: None, softmax or sigmoid.
-        statistics: those that the model embeds, None if pixels are normalised outside.
-        channels: of the pictures.
-        size: height and width of the pictures in pixels, None for any.
+        statistics: those that the model embeds, None if pixels are normalized outside.
+        channels: of the images.
+        size: height and width of the images in pixels, None for any.
         output_stride: pixels of the input for one of the last feature map.
         tensors: each variable by its role.
         clip: of a ConvNeXt-CLIP: both towers.

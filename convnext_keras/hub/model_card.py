@@ -30,7 +30,7 @@ def render_model_card(
         intended_use: what it is for, in sentences.
         metrics: results by their names, as they are to be printed.
     """
-    form, variant, recipe = description.format, description.variant, description.recipe
+    form, variant, transform = description.format, description.variant, description.transform
     task = "image-classification" if description.classes else "image-feature-extraction"
     task = "zero-shot-image-classification" if description.clip else task
     library = "convnext_keras" if form == "keras" else form  # Keras' own loader expects other files.
@@ -47,8 +47,8 @@ def render_model_card(
         "Architecture": f"ConvNeXt{' V2' * variant.use_grn}, depths {variant.depths}, widths {variant.dims}",
         "Parameters": f"{description.parameters:,}",
         "Classes": str(description.classes or "none"),
-        "Pictures": f"{recipe.shape[0]} x {recipe.shape[1]} pixels, {recipe.resize} resize, {recipe.interpolation}",
-        "Licence": description.license or "not stated",
+        "Images": f"{transform.shape[0]} x {transform.shape[1]} pixels, {transform.resize} resize, {transform.interpolation}",
+        "License": description.license or "not stated",
         "Trained from": f"{where}{checked}",
     }
     calls = [f'convnext_keras.{"clip." if description.clip else ""}create_model("hf://OWNER/NAME")']

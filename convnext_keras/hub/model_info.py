@@ -30,7 +30,7 @@ class ModelInfo:
         format: `"timm"`, `"transformers"`, `"open_clip"` or `"keras"`.
         variant: the architecture; of a ConvNeXt-CLIP, that of its image tower.
         classes: width of the classifier, 0 if there is none.
-        recipe: the evaluation transform.
+        transform: the evaluation transform.
         files: names that the weight file may have, in order of preference.
         activation: of the classifier: `"softmax"`, `"sigmoid"` for classes that do not exclude each other, or None.
         labels: the label set of the classes, or each class as `(identifier, name)`; None if unknown.
@@ -45,7 +45,7 @@ class ModelInfo:
     format: str
     variant: ConvNeXtConfig
     classes: int
-    recipe: ImageTransform
+    transform: ImageTransform
     files: tuple[str, ...] = (WEIGHTS_FILE,)
     activation: str | None = None
     labels: str | tuple[tuple[str, str], ...] | None = None
@@ -80,7 +80,7 @@ class ModelInfo:
         """How many numbers the weight file has to hold."""
         if self.clip:
             return count_clip_params(self.clip)
-        return count_params(self.variant, self.classes, self.recipe.channels)
+        return count_params(self.variant, self.classes, self.transform.channels)
 
     def check(self, variant: ConvNeXtConfig, include_top: bool) -> None:
         """Raises ValueError if the model that is to be filled has another architecture."""
@@ -133,7 +133,7 @@ class ModelInfo:
 
 
 def read_card_license(repository: Repository) -> str | None:
-    """The licence that the head of a repository's `README.md` states, as the hub reads it; None if it does not."""
+    """The license that the head of a repository's `README.md` states, as the hub reads it; None if it does not."""
     path = repository.find("README.md")
     if path is None:
         return None

@@ -93,23 +93,28 @@ def read_all(place: JsonObject, readings: dict[str, schema.Parser], others: tupl
 
 def read_model_info(repository: Repository, config: JsonObject, license: str | None) -> ModelInfo:
     """The description in `convnext_keras.json`."""
-    top = read_all(config, TOP_FIELDS, ("architecture", "recipe", "clip"))
+    top = read_all(config, TOP_FIELDS, ("architecture", "transform", "clip"))
     try:
         variant = ConvNeXtConfig(**read_all(config.section("architecture"), CONFIG_FIELDS))
         validate_config(variant)
-        recipe = ImageTransform(**read_all(config.section("recipe"), TRANSFORM_FIELDS))
+        transform = ImageTransform(**read_all(config.section("transform"), TRANSFORM_FIELDS))
         clip = read_clip(config.section("clip"), variant) if "clip" in config.values else None
     except (TypeError, ValueError) as error:
         raise WeightsError(f"{config.path}: {str(error).removeprefix(f'{config.path}: ')}") from error
-    if not isinstance(recipe.statistics, str):
-        recipe = recipe._replace(statistics=NormalizationStats(*recipe.statistics))
-    if len(transforms.get_statistics(recipe.statistics).mean) != recipe.channels:
-        raise config.error("recipe", f"with statistics of {recipe.channels} channels")
+    if not isinstance(transform.statistics, str):
+        transform = transform._replace(statistics=NormalizationStats(*transform.statistics))
+    if len(transforms.get_statistics(transform.statistics).mean) != transform.channels:
+        raise config.error("transform", f"with statistics of {transform.channels} channels")
     if isinstance(top.get("labels"), tuple) and len(top["labels"]) != top.get("classes"):
         raise config.error("labels", "as many as there are classes")
     known = {**top, "license": license or top.get("license"), "clip": clip}
     return ModelInfo(
-        repository, "keras", variant, recipe=recipe, files=(WEIGHTS_FILE, WEIGHTS_INDEX), **{"classes": 0, **known}
+        repository,
+        "keras",
+        variant,
+        transform=transform,
+        files=(WEIGHTS_FILE, WEIGHTS_INDEX),
+        **{"classes": 0, **known},
     )
 
 
@@ -123,12 +128,12 @@ def read_clip(place: JsonObject, trunk: ConvNeXtConfig) -> CLIPConfig:
 
 def to_json(description: ModelInfo) -> dict[str, Any]:
     """What `read_model_info` reads, of a description."""
-    variant, recipe = description.variant._asdict(), description.recipe._asdict()
-    if not isinstance(description.recipe.statistics, str):
-        recipe["statistics"] = named_statistics(description.recipe.statistics)
+    variant, transform = description.variant._asdict(), description.transform._asdict()
+    if not isinstance(description.transform.statistics, str):
+        transform["statistics"] = named_statistics(description.transform.statistics)
     content: dict[str, Any] = {
         "architecture": {name: tuples_to_lists(variant[name]) for name in CONFIG_FIELDS},
-        "recipe": {name: tuples_to_lists(recipe[name]) for name in TRANSFORM_FIELDS},
+        "transform": {name: tuples_to_lists(transform[name]) for name in TRANSFORM_FIELDS},
         **{name: tuples_to_lists(getattr(description, name)) for name in TOP_FIELDS},
     }
     if description.clip:

@@ -33,7 +33,7 @@ def save_pretrained(
     format: str = "timm",
     *,
     class_names: Sequence[str] | Sequence[tuple[str, str]] | str | None = None,
-    recipe: ImageTransform | None = None,
+    transform: ImageTransform | None = None,
     license: str | None = None,
     intended_use: str | None = None,
     metrics: Mapping[str, float] | None = None,
@@ -51,7 +51,7 @@ def save_pretrained(
             `"keras"`, which only this library reads and which can say all that a model can be.
         class_names: the classes in order, each a name or `(identifier, name)`, or the name of a label set; by default
             those of the weights that the model was made with, if the classifier is theirs.
-        recipe: the evaluation transform; by default that of the weights that the model was made with.
+        transform: the evaluation transform; by default that of the weights that the model was made with.
         license: of the weights; by default that of the weights that the model was made with.
         intended_use: for the card, in sentences.
         metrics: for the card, results by their names.
@@ -74,7 +74,7 @@ def save_pretrained(
         raise ValueError(f"{folder} exists and is not an empty folder. Choose another one, or remove it.")
     reading = inspect_model(model)
     origin = get_pretrained_info(model)
-    description = _build_model_info(reading, folder, format, origin, class_names, recipe, license)
+    description = _build_model_info(reading, folder, format, origin, class_names, transform, license)
     form = REPO_FORMATS[format]
     if not description.include_preprocessing and format != "keras":
         warnings.warn(
@@ -98,7 +98,7 @@ def _build_model_info(
     format: str,
     origin: PretrainedInfo | None,
     class_names: Any,
-    recipe: ImageTransform | None,
+    transform: ImageTransform | None,
     license: str | None,
 ) -> ModelInfo:
     """The model's own facts, with what was given or is known of its origin."""
@@ -113,18 +113,18 @@ def _build_model_info(
     usual = ImageTransform(
         224, convert_rgb_first=reading.clip is None, rounding="down" if format == "transformers" else "half_even"
     )
-    recipe = recipe or (origin and origin.recipe) or usual
-    if reading.size and recipe.shape[:2] != reading.size:
+    transform = transform or (origin and origin.transform) or usual
+    if reading.size and transform.shape[:2] != reading.size:
         square = reading.size[0] == reading.size[1]
-        recipe = recipe._replace(size=reading.size[0] if square else reading.size, edge=None)
-    statistics = adapt_statistics(get_statistics(reading.statistics or recipe.statistics), reading.channels)
-    recipe = recipe._replace(channels=reading.channels, statistics=named_statistics(statistics))
+        transform = transform._replace(size=reading.size[0] if square else reading.size, edge=None)
+    statistics = adapt_statistics(get_statistics(reading.statistics or transform.statistics), reading.channels)
+    transform = transform._replace(channels=reading.channels, statistics=named_statistics(statistics))
     return ModelInfo(
         Repository(str(folder), folder),
         format,
         reading.variant,
         reading.classes,
-        recipe,
+        transform,
         activation=reading.activation,
         labels=labels,
         license=license or (origin and origin.license),

@@ -60,7 +60,7 @@ def read_model_info(repository: Repository, config: JsonObject, license: str | N
     """The description in timm's `config.json`."""
     arguments = config.section("model_args")
     arguments.refuse_unknown(MODEL_ARGS, "argument of timm's ConvNeXt")
-    # Older files have one level: what is not about the architecture is about weights and pictures.
+    # Older files have one level: what is not about the architecture is about weights and images.
     facts = config.section("pretrained_cfg") if "pretrained_cfg" in config.values else config
     variant, output_stride = read_config(config, arguments)
     classes = read_classes(config, arguments, facts)

@@ -1,4 +1,4 @@
-"""What every index of pictures does, wherever its vectors lie."""
+"""What every index of images does, wherever its vectors lie."""
 
 import collections
 import numbers
@@ -36,17 +36,17 @@ def find_image_root(names: Iterable[str]) -> Path | None:
     return Path(common) if common else None
 
 
-def validate_image_root(pictures: str | os.PathLike | None) -> list[Path]:
-    """The folder that a user names for an index's pictures, none for None; raises ValueError if it is not there."""
-    if pictures is None:
+def validate_image_root(images: str | os.PathLike | None) -> list[Path]:
+    """The folder that a user names for an index's images, none for None; raises ValueError if it is not there."""
+    if images is None:
         return []
-    if not Path(pictures).is_dir():
-        raise ValueError(f"{pictures} is not a folder.")
-    return [Path(pictures).resolve()]
+    if not Path(images).is_dir():
+        raise ValueError(f"{images} is not a folder.")
+    return [Path(images).resolve()]
 
 
 class SearchResult(NamedTuple):
-    """One picture found.
+    """One image found.
 
     Attributes:
         name: its path, where it has one.
@@ -60,7 +60,7 @@ class SearchResult(NamedTuple):
 
 
 class ImageIndex:
-    """Pictures to search by words or by another picture.
+    """Images to search by words or by another image.
 
     Args:
         model: the ConvNeXt-CLIP that makes the vectors.
@@ -83,7 +83,7 @@ class ImageIndex:
         raise NotImplementedError
 
     def get_name(self, position: int) -> str:
-        """The name of the picture at a position, the `place` of a hit; raises ValueError if there is none."""
+        """The name of the image at a position, the `place` of a hit; raises ValueError if there is none."""
         raise NotImplementedError
 
     def filter_new(self, names: Iterable[str]) -> list[str]:
@@ -96,18 +96,18 @@ class ImageIndex:
         raise NotImplementedError
 
     def search(self, query: str | ImageSource, top: int = 10, where: str | None = None) -> list[SearchResult]:
-        """The pictures nearest to a text or to a picture.
+        """The images nearest to a text or to an image.
 
         Args:
-            query: a text, or a picture as a path object, a PIL image or an array; a string is always a text.
-            top: most pictures to return.
+            query: a text, or an image as a path object, a PIL image or an array; a string is always a text.
+            top: most images to return.
             where: a condition on the columns of an index in Lance, such as `"year > 2020"`; see `LanceIndex`.
 
         Returns:
             The best first; fewer than `top` if there are fewer.
 
         Raises:
-            ValueError: if the index is empty, the text is, the picture cannot be read, or the condition is not valid.
+            ValueError: if the index is empty, the text is, the image cannot be read, or the condition is not valid.
         """
         if isinstance(query, str):
             if not query.strip():
@@ -125,7 +125,7 @@ class ImageIndex:
                 index.
         """
         if not len(self):
-            raise ValueError("The index is empty. Add pictures first.")
+            raise ValueError("The index is empty. Add images first.")
         if not isinstance(top, numbers.Integral) or top < 1:
             raise ValueError(f"top must be a whole number, 1 or more. Received: top={top!r}")
         found = np.asarray(vector, "float32")
@@ -138,10 +138,10 @@ class ImageIndex:
         return found / length
 
     def get_image_path(self, position: int) -> Path:
-        """The file of a picture by its position in the index, with links resolved.
+        """The file of an image by its position in the index, with links resolved.
 
         The folder that an index was saved to may come from others, and its table could name any file. Files are given
-        out only below the folders that pictures were added from; for an index that was opened, below the folder that
+        out only below the folders that images were added from; for an index that was opened, below the folder that
         `open` was told, or below the one that it says it was made of if that lies beside the index.
 
         Raises:
@@ -154,7 +154,7 @@ class ImageIndex:
         if not path.is_file() or not any(path.is_relative_to(folder) for folder in self.image_roots):
             raise ValueError(
                 f"{path} is no file below the folders of this index: {[*map(str, self.image_roots)]}. Name the "
-                "folder that its pictures lie in: open_index(..., pictures=FOLDER), or --pictures."
+                "folder that its images lie in: open_index(..., images=FOLDER), or --images."
             )
         return path
 
@@ -166,20 +166,20 @@ class ImageIndex:
         on_error: str,
         columns: Mapping[str, Sequence[Any]] | None = None,
     ) -> Iterator[tuple[list[str], np.ndarray, dict[str, list]]]:
-        """Names, vectors and columns of pictures, batch by batch; see `InMemoryIndex.add`."""
+        """Names, vectors and columns of images, batch by batch; see `InMemoryIndex.add`."""
         if isinstance(images, str | os.PathLike) and Path(images).is_dir():
             images = list_images(images)
-        pictures, columns = as_image_list(images), columns or {}
+        items, columns = as_image_list(images), columns or {}
         if names is None:
             first = len(self)
-            named: Iterable = ((item_name(image, first + row), image, row) for row, image in enumerate(pictures))
+            named: Iterable = ((item_name(image, first + row), image, row) for row, image in enumerate(items))
         else:
-            named = ((name, image, row) for row, (name, image) in enumerate(zip(names, pictures, strict=True)))
-        options: Any = {"picture": lambda item: item[1], "exif_transpose": True}
+            named = ((name, image, row) for row, (name, image) in enumerate(zip(names, items, strict=True)))
+        options: Any = {"image": lambda item: item[1], "exif_transpose": True}
         for items, vectors in self.model.iter_image_embeddings(named, batch_size, on_error, **options):
             rows = [row for *_, row in items]
             if wrong := [name for name, values in columns.items() if len(values) <= rows[-1]]:
-                raise ValueError(f"The column {wrong[0]!r} has fewer values than there are pictures.")
+                raise ValueError(f"The column {wrong[0]!r} has fewer values than there are images.")
             yield (
                 [name for name, *_ in items],
                 vectors,
@@ -191,7 +191,7 @@ def item_name(image: ImageSource, number: int) -> str:
     """The name of an image: its path in the one form of `canonical_path`, or its number."""
     if isinstance(image, str | os.PathLike):
         return printable(canonical_path(image))
-    return f"picture {number}"
+    return f"image {number}"
 
 
 def check_distinct(names: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""An index of pictures in LanceDB: for what does not fit into memory, changes, or has columns to filter by.
+"""An index of images in LanceDB: for what does not fit into memory, changes, or has columns to filter by.
 
 LanceDB (https://github.com/lancedb/lancedb) keeps a table as files in a folder: every change is a new version that is
 there whole or not at all, and readers go on with the version that they began with.
@@ -59,10 +59,10 @@ def read_lance_metadata(path: str | os.PathLike) -> dict[str, str]:
 
 
 class LanceIndex(ImageIndex):
-    """Pictures to search by words or by another picture, in a table of LanceDB.
+    """Images to search by words or by another image, in a table of LanceDB.
 
     What is added or deleted is there for everyone at once, also for other processes that search meanwhile. From
-    `BUILD_THRESHOLD` pictures on, `build_vector_index` makes an index of the vectors, so that a search looks at a part
+    `BUILD_THRESHOLD` images on, `build_vector_index` makes an index of the vectors, so that a search looks at a part
     of them.
 
     Args:
@@ -78,9 +78,9 @@ class LanceIndex(ImageIndex):
 
     Example:
         >>> from convnext_keras import clip, retrieval
-        >>> index = retrieval.LanceIndex("pictures.lance", clip.create_model("convnext_mini.shapes"))
-        >>> pictures = [np.full((64, 64, 3), grey, "uint8") for grey in (0, 255)]
-        >>> index.add(pictures, names=["black", "white"], columns={"year": [2020, 2024]})
+        >>> index = retrieval.LanceIndex("images.lance", clip.create_model("convnext_mini.shapes"))
+        >>> images = [np.full((64, 64, 3), gray, "uint8") for gray in (0, 255)]
+        >>> index.add(images, names=["black", "white"], columns={"year": [2020, 2024]})
         2
         >>> [hit.name for hit in index.search("a white background", where="year < 2022")]
         ['black']
@@ -94,14 +94,12 @@ class LanceIndex(ImageIndex):
         self.table = _open_table(self.path)
         self._folder = (-1, "")
         if self.table is not None and read_lance_metadata(path).get("model") != model.fingerprint():
-            raise WeightsError(f"{path}: was made by another model than {model.name!r}. Index the pictures anew.")
+            raise WeightsError(f"{path}: was made by another model than {model.name!r}. Index the images anew.")
 
     @classmethod
-    def load(
-        cls, path: str | os.PathLike, model: DualEncoder, pictures: str | os.PathLike | None = None
-    ) -> "LanceIndex":
+    def load(cls, path: str | os.PathLike, model: DualEncoder, images: str | os.PathLike | None = None) -> "LanceIndex":
         """The index at a path, which must be there; see `open_index`."""
-        folders = validate_image_root(pictures)
+        folders = validate_image_root(images)
         read_lance_metadata(path)
         index = cls(path, model)
         index.image_roots = folders
@@ -124,20 +122,20 @@ class LanceIndex(ImageIndex):
         on_error: str = "raise",
         columns: Mapping[str, Sequence[Any]] | None = None,
     ) -> int:
-        """Adds pictures, all or none of them, without rewriting what is there.
+        """Adds images, all or none of them, without rewriting what is there.
 
         Args:
             images: see `InMemoryIndex.add`.
             names: see `InMemoryIndex.add`; those that are there already are replaced.
-            batch_size: most pictures at a time.
+            batch_size: most images at a time.
             on_error: see `InMemoryIndex.add`.
-            columns: more to know of each picture, by the names of columns that `where` can name.
+            columns: more to know of each image, by the names of columns that `where` can name.
 
         Returns:
             How many were added or replaced.
 
         Raises:
-            ValueError: if a picture cannot be read, names or columns do not fit, or the table has other columns.
+            ValueError: if an image cannot be read, names or columns do not fit, or the table has other columns.
         """
         embedded = self.embedded(images, names, batch_size, on_error, columns)
         added = [_to_record_batch(*part) for part in embedded]
@@ -186,14 +184,14 @@ class LanceIndex(ImageIndex):
             self.build_vector_index()
 
     def delete(self, names: Iterable[str]) -> int:
-        """Takes pictures out by their names; those that are not there do no harm. Returns how many were."""
+        """Takes images out by their names; those that are not there do no harm. Returns how many were."""
         before = len(self)
         if self.table is not None and (quoted := ["'" + name.replace("'", "''") + "'" for name in names]):
             self.table.delete(f"name IN ({', '.join(quoted)})")
         return before - len(self)
 
     def num_unindexed(self) -> int:
-        """How many pictures are searched one by one, as no index of their vectors was built."""
+        """How many images are searched one by one, as no index of their vectors was built."""
         if self.table is None or "vector_idx" not in [index.name for index in self.table.list_indices()]:
             return len(self)
         return self.table.index_stats("vector_idx").num_unindexed_rows
@@ -205,10 +203,10 @@ class LanceIndex(ImageIndex):
             recall: see `tune_nprobes`.
 
         Raises:
-            ValueError: if there are too few pictures, or `recall` is not valid.
+            ValueError: if there are too few images, or `recall` is not valid.
         """
         if self.table is None or len(self) < MIN_ROWS:
-            raise ValueError(f"An index of vectors is of {MIN_ROWS:,} pictures or more. {self.path} has {len(self)}.")
+            raise ValueError(f"An index of vectors is of {MIN_ROWS:,} images or more. {self.path} has {len(self)}.")
         create_partitions(self.table, len(self))
         return self.tune_nprobes(recall)
 
@@ -256,7 +254,7 @@ class LanceIndex(ImageIndex):
         table: Any = self.table
         names = table.take_row_ids([position]).select(["name"]).to_arrow().column("name").to_pylist()
         if not names:
-            raise ValueError(f"There is no picture with the row number {position}.")
+            raise ValueError(f"There is no image with the row number {position}.")
         return names[0]
 
     def filter_new(self, names: Iterable[str]) -> list[str]:

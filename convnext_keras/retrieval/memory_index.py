@@ -1,4 +1,4 @@
-"""Search among pictures by text or by picture: exact cosines, kept in a folder that grows without being rewritten."""
+"""Search among images by text or by image: exact cosines, kept in a folder that grows without being rewritten."""
 
 import csv
 import os
@@ -28,20 +28,20 @@ SOURCE_DIR_KEY = "folder"  # in an index's metadata: what it was made of, relati
 
 
 class InMemoryIndex(ImageIndex):
-    """Pictures to search by words or by another picture, by exact cosines in memory.
+    """Images to search by words or by another image, by exact cosines in memory.
 
     Args:
         model: the ConvNeXt-CLIP that makes the vectors.
 
     Attributes:
-        names: of the pictures, in the order in which they were added.
+        names: of the images, in the order in which they were added.
         vectors: unit vectors `(N, D)` float32, in the same order; read only.
         image_roots: below which `image` gives files out.
 
     Example:
         >>> from convnext_keras import clip, retrieval
         >>> index = retrieval.InMemoryIndex(clip.create_model("convnext_mini.shapes"))
-        >>> index.add([np.full((64, 64, 3), grey, "uint8") for grey in (0, 255)], names=["black", "white"])
+        >>> index.add([np.full((64, 64, 3), gray, "uint8") for gray in (0, 255)], names=["black", "white"])
         2
         >>> [hit.name for hit in index.search("a white background", top=1)]
         ['white']
@@ -106,20 +106,20 @@ class InMemoryIndex(ImageIndex):
         batch_size: int = 32,
         on_error: str = "raise",
     ) -> int:
-        """Adds pictures, all or none of them.
+        """Adds images, all or none of them.
 
         Args:
             images: a folder, which is searched with the folders in it, or what `CLIP.encode_image` takes.
-            names: one for each picture; if None, their absolute paths, or `image 0`, `image 1`, ... for others. A
-                picture whose name is in the index already is replaced.
-            batch_size: most pictures at a time.
-            on_error: `"raise"`, or `"skip"` to leave out pictures that cannot be read, with a warning for each.
+            names: one for each image; if None, their absolute paths, or `image 0`, `image 1`, ... for others. A
+                image whose name is in the index already is replaced.
+            batch_size: most images at a time.
+            on_error: `"raise"`, or `"skip"` to leave out images that cannot be read, with a warning for each.
 
         Returns:
             How many were added or replaced.
 
         Raises:
-            ValueError: if a picture cannot be read, there are more or fewer names than pictures, or two are the same.
+            ValueError: if an image cannot be read, there are more or fewer names than images, or two are the same.
         """
         added = [*self.embedded(images, names, batch_size, on_error)]
         new = [name for batch, *_ in added for name in batch]
@@ -143,7 +143,7 @@ class InMemoryIndex(ImageIndex):
         """Writes what is new since it was last saved to, or loaded from, this folder: one more pair of files.
 
         The folder has `0000.safetensors`, `0001.safetensors`, ... with vectors, and tables of the same names with the
-        names of the pictures. A pair counts once its vectors are there under their final name, which comes last. A name
+        names of the images. A pair counts once its vectors are there under their final name, which comes last. A name
         in a later pair replaces the same name in an earlier one.
 
         Raises:
@@ -171,20 +171,20 @@ class InMemoryIndex(ImageIndex):
 
     @classmethod
     def load(
-        cls, folder: str | os.PathLike, model: DualEncoder, pictures: str | os.PathLike | None = None
+        cls, folder: str | os.PathLike, model: DualEncoder, images: str | os.PathLike | None = None
     ) -> "InMemoryIndex":
         """The index that `save` wrote into a folder.
 
         Args:
             folder: that it was saved to.
             model: the ConvNeXt-CLIP that made it.
-            pictures: the folder below which its pictures lie; see `image`.
+            images: the folder below which its images lie; see `image`.
 
         Raises:
-            ValueError: if there is no such folder of pictures.
+            ValueError: if there is no such folder of images.
             WeightsError: if the index is missing, broken, or was made by another model.
         """
-        folders = validate_image_root(pictures)
+        folders = validate_image_root(images)
         folder, index, beside = Path(folder), cls(model), Path(folder).resolve().parent
         files = _list_vector_files(folder)
         if not files:
@@ -193,7 +193,7 @@ class InMemoryIndex(ImageIndex):
         for file in files:
             vectors, metadata = read_vectors(file)
             if metadata.get("model") != mine or vectors.shape[1:] != index.vectors.shape[1:]:
-                raise WeightsError(f"{file}: was made by another model than {model.name!r}. Index the pictures anew.")
+                raise WeightsError(f"{file}: was made by another model than {model.name!r}. Index the images anew.")
             names = _read_names(file.with_suffix(".csv"))
             if len(names) != len(vectors):
                 raise WeightsError(f"{file}: has {len(vectors)} vectors, but its table {len(names)} names.")
@@ -225,4 +225,4 @@ def _read_names(file: Path) -> list[str]:
             rows = csv.DictReader(stream, strict=True)
             return [row["name"] for row in rows if row["name"] is not None]
     except (OSError, ValueError, KeyError, csv.Error) as error:
-        raise WeightsError(f"{file}: is missing or damaged: {error}. Index the pictures anew.") from error
+        raise WeightsError(f"{file}: is missing or damaged: {error}. Index the images anew.") from error

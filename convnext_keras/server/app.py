@@ -33,7 +33,7 @@ def create_app(
     keys: Iterable[str] = (),
     hosts: Iterable[str] = (),
     indexes: Mapping[str, str | Path] | None = None,
-    pictures: Mapping[str, str | Path] | None = None,
+    images: Mapping[str, str | Path] | None = None,
     limits: ServerLimits = ServerLimits(),  # noqa: B008 - immutable
     policy: ImageURLPolicy = ImageURLPolicy(),  # noqa: B008 - immutable
     batching: bool = True,
@@ -49,16 +49,16 @@ def create_app(
         keys: of which each request needs one; none to let everyone in.
         hosts: names that the server is reached by, beside those of this machine; see `AllowedHosts`.
         indexes: folders made by `convnext-keras index`, by the names that clients call them by.
-        pictures: for an index of that name, the folder below which its pictures lie; see `ImageIndex.get_image_path`.
+        images: for an index of that name, the folder below which its images lie; see `ImageIndex.get_image_path`.
         limits: of what requests may cost.
-        policy: which addresses of pictures may be fetched.
+        policy: which addresses of images may be fetched.
         batching: whether items of different requests run together.
 
     Returns:
         An application for uvicorn or another ASGI server. It is ready when `/health/ready` says so.
 
     Raises:
-        ValueError: if there is no such model, or pictures are named for an index that is not there; a `WeightsError` if
+        ValueError: if there is no such model, or images are named for an index that is not there; a `WeightsError` if
             an index was made by another model.
 
     Example:
@@ -67,9 +67,9 @@ def create_app(
         >>> app.title
         'ConvNeXt-CLIP'
     """
-    indexes, pictures = indexes or {}, pictures or {}
-    if unknown := sorted(pictures.keys() - indexes.keys()):
-        raise ValueError(f"pictures must be for one of the indexes {sorted(indexes)}. Received: {unknown[0]!r}")
+    indexes, images = indexes or {}, images or {}
+    if unknown := sorted(images.keys() - indexes.keys()):
+        raise ValueError(f"images must be for one of the indexes {sorted(indexes)}. Received: {unknown[0]!r}")
     served = load_predictor(model, engine, streams) if isinstance(model, str) else model
     metrics = Metrics()
     queues = InferenceEngine(served, limits, policy, metrics, batching)
@@ -89,7 +89,7 @@ def create_app(
     app.state.name = name or str((known and known.weights) or served.name)
     app.state.indexes = {}
     if isinstance(served, clip.DualEncoder):
-        loaded = {key: retrieval.open_index(folder, served, pictures.get(key)) for key, folder in indexes.items()}
+        loaded = {key: retrieval.open_index(folder, served, images.get(key)) for key, folder in indexes.items()}
         app.state.indexes = loaded
     elif indexes:
         raise ValueError(f"indexes are of a ConvNeXt-CLIP; {served.name} is a classifier. Received: {sorted(indexes)}")

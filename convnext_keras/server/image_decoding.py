@@ -29,7 +29,7 @@ GIF_EXTENSION, GIF_IMAGE = 0x21, 0x2C
 
 
 class Part(NamedTuple):
-    """A part of a picture's file: its kind, and the EXIF data in it, empty for others."""
+    """A part of an image's file: its kind, and the EXIF data in it, empty for others."""
 
     kind: str
     exif: bytes = b""
@@ -88,7 +88,7 @@ def webp_parts(content: bytes) -> Iterator[Part]:
 
 
 def gif_parts(content: bytes) -> Iterator[Part]:
-    """A `"block"` for each block of a GIF before its first picture (GIF89a, sections 15 to 26)."""
+    """A `"block"` for each block of a GIF before its first image (GIF89a, sections 15 to 26)."""
     flags = content[10] if len(content) > 10 else 0
     position = 13 + (3 << ((flags & 7) + 1) if flags & 0x80 else 0)
     while position + 1 < len(content) and content[position] != GIF_IMAGE:
@@ -109,7 +109,7 @@ MAX_BLOCKS = {"block": 1000, "gap": 16}
 
 
 def check_structure(content: bytes, param: str, limits: ServerLimits) -> int:
-    """The number of scans of a picture, 1 for formats without them, from its bytes alone.
+    """The number of scans of an image, 1 for formats without them, from its bytes alone.
 
     Raises:
         ApiError: if it has more scans or other parts than `limits` allow, or EXIF data that would be copied often.
@@ -130,10 +130,10 @@ def check_structure(content: bytes, param: str, limits: ServerLimits) -> int:
 
 
 class PixelBudget:
-    """Lets pictures in as long as their pixels together stay within a bound.
+    """Lets images in as long as their pixels together stay within a bound.
 
     Args:
-        most: pixels at a time; one picture alone is always let in.
+        most: pixels at a time; one image alone is always let in.
     """
 
     def __init__(self, most: int) -> None:
@@ -157,13 +157,13 @@ class Decoder:
     """Bytes to the model's pixels.
 
     Args:
-        recipe: a picture to pixels; the same as in the library, so that vectors agree.
+        transform: an image to pixels; the same as in the library, so that vectors agree.
         limits: of sizes.
-        threads: how many pictures are decoded at a time.
+        threads: how many images are decoded at a time.
     """
 
-    def __init__(self, recipe: ImageTransform, limits: ServerLimits, threads: int) -> None:
-        self.recipe, self.limits = recipe._replace(exif_transpose=True), limits
+    def __init__(self, transform: ImageTransform, limits: ServerLimits, threads: int) -> None:
+        self.transform, self.limits = transform._replace(exif_transpose=True), limits
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self.budget = PixelBudget(limits.max_pixels_in_flight)
 
@@ -171,56 +171,56 @@ class Decoder:
         """Uint8 pixels `(size, size, 3)`.
 
         Raises:
-            ApiError: if it is no picture, of another format, too large or too complex.
+            ApiError: if it is no image, of another format, too large or too complex.
         """
-        return await self._decoded(await self._opened(content, param), self.recipe, param)
+        return await self._decoded(await self._opened(content, param), self.transform, param)
 
     async def file(self, path: Path) -> tuple[bytes, str]:
-        """A picture file as it is, and its media type, once it has been decoded.
+        """An image file as it is, and its media type, once it has been decoded.
 
         Raises:
             OSError: if it cannot be read.
-            ApiError: if it is no picture that a client might send too.
+            ApiError: if it is no image that a client might send too.
         """
         if path.stat().st_size > self.limits.max_image_bytes:
             raise bad_request("image_too_large", f"{path.name}: has too many bytes.")
         content = await asyncio.get_running_loop().run_in_executor(self.pool, path.read_bytes)
-        picture = await self._opened(content, "number")
-        await self._decoded(picture, open_image, "number")
-        return content, Image.MIME[picture.format or "PNG"]
+        image = await self._opened(content, "number")
+        await self._decoded(image, open_image, "number")
+        return content, Image.MIME[image.format or "PNG"]
 
     async def _opened(self, content: bytes, param: str) -> Image.Image:
         return await asyncio.get_running_loop().run_in_executor(self.pool, self.opened, content, param)
 
-    async def _decoded(self, picture: Image.Image, decode: Callable, param: str) -> np.ndarray:
-        pixels = picture.width * picture.height
+    async def _decoded(self, image: Image.Image, decode: Callable, param: str) -> np.ndarray:
+        pixels = image.width * image.height
         await self.budget.take(pixels)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self.pool, decode, picture)
+            return await asyncio.get_running_loop().run_in_executor(self.pool, decode, image)
         except ImageError as error:
             raise unreadable_error(param) from error
         finally:
             await self.budget.give(pixels)
 
     def opened(self, content: bytes, param: str) -> Image.Image:
-        """A picture whose structure and header were found harmless; its pixels are not decoded yet."""
+        """An image whose structure and header were found harmless; its pixels are not decoded yet."""
         limit = self.limits.max_image_pixels
         scans = check_structure(content, param, self.limits)
         try:
-            picture = identify(content, FORMATS)
+            image = identify(content, FORMATS)
         except ImageError as error:
             cause = error.__cause__
             if isinstance(cause, UnidentifiedImageError):
-                message = f"{param}: is not a picture of the formats {', '.join(FORMATS)}."
+                message = f"{param}: is not an image of the formats {', '.join(FORMATS)}."
                 raise bad_request("unsupported_image_format", message, param) from error
             if isinstance(cause, Image.DecompressionBombError):
                 raise too_many_pixels_error(param, limit) from error
             raise unreadable_error(param) from error
-        # A small picture may be long and thin, and huge once its shorter edge is resized.
-        width, height = self.recipe.resize_size_for(picture.size)
-        if max(picture.width * picture.height * max(1, scans // TYPICAL_SCANS), width * height) > limit:
+        # A small image may be long and thin, and huge once its shorter edge is resized.
+        width, height = self.transform.resize_size_for(image.size)
+        if max(image.width * image.height * max(1, scans // TYPICAL_SCANS), width * height) > limit:
             raise too_many_pixels_error(param, limit)
-        return picture
+        return image
 
     def close(self) -> None:
         """Ends the threads."""
@@ -231,10 +231,10 @@ TYPICAL_SCANS = 10  # that usual progressive JPEGs have
 
 
 def too_many_pixels_error(param: str, limit: int) -> ApiError:
-    """The error of a picture that would take too long or too much memory to decode or to resize."""
+    """The error of an image that would take too long or too much memory to decode or to resize."""
     return bad_request("image_too_large", f"{param}: has too many pixels; the limit is {limit}.", param)
 
 
 def unreadable_error(param: str) -> ApiError:
-    """The error of a broken picture."""
-    return bad_request("invalid_image", f"{param}: is not a readable picture.", param)
+    """The error of a broken image."""
+    return bad_request("invalid_image", f"{param}: is not a readable image.", param)

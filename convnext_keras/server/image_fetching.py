@@ -1,4 +1,4 @@
-"""Pictures from addresses that strangers name, without letting them reach anything but the public internet.
+"""Images from addresses that strangers name, without letting them reach anything but the public internet.
 
 The name is resolved once, every address that it has is checked, and the checked address itself is dialled, so that no
 second answer of the name server can lead elsewhere; redirects are followed by hand through the same check.
@@ -52,7 +52,7 @@ class ImageURLPolicy(NamedTuple):
         """
         known = frozenset(host.lower() for host in hosts)
         if mode not in MODES:
-            raise ValueError(f"The policy for addresses of pictures must be one of {MODES}. Received: {mode!r}")
+            raise ValueError(f"The policy for addresses of images must be one of {MODES}. Received: {mode!r}")
         if bool(known) != (mode == "allowlist"):
             raise ValueError(f"Hosts are needed for 'allowlist', and for it only. Received: {mode!r}, {sorted(known)}")
         return cls(mode, known)
@@ -108,12 +108,12 @@ class PinnedBackend(httpcore2.AsyncNetworkBackend):
 
 
 class Fetcher:
-    """Fetches pictures under a policy.
+    """Fetches images under a policy.
 
     Args:
         policy: which addresses may be fetched.
         seconds: for the whole of one fetch.
-        max_bytes: of one picture.
+        max_bytes: of one image.
     """
 
     def __init__(self, policy: ImageURLPolicy, seconds: float, max_bytes: int) -> None:
@@ -131,7 +131,7 @@ class Fetcher:
             ApiError: if addresses are not allowed at all, or this one could not be had; one wording for all causes.
         """
         if self.policy.mode == "off":
-            message = f"{param}: addresses are not fetched here. Send the picture itself as a data URI."
+            message = f"{param}: addresses are not fetched here. Send the image itself as a data URI."
             raise bad_request("image_url_not_allowed", message, param)
         try:
             async with asyncio.timeout(self.seconds):
@@ -193,6 +193,4 @@ HTTP_FAILURES = (
 
 def fetch_failed_error(param: str) -> ApiError:
     """The one error of all fetches that did not succeed."""
-    return bad_request(
-        "image_fetch_failed", f"{param}: the picture could not be fetched. Send it as a data URI.", param
-    )
+    return bad_request("image_fetch_failed", f"{param}: the image could not be fetched. Send it as a data URI.", param)

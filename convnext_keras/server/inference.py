@@ -63,7 +63,7 @@ class InferenceEngine:
         self.model, self.limits, self.metrics, self.policy = model, limits, metrics, policy
         self.state = "loading"  # then "ready", and "stopping" in the end
         self.fetching = asyncio.Semaphore(limits.max_fetches)
-        self.decoder = Decoder(model.recipe, limits, os.cpu_count() or 1)
+        self.decoder = Decoder(model.transform, limits, os.cpu_count() or 1)
         self.runner = ThreadPoolExecutor(model.streams, thread_name_prefix="model")
         sizes = {"image": limits.image_batch if batching else 1, "text": limits.text_batch if batching else 1}
         runs: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {"image": model.encode_pixels}
@@ -101,9 +101,9 @@ class InferenceEngine:
 
     def _shapes(self) -> tuple[list[tuple[str, np.ndarray]], list[tuple[str, np.ndarray]]]:
         """Inputs of every shape that a tower is run with: the usual ones, which are single items and full batches of
-        pictures and of short texts; and all others, the smallest first.
+        images and of short texts; and all others, the smallest first.
         """
-        rows_of = {"image": [np.zeros((1, *self.model.recipe.shape), "uint8")]}
+        rows_of = {"image": [np.zeros((1, *self.model.transform.shape), "uint8")]}
         if isinstance(self.model, DualEncoder):
             tokenizer = self.model.tokenizer
             lengths = (*TEXT_LENGTHS, tokenizer.context_length)
@@ -161,7 +161,7 @@ class InferenceEngine:
     async def vectors(
         self, items: Sequence[TextItem | ImageItem], params: Sequence[str], truncate: bool = True
     ) -> EmbeddingResult:
-        """Vectors of texts and pictures, mixed as they may be.
+        """Vectors of texts and images, mixed as they may be.
 
         Args:
             items: what to encode.
@@ -175,37 +175,35 @@ class InferenceEngine:
         texts = {number: item.text for number, item in enumerate(items) if isinstance(item, TextItem)}
         async with self.deadline():
             tokens = await self._tokens([(text, params[number]) for number, text in texts.items()], truncate)
-            pictures = [(item, params[number]) for number, item in images.items()]
-            of_texts, of_pictures = await self._both(tokens, pictures)
+            source_images = [(item, params[number]) for number, item in images.items()]
+            of_texts, of_images = await self._both(tokens, source_images)
         vectors = np.zeros((len(items), self.model.embed_dim), "float32")
         if texts:
             vectors[[*texts]] = of_texts
         if images:
-            vectors[[*images]] = of_pictures
+            vectors[[*images]] = of_images
         counted = int((tokens == self._tokenizer.end).argmax(axis=-1).sum() + len(tokens)) if texts else 0
         return EmbeddingResult(vectors, counted, len(images))
 
-    async def _both(self, tokens: np.ndarray, pictures: list[tuple[ImageItem, str]]) -> tuple[np.ndarray, np.ndarray]:
-        """Vectors of texts and of pictures, at the same time; the first error ends both."""
+    async def _both(self, tokens: np.ndarray, images: list[tuple[ImageItem, str]]) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors of texts and of images, at the same time; the first error ends both."""
         try:
             async with asyncio.TaskGroup() as group:
                 of_texts = group.create_task(self.towers["text"](list(tokens))) if len(tokens) else None
-                of_pictures = group.create_task(self._pictures(pictures))
+                of_images = group.create_task(self._images(images))
         except ExceptionGroup as errors:
             raise first_exception(errors) from errors
-        return of_texts.result() if of_texts else tokens, of_pictures.result()
+        return of_texts.result() if of_texts else tokens, of_images.result()
 
-    async def _pictures(self, pictures: list[tuple[ImageItem, str]]) -> np.ndarray:
+    async def _images(self, images: list[tuple[ImageItem, str]]) -> np.ndarray:
         async with asyncio.TaskGroup() as group:
-            pixels = [group.create_task(self._pixels(item, param)) for item, param in pictures]
+            pixels = [group.create_task(self._pixels(item, param)) for item, param in images]
         return await self.towers["image"]([task.result() for task in pixels])
 
     @property
     def _tokenizer(self) -> Tokenizer:
         if not isinstance(self.model, DualEncoder):
-            raise bad_request(
-                "text_unsupported", "input: a classifier takes pictures only; a string is a text.", "input"
-            )
+            raise bad_request("text_unsupported", "input: a classifier takes images only; a string is a text.", "input")
         return self.model.tokenizer
 
     async def _tokens(self, texts: list[tuple[str, str]], truncate: bool) -> np.ndarray:

@@ -26,7 +26,7 @@ def serve(
     keys_file: str | os.PathLike | None = None,
     allowed_hosts: Iterable[str] = (),
     indexes: Iterable[str] = (),
-    pictures: Iterable[str] = (),
+    images: Iterable[str] = (),
     image_urls: str = "public",
     image_hosts: Iterable[str] = (),
     batching: bool = True,
@@ -42,7 +42,7 @@ def serve(
         keys_file: see `configured_keys`.
         allowed_hosts: names that the server is reached by, beside `host` and those of this machine.
         indexes: folders made by `convnext-keras index`, each `NAME=FOLDER`.
-        pictures: folders below which the pictures of an index lie, each `NAME=FOLDER` with an index's name.
+        images: folders below which the images of an index lie, each `NAME=FOLDER` with an index's name.
         image_urls: `"public"`, `"allowlist"` or `"off"`; see `ImageURLPolicy`.
         image_hosts: for `"allowlist"`.
         batching: whether items of different requests run together.
@@ -61,7 +61,7 @@ def serve(
     policy = ImageURLPolicy.of(image_urls, image_hosts)
     folders: dict[str, Any] = {
         "indexes": named_folders("--index", indexes),
-        "pictures": named_folders("--pictures", pictures),
+        "images": named_folders("--images", images),
     }
     backend.enable_compilation_cache(cache_dir() / "compiled")
     settings: dict[str, Any] = {"policy": policy, "batching": batching, "engine": engine, "streams": streams}

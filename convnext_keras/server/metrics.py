@@ -21,7 +21,7 @@ class Metrics:
         self.waited = Histogram("batch_wait_seconds", "Wait of a batch's first item", ["tower"], registry=registry)
         self.ran = Histogram("batch_seconds", "Time of the model", ["tower"], registry=registry)
         self.stages = Histogram("stage_seconds", "Time before the model", ["stage"], registry=registry)
-        self.images = Counter("images", "Pictures by outcome", ["outcome"], registry=registry)
+        self.images = Counter("images", "Images by outcome", ["outcome"], registry=registry)
         self.labels = Counter("label_cache", "Sets of labels by whether they were kept", ["kept"], registry=registry)
         self.queued = Gauge("queued", "Items that wait", ["tower"], registry=registry)
         self.memory = Gauge("memory_bytes", "Resident memory of the process", registry=registry)
@@ -46,7 +46,7 @@ class Metrics:
             yield
 
     def image(self, outcome: str) -> None:
-        """Counts a picture by its outcome: `ok`, or the code of its error."""
+        """Counts an image by its outcome: `ok`, or the code of its error."""
         self.images.labels(outcome).inc()
 
     def label_cache(self, kept: bool) -> None:

@@ -23,7 +23,7 @@ from convnext_keras.server.limits import ServerLimits
 from convnext_keras.server.schemas import ImageItem, TextItem, parse_image, parse_item, parse_text
 
 router = APIRouter(responses=schemas.ERROR_RESPONSES)
-# A picture is never taken for a page.
+# An image is never taken for a page.
 IMAGE_HEADERS = {"x-content-type-options": "nosniff", "content-security-policy": "default-src 'none'; sandbox"}
 
 
@@ -41,7 +41,7 @@ def get_clip_engine(request: Request, model: str | None = None) -> tuple[Inferen
     """The engine and its ConvNeXt-CLIP, for what a classifier cannot do."""
     engine = get_engine(request, model)
     if not isinstance(engine.model, DualEncoder):
-        message = f"The model {request.app.state.name!r} is a classifier: POST pictures to /v1/classify."
+        message = f"The model {request.app.state.name!r} is a classifier: POST images to /v1/classify."
         raise bad_request("model_unsupported", message, "model")
     return engine, engine.model
 
@@ -76,12 +76,12 @@ def parse_items(
     texts = [item.text for item in items if isinstance(item, TextItem)]
     check_limit(len(texts), limits.max_texts, "texts", param)
     check_limit(sum(map(len, texts)), limits.max_characters, "characters", param)
-    check_limit(sum(isinstance(item, ImageItem) for item in items), limits.max_images, "pictures", param)
+    check_limit(sum(isinstance(item, ImageItem) for item in items), limits.max_images, "images", param)
     return items, params
 
 
 def usage(*parts: EmbeddingResult, tokens: int = 0) -> dict[str, int]:
-    """Tokens and pictures of a request, counted as OpenAI reports them."""
+    """Tokens and images of a request, counted as OpenAI reports them."""
     tokens += sum(part.tokens for part in parts)
     return {"prompt_tokens": tokens, "total_tokens": tokens, "num_images": sum(part.images for part in parts)}
 
@@ -110,7 +110,7 @@ async def json_response(
 
 @router.post("/v1/embeddings", response_model=dict)
 async def embeddings(request: Request, body: schemas.Embeddings) -> Response:
-    """Vectors of texts and pictures, in the order of the request."""
+    """Vectors of texts and images, in the order of the request."""
     engine, model = get_clip_engine(request, body.model)
     width = model.embed_dim
     if body.dimensions not in (None, width):
@@ -130,18 +130,18 @@ async def embeddings(request: Request, body: schemas.Embeddings) -> Response:
 
 @router.post("/v1/similarity", response_model=dict)
 async def similarity(request: Request, body: schemas.Similarity) -> Response:
-    """Cosines and probabilities of each picture over the texts."""
+    """Cosines and probabilities of each image over the texts."""
     engine, model = get_clip_engine(request, body.model)
     if (body.image is None) == (body.images is None):
         raise bad_request("missing_required_parameter", "image: give either 'image' or 'images'.", "image")
     values = as_list(body.image) if body.images is None else body.images
-    pictures, of_pictures = await engine.in_thread(parse_items, values, "image", engine.limits, True)
+    images, of_images = await engine.in_thread(parse_items, values, "image", engine.limits, True)
     texts, of_texts = await engine.in_thread(parse_items, as_list(body.texts), "texts", engine.limits)
-    check_limit(len(pictures) * len(texts), engine.limits.max_scores, "pairs of picture and text", "texts")
-    result = await engine.vectors([*pictures, *texts], [*of_pictures, *of_texts], body.truncate == "end")
+    check_limit(len(images) * len(texts), engine.limits.max_scores, "pairs of image and text", "texts")
+    result = await engine.vectors([*images, *texts], [*of_images, *of_texts], body.truncate == "end")
 
     def data() -> Iterator[dict]:
-        scores = model.scores(result.vectors[: len(pictures)], result.vectors[len(pictures) :])
+        scores = model.scores(result.vectors[: len(images)], result.vectors[len(images) :])
         for position, (cosines, probs) in enumerate(zip(scores.cosine, scores.probs, strict=True)):
             figures = {"scores": cosines.tolist(), "probs": probs.tolist()}
             yield {"object": "similarity.result", "index": position, **figures}
@@ -153,7 +153,7 @@ async def similarity(request: Request, body: schemas.Similarity) -> Response:
 
 @router.post("/v1/classify", response_model=dict)
 async def classify(request: Request, body: schemas.Classify) -> Response:
-    """The labels that fit each picture or text best; of a classifier, its own classes."""
+    """The labels that fit each image or text best; of a classifier, its own classes."""
     engine = get_engine(request, body.model)
     if isinstance(engine.model, Classifier):
         return await classify_fixed(engine, engine.model, request.app.state.name, body)
@@ -275,7 +275,7 @@ async def hugging_face(request: Request, body: schemas.HuggingFaceZeroShot) -> R
 
 @router.post("/v1/indexes/{name}/search", response_model=dict)
 async def search(request: Request, name: str, body: schemas.Search) -> Response:
-    """Pictures of an index that are nearest to a text or a picture."""
+    """Images of an index that are nearest to a text or an image."""
     (engine, _), index = get_clip_engine(request, body.model), get_index(request, name)
     query = await engine.in_thread(parse_item, body.query, "query", engine.limits)
     result = await engine.vectors([query], ["query"], body.truncate == "end")
@@ -290,13 +290,13 @@ async def search(request: Request, name: str, body: schemas.Search) -> Response:
     return await json_response(engine, answer, data)
 
 
-@router.get("/v1/indexes/{name}/pictures/{number}", response_class=Response)
+@router.get("/v1/indexes/{name}/images/{number}", response_class=Response)
 async def image(request: Request, name: str, number: int) -> Response:
-    """A picture of an index, by its position in it; see `ImageIndex.get_image_path` for which files are given out."""
+    """An image of an index, by its position in it; see `ImageIndex.get_image_path` for which files are given out."""
     engine, index = request.app.state.engine, get_index(request, name)
     try:
-        path = await engine.in_thread(index.picture, number)
+        path = await engine.in_thread(index.get_image_path, number)
         content, media_type = await engine.decoder.file(path)
     except (OSError, ValueError, ApiError) as error:
-        raise ApiError(404, "not_found", "There is no such picture.", "number") from error
+        raise ApiError(404, "not_found", "There is no such image.", "number") from error
     return Response(content, media_type=media_type, headers=IMAGE_HEADERS)

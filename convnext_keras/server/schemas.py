@@ -1,4 +1,4 @@
-"""What requests hold: the bodies of the routes, and the many forms of items, each parsed to a text or a picture."""
+"""What requests hold: the bodies of the routes, and the many forms of items, each parsed to a text or an image."""
 
 import base64
 import binascii
@@ -15,7 +15,7 @@ from convnext_keras.server.limits import ServerLimits
 # One white pixel, as PNG.
 EXAMPLE_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4//8/AAX+Av4N70a4AAAAAElFTkSuQmCC"
 EXAMPLE_IMAGE = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{EXAMPLE_PIXEL}"}}
-Item = Annotated[Any, Field(description="A text, or an object with a text or a picture.")]
+Item = Annotated[Any, Field(description="A text, or an object with a text or an image.")]
 ImageReference = Annotated[Any, Field(description="An address, a data URI or base64, or an object with one of them.")]
 StrOrList = str | list[str]
 
@@ -126,7 +126,7 @@ DATA_URI = re.compile(
 )
 SURROGATE = re.compile("[\ud800-\udfff]")
 URL = re.compile(r"https?://", re.IGNORECASE)
-# Keys of an object that hold a picture, in the forms of OpenAI, Jina, SGLang and Voyage.
+# Keys of an object that hold an image, in the forms of OpenAI, Jina, SGLang and Voyage.
 IMAGE_KEYS = ("image_url", "image", "image_base64", "input_image")
 
 
@@ -137,21 +137,21 @@ class TextItem(NamedTuple):
 
 
 class ImageItem(NamedTuple):
-    """A picture to embed: its bytes, or the address that they are to be fetched from."""
+    """An image to embed: its bytes, or the address that they are to be fetched from."""
 
     content: bytes | None
     url: str | None = None
 
 
 def parse_item(value: Any, param: str, limits: ServerLimits, is_image: bool = False) -> TextItem | ImageItem:
-    """The text or the picture that an item of a request stands for.
+    """The text or the image that an item of a request stands for.
 
     Args:
         value: a string, or an object of any known form. A string is a text, even if it looks like an address, unless it
             is a data URI.
         param: its path in the request.
         limits: of sizes.
-        is_image: whether the field's name says that strings are pictures.
+        is_image: whether the field's name says that strings are images.
 
     Raises:
         ApiError: if it is none of these.
@@ -171,7 +171,7 @@ def parse_item(value: Any, param: str, limits: ServerLimits, is_image: bool = Fa
         raise bad_request("invalid_value", f"{param}: must be a string or an object.", param)
     if isinstance(value.get("content"), list):
         if len(value["content"]) != 1:
-            message = f"{param}: must have exactly one part; CLIP has no vector for a text and a picture together."
+            message = f"{param}: must have exactly one part; CLIP has no vector for a text and an image together."
             raise bad_request("interleaved_input_unsupported", message, param)
         return parse_item(value["content"][0], f"{param}.content.0", limits, is_image)
     for key in IMAGE_KEYS:
@@ -198,7 +198,7 @@ def parse_text(value: Any, param: str, limits: ServerLimits) -> TextItem:
 
 
 def parse_image(value: Any, param: str, limits: ServerLimits) -> ImageItem:
-    """The picture of an address, a data URI or bare base64."""
+    """The image of an address, a data URI or bare base64."""
     if not isinstance(value, str) or not value.strip():
         raise bad_request("invalid_value", f"{param}: must be an address, a data URI or base64.", param)
     if URL.match(value.lstrip()):
@@ -228,5 +228,5 @@ def decode_base64(value: str, param: str, limits: ServerLimits) -> bytes:
 
 
 def too_large_error(param: str, limits: ServerLimits) -> ApiError:
-    """The error of a picture of too many bytes."""
+    """The error of an image of too many bytes."""
     return bad_request("image_too_large", f"{param}: has more than {limits.max_image_bytes} bytes.", param)

@@ -12,38 +12,38 @@ from convnext_keras.training.datasets import ImageDataset
 from convnext_keras.training.presets import TrainingConfig
 
 
-def steps_per_epoch(examples: ImageDataset, recipe: TrainingConfig) -> int:
-    """Batches of one pass; the last pictures of a pass, too few for a batch, are left to others."""
-    return max(1, len(examples) // recipe.batch_size)
+def steps_per_epoch(examples: ImageDataset, config: TrainingConfig) -> int:
+    """Batches of one pass; the last images of a pass, too few for a batch, are left to others."""
+    return max(1, len(examples) // config.batch_size)
 
 
-def num_epochs(examples: ImageDataset, recipe: TrainingConfig) -> int:
-    """Passes over the pictures, so many that the recipe's least number of steps is made."""
-    if recipe.epochs == 0:
+def num_epochs(examples: ImageDataset, config: TrainingConfig) -> int:
+    """Passes over the images, so many that the recipe's least number of steps is made."""
+    if config.epochs == 0:
         return 0
-    wanted = recipe.min_steps * recipe.accumulation_steps
-    return max(recipe.epochs, -(-wanted // steps_per_epoch(examples, recipe)))
+    wanted = config.min_steps * config.accumulation_steps
+    return max(config.epochs, -(-wanted // steps_per_epoch(examples, config)))
 
 
-def build_augmentation(recipe: TrainingConfig, transform: Transform) -> Augmentation:
-    """What the recipe does to single pictures on their way to the model's size."""
+def build_augmentation(config: TrainingConfig, transform: Transform) -> Augmentation:
+    """What the recipe does to single images on their way to the model's size."""
     transform = transform._replace(exif_transpose=True)
     return Augmentation(
-        transform, recipe.crop_scale, recipe.hflip_prob, recipe.affine, recipe.rand_augment, recipe.random_erasing_prob
+        transform, config.crop_scale, config.hflip_prob, config.affine, config.rand_augment, config.random_erasing_prob
     )
 
 
 def training_batches(
-    examples: ImageDataset, recipe: TrainingConfig, transform: Transform, seed: int = 0, first_epoch: int = 0
+    examples: ImageDataset, config: TrainingConfig, transform: Transform, seed: int = 0, first_epoch: int = 0
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Batches without end, for `model.fit(..., steps_per_epoch=steps_per_epoch(examples, recipe))`.
 
-    Everything that is random depends on the seed, the epoch and the picture only, so the batches of an epoch are the
+    Everything that is random depends on the seed, the epoch and the image only, so the batches of an epoch are the
     same whether or not training was interrupted before it, and however many threads there are.
 
     Args:
-        examples: the training pictures.
-        recipe: how to augment, mix and batch them.
+        examples: the training images.
+        config: how to augment, mix and batch them.
         transform: evaluation transform of the model.
         seed: of the order and of all changes.
         first_epoch: with which to begin.
@@ -58,9 +58,9 @@ def training_batches(
         >>> [array.shape for array in next(batches)]
         [(4, 16, 16, 3), (4, 2)]
     """
-    augmentation = build_augmentation(recipe, transform)
-    steps = steps_per_epoch(examples, recipe)
-    size = min(recipe.batch_size, len(examples))
+    augmentation = build_augmentation(config, transform)
+    steps = steps_per_epoch(examples, config)
+    size = min(config.batch_size, len(examples))
 
     def order() -> Iterator[tuple[int, int]]:
         for epoch in itertools.count(first_epoch):
@@ -69,10 +69,10 @@ def training_batches(
 
     def augmented(row: tuple[int, int]) -> np.ndarray:
         epoch, place = row
-        return augmentation(examples.pictures[place], np.random.default_rng((seed, epoch, place)))
+        return augmentation(examples.images[place], np.random.default_rng((seed, epoch, place)))
 
     identity = np.eye(len(examples.class_names), dtype="float32")
     for number, (rows, pixels) in enumerate(iter_batches(order(), augmented, size), start=first_epoch * steps):
         targets = identity[examples.labels[[place for _, place in rows]]]
         random = np.random.default_rng((seed, 1, number))
-        yield mixup_cutmix(pixels, targets, recipe.mixup, recipe.cutmix, random)
+        yield mixup_cutmix(pixels, targets, config.mixup, config.cutmix, random)

@@ -119,13 +119,13 @@ def _check_same_run(folder: Path, settings: dict[str, Any]) -> None:
     """Raises ValueError, which names what differs, if a folder is of another training; it may go on for longer."""
     try:
         found = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-        known, wanted = ({**row, **row["recipe"], "recipe": None} for row in (found, settings))
+        known, wanted = ({**row, **row["config"], "config": None} for row in (found, settings))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / SETTINGS_FILE} is damaged: {error}. Delete the folder to begin anew.") from error
     differ = [name for name in wanted if name not in DURATION_FIELDS and known.get(name) != wanted[name]]
     if differ:
         name = differ[0]
-        shown = "" if name == "pictures" else f" (then {known.get(name)}, now {wanted[name]})"
+        shown = "" if name == "images" else f" (then {known.get(name)}, now {wanted[name]})"
         raise ValueError(
             f"{folder} has the state of a training with other {', '.join(differ)}{shown}. Give another folder, or "
             "delete this one to begin anew."
@@ -133,14 +133,14 @@ def _check_same_run(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def run_fingerprint(examples: ImageDataset, held_out: ImageDataset, **others: Any) -> dict[str, Any]:
-    """What a training depends on, as plain data; of the pictures, their names or a digest of their pixels."""
+    """What a training depends on, as plain data; of the images, their names or a digest of their pixels."""
     digest = hashlib.sha256()
     for part in (examples, held_out):
-        for picture, label in zip(part.pictures, part.labels.tolist(), strict=True):
-            known = isinstance(picture, str | os.PathLike)
-            digest.update(str(picture).encode() if known else np.ascontiguousarray(picture).tobytes())
+        for image, label in zip(part.images, part.labels.tolist(), strict=True):
+            known = isinstance(image, str | os.PathLike)
+            digest.update(str(image).encode() if known else np.ascontiguousarray(image).tobytes())
             digest.update(str(label).encode())
-    return {"pictures": digest.hexdigest(), "class_names": [*examples.class_names], **others}
+    return {"images": digest.hexdigest(), "class_names": [*examples.class_names], **others}
 
 
 def current_learning_rate(model: keras.Model) -> float:
@@ -201,9 +201,9 @@ class EpochCallback(keras.callbacks.Callback):
 
     Args:
         progress: that keeps it.
-        held_out: the validation pictures.
+        held_out: the validation images.
         transform: evaluation transform.
-        recipe: with the batch size of the evaluation, and the patience.
+        config: with the batch size of the evaluation, and the patience.
         seed: from which each epoch's random numbers are drawn anew, so that they do not depend on the epochs before.
     """
 
@@ -212,12 +212,12 @@ class EpochCallback(keras.callbacks.Callback):
         progress: TrainingCheckpoint,
         held_out: ImageDataset,
         transform: Transform,
-        recipe: TrainingConfig,
+        config: TrainingConfig,
         seed: int,
     ):
         super().__init__()
         self.progress, self.held_out, self.transform = progress, held_out, transform
-        self.recipe, self.seed, self.begun = recipe, seed, 0.0
+        self.config, self.seed, self.begun = config, seed, 0.0
 
     def on_epoch_begin(self, epoch, logs=None):
         """Seeds what is random in the model."""
@@ -236,7 +236,7 @@ class EpochCallback(keras.callbacks.Callback):
         state = _copy_weights(model)
         for variable, average in zip(model.trainable_variables, averages, strict=False):
             variable.assign(keras.ops.copy(average))
-        scores = predict_scores(model, self.held_out.pictures, self.transform, self.recipe.batch_size)
+        scores = predict_scores(model, self.held_out.images, self.transform, self.config.batch_size)
         result = Evaluation(scores, self.held_out.labels, self.held_out.class_names)
         logs["val_loss"], logs["val_accuracy"] = result.loss, result.accuracy()
         row = {"epoch": epoch + 1, "loss": float(logs["loss"]), "accuracy": float(logs["accuracy"])}
@@ -250,4 +250,4 @@ class EpochCallback(keras.callbacks.Callback):
                 stacklevel=2,
             )
             model.stop_training = True
-        model.stop_training = model.stop_training or self.progress.should_stop(self.recipe.patience)
+        model.stop_training = model.stop_training or self.progress.should_stop(self.config.patience)

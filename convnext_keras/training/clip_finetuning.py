@@ -27,10 +27,10 @@ TOWERS = {"image": "image_encoder", "text": "text_encoder"}
 
 
 class ZeroShotAccuracy(keras.callbacks.Callback):
-    """The part 0..1 of pictures that a ConvNeXt-CLIP names rightly, in the logs of each epoch of `fit`.
+    """The part 0..1 of images that a ConvNeXt-CLIP names rightly, in the logs of each epoch of `fit`.
 
     Args:
-        examples: pictures with classes.
+        examples: images with classes.
         templates: see `clip.ZeroShotClassifier`.
         name: of the figure in the logs and the history.
 
@@ -49,10 +49,10 @@ class ZeroShotAccuracy(keras.callbacks.Callback):
 
 
 class RetrievalRecall(keras.callbacks.Callback):
-    """The part 0..1 of pictures whose text, and of texts whose picture, is the nearest; in the logs of each epoch.
+    """The part 0..1 of images whose text, and of texts whose image, is the nearest; in the logs of each epoch.
 
     Args:
-        pairs: pictures with texts; texts of one group count as right for each other.
+        pairs: images with texts; texts of one group count as right for each other.
         name: of the figure in the logs and the history.
 
     Example:
@@ -70,7 +70,7 @@ class RetrievalRecall(keras.callbacks.Callback):
 
     def evaluate(self, model: CLIP | Any) -> float:
         """The figure of a ConvNeXt-CLIP, 0..1."""
-        images = model.encode_image(self.pairs.pictures, exif_transpose=True)
+        images = model.encode_image(self.pairs.images, exif_transpose=True)
         texts = model.encode_text([row[0] for row in self.pairs.texts])
         groups = self.pairs.groups
         nearest = [groups[nearest_indices(*sides)] == groups for sides in ((images, texts), (texts, images))]
@@ -84,11 +84,11 @@ def nearest_indices(queries: np.ndarray, rows: np.ndarray, block: int = 1024) ->
 
 
 def zero_shot_accuracy(model: CLIP | Any, examples: ImageDataset, templates: Any = "a photo of a {}") -> float:
-    """Part 0..1 of pictures that are named rightly among the examples' classes.
+    """Part 0..1 of images that are named rightly among the examples' classes.
 
     Args:
         model: a ConvNeXt-CLIP.
-        examples: pictures with classes.
+        examples: images with classes.
         templates: see `clip.ZeroShotClassifier`.
 
     Example:
@@ -97,13 +97,13 @@ def zero_shot_accuracy(model: CLIP | Any, examples: ImageDataset, templates: Any
         1.0
     """
     classifier = clip.ZeroShotClassifier(model, [*examples.class_names], templates)
-    return float(np.mean(classifier.cosine_similarity(examples.pictures).argmax(axis=1) == examples.labels))
+    return float(np.mean(classifier.cosine_similarity(examples.images).argmax(axis=1) == examples.labels))
 
 
 def fine_tune_clip(
     model: CLIP,
     data: Any,
-    recipe: TrainingConfig = CLIP_CONFIG,
+    config: TrainingConfig = CLIP_CONFIG,
     *,
     replay_data: Any = (),
     freeze_tower: str | None = None,
@@ -120,8 +120,8 @@ def fine_tune_clip(
 
     Args:
         model: to start from; it stays as it is.
-        data: the new pairs, see `load_image_text_pairs`; `class_prompts(examples)` makes them of pictures with classes.
-        recipe: of its fields, those of single pictures, of the optimizer, of the length and `lora_rank` apply; an
+        data: the new pairs, see `load_image_text_pairs`; `class_prompts(examples)` makes them of images with classes.
+        config: of its fields, those of single images, of the optimizer, of the length and `lora_rank` apply; an
             epoch is as many batches as the new pairs fill. With `accumulation_steps`, a batch is as many times as
             large, encoded in parts: see `CLIP.micro_batches`.
         replay_data: pairs, or several sets of them, of what is not to be forgotten.
@@ -140,9 +140,9 @@ def fine_tune_clip(
     Example:
         >>> from convnext_keras import clip, training
         >>> model = clip.create_model("convnext_mini.shapes")
-        >>> pictures = [np.full((64, 64, 3), colour, "uint8") for colour in ((250, 150, 200), (90, 220, 230))]
+        >>> images = [np.full((64, 64, 3), color, "uint8") for color in ((250, 150, 200), (90, 220, 230))]
         >>> recipe = training.TrainingConfig(epochs=1, batch_size=2, learning_rate=1e-3)
-        >>> tuned = training.fine_tune_clip(model, (pictures, ["a pink background", "a cyan background"]), recipe)
+        >>> tuned = training.fine_tune_clip(model, (images, ["a pink background", "a cyan background"]), recipe)
         >>> tuned.embed_dim == model.embed_dim
         True
     """
@@ -159,26 +159,26 @@ def fine_tune_clip(
     )
     sources = [load_image_text_pairs(data), *others]
     tuned: Any = average_weights([model])
-    if recipe.lora_rank:
-        enable_lora(tuned, recipe.lora_rank)
+    if config.lora_rank:
+        enable_lora(tuned, config.lora_rank)
     frozen = [layer for layer in flatten_layers(tuned) if not layer.trainable]  # by the caller
     if freeze_tower:
         getattr(tuned, TOWERS[freeze_tower]).trainable = False
-    tuned.micro_batches = recipe.accumulation_steps
-    size = min(recipe.batch_size, max(1, len(sources[0]) // tuned.micro_batches)) * tuned.micro_batches
+    tuned.micro_batches = config.accumulation_steps
+    size = min(config.batch_size, max(1, len(sources[0]) // tuned.micro_batches)) * tuned.micro_batches
     steps = max(1, len(sources[0]) // size) * len(sources)
-    epochs = max(recipe.epochs, -(-recipe.min_steps // steps))
-    compile_model(tuned, dataclasses.replace(recipe, accumulation_steps=1), epochs * steps, clip.ContrastiveLoss())
+    epochs = max(config.epochs, -(-config.min_steps // steps))
+    compile_model(tuned, dataclasses.replace(config, accumulation_steps=1), epochs * steps, clip.ContrastiveLoss())
     settings = {
         "pairs": _digest(sources),
-        "recipe": vars(recipe),
+        "config": vars(config),
         "freeze_tower": freeze_tower,
         "hard_negative_ratio": hard_negative_ratio,
         "seed": seed,
     }
     progress = TrainingCheckpoint(None if state is None else Path(state), {**settings, "start": model.fingerprint()})
     begun = progress.resume(tuned)
-    augmentation = build_augmentation(recipe, model.recipe)
+    augmentation = build_augmentation(config, model.transform)
     batches: Any = pair_batches(sources, model, augmentation, size, hard_negative_ratio, seed, begun * steps)
     options: Any = {"callbacks": [*callbacks, EpochRecorder(progress)], "shuffle": False, "verbose": verbose}
     try:
@@ -208,7 +208,7 @@ class InterpolationResult:
     Attributes:
         model: the average that was chosen.
         weight: of the tuned model in it, 0..1.
-        measured: for each weight, the figures of both kinds of pictures.
+        measured: for each weight, the figures of both kinds of images.
     """
 
     model: CLIP
@@ -224,7 +224,7 @@ def select_interpolation(
     weights: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0),
     templates: Any = "a photo of a {}",
 ) -> InterpolationResult:
-    """The average of a model before and after fine-tuning that is best on new and old pictures together.
+    """The average of a model before and after fine-tuning that is best on new and old images together.
 
     "Robust fine-tuning of zero-shot models" (https://arxiv.org/abs/2109.01903v3), its weight chosen by the mean of the
     two zero-shot accuracies; the larger weight, where two are equal.
@@ -232,8 +232,8 @@ def select_interpolation(
     Args:
         before: the model before fine-tuning.
         tuned: the same after it.
-        new: validation pictures of what was learned.
-        old: validation pictures of what was known.
+        new: validation images of what was learned.
+        old: validation images of what was known.
         weights: of the tuned model, that are tried.
         templates: see `clip.ZeroShotClassifier`.
 
@@ -241,8 +241,8 @@ def select_interpolation(
         >>> from convnext_keras import clip
         >>> model = clip.create_model("convnext_mini.shapes")
         >>> pixels = [np.full((64, 64, 3), level, "uint8") for level in (0, 255)]
-        >>> pictures = ImageDataset(pixels, np.arange(2), ("black", "white"))
-        >>> select_interpolation(model, model, pictures, pictures, weights=(0.0, 1.0)).weight
+        >>> images = ImageDataset(pixels, np.arange(2), ("black", "white"))
+        >>> select_interpolation(model, model, images, images, weights=(0.0, 1.0)).weight
         1.0
     """
     measured = []

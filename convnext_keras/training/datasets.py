@@ -1,4 +1,4 @@
-"""Pictures with classes, from a folder, a table, arrays or any loader, and their split."""
+"""Images with classes, from a folder, a table, arrays or any loader, and their split."""
 
 import collections
 import csv
@@ -25,18 +25,18 @@ COLUMNS = {
 }
 SPLIT_COLUMNS = ("split", "subset", "partition")  # columns that say what a row is for
 DICT_KEYS = {
-    "picture": ("image", "images", "pixels", "pixel_values", "img", "jpg", "png"),
+    "image": ("image", "images", "pixels", "pixel_values", "img", "jpg", "png"),
     "class": ("label", "labels", "class", "fine_label", "cls", "target"),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageDataset:
-    """Pictures and their classes.
+    """Images and their classes.
 
     Attributes:
-        pictures: what `open_image` takes: paths, or arrays `(H, W, C)` of pixels in 0..255.
-        labels: `(N,)`, the number of each picture's class.
+        images: what `open_image` takes: paths, or arrays `(H, W, C)` of pixels in 0..255.
+        labels: `(N,)`, the number of each image's class.
         class_names: of the classes, in the order of their numbers.
         skipped: what could not be read and was left out.
 
@@ -46,30 +46,30 @@ class ImageDataset:
         {'cat': 1, 'dog': 2}
     """
 
-    pictures: Sequence[ImageSource]
+    images: Sequence[ImageSource]
     labels: np.ndarray
     class_names: tuple[str, ...]
     skipped: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def image_name(self, index: int) -> str:
         """Returns the path of an image, or `image N` for an array."""
-        image = self.pictures[index]
+        image = self.images[index]
         return str(image) if isinstance(image, str | os.PathLike) else f"image {index}"
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many pictures each class has."""
+        """How many images each class has."""
         counts = np.bincount(self.labels, minlength=len(self.class_names))
         return dict(zip(self.class_names, counts.tolist(), strict=True))
 
     def subset(self, places: Iterable[int]) -> "ImageDataset":
         """Those at some places, in their order."""
         chosen = [*places]
-        pictures = [self.pictures[place] for place in chosen]
-        return dataclasses.replace(self, pictures=pictures, labels=self.labels[chosen])
+        images = [self.images[place] for place in chosen]
+        return dataclasses.replace(self, images=images, labels=self.labels[chosen])
 
 
 def load_dataset(
@@ -80,10 +80,10 @@ def load_dataset(
     keys: tuple[str, str] | None = None,
     name: str = "",
 ) -> ImageDataset:
-    """Pictures with their classes, in any of the usual forms.
+    """Images with their classes, in any of the usual forms.
 
     Args:
-        data: a folder with a folder of pictures for each class; a `.csv` or `.tsv` file with columns `path`, relative
+        data: a folder with a folder of images for each class; a `.csv` or `.tsv` file with columns `path`, relative
             to the file's folder, and `class`; arrays `(pixels (N, H, W, C), labels)`, where labels are numbers, names,
             or rows of one 1 and zeros; `ImageDataset`; or an iterable of pairs, or of batches, or of dictionaries with
             `image` and `label`, such as a `tf.data.Dataset`, PyTorch `DataLoader` or grain loader, which is read once
@@ -92,10 +92,10 @@ def load_dataset(
             are, sorted.
         keys: of the image and of the label in dictionaries, such as `("img", "fine_label")`.
         name: of validation data in errors, such as `"val"`, whose classes may be fewer; empty for training data.
-        on_error: `"raise"`, or `"skip"` to leave out pictures that cannot be read, with a warning.
+        on_error: `"raise"`, or `"skip"` to leave out images that cannot be read, with a warning.
 
     Raises:
-        ValueError: if there are fewer than two classes, a class has no pictures, a picture cannot be read, or the form
+        ValueError: if there are fewer than two classes, a class has no images, an image cannot be read, or the form
             is none of these.
 
     Example:
@@ -107,13 +107,13 @@ def load_dataset(
     if isinstance(data, ImageDataset):
         return _validate(data, name)
     if isinstance(data, str | os.PathLike):
-        pictures, labels = _from_path(Path(data))
+        images, labels = _from_path(Path(data))
         known = class_names or sorted({*labels, *_class_folders(Path(data))})
     else:
-        pictures, labels = _from_arrays(data) if _is_pair(data) else _from_loader(data, keys)
+        images, labels = _from_arrays(data) if _is_pair(data) else _from_loader(data, keys)
         known = class_names or getattr(data, "class_names", None) or _infer_class_names(labels)
     numbers = _to_indices(labels, tuple(known))
-    return _drop_unreadable(ImageDataset(pictures, numbers, tuple(map(str, known))), on_error, name)
+    return _drop_unreadable(ImageDataset(images, numbers, tuple(map(str, known))), on_error, name)
 
 
 def _class_folders(folder: Path) -> list[str]:
@@ -159,9 +159,9 @@ def _from_path(path: Path) -> tuple[list[Path], list[str]]:
         raise ValueError(f"{path} is neither a folder with a folder for each class nor a .csv or .tsv file.")
     classes = _class_folders(path)
     if not classes:
-        raise ValueError(f"{path} has no folders. Put the pictures of each class into a folder that is called like it.")
-    rows = [(picture, name) for name in classes for picture in list_images(path / name)]
-    return [picture for picture, _ in rows], [name for _, name in rows]
+        raise ValueError(f"{path} has no folders. Put the images of each class into a folder that is called like it.")
+    rows = [(image, name) for name in classes for image in list_images(path / name)]
+    return [image for image, _ in rows], [name for _, name in rows]
 
 
 def read_csv_columns(path: Path, columns: Mapping[str, Sequence[str]]) -> list[list[str]]:
@@ -196,34 +196,34 @@ def _is_pair(data: Any) -> bool:
 
 
 def _from_arrays(data: Any) -> tuple[list[ImageSource], list[Any]]:
-    pictures, labels = data
-    if not isinstance(pictures, list):
-        pictures = _to_pixels(pictures)
+    images, labels = data
+    if not isinstance(images, list):
+        images = _to_pixels(images)
     labels = _parse_labels(labels)
-    if len(pictures) != len(labels):
-        raise ValueError(f"There must be as many labels as pictures. Received: {len(pictures)} and {len(labels)}")
-    return [*pictures], labels
+    if len(images) != len(labels):
+        raise ValueError(f"There must be as many labels as images. Received: {len(images)} and {len(labels)}")
+    return [*images], labels
 
 
 def _from_loader(data: Any, keys: tuple[str, str] | None) -> tuple[list[ImageSource], list[Any]]:
     if not isinstance(data, Iterable):
         raise ValueError(
-            "data must be a folder, a .csv file, arrays (pixels, labels), or an iterable of pictures with labels. "
+            "data must be a folder, a .csv file, arrays (pixels, labels), or an iterable of images with labels. "
             f"Received: {type(data).__name__}"
         )
-    pictures: list[ImageSource] = []
+    images: list[ImageSource] = []
     labels: list[Any] = []
     for item in data:
         image, label = _unpack_item(item, keys)
         pixels = _to_pixels(image)
         is_batch = pixels.ndim == 4
-        pictures += [*pixels] if is_batch else [pixels]
+        images += [*pixels] if is_batch else [pixels]
         labels += _parse_labels(label if is_batch else [label])
-    return pictures, labels
+    return images, labels
 
 
 def _unpack_item(item: Any, keys: tuple[str, str] | None) -> tuple[Any, Any]:
-    """Picture and label of what a loader gives."""
+    """Image and label of what a loader gives."""
     if isinstance(item, dict):
         image, label = keys or [next((key for key in names if key in item), None) for names in DICT_KEYS.values()]
         if image in item and label in item:
@@ -237,11 +237,11 @@ def _unpack_item(item: Any, keys: tuple[str, str] | None) -> tuple[Any, Any]:
     )
 
 
-def _to_pixels(pictures: Any) -> np.ndarray:
+def _to_pixels(images: Any) -> np.ndarray:
     """Arrays of pixels as uint8, channels last."""
-    pixels = to_array(pictures)
+    pixels = to_array(images)
     if pixels.ndim in (3, 4) and pixels.shape[-1] not in PIL_MODES and pixels.shape[-3] in PIL_MODES:
-        raise ValueError(f"Pictures must have their channels last, (H, W, C). Received: shape {pixels.shape}")
+        raise ValueError(f"Images must have their channels last, (H, W, C). Received: shape {pixels.shape}")
     return scale_to_uint8(pixels, "the array of images") if pixels.size else pixels
 
 
@@ -250,7 +250,7 @@ def _parse_labels(labels: Any) -> list[Any]:
     rows = np.asarray(labels)
     if rows.ndim == 2:
         if not (np.all((rows == 0) | (rows == 1)) and np.all(rows.sum(axis=1) == 1)):
-            raise ValueError("Labels in rows must have one 1 and zeros: each picture is of one class.")
+            raise ValueError("Labels in rows must have one 1 and zeros: each image is of one class.")
         rows = rows.argmax(axis=1)
     if np.issubdtype(rows.dtype, np.floating):
         if not np.all(rows == np.rint(rows)):
@@ -289,7 +289,7 @@ def _validate(examples: ImageDataset, name: str = "") -> ImageDataset:
         raise ValueError(f"There must be two or more classes. Received: {', '.join(examples.class_names) or 'none'}")
     empty = [name for name, count in examples.counts.items() if not count]
     if empty and not name:
-        raise ValueError(f"Classes without pictures that can be read: {', '.join(empty)}. Add some, or leave them out.")
+        raise ValueError(f"Classes without images that can be read: {', '.join(empty)}. Add some, or leave them out.")
     if empty:
         warnings.warn(f"{name} has no images of {', '.join(empty[:5])}: nothing is measured of these.", stacklevel=4)
     return examples
@@ -298,25 +298,25 @@ def _validate(examples: ImageDataset, name: str = "") -> ImageDataset:
 def _drop_unreadable(examples: ImageDataset, on_error: str, name: str = "") -> ImageDataset:
     """The examples whose files can be decoded, all of which is tried once, in threads."""
 
-    def fault(picture: ImageSource) -> str | None:
-        if not isinstance(picture, str | os.PathLike):
+    def fault(image: ImageSource) -> str | None:
+        if not isinstance(image, str | os.PathLike):
             return None
         try:
-            open_image(picture, None)
+            open_image(image, None)
         except ValueError as error:
             return str(error)
         return None
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        faults = [*pool.map(fault, examples.pictures)]
+        faults = [*pool.map(fault, examples.images)]
     bad = [text for text in faults if text]
     if bad and on_error == "raise":
-        others = f" {len(bad)} of {len(faults)} pictures cannot be read; on_error='skip' leaves them out."
+        others = f" {len(bad)} of {len(faults)} images cannot be read; on_error='skip' leaves them out."
         raise ValueError(bad[0] + others)
     if bad:
-        warnings.warn(f"Left out {len(bad)} of {len(faults)} pictures that cannot be read: {bad[0]}", stacklevel=3)
+        warnings.warn(f"Left out {len(bad)} of {len(faults)} images that cannot be read: {bad[0]}", stacklevel=3)
         kept = [place for place, text in enumerate(faults) if not text]
-        names = tuple(str(picture) for picture, text in zip(examples.pictures, faults, strict=True) if text)
+        names = tuple(str(image) for image, text in zip(examples.images, faults, strict=True) if text)
         examples = dataclasses.replace(examples.subset(kept), skipped=names)
     return _validate(examples, name)
 
@@ -377,9 +377,9 @@ def find_duplicates(training: ImageDataset, held_out: ImageDataset) -> list[tupl
         [('image 0', 'image 0')]
     """
     known: dict[str, int] = {}
-    for index, image in enumerate(training.pictures):
+    for index, image in enumerate(training.images):
         known.setdefault(_content_hash(image), index)
-    hashes = enumerate(map(_content_hash, held_out.pictures))
+    hashes = enumerate(map(_content_hash, held_out.images))
     pairs = [(index, known[digest]) for index, digest in hashes if digest in known]
     return [(held_out.image_name(mine), training.image_name(theirs)) for mine, theirs in pairs]
 
@@ -400,7 +400,7 @@ def stratified_split(
 
     Args:
         examples: all of them.
-        validation: the part 0..1 for validation; of a class with two pictures or more, one at least in each.
+        validation: the part 0..1 for validation; of a class with two images or more, one at least in each.
         seed: of the choice; the same one chooses the same.
 
     Raises:
@@ -420,6 +420,6 @@ def stratified_split(
         count = min(max(1, round(validation * len(members))), len(members) - 1)
         chosen += members[:count].tolist()
     if not chosen:
-        raise ValueError("No class has two pictures, so none is left to validate with. Add pictures.")
+        raise ValueError("No class has two images, so none is left to validate with. Add images.")
     rest = sorted({*range(len(examples))} - {*chosen})
     return examples.subset(rest), examples.subset(sorted(chosen))

@@ -27,7 +27,7 @@ NUM_BINS = 15  # of confidence, as in https://arxiv.org/abs/1706.04599v2
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """The scores of a model for pictures whose classes are known.
+    """The scores of a model for images whose classes are known.
 
     Attributes:
         scores: probabilities `(N, classes)`.
@@ -45,7 +45,7 @@ class Evaluation:
     class_names: tuple[str, ...]
 
     def accuracy(self, top: int = 1) -> float:
-        """Part 0..1 of the pictures whose class is among the `top` best."""
+        """Part 0..1 of the images whose class is among the `top` best."""
         best = np.argsort(-self.scores, axis=1, kind="stable")[:, :top]
         return float(np.mean((best == self.labels[:, None]).any(axis=1)))
 
@@ -57,14 +57,14 @@ class Evaluation:
 
     @property
     def confusion_matrix(self) -> np.ndarray:
-        """How many pictures of each class (rows) were taken for each class (columns)."""
+        """How many images of each class (rows) were taken for each class (columns)."""
         counts = np.zeros((len(self.class_names),) * 2, int)
         np.add.at(counts, (self.labels, self.scores.argmax(axis=1)), 1)
         return counts
 
     @property
     def class_accuracy(self) -> dict[str, float | None]:
-        """The accuracy 0..1 on each class; None for one without pictures."""
+        """The accuracy 0..1 on each class; None for one without images."""
         rows = zip(self.class_names, self.confusion_matrix, np.eye(len(self.class_names), dtype=bool), strict=True)
         return {name: float(row[own][0] / row.sum()) if row.sum() else None for name, row, own in rows}
 
@@ -75,7 +75,7 @@ class Evaluation:
 
     @property
     def reliability_bins(self) -> list[tuple[int, float, float]]:
-        """For each of `NUM_BINS` ranges of confidence that has pictures: how many, mean confidence, accuracy."""
+        """For each of `NUM_BINS` ranges of confidence that has images: how many, mean confidence, accuracy."""
         confidence, right = self.scores.max(axis=1), self.scores.argmax(axis=1) == self.labels
         places = np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)
         members = [places == place for place in range(NUM_BINS) if (places == place).any()]
@@ -126,8 +126,8 @@ def evaluate(
         class_names: the classes of a model that does not know them, in the order of its outputs.
         transform: evaluation transform; by default the model's own.
         size: another height and width in pixels than the transform's; a larger one is often better.
-        flip: whether the scores of the mirrored pictures are averaged in.
-        batch_size: pictures at a time.
+        flip: whether the scores of the mirrored images are averaged in.
+        batch_size: images at a time.
         on_error: see `load_dataset`.
         templates: Prompts of the class names for a ConvNeXt-CLIP, see `clip.ZeroShotClassifier`.
 
@@ -148,7 +148,7 @@ def evaluate(
             raise ValueError("class_names, transform, size and flip are of classifiers, not of a ConvNeXt-CLIP.")
         examples = load_dataset(data, on_error=on_error)
         classifier = ZeroShotClassifier(model, examples.class_names, templates)
-        cosines = classifier.cosine_similarity(examples.pictures, batch_size, exif_transpose=True)
+        cosines = classifier.cosine_similarity(examples.images, batch_size, exif_transpose=True)
         return Evaluation(softmax(classifier.logit_scale * cosines), examples.labels, examples.class_names)
     if isinstance(model, str | os.PathLike):
         model = create_model(model, **({"input_shape": (size, size, 3)} if size else {}))
@@ -157,10 +157,10 @@ def evaluate(
         pretrained_info, shape = get_pretrained_info(model), model.output_shape
     else:  # an exported one
         pretrained_info = run.pretrained_info
-        edges = (transform or (pretrained_info and pretrained_info.recipe) or Transform(224)).shape
+        edges = (transform or (pretrained_info and pretrained_info.transform) or Transform(224)).shape
         shape = (None, *run(np.zeros((1, *edges), "float32")).shape[1:])
     name = getattr(model, "name", "The exported model")
-    transform = transform or (pretrained_info and pretrained_info.recipe)
+    transform = transform or (pretrained_info and pretrained_info.transform)
     if transform is None:
         raise ValueError(f"{name!r} knows no transform of its own. Give one, such as preprocessing.Recipe(224).")
     if size:
@@ -170,7 +170,7 @@ def evaluate(
     examples = load_dataset(data, on_error=on_error)
     names = class_names or get_class_names(pretrained_info)
     columns = _class_columns(examples.class_names, names, name, shape[-1])
-    scores = predict_scores(model, examples.pictures, transform, batch_size, flip)
+    scores = predict_scores(model, examples.images, transform, batch_size, flip)
     shown = tuple(name for _, name in names) if names and not class_names else tuple(class_names or ())
     return Evaluation(scores, columns[examples.labels], shown or examples.class_names)
 
@@ -182,11 +182,11 @@ def get_class_names(pretrained_info: PretrainedInfo | None) -> tuple[tuple[str, 
 
 
 def _class_columns(given: tuple[str, ...], known: Sequence[Any] | None, model: str, count: int) -> np.ndarray:
-    """The column of the scores of each class of the pictures."""
+    """The column of the scores of each class of the images."""
     if known is None:
         if len(given) != count:
             raise ValueError(
-                f"{model!r} has {count} classes and does not know their names, the pictures have {len(given)}. "
+                f"{model!r} has {count} classes and does not know their names, the images have {len(given)}. "
                 "Give class_names, in the order of its outputs."
             )
         return np.arange(count)
@@ -197,18 +197,18 @@ def _class_columns(given: tuple[str, ...], known: Sequence[Any] | None, model: s
     unknown = [name for name in given if name not in places]
     if unknown or len(known) != count:
         shown = ", ".join(unknown[:5]) or f"{len(known)} names for {count} classes"
-        raise ValueError(f"Classes of the pictures that {model!r} does not know: {shown}.")
+        raise ValueError(f"Classes of the images that {model!r} does not know: {shown}.")
     return np.array([places[name] for name in given])
 
 
 def predict_scores(
-    model: Any, pictures: Sequence[ImageSource], transform: Transform, batch_size: int = 32, flip: bool = False
+    model: Any, images: Sequence[ImageSource], transform: Transform, batch_size: int = 32, flip: bool = False
 ) -> np.ndarray:
-    """Probabilities `(N, classes)` float32 of pictures; logits of a model become probabilities."""
+    """Probabilities `(N, classes)` float32 of images; logits of a model become probabilities."""
     is_keras, batches = isinstance(model, keras.Model), []
     run: Any = BatchRunner(model) if is_keras else lambda pixels, size: model(pixels)
     gives_scores = is_softmax(model) if is_keras else model.outputs[0] == "probabilities"
-    for _, pixels in iter_batches(pictures, transform._replace(exif_transpose=True), batch_size):
+    for _, pixels in iter_batches(images, transform._replace(exif_transpose=True), batch_size):
         views = [pixels, pixels[:, :, ::-1]] if flip else [pixels]
         outputs = [run(np.ascontiguousarray(view, "float32"), batch_size) for view in views]
         batches.append(np.mean([out if gives_scores else softmax(out) for out in outputs], axis=0))

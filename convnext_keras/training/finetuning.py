@@ -1,4 +1,4 @@
-"""Fine-tuning: from pictures and a recipe to a classifier, in steps that survive an interruption."""
+"""Fine-tuning: from images and a recipe to a classifier, in steps that survive an interruption."""
 
 import dataclasses
 import numbers
@@ -39,10 +39,10 @@ class TrainingResult:
     Attributes:
         model: the classifier; it knows its classes and its transform, also after `model.save`.
         history: One row per epoch with loss and accuracy on training and validation images, learning rate, and seconds.
-        evaluation: of the model on the validation pictures.
-        recipe: that was followed.
-        training: the pictures that were trained on.
-        validation: the pictures that were not.
+        evaluation: of the model on the validation images.
+        config: that was followed.
+        training: the images that were trained on.
+        validation: the images that were not.
         is_complete: whether training went on to its end, or was interrupted.
         checkpoints: weights of the model after the epoch with the least validation loss, `"best"`, and after the last,
             `"last"`; the model has those that `TrainingConfig.keep` says.
@@ -51,7 +51,7 @@ class TrainingResult:
     model: ConvNeXtModel
     history: list[dict[str, float]]
     evaluation: Evaluation
-    recipe: TrainingConfig
+    config: TrainingConfig
     training: ImageDataset
     validation: ImageDataset
     is_complete: bool = True
@@ -77,7 +77,7 @@ class TrainingResult:
                 f"{100 * last['val_accuracy']:.1f} % on validation images. Add images, or use a stronger augmentation."
             )
         best = int(np.argmin(losses))
-        is_last = self.recipe.keep == "last" and not self.recipe.patience
+        is_last = self.config.keep == "last" and not self.config.patience
         if is_last and losses[-1] > MAX_LOSS_RISE * losses[best]:
             found.append(
                 f"The validation loss was lowest after epoch {best + 1} ({losses[best]:.3g}) and is {losses[-1]:.3g} "
@@ -89,7 +89,7 @@ class TrainingResult:
 def fine_tune(
     model: keras.Model | str | os.PathLike,
     data: Any,
-    recipe: TrainingConfig | str | None = None,
+    config: TrainingConfig | str | None = None,
     *,
     validation: Any = 0.2,
     class_names: Sequence[str] | None = None,
@@ -106,8 +106,8 @@ def fine_tune(
         model: weights to start from, by the name of a weight set, variant, repository or folder; or a model, which is
             trained itself: a classifier for these classes, or a backbone (`include_top=False`), which gets a head.
         data: see `load_dataset`; a folder with the folders `train` and `val` in it is split so.
-        recipe: a `TrainingConfig`, or a name in `TRAINING_PRESETS`; None for the one that fits the number of pictures.
-        validation: part 0..1 of each class that is not trained on; or pictures, see `load_dataset`.
+        config: a `TrainingConfig`, or a name in `TRAINING_PRESETS`; None for the one that fits the number of images.
+        validation: part 0..1 of each class that is not trained on; or images, see `load_dataset`.
         class_names: see `load_dataset`.
         size: height and width in pixels to train at, by default those of the weights.
         seed: of the split, the head, the order and all that is random: with one backend on one machine, the same seed
@@ -129,44 +129,46 @@ def fine_tune(
         >>> from sklearn.datasets import load_digits
         >>> from convnext_keras import training
         >>> digits = load_digits()
-        >>> pictures = (digits.images[:200] * 15).astype("uint8"), digits.target[:200]
-        >>> trained = training.fine_tune("convnext_mini.digits", pictures, "linear_probe")
+        >>> images = (digits.images[:200] * 15).astype("uint8"), digits.target[:200]
+        >>> trained = training.fine_tune("convnext_mini.digits", images, "linear_probe")
         >>> trained.evaluation.accuracy() > 0.8
         True
     """
     keras.utils.set_random_seed(seed)
     check_callbacks(callbacks)
     training, held_out = train_val_split(data, validation, class_names, seed, on_error)
-    followed = get_training_config(recipe, len(training))
-    start = prepare_model(model, training.class_names, followed, size)
-    settings = run_fingerprint(training, held_out, recipe=vars(followed), transform=start.transform, seed=seed)
+    chosen_config = get_training_config(config, len(training))
+    start = prepare_model(model, training.class_names, chosen_config, size)
+    settings = run_fingerprint(training, held_out, config=vars(chosen_config), transform=start.transform, seed=seed)
     progress = TrainingCheckpoint(None if state is None else Path(state), {**settings, "start": start.origin})
-    if followed.head == "probe" and not (start.reuses_head and followed.epochs):
+    if chosen_config.head == "probe" and not (start.reuses_head and chosen_config.epochs):
         init_head_from_probe(start.model, training, start.transform, seed)
-    epochs, is_complete, checkpoints = num_epochs(training, followed), True, {}
+    epochs, is_complete, checkpoints = num_epochs(training, chosen_config), True, {}
     if epochs:
-        following = EpochCallback(progress, held_out, start.transform, followed, seed)
+        following = EpochCallback(progress, held_out, start.transform, chosen_config, seed)
         options = {"callbacks": [following, *callbacks], "verbose": verbose}
         start.trainee.set_weights(start.model.get_weights())
-        if followed.lora_rank:
-            enable_lora(start.trainee, followed.lora_rank)
-        with freeze_stages(start.trainee, followed.frozen_stages):
-            loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=followed.label_smoothing)
+        if chosen_config.lora_rank:
+            enable_lora(start.trainee, chosen_config.lora_rank)
+        with freeze_stages(start.trainee, chosen_config.frozen_stages):
+            loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=chosen_config.label_smoothing)
             accuracy = keras.metrics.CategoricalAccuracy(name="accuracy")
-            compile_model(start.trainee, followed, epochs * steps_per_epoch(training, followed), loss, [accuracy])
+            compile_model(
+                start.trainee, chosen_config, epochs * steps_per_epoch(training, chosen_config), loss, [accuracy]
+            )
             begun = progress.resume(start.trainee)
-            batches = training_batches(training, followed, start.transform, seed, begun)
-            if begun < epochs and not progress.should_stop(followed.patience):
-                steps = steps_per_epoch(training, followed)
+            batches = training_batches(training, chosen_config, start.transform, seed, begun)
+            if begun < epochs and not progress.should_stop(chosen_config.patience):
+                steps = steps_per_epoch(training, chosen_config)
                 is_complete = _fit(start.trainee, batches, steps, begun, epochs, options)
             else:  # As `fit` ends: with the averages, if there are some.
                 start.trainee.optimizer.finalize_variable_values(start.trainee.trainable_variables)
-        is_best = followed.keep == "best" or followed.patience or not is_complete
+        is_best = chosen_config.keep == "best" or chosen_config.patience or not is_complete
         checkpoints = _collect_checkpoints(start, progress, "best" if is_best else "last")
-    scores = predict_scores(start.model, held_out.pictures, start.transform, followed.batch_size)
+    scores = predict_scores(start.model, held_out.images, start.transform, chosen_config.batch_size)
     evaluation = Evaluation(scores, held_out.labels, held_out.class_names)
     return TrainingResult(
-        start.model, progress.history, evaluation, followed, training, held_out, is_complete, checkpoints
+        start.model, progress.history, evaluation, chosen_config, training, held_out, is_complete, checkpoints
     )
 
 
@@ -183,7 +185,7 @@ def check_callbacks(callbacks: Sequence[keras.callbacks.Callback]) -> None:
 def train_val_split(
     data: Any, validation: Any, class_names: Sequence[str] | None, seed: int, on_error: str
 ) -> tuple[ImageDataset, ImageDataset]:
-    """The pictures to train on and those to validate with; see `fine_tune`."""
+    """The images to train on and those to validate with; see `fine_tune`."""
     folders, rows = split_folders(data), split_rows(data)
     if folders:
         data, validation = folders
@@ -201,20 +203,20 @@ def train_val_split(
 
 def compile_model(
     model: keras.Model,
-    recipe: TrainingConfig,
+    config: TrainingConfig,
     steps: int,
     loss: keras.losses.Loss,
     metrics: Sequence[keras.Metric] = (),
 ) -> None:
     """Compiles a model with the optimizer of a recipe for so many forward passes."""
-    warmup_ratio = round(recipe.warmup_ratio * steps)
-    rising = {"warmup_target": recipe.learning_rate, "warmup_steps": warmup_ratio} if warmup_ratio else {}
-    first = recipe.learning_rate / 100 if warmup_ratio else recipe.learning_rate
+    warmup_ratio = round(config.warmup_ratio * steps)
+    rising = {"warmup_target": config.learning_rate, "warmup_steps": warmup_ratio} if warmup_ratio else {}
+    first = config.learning_rate / 100 if warmup_ratio else config.learning_rate
     rate: Any = keras.optimizers.schedules.CosineDecay(first, max(1, steps - warmup_ratio), **rising)
-    accumulation = recipe.accumulation_steps if recipe.accumulation_steps > 1 else None
-    options: dict[str, Any] = {"global_clipnorm": recipe.clip_norm, "gradient_accumulation_steps": accumulation}
-    inner = keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay, **options)
-    optimizer = layerwise_optimizer(model, inner, recipe.layer_decay, recipe.layer_decay_mode, recipe.ema_decay)
+    accumulation = config.accumulation_steps if config.accumulation_steps > 1 else None
+    options: dict[str, Any] = {"global_clipnorm": config.clip_norm, "gradient_accumulation_steps": accumulation}
+    inner = keras.optimizers.AdamW(rate, weight_decay=config.weight_decay, **options)
+    optimizer = layerwise_optimizer(model, inner, config.layer_decay, config.layer_decay_mode, config.ema_decay)
     optimizer.build(model.trainable_variables)  # TensorFlow traces a step twice that makes variables.
     model.compile(optimizer, loss, metrics=[*metrics])
 

@@ -1,4 +1,4 @@
-"""Pictures with texts: from a table, from shards, or as prompts of classes; and their batches."""
+"""Images with texts: from a table, from shards, or as prompts of classes; and their batches."""
 
 import dataclasses
 import itertools
@@ -25,39 +25,39 @@ NUM_NEIGHBORS, CLUSTER_SIZE = 16, 8  # groups that count as near, and how many p
 
 @dataclasses.dataclass(frozen=True)
 class ImageTextDataset:
-    """Pictures and what they show, in words.
+    """Images and what they show, in words.
 
     Attributes:
-        pictures: what `open_image` takes.
-        texts: for each picture, wordings that are equally true; one is drawn each time.
-        groups: `(N,)`; pictures of one group are described by each other's texts too, so they are no negatives.
+        images: what `open_image` takes.
+        texts: for each image, wordings that are equally true; one is drawn each time.
+        groups: `(N,)`; images of one group are described by each other's texts too, so they are no negatives.
 
     Example:
         >>> pairs = ImageTextDataset([np.zeros((8, 8, 3), "uint8")] * 2, (("a cat",), ("a dog", "one dog")),
         np.array([0, 1])) >>> len(pairs) 2
     """
 
-    pictures: Sequence[ImageSource]
+    images: Sequence[ImageSource]
     texts: tuple[tuple[str, ...], ...]
     groups: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def subset(self, places: Iterable[int]) -> "ImageTextDataset":
         """Some of the pairs, in the order given."""
         places = [int(place) for place in places]
-        pictures, texts = [self.pictures[place] for place in places], tuple(self.texts[place] for place in places)
-        return ImageTextDataset(pictures, texts, self.groups[places])
+        images, texts = [self.images[place] for place in places], tuple(self.texts[place] for place in places)
+        return ImageTextDataset(images, texts, self.groups[places])
 
 
 def class_prompts(examples: ImageDataset, templates: Sequence[str] = PROMPT_TEMPLATES) -> ImageTextDataset:
-    """Pictures of classes with their classes' names in sentences, "Finetune like you pretrain".
+    """Images of classes with their classes' names in sentences, "Finetune like you pretrain".
 
     Source: https://arxiv.org/abs/2212.00638v1.
 
     Args:
-        examples: pictures with classes.
+        examples: images with classes.
         templates: sentences with `{}` for the name.
 
     Raises:
@@ -73,19 +73,19 @@ def class_prompts(examples: ImageDataset, templates: Sequence[str] = PROMPT_TEMP
         raise ValueError(f"templates must be sentences with {{}} for the name. Received: {wrong or templates}")
     names = [examples.class_names[label] for label in examples.labels]
     rows = [tuple(template.replace("{}", name) for template in templates) for name in names]
-    return ImageTextDataset(examples.pictures, tuple(rows), examples.labels)
+    return ImageTextDataset(examples.images, tuple(rows), examples.labels)
 
 
 def load_image_text_pairs(data: Any) -> ImageTextDataset:
-    """Pictures with texts in any of the usual forms.
+    """Images with texts in any of the usual forms.
 
     Args:
         data: a `.csv` or `.tsv` file with columns `path`, relative to the file's folder, and `caption`; `.tar` shards
-            in the form of webdataset, one or a list, where `0001.jpg` and `0001.txt` are a pair; `(pictures, texts)`;
+            in the form of webdataset, one or a list, where `0001.jpg` and `0001.txt` are a pair; `(images, texts)`;
             `ImageTextDataset`.
 
     Raises:
-        ValueError: if the form is none of these, nothing is there, or a picture cannot be read.
+        ValueError: if the form is none of these, nothing is there, or an image cannot be read.
 
     Example:
         >>> load_image_text_pairs(([np.zeros((8, 8, 3), "uint8")] * 3, ["a cat", "a dog", "a cat"])).groups.tolist()
@@ -94,23 +94,23 @@ def load_image_text_pairs(data: Any) -> ImageTextDataset:
     if isinstance(data, ImageTextDataset):
         return data
     if isinstance(data, tuple) and len(data) == 2:
-        pictures, texts = [*data[0]], [*data[1]]
+        images, texts = [*data[0]], [*data[1]]
     elif is_table(data):
-        pictures, texts = _from_table(Path(str(data)))
+        images, texts = _from_table(Path(str(data)))
     else:
         shards = [data] if isinstance(data, str | os.PathLike) else data
         if not isinstance(shards, list | tuple) or not all(str(shard).endswith(".tar") for shard in shards):
-            raise ValueError(f"Pairs are a .csv or .tsv file, .tar shards or (pictures, texts). Received: {data!r}")
-        pictures, texts = _from_shards([Path(shard) for shard in shards])
-    if not pictures or len(pictures) != len(texts):
-        raise ValueError(f"There must be pictures, and a text for each. Received: {len(pictures)} and {len(texts)}")
+            raise ValueError(f"Pairs are a .csv or .tsv file, .tar shards or (images, texts). Received: {data!r}")
+        images, texts = _from_shards([Path(shard) for shard in shards])
+    if not images or len(images) != len(texts):
+        raise ValueError(f"There must be images, and a text for each. Received: {len(images)} and {len(texts)}")
     numbers: dict[str, int] = {}
     groups = [numbers.setdefault(text, len(numbers)) for text in texts]
-    return ImageTextDataset(pictures, tuple((text,) for text in texts), np.array(groups))
+    return ImageTextDataset(images, tuple((text,) for text in texts), np.array(groups))
 
 
 def is_image_text_data(path: Path) -> bool:
-    """Whether a path names pictures with texts: shards, or a table with a column of texts and none of classes."""
+    """Whether a path names images with texts: shards, or a table with a column of texts and none of classes."""
     if not is_table(path):
         return path.suffix.lower() == ".tar"
     headings = {*read_csv(path)[0]}
@@ -123,8 +123,8 @@ def _from_table(path: Path) -> tuple[list[Path], list[str]]:
 
 
 def _from_shards(shards: list[Path]) -> tuple[list[Image.Image], list[str]]:
-    """Members of one name, a picture and a text, become a pair; others are left out."""
-    pictures, texts = [], []
+    """Members of one name, an image and a text, become a pair; others are left out."""
+    images, texts = [], []
     for shard in shards:
         members: dict[str, dict[str, bytes]] = {}
         with tarfile.open(shard) as archive:
@@ -132,15 +132,15 @@ def _from_shards(shards: list[Path]) -> tuple[list[Image.Image], list[str]]:
                 stem, suffix = os.path.splitext(member.name)  # noqa: PTH122 - a name in an archive
                 content = archive.extractfile(member) if member.isfile() else None
                 if content:
-                    kind = "picture" if is_image_file(member.name) else suffix.lower()
+                    kind = "image" if is_image_file(member.name) else suffix.lower()
                     members.setdefault(stem, {})[kind] = content.read()
-        whole = {name: parts for name, parts in members.items() if "picture" in parts and ".txt" in parts}
+        whole = {name: parts for name, parts in members.items() if "image" in parts and ".txt" in parts}
         if not whole:
-            raise ValueError(f"{shard} has no pairs of a picture and a .txt of the same name.")
+            raise ValueError(f"{shard} has no pairs of an image and a .txt of the same name.")
         for name, parts in whole.items():
-            pictures.append(open_image(parts["picture"], name=f"{shard}/{name}", exif_transpose=True))
+            images.append(open_image(parts["image"], name=f"{shard}/{name}", exif_transpose=True))
             texts.append(parts[".txt"].decode("utf-8").strip())
-    return pictures, texts
+    return images, texts
 
 
 class NearestGroups:
@@ -181,7 +181,7 @@ def pair_batches(
     Args:
         sources: the pairs to learn, and others that are not to be forgotten.
         model: whose texts tell which pairs are hard to tell from one another, and whose tokenizer is used.
-        augmentation: of the pictures.
+        augmentation: of the images.
         batch_size: pairs of a batch.
         hard_negative_ratio: part 0..1 of a batch that is made of families of near groups; the rest is drawn at random.
         seed: Random seed. Each batch depends on the seed and its number only.
@@ -204,7 +204,7 @@ def pair_batches(
 
     def augmented(item: tuple[int, int, int]) -> np.ndarray:
         source, row, draw = item
-        return augmentation(sources[source].pictures[row], np.random.default_rng((seed, draw)))
+        return augmentation(sources[source].images[row], np.random.default_rng((seed, draw)))
 
     for items, pixels in iter_batches(drawn(), augmented, batch_size):
         texts = [sources[source].texts[row] for source, row, _ in items]

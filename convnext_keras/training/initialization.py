@@ -47,7 +47,7 @@ class TrainingSetup:
 
 
 def prepare_model(
-    given: keras.Model | str | Any, class_names: tuple[str, ...], recipe: TrainingConfig, size: int | None = None
+    given: keras.Model | str | Any, class_names: tuple[str, ...], config: TrainingConfig, size: int | None = None
 ) -> TrainingSetup:
     """A classifier for these classes.
 
@@ -55,7 +55,7 @@ def prepare_model(
         given: the name of a weight set, variant, repository or folder; or a model: a classifier for these classes, or
             a backbone, which gets a new head.
         class_names: of the classes in order.
-        recipe: how it is going to be trained.
+        config: how it is going to be trained.
         size: height and width in pixels, by default those of the weights.
 
     Raises:
@@ -69,20 +69,20 @@ def prepare_model(
             "of a classifier."
         )
     if is_named:
-        random = {"weights": None} if recipe.start == "random" else {}
+        random = {"weights": None} if config.start == "random" else {}
         model = _build(str(given), len(class_names), size, **random)
-        dtype = None if recipe.precision == "float32" else recipe.precision
-        options = {"drop_path_rate": recipe.drop_path_rate or 0.0, "classifier_activation": None, "dtype": dtype}
+        dtype = None if config.precision == "float32" else config.precision
+        options = {"drop_path_rate": config.drop_path_rate or 0.0, "classifier_activation": None, "dtype": dtype}
         trainee = _build(str(given), len(class_names), size, **options, **random)
-    elif recipe.start == "random":
+    elif config.start == "random":
         raise ValueError("start='random' needs the name of an architecture. A model is trained with its own weights.")
     else:
         model = _with_head(given if isinstance(given, keras.Model) else create_model(given), len(class_names))
         trainee = _with_logits(model)
-        if recipe.precision != "float32" and recipe.precision not in {x.dtype_policy.name for x in model.layers}:
+        if config.precision != "float32" and config.precision not in {x.dtype_policy.name for x in model.layers}:
             raise ValueError(
-                f"precision={recipe.precision!r} needs a model that was made so: give its name, or build it with "
-                f"dtype={recipe.precision!r}."
+                f"precision={config.precision!r} needs a model that was made so: give its name, or build it with "
+                f"dtype={config.precision!r}."
             )
     pretrained_info = get_pretrained_info(model)
     known = get_class_names(pretrained_info)
@@ -90,14 +90,14 @@ def prepare_model(
     if not is_named and known and order is None:
         shown = ", ".join(name for _, name in known[:5])
         raise ValueError(
-            f"The classes of {model.name!r} are {shown}, those of the pictures {', '.join(class_names[:5])}. To train "
+            f"The classes of {model.name!r} are {shown}, those of the images {', '.join(class_names[:5])}. To train "
             "a new classifier, give the name of the weights, or a model with include_top=False."
         )
     if is_named:
         _init_head(model, order)
     transform = _transform(model, pretrained_info, size)
     model.pretrained_info = dataclasses.replace(
-        pretrained_info or PretrainedInfo(), labels=tuple((name, name) for name in class_names), recipe=transform
+        pretrained_info or PretrainedInfo(), labels=tuple((name, name) for name in class_names), config=transform
     )
     origin = (model.pretrained_info.weights or model.name, model.pretrained_info.sha256)
     return TrainingSetup(model, trainee, order is not None, transform, origin)
@@ -126,7 +126,7 @@ def _with_head(model: keras.Model, classes: int) -> ConvNeXtModel:
         )
     if ends_in_dense and outputs.shape[-1] != classes:
         raise ValueError(
-            f"{model.name!r} has {outputs.shape[-1]} outputs, the pictures {classes} classes. Give the name of the "
+            f"{model.name!r} has {outputs.shape[-1]} outputs, the images {classes} classes. Give the name of the "
             "weights, or a model with include_top=False."
         )
     if not ends_in_dense:
@@ -176,7 +176,7 @@ def _init_head(model: keras.Model, order: list[int] | None) -> None:
 
 def _transform(model: keras.Model, pretrained_info: PretrainedInfo | None, size: int | None) -> Transform:
     """The evaluation transform at the size that the model takes or is asked for."""
-    transform = (pretrained_info and pretrained_info.recipe) or Transform(size or 224)
+    transform = (pretrained_info and pretrained_info.transform) or Transform(size or 224)
     last = keras.config.image_data_format() == "channels_last"
     height, width = model.input_shape[1:3] if last else model.input_shape[2:4]
     if size:

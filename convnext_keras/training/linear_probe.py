@@ -12,7 +12,7 @@ from convnext_keras.inference import BatchRunner
 from convnext_keras.training.datasets import ImageDataset, stratified_split
 from convnext_keras.training.evaluation import output_layer
 
-C_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1, 10, 100)  # of scikit-learn's C, the inverse of the regularisation
+C_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1, 10, 100)  # of scikit-learn's C, the inverse of the regularization
 HOLDOUT = 0.2  # of the examples that the strength is chosen on
 INSTALL_HINT = 'The linear probe needs scikit-learn: pip install "convnext-keras[training]"'
 
@@ -20,12 +20,12 @@ INSTALL_HINT = 'The linear probe needs scikit-learn: pip install "convnext-keras
 def extract_features(
     model: keras.Model, examples: ImageDataset, transform: Transform, batch_size: int = 32
 ) -> np.ndarray:
-    """What goes into the classifier of a model, `(N, D)` float32, for each picture."""
+    """What goes into the classifier of a model, `(N, D)` float32, for each image."""
     head: Any = output_layer(model)
     run = BatchRunner(keras.Model(model.input, head.input))
     parts = [
         run(pixels.astype("float32"), batch_size)
-        for _, pixels in iter_batches(examples.pictures, transform._replace(exif_transpose=True), batch_size)
+        for _, pixels in iter_batches(examples.images, transform._replace(exif_transpose=True), batch_size)
     ]
     return np.concatenate(parts)
 
@@ -33,9 +33,9 @@ def extract_features(
 def fit_logistic_regression(
     features: np.ndarray, labels: np.ndarray, classes: int, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel `(D, classes)` and bias of a multinomial logistic regression on standardised features.
+    """Kernel `(D, classes)` and bias of a multinomial logistic regression on standardized features.
 
-    The strength of the regularisation is the one of `C_GRID` with the least loss on a fifth that is left out; then
+    The strength of the regularization is the one of `C_GRID` with the least loss on a fifth that is left out; then
     all features are fitted. It is scikit-learn's `LogisticRegression` by L-BFGS.
 
     Raises:
@@ -58,7 +58,7 @@ def fit_logistic_regression(
     whole = ImageDataset([*range(len(labels))], labels, tuple(map(str, range(classes))))  # type: ignore[arg-type]
     strength = 1.0
     if min(whole.counts.values()) > 1:
-        training, held_out = (np.array(part.pictures, int) for part in stratified_split(whole, HOLDOUT, seed))
+        training, held_out = (np.array(part.images, int) for part in stratified_split(whole, HOLDOUT, seed))
         losses = {}
         for candidate in C_GRID:
             model = regression(candidate, training)

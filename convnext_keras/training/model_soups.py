@@ -12,12 +12,12 @@ from convnext_keras.training.evaluation import evaluate
 def greedy_soup(models: Sequence[keras.Model], data: Any, **options: Any) -> keras.Model:
     """The average of those models that make it better, tried from the best on.
 
-    "Model soups" (https://arxiv.org/abs/2203.05482v3), recipe 1. On the pictures that it is chosen with, the soup is at
+    "Model soups" (https://arxiv.org/abs/2203.05482v3), recipe 1. On the images that it is chosen with, the soup is at
     least as good as the best of the models.
 
     Args:
         models: classifiers of one architecture, tuned from the same weights, such as by several seeds or recipes.
-        data: pictures that none was trained on; see `load_dataset`.
+        data: images that none was trained on; see `load_dataset`.
         **options: of `evaluate`.
 
     Returns:

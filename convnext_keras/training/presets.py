@@ -16,9 +16,9 @@ class TrainingConfig:
     """How a model is trained. `dataclasses.replace(recipe, epochs=10)` changes one.
 
     Attributes:
-        epochs: passes over the training pictures; 0 trains nothing but the head, where it is a probe.
-        min_steps: epochs are added until so many steps are made, since few pictures make few steps an epoch.
-        batch_size: pictures of one forward pass.
+        epochs: passes over the training images; 0 trains nothing but the head, where it is a probe.
+        min_steps: epochs are added until so many steps are made, since few images make few steps an epoch.
+        batch_size: images of one forward pass.
         accumulation_steps: passes whose gradients are summed for one step.
         learning_rate: the peak, that of the head.
         warmup_ratio: part 0..1 of the steps in which the rate rises to the peak; then it falls to 0 by a cosine.
@@ -44,7 +44,7 @@ class TrainingConfig:
         lora_rank: of low-rank updates, which are trained in place of the kernels and merged at the end; 0 to train all.
         precision: of the computations, a name in `PRECISIONS`.
         keep: `"last"` ends with the weights of the last epoch, where the cosine has come down; `"best"` with those of
-            the epoch with the least validation loss, which for few validation pictures is a matter of chance.
+            the epoch with the least validation loss, which for few validation images is a matter of chance.
         patience: epochs without a better validation loss after which training ends, with the best weights; None to go
             on to the end.
 
@@ -133,15 +133,15 @@ CHOICES = {
     "precision": PRECISIONS,
 }
 
-SMALL_DATA_LIMIT = 10_000  # pictures below which the recipe for small data is the default
+SMALL_DATA_LIMIT = 10_000  # images below which the recipe for small data is the default
 
 TRAINING_PRESETS = {
     # Logistic regression on the backbone's features; nothing else is trained, so the other fields have no meaning.
     "linear_probe": TrainingConfig(epochs=0, head="probe"),
     # Meta's fine-tuning of ImageNet-22k weights ("A ConvNet for the 2020s", table 6, and TRAINING.md of
     # facebookresearch/ConvNeXt at 048efce): AdamW 5e-5 at batch 512 with layer decay, drop path, smoothing, RandAugment
-    # and erasing, no mixing. That rate is for the 27-block models' 30 epochs of a million pictures; fewer steps need a
-    # higher one. TRAINING.md of this project measures what each part gives on thousands of pictures.
+    # and erasing, no mixing. That rate is for the 27-block models' 30 epochs of a million images; fewer steps need a
+    # higher one. TRAINING.md of this project measures what each part gives on thousands of images.
     "fine_tune": TrainingConfig(
         epochs=30,
         learning_rate=5e-4,
@@ -155,8 +155,8 @@ TRAINING_PRESETS = {
         rand_augment=9.0,
         random_erasing_prob=0.25,
     ),
-    # Up to ten thousand pictures: the one part that TRAINING.md of this project found to help on most of its data. With
-    # as few steps, layer decay and a head that starts from the probe did not, nor did stronger changes of the pictures.
+    # Up to ten thousand images: the one part that TRAINING.md of this project found to help on most of its data. With
+    # as few steps, layer decay and a head that starts from the probe did not, nor did stronger changes of the images.
     "fine_tune_small_data": TrainingConfig(min_steps=120, affine=1.0),
     # "A ConvNet for the 2020s", table 5: ImageNet-1k in 300 epochs, 4e-3 at batch 4096, scaled here by the batch.
     "from_scratch": TrainingConfig(
@@ -178,8 +178,8 @@ TRAINING_PRESETS = {
 }
 
 
-def get_training_config(recipe: str | TrainingConfig | None, count: int) -> TrainingConfig:
-    """A recipe by its name in `TRAINING_PRESETS`, or itself; None for the one that fits the number of pictures.
+def get_training_config(config: str | TrainingConfig | None, count: int) -> TrainingConfig:
+    """A recipe by its name in `TRAINING_PRESETS`, or itself; None for the one that fits the number of images.
 
     Raises:
         ValueError: if there is none of that name.
@@ -188,12 +188,12 @@ def get_training_config(recipe: str | TrainingConfig | None, count: int) -> Trai
         >>> get_training_config(None, count=200) == TRAINING_PRESETS["fine_tune_small_data"]
         True
     """
-    if isinstance(recipe, TrainingConfig):
-        return recipe
-    name = recipe or ("fine_tune_small_data" if count < SMALL_DATA_LIMIT else "fine_tune")
+    if isinstance(config, TrainingConfig):
+        return config
+    name = config or ("fine_tune_small_data" if count < SMALL_DATA_LIMIT else "fine_tune")
     if name not in TRAINING_PRESETS:
         hint = suggestion(name, TRAINING_PRESETS)
         raise ValueError(
-            f"recipe must be {format_choices(TRAINING_PRESETS)}, or a Recipe. Received: recipe={name!r}.{hint}"
+            f"config must be {format_choices(TRAINING_PRESETS)}, or a Recipe. Received: recipe={name!r}.{hint}"
         )
     return TRAINING_PRESETS[name]

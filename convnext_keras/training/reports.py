@@ -1,4 +1,4 @@
-"""What is left of a training for people to look at: pictures, tables and a model card."""
+"""What is left of a training for people to look at: images, tables and a model card."""
 
 import csv
 import dataclasses
@@ -35,7 +35,7 @@ COLORS = {
     **{"training": "C0", "validation": "C1", "accuracy, training": "C0", "accuracy, validation": "C1"},
     **{"recall at 1, validation": "C1", "zero-shot accuracy": "C2"},
 }
-MAX_ERRORS, ERRORS_PER_ROW, ERROR_CELL_SIZE = 24, 6, 150  # pictures on the sheet, in a row, and pixels of one
+MAX_ERRORS, ERRORS_PER_ROW, ERROR_CELL_SIZE = 24, 6, 150  # images on the sheet, in a row, and pixels of one
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -67,7 +67,7 @@ def plot_curves(history: list[dict[str, float]]) -> Any:
 
 
 def plot_confusion_matrix(result: Evaluation) -> Any:
-    """How many pictures of each class were taken for each."""
+    """How many images of each class were taken for each."""
     names, counts = result.class_names, result.confusion_matrix
     edge = min(12.0, 3 + 0.35 * len(names))
     figure = new_figure(edge + 1, edge)
@@ -80,8 +80,8 @@ def plot_confusion_matrix(result: Evaluation) -> Any:
         axes.set_xticks(places, names, rotation=90)
         axes.set_yticks(places, names)
         for row, column in zip(*np.nonzero(counts), strict=True):
-            colour = "white" if parts[row, column] > 0.5 else "black"
-            options = {"ha": "center", "va": "center", "fontsize": 7, "color": colour}
+            color = "white" if parts[row, column] > 0.5 else "black"
+            options = {"ha": "center", "va": "center", "fontsize": 7, "color": color}
             axes.text(column, row, counts[row, column], **options)
     return figure
 
@@ -91,9 +91,9 @@ def plot_reliability(result: Evaluation) -> Any:
     figure = new_figure(4.5, 4)
     axes = figure.subplots()
     counts, confidences, right = zip(*result.reliability_bins, strict=True)
-    axes.plot([0, 1], [0, 1], color="grey", linestyle="--", label="calibrated")
+    axes.plot([0, 1], [0, 1], color="gray", linestyle="--", label="calibrated")
     sizes = [20 + 300 * count / sum(counts) for count in counts]
-    axes.scatter(confidences, right, s=sizes, label="pictures, by confidence")
+    axes.scatter(confidences, right, s=sizes, label="images, by confidence")
     axes.set(xlabel="confidence", ylabel="right", xlim=(0, 1.03), ylim=(-0.03, 1.03))
     axes.set_title(f"expected calibration error {100 * result.expected_calibration_error:.1f} %", fontsize=10)
     axes.legend(loc="lower right")
@@ -101,7 +101,7 @@ def plot_reliability(result: Evaluation) -> Any:
 
 
 def plot_errors(examples: ImageDataset, result: Evaluation) -> Any:
-    """A sheet of the pictures that the model was most sure of and wrong; None if there are none."""
+    """A sheet of the images that the model was most sure of and wrong; None if there are none."""
     taken = result.scores.argmax(axis=1)
     wrong = np.flatnonzero(taken != result.labels)
     worst = wrong[np.argsort(-result.scores.max(axis=1)[wrong], kind="stable")][:MAX_ERRORS]
@@ -109,7 +109,7 @@ def plot_errors(examples: ImageDataset, result: Evaluation) -> Any:
     for place in worst.tolist():
         true, said = (result.class_names[number] for number in (result.labels[place], taken[place]))
         text = f"{true[:9]}, not {said[:9]} {result.scores[place].max():.2f}"
-        cells.append((examples.pictures[place], text, "black"))
+        cells.append((examples.images[place], text, "black"))
     rows = [cells[start : start + ERRORS_PER_ROW] for start in range(0, len(cells), ERRORS_PER_ROW)]
     return contact_sheet(rows, ERROR_CELL_SIZE) if rows else None
 
@@ -123,7 +123,7 @@ def predictions_to_csv(trained: TrainingResult) -> str:
     """
     known: Any = trained.model.pretrained_info  # which `fine_tune` sets
     names = trained.evaluation.class_names
-    training = predict_scores(trained.model, trained.training.pictures, known.recipe, trained.recipe.batch_size)
+    training = predict_scores(trained.model, trained.training.images, known.transform, trained.config.batch_size)
     parts = {
         "train": (trained.training, training),
         "validation": (trained.validation, trained.evaluation.scores),
@@ -180,7 +180,7 @@ def save_training_result(trained: TrainingResult, folder: str | os.PathLike, nam
         if sheet:
             sheet.save(whole / "mistakes.png", optimize=True)
         (whole / PREDICTIONS_FILE).write_text(predictions_to_csv(trained), encoding="utf-8", errors="surrogateescape")
-        settings = {"recipe": dataclasses.asdict(trained.recipe), "validation": results}
+        settings = {"config": dataclasses.asdict(trained.config), "validation": results}
         (whole / "results.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
         with (whole / "README.md").open("a", encoding="utf-8") as stream:
             stream.write(render_card(trained, [*charts, *(["mistakes"] if sheet else [])]))
@@ -200,7 +200,7 @@ def _save_others(trained: TrainingResult, folder: Path) -> None:
 def _intended_use(trained: TrainingResult) -> str:
     names = trained.training.class_names
     shown = ", ".join(names[:20]) + (f" and {len(names) - 20} others" if len(names) > 20 else "")
-    return f"To tell pictures of {len(names)} classes from one another: {shown}."
+    return f"To tell images of {len(names)} classes from one another: {shown}."
 
 
 def render_card(trained: TrainingResult, charts: list[str]) -> str:
@@ -208,14 +208,14 @@ def render_card(trained: TrainingResult, charts: list[str]) -> str:
     result, origin = trained.evaluation, get_pretrained_info(trained.model)
     counts, tested, class_accuracy = trained.training.counts, trained.validation.counts, result.class_accuracy
     changed = {
-        field.name: getattr(trained.recipe, field.name)
-        for field in dataclasses.fields(trained.recipe)
-        if getattr(trained.recipe, field.name) != field.default
+        field.name: getattr(trained.config, field.name)
+        for field in dataclasses.fields(trained.config)
+        if getattr(trained.config, field.name) != field.default
     }
-    licence = (origin and origin.license) or "not stated"
+    license = (origin and origin.license) or "not stated"
     facts = {
-        "Started from": f"{(origin and origin.weights) or 'random weights'} (licence: {licence})",
-        "Pictures": f"{len(trained.training)} to train on, {len(trained.validation)} to validate with",
+        "Started from": f"{(origin and origin.weights) or 'random weights'} (license: {license})",
+        "Images": f"{len(trained.training)} to train on, {len(trained.validation)} to validate with",
         "Left out": f"{len(trained.training.skipped)} that could not be read",
         "Epochs": f"{len(trained.history)}{'' if trained.is_complete else ', interrupted'}",
         "Recipe": ", ".join(f"{key}={value}" for key, value in changed.items()),
@@ -224,8 +224,8 @@ def render_card(trained: TrainingResult, charts: list[str]) -> str:
         "Expected calibration error": f"{100 * result.expected_calibration_error:.2f} %",
     }
     lines = ["", "## Training", "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items())]
-    chosen = ", by which the epoch was chosen too" if trained.recipe.keep == "best" or trained.recipe.patience else ""
-    lines += ["", f"The results are those on the validation pictures{chosen}.", ""]
+    chosen = ", by which the epoch was chosen too" if trained.config.keep == "best" or trained.config.patience else ""
+    lines += ["", f"The results are those on the validation images{chosen}.", ""]
     lines += [line for note in trained.notes for line in (note, "")]
     lines += ["| class | trained on | validated with | right |", "|---|---:|---:|---:|"]
     for name in result.class_names:

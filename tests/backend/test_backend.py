@@ -363,8 +363,8 @@ def test_openvino_without_the_private_names_of_keras(monkeypatch):
     from convnext_keras import clip
 
     model = clip.create_model("shapes")
-    pictures, texts = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), "uint8"), ["a red star", "two rings"]
-    expected = model.encode_image(pictures), model.encode_text(texts)
+    images, texts = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), "uint8"), ["a red star", "two rings"]
+    expected = model.encode_image(images), model.encode_text(texts)
     specification = importlib.util.find_spec("convnext_keras.backend.openvino")
     module = importlib.util.module_from_spec(specification)
     with monkeypatch.context() as absent:
@@ -374,7 +374,7 @@ def test_openvino_without_the_private_names_of_keras(monkeypatch):
     for name in ("layer_norm", "compiled", "infer"):
         monkeypatch.setattr(backend, name, getattr(module, name))
     again = clip.create_model("shapes")
-    for vectors, wanted in zip((again.encode_image(pictures), again.encode_text(texts)), expected, strict=True):
+    for vectors, wanted in zip((again.encode_image(images), again.encode_text(texts)), expected, strict=True):
         np.testing.assert_allclose(vectors, wanted, atol=TOLERANCE)
 
 

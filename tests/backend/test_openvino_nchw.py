@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from backends import BACKEND, outputs, randomise, to_numpy
+from backends import BACKEND, outputs, randomize, to_numpy
 
 from convnext_keras import ConvNeXt, feature_extractor
 
@@ -47,7 +47,7 @@ def transpositions(graph):
     ],
 )
 def test_models_have_the_same_outputs_and_few_transpositions(options, left):
-    model = randomise(ConvNeXt(**SIZES, **options, input_shape=(None, None, 3)))
+    model = randomize(ConvNeXt(**SIZES, **options, input_shape=(None, None, 3)))
     graph = to_openvino_graph(model)
     for shape in ((3, 32, 32, 3), (1, 40, 64, 3)):
         pixels = np.random.default_rng(0).uniform(0, 255, shape).astype("float32")
@@ -58,7 +58,7 @@ def test_models_have_the_same_outputs_and_few_transpositions(options, left):
 
 
 def test_features_keep_their_order_of_axes():
-    extractor = feature_extractor(randomise(ConvNeXt(**SIZES, include_top=False, input_shape=(32, 48, 3))), (1, 2, 3))
+    extractor = feature_extractor(randomize(ConvNeXt(**SIZES, include_top=False, input_shape=(32, 48, 3))), (1, 2, 3))
     pixels = np.random.default_rng(0).uniform(0, 255, (2, 32, 48, 3)).astype("float32")
     for row, expected in zip(
         run(to_openvino_graph(extractor), pixels), keras.tree.flatten(extractor(pixels)), strict=True

@@ -116,7 +116,7 @@ def test_a_weight_set_brings_its_statistics_size_and_labels(monkeypatch, tmp_pat
     mean = model.get_layer("convnext_prestem_normalization").input_mean
     assert [round(float(value), 3) for value in mean] == [122.771, 116.746, 104.094]
     assert model.pretrained_info.labels == "imagenet-1k"
-    assert model.pretrained_info.recipe.size == 256
+    assert model.pretrained_info.transform.size == 256
     another = ConvNeXt(**stand_in(monkeypatch, tmp_path, weights=row, input_shape=(64, 96, 3)))
     assert another.input_shape == (None, 64, 96, 3)
 
@@ -144,7 +144,7 @@ def test_files_without_a_last_norm_say_so(monkeypatch, tmp_path):
         load_weights(ConvNeXt(**{**arguments, "weights": None}), tmp_path / "small.safetensors")
 
 
-def test_restricted_licences_are_told_once(monkeypatch):
+def test_restricted_licenses_are_told_once(monkeypatch):
     monkeypatch.setattr(download, "fetch_from_hub", lambda *arguments: None)
     row = load_registry()["convnextv2_atto.fcmae_ft_in1k"]
     warn_restricted_license.cache_clear()

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 import safetensors.numpy
-from backends import outputs, randomise, to_numpy
+from backends import outputs, randomize, to_numpy
 from make_references import ARCHITECTURE, CLASSES, HEADS, REFERENCES, arrays_of
 
 from convnext_keras import ConvNeXt, WeightsError, create_model, load_weights, save_weights
@@ -81,7 +81,7 @@ def test_files_of_ours_load_into_keras(head, tmp_path):
     from keras.src.applications.convnext import ConvNeXt as KerasConvNeXt
     from keras.src.legacy.saving import legacy_h5_format
 
-    model = randomise(small(head), seed=2)
+    model = randomize(small(head), seed=2)
     with h5py.File(tmp_path / "ours.h5", "w") as file:
         legacy_h5_format.save_weights_to_hdf5_group(file, model)
     arguments = {**ARCHITECTURE, **HEADS[head], "name": "small", "weights": None, "input_shape": (48, 64, 3)}
@@ -94,7 +94,7 @@ def test_files_of_ours_load_into_keras(head, tmp_path):
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("head", HEADS)
 def test_own_files_change_nothing(head, form, tmp_path):
-    model = randomise(small(head, drop_path_rate=0.1), seed=3)
+    model = randomize(small(head, drop_path_rate=0.1), seed=3)
     path = tmp_path / f"own.{form}"
     save_weights(model, path) if form == "safetensors" else model.save_weights(path)
     again = small(head, weights=path, name="again")
@@ -114,7 +114,7 @@ def test_double_precision_comes_back_whole(tmp_path):
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
 @pytest.mark.skipif(keras.backend.backend() == "openvino", reason="Keras cannot write such models under OpenVINO")
 def test_whole_models_with_stochastic_depth(tmp_path):
-    model = randomise(small(drop_path_rate=0.1))
+    model = randomize(small(drop_path_rate=0.1))
     model.save(tmp_path / "whole.h5")
     pixels, _ = reference("keras")
     np.testing.assert_array_equal(outputs(small(weights=tmp_path / "whole.h5"), pixels), outputs(model, pixels))
@@ -122,7 +122,7 @@ def test_whole_models_with_stochastic_depth(tmp_path):
 
 def test_weights_of_a_trained_model(tmp_path):
     """A compiled model writes the state of its optimizer too, which is left out by name."""
-    model = randomise(small(drop_path_rate=0.1))
+    model = randomize(small(drop_path_rate=0.1))
     model.compile("adam", "categorical_crossentropy")
     model.optimizer.build(model.trainable_variables)
     model.save_weights(tmp_path / "trained.weights.h5")
@@ -157,7 +157,7 @@ def test_top_from_a_file_without_one_stays_fresh_with_a_warning():
 
 
 def test_sixteen_bit_files_are_read(tmp_path):
-    model = randomise(small())
+    model = randomize(small())
     save_weights(model, tmp_path / "half.safetensors")
     tensors = safetensors.numpy.load_file(tmp_path / "half.safetensors")
     halves = {key: tensor.astype("float16") for key, tensor in tensors.items()}
@@ -187,8 +187,8 @@ BROKEN = {
 def test_nothing_is_assigned_from_a_broken_file(fault, tmp_path):
     changes, message = BROKEN[fault]
     path = tmp_path / "broken.safetensors"
-    changed_file(randomise(small(), seed=5), path, **changes)
-    model = randomise(small(), seed=6)
+    changed_file(randomize(small(), seed=5), path, **changes)
+    model = randomize(small(), seed=6)
     before = [np.array(to_numpy(weight.value)) for weight in model.weights]
     with pytest.raises(WeightsError, match=message) as raised:
         load_weights(model, path)
@@ -198,7 +198,7 @@ def test_nothing_is_assigned_from_a_broken_file(fault, tmp_path):
 
 
 def test_no_reading_before_the_gate(monkeypatch, tmp_path):
-    changed_file(randomise(small()), tmp_path / "wide.safetensors", **BROKEN["misshapen"][0])
+    changed_file(randomize(small()), tmp_path / "wide.safetensors", **BROKEN["misshapen"][0])
     monkeypatch.setattr("convnext_keras.checkpoints.loading._read_tensor", None)
     with pytest.raises(WeightsError, match="does not fit"):
         load_weights(small(), tmp_path / "wide.safetensors")
@@ -268,14 +268,14 @@ def test_loading_holds_one_tensor_at_a_time(form, tmp_path, monkeypatch):
 def transfer_model(head):
     """A model in the usual form of transfer learning; `head` makes its output of the backbone's."""
     base = small("avg")
-    return randomise(keras.Model(base.input, head(base.output)))
+    return randomize(keras.Model(base.input, head(base.output)))
 
 
 def with_norm_first():
     """A user's own norm, unnamed as the library's last one, stands before the backbone."""
     inputs = keras.Input((32, 32, 3))
     base = small("avg", input_shape=(32, 32, 3))
-    return randomise(keras.Model(inputs, base(keras.layers.LayerNormalization()(inputs))))
+    return randomize(keras.Model(inputs, base(keras.layers.LayerNormalization()(inputs))))
 
 
 TRANSFER = {
@@ -283,7 +283,7 @@ TRANSFER = {
     "two unnamed dense": lambda: transfer_model(lambda x: keras.layers.Dense(2)(keras.layers.Dense(16)(x))),
     "unnamed norm": lambda: transfer_model(lambda x: keras.layers.Dense(2)(keras.layers.LayerNormalization()(x))),
     "norm before": with_norm_first,
-    "nested": lambda: randomise(keras.Sequential([small("avg", input_shape=(32, 32, 3)), keras.layers.Dense(2)])),
+    "nested": lambda: randomize(keras.Sequential([small("avg", input_shape=(32, 32, 3)), keras.layers.Dense(2)])),
     "user's convolution": lambda: transfer_model(
         lambda x: keras.layers.Conv2D(3, 1)(keras.layers.Reshape((1, 1, -1))(x))
     ),
@@ -324,7 +324,7 @@ def test_transfer_models_built_on_keras_applications(nested, tmp_path):
     for base in (theirs, ours):
         head = keras.layers.Dense(2)
         models.append(keras.Sequential([base, head]) if nested else keras.Model(base.input, head(base.output)))
-    randomise(models[0]).save_weights(tmp_path / "theirs.weights.h5")
+    randomize(models[0]).save_weights(tmp_path / "theirs.weights.h5")
     load_weights(models[1], tmp_path / "theirs.weights.h5")
     pixels = np.random.default_rng(0).uniform(0, 255, (1, 32, 32, 3)).astype("float32")
     np.testing.assert_allclose(outputs(models[1], pixels), outputs(models[0], pixels), atol=1e-4)
@@ -350,7 +350,7 @@ def test_a_users_layer_may_be_called_like_one_of_the_librarys(tmp_path):
     x = base.output
     for name in names:
         x = keras.layers.Dense(16, name=name)(x)
-    model = randomise(keras.Model(base.input, x))
+    model = randomize(keras.Model(base.input, x))
     save_weights(model, tmp_path / "own.safetensors")
     again = keras.models.clone_model(model)
     load_weights(again, tmp_path / "own.safetensors")

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import safetensors.numpy
-from backends import BACKEND, randomise
+from backends import BACKEND, randomize
 
 from convnext_keras import ConvNeXt, clip, load_weights, save_weights
 
@@ -15,7 +15,7 @@ def small(**arguments):
 
 @pytest.mark.cross_backend
 def test_names_are_those_of_the_layers_without_the_models(tmp_path):
-    model = randomise(small(name="mine"))
+    model = randomize(small(name="mine"))
     save_weights(model, tmp_path / "mine.safetensors")
     tensors = safetensors.numpy.load_file(tmp_path / "mine.safetensors")
     assert len(tensors) == len(model.weights)
@@ -27,7 +27,7 @@ def test_names_are_those_of_the_layers_without_the_models(tmp_path):
 @pytest.mark.skipif(BACKEND == "openvino", reason="OpenVINO has no variables of these types")
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_numbers_keep_their_type(dtype, tmp_path):
-    model = randomise(small(dtype=dtype))
+    model = randomize(small(dtype=dtype))
     save_weights(model, tmp_path / "half.safetensors")
     again = small(dtype=dtype)
     load_weights(again, tmp_path / "half.safetensors")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
-from backends import BACKEND, needs_training, outputs, randomise
+from backends import BACKEND, needs_training, outputs, randomize
 from PIL import Image
 from typer.testing import CliRunner
 from waiting import TIMEOUT
@@ -37,15 +37,15 @@ def digit(tmp_path):
 
 @pytest.mark.any_backend
 def test_demo(tmp_path):
-    result = run("demo", "--output", tmp_path / "pictures")
+    result = run("demo", "--output", tmp_path / "images")
     assert "356 of 359 held-out digits right, 99.16 %" in result.stdout
-    right = re.search(r"(\d+) of 48 held-out pictures have their own caption first", result.stdout)
+    right = re.search(r"(\d+) of 48 held-out images have their own caption first", result.stdout)
     assert int(right[1]) >= 46
     assert result.stdout.count("Look at") == 2
-    digits = np.asarray(Image.open(tmp_path / "pictures" / "predictions.png")).astype(int)
+    digits = np.asarray(Image.open(tmp_path / "images" / "predictions.png")).astype(int)
     assert (digits @ (-1, 1, 0)).max() > 60  # There are green numbers and red ones.
     assert (digits @ (1, -1, 0)).max() > 120
-    found = np.asarray(Image.open(tmp_path / "pictures" / "search.png"))[:128, :128]
+    found = np.asarray(Image.open(tmp_path / "images" / "search.png"))[:128, :128]
     assert (found.astype(int) @ (-1, 1, 0) > 80).mean() > 0.05  # The stars found first are green.
 
 
@@ -54,24 +54,24 @@ def test_demo(tmp_path):
 @pytest.mark.any_backend
 def test_demo_of_training(tmp_path, monkeypatch):
     """In fewer steps than the user's demo makes."""
-    recipe = dataclasses.replace(training.TRAINING_PRESETS["fine_tune_small_data"], epochs=6, min_steps=0)
-    monkeypatch.setitem(training.TRAINING_PRESETS, "fine_tune_small_data", recipe)
+    transform = dataclasses.replace(training.TRAINING_PRESETS["fine_tune_small_data"], epochs=6, min_steps=0)
+    monkeypatch.setitem(training.TRAINING_PRESETS, "fine_tune_small_data", transform)
     shown = run("demo", "--train", "--output", tmp_path).stdout
     before, after = (float(figure) for figure in re.findall(r"([\d.]+) % +│", shown))
     assert before < 60
     assert after > 75
-    assert (tmp_path / "coloured-digits-model" / "curves.png").is_file()
-    assert len([*(tmp_path / "coloured-digits").glob("*/*.png")]) == 359
-    with pytest.raises(ValueError, match="coloured-digits exists"):
+    assert (tmp_path / "colored-digits-model" / "curves.png").is_file()
+    assert len([*(tmp_path / "colored-digits").glob("*/*.png")]) == 359
+    with pytest.raises(ValueError, match="colored-digits exists"):
         run("demo", "--train", "--output", tmp_path)
 
 
 @pytest.fixture
 def shapes(tmp_path):
-    pictures, captions = held_out_shapes()
+    images, captions = held_out_shapes()
     folder = tmp_path / "shapes"
     folder.mkdir()
-    for pixels, caption in zip(pictures[:9], captions[:9], strict=True):
+    for pixels, caption in zip(images[:9], captions[:9], strict=True):
         Image.fromarray(pixels).save(folder / f"{caption}.png")
     return folder
 
@@ -79,19 +79,19 @@ def shapes(tmp_path):
 @pytest.mark.any_backend
 def test_zero_shot(shapes):
     paths = sorted(shapes.iterdir())
-    colours = [path.stem.split()[2] for path in paths]
+    colors = [path.stem.split()[2] for path in paths]
     labels = "red, green,blue, yellow,purple,orange"
     arguments = ["zero-shot", shapes, "--labels", labels, "--template", "a {} shape", "--weights", "shapes"]
     rows = json.loads(run(*arguments, "--template", "{}", "--json", "--top", 2).stdout)
     assert [row["image"] for row in rows] == [str(path) for path in paths]
-    assert [row["predictions"][0]["label"] for row in rows] == colours
+    assert [row["predictions"][0]["label"] for row in rows] == colors
     assert all(set(row["predictions"][1]) == {"label", "probability", "cosine"} for row in rows)
     table = run(*arguments, "--top", 1, "--threshold", 1.1).stdout
     assert table.count("none of these") == 9
 
 
 @pytest.mark.any_backend
-def test_embed_pictures_and_texts(shapes, tmp_path):
+def test_embed_images_and_texts(shapes, tmp_path):
     (tmp_path / "texts.txt").write_text("a red circle\na blue star\n")
     for inputs, count in ((shapes, 9), (tmp_path / "texts.txt", 2)):
         output = tmp_path / f"{count}.safetensors"
@@ -110,17 +110,17 @@ def test_index_and_search(shapes, tmp_path):
     folder = tmp_path / "shapes.index"
     moved = tmp_path / "later.png"
     sorted(shapes.iterdir())[0].rename(moved)
-    assert "8 pictures added, 8 in all" in run("index", shapes, "--output", folder, "--weights", "shapes").stdout
+    assert "8 images added, 8 in all" in run("index", shapes, "--output", folder, "--weights", "shapes").stdout
     moved.rename(shapes / "later.png")
-    assert "1 pictures added, 9 in all" in run("index", shapes, "--output", folder, "--weights", "shapes").stdout
-    assert "0 pictures added, 9 in all" in run("index", shapes, "--output", folder, "--weights", "shapes").stdout
+    assert "1 images added, 9 in all" in run("index", shapes, "--output", folder, "--weights", "shapes").stdout
+    assert "0 images added, 9 in all" in run("index", shapes, "--output", folder, "--weights", "shapes").stdout
     wanted = sorted(shapes.iterdir())[4]
     query = wanted.stem
     hits = json.loads(run("search", folder, query, "--top", 3, "--json").stdout)
     assert hits[0]["name"] == str(wanted)
     assert len(hits) == 3
-    by_picture = run("search", folder, wanted, "--top", 1, "--sheet", tmp_path / "found.png").stdout
-    assert "1.000" in by_picture
+    by_image = run("search", folder, wanted, "--top", 1, "--sheet", tmp_path / "found.png").stdout
+    assert "1.000" in by_image
     with Image.open(tmp_path / "found.png") as sheet:
         assert sheet.size == (204, 222)
 
@@ -200,18 +200,18 @@ def test_models():
 @pytest.mark.any_backend
 def test_classify_needs_no_further_options(tmp_path, monkeypatch):
     """A local file stands in for the download; transform, statistics and labels are the weight set's."""
-    model = randomise(create_model("test_convnext", weights=None, classifier_activation=None))
+    model = randomize(create_model("test_convnext", weights=None, classifier_activation=None))
     save_weights(model, tmp_path / "model.safetensors")
     file = VerifiedFile(tmp_path / "model.safetensors", "0" * 64)
     monkeypatch.setattr("convnext_keras.checkpoints.fetch_weights", lambda row, top: file)
-    picture = np.random.default_rng(0).integers(0, 256, (200, 300, 3), "uint8")
-    Image.fromarray(picture).save(tmp_path / "photo.png")
+    image = np.random.default_rng(0).integers(0, 256, (200, 300, 3), "uint8")
+    Image.fromarray(image).save(tmp_path / "photo.png")
     arguments = ("--weights", "test_convnext.r160_in1k", "--json")
     (row,) = json.loads(run("classify", tmp_path / "photo.png", *arguments).stdout)
-    recipe = ImageTransform(160, 0.95, "shortest", "bicubic", "half")
+    transform = ImageTransform(160, 0.95, "shortest", "bicubic", "half")
     plain = create_model("test_convnext", weights=None, include_preprocessing=False)
     plain.set_weights(model.get_weights())
-    expected = decode_predictions(outputs(plain, normalize(recipe(picture)[None], "half")))[0]
+    expected = decode_predictions(outputs(plain, normalize(transform(image)[None], "half")))[0]
     assert row["predictions"][0]["id"] == expected[0][0]
     assert row["predictions"][0]["score"] == pytest.approx(expected[0][2], rel=0.05)
 
@@ -299,7 +299,7 @@ def test_clip_runs_without_peers_network_and_other_backends(shapes, tmp_path):
 
 
 @pytest.mark.any_backend
-def test_sheets_show_pictures_of_the_indexs_folder_only(shapes, tmp_path, monkeypatch, capsys):
+def test_sheets_show_images_of_the_indexs_folder_only(shapes, tmp_path, monkeypatch, capsys):
     """An index from elsewhere names any files; those outside of its folder are not opened."""
     model = clip.create_model("shapes")
     secret = tmp_path / "secret.png"
@@ -309,10 +309,10 @@ def test_sheets_show_pictures_of_the_indexs_folder_only(shapes, tmp_path, monkey
     index.save(tmp_path / "elsewhere" / "index")
     arguments = ["search", str(tmp_path / "elsewhere" / "index"), "black", "--sheet", str(tmp_path / "found.png")]
     monkeypatch.setattr(sys, "argv", ["convnext-keras", *arguments])
-    with pytest.raises(SystemExit, match=r"secret\.png is no file below the folders.*--pictures"):
+    with pytest.raises(SystemExit, match=r"secret\.png is no file below the folders.*--images"):
         main()
     assert not (tmp_path / "found.png").exists()
-    run(*arguments, "--pictures", tmp_path)
+    run(*arguments, "--images", tmp_path)
     assert (tmp_path / "found.png").exists()
 
 

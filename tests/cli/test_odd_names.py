@@ -64,8 +64,8 @@ def test_one_class_has_no_softmax():
 
 
 def test_each_band_has_its_own_fill():
-    recipe = ImageTransform(4, resize="none", channels=5, fill=(1, 2, 3, 4, 5))
-    assert recipe(np.full((2, 2, 5), 9, "uint8"))[0, 0].tolist() == [1, 2, 3, 4, 5]
+    transform = ImageTransform(4, resize="none", channels=5, fill=(1, 2, 3, 4, 5))
+    assert transform(np.full((2, 2, 5), 9, "uint8"))[0, 0].tolist() == [1, 2, 3, 4, 5]
 
 
 def test_other_braces_of_a_template_are_text():

@@ -1,4 +1,4 @@
-"""The bundled ConvNeXt-CLIP on pictures that its own scripts did not draw, named as a visitor would name them."""
+"""The bundled ConvNeXt-CLIP on images that its own scripts did not draw, named as a visitor would name them."""
 
 import itertools
 
@@ -8,8 +8,8 @@ from PIL import Image, ImageDraw
 
 from convnext_keras import clip
 
-# Pillow's own colours of these names, and others that people call so.
-COLOURS = {
+# Pillow's own colors of these names, and others that people call so.
+COLORS = {
     "red": ["red", "crimson", "#e02020"],
     "green": ["green", "limegreen", "#20a040"],
     "blue": ["blue", "royalblue", "#2040e0"],
@@ -18,8 +18,8 @@ COLOURS = {
     "orange": ["orange", "darkorange", "#f08020"],
 }
 SHAPES = ("circle", "ring", "square", "triangle", "star", "cross")
-GROUNDS = ("white", "black", "grey", "#f4efe6", "#203040", "lightgrey")
-EACH = 10  # pictures of each colour and shape
+GROUNDS = ("white", "black", "gray", "#f4efe6", "#203040", "lightgray")
+EACH = 10  # images of each color and shape
 
 
 def star(x, y, radius):
@@ -29,72 +29,72 @@ def star(x, y, radius):
     return [(float(x + r * np.sin(turn)), float(y - r * np.cos(turn))) for r, turn in zip(radii, turns, strict=True)]
 
 
-def drawn(shape, colour, ground, size, centre, outlined, noise, random):
-    """A shape of `size` pixels on a picture of 64 x 64, by Pillow's primitives at eight times the size."""
-    picture = Image.new("RGB", (512, 512), ground)
-    pencil, (x, y), radius = ImageDraw.Draw(picture), (8 * value for value in centre), 4 * size
+def drawn(shape, color, ground, size, center, outlined, noise, random):
+    """A shape of `size` pixels on an image of 64 x 64, by Pillow's primitives at eight times the size."""
+    image = Image.new("RGB", (512, 512), ground)
+    pencil, (x, y), radius = ImageDraw.Draw(image), (8 * value for value in center), 4 * size
     box, line = (x - radius, y - radius, x + radius, y + radius), max(8, round(0.12 * radius))
-    look = {"outline": colour, "width": line} if outlined else {"fill": colour}
+    look = {"outline": color, "width": line} if outlined else {"fill": color}
     if shape == "circle":
         pencil.ellipse(box, **look)
     elif shape == "ring":
-        pencil.ellipse(box, outline=colour, width=round(0.4 * radius))
+        pencil.ellipse(box, outline=color, width=round(0.4 * radius))
     elif shape == "square":
         pencil.rectangle([x - 0.8 * radius, y - 0.8 * radius, x + 0.8 * radius, y + 0.8 * radius], **look)
     elif shape == "triangle":
-        pencil.regular_polygon((x, y, radius), 3, fill=None if outlined else colour, outline=colour, width=line)
+        pencil.regular_polygon((x, y, radius), 3, fill=None if outlined else color, outline=color, width=line)
     elif shape == "star":
         pencil.polygon(star(x, y, radius), **look)
     else:
         for ends in ((x - radius, y, x + radius, y), (x, y - radius, x, y + radius)):
-            pencil.line(ends, fill=colour, width=round(0.6 * radius))
-    pixels = np.asarray(picture.resize((64, 64), Image.Resampling.LANCZOS), "float32")
+            pencil.line(ends, fill=color, width=round(0.6 * radius))
+    pixels = np.asarray(image.resize((64, 64), Image.Resampling.LANCZOS), "float32")
     return np.clip(pixels + random.normal(0, noise, pixels.shape), 0, 255).astype("uint8")
 
 
 @pytest.fixture(scope="module")
 def visitors():
-    """360 pictures: sizes of 8 to 48 pixels anywhere, filled or outlined, on plain and noisy backgrounds."""
-    random, pictures, names = np.random.default_rng(2026), [], []
-    for colour, shape, number in itertools.product(COLOURS, SHAPES, range(EACH)):
+    """360 images: sizes of 8 to 48 pixels anywhere, filled or outlined, on plain and noisy backgrounds."""
+    random, images, names = np.random.default_rng(2026), [], []
+    for color, shape, number in itertools.product(COLORS, SHAPES, range(EACH)):
         size = float(random.uniform(8, 48))
-        centre = random.uniform(size / 2 + 1, 63 - size / 2, 2)
+        center = random.uniform(size / 2 + 1, 63 - size / 2, 2)
         outlined = bool(size >= 20 and shape != "cross" and random.random() < 0.25)
-        ink, ground = (str(random.choice(row)) for row in (COLOURS[colour], GROUNDS))
+        ink, ground = (str(random.choice(row)) for row in (COLORS[color], GROUNDS))
         noise = 0 if number % 2 else float(random.uniform(2, 15))
-        pictures.append(drawn(shape, ink, ground, size, centre, outlined, noise, random))
-        names.append((colour, shape))
-    return pictures, names
+        images.append(drawn(shape, ink, ground, size, center, outlined, noise, random))
+        names.append((color, shape))
+    return images, names
 
 
-def right(model, pictures, labels, wanted, templates="{}"):
-    """Percent of pictures whose best label is the wanted one."""
-    best = clip.ZeroShotClassifier(model, labels, templates).cosine_similarity(pictures).argmax(axis=1)
+def right(model, images, labels, wanted, templates="{}"):
+    """Percent of images whose best label is the wanted one."""
+    best = clip.ZeroShotClassifier(model, labels, templates).cosine_similarity(images).argmax(axis=1)
     return 100 * np.mean([labels[place] == label for place, label in zip(best, wanted, strict=True)])
 
 
 @pytest.mark.slow
 @pytest.mark.any_backend
 @pytest.mark.parametrize("template", ["a {}", "a photo of a {}.", "{}"])
-def test_colours_and_shapes_of_pictures_by_another_hand(template, model, visitors):
-    pictures, names = visitors
-    pairs = [f"{colour} {shape}" for colour, shape in itertools.product(COLOURS, SHAPES)]
-    wanted = [f"{colour} {shape}" for colour, shape in names]
-    assert right(model, pictures, pairs, wanted, template) >= 95
-    assert right(model, pictures, [*SHAPES], [shape for _, shape in names], template) >= 90
-    assert right(model, pictures, [*COLOURS], [colour for colour, _ in names], template) >= 95
+def test_colors_and_shapes_of_images_by_another_hand(template, model, visitors):
+    images, names = visitors
+    pairs = [f"{color} {shape}" for color, shape in itertools.product(COLORS, SHAPES)]
+    wanted = [f"{color} {shape}" for color, shape in names]
+    assert right(model, images, pairs, wanted, template) >= 95
+    assert right(model, images, [*SHAPES], [shape for _, shape in names], template) >= 90
+    assert right(model, images, [*COLORS], [color for color, _ in names], template) >= 95
 
 
 @pytest.mark.any_backend
 def test_twelve_labels_such_as_a_visitor_writes(model, visitors):
-    """Each picture among its own label and eleven others."""
-    pictures, names = visitors
-    every = [f"a {colour} {shape}" for colour, shape in itertools.product(COLOURS, SHAPES)]
-    random, images, texts = np.random.default_rng(0), model.encode_image(pictures), model.encode_text(every)
+    """Each image among its own label and eleven others."""
+    source_images, names = visitors
+    every = [f"a {color} {shape}" for color, shape in itertools.product(COLORS, SHAPES)]
+    random, images, texts = np.random.default_rng(0), model.encode_image(source_images), model.encode_text(every)
     cosines = images @ texts.T
     hits = []
-    for row, (colour, shape) in zip(cosines, names, strict=True):
-        own = every.index(f"a {colour} {shape}")
+    for row, (color, shape) in zip(cosines, names, strict=True):
+        own = every.index(f"a {color} {shape}")
         others = random.choice([number for number in range(len(every)) if number != own], 11, replace=False)
         hits.append(row[own] > row[others].max())
     assert 100 * np.mean(hits) >= 95

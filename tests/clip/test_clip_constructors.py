@@ -12,9 +12,9 @@ from convnext_keras.checkpoints import CLIP_REGISTRY
 from convnext_keras.configs import CLIP_CONFIGS
 
 
-def test_other_picture_sizes(clip_checkpoints):
+def test_other_image_sizes(clip_checkpoints):
     larger = load("linear", clip_checkpoints, image_size=96)
-    assert larger.recipe.size == 96
+    assert larger.transform.size == 96
     assert larger.encode_image(images()).shape == (3, 16)
     with pytest.raises(ValueError, match="at least 32 pixels"):
         clip.CLIPConvNeXt(variant("linear"), image_size=16)

@@ -5,8 +5,8 @@ import math
 import keras
 import numpy as np
 import pytest
-from backends import needs_training, outputs, randomise, to_numpy
-from clip_models import pictures, variant
+from backends import needs_training, outputs, randomize, to_numpy
+from clip_models import random_images, variant
 
 from convnext_keras import clip
 
@@ -20,7 +20,7 @@ def test_training_keeps_the_scale_and_frozen_towers(small_clip):
     tuned.get_layer("similarity").logit_scale.assign(math.log(99.9))
     tuned.compile(keras.optimizers.SGD(0.5), clip.ContrastiveLoss())
     inputs = {
-        "images": np.stack([small_clip.recipe(picture) for picture in pictures(4)]).astype("float32"),
+        "images": np.stack([small_clip.transform(image) for image in random_images(4)]).astype("float32"),
         "tokens": small_clip.tokenizer(["a", "b", "c", "d"]),
     }
     frozen = tuned.image_encoder.get_weights()
@@ -54,7 +54,7 @@ def test_loss_shares_the_target_among_equal_captions(groups):
 def test_equal_texts_are_found_in_the_tokens(small_clip):
     tokens = small_clip.tokenizer(["a", "b", "a", "c"])
     inputs = {
-        "images": np.stack([small_clip.recipe(picture) for picture in pictures(4)]).astype("float32"),
+        "images": np.stack([small_clip.transform(image) for image in random_images(4)]).astype("float32"),
         "tokens": tokens,
     }
     logits = outputs(small_clip, inputs)
@@ -68,7 +68,7 @@ def test_equal_texts_are_found_in_the_tokens(small_clip):
 
 @pytest.mark.any_backend
 def test_interpolation_ends_are_exact(small_clip):
-    other = randomise(clip.CLIPConvNeXt(variant("linear")), seed=2)
+    other = randomize(clip.CLIPConvNeXt(variant("linear")), seed=2)
     for weight, end in ((0, small_clip), (1, other)):
         for found, expected in zip(
             clip.interpolate_weights(small_clip, other, weight).get_weights(), end.get_weights(), strict=True
@@ -84,12 +84,12 @@ def test_interpolation_ends_are_exact(small_clip):
 
 @pytest.mark.any_backend
 def test_augmentation_crops_and_erases():
-    picture = np.zeros((60, 80, 3), "uint8")
-    erased = [clip.CLIPTrainTransform(32, random_erasing_prob=1.0, seed=seed)(picture) for seed in range(20)]
+    image = np.zeros((60, 80, 3), "uint8")
+    erased = [clip.CLIPTrainTransform(32, random_erasing_prob=1.0, seed=seed)(image) for seed in range(20)]
     parts = [np.mean(pixels.any(axis=-1)) for pixels in erased]
     assert min(parts) >= 0.01
     assert max(parts) < 0.4
-    assert not clip.CLIPTrainTransform(32, random_erasing_prob=0.0)(picture).any()
+    assert not clip.CLIPTrainTransform(32, random_erasing_prob=0.0)(image).any()
     gradient = np.tile(np.linspace(0, 255, 80).astype("uint8")[None, :, None], (60, 1, 3))
     means = [clip.CLIPTrainTransform(32, random_erasing_prob=0.0, seed=seed)(gradient).mean() for seed in range(20)]
     assert np.std(means) > 5

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from backends import BACKEND, outputs, to_numpy
-from clip_models import COSINE, LOGITS, SAME, load, pictures, variant
+from clip_models import COSINE, LOGITS, SAME, load, random_images, variant
 from make_clip_references import KINDS, SIZE, TEXTS, images
 from make_references import REFERENCES, SMALL, arrays_of
 from PIL import Image
@@ -24,7 +24,7 @@ def test_from_pixels_and_strings_to_logits(kind, clip_checkpoints):
     assert loaded.logit_scale == pytest.approx(100)
     np.testing.assert_allclose(loaded.scores(image, text).logits, expected["logits"], atol=LOGITS)
     inputs = {
-        "images": np.stack([loaded.recipe(picture) for picture in images()]).astype("float32"),
+        "images": np.stack([loaded.transform(source_image) for source_image in images()]).astype("float32"),
         "tokens": loaded.tokenizer(TEXTS, truncate="silent"),
     }
     np.testing.assert_allclose(outputs(loaded, inputs), expected["logits"], atol=LOGITS)
@@ -39,7 +39,7 @@ def test_towers_load_apart(kind, clip_checkpoints, tmp_path):
     tensors["logit_scale"] = tensors["logit_scale"].reshape(1)
     path = tmp_path / "module.safetensors"
     safetensors.numpy.save_file({f"module.{name}": tensor for name, tensor in tensors.items()}, path)
-    pixels = np.stack([load(kind, clip_checkpoints, weights=None).recipe(picture) for picture in images()])
+    pixels = np.stack([load(kind, clip_checkpoints, weights=None).transform(image) for image in images()])
     for tower, file in (("image", clip_checkpoints / f"{kind}.safetensors"), ("text", path)):
         fresh = load(kind, clip_checkpoints, weights=None)
         encoder = getattr(fresh, f"{tower}_encoder")
@@ -53,9 +53,9 @@ def test_towers_load_apart(kind, clip_checkpoints, tmp_path):
     )  # fmt: skip
     whole = load(kind, clip_checkpoints).image_encoder
     features = keras.Model(whole.input, whole.get_layer("image_stage_3_block_0_add").output)
-    normalised = whole.get_layer("image_prestem_normalization")(pixels.astype("float32"))
+    normalized = whole.get_layer("image_prestem_normalization")(pixels.astype("float32"))
     mine = keras.Model(trunk.input, trunk.get_layer("convnext_stage_3_block_0_add").output)
-    np.testing.assert_allclose(outputs(mine, normalised), outputs(features, pixels), atol=1e-4)
+    np.testing.assert_allclose(outputs(mine, normalized), outputs(features, pixels), atol=1e-4)
 
 
 @pytest.mark.any_backend
@@ -92,7 +92,7 @@ def test_a_checkpoint_of_another_size_and_a_pickle_are_refused(clip_checkpoints,
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 32])
 def test_batches_do_not_change_embeddings(batch_size, small_clip):
     texts = ["a", "a much longer text than the others " * 2, *TEXTS[:3], "b", "c"]
-    pixels = pictures(7)
+    pixels = random_images(7)
     together = small_clip.encode_image(pixels), small_clip.encode_text(texts)
     np.testing.assert_allclose(small_clip.encode_image(pixels, batch_size), together[0], atol=SAME)
     np.testing.assert_allclose(small_clip.encode_image(iter(pixels), batch_size), together[0], atol=SAME)
@@ -102,15 +102,15 @@ def test_batches_do_not_change_embeddings(batch_size, small_clip):
 
 
 def test_single_items_and_none_at_all(small_clip, tmp_path):
-    (picture,) = pictures(1)
-    Image.fromarray(picture).save(tmp_path / "picture.png")
-    expected = small_clip.encode_image([picture])
+    (source_image,) = random_images(1)
+    Image.fromarray(source_image).save(tmp_path / "image.png")
+    expected = small_clip.encode_image([source_image])
     for image in (
-        picture,
-        Image.fromarray(picture),
-        tmp_path / "picture.png",
-        str(tmp_path / "picture.png"),
-        picture[None],
+        source_image,
+        Image.fromarray(source_image),
+        tmp_path / "image.png",
+        str(tmp_path / "image.png"),
+        source_image[None],
     ):
         np.testing.assert_allclose(small_clip.encode_image(image), expected, atol=SAME)
     assert small_clip.encode_text("one").shape == (1, 16)
@@ -118,9 +118,9 @@ def test_single_items_and_none_at_all(small_clip, tmp_path):
 
 
 @pytest.mark.any_backend
-def test_broken_pictures_are_named_and_skipped_if_asked(small_clip, tmp_path):
-    (tmp_path / "broken.png").write_bytes(b"not a picture")
-    first, last = pictures(2)
+def test_broken_images_are_named_and_skipped_if_asked(small_clip, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"not an image")
+    first, last = random_images(2)
     images = [first, tmp_path / "broken.png", last]
     with pytest.raises(ValueError, match=r"broken\.png cannot be read"):
         small_clip.encode_image(images)
@@ -134,7 +134,7 @@ def test_broken_pictures_are_named_and_skipped_if_asked(small_clip, tmp_path):
 
 
 def test_similarity_keeps_cosines_logits_and_probabilities_apart(small_clip):
-    scores = small_clip.similarity(pictures(2), ["a", "b", "c"])
+    scores = small_clip.similarity(random_images(2), ["a", "b", "c"])
     assert np.abs(scores.cosine).max() <= 1 + SAME
     np.testing.assert_allclose(scores.logits, scores.cosine * small_clip.logit_scale, rtol=1e-5)
     np.testing.assert_allclose(scores.probs.sum(axis=1), 1, atol=SAME)
@@ -165,7 +165,7 @@ def assert_same(found, expected):
     """Equal weights, and outputs but for the order in which TensorFlow's threads add."""
     for old, new in zip(expected.get_weights(), found.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
-    np.testing.assert_allclose(found.encode_image(pictures(1)), expected.encode_image(pictures(1)), atol=SAME)
+    np.testing.assert_allclose(found.encode_image(random_images(1)), expected.encode_image(random_images(1)), atol=SAME)
     np.testing.assert_allclose(found.encode_text(TEXTS[:3]), expected.encode_text(TEXTS[:3]), atol=SAME)
 
 

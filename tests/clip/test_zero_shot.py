@@ -11,18 +11,18 @@ SAME = 1e-5
 
 
 def test_classifier_is_the_mean_of_prompts(model, held_out):
-    pictures, labels = held_out[0][:5], ["a red circle", "a blue star", "green"]
-    classifier = clip.ZeroShotClassifier(model, labels, ["{}", "a picture of {}"])
+    images, labels = held_out[0][:5], ["a red circle", "a blue star", "green"]
+    classifier = clip.ZeroShotClassifier(model, labels, ["{}", "an image of {}"])
     texts = model.encode_text([template.replace("{}", label) for label in labels for template in classifier.templates])
     mean = texts.reshape(3, 2, -1).mean(axis=1)
     mean /= np.linalg.norm(mean, axis=1, keepdims=True)
-    cosines = model.encode_image(pictures) @ mean.T
-    np.testing.assert_allclose(classifier.cosine_similarity(pictures), cosines, atol=SAME)
+    cosines = model.encode_image(images) @ mean.T
+    np.testing.assert_allclose(classifier.cosine_similarity(images), cosines, atol=SAME)
     expected = to_numpy(keras.ops.softmax(cosines * model.logit_scale))
-    np.testing.assert_allclose(classifier.predict_proba(pictures, batch_size=2), expected, atol=1e-4)
-    warmer = clip.ZeroShotClassifier(model, labels, ["{}", "a picture of {}"], logit_scale=1.0)
-    np.testing.assert_allclose(warmer.predict_proba(pictures), to_numpy(keras.ops.softmax(cosines)), atol=SAME)
-    best = classifier.predict(pictures, top=2)
+    np.testing.assert_allclose(classifier.predict_proba(images, batch_size=2), expected, atol=1e-4)
+    warmer = clip.ZeroShotClassifier(model, labels, ["{}", "an image of {}"], logit_scale=1.0)
+    np.testing.assert_allclose(warmer.predict_proba(images), to_numpy(keras.ops.softmax(cosines)), atol=SAME)
+    best = classifier.predict(images, top=2)
     assert [len(rows) for rows in best] == [2] * 5
     for rows, row in zip(best, expected, strict=True):
         assert rows[0].label == labels[row.argmax()]
@@ -31,12 +31,12 @@ def test_classifier_is_the_mean_of_prompts(model, held_out):
 
 @pytest.mark.any_backend
 def test_none_of_these(model, held_out):
-    pictures, captions = held_out[0][:8], held_out[1][:8]
+    images, captions = held_out[0][:8], held_out[1][:8]
     own = clip.ZeroShotClassifier(model, captions, "{}", threshold=0.5)
-    cosines = own.cosine_similarity(pictures).max(axis=1)
-    assert [rows[0].label is None for rows in own.predict(pictures)] == (cosines < 0.5).tolist()
+    cosines = own.cosine_similarity(images).max(axis=1)
+    assert [rows[0].label is None for rows in own.predict(images)] == (cosines < 0.5).tolist()
     never = clip.ZeroShotClassifier(model, captions, "{}", threshold=1.1)
-    assert [(len(rows), rows[0].label) for rows in never.predict(pictures)] == [(1, None)] * 8
+    assert [(len(rows), rows[0].label) for rows in never.predict(images)] == [(1, None)] * 8
 
 
 def test_classifier_as_one_model(model, held_out, tmp_path):

@@ -72,8 +72,8 @@ def test_files_of_more_than_8_bits_are_scaled(mode, kind, convert_rgb_first):
     image = Image.fromarray(wide.astype({"I;16": "uint16", "I": "int32", "F": "float32"}[mode]))
     assert image.mode == mode
     np.testing.assert_array_equal(np.asarray(open_image(file_of(image, kind)))[..., 0], RAMP)
-    recipe = ImageTransform((16, 256), resize="squash", convert_rgb_first=convert_rgb_first)
-    np.testing.assert_array_equal(recipe(file_of(image, kind))[..., 2], RAMP)
+    transform = ImageTransform((16, 256), resize="squash", convert_rgb_first=convert_rgb_first)
+    np.testing.assert_array_equal(transform(file_of(image, kind))[..., 2], RAMP)
 
 
 def test_booleans_are_black_and_white():
@@ -84,8 +84,8 @@ def test_levels_as_the_peers_read_them():
     image = file_of(Image.fromarray(RAMP.astype("uint16") * 257))
     expected = np.asarray(Image.open(io.BytesIO(image)).convert("RGB"))
     np.testing.assert_array_equal(open_image(image, scale_levels=False), expected)
-    recipe = ImageTransform((16, 256), resize="squash", scale_levels=False)
-    np.testing.assert_array_equal(recipe(image), expected)
+    transform = ImageTransform((16, 256), resize="squash", scale_levels=False)
+    np.testing.assert_array_equal(transform(image), expected)
 
 
 @pytest.mark.parametrize(
@@ -219,10 +219,10 @@ def test_long_thin_images_take_the_memory_of_the_result(size, options, monkeypat
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "nearest"])
 def test_the_part_of_a_thin_image_is_that_of_the_whole(size, interpolation, monkeypatch):
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), "uint8")
-    recipe = ImageTransform(16, interpolation=interpolation)
-    whole = recipe(noise).astype(int)
+    transform = ImageTransform(16, interpolation=interpolation)
+    whole = transform(noise).astype(int)
     monkeypatch.setattr("convnext_keras.data.transforms.MAX_UPSCALED_AREA", 0)
-    assert np.abs(recipe(noise).astype(int) - whole).max() <= 1
+    assert np.abs(transform(noise).astype(int) - whole).max() <= 1
 
 
 @pytest.fixture(scope="module")
@@ -379,9 +379,9 @@ def test_names_that_are_no_utf8_are_kept_as_text(odd_names, shapes, tmp_path):
     index = retrieval.InMemoryIndex(shapes)
     assert index.add(odd_names) == 2
     index.save(tmp_path / "index")
-    loaded = retrieval.open_index(tmp_path / "index", shapes, pictures=odd_names)
+    loaded = retrieval.open_index(tmp_path / "index", shapes, images=odd_names)
     assert loaded.names[0] == printable(str(odd))
-    assert loaded.picture(0) == odd
+    assert loaded.image(0) == odd
     assert distributed.embed(MODEL, odd_names, tmp_path / "vectors")[:2] == (2, 0)
     assert distributed.embed(MODEL, odd_names, tmp_path / "vectors")[:4] == (0, 0, 0, 1)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from backends import to_numpy
 from make_clip_references import TRANSFORM_SIZE
-from make_references import RECIPES, REFERENCES, arrays_of, odd_pictures
+from make_references import RECIPES, REFERENCES, arrays_of, odd_images
 from PIL import Image
 
 from convnext_keras import preprocess_input
@@ -52,23 +52,23 @@ def test_normalize_refuses_unknown_statistics():
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1", "LA", "I;16"])
 @pytest.mark.parametrize("size", [(40, 30), (300, 60), (10, 12)])
-def test_recipe_takes_any_picture(mode, size, tmp_path):
-    picture = Image.new(mode, size)
-    assert ImageTransform(32, crop=0.875)(picture).shape == (32, 32, 3)
+def test_recipe_takes_any_image(mode, size, tmp_path):
+    image = Image.new(mode, size)
+    assert ImageTransform(32, crop=0.875)(image).shape == (32, 32, 3)
     if mode not in ("CMYK", "LA"):
-        picture.save(tmp_path / "picture.png")
+        image.save(tmp_path / "image.png")
         np.testing.assert_array_equal(
-            ImageTransform(32)(tmp_path / "picture.png"), ImageTransform(32)(str(tmp_path / "picture.png"))
+            ImageTransform(32)(tmp_path / "image.png"), ImageTransform(32)(str(tmp_path / "image.png"))
         )
 
 
 def test_recipe_takes_arrays():
     random = np.random.default_rng(0)
-    grey = random.integers(0, 256, (40, 50), "uint8")
-    expected = ImageTransform(32)(Image.fromarray(grey))
-    np.testing.assert_array_equal(ImageTransform(32)(grey), expected)
-    np.testing.assert_array_equal(ImageTransform(32)(grey[..., None]), expected)
-    np.testing.assert_array_equal(ImageTransform(32)(np.stack([grey] * 3, axis=-1).astype("float64")), expected)
+    gray = random.integers(0, 256, (40, 50), "uint8")
+    expected = ImageTransform(32)(Image.fromarray(gray))
+    np.testing.assert_array_equal(ImageTransform(32)(gray), expected)
+    np.testing.assert_array_equal(ImageTransform(32)(gray[..., None]), expected)
+    np.testing.assert_array_equal(ImageTransform(32)(np.stack([gray] * 3, axis=-1).astype("float64")), expected)
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 4, 4, 3), (4, 4, 2)])
@@ -78,8 +78,8 @@ def test_arrays_of_other_shapes_are_refused(shape):
 
 
 def test_crop_is_the_middle():
-    picture = Image.fromarray(np.arange(100, dtype="uint8").reshape(10, 10))
-    np.testing.assert_array_equal(np.asarray(center_crop(picture, 4)), np.arange(100).reshape(10, 10)[3:7, 3:7])
+    image = Image.fromarray(np.arange(100, dtype="uint8").reshape(10, 10))
+    np.testing.assert_array_equal(np.asarray(center_crop(image, 4)), np.arange(100).reshape(10, 10)[3:7, 3:7])
 
 
 def test_squash_keeps_everything():
@@ -89,7 +89,7 @@ def test_squash_keeps_everything():
     assert ImageTransform(20, resize="shortest")(wide).max() == 0
 
 
-@pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n broken", b"GIF89a"])
+@pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n broken", b"GIF89a"])
 def test_unreadable_files(content, tmp_path):
     (tmp_path / "broken.png").write_bytes(content)
     with pytest.raises(ValueError, match=r"broken\.png cannot be read as an image"):
@@ -104,39 +104,39 @@ def test_missing_files_and_folders(name, tmp_path):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_are_those_of_timm(name, tmp_path):
-    """Twenty odd pictures, to one step of 255."""
+    """Twenty odd images, to one step of 255."""
     expected = arrays_of(REFERENCES / "timm_transforms.npz")[name].astype(int)
-    recipe = ImageTransform(**RECIPES[name])
-    for path, wanted in zip(odd_pictures(tmp_path), expected, strict=True):
-        with Image.open(path) as picture:
-            for source in (path, picture, np.asarray(open_image(picture))):
-                assert np.abs(recipe(source).astype(int) - wanted).max() <= 1, path
+    transform = ImageTransform(**RECIPES[name])
+    for path, wanted in zip(odd_images(tmp_path), expected, strict=True):
+        with Image.open(path) as image:
+            for source in (path, image, np.asarray(open_image(image))):
+                assert np.abs(transform(source).astype(int) - wanted).max() <= 1, path
 
 
 def test_recipes_of_transformers_are_its_own(tmp_path):
-    """Twenty odd pictures, every pixel equal; with the rounding of timm some are not."""
+    """Twenty odd images, every pixel equal; with the rounding of timm some are not."""
     expected = arrays_of(REFERENCES / "transformers_transforms.npz")["crop"]
-    recipe = ImageTransform(**RECIPES["crop"], rounding="down")
-    paths = odd_pictures(tmp_path)
+    transform = ImageTransform(**RECIPES["crop"], rounding="down")
+    paths = odd_images(tmp_path)
     for path, wanted in zip(paths, expected, strict=True):
-        np.testing.assert_array_equal(recipe(path), wanted, err_msg=path.name)
+        np.testing.assert_array_equal(transform(path), wanted, err_msg=path.name)
     others = [ImageTransform(**RECIPES["crop"])(path) for path in paths]
     assert sum(not np.array_equal(pixels, wanted) for pixels, wanted in zip(others, expected, strict=True)) >= 2
 
 
 def test_sets_of_transformers_round_as_transformers_does():
-    assert load_registry()["convnext_tiny.hf_1k_224"].recipe.rounding == "down"
-    assert load_registry()["convnext_tiny.fb_in1k"].recipe.rounding == "half_even"
+    assert load_registry()["convnext_tiny.hf_1k_224"].transform.rounding == "down"
+    assert load_registry()["convnext_tiny.fb_in1k"].transform.rounding == "half_even"
 
 
 def test_clip_recipe_is_that_of_open_clip(tmp_path):
-    """Twenty odd pictures, to one step of 255: other modes become RGB after resizing and cropping."""
+    """Twenty odd images, to one step of 255: other modes become RGB after resizing and cropping."""
     expected = arrays_of(REFERENCES / "clip_transforms.npz")["pixels"].astype(int)
-    recipe = ImageTransform(TRANSFORM_SIZE, statistics="clip", convert_rgb_first=False)
-    for path, wanted in zip(odd_pictures(tmp_path), expected, strict=True):
-        with Image.open(path) as picture:
-            for source in (path, picture):
-                assert np.abs(recipe(source).astype(int) - wanted).max() <= 1, path
+    transform = ImageTransform(TRANSFORM_SIZE, statistics="clip", convert_rgb_first=False)
+    for path, wanted in zip(odd_images(tmp_path), expected, strict=True):
+        with Image.open(path) as image:
+            for source in (path, image):
+                assert np.abs(transform(source).astype(int) - wanted).max() <= 1, path
 
 
 # Height, width, size: pixels [0, 0], [size / 2, size / 2] and [-1, -1], and the first 16 digits of the sha256, of what
@@ -151,7 +151,7 @@ SYNTHETIC = {
 
 
 @pytest.mark.parametrize("case", SYNTHETIC)
-def test_clip_recipe_on_synthetic_pictures(case):
+def test_clip_recipe_on_synthetic_images(case):
     height, width, size = case
     y, x, channel = np.ogrid[:height, :width, :3]
     found = ImageTransform(size, statistics="clip", convert_rgb_first=False)(
@@ -164,20 +164,20 @@ def test_clip_recipe_on_synthetic_pictures(case):
 
 
 def test_animations_give_their_first_frame(tmp_path):
-    frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (40, 40), color) for color in ("red", "blue")]
     frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
     assert open_image(tmp_path / "moving.gif").getpixel((0, 0)) == (255, 0, 0)
 
 
 @pytest.mark.parametrize("pixels", [100_000_000, 200_000_000])
-def test_huge_pictures_are_refused_before_they_are_decoded(pixels, tmp_path):
+def test_huge_images_are_refused_before_they_are_decoded(pixels, tmp_path):
     Image.new("1", (10_000, pixels // 10_000)).save(tmp_path / "bomb.png")
     assert (tmp_path / "bomb.png").stat().st_size < 100_000
     with pytest.raises(ValueError, match=r"bomb\.png cannot be read as an image.*(pixels|exceeds limit)"):
         open_image(tmp_path / "bomb.png")
 
 
-def test_truncated_pictures_are_named(tmp_path):
+def test_truncated_images_are_named(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), "uint8")
     Image.fromarray(noise).save(tmp_path / "whole.jpg")
     content = (tmp_path / "whole.jpg").read_bytes()

@@ -23,7 +23,7 @@ if RECIPE == "jax_processes":
 
 import keras
 import numpy as np
-from backends import randomise
+from backends import randomize
 from clip_models import variant
 
 from convnext_keras import ConvNeXt, clip, distributed
@@ -40,8 +40,8 @@ def pairs(model):
 
 
 def new_clip():
-    """The same numbers in every process, also where `randomise` leaves them alone."""
-    model = randomise(clip.CLIPConvNeXt(variant("custom_text")._replace(trunk=ConvNeXtConfig(**TRUNK))))
+    """The same numbers in every process, also where `randomize` leaves them alone."""
+    model = randomize(clip.CLIPConvNeXt(variant("custom_text")._replace(trunk=ConvNeXtConfig(**TRUNK))))
     for weight in model.weights:
         if weight.name in ("embeddings", "projection"):
             weight.assign(np.random.default_rng(2).normal(0, 0.1, weight.shape).astype("float32"))
@@ -50,7 +50,7 @@ def new_clip():
 
 
 def new_classifier():
-    return randomise(ConvNeXt(**TRUNK, weights=None, input_shape=(32, 32, 3), classes=6, classifier_activation=None))
+    return randomize(ConvNeXt(**TRUNK, weights=None, input_shape=(32, 32, 3), classes=6, classifier_activation=None))
 
 
 def told(losses, model):

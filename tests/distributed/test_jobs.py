@@ -1,4 +1,4 @@
-"""Jobs: the same rows whoever does them, broken pictures, runs that stop and go on, and what is refused."""
+"""Jobs: the same rows whoever does them, broken images, runs that stop and go on, and what is refused."""
 
 import io
 import json
@@ -43,7 +43,7 @@ def archive(path, members):
 
 @pytest.fixture
 def shards(held_out, tmp_path):
-    """Four archives of 12 held-out pictures each, with their captions beside them, as img2dataset writes them."""
+    """Four archives of 12 held-out images each, with their captions beside them, as img2dataset writes them."""
     (tmp_path / "shards").mkdir()
     for number in range(4):
         rows = range(12 * number, 12 * number + 12)
@@ -118,11 +118,11 @@ def test_lists_keep_their_columns(held_out, tmp_path, suffix):
 
 
 @pytest.mark.any_backend
-def test_broken_pictures_are_rows_with_an_error(held_out, shards, tmp_path):
+def test_broken_images_are_rows_with_an_error(held_out, shards, tmp_path):
     folder = tmp_path / "shards"
-    pictures = [png(np.asarray(picture)) for picture in held_out[0][:12]]
-    archive(folder / "00001.tar", {"0.png": pictures[0], "1.png": b"not a picture", "2.jpg": pictures[2]})
-    archive(folder / "00002.tar", {"only.txt": b"no picture"})
+    images = [png(np.asarray(image)) for image in held_out[0][:12]]
+    archive(folder / "00001.tar", {"0.png": images[0], "1.png": b"not an image", "2.jpg": images[2]})
+    archive(folder / "00002.tar", {"only.txt": b"no image"})
     whole = (folder / "00003.tar").read_bytes()
     (folder / "00003.tar").write_bytes(whole[: len(whole) // 2])
     for output in ("vectors", "photos.lance"):

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import parallel_program
 import pytest
-from backends import BACKEND, needs_training, outputs, randomise
+from backends import BACKEND, needs_training, outputs, randomize
 from clip_models import variant
 from serving import free_port
 from waiting import TIMEOUT
@@ -25,14 +25,14 @@ TESTS = Path(__file__).parents[1]
 SAME = 1e-5  # of losses and of sums of weights, relative
 
 
-def run(recipe, devices, folder, processes=1):
+def run(transform, devices, folder, processes=1):
     """What each process prints in its last line, as numbers."""
     port = str(free_port())
     paths = [str(TESTS), str(TESTS.parent / "scripts"), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TF_CPP_MIN_LOG_LEVEL": "3"}
     started = [
         subprocess.Popen(
-            [sys.executable, TESTS / "scale" / "parallel_program.py", recipe, str(devices), str(rank), port, folder],
+            [sys.executable, TESTS / "scale" / "parallel_program.py", transform, str(devices), str(rank), port, folder],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -58,15 +58,15 @@ DEVICES = {"jax": 4, "tensorflow": 2}
 
 
 @functools.cache
-def alone(recipe):
-    return getattr(parallel_program, recipe)()
+def alone(transform):
+    return getattr(parallel_program, transform)()
 
 
-@pytest.mark.parametrize(("recipe", "of_one"), RECIPES.get(BACKEND, {}).items())
-def test_many_devices_train_as_one(recipe, of_one, tmp_path):
-    (many,) = numbers(run(recipe, DEVICES[BACKEND], tmp_path))
+@pytest.mark.parametrize(("transform", "of_one"), RECIPES.get(BACKEND, {}).items())
+def test_many_devices_train_as_one(transform, of_one, tmp_path):
+    (many,) = numbers(run(transform, DEVICES[BACKEND], tmp_path))
     np.testing.assert_allclose(many, alone(of_one), rtol=SAME)
-    if recipe == "jax_data":
+    if transform == "jax_data":
         (resumed,) = numbers(run("jax_resumed", 2, tmp_path))
         np.testing.assert_allclose(resumed, many[1:], rtol=SAME)
 
@@ -112,7 +112,7 @@ def test_micro_batches_have_the_gradients_of_the_whole():
 @needs_training
 def test_rematerialized_models_train_the_same_weights():
     sizes = {"depths": (1, 2), "dims": (8, 16), "classes": 3, "classifier_activation": None}
-    model = randomise(ConvNeXt(**sizes, weights=None, input_shape=(32, 32, 3)))
+    model = randomize(ConvNeXt(**sizes, weights=None, input_shape=(32, 32, 3)))
     pixels = np.random.default_rng(0).uniform(0, 255, (8, 32, 32, 3)).astype("float32")
     start, targets = model.get_weights(), np.arange(8) % 3
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -57,13 +57,13 @@ def of_replicas(cluster):
 @pytest.mark.cluster
 def test_a_replica_dies_under_load(cluster, replicas, model, held_out):
     expected = model.encode_image(held_out[0][:8])
-    pictures = [data_uri(png(np.asarray(picture))) for picture in held_out[0][:8]]
+    images = [data_uri(png(np.asarray(image))) for image in held_out[0][:8]]
     answers, stop = [], threading.Event()
 
     def ask(number):
         while not stop.is_set():
             place = number % 8
-            body = {"model": "convnext_mini.shapes", "input": [{"image": pictures[place]}]}
+            body = {"model": "convnext_mini.shapes", "input": [{"image": images[place]}]}
             try:
                 answer = post(replicas, "/v1/embeddings", body)
             except httpx.TransportError:
@@ -89,7 +89,7 @@ def test_a_replica_dies_under_load(cluster, replicas, model, held_out):
             np.testing.assert_allclose(vector, expected[place], atol=1e-5)
     assert sum(status != 200 for _, status, _ in answers) <= len(threads)  # those that the replica had in work
     assert all(status == 200 for _, status, _ in answers[-20:])
-    found = post(replicas, "/v1/indexes/shapes/search", {"query": {"image": pictures[3]}, "top_k": 1}).json()
+    found = post(replicas, "/v1/indexes/shapes/search", {"query": {"image": images[3]}, "top_k": 1}).json()
     assert found["data"][0]["id"] == "3"
     assert post(replicas, "/v1/embeddings", {"input": "a"}, key="another").status_code == 401
 

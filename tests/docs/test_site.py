@@ -23,11 +23,11 @@ PAGES = [*GUIDES, ROOT / "SCALE.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 @pytest.fixture
 def workplace(held_out, tmp_path, monkeypatch):
-    """An empty folder but for what the guides say is the reader's: a digit, and a folder of pictures."""
+    """An empty folder but for what the guides say is the reader's: a digit, and a folder of images."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
-    for number, picture in enumerate(held_out[0][:8]):
-        Image.fromarray(np.asarray(picture)).save(tmp_path / "photos" / f"{number}.png")
+    for number, image in enumerate(held_out[0][:8]):
+        Image.fromarray(np.asarray(image)).save(tmp_path / "photos" / f"{number}.png")
     Image.fromarray(held_out_digits()[0][0]).save(tmp_path / "digit.png")
     return tmp_path
 

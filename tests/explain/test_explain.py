@@ -1,9 +1,9 @@
-"""Heat maps: the formula in float64, the place of the shape in drawn pictures, and what is refused."""
+"""Heat maps: the formula in float64, the place of the shape in drawn images, and what is refused."""
 
 import keras
 import numpy as np
 import pytest
-from backends import BACKEND, needs_training, outputs, randomise
+from backends import BACKEND, needs_training, outputs, randomize
 from typer.testing import CliRunner
 
 from convnext_keras import ConvNeXt, create_model, explain
@@ -16,7 +16,7 @@ SIZES = {"depths": (1, 1, 1, 1), "dims": (8, 12, 16, 20), "input_shape": (64, 64
 
 @pytest.fixture
 def classifier():
-    return randomise(ConvNeXt(**SIZES, weights=None, classes=5))
+    return randomize(ConvNeXt(**SIZES, weights=None, classes=5))
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_the_formula_in_float64(classifier, pixels, method):
 @needs_training
 @pytest.mark.parametrize("stage", [0, 3])
 def test_models_built_on_a_backbone(stage, pixels):
-    backbone = randomise(ConvNeXt(**SIZES, weights=None, include_top=False, pooling="avg"))
+    backbone = randomize(ConvNeXt(**SIZES, weights=None, include_top=False, pooling="avg"))
     model = keras.Sequential([backbone, keras.layers.Dense(4, activation="softmax")])
     assert explain.explain_images(model, pixels, 2, stage=stage)[0].values.shape == ((16, 16) if stage == 0 else (2, 2))
     np.testing.assert_allclose(
@@ -80,11 +80,11 @@ def test_models_built_on_a_backbone(stage, pixels):
 
 
 def share_on_shapes(model, held_out, method):
-    """Part of drawn pictures whose map peaks on the shape named, or within 8 pixels of it."""
+    """Part of drawn images whose map peaks on the shape named, or within 8 pixels of it."""
     hits = []
-    for picture, caption in zip(*(part[:20] for part in held_out), strict=True):
+    for image, caption in zip(*(part[:20] for part in held_out), strict=True):
         shape = " ".join(caption.split()[:4])  # such as "two small green triangles"
-        (one,) = explain.explain_images(model, [picture], shape, method=method, stage=0)
+        (one,) = explain.explain_images(model, [image], shape, method=method, stage=0)
         drawn = one.pixels.astype(int)
         background = np.median(drawn.reshape(-1, 3), axis=0)
         is_shape = np.abs(drawn - background).sum(axis=-1) > 60
@@ -103,16 +103,16 @@ def test_the_map_of_a_text_peaks_on_the_shape(model, held_out, method):
 
 
 def test_occlusion_covers_what_matters():
-    """A score that is the brightness of one part of the picture has its map there."""
-    picture = np.zeros((16, 16, 3), "uint8")
-    picture[8:12, 4:8] = 255
-    values = explain.occlusion(lambda batch: batch[:, 8:12, 4:8].mean(axis=(1, 2, 3)), picture, 4)
+    """A score that is the brightness of one part of the image has its map there."""
+    image = np.zeros((16, 16, 3), "uint8")
+    image[8:12, 4:8] = 255
+    values = explain.occlusion(lambda batch: batch[:, 8:12, 4:8].mean(axis=(1, 2, 3)), image, 4)
     expected = np.zeros((4, 4))
     expected[2, 1] = 1
     np.testing.assert_array_equal(values, expected)
 
 
-def test_pictures_to_look_at(tmp_path, classifier, pixels):
+def test_images_to_look_at(tmp_path, classifier, pixels):
     one = explain.HeatMap(np.array([[0, 0], [0, 1]], "float32"), np.full((64, 64, 3), 100, "uint8"), "a", 1.0)
     over = np.asarray(one.overlay()).astype(int)
     assert over.shape == (64, 64, 3)
@@ -131,8 +131,8 @@ def test_the_command(tmp_path):
         app, [*map(str, arguments), "--weights", "convnext_mini.digits"], catch_exceptions=False
     )
     assert "zero 0.9" in result.stdout
-    with Image.open(tmp_path / "cam.png") as picture:
-        assert picture.size == (456, 246)
+    with Image.open(tmp_path / "cam.png") as image:
+        assert image.size == (456, 246)
 
 
 @pytest.mark.any_backend

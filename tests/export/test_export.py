@@ -7,7 +7,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from backends import BACKEND, outputs, randomise, to_numpy
+from backends import BACKEND, outputs, randomize, to_numpy
 from typer.testing import CliRunner
 
 from convnext_keras import ConvNeXt, clip, create_model, export, feature_extractor
@@ -25,8 +25,8 @@ SMALL = {"depths": (1, 1, 1, 1), "dims": (8, 12, 16, 20)}
 
 @pytest.fixture(scope="module")
 def pixels():
-    recipe = create_model(DIGITS).pretrained_info.recipe
-    return np.stack([recipe(digit) for digit in held_out_digits()[0][::40]]).astype("float32")
+    transform = create_model(DIGITS).pretrained_info.transform
+    return np.stack([transform(digit) for digit in held_out_digits()[0][::40]]).astype("float32")
 
 
 def inside_onnx(path):
@@ -58,7 +58,7 @@ def test_a_classifier_is_the_same_anywhere(format, pixels, tmp_path):
     assert read.pretrained_info.license == "apache-2.0"
     if format in INSIDE:
         assert json.loads(INSIDE[format](path))["sha256"] == create_model(DIGITS).pretrained_info.sha256
-    assert read.pretrained_info.recipe == create_model(DIGITS).pretrained_info.recipe
+    assert read.pretrained_info.transform == create_model(DIGITS).pretrained_info.transform
     expected = outputs(create_model(DIGITS), pixels)
     for rows in (pixels, pixels[:2]):
         np.testing.assert_allclose(read(rows), expected[: len(rows)], atol=1e-5)
@@ -80,12 +80,12 @@ def test_towers_are_the_same_anywhere(format, tmp_path):
     export.export(classifier, path, format, check=False)
     read = export.ExportedModel(path)
     assert read.pretrained_info.labels == (("a red star",) * 2, ("a blue circle",) * 2)
-    pictures = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3)).astype("uint8")
-    np.testing.assert_allclose(read(pictures), classifier.predict_proba(pictures), atol=1e-5)
+    images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3)).astype("uint8")
+    np.testing.assert_allclose(read(images), classifier.predict_proba(images), atol=1e-5)
 
 
 def small(**options):
-    return randomise(ConvNeXt(**SMALL, **{"weights": None, "classes": 5, "input_shape": (40, 48, 3), **options}))
+    return randomize(ConvNeXt(**SMALL, **{"weights": None, "classes": 5, "input_shape": (40, 48, 3), **options}))
 
 
 @pytest.mark.parametrize("format", OWN)
@@ -94,9 +94,9 @@ def test_layout_type_and_batch_can_be_chosen(format, tmp_path):
     model = small(classifier_activation=None)
     export.export(model, path, format, batch=2, layout="nchw", pixels="uint8", check=False)
     assert json.loads((tmp_path / f"{path.name}.json").read_text())["shape"] == [2, 3, 40, 48]
-    pictures = np.random.default_rng(0).integers(0, 256, (5, 40, 48, 3)).astype("uint8")
-    expected = outputs(model, pictures.astype("float32"))
-    np.testing.assert_allclose(export.ExportedModel(path)(pictures), expected, atol=1e-4 * np.abs(expected).max())
+    images = np.random.default_rng(0).integers(0, 256, (5, 40, 48, 3)).astype("uint8")
+    expected = outputs(model, images.astype("float32"))
+    np.testing.assert_allclose(export.ExportedModel(path)(images), expected, atol=1e-4 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("format", OWN)
@@ -148,23 +148,23 @@ def test_a_model_that_takes_normalised_pixels(pixels, tmp_path):
     export.export(model, tmp_path / "plain.onnx", pixels="normalized", opset=18, check=False)
     read = export.ExportedModel(tmp_path / "plain.onnx")
     np.testing.assert_allclose(read(pixels), outputs(model, pixels), atol=1e-5)
-    normalised = transforms.normalize(pixels, read.statistics)
-    np.testing.assert_allclose(read.run(normalised)[0], outputs(model, pixels), atol=1e-5)
+    normalized = transforms.normalize(pixels, read.statistics)
+    np.testing.assert_allclose(read.run(normalized)[0], outputs(model, pixels), atol=1e-5)
 
 
 @pytest.mark.any_backend
-def test_the_commands_make_and_read_artefacts(pixels, tmp_path):
+def test_the_commands_make_and_read_artifacts(pixels, tmp_path):
     from PIL import Image
 
-    picture, path = tmp_path / "digit.png", tmp_path / "digits.onnx"
-    Image.fromarray(held_out_digits()[0][0]).save(picture)
+    image, path = tmp_path / "digit.png", tmp_path / "digits.onnx"
+    Image.fromarray(held_out_digits()[0][0]).save(image)
 
     def run(*arguments):
         return CliRunner().invoke(app, [*map(str, arguments)], catch_exceptions=False).stdout
 
     shown = run("export", DIGITS, "--output", path)
     assert float(re.search(r"differs by (\S+) of", shown)[1]) < 1e-5
-    results = [json.loads(run("classify", picture, "--weights", row, "--json")) for row in (DIGITS, path)]
+    results = [json.loads(run("classify", image, "--weights", row, "--json")) for row in (DIGITS, path)]
     for one, two in zip(*(row[0]["predictions"] for row in results), strict=True):
         assert (one["id"], one["name"]) == (two["id"], two["name"])
         assert one["score"] == pytest.approx(two["score"], abs=1e-5)
@@ -176,7 +176,7 @@ def test_the_commands_make_and_read_artefacts(pixels, tmp_path):
     with pytest.raises(ValueError, match="--tower must be image or text"):
         run(*shapes, "--tower", "both")
     run(*shapes, "--labels", "a red star, a blue circle", "--template", "{}", "--no-check")
-    (row,) = json.loads(run("classify", picture, "--weights", tmp_path / "zero.pt2", "--json"))
+    (row,) = json.loads(run("classify", image, "--weights", tmp_path / "zero.pt2", "--json"))
     assert {best["name"] for best in row["predictions"]} == {"a red star", "a blue circle"}
 
 
@@ -210,7 +210,7 @@ def test_wrong_arguments_are_told_and_leave_nothing(tmp_path, monkeypatch):
 def test_the_transform_goes_with_the_size(tmp_path):
     model = create_model(DIGITS, include_top=False, input_shape=(None, None, 3))
     export.export(model, tmp_path / "x.xml", size=(48, 64), check=False)
-    assert export.ExportedModel(tmp_path / "x.xml").pretrained_info.recipe.size == (48, 64)
+    assert export.ExportedModel(tmp_path / "x.xml").pretrained_info.transform.size == (48, 64)
 
 
 @pytest.mark.any_backend
@@ -268,7 +268,7 @@ def test_code_of_the_page(tmp_path, monkeypatch):
 
 
 @pytest.mark.any_backend
-def test_what_is_no_artefact_is_told(tmp_path):
+def test_what_is_no_artifact_is_told(tmp_path):
     (tmp_path / "x.onnx").touch()
     assert not export.is_exported_model(tmp_path / "x.onnx")
     with pytest.raises(ValueError, match="x.onnx has no description x.onnx.json beside it"):

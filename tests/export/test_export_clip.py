@@ -21,7 +21,7 @@ from convnext_keras.inference import pad_batch
 
 pytestmark = [pytest.mark.any_backend, pytest.mark.integration]
 NAME = "convnext_mini.shapes"
-TEXTS = ["green", "a red star", "three small blue circles in the upper left corner of a picture on a noisy ground"]
+TEXTS = ["green", "a red star", "three small blue circles in the upper left corner of an image on a noisy ground"]
 
 
 @pytest.fixture(scope="module")
@@ -39,25 +39,25 @@ def folder(request, model, tmp_path_factory):
 
 
 def test_vectors_are_those_of_the_model(folder, model):
-    exported, (pictures, captions) = export.ExportedCLIP(folder), held_out_shapes()
+    exported, (images, captions) = export.ExportedCLIP(folder), held_out_shapes()
     for texts in ([*TEXTS], TEXTS[:1], captions[:5]):
         np.testing.assert_allclose(exported.encode_text(texts), model.encode_text(texts), atol=1e-6)
-    np.testing.assert_allclose(exported.encode_image(pictures[:5]), model.encode_image(pictures[:5]), atol=1e-6)
-    scores, expected = (each.similarity(pictures[:2], TEXTS[:2]) for each in (exported, model))
+    np.testing.assert_allclose(exported.encode_image(images[:5]), model.encode_image(images[:5]), atol=1e-6)
+    scores, expected = (each.similarity(images[:2], TEXTS[:2]) for each in (exported, model))
     np.testing.assert_allclose(scores.probs, expected.probs, atol=1e-5)
-    assert (exported.name, exported.recipe, exported.embed_dim) == (NAME, model.recipe, model.embed_dim)
+    assert (exported.name, exported.transform, exported.embed_dim) == (NAME, model.transform, model.embed_dim)
     assert exported.pretrained_info.license == model.pretrained_info.license
 
 
 def test_streams_give_the_same_vectors(folder, model):
     """Four threads call two streams with batches of their own, again and again."""
-    exported, (pictures, captions) = export.ExportedCLIP(folder, streams=2), held_out_shapes()
-    of_pictures, of_texts = model.encode_image(pictures[:16]), model.encode_text(captions[:16])
+    exported, (images, captions) = export.ExportedCLIP(folder, streams=2), held_out_shapes()
+    of_images, of_texts = model.encode_image(images[:16]), model.encode_text(captions[:16])
 
     def differences(number):
         rows = slice(4 * number, 4 * number + 4)
         for _ in range(10):
-            yield np.abs(exported.encode_image(pictures[rows]) - of_pictures[rows]).max()
+            yield np.abs(exported.encode_image(images[rows]) - of_images[rows]).max()
             yield np.abs(exported.encode_text(captions[rows]) - of_texts[rows]).max()
 
     with concurrent.futures.ThreadPoolExecutor(4) as threads:
@@ -66,9 +66,9 @@ def test_streams_give_the_same_vectors(folder, model):
 
 
 def test_an_index_of_the_model_is_one_of_its_towers(folder, model, tmp_path):
-    pictures, captions = held_out_shapes()
+    images, captions = held_out_shapes()
     index = retrieval.InMemoryIndex(model)
-    index.add(list(pictures[:8]), captions[:8])
+    index.add(list(images[:8]), captions[:8])
     index.save(tmp_path / "index")
     read = retrieval.InMemoryIndex.load(tmp_path / "index", export.ExportedCLIP(folder))
     (hit,), (expected,) = read.search(captions[3], 1), index.search(captions[3], 1)
@@ -77,10 +77,10 @@ def test_an_index_of_the_model_is_one_of_its_towers(folder, model, tmp_path):
 
 
 def test_commands_take_the_folder(folder, tmp_path):
-    pictures, captions = held_out_shapes()
+    images, captions = held_out_shapes()
     from PIL import Image
 
-    Image.fromarray(pictures[0]).save(tmp_path / "shape.png")
+    Image.fromarray(images[0]).save(tmp_path / "shape.png")
     words = ["zero-shot", str(tmp_path / "shape.png"), "--labels", f"{captions[0]},{captions[9]}", "--template", "{}"]
     result = CliRunner().invoke(app, [*words, "--weights", str(folder), "--json"])
     assert result.exit_code == 0, result.output
@@ -96,13 +96,11 @@ def test_the_command_writes_both_towers(tmp_path):
 
 
 def test_int8_keeps_vectors_near(model, tmp_path):
-    pictures, captions = held_out_shapes()
-    written = export.export_clip(
-        model, tmp_path / "int8", precision="int8", calibration=list(pictures[:24]), check=False
-    )
+    images, captions = held_out_shapes()
+    written = export.export_clip(model, tmp_path / "int8", precision="int8", calibration=list(images[:24]), check=False)
     exported = export.ExportedCLIP(written.path)
     bound = 0.99 if processor()[1] == "AVX2" else 0.995  # Sums of products saturate where VNNI is missing.
-    assert (exported.encode_image(pictures[24:]) * model.encode_image(pictures[24:])).sum(axis=1).min() > bound
+    assert (exported.encode_image(images[24:]) * model.encode_image(images[24:])).sum(axis=1).min() > bound
     assert (exported.encode_text(captions) * model.encode_text(captions)).sum(axis=1).min() > 0.999
 
 
@@ -127,8 +125,8 @@ def test_what_cannot_be_written_or_read(model, folder, tmp_path, monkeypatch):
     (taken / "letter.txt").write_text("mine")
     with pytest.raises(ValueError, match="taken exists. Choose another"):
         export.export_clip(model, taken, overwrite=True)
-    monkeypatch.setattr(api, "write", None)  # Pictures too few are told before either tower is written.
-    with pytest.raises(ValueError, match="calibration needs 16 pictures or more. Received: 3"):
+    monkeypatch.setattr(api, "write", None)  # Images too few are told before either tower is written.
+    with pytest.raises(ValueError, match="calibration needs 16 images or more. Received: 3"):
         export.export_clip(model, tmp_path / "a", precision="int8", calibration=list(held_out_shapes()[0][:3]))
     shutil.copytree(folder, tmp_path / "b")
     classifier = clip.ZeroShotClassifier(export.ExportedCLIP(tmp_path / "b"), ["a", "b"])

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from backends import outputs, randomise
+from backends import outputs, randomize
 from make_references import OPTIONS, SMALL
 
 from convnext_keras import ConvNeXt, clip, fold_for_inference
@@ -21,7 +21,7 @@ def pixels(*shape):
     "option", ["plain", "v2", "norm_first", "hidden", "rms", "simple", "epsilon", "silu", "overlap_act"]
 )
 def test_outputs_stay(option):
-    model = randomise(ConvNeXt(**SMALL, **OPTIONS[option][1], input_shape=(None, None, 3), drop_path_rate=0.2))
+    model = randomize(ConvNeXt(**SMALL, **OPTIONS[option][1], input_shape=(None, None, 3), drop_path_rate=0.2))
     folded = fold_for_inference(model)
     assert len(folded.layers) < len(model.layers)
     assert not any(isinstance(layer, LayerScale) for layer in folded.layers)
@@ -32,7 +32,7 @@ def test_outputs_stay(option):
 
 def test_nested_models_are_folded_too():
     backbone = ConvNeXt(**SMALL, include_top=False, pooling="avg", input_shape=(32, 32, 3))
-    model = randomise(keras.Sequential([backbone, keras.layers.Dense(2)]))
+    model = randomize(keras.Sequential([backbone, keras.layers.Dense(2)]))
     folded = fold_for_inference(model)
     np.testing.assert_allclose(
         outputs(folded, pixels(2, 32, 32)), outputs(model, pixels(2, 32, 32)), rtol=1e-4, atol=SAME

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from backends import BACKEND, outputs, randomise
+from backends import BACKEND, outputs, randomize
 from test_exporting import DIGITS, OWN
 
 from convnext_keras import ConvNeXt, clip, create_model, export
@@ -15,7 +15,7 @@ from convnext_keras.export import FORMATS
 pytestmark = pytest.mark.integration
 
 
-def digit_pictures(number):
+def digit_images(number):
     return list(held_out_digits()[0][:number])
 
 
@@ -32,7 +32,7 @@ def test_lower_precision_keeps_the_answers(format, precision, tmp_path):
     written = export.export(model, path, format, **options)
     assert written.size_bytes < (0.95e6 if precision == "float16" else 0.75e6)  # The weights are 1.33 MB in float32.
     assert written.precision == json.loads(Path(f"{path}.json").read_text())["precision"] == precision
-    inputs = np.stack([model.pretrained_info.recipe(digit) for digit in digits]).astype("float32")
+    inputs = np.stack([model.pretrained_info.transform(digit) for digit in digits]).astype("float32")
     right = np.mean(export.ExportedModel(path)(inputs).argmax(axis=1) == labels)
     before = np.mean(outputs(model, inputs).argmax(axis=1) == labels)
     assert abs(right - before) <= 0.005
@@ -43,13 +43,13 @@ def test_lower_precision_keeps_the_answers(format, precision, tmp_path):
 def test_int8_without_biases(batch, tmp_path):
     """OpenVINO leaves sums with zeros out, and then scales before it adds where the number of rows is free."""
     sizes = {"depths": (1, 1, 2, 1), "dims": (16, 32, 48, 64), "classes": 20, "input_shape": (64, 64, 3)}
-    model = randomise(ConvNeXt(**sizes, weights=None, classifier_activation=None))
+    model = randomize(ConvNeXt(**sizes, weights=None, classifier_activation=None))
     for weight in model.weights:
         if weight.name == "bias":
             weight.assign(np.zeros(weight.shape))
-    pictures = np.random.default_rng(0).integers(0, 256, (24, 64, 64, 3)).astype("uint8")
-    path, pixels = tmp_path / "int8.xml", pictures[:4].astype("float32")
-    export.export(model, path, precision="int8", calibration=list(pictures), check=False, batch=batch)
+    images = np.random.default_rng(0).integers(0, 256, (24, 64, 64, 3)).astype("uint8")
+    path, pixels = tmp_path / "int8.xml", images[:4].astype("float32")
+    export.export(model, path, precision="int8", calibration=list(images), check=False, batch=batch)
     expected, found = outputs(model, pixels), export.ExportedModel(path)(pixels)
     assert (expected * found).sum() / np.linalg.norm(expected) / np.linalg.norm(found) > 0.99
 
@@ -61,7 +61,9 @@ LARGEST_IN_BFLOAT16 = {"saved_model": 2.2e6, "torch": 2.2e6, "stablehlo": 0.95e6
 @pytest.mark.parametrize("format", [name for name in OWN if "bfloat16" in FORMATS[name].precisions])
 def test_bfloat16_keeps_the_answers(format, tmp_path):
     model, shapes = create_model(DIGITS), clip.create_model("shapes")
-    pixels = np.stack([model.pretrained_info.recipe(digit) for digit in held_out_digits()[0][::40]]).astype("float32")
+    pixels = np.stack([model.pretrained_info.transform(digit) for digit in held_out_digits()[0][::40]]).astype(
+        "float32"
+    )
     expected = outputs(model, pixels)
     path, text = (tmp_path / f"{name}{FORMATS[format].suffix}" for name in ("digits", "text"))
     written = export.export(model, path, format, precision="bfloat16", check=format == "torch")
@@ -77,7 +79,7 @@ def test_bfloat16_keeps_the_answers(format, tmp_path):
 @pytest.mark.any_backend
 def test_a_text_tower_in_eight_bits(tmp_path):
     model = clip.create_model("shapes")
-    texts = [f"{size} {colour} star" for size in ("a", "a big", "one small") for colour in ("red", "blue", "yellow")]
+    texts = [f"{size} {color} star" for size in ("a", "a big", "one small") for color in ("red", "blue", "yellow")]
     with pytest.raises(ValueError, match="text tower lose too much in int8. Choose precision='int8_weights'"):
         export.export(model.text_encoder, tmp_path / "text.xml", precision="int8", calibration=texts)
     for path in (tmp_path / "text.xml", tmp_path / "text.onnx"):
@@ -91,13 +93,13 @@ def test_a_text_tower_in_eight_bits(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"path": "a.xml", "precision": "int8"}, "int8 needs calibration: pictures such as"),
+        ({"path": "a.xml", "precision": "int8"}, "int8 needs calibration: images such as"),
         ({"path": "a.xml", "precision": "int4"}, "precision must be 'float32', 'float16', 'int8_weights' or"),
         ({"path": "a.xml", "precision": "bfloat16"}, "precision must be 'float32', 'float16', 'int8_weights' or"),
         ({"path": "a.pt2", "precision": "int8"}, "must be 'float32' or 'bfloat16'. Received: precision='int8'"),
-        ({"path": "a.xml", "precision": "int8", "calibration": digit_pictures(15)}, "needs 16 pictures .* 15"),
+        ({"path": "a.xml", "precision": "int8", "calibration": digit_images(15)}, "needs 16 images .* 15"),
         ({"path": "a.xml", "precision": "int8", "calibration": ["none.png"] * 20}, "none.png cannot be read"),
-        ({"path": "a.xml", "calibration": digit_pictures(20)}, "calibration is for precision='int8'"),
+        ({"path": "a.xml", "calibration": digit_images(20)}, "calibration is for precision='int8'"),
         ({"path": "a.xml", "opset": 20}, "opset is of onnx"),
     ],
 )  # fmt: skip

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from backends import outputs, randomise
+from backends import outputs, randomize
 
 from convnext_keras import (
     ConvNeXt,
@@ -29,20 +29,20 @@ SIZES = {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32), "weights": None, "clas
 @pytest.mark.parametrize("channels", [1, 3, 4, 5])
 def test_outputs_are_equal_after_a_round_trip(channels, include_preprocessing, format, tmp_path):
     shape = (32, 32, channels)
-    model = randomise(ConvNeXt(**SIZES, input_shape=shape, include_preprocessing=include_preprocessing))
+    model = randomize(ConvNeXt(**SIZES, input_shape=shape, include_preprocessing=include_preprocessing))
     normalizes = any(isinstance(layer, keras.layers.Normalization) for layer in model.layers)
     save_pretrained(model, tmp_path / "saved", format)
     options = {} if format == "keras" or normalizes else {"include_preprocessing": False}
     loaded = create_model(tmp_path / "saved", **options)
     pixels = np.random.default_rng(0).uniform(0, 255, (2, *shape)).astype("float32")
     np.testing.assert_allclose(outputs(loaded, pixels), outputs(model, pixels), atol=1e-6)
-    assert loaded.pretrained_info.recipe.channels == channels
+    assert loaded.pretrained_info.transform.channels == channels
 
 
 @pytest.fixture(params=["keras", "timm", "transformers", "h5", "weights.h5", "safetensors"])
 def gray_equivalent(request, tmp_path):
     """A model with the same statistics in all channels, and its weights in one of the formats."""
-    model = randomise(ConvNeXt(**SIZES, input_shape=(32, 32, 3), include_preprocessing=False))
+    model = randomize(ConvNeXt(**SIZES, input_shape=(32, 32, 3), include_preprocessing=False))
     if request.param in ("keras", "timm", "transformers"):
         save_pretrained(model, tmp_path / "saved", request.param)
         return model, tmp_path / "saved"
@@ -77,7 +77,7 @@ def test_pretrained_weights_are_converted_to_other_channels(channels, gray_equiv
 def test_statistics_and_transform_are_converted_too():
     with pytest.warns(UserWarning, match="converted from 3 to 1"):
         model = create_model("convnext_mini.digits", input_shape=(32, 32, 1))
-    transform = model.pretrained_info.recipe
+    transform = model.pretrained_info.transform
     image = np.random.default_rng(0).integers(0, 256, (20, 20), "uint8")
     assert transform(image).shape == (32, 32, 1)
     assert transform.channels == len(transform.statistics.mean) == 1
@@ -155,7 +155,7 @@ def test_only_the_published_numbers_of_classes_are_guessed():
 
 def test_three_models_in_one_process_load_weights_of_one_another(tmp_path):
     """The last norm is named anew in each, as in Keras; files and indices reach it in all."""
-    models = [randomise(ConvNeXt(**SIZES, input_shape=(32, 32, 3)), seed) for seed in (1, 2, 3)]
+    models = [randomize(ConvNeXt(**SIZES, input_shape=(32, 32, 3)), seed) for seed in (1, 2, 3)]
     models[0].save_weights(tmp_path / "first.weights.h5")
     pixels = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
     for model in models[1:]:

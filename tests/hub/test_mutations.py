@@ -5,7 +5,7 @@ import random
 
 import numpy as np
 import pytest
-from backends import randomise
+from backends import randomize
 
 from convnext_keras import ConvNeXt, WeightsError, clip, hub, retrieval, save_pretrained
 from convnext_keras.checkpoints.formats import open_weights
@@ -44,7 +44,7 @@ def with_odd_value(value, draw):
 
 @pytest.fixture(scope="module")
 def model():
-    return randomise(ConvNeXt((1, 1, 1, 1), (8, 16, 24, 32), classes=3, weights=None, input_shape=(32, 32, 3)))
+    return randomize(ConvNeXt((1, 1, 1, 1), (8, 16, 24, 32), classes=3, weights=None, input_shape=(32, 32, 3)))
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -18,7 +18,7 @@ FOLDERS = sorted(path.stem for path in HUB.glob("*.npz"))
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_pixels_and_outputs_are_the_publishers(name):
-    worst = differences(HUB / name, HUB / "picture.png")
+    worst = differences(HUB / name, HUB / "image.png")
     assert worst.pop("pixels") <= 1
     assert max(worst.values()) < 1e-4, worst
 
@@ -34,7 +34,7 @@ def test_there_are_at_least_five_of_each_form():
     ("name", "labels"),
     [
         ("timm_v2", (("fox", "a red fox"), ("owl", "owl"), ("2", "2"), ("3", "3"), ("bear", "bear"))),
-        ("timm_grey_relu", (("a red fox",) * 2, ("<b>owl</b>",) * 2, ("Bär",) * 2)),
+        ("timm_gray_relu", (("a red fox",) * 2, ("<b>owl</b>",) * 2, ("Bär",) * 2)),
         ("timm_biasless_border", None),
         ("transformers_v1_cropped", tuple((name, name) for name in ("a red fox", "<b>owl</b>", "Bär", "owl", "42"))),
         ("transformers_bfloat16_patch_2", tuple((f"LABEL_{number}",) * 2 for number in range(4))),
@@ -54,7 +54,7 @@ def test_the_model_remembers_where_it_is_from():
     assert model.pretrained_info.weights == str(HUB / "timm_dilated_hidden")
     assert model.pretrained_info.license == "cc-by-4.0"
     again = type(model).from_config(model.get_config())
-    assert again.pretrained_info.recipe == model.pretrained_info.recipe
+    assert again.pretrained_info.transform == model.pretrained_info.transform
     assert again.pretrained_info.labels == model.pretrained_info.labels
 
 
@@ -243,7 +243,7 @@ def test_missing_halves(edited, tmp_path):
         create_model(folder)
     outside = tmp_path / "elsewhere.safetensors"
     shutil.copy(HUB / "timm_v2" / "model.safetensors", outside)
-    folder = edited("timm_grey_relu", setting())
+    folder = edited("timm_gray_relu", setting())
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors").symlink_to(outside)
     with pytest.raises(WeightsError, match="link to elsewhere"):
@@ -256,9 +256,9 @@ def test_older_forms_of_timm(edited):
         facts = content.pop("pretrained_cfg")
         content.update({key: value for key, value in facts.items() if key != "num_classes"})
 
-    before = create_model(HUB / "timm_grey_relu")
-    after = create_model(edited("timm_grey_relu", flatten))
-    assert after.pretrained_info.recipe == before.pretrained_info.recipe
+    before = create_model(HUB / "timm_gray_relu")
+    after = create_model(edited("timm_gray_relu", flatten))
+    assert after.pretrained_info.transform == before.pretrained_info.transform
     assert after.pretrained_info.labels == before.pretrained_info.labels
 
 

@@ -81,10 +81,10 @@ def test_what_is_not_there(published, monkeypatch):
         create_model("hf://someone/timm_v2")
     monkeypatch.setenv("CONVNEXT_KERAS_OFFLINE", "1")
     with pytest.raises(WeightsError, match="CONVNEXT_KERAS_OFFLINE"):
-        create_model("hf://someone/timm_grey_relu")
+        create_model("hf://someone/timm_gray_relu")
 
 
-def test_the_licence_of_the_card_comes_first(published, monkeypatch):
+def test_the_license_of_the_card_comes_first(published, monkeypatch):
     card = b"---\nlibrary_name: timm\nlicense: mit\n---\n# A model\n"
     monkeypatch.setitem(Hub.files, "someone/timm_dilated_hidden/README.md", card)
     assert hub.load_model_info("hf://someone/timm_dilated_hidden").license == "mit"
@@ -92,7 +92,7 @@ def test_the_licence_of_the_card_comes_first(published, monkeypatch):
 
 
 def test_inspect_fetches_no_weights(published):
-    result = CliRunner().invoke(app, ["inspect", "hf://someone/timm_grey_relu", "--json"])
+    result = CliRunner().invoke(app, ["inspect", "hf://someone/timm_gray_relu", "--json"])
     facts = json.loads(result.stdout)
     assert facts["format"] == "timm"
     assert facts["dims"] == [4, 8, 12, 16]
@@ -102,10 +102,10 @@ def test_inspect_fetches_no_weights(published):
 
 
 def test_commands_take_repositories(published, tmp_path):
-    picture, run = str(HUB / "picture.png"), CliRunner().invoke
-    result = run(app, ["classify", picture, "--weights", "hf://someone/transformers_v1_cropped", "--json"])
+    image, run = str(HUB / "image.png"), CliRunner().invoke
+    result = run(app, ["classify", image, "--weights", "hf://someone/transformers_v1_cropped", "--json"])
     assert json.loads(result.stdout)[0]["predictions"][0]["name"] == "<b>owl</b>"
     assert run(app, ["fetch", "hf://someone/timm_v2"]).stdout.strip().endswith("model.safetensors")
     vectors = tmp_path / "vectors.safetensors"
-    command = ["embed", picture, "--weights", "hf://someone/open_clip_linear", "--output", str(vectors)]
+    command = ["embed", image, "--weights", "hf://someone/open_clip_linear", "--output", str(vectors)]
     assert "1 vectors of 12" in run(app, command).stdout

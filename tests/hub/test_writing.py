@@ -5,7 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from backends import randomise
+from backends import randomize
 from hub_stand_in import Hub
 from make_hub_references import HUB, OPEN_CLIP
 from typer.testing import CliRunner
@@ -47,7 +47,7 @@ def outputs(model):
 @pytest.mark.parametrize("kind", KINDS)
 def test_read_back_with_the_same_bits(kind, tmp_path):
     options, formats = KINDS[kind]
-    model = randomise(ConvNeXt(**{**SMALL, **options}))
+    model = randomize(ConvNeXt(**{**SMALL, **options}))
     for form in ("timm", "transformers", "keras"):
         if form in (*formats.split(), "keras"):
             save_pretrained(model, tmp_path / form, form)
@@ -71,7 +71,7 @@ def test_transfer_models_in_their_usual_forms(form, tmp_path):
     for name, model in {"sequential": sequential, "functional": functional}.items():
         if (name, form) == ("functional", "transformers"):  # The norm stands before the pooling.
             continue
-        save_pretrained(randomise(model), tmp_path / name, form, class_names=["a", "b", "c"])
+        save_pretrained(randomize(model), tmp_path / name, form, class_names=["a", "b", "c"])
         again = create_model(tmp_path / name)
         # Keras' own Dense multiplies in another order than the library's.
         np.testing.assert_allclose(outputs(again), outputs(model), rtol=1e-6)
@@ -84,8 +84,8 @@ def test_clips(kind, form, tmp_path):
     model = clip.create_model(HUB / f"open_clip_{kind}")
     save_pretrained(model, tmp_path / "saved", form)
     again = clip.create_model(tmp_path / "saved")
-    assert again.recipe == model.recipe
-    np.testing.assert_array_equal(again.encode_image(HUB / "picture.png"), model.encode_image(HUB / "picture.png"))
+    assert again.transform == model.transform
+    np.testing.assert_array_equal(again.encode_image(HUB / "image.png"), model.encode_image(HUB / "image.png"))
     np.testing.assert_array_equal(again.encode_text("a b"), model.encode_text("a b"))
     with pytest.raises(ValueError, match="ConvNeXt-CLIP"):
         save_pretrained(model, tmp_path / "other", "timm")
@@ -93,7 +93,7 @@ def test_clips(kind, form, tmp_path):
 
 @pytest.mark.parametrize("form", ["timm", "transformers", "keras"])
 @pytest.mark.parametrize(
-    "recipe",
+    "transform",
     [
         ImageTransform(64, 0.9),
         ImageTransform(64, edge=73, rounding="down", interpolation="bilinear"),
@@ -101,13 +101,13 @@ def test_clips(kind, form, tmp_path):
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*may be shifted by one")
-def test_transforms_come_back(recipe, form, tmp_path):
+def test_transforms_come_back(transform, form, tmp_path):
     model = ConvNeXt(**SMALL)
-    save_pretrained(model, tmp_path / "saved", form, recipe=recipe)
-    again = create_model(tmp_path / "saved").pretrained_info.recipe
-    picture = HUB / "picture.png"
-    rounding = {"timm": "half_even", "transformers": "down"}.get(form, recipe.rounding)
-    np.testing.assert_array_equal(again(picture), recipe._replace(rounding=rounding)(picture))
+    save_pretrained(model, tmp_path / "saved", form, transform=transform)
+    again = create_model(tmp_path / "saved").pretrained_info.transform
+    image = HUB / "image.png"
+    rounding = {"timm": "half_even", "transformers": "down"}.get(form, transform.rounding)
+    np.testing.assert_array_equal(again(image), transform._replace(rounding=rounding)(image))
 
 
 def test_what_is_known_of_the_weights_goes_along(tmp_path):
@@ -118,7 +118,7 @@ def test_what_is_known_of_the_weights_goes_along(tmp_path):
     again = create_model(tmp_path / "saved")
     assert again.pretrained_info.labels == model.pretrained_info.labels
     assert again.pretrained_info.license == "mit"
-    assert again.pretrained_info.recipe == model.pretrained_info.recipe
+    assert again.pretrained_info.transform == model.pretrained_info.transform
     text = (tmp_path / "saved" / "README.md").read_text()
     for words in ("license: mit", "Foxes only.", "| accuracy | 0.91 |", model.pretrained_info.sha256):
         assert words in text
@@ -138,7 +138,7 @@ def test_classes_of_a_backbone_are_not_those_of_the_head_on_it(tmp_path):
     save_pretrained(model, tmp_path / "saved", "keras")
     again = create_model(tmp_path / "saved").pretrained_info
     assert again.labels is None
-    assert again.recipe == backbone.pretrained_info.recipe
+    assert again.transform == backbone.pretrained_info.transform
 
 
 def test_a_last_norm_of_another_kind_is_refused(tmp_path):
@@ -150,7 +150,7 @@ def test_a_last_norm_of_another_kind_is_refused(tmp_path):
 
 
 def test_shards(tmp_path):
-    model = randomise(ConvNeXt(**SMALL))
+    model = randomize(ConvNeXt(**SMALL))
     save_pretrained(model, tmp_path / "saved", "transformers", max_shard_bytes=20_000)
     index = json.loads((tmp_path / "saved" / "model.safetensors.index.json").read_text())
     assert len(set(index["weight_map"].values())) > 1
@@ -214,7 +214,7 @@ def test_bad_arguments(options, message, tmp_path):
 def test_push_to_hub_and_read_it_from_there(hub_server, monkeypatch):
     monkeypatch.setattr(Hub, "missing_entries", True)
     monkeypatch.setattr(Hub, "files", {})
-    model = randomise(ConvNeXt(**SMALL))
+    model = randomize(ConvNeXt(**SMALL))
     with pytest.raises(ValueError, match="cannot say"):
         push_to_hub(ConvNeXt(**SMALL, norm="rms"), "me/small", "transformers", token="hf_x")
     assert not Hub.requests
@@ -226,11 +226,11 @@ def test_push_to_hub_and_read_it_from_there(hub_server, monkeypatch):
 
 
 def test_the_command_saves(tmp_path):
-    names = [str(HUB / "timm_grey_relu"), str(tmp_path / "saved")]
+    names = [str(HUB / "timm_gray_relu"), str(tmp_path / "saved")]
     result = CliRunner().invoke(app, ["save", *names, "--format", "keras"])
     assert result.exit_code == 0, result.output
     assert result.stdout.strip() == names[1]
     np.testing.assert_array_equal(
-        create_model(tmp_path / "saved").pretrained_info.recipe(HUB / "picture.png"),
-        create_model(HUB / "timm_grey_relu").pretrained_info.recipe(HUB / "picture.png"),
+        create_model(tmp_path / "saved").pretrained_info.transform(HUB / "image.png"),
+        create_model(HUB / "timm_gray_relu").pretrained_info.transform(HUB / "image.png"),
     )

@@ -22,7 +22,7 @@ class FakeEncoder:
     def fingerprint(self):
         return "f" * 64
 
-    def iter_image_embeddings(self, items, batch_size, on_error, picture, exif_transpose):
+    def iter_image_embeddings(self, items, batch_size, on_error, image, exif_transpose):
         items = [*items]
         for start in range(0, len(items), batch_size):
             batch = items[start : start + batch_size]
@@ -133,10 +133,10 @@ def test_a_moved_index_finds_its_images(photos, model, tmp_path):
     for name in ("photos", "index"):
         (tmp_path / name).rename(tmp_path / "there" / name)
     loaded = retrieval.open_index(tmp_path / "there" / "index", model)
-    assert loaded.picture(1) == tmp_path / "there" / "photos" / "1.png"
+    assert loaded.image(1) == tmp_path / "there" / "photos" / "1.png"
     (tmp_path / "there" / "photos").rename(tmp_path / "else")
-    loaded = retrieval.open_index(tmp_path / "there" / "index", model, pictures=tmp_path / "else")
-    assert loaded.picture(3) == tmp_path / "else" / "3.png"
+    loaded = retrieval.open_index(tmp_path / "there" / "index", model, images=tmp_path / "else")
+    assert loaded.image(3) == tmp_path / "else" / "3.png"
 
 
 DAMAGES = [b"", b"\xff\xfe\x00", b"name\n", b"other\na\nb\nc\nd\n", b'name\n"a', b"name\na\n\x00\xff"]

@@ -17,11 +17,11 @@ SAME = 1e-5
 
 @pytest.fixture
 def index(model, held_out, tmp_path):
-    """The first 20 held-out pictures, with the years 2000 to 2019."""
-    pictures, captions = held_out
+    """The first 20 held-out images, with the years 2000 to 2019."""
+    images, captions = held_out
     index = retrieval.LanceIndex(tmp_path / "shapes.lance", model)
     names = [f"{number} {caption}" for number, caption in enumerate(captions[:20])]
-    assert index.add(pictures[:20], names, columns={"year": [*range(2000, 2020)]}) == len(index) == 20
+    assert index.add(images[:20], names, columns={"year": [*range(2000, 2020)]}) == len(index) == 20
     return index
 
 
@@ -33,7 +33,7 @@ def unit_rows(vectors, names):
 
 
 def clustered(rows, width, seed=0):
-    """Vectors around a hundred centres, as those of pictures are: no two directions are alike for uniform ones."""
+    """Vectors around a hundred centres, as those of images are: no two directions are alike for uniform ones."""
     random = np.random.default_rng(seed)
     return np.random.default_rng(0).normal(size=(100, width))[random.integers(100, size=rows)] + random.normal(
         0, 0.5, (rows, width)
@@ -52,13 +52,13 @@ def test_answers_are_those_of_the_exact_index(model, held_out, index):
 
 
 def test_rows_are_filtered_replaced_and_deleted(held_out, index):
-    pictures = held_out[0]
+    images = held_out[0]
     years = [int(hit.name.split()[0]) + 2000 for hit in index.search("a circle", 20, where="year >= 2015")]
     assert sorted(years) == [*range(2015, 2020)]
-    first = index.get_name(index.search(pictures[0], 1)[0].place)
-    assert index.add([pictures[30]], [first], columns={"year": [1999]}) == 1
+    first = index.get_name(index.search(images[0], 1)[0].place)
+    assert index.add([images[30]], [first], columns={"year": [1999]}) == 1
     assert len(index) == 20
-    assert index.search(pictures[30], 1, where="year < 2000")[0].cosine == pytest.approx(1, abs=SAME)
+    assert index.search(images[30], 1, where="year < 2000")[0].cosine == pytest.approx(1, abs=SAME)
     assert index.delete([first, "not there", "it's"]) == 1
     assert first not in [hit.name for hit in index.search("a circle", 100)]
     assert index.filter_new(["a new one", first, index.get_name(index.search("a", 1)[0].place)]) == ["a new one", first]
@@ -114,7 +114,7 @@ def test_an_index_of_vectors_finds_what_it_promises(model, tmp_path, monkeypatch
     assert built.recall >= 0.99
 
 
-def test_pictures_are_given_out_from_known_folders_only(model, tmp_path):
+def test_images_are_given_out_from_known_folders_only(model, tmp_path):
     (tmp_path / "photos").mkdir()
     for number in range(2):
         Image.new("RGB", (20, 20), (number * 200, 0, 0)).save(tmp_path / "photos" / f"{number}.png")
@@ -124,11 +124,11 @@ def test_pictures_are_given_out_from_known_folders_only(model, tmp_path):
     assert index.get_image_path(place).parent == (tmp_path / "photos").resolve()
     assert index.folder == str(tmp_path / "photos")
     with pytest.raises(ValueError, match="Name the folder"):
-        retrieval.open_index(tmp_path / "photos.lance").picture(place)
-    opened = retrieval.open_index(tmp_path / "photos.lance", pictures=tmp_path / "photos")
-    assert opened.picture(place).is_file()
-    with pytest.raises(ValueError, match="no picture with the row number"):
-        opened.picture(77)
+        retrieval.open_index(tmp_path / "photos.lance").image(place)
+    opened = retrieval.open_index(tmp_path / "photos.lance", images=tmp_path / "photos")
+    assert opened.image(place).is_file()
+    with pytest.raises(ValueError, match="no image with the row number"):
+        opened.image(77)
 
 
 def test_what_is_refused(model, small_clip, held_out, index, tmp_path):
@@ -148,7 +148,7 @@ def test_what_is_refused(model, small_clip, held_out, index, tmp_path):
         index.add(held_out[0][:2], ["one", "two"], columns={"year": [1]})
     with pytest.raises(ValueError, match="Several images have the name 'one'"):
         index.add(held_out[0][:2], ["one", "one"], columns={"year": [1, 2]})
-    with pytest.raises(ValueError, match="1,000 pictures or more"):
+    with pytest.raises(ValueError, match="1,000 images or more"):
         index.build_vector_index()
     exact = retrieval.InMemoryIndex(model)
     exact.add(held_out[0][:1])

@@ -16,16 +16,16 @@ SAME = 1e-5
 
 @pytest.mark.any_backend
 def test_search_is_exact(model, held_out):
-    pictures, captions = held_out
+    images, captions = held_out
     index = retrieval.InMemoryIndex(model)
-    assert index.add(pictures, names=captions) == len(index) == 48
+    assert index.add(images, names=captions) == len(index) == 48
     query = "a small red circle on the left"
-    cosines = model.encode_image(pictures) @ model.encode_text(query)[0]
+    cosines = model.encode_image(images) @ model.encode_text(query)[0]
     hits = index.search(query, top=7)
     assert [hit.name for hit in hits] == [captions[place] for place in np.argsort(-cosines, kind="stable")[:7]]
     np.testing.assert_allclose([hit.cosine for hit in hits], np.sort(cosines)[::-1][:7], atol=SAME)
-    assert index.search(pictures[3], top=1)[0].name == captions[3]
-    assert index.search(pictures[3], top=1)[0].cosine == pytest.approx(1, abs=SAME)
+    assert index.search(images[3], top=1)[0].name == captions[3]
+    assert index.search(images[3], top=1)[0].cosine == pytest.approx(1, abs=SAME)
     assert len(index.search(query, top=1000)) == 48
 
 
@@ -44,7 +44,7 @@ def test_index_grows_without_being_rewritten(model, folder, held_out, tmp_path):
     ]  # fmt: skip
     assert (tmp_path / "index" / "0000.safetensors").stat() == first
     loaded = retrieval.InMemoryIndex.load(tmp_path / "index", model)
-    assert loaded.names == [*index.names[:12], "picture 12", "picture 13", "picture 14"]
+    assert loaded.names == [*index.names[:12], "image 12", "image 13", "image 14"]
     np.testing.assert_array_equal(loaded.vectors, index.vectors)
     assert read_index_weights(tmp_path / "index") == "convnext_mini.shapes"
     with pytest.raises(ValueError, match="holds another index"):
@@ -78,10 +78,10 @@ def test_indexes_of_other_models_and_broken_ones_are_refused(model, folder, tmp_
 
 
 @pytest.mark.any_backend
-def test_adding_pictures_is_all_or_nothing(model, folder, tmp_path):
+def test_adding_images_is_all_or_nothing(model, folder, tmp_path):
     index = retrieval.InMemoryIndex(model)
     broken = next(folder.rglob("*.png"))
-    broken.write_bytes(b"not a picture")
+    broken.write_bytes(b"not an image")
     with pytest.raises(ValueError, match=f"{broken.name} cannot be read"):
         index.add(folder)
     assert len(index) == len(index.vectors) == 0
@@ -116,7 +116,7 @@ def test_vectors_are_written_whole_or_not_at_all(model, folder, tmp_path):
     assert rows["name"].to_pylist() == [str(path) for path in list_images(folder)]
     np.testing.assert_allclose(rows["vector"].to_pylist(), model.encode_image(list_images(folder)), atol=SAME)
     assert rows.schema.metadata[b"weights"] == b"convnext_mini.shapes"
-    (folder / "broken.png").write_bytes(b"not a picture")
+    (folder / "broken.png").write_bytes(b"not an image")
     with pytest.raises(ValueError, match=r"broken\.png"):
         write_vectors(tmp_path / "new.safetensors", model.iter_image_embeddings(list_images(folder)), model)
     with pytest.raises(ValueError, match=r"end in .safetensors or .parquet"):
@@ -133,20 +133,20 @@ def index_of(names, folder, model):
 
 
 @pytest.mark.any_backend
-def test_pictures_are_given_out_below_the_indexs_own_folder_only(model, folder, tmp_path):
+def test_images_are_given_out_below_the_indexs_own_folder_only(model, folder, tmp_path):
     index = retrieval.InMemoryIndex(model)
     index.add(folder)
     files = [path.resolve() for path in list_images(folder)]
     assert [index.get_image_path(position) for position in range(12)] == files
     index.save(tmp_path / "index")
     loaded = retrieval.InMemoryIndex.load(tmp_path / "index", model)
-    assert [loaded.picture(position) for position in range(12)] == files
+    assert [loaded.image(position) for position in range(12)] == files
     for position in (-1, 12):
         with pytest.raises(ValueError, match="position must be 0 to 11"):
-            loaded.picture(position)
+            loaded.image(position)
     files[0].unlink()
     with pytest.raises(OSError, match="No such file"):
-        loaded.picture(0)
+        loaded.image(0)
 
 
 @pytest.mark.any_backend
@@ -159,15 +159,15 @@ def test_a_table_that_names_other_files(model, folder, tmp_path):
     loaded = retrieval.InMemoryIndex.load(index_of(names, elsewhere / "index", model), model)
     assert loaded.image_roots == []
     for position in range(len(names)):
-        with pytest.raises(ValueError, match="Name the folder that its pictures lie in"):
-            loaded.picture(position)
-    trusted = retrieval.InMemoryIndex.load(elsewhere / "index", model, pictures=folder)
-    assert trusted.picture(3) == inside.resolve()
+        with pytest.raises(ValueError, match="Name the folder that its images lie in"):
+            loaded.image(position)
+    trusted = retrieval.InMemoryIndex.load(elsewhere / "index", model, images=folder)
+    assert trusted.image(3) == inside.resolve()
     for position in (0, 1, 2, 4):
         with pytest.raises(ValueError, match="is no file below the folders"):
-            trusted.picture(position)
+            trusted.image(position)
     with pytest.raises(ValueError, match="missing is not a folder"):
-        retrieval.InMemoryIndex.load(elsewhere / "index", model, pictures=tmp_path / "missing")
+        retrieval.InMemoryIndex.load(elsewhere / "index", model, images=tmp_path / "missing")
 
 
 @pytest.mark.any_backend

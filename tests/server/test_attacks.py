@@ -53,7 +53,7 @@ def test_scanners_take_steps_by_the_size(case, monkeypatch, model):
         {magic: counted(parts) for magic, parts in image_decoding.STRUCTURE_PARSERS.items()},
     )
     limits = ServerLimits()
-    decoder = Decoder(model.recipe, limits, threads=1)
+    decoder = Decoder(model.transform, limits, threads=1)
     with pytest.raises(ApiError):
         decoder.opened(content, "input.0")
     decoder.close()
@@ -104,7 +104,7 @@ def test_ten_thousand_mutated_images_give_answers_or_errors_of_the_server(model)
         exif = {"exif": b"Exif\0\0" + overlapping_exif(2, 100)} if kind != "GIF" else {}
         Image.effect_noise((9, 7), 60).convert("RGB").save(buffer, kind, **exif)
         seeds.append(buffer.getvalue())
-    decoder = Decoder(model.recipe, ServerLimits(max_image_pixels=10_000), threads=1)
+    decoder = Decoder(model.transform, ServerLimits(max_image_pixels=10_000), threads=1)
     codes = {}
     for number in range(10_000):
         content = bytearray(seeds[number % len(seeds)])
@@ -112,7 +112,7 @@ def test_ten_thousand_mutated_images_give_answers_or_errors_of_the_server(model)
             place = draw.randrange(len(content))
             content[place : place + draw.randint(0, 3)] = draw.choice([b"", b"\xff", b"\xff\xff", bytes([place % 256])])
         try:
-            decoder.recipe(decoder.opened(bytes(content), "input.0"))
+            decoder.transform(decoder.opened(bytes(content), "input.0"))
             code = "ok"
         except (ApiError, ValueError) as error:
             code = getattr(error, "code", type(error).__name__)

@@ -1,4 +1,4 @@
-"""Pictures of strangers: odd ones and bombs."""
+"""Images of strangers: odd ones and bombs."""
 
 import asyncio
 import base64
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.any_backend
 
 
 ODD = {
-    "grey": ("L", "PNG"),
+    "gray": ("L", "PNG"),
     "16 bits": ("I;16", "PNG"),
     "one bit": ("1", "PNG"),
     "palette with transparency": ("P", "GIF"),
@@ -32,12 +32,12 @@ ODD = {
 
 @pytest.mark.integration
 @pytest.mark.parametrize("case", ODD)
-def test_odd_pictures_give_the_librarys_vectors(case, address, model, tmp_path):
+def test_odd_images_give_the_librarys_vectors(case, address, model, tmp_path):
     mode, kind = ODD[case]
     buffer = io.BytesIO()
     noise = Image.effect_noise((90, 70), 60)
     (noise if mode == "I;16" else noise.convert("RGB")).convert(mode).save(buffer, kind)
-    path = tmp_path / f"picture.{kind.lower()}"
+    path = tmp_path / f"image.{kind.lower()}"
     path.write_bytes(buffer.getvalue())
     body = {"input": [{"image": base64.encodebytes(buffer.getvalue()).decode()}]}  # with line breaks
     found = post(address, "/v1/embeddings", body).json()["data"][0]["embedding"]
@@ -134,7 +134,7 @@ def test_bombs_are_refused_before_their_pixels_are_decoded(case, model, monkeypa
         {magic: counted(parts) for magic, parts in image_decoding.STRUCTURE_PARSERS.items()},
     )
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail("decoded"))
-    decoder = Decoder(model.recipe, limits, threads=1)
+    decoder = Decoder(model.transform, limits, threads=1)
     with pytest.raises(ApiError) as caught:
         decoder.opened(content, "input.0")
     decoder.close()
@@ -143,7 +143,7 @@ def test_bombs_are_refused_before_their_pixels_are_decoded(case, model, monkeypa
 
 
 @pytest.mark.slow
-def test_usual_pictures_have_few_parts():
+def test_usual_images_have_few_parts():
     """What cameras and programs write is far from the limits."""
     limits, noise = ServerLimits(), Image.effect_noise((3000, 2000), 60).convert("RGB")
     for kind, options in (("JPEG", {"progressive": True}), ("JPEG", {}), ("PNG", {}), ("WEBP", {}), ("GIF", {})):
@@ -152,7 +152,7 @@ def test_usual_pictures_have_few_parts():
         assert check_structure(buffer.getvalue(), "input.0", limits) <= 12
     camera = io.BytesIO()
     noise.save(camera, "JPEG", exif=b"Exif\0\0" + jpeg(200, 150, progressive=True), icc_profile=bytes(500_000))
-    assert check_structure(camera.getvalue(), "input.0", limits) == 1  # The preview's scans are not the picture's.
+    assert check_structure(camera.getvalue(), "input.0", limits) == 1  # The preview's scans are not the image's.
 
 
 @pytest.mark.parametrize("length", [0, 1, 2, 5, 9, 12, 20, 60])
@@ -164,7 +164,7 @@ def test_parts_of_files_cut_short(start, length):
 
 
 def test_pixels_in_flight_are_bounded():
-    """Pictures wait until those before them are decoded; one larger than the bound still comes alone."""
+    """Images wait until those before them are decoded; one larger than the bound still comes alone."""
     running, most = 0, []
 
     async def decode(budget, pixels):
@@ -187,15 +187,15 @@ def test_pixels_in_flight_are_bounded():
 
 
 def test_the_decoder_keeps_to_its_budget(model):
-    decoder = Decoder(model.recipe, ServerLimits(max_pixels_in_flight=64 * 64), threads=2)
+    decoder = Decoder(model.transform, ServerLimits(max_pixels_in_flight=64 * 64), threads=2)
     seen = []
-    decode = decoder.recipe
+    decode = decoder.transform
 
-    def counted(picture):
+    def counted(image):
         seen.append(decoder.budget.used)
-        return decode(picture)
+        return decode(image)
 
-    decoder.recipe = type("Counted", (), {"resized": decode.resized, "__call__": staticmethod(counted)})()
+    decoder.transform = type("Counted", (), {"resized": decode.resized, "__call__": staticmethod(counted)})()
 
     async def together():
         content = png(np.zeros((64, 64, 3), "uint8"))

@@ -19,7 +19,7 @@ from convnext_keras.server.image_fetching import Fetcher, ImageURLPolicy
 pytestmark = pytest.mark.any_backend
 
 PUBLIC, OTHER, INSIDE = "93.184.216.34", "151.101.1.69", "127.0.0.1"
-PICTURE = png(np.zeros((4, 4, 3), "uint8"))
+IMAGE = png(np.zeros((4, 4, 3), "uint8"))
 HOSTS = {
     "img.example": [[PUBLIC]],
     "other.example": [[OTHER]],
@@ -29,8 +29,8 @@ HOSTS = {
 }
 
 
-class Pictures(http.server.BaseHTTPRequestHandler):
-    """A picture, and what a hostile server would answer in its place."""
+class Images(http.server.BaseHTTPRequestHandler):
+    """An image, and what a hostile server would answer in its place."""
 
     def do_GET(self):
         redirect = {
@@ -50,7 +50,7 @@ class Pictures(http.server.BaseHTTPRequestHandler):
             self.send_error(404)
         else:
             self.send_response(200)
-            lengths = {"/ok.png": len(PICTURE), "/large": 10**9}
+            lengths = {"/ok.png": len(IMAGE), "/large": 10**9}
             if self.path in lengths:
                 self.send_header("content-length", str(lengths[self.path]))
             self.end_headers()
@@ -58,7 +58,7 @@ class Pictures(http.server.BaseHTTPRequestHandler):
 
     def answer(self):
         if self.path == "/ok.png":
-            self.wfile.write(PICTURE)
+            self.wfile.write(IMAGE)
         while self.path in ("/endless", "/drip"):
             try:
                 self.wfile.write(b"x" * (10_000 if self.path == "/endless" else 1))
@@ -86,7 +86,7 @@ class Wire(httpcore2.AsyncNetworkBackend):
 
 @pytest.fixture(scope="module")
 def elsewhere():
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Pictures) as listening:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Images) as listening:
         thread = threading.Thread(target=listening.serve_forever)
         thread.start()
         yield listening.server_port
@@ -101,7 +101,7 @@ def elsewhere_with_tls():
     inside, outside = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
     authority.issue_cert("img.example").configure_cert(inside)
     authority.configure_trust(outside)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Pictures) as listening:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Images) as listening:
         listening.socket = inside.wrap_socket(listening.socket, server_side=True)
         listening.handle_error = lambda *arguments: None  # of handshakes that the client breaks off
         thread = threading.Thread(target=listening.serve_forever)
@@ -156,18 +156,18 @@ def fetched(url, port, policy=ImageURLPolicy(), seconds=5.0, trusted=None):  # n
     ],
 )
 def test_public_addresses_are_fetched(url, dialled, elsewhere, resolved):
-    assert fetched(url, elsewhere) == (PICTURE, dialled)
+    assert fetched(url, elsewhere) == (IMAGE, dialled)
 
 
 def test_a_name_is_resolved_once_and_the_checked_address_is_dialled(elsewhere, resolved):
-    assert fetched("http://rebinding.example/ok.png", elsewhere) == (PICTURE, [(PUBLIC, 80)])
+    assert fetched("http://rebinding.example/ok.png", elsewhere) == (IMAGE, [(PUBLIC, 80)])
     assert resolved == ["rebinding.example"]
 
 
 def test_certificates_are_for_the_name_and_not_for_the_address(elsewhere_with_tls, resolved):
     port, trusted = elsewhere_with_tls
     url = "https://img.example/ok.png"
-    assert fetched(url, port, trusted=trusted) == (PICTURE, [(PUBLIC, 443)])
+    assert fetched(url, port, trusted=trusted) == (IMAGE, [(PUBLIC, 443)])
     for wrong in (fetched(url, port), fetched("https://other.example/ok.png", port, trusted=trusted)):
         assert isinstance(wrong[0], ApiError)
         assert wrong[1]
@@ -230,7 +230,7 @@ ONCE_DIALLED = ["inside", "metadata", "named", "file", "missing", "large", "endl
 def test_hostile_answers_are_refused(path, elsewhere, resolved):
     error, dialled = fetched(f"http://img.example/{path}", elsewhere)
     assert isinstance(error, ApiError)
-    assert error.message == "input.0: the picture could not be fetched. Send it as a data URI."
+    assert error.message == "input.0: the image could not be fetched. Send it as a data URI."
     assert dialled == [(PUBLIC, 80)]
 
 
@@ -248,10 +248,10 @@ def test_a_dripping_answer_ends_at_the_deadline(elsewhere, resolved):
 
 def test_https_does_not_lead_to_http(monkeypatch):
     async def moved(self, url):
-        return "http://img.example/ok.png" if url.startswith("https") else PICTURE
+        return "http://img.example/ok.png" if url.startswith("https") else IMAGE
 
     monkeypatch.setattr(Fetcher, "_get", moved)
-    assert fetched("http://img.example/", 0)[0] == PICTURE
+    assert fetched("http://img.example/", 0)[0] == IMAGE
     assert isinstance(fetched("https://img.example/", 0)[0], ApiError)
 
 
@@ -260,7 +260,7 @@ def test_fetching_can_be_switched_off_or_kept_to_some_hosts(elsewhere, resolved)
     assert isinstance(error, ApiError)
     assert (error.code, dialled) == ("image_url_not_allowed", [])
     only = ImageURLPolicy.of("allowlist", ["IMG.example"])
-    assert fetched("http://img.example/ok.png", elsewhere, only)[0] == PICTURE
+    assert fetched("http://img.example/ok.png", elsewhere, only)[0] == IMAGE
     for url in ("http://other.example/ok.png", "http://img.example/moved", "http://img.example.inside.example/"):
         assert isinstance(fetched(url, elsewhere, only)[0], ApiError)
     for mode, hosts in (("all", []), ("allowlist", []), ("public", ["img.example"])):

@@ -92,7 +92,7 @@ def test_more_labels_than_the_cache_holds_are_answered_all_the_same(model):
 
 
 def test_class_vectors_are_the_librarys(model):
-    labels, templates = ("a red circle", "blue", "three stars"), ("{}", "a picture of {}")
+    labels, templates = ("a red circle", "blue", "three stars"), ("{}", "an image of {}")
 
     async def asked_for():
         engine = engine_of(model)
@@ -109,12 +109,12 @@ def test_metrics_count_rightly(model):
     """Every metric after a known series of requests."""
     app = create_app(model, limits=SMALL)
     metrics = app.state.engine.metrics
-    picture = {"image": data_uri(png(np.zeros((64, 64, 3), "uint8")))}
-    broken = {"image": base64.b64encode(b"no picture").decode()}
+    image = {"image": data_uri(png(np.zeros((64, 64, 3), "uint8")))}
+    broken = {"image": base64.b64encode(b"no image").decode()}
 
     async def requests():
         async with client_of(app) as client:
-            for items in (["a", "b", picture], ["c"], [broken]):
+            for items in (["a", "b", image], ["c"], [broken]):
                 await client.post("/v1/embeddings", json={"input": items})
             return (await client.get("/metrics")).text
 
@@ -146,11 +146,11 @@ def test_usual_shapes_run_before_the_server_is_ready_and_all_others_after(model,
     engine = InferenceEngine(model, ServerLimits(image_batch=4, text_batch=2), ImageURLPolicy(), Metrics())
     usual, others = engine._shapes()
     shapes = [(tower, inputs.shape) for tower, inputs in usual]
-    size = model.recipe.size
+    size = model.transform.size
     assert shapes == [
         ("image", (1, size, size, 3)), ("image", (4, size, size, 3)), ("text", (1, 40)), ("text", (2, 40)),
     ]  # fmt: skip
-    assert len(others) == 1 + 2 * 2  # two pictures; one and two texts of each other length
+    assert len(others) == 1 + 2 * 2  # two images; one and two texts of each other length
     sizes = [inputs.size for _, inputs in others]
     assert sizes == sorted(sizes)
 

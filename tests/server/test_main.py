@@ -27,10 +27,10 @@ def test_indexes_are_named(index, monkeypatch):
     monkeypatch.setattr("convnext_keras.server.main.create_app", never_called)
     with pytest.raises(ValueError, match=re.escape(repr(index))):
         server.serve(MODEL, indexes=[index])
-    with pytest.raises(ValueError, match=f"--pictures must be NAME=FOLDER.*{re.escape(repr(index))}"):
-        server.serve(MODEL, pictures=[index])
+    with pytest.raises(ValueError, match=f"--images must be NAME=FOLDER.*{re.escape(repr(index))}"):
+        server.serve(MODEL, images=[index])
 
 
-def test_pictures_are_for_an_index_that_is_there(model):
+def test_images_are_for_an_index_that_is_there(model):
     with pytest.raises(ValueError, match=r"one of the indexes \[\]. Received: 'photos'"):
-        server.create_app(model, pictures={"photos": "."})
+        server.create_app(model, images={"photos": "."})

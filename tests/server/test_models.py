@@ -1,4 +1,4 @@
-"""A server of a classifier: its own classes for pictures, and clear words for what it cannot do."""
+"""A server of a classifier: its own classes for images, and clear words for what it cannot do."""
 
 import base64
 
@@ -27,23 +27,21 @@ def answered(model, digits, **body):
     return asked(create_app(model), "/v1/classify", {"input": items, **body})
 
 
-def test_pictures_get_the_classes_of_the_model(digits):
-    pictures, labels = digits
-    answer = answered(NAME, pictures)
+def test_images_get_the_classes_of_the_model(digits):
+    images, labels = digits
+    answer = answered(NAME, images)
     assert answer.status_code == 200
     body, model = answer.json(), create_model(NAME)
     assert body["model"] == NAME
-    assert body["usage"] == {"prompt_tokens": 0, "total_tokens": 0, "num_images": len(pictures)}
-    pixels = np.stack([model.pretrained_info.recipe(Image.fromarray(picture)) for picture in pictures]).astype(
-        "float32"
-    )
+    assert body["usage"] == {"prompt_tokens": 0, "total_tokens": 0, "num_images": len(images)}
+    pixels = np.stack([model.pretrained_info.transform(Image.fromarray(image)) for image in images]).astype("float32")
     for row, expected in zip(body["data"], outputs(model, pixels), strict=True):
         scores = {best["id"]: best["score"] for best in row["predictions"]}
         assert [*scores] == [str(place) for place in np.argsort(-expected, kind="stable")]
         np.testing.assert_allclose([scores[str(place)] for place in range(10)], expected, atol=1e-5)
     names = [name for _, name in load_class_names("digits")]
     assert np.mean([row["prediction"] == names[label] for row, label in zip(body["data"], labels, strict=True)]) > 0.8
-    assert [len(row["predictions"]) for row in answered(NAME, pictures, top_k=2).json()["data"]] == [2] * len(pictures)
+    assert [len(row["predictions"]) for row in answered(NAME, images, top_k=2).json()["data"]] == [2] * len(images)
 
 
 @pytest.mark.any_backend

@@ -54,8 +54,8 @@ def fill(browser, identifier, text):
     return field
 
 
-def test_a_dropped_picture_gets_bars_and_a_search_finds_pictures(browser, tmp_path, index_folder, pictures):
-    pixels, captions = pictures
+def test_a_dropped_image_gets_bars_and_a_search_finds_images(browser, tmp_path, index_folder, images):
+    pixels, captions = images
     with running(tmp_path / "log.txt", "--index", f"shapes={index_folder}", key="") as (address, _):
         browser.get(address)
         fill(browser, "labels", "\n".join(captions[:5]))
@@ -81,7 +81,7 @@ def test_the_page_asks_for_a_key_and_tells_errors(browser, address):
     fill(browser, "key", "wrong\n")
     browser.find_element("id", "classify").click()
     (told,) = wait_for(browser, "#bars .error", 1)
-    assert "Choose a picture" in told.text
+    assert "Choose an image" in told.text
     fill(browser, "key", KEY).send_keys("\t")
     from selenium.webdriver.support.ui import WebDriverWait
 
@@ -89,13 +89,13 @@ def test_the_page_asks_for_a_key_and_tells_errors(browser, address):
 
 
 def test_a_page_of_a_rebound_name_reads_nothing(browser, tmp_path, index_folder):
-    """Without keys, whoever runs in this machine's browser could read the pictures of an index."""
+    """Without keys, whoever runs in this machine's browser could read the images of an index."""
     with running(tmp_path / "log.txt", "--index", f"shapes={index_folder}", key="") as (address, _):
         port = address.rsplit(":", 1)[1]
         read = "return fetch(arguments[0]).then(answer => answer.status)"
         browser.get(f"http://localhost:{port}/health")
-        assert browser.execute_script(read, "/v1/indexes/shapes/pictures/0") == 200
+        assert browser.execute_script(read, "/v1/indexes/shapes/images/0") == 200
         browser.get(f"http://{REBOUND}:{port}/health")
         assert "misdirected_request" in browser.page_source
-        assert browser.execute_script(read, "/v1/indexes/shapes/pictures/0") == 421
+        assert browser.execute_script(read, "/v1/indexes/shapes/images/0") == 421
         assert browser.execute_script(read, "/v1/models") == 421

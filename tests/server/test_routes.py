@@ -28,15 +28,15 @@ ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.any_backend, pytest.mark.integration]
 
 
-def test_stock_client_embeds_texts_and_pictures(client, model, pictures):
+def test_stock_client_embeds_texts_and_images(client, model, images):
     texts = ["a red circle", "three blue stars"]
     found = client.embeddings.create(model=MODEL, input=texts)
     np.testing.assert_allclose([row.embedding for row in found.data], model.encode_text(texts), atol=SAME)
     assert [row.index for row in found.data] == [0, 1]
     assert found.usage.prompt_tokens == sum(model.tokenizer.count_tokens(text) for text in texts)
-    parts = [{"type": "image_url", "image_url": {"url": data_uri(png(pixels))}} for pixels in pictures[0][:3]]
+    parts = [{"type": "image_url", "image_url": {"url": data_uri(png(pixels))}} for pixels in images[0][:3]]
     mixed = client.embeddings.create(model=MODEL, input=[parts[0], texts[0], parts[1], parts[2]])
-    expected = model.encode_image(pictures[0][:3])
+    expected = model.encode_image(images[0][:3])
     expected = np.stack([expected[0], model.encode_text(texts[0])[0], expected[1], expected[2]])
     np.testing.assert_allclose([row.embedding for row in mixed.data], expected, atol=SAME)
     assert mixed.usage.num_images == 3
@@ -75,51 +75,49 @@ def test_stock_client_models_and_errors(client, address):
     assert wrong.value.request_id.startswith("req_")
 
 
-def test_hugging_face_client(address, model, pictures):
+def test_hugging_face_client(address, model, images):
     client = InferenceClient(model=f"{address}/hf/zero-shot-image-classification", token=KEY)
     labels = ["a red circle", "a blue star", "a green square"]
-    found = client.zero_shot_image_classification(png(pictures[0][0]), candidate_labels=labels)
+    found = client.zero_shot_image_classification(png(images[0][0]), candidate_labels=labels)
     classifier = clip.ZeroShotClassifier(model, labels)
-    expected = classifier.predict(pictures[0][0], top=3)[0]
+    expected = classifier.predict(images[0][0], top=3)[0]
     assert [row.label for row in found] == [row.label for row in expected]
     np.testing.assert_allclose([row.score for row in found], [row.probability for row in expected], atol=1e-4)
 
 
-def test_similarity(address, model, pictures):
+def test_similarity(address, model, source_images):
     texts = ["a red circle", "a blue star", "a green square"]
-    images = [data_uri(png(pixels)) for pixels in pictures[0][:2]]
+    images = [data_uri(png(pixels)) for pixels in source_images[0][:2]]
     found = post(address, "/v1/similarity", {"model": MODEL, "images": images, "texts": texts}).json()
-    expected = model.similarity(pictures[0][:2], texts)
+    expected = model.similarity(source_images[0][:2], texts)
     np.testing.assert_allclose([row["scores"] for row in found["data"]], expected.cosine, atol=SAME)
     np.testing.assert_allclose([row["probs"] for row in found["data"]], expected.probs, atol=1e-4)
     assert found["logit_scale"] == pytest.approx(model.logit_scale)
 
 
-def test_classify(address, model, pictures):
+def test_classify(address, model, images):
     labels, templates = ["red", "green", "blue"], ["a {} shape", "something {}"]
-    body = {"input": [{"image": data_uri(png(pictures[0][0]))}], "labels": labels, "templates": templates, "top_k": 2}
+    body = {"input": [{"image": data_uri(png(images[0][0]))}], "labels": labels, "templates": templates, "top_k": 2}
     first, again = (post(address, "/v1/classify", body).json() for _ in range(2))
-    expected = clip.ZeroShotClassifier(model, labels, templates).predict(pictures[0][0], top=2)[0]
+    expected = clip.ZeroShotClassifier(model, labels, templates).predict(images[0][0], top=2)[0]
     for row in (first["data"][0], again["data"][0]):
         assert [entry["label"] for entry in row["predictions"]] == [entry.label for entry in expected]
         assert row["score"] == pytest.approx(expected[0].probability, abs=1e-4)
     assert again["usage"]["prompt_tokens"] == 0 < first["usage"]["prompt_tokens"]
 
 
-def test_rerank_score_and_search(address, model, pictures):
-    documents = [{"image": data_uri(png(pixels))} for pixels in pictures[0][:5]]
-    query = pictures[1][3]
-    cosines = model.encode_image(pictures[0][:5]) @ model.encode_text(query)[0]
+def test_rerank_score_and_search(address, model, images):
+    documents = [{"image": data_uri(png(pixels))} for pixels in images[0][:5]]
+    query = images[1][3]
+    cosines = model.encode_image(images[0][:5]) @ model.encode_text(query)[0]
     found = post(address, "/v1/rerank", {"query": query, "documents": documents, "top_n": 3}).json()["results"]
     assert [row["index"] for row in found] == np.argsort(-cosines)[:3].tolist()
     scores = post(address, "/v1/score", {"queries": query, "documents": documents}).json()["data"]
     np.testing.assert_allclose([row["score"] for row in scores], cosines, atol=SAME)
     hits = post(address, "/v1/indexes/shapes/search", {"query": query, "top_k": 2}).json()["data"]
     assert hits[0]["id"] == "03.png"
-    picture = get(
-        f"{address}/v1/indexes/shapes/pictures/{hits[0]['place']}", headers={"authorization": f"Bearer {KEY}"}
-    )
-    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(picture.content))), pictures[0][3])
+    image = get(f"{address}/v1/indexes/shapes/images/{hits[0]['place']}", headers={"authorization": f"Bearer {KEY}"})
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(image.content))), images[0][3])
 
 
 def bomb(width, height):
@@ -134,7 +132,7 @@ def bomb(width, height):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
-def picture(content):
+def image(content):
     return {"input": [{"image": base64.b64encode(content).decode()}]}
 
 
@@ -158,13 +156,13 @@ ERRORS = {
     "long text": ({"input": "red " * 60, "truncate": "none"}, 400, "context_length_exceeded", "input.0"),
     "very long text": ({"input": "red " * 5000}, 400, "context_length_exceeded", "input.0"),
     "too many": ({"input": ["a"] * 2049}, 400, "too_many_inputs", "input"),
-    "too many pictures": ({"input": [{"image": "aGVsbG8="}] * 65}, 400, "too_many_inputs", "input"),
+    "too many images": ({"input": [{"image": "aGVsbG8="}] * 65}, 400, "too_many_inputs", "input"),
     "no base64": ({"input": [{"image": "not base64!"}]}, 400, "invalid_base64", "input.0.image"),
-    "no picture": (picture(b"hello, world"), 400, "unsupported_image_format", "input.0"),
-    "TIFF": (picture(TIFF.getvalue()), 400, "unsupported_image_format", "input.0"),
-    "bomb": (picture(bomb(12_000, 12_000)), 400, "image_too_large", "input.0"),
-    "larger bomb": (picture(bomb(20_000, 20_000)), 400, "image_too_large", "input.0"),
-    "cut PNG": (picture(png(NOISE)[:2000]), 400, "invalid_image", "input.0"),
+    "no image": (image(b"hello, world"), 400, "unsupported_image_format", "input.0"),
+    "TIFF": (image(TIFF.getvalue()), 400, "unsupported_image_format", "input.0"),
+    "bomb": (image(bomb(12_000, 12_000)), 400, "image_too_large", "input.0"),
+    "larger bomb": (image(bomb(20_000, 20_000)), 400, "image_too_large", "input.0"),
+    "cut PNG": (image(png(NOISE)[:2000]), 400, "invalid_image", "input.0"),
     "loopback": ({"input": [{"image": "http://127.0.0.1:9/a.png"}]}, 400, "image_fetch_failed", "input.0"),
     "metadata": ({"input": [{"image": "http://169.254.169.254/"}]}, 400, "image_fetch_failed", "input.0"),
     "file": ({"input": [{"image_url": "file:///etc/passwd"}]}, 400, "invalid_base64", "input.0.image_url"),
@@ -221,7 +219,7 @@ def test_bodies_that_are_no_json(body, address):
 ROUTES = {
     *("/health", "/health/ready", "/metrics", "/v1/models", "/v1/models/{model}", "/v1/embeddings", "/v1/similarity"),
     *("/v1/classify", "/v1/rerank", "/v1/score", "/hf/zero-shot-image-classification"),
-    *("/v1/indexes/{name}/search", "/v1/indexes/{name}/pictures/{number}"),
+    *("/v1/indexes/{name}/search", "/v1/indexes/{name}/images/{number}"),
 }
 
 
@@ -258,18 +256,18 @@ def test_metrics_tell_no_content(address):
     assert KEY not in told
 
 
-def test_health_is_answered_while_a_picture_is_decoded(model):
+def test_health_is_answered_while_a_image_is_decoded(model):
     entered, release = threading.Event(), threading.Event()
     app = create_app(model, limits=SMALL)
     decoder = app.state.engine.decoder
-    recipe = decoder.recipe
+    transform = decoder.transform
 
-    def blocked(picture):
+    def blocked(image):
         entered.set()
         assert release.wait(TIMEOUT)
-        return recipe(picture)
+        return transform(image)
 
-    decoder.recipe = type("Blocked", (), {"resized": recipe.resized, "__call__": staticmethod(blocked)})()
+    decoder.transform = type("Blocked", (), {"resized": transform.resized, "__call__": staticmethod(blocked)})()
 
     async def requests():
         async with client_of(app) as client:
@@ -283,14 +281,14 @@ def test_health_is_answered_while_a_picture_is_decoded(model):
     assert [answer.status_code for answer in asyncio.run(requests())] == [200, 200, 200]
 
 
-def test_sigterm_loses_no_accepted_request(tmp_path, model, pictures):
-    images = [data_uri(png(pixels)) for pixels in pictures[0][:64]]
-    expected = model.encode_image(pictures[0][:64])
+def test_sigterm_loses_no_accepted_request(tmp_path, model, source_images):
+    images = [data_uri(png(pixels)) for pixels in source_images[0][:64]]
+    expected = model.encode_image(source_images[0][:64])
     with running(tmp_path / "log.txt") as (address, process), concurrent.futures.ThreadPoolExecutor(8) as pool:
         body = {"input": images, "modality": "image"}
         answers = [pool.submit(post, address, "/v1/embeddings", body) for _ in range(8)]
         key = {"authorization": f"Bearer {KEY}"}
-        # All are accepted, and their pictures wait for the model.
+        # All are accepted, and their images wait for the model.
         decoded = f'images_total{{outcome="ok"}} {8 * len(images):.1f}'
         wait_until(lambda: decoded in get(address + "/metrics", headers=key).text)
         process.send_signal(signal.SIGTERM)
@@ -301,9 +299,9 @@ def test_sigterm_loses_no_accepted_request(tmp_path, model, pictures):
         assert process.wait(TIMEOUT) == -signal.SIGTERM
 
 
-def test_code_of_the_documentation(address, pictures, tmp_path, monkeypatch, capsys):
+def test_code_of_the_documentation(address, images, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "star.png").write_bytes(png(pictures[0][0]))
+    (tmp_path / "star.png").write_bytes(png(images[0][0]))
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "SERVER.md").read_text(), re.DOTALL)
     assert len(blocks) == 3
     for block in blocks:
@@ -353,13 +351,13 @@ def test_a_prompt_that_is_kept_is_still_refused_when_too_long(address):
     assert (error["code"], error["param"]) == ("context_length_exceeded", "labels.0")
 
 
-def test_pictures_that_an_index_should_not_name(model, tmp_path):
-    """An index from elsewhere: its table names system files, links to outside, and files that are no pictures."""
+def test_images_that_an_index_should_not_name(model, tmp_path):
+    """An index from elsewhere: its table names system files, links to outside, and files that are no images."""
     photos = tmp_path / "photos"
     photos.mkdir()
     (tmp_path / "secret.png").write_bytes(png(NOISE))
     (photos / "good.png").write_bytes(png(NOISE))
-    (photos / "text.png").write_text("not a picture")
+    (photos / "text.png").write_text("not an image")
     (photos / "link.png").symlink_to(tmp_path / "secret.png")
     os.mkfifo(photos / "pipe.png")
     names = [photos / "good.png", "/etc/hostname", tmp_path / "secret.png", photos / "link.png", photos / "text.png"]
@@ -367,12 +365,12 @@ def test_pictures_that_an_index_should_not_name(model, tmp_path):
     index = retrieval.InMemoryIndex(model)
     index.add([NOISE] * len(names), names=map(str, names))
     index.save(tmp_path / "elsewhere" / "index")
-    indexes, key = {"photos": tmp_path / "elsewhere" / "index"}, "/v1/indexes/photos/pictures"
-    for pictures, expected in ((None, [404] * 8), ({"photos": photos}, [200] + [404] * 7)):
-        app = create_app(model, indexes=indexes, pictures=pictures, limits=SMALL)
+    indexes, key = {"photos": tmp_path / "elsewhere" / "index"}, "/v1/indexes/photos/images"
+    for images, expected in ((None, [404] * 8), ({"photos": photos}, [200] + [404] * 7)):
+        app = create_app(model, indexes=indexes, images=images, limits=SMALL)
         answers = [asked(app, f"{key}/{number}", None, started=False) for number in range(len(names))]
         assert [answer.status_code for answer in answers] == expected
-    good = asked(create_app(model, indexes=indexes, pictures={"photos": photos}), f"{key}/0", None, started=False)
+    good = asked(create_app(model, indexes=indexes, images={"photos": photos}), f"{key}/0", None, started=False)
     assert good.content == png(NOISE)
     assert good.headers["content-type"] == "image/png"
     assert good.headers["x-content-type-options"] == "nosniff"

@@ -1,4 +1,4 @@
-"""Pictures with classes in every form, their split, and what is refused."""
+"""Images with classes in every form, their split, and what is refused."""
 
 import csv
 import shutil
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.any_backend
 RANDOM = np.random.default_rng(0)
 
 
-def write_pictures(folder, counts):
+def write_images(folder, counts):
     for name, count in counts.items():
         (folder / name).mkdir(parents=True)
         for number in range(count):
@@ -24,23 +24,23 @@ def write_pictures(folder, counts):
 
 
 def test_a_folder_for_each_class(tmp_path):
-    examples = training.load_dataset(write_pictures(tmp_path / "pets", {"dog": 3, "cat": 2}))
+    examples = training.load_dataset(write_images(tmp_path / "pets", {"dog": 3, "cat": 2}))
     assert examples.class_names == ("cat", "dog")
     assert examples.counts == {"cat": 2, "dog": 3}
-    assert [path.parent.name for path in examples.pictures] == ["cat"] * 2 + ["dog"] * 3
+    assert [path.parent.name for path in examples.images] == ["cat"] * 2 + ["dog"] * 3
     reverse = training.load_dataset(tmp_path / "pets", class_names=["dog", "cat"])
     assert reverse.labels.tolist() == [1] * 2 + [0] * 3
 
 
 def test_folders_of_training_and_validation_are_the_split(tmp_path):
-    write_pictures(tmp_path / "train", {"dog": 3, "cat": 2})
-    write_pictures(tmp_path / "val", {"dog": 1, "cat": 2})
+    write_images(tmp_path / "train", {"dog": 3, "cat": 2})
+    write_images(tmp_path / "val", {"dog": 1, "cat": 2})
     parts = training.train_val_split(tmp_path, 0.2, None, 0, "raise")
     assert [part.counts for part in parts] == [{"cat": 2, "dog": 3}, {"cat": 2, "dog": 1}]
 
 
 def test_a_table(tmp_path):
-    folder = write_pictures(tmp_path / "pets", {"dog": 2, "cat": 2})
+    folder = write_images(tmp_path / "pets", {"dog": 2, "cat": 2})
     with (tmp_path / "pets.csv").open("w", newline="") as stream:
         rows = csv.writer(stream)
         rows.writerow(["File", "Label", "other"])
@@ -83,7 +83,7 @@ LOADERS = {
 def test_loaders(loader):
     examples = training.load_dataset(LOADERS[loader]())
     assert examples.labels.tolist() == [0, 1, 2] * 2
-    np.testing.assert_array_equal(np.stack([*examples.pictures]), PIXELS)
+    np.testing.assert_array_equal(np.stack([*examples.images]), PIXELS)
 
 
 @pytest.mark.slow
@@ -101,17 +101,17 @@ def test_the_split_is_the_seeds_and_each_classs():
     assert held_out.counts == {"a": 4, "b": 1, "c": 1, "d": 0}
     assert kept.counts == {"a": 16, "b": 4, "c": 1, "d": 1}
     numbered = training.ImageDataset([*range(28)], examples.labels, examples.class_names)
-    same, other = (training.stratified_split(numbered, 0.2, seed)[1].pictures for seed in (3, 4))
-    assert training.stratified_split(numbered, 0.2, 3)[1].pictures == same != other
-    assert not set(map(str, same)) & set(map(str, training.stratified_split(numbered, 0.2, 3)[0].pictures))
+    same, other = (training.stratified_split(numbered, 0.2, seed)[1].images for seed in (3, 4))
+    assert training.stratified_split(numbered, 0.2, 3)[1].images == same != other
+    assert not set(map(str, same)) & set(map(str, training.stratified_split(numbered, 0.2, 3)[0].images))
 
 
-def test_unreadable_pictures_are_told_or_left_out(tmp_path):
-    folder = write_pictures(tmp_path, {"dog": 3, "cat": 3})
+def test_unreadable_images_are_told_or_left_out(tmp_path):
+    folder = write_images(tmp_path, {"dog": 3, "cat": 3})
     whole = (folder / "dog" / "0.png").read_bytes()
     (folder / "dog" / "1.png").write_bytes(whole[:60])
-    (folder / "dog" / "2.png").write_text("no picture")
-    with pytest.raises(ValueError, match=r"1.png cannot be read.*2 of 6 pictures.*on_error='skip'"):
+    (folder / "dog" / "2.png").write_text("no image")
+    with pytest.raises(ValueError, match=r"1.png cannot be read.*2 of 6 images.*on_error='skip'"):
         training.load_dataset(folder)
     with pytest.warns(UserWarning, match="Left out 2 of 6"):
         examples = training.load_dataset(folder, on_error="skip")
@@ -127,13 +127,13 @@ def test_bad_input_is_told(tmp_path):
         training.load_dataset(tmp_path / "missing")
     with pytest.raises(ValueError, match="has no folders"):
         training.load_dataset(tmp_path)
-    write_pictures(tmp_path, {"cat": 1})
+    write_images(tmp_path, {"cat": 1})
     with pytest.raises(ValueError, match="two or more classes. Received: cat"):
         training.load_dataset(tmp_path)
     (tmp_path / "dog").mkdir()
     with pytest.raises(ValueError, match=r"dog has no images"):
         training.load_dataset(tmp_path)
-    write_pictures(tmp_path, {"eel": 1})
+    write_images(tmp_path, {"eel": 1})
     shutil.rmtree(tmp_path / "dog")
     with pytest.raises(ValueError, match="class_names must name all classes. Missing: eel"):
         training.load_dataset(tmp_path, class_names=["cat", "dog"])
@@ -141,7 +141,7 @@ def test_bad_input_is_told(tmp_path):
         training.load_dataset((PIXELS.transpose(0, 3, 1, 2), [0, 1] * 3))
     with pytest.raises(ValueError, match=r"values are -1 to 1.*look normalized"):
         training.load_dataset((PIXELS / 127.5 - 1, [0, 1] * 3))
-    with pytest.raises(ValueError, match="as many labels as pictures. Received: 6 and 4"):
+    with pytest.raises(ValueError, match="as many labels as images. Received: 6 and 4"):
         training.load_dataset((PIXELS, [0, 1] * 2))
     with pytest.raises(ValueError, match="one 1 and zeros"):
         training.load_dataset((PIXELS, np.full((6, 2), 0.5)))

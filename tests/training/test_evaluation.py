@@ -1,6 +1,6 @@
 """Figures of an evaluation against scikit-learn's, and classes found by their names."""
 
-import digit_pictures
+import digit_images
 import keras
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def test_calibration_error_is_its_definition():
 
 
 def digits(count=100):
-    pixels, labels = digit_pictures.digits(count)
+    pixels, labels = digit_images.digits(count)
     return pixels, np.array(labels)
 
 
@@ -65,7 +65,7 @@ def test_classes_are_found_by_identifier_and_by_name():
 
 @pytest.mark.any_backend
 @needs_training
-def test_larger_pictures_and_mirrored_ones():
+def test_larger_images_and_mirrored_ones():
     pixels, labels = digits(40)
     plain = training.evaluate(DIGITS, (pixels, labels))
     large = training.evaluate(DIGITS, (pixels, labels), size=48)
@@ -91,7 +91,7 @@ def test_what_cannot_be_evaluated_is_told():
     plain = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(3)])
     with pytest.raises(ValueError, match="knows no transform of its own"):
         training.evaluate(plain, (pixels, labels))
-    with pytest.raises(ValueError, match="has 3 classes and does not know their names, the pictures have 10"):
+    with pytest.raises(ValueError, match="has 3 classes and does not know their names, the images have 10"):
         training.evaluate(plain, (pixels, labels), transform=ImageTransform(32))
     with pytest.raises(ValueError, match="A classifier has outputs"):
         training.evaluate(create_model(DIGITS, include_top=False), (pixels, labels))
@@ -110,7 +110,7 @@ def test_the_probe_is_as_good_as_scikit_learns(classes):
     examples = training.load_dataset((pixels[chosen][::-1].copy(), labels[chosen][::-1]))
     kept, held_out = training.stratified_split(examples, 0.5)
     model = create_model(DIGITS)
-    transform = model.pretrained_info.recipe
+    transform = model.pretrained_info.transform
     seen, unseen = (extract_features(model, part, transform) for part in (kept, held_out))
     kernel, bias = fit_logistic_regression(seen, kept.labels, classes)
     ours = np.mean((unseen @ kernel + bias).argmax(axis=1) == held_out.labels)

@@ -67,8 +67,8 @@ def test_a_column_of_a_table_says_what_a_row_is_for(heading, words, folder):
     rows = [f"{name}/{number}.png,{name},{words[number > 3]}" for name in "ab" for number in range(6)]
     (data / "list.csv").write_text(f"path,label,{heading}\n" + "\n".join(rows) + "\n")
     kept, held_out = train_val_split(data / "list.csv", 0.2, None, 0, "raise")
-    assert [path.name for path in kept.pictures] == [f"{number}.png" for number in range(4)] * 2
-    assert [path.name for path in held_out.pictures] == ["4.png", "5.png"] * 2
+    assert [path.name for path in kept.images] == [f"{number}.png" for number in range(4)] * 2
+    assert [path.name for path in held_out.images] == ["4.png", "5.png"] * 2
 
 
 def test_other_words_in_the_column_are_told(folder):
@@ -145,10 +145,10 @@ def test_a_training_that_diverges_says_so_and_ends(tmp_path):
 def test_histories_with_numbers_that_are_not_finite_are_read(written, tmp_path):
     model = create_model("convnext_mini.digits")
     model.compile("sgd", "categorical_crossentropy")
-    progress = TrainingCheckpoint(tmp_path, {"recipe": {}})
+    progress = TrainingCheckpoint(tmp_path, {"config": {}})
     progress.keep(model, {"epoch": 1, "loss": 1.0, "val_loss": 2.0}, model.get_weights())
     (tmp_path / "history.csv").write_text(history_to_csv(progress.history).replace("1.0", written))
-    again = TrainingCheckpoint(tmp_path, {"recipe": {}})
+    again = TrainingCheckpoint(tmp_path, {"config": {}})
     assert again.resume(model) == 1
     assert not np.isfinite(again.history[0]["loss"])
 
@@ -166,7 +166,7 @@ def test_a_state_of_another_training_names_what_differs(tmp_path):
     other = dataclasses.replace(SHORT, batch_size=4)
     with pytest.raises(ValueError, match=r"other batch_size \(then 6, now 4\)"):
         training.fine_tune("convnext_mini.digits", data, other, state=tmp_path / "state")
-    with pytest.raises(ValueError, match=r"other pictures, seed"):
+    with pytest.raises(ValueError, match=r"other images, seed"):
         training.fine_tune("convnext_mini.digits", data, SHORT, seed=5, state=tmp_path / "state")
     longer = dataclasses.replace(SHORT, epochs=3)
     assert len(training.fine_tune("convnext_mini.digits", data, longer, state=tmp_path / "state").history) == 3

@@ -7,11 +7,11 @@ import signal
 import subprocess
 import sys
 
-import digit_pictures
+import digit_images
 import keras
 import numpy as np
 import pytest
-from backends import needs_training, randomise, to_numpy
+from backends import needs_training, randomize, to_numpy
 from make_references import CLASSES, REFERENCES, SMALL, TRAINING, arrays_of
 from waiting import wait_until
 
@@ -26,7 +26,7 @@ SHORT = training.TrainingConfig(epochs=2, batch_size=8, affine=1.0, drop_path_ra
 
 
 def digits(count=48, prefix="number "):
-    return digit_pictures.digits(count, prefix)
+    return digit_images.digits(count, prefix)
 
 
 def peer_model(weights):
@@ -84,7 +84,7 @@ VARIED = dataclasses.replace(
 
 def small_model():
     sizes = {"depths": (1, 1, 1, 1), "dims": (8, 12, 16, 20), "input_shape": (32, 32, 3)}
-    return randomise(ConvNeXt(**sizes, weights=None, classes=10, classifier_activation=None))
+    return randomize(ConvNeXt(**sizes, weights=None, classes=10, classifier_activation=None))
 
 
 def test_the_same_seed_gives_the_same_history():
@@ -149,12 +149,12 @@ class Interrupting(keras.callbacks.Callback):
 
 @pytest.mark.any_backend
 def test_ctrl_c_leaves_a_model_and_the_state(tmp_path):
-    recipe = dataclasses.replace(SHORT, epochs=3)
-    stopped = training.fine_tune(DIGITS, digits(), recipe, state=tmp_path, callbacks=[Interrupting(1)])
+    config = dataclasses.replace(SHORT, epochs=3)
+    stopped = training.fine_tune(DIGITS, digits(), config, state=tmp_path, callbacks=[Interrupting(1)])
     assert not stopped.is_complete
     assert len(stopped.history) == 2
     assert stopped.evaluation.loss == pytest.approx(min(row["val_loss"] for row in stopped.history), rel=1e-4)
-    resumed = training.fine_tune(DIGITS, digits(), recipe, state=tmp_path)
+    resumed = training.fine_tune(DIGITS, digits(), config, state=tmp_path)
     assert resumed.is_complete
     assert [row["epoch"] for row in resumed.history] == [1, 2, 3]
     with (tmp_path / "history.csv").open() as stream:
@@ -164,13 +164,13 @@ def test_ctrl_c_leaves_a_model_and_the_state(tmp_path):
 @pytest.mark.slow
 @pytest.mark.any_backend
 def test_patience_ends_training_with_the_best_weights(tmp_path):
-    recipe = dataclasses.replace(SHORT, epochs=40, learning_rate=0.02, warmup_ratio=0.0, patience=2)
-    trained = training.fine_tune(DIGITS, digits(), recipe, state=tmp_path)
+    config = dataclasses.replace(SHORT, epochs=40, learning_rate=0.02, warmup_ratio=0.0, patience=2)
+    trained = training.fine_tune(DIGITS, digits(), config, state=tmp_path)
     losses = [row["val_loss"] for row in trained.history]
     assert len(losses) < 40
     assert losses.index(min(losses)) == len(losses) - 3
     assert trained.evaluation.loss == pytest.approx(min(losses), rel=1e-4)
-    assert training.fine_tune(DIGITS, digits(), recipe, state=tmp_path).history == trained.history
+    assert training.fine_tune(DIGITS, digits(), config, state=tmp_path).history == trained.history
 
 
 @pytest.mark.any_backend
@@ -194,7 +194,7 @@ def test_what_is_trained_knows_its_classes_wherever_it_goes(tmp_path):
     again = create_model(tmp_path / "mine.keras")
     for model in (trained.model, again):
         assert dict(model.pretrained_info.labels) == {name: name for name in names}
-        assert model.pretrained_info.recipe.size == 32
+        assert model.pretrained_info.transform.size == 32
         assert model.pretrained_info.license == "apache-2.0"
         assert model.pretrained_info.weights == DIGITS
     result = training.evaluate(str(tmp_path / "mine.keras"), digits())
@@ -204,7 +204,7 @@ def test_what_is_trained_knows_its_classes_wherever_it_goes(tmp_path):
 
 @pytest.mark.any_backend
 def test_classes_that_the_weights_know_keep_their_classifier():
-    """In the order of the pictures' classes, which is another one."""
+    """In the order of the images' classes, which is another one."""
     words = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
     pixels, labels = digits(60, prefix="")
     named = [words[int(label)] for label in labels]
@@ -253,16 +253,16 @@ def weight_of(model, path):
 
 @pytest.mark.slow
 def test_accumulated_batches_and_sixteen_bits_learn():
-    recipe = dataclasses.replace(SHORT, epochs=3, accumulation_steps=2, precision="mixed_bfloat16", clip_norm=1.0)
-    trained = training.fine_tune(DIGITS, digits(), recipe)
+    config = dataclasses.replace(SHORT, epochs=3, accumulation_steps=2, precision="mixed_bfloat16", clip_norm=1.0)
+    trained = training.fine_tune(DIGITS, digits(), config)
     assert trained.history[-1]["loss"] < trained.history[0]["loss"]
     assert {layer.dtype_policy.name for layer in trained.model.layers} == {"float32"}
 
 
 @pytest.mark.any_backend
 def test_training_from_random_weights_needs_no_file():
-    recipe = dataclasses.replace(training.TRAINING_PRESETS["from_scratch"], epochs=1, batch_size=16)
-    trained = training.fine_tune("convnext_mini", digits(), recipe)
+    config = dataclasses.replace(training.TRAINING_PRESETS["from_scratch"], epochs=1, batch_size=16)
+    trained = training.fine_tune("convnext_mini", digits(), config)
     assert trained.model.pretrained_info.weights is None
     assert len(trained.model.pretrained_info.labels) == 10
 
@@ -282,10 +282,10 @@ def test_wrong_arguments_are_told(tmp_path):
     with pytest.raises(ValueError, match="is no weight set|name must be one of"):
         training.fine_tune("convnext_minny", digits(), SHORT)
     model = create_model(DIGITS)
-    with pytest.raises(ValueError, match="classes of 'convnext_mini' are zero, one.*those of the pictures number 0"):
+    with pytest.raises(ValueError, match="classes of 'convnext_mini' are zero, one.*those of the images number 0"):
         training.fine_tune(model, digits(), SHORT)
     pixels, labels = digits(40)
-    with pytest.raises(ValueError, match="has 10 outputs, the pictures 2 classes"):
+    with pytest.raises(ValueError, match="has 10 outputs, the images 2 classes"):
         training.fine_tune(model, (pixels[:4], ["a", "b", "a", "b"]), SHORT)
     inner = keras.Sequential([keras.Input((32, 32, 3)), model])
     with pytest.raises(ValueError, match="must be a Dense layer, the last of the model itself.*one in a model"):
@@ -293,5 +293,5 @@ def test_wrong_arguments_are_told(tmp_path):
     softmax = keras.Sequential([*inner.layers, keras.layers.Softmax()])
     with pytest.raises(ValueError, match="must be a Dense layer.*an activation"):
         training.fine_tune(softmax, digits(), SHORT)
-    with pytest.raises(ValueError, match="No class has two pictures"):
+    with pytest.raises(ValueError, match="No class has two images"):
         training.fine_tune(DIGITS, (pixels[:3], labels[:3]), SHORT)

@@ -20,19 +20,19 @@ from convnext_keras.data.transforms import ImageTransform
 from convnext_keras.training.image_text import NUM_NEIGHBORS, NearestGroups, is_image_text_data, pair_batches
 
 pytestmark = [needs_training, pytest.mark.any_backend]
-COLOURS = {"pink": (245, 130, 190), "cyan": (40, 220, 230), "olive": (120, 130, 10)}
+COLORS = {"pink": (245, 130, 190), "cyan": (40, 220, 230), "olive": (120, 130, 10)}
 
 
-def pictures(count=12, seed=0):
+def images(count=12, seed=0):
     random = np.random.default_rng(seed)
-    names = [[*COLOURS][number % 3] for number in range(count)]
+    names = [[*COLORS][number % 3] for number in range(count)]
     noise = random.normal(0, 8, (count, 64, 64, 3))
-    pixels = np.clip(np.stack([np.full((64, 64, 3), COLOURS[name]) for name in names]) + noise, 0, 255)
+    pixels = np.clip(np.stack([np.full((64, 64, 3), COLORS[name]) for name in names]) + noise, 0, 255)
     return pixels.astype("uint8"), names
 
 
 def test_a_table_and_shards_hold_the_same_pairs(tmp_path):
-    pixels, names = pictures(6)
+    pixels, names = images(6)
     table = written(tmp_path / "table", 6)
     with tarfile.open(tmp_path / "pairs.tar", "w") as archive:
         for number, name in enumerate(names):
@@ -46,14 +46,14 @@ def test_a_table_and_shards_hold_the_same_pairs(tmp_path):
         assert [row[0] for row in pairs.texts] == [f"a {name} background" for name in names]
         assert pairs.groups.tolist() == [0, 1, 2, 0, 1, 2]
         shown = np.asarray(
-            pairs.pictures[2] if isinstance(pairs.pictures[2], Image.Image) else Image.open(table.parent / "2.png")
+            pairs.images[2] if isinstance(pairs.images[2], Image.Image) else Image.open(table.parent / "2.png")
         )
         np.testing.assert_array_equal(shown, pixels[2])
 
 
 def written(folder, count, seed=0):
     """A table of so many pairs."""
-    pixels, names = pictures(count, seed)
+    pixels, names = images(count, seed)
     folder.mkdir()
     with (folder / "pairs.csv").open("w", newline="") as stream:
         rows = csv.writer(stream)
@@ -81,7 +81,7 @@ def test_the_command_trains_on_a_table_of_pairs(tmp_path):
     assert f"{100 * measured:.1f}" == found[2]
     refused = {"--recipe": "fine_tune", "--size": "64"}
     for option in refused.items():
-        with pytest.raises(ValueError, match="are for pictures with classes"):
+        with pytest.raises(ValueError, match="are for images with classes"):
             CliRunner().invoke(app, [*arguments[:-9], str(tmp_path / "new"), *option], catch_exceptions=False)
     with pytest.raises(ValueError, match="are for pairs"):
         CliRunner().invoke(
@@ -112,8 +112,8 @@ def test_bad_pairs_are_told(tmp_path):
     with pytest.raises(ValueError, match="Pairs are a .csv or .tsv file, .tar shards or"):
         training.load_image_text_pairs(tmp_path)
     with pytest.raises(ValueError, match="a text for each. Received: 6 and 2"):
-        training.load_image_text_pairs((pictures(6)[0], ["a", "b"]))
-    examples = training.load_dataset(pictures(6))
+        training.load_image_text_pairs((images(6)[0], ["a", "b"]))
+    examples = training.load_dataset(images(6))
     with pytest.raises(ValueError, match="sentences with {} for the name"):
         training.class_prompts(examples, ["a photo"])
     with pytest.raises(ValueError, match="freeze_tower must be None, 'image' or 'text'"):
@@ -122,12 +122,12 @@ def test_bad_pairs_are_told(tmp_path):
 
 def test_batches_are_of_one_source_each_and_their_families_are_near(shapes_model):
     first = training.load_image_text_pairs(
-        (pictures(6)[0], [f"a {word} circle" for word in ("red", "blue", "green")] * 2)
+        (images(6)[0], [f"a {word} circle" for word in ("red", "blue", "green")] * 2)
     )
-    second = training.class_prompts(training.load_dataset(pictures(9)))
-    batches = pair_batches([first, second], shapes_model, Augmentation(shapes_model.recipe), 4, seed=1)
+    second = training.class_prompts(training.load_dataset(images(9)))
+    batches = pair_batches([first, second], shapes_model, Augmentation(shapes_model.config), 4, seed=1)
     taken = [next(batches) for _ in range(4)]
-    again = next(pair_batches([first, second], shapes_model, Augmentation(shapes_model.recipe), 4, seed=1))
+    again = next(pair_batches([first, second], shapes_model, Augmentation(shapes_model.config), 4, seed=1))
     np.testing.assert_array_equal(taken[0][0]["images"], again[0]["images"])
     circle = shapes_model.tokenizer(["circle"])[0, 1]
     for number, (inputs, groups) in enumerate(taken):
@@ -138,7 +138,7 @@ def test_batches_are_of_one_source_each_and_their_families_are_near(shapes_model
 
 def test_near_groups_are_those_of_the_whole_matrix(shapes_model):
     texts = [
-        f"{number} {color} {shape}" for number in ("one", "two") for color in COLOURS for shape in ("star", "circle")
+        f"{number} {color} {shape}" for number in ("one", "two") for color in COLORS for shape in ("star", "circle")
     ]
     near = NearestGroups(training.load_image_text_pairs((["x.png"] * len(texts), texts)), shapes_model)
     vectors = shapes_model.encode_text(texts)
@@ -187,7 +187,7 @@ RECIPE = training.TrainingConfig(epochs=4, batch_size=6, learning_rate=2e-3, cli
 
 def margin(model, examples):
     """By how much the logits of the right classes are above those of others, in the mean."""
-    scores = model.similarity(examples.pictures, [f"a {name} background" for name in examples.class_names]).logits
+    scores = model.similarity(examples.images, [f"a {name} background" for name in examples.class_names]).logits
     right = np.eye(len(examples.class_names), dtype=bool)[examples.labels]
     return scores[right].mean() - scores[~right].mean()
 
@@ -195,8 +195,8 @@ def margin(model, examples):
 @pytest.mark.slow
 @pytest.mark.parametrize("locked", [None, "image", "text"])
 def test_new_words_are_learned_and_a_locked_tower_stays(freeze_tower, shapes_model):
-    pixels, names = pictures(24)
-    examples, unseen = training.load_dataset((pixels, names)), training.load_dataset(pictures(12, seed=1))
+    pixels, names = images(24)
+    examples, unseen = training.load_dataset((pixels, names)), training.load_dataset(images(12, seed=1))
     callbacks = [
         training.ZeroShotAccuracy(unseen, "a {} background"),
         training.RetrievalRecall(training.class_prompts(unseen, ["a {} background"])),
@@ -225,8 +225,8 @@ def test_new_words_are_learned_and_a_locked_tower_stays(freeze_tower, shapes_mod
 
 
 def test_low_rank_updates_of_both_towers(shapes_model):
-    examples = training.load_dataset(pictures(24))
-    recipe = dataclasses.replace(RECIPE, lora_rank=4, learning_rate=1e-2)
-    tuned = training.fine_tune_clip(shapes_model, training.class_prompts(examples), recipe)
+    examples = training.load_dataset(images(24))
+    config = dataclasses.replace(RECIPE, lora_rank=4, learning_rate=1e-2)
+    tuned = training.fine_tune_clip(shapes_model, training.class_prompts(examples), config)
     assert isinstance(tuned, clip.CLIP)
     assert len(tuned.weights) == len(shapes_model.weights)

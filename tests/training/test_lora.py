@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from backends import needs_training, outputs
-from digit_pictures import digits
+from digit_images import digits
 
 from convnext_keras import clip, create_model, fold_for_inference, training
 
@@ -68,8 +68,8 @@ def test_only_updates_and_the_classifier_learn():
 @pytest.mark.any_backend
 def test_fine_tuning_by_updates_ends_in_an_ordinary_model(tmp_path):
     examples = digits(60, "number ")
-    recipe = training.TrainingConfig(epochs=3, batch_size=16, lora_rank=4, learning_rate=1e-2)
-    trained = training.fine_tune(DIGITS, examples, recipe, state=tmp_path)
+    config = training.TrainingConfig(epochs=3, batch_size=16, lora_rank=4, learning_rate=1e-2)
+    trained = training.fine_tune(DIGITS, examples, config, state=tmp_path)
     assert not [variable.path for variable in trained.model.weights if "lora" in variable.path]
     assert trained.history[-1]["loss"] < trained.history[0]["loss"]
     assert trained.evaluation.loss == pytest.approx(trained.history[-1]["val_loss"], rel=1e-3)

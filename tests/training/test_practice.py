@@ -98,7 +98,7 @@ def test_train_writes_predictions_of_all_images(trained_folder):
     right = sum(row["label"] == row["prediction"] for row in rows if row["split"] == "validation")
     assert right == np.trace(confusion)
     model = create_model(folder)
-    pixels = model.pretrained_info.recipe(rows[0]["path"])
+    pixels = model.pretrained_info.transform(rows[0]["path"])
     assert float(rows[0]["score"]) == pytest.approx(model.predict(pixels[None], verbose=0).max(), abs=2e-3)
 
 
@@ -168,11 +168,11 @@ def pairs_of(count):
 
 
 def test_clip_training_goes_on_after_an_interruption(tmp_path):
-    recipe = training.TrainingConfig(epochs=3, batch_size=2, learning_rate=1e-4)
+    config = training.TrainingConfig(epochs=3, batch_size=2, learning_rate=1e-4)
     model = clip.create_model("convnext_mini.shapes")
     pairs = training.load_image_text_pairs(pairs_of(6))
     recall = [training.RetrievalRecall(pairs)]
-    whole = training.fine_tune_clip(model, pairs, recipe, state=tmp_path / "whole", callbacks=recall)
+    whole = training.fine_tune_clip(model, pairs, config, state=tmp_path / "whole", callbacks=recall)
 
     class Killed(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
@@ -180,9 +180,9 @@ def test_clip_training_goes_on_after_an_interruption(tmp_path):
                 raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError, match="killed"):
-        training.fine_tune_clip(model, pairs, recipe, state=tmp_path / "cut", callbacks=[*recall, Killed()])
+        training.fine_tune_clip(model, pairs, config, state=tmp_path / "cut", callbacks=[*recall, Killed()])
     assert len(read_history(tmp_path / "cut")) == 2
-    resumed = training.fine_tune_clip(model, pairs, recipe, state=tmp_path / "cut", callbacks=recall)
+    resumed = training.fine_tune_clip(model, pairs, config, state=tmp_path / "cut", callbacks=recall)
     for mine, theirs in zip(resumed.get_weights(), whole.get_weights(), strict=True):
         np.testing.assert_array_equal(mine, theirs)
     histories = [read_history(tmp_path / name) for name in ("whole", "cut")]

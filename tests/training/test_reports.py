@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from backends import needs_training
-from digit_pictures import digits
+from digit_images import digits
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -22,8 +22,8 @@ DIGITS = "convnext_mini.digits"
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
     for number, (pixels, label) in enumerate(zip(*digits(60), strict=True)):
         if label < 4:
             (folder / f"kind {label}").mkdir(exist_ok=True)
@@ -38,47 +38,47 @@ def run(*arguments):
     return result
 
 
-def train(pictures, output, *others):
+def train(images, output, *others):
     changes = ("--set", "epochs=2", "--set", "batch_size=3", "--set", "min_steps=0")
-    return run("train", pictures, "--output", output, "--weights", DIGITS, *changes, *others)
+    return run("train", images, "--output", output, "--weights", DIGITS, *changes, *others)
 
 
 @pytest.mark.slow
-def test_a_folder_of_pictures_becomes_a_classifier_that_every_command_takes(pictures, tmp_path):
+def test_a_folder_of_images_becomes_a_classifier_that_every_command_takes(images, tmp_path):
     output = tmp_path / "kinds"
-    assert "validation images are right" in train(pictures, output).stdout
+    assert "validation images are right" in train(images, output).stdout
     assert not [path for path in tmp_path.iterdir() if path != output]
     with (output / "history.csv").open() as stream:
         assert [row["epoch"] for row in csv.DictReader(stream)] == ["1", "2"]
     results = json.loads((output / "results.json").read_text())
-    assert results["recipe"]["epochs"] == 2
+    assert results["config"]["epochs"] == 2
     card = (output / "README.md").read_text()
     assert f"{100 * results['validation']['top-1']:.2f} %" in card
-    assert "Started from | convnext_mini.digits (licence: apache-2.0)" in card
+    assert "Started from | convnext_mini.digits (license: apache-2.0)" in card
     for chart in ("confusion", "curves", "reliability"):
         assert f"![{chart}]({chart}.png)" in card
         assert open_image(output / f"{chart}.png").width > 300
     for path in (output, output / "model.keras"):
-        classified = json.loads(run("classify", pictures / "kind 3", "--weights", path, "--json").stdout)
+        classified = json.loads(run("classify", images / "kind 3", "--weights", path, "--json").stdout)
         assert {row["name"] for row in classified[0]["predictions"]} == {f"kind {number}" for number in range(4)}
-        measured = json.loads(run("evaluate", path, pictures, "--json").stdout)
+        measured = json.loads(run("evaluate", path, images, "--json").stdout)
         assert measured["class_names"] == [f"kind {number}" for number in range(4)]
         assert measured["top1_accuracy"] > 0.8
     chart = tmp_path / "chart.png"
-    assert "kind 2" in run("evaluate", output, pictures, "--flip", "--chart", chart).stdout
+    assert "kind 2" in run("evaluate", output, images, "--flip", "--chart", chart).stdout
     assert open_image(chart).height > 200
 
 
-def test_wrong_options_are_told_before_anything_is_trained(pictures, tmp_path):
+def test_wrong_options_are_told_before_anything_is_trained(images, tmp_path):
     (tmp_path / "taken").mkdir()
     with pytest.raises(ValueError, match="taken exists. Choose another folder"):
-        train(pictures, tmp_path / "taken")
+        train(images, tmp_path / "taken")
     with pytest.raises(ValueError, match="--set takes name=value with a field of the recipe: accumulation_steps"):
-        train(pictures, tmp_path / "new", "--set", "epoch=1")
+        train(images, tmp_path / "new", "--set", "epoch=1")
     with pytest.raises(ValueError, match="epochs must be a whole number"):
-        train(pictures, tmp_path / "new", "--set", "epochs=many")
-    with pytest.raises(ValueError, match=r"has no pictures|has no folders"):
-        train(pictures / "kind 1", tmp_path / "new")
+        train(images, tmp_path / "new", "--set", "epochs=many")
+    with pytest.raises(ValueError, match=r"has no images|has no folders"):
+        train(images / "kind 1", tmp_path / "new")
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
@@ -124,8 +124,8 @@ def test_the_best_epoch_and_the_last_are_both_kept(keep, other, tmp_path, monkey
     monkeypatch.setattr(
         checkpointing, "Evaluation", lambda *parts: SimpleNamespace(loss=next(losses), accuracy=lambda: 0.5)
     )
-    recipe = training.TrainingConfig(epochs=2, batch_size=8, keep=keep)
-    trained = training.fine_tune(DIGITS, digits(40), recipe)
+    config = training.TrainingConfig(epochs=2, batch_size=8, keep=keep)
+    trained = training.fine_tune(DIGITS, digits(40), config)
     output = tmp_path / "kept"
     training.save_training_result(trained, output)
     assert sorted(path.name for path in output.glob("*.safetensors")) == sorted(

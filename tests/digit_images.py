@@ -1,4 +1,4 @@
-"""Digits of 8 x 8 pixels, which scikit-learn carries, as pictures with classes."""
+"""Digits of 8 x 8 pixels, which scikit-learn carries, as images with classes."""
 
 import numpy as np
 from sklearn.datasets import load_digits
