@@ -71,7 +71,7 @@ def get_pretrained_info(model: keras.Model) -> PretrainedInfo | None:
         return model.pretrained_info
     inner = (layer.pretrained_info for layer in model.layers if isinstance(layer, ConvNeXtModel))
     return next(
-        (dataclasses.replace(pretrained_info, labels=None) for pretrained_info in inner if pretrained_info), None
+        (dataclasses.replace(pretrained_info, class_names=None) for pretrained_info in inner if pretrained_info), None
     )
 
 

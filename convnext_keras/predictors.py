@@ -7,7 +7,6 @@ import numpy as np
 
 from convnext_keras import checkpoints, clip, hub
 from convnext_keras.constructors import create_model
-from convnext_keras.data.class_names import load_class_names
 from convnext_keras.data.transforms import ImageTransform
 from convnext_keras.export.clip import ExportedCLIP, get_or_export_clip, is_exported_clip
 from convnext_keras.export.exported_model import ExportedModel, is_exported_model
@@ -47,9 +46,7 @@ class Classifier:
             raise ValueError(f"{name} gives {kind}. Name a classifier, or a ConvNeXt-CLIP.")
         self.is_logits = kind == "logits"
         self.embed_dim = self.run(np.zeros((1, *self.transform.shape), "uint8")).shape[1]
-        labels = known and known.labels
-        found = load_class_names(labels) if isinstance(labels, str) else labels
-        self.classes = tuple(found or ((str(number),) * 2 for number in range(self.embed_dim)))
+        self.classes = tuple((known and known.class_names) or ((str(number),) * 2 for number in range(self.embed_dim)))
 
     def encode_pixels(self, pixels: np.ndarray, batch_size: int) -> np.ndarray:
         """Probabilities `(N, classes)` of at most `batch_size` images."""

@@ -1,60 +1,67 @@
-"""Where a model's weights come from, and the class of models that remember it and predict without delay."""
+"""Origin of a model's weights, which the model keeps also after saving and loading."""
 
 import dataclasses
 from pathlib import Path
 from typing import Any
 
+from convnext_keras.data.class_names import ClassNames, find_label_set, resolve_class_names
 from convnext_keras.data.transforms import ImageTransform, NormalizationStats
 
 
 @dataclasses.dataclass(frozen=True)
 class PretrainedInfo:
-    """Where a model's weights come from, as `model.pretrained_info`.
+    """Origin of a model's weights, available as `model.pretrained_info`.
 
     Attributes:
-        file: path of the file; only its name in a model that was saved and loaded again; None for a model that was
-            trained from random weights.
-        sha256: of the file, 64 hexadecimal digits; empty if there is none.
-        weights: name of the weight set, or of the repository or folder that describes them; None for a lone file. Of
-            a model that was trained further, those that it started from.
-        license: of the weights, None if unknown.
-        transform: evaluation transform of the weight set, None if unknown.
-        labels: name of the label set of the model's classes, or each class as `(identifier, name)`; None if unknown or
-            the head is fresh.
+        weights_file: Path of the weight file. After saving and loading only its name. None for a model that was trained
+            from random weights.
+        sha256: SHA-256 of the file, 64 hexadecimal digits; empty without a file.
+        weights_name: Name of the weight set, repository or folder; None for a single file. For a fine-tuned model, the
+            name of the weights that training started from.
+        license: License of the weights; None if unknown.
+        transform: Evaluation transform of the weight set; None if unknown.
+        class_names: One `(identifier, name)` per class; None if unknown, or if the head has random weights.
     """
 
-    file: Path | None = None
+    weights_file: Path | None = None
     sha256: str = ""
-    weights: str | None = None
+    weights_name: str | None = None
     license: str | None = None
     transform: ImageTransform | None = None
-    labels: str | tuple[tuple[str, str], ...] | None = None
+    class_names: ClassNames | None = None
 
     def to_config(self) -> dict[str, Any]:
-        """The pretrained_info as plain data, for a model's configuration; without the folder, which is this machine's."""
+        """Returns plain data for a model's configuration, without the folder of the file.
+
+        The classes of a published label set are stored by the name of the set.
+        """
         transform = self.transform and {
             name: tuples_to_lists(value) for name, value in self.transform._asdict().items()
         }
         return {
             **vars(self),
-            "file": self.file and self.file.name,
+            "weights_file": self.weights_file and self.weights_file.name,
             "transform": transform,
-            "labels": tuples_to_lists(self.labels),
+            "class_names": self.class_names and (find_label_set(self.class_names) or tuples_to_lists(self.class_names)),
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "PretrainedInfo":
-        """The reverse of `to_config`; other keys are left alone."""
+        """Restores the object from the result of `to_config`. Other keys are ignored."""
         config = {field.name: config[field.name] for field in dataclasses.fields(cls)}
         fields = {name: _lists_to_tuples(value) for name, value in (config["transform"] or {}).items()}
         if isinstance(fields.get("statistics"), tuple):
             fields["statistics"] = NormalizationStats(*fields["statistics"])
-        known = {"file": config["file"] and Path(config["file"]), "labels": _lists_to_tuples(config["labels"])}
-        return cls(**{**config, **known, "transform": ImageTransform(**fields) if fields else None})
+        known = {
+            "weights_file": config["weights_file"] and Path(config["weights_file"]),
+            "class_names": resolve_class_names(_lists_to_tuples(config["class_names"])),
+            "transform": ImageTransform(**fields) if fields else None,
+        }
+        return cls(**{**config, **known})
 
 
 def tuples_to_lists(value: Any) -> Any:
-    """A value with lists in place of tuples, also inside, as JSON has them."""
+    """Returns a value with lists in place of tuples, at all levels, as JSON stores them."""
     return [tuples_to_lists(item) for item in value] if isinstance(value, tuple) else value
 
 

@@ -104,7 +104,7 @@ PARTS: dict[str, dict[str, Any]] = {
     TOGETHER: {"layer_decay": 0.8, "drop_path_rate": 0.1, "affine": 1.0, "clip_norm": 1.0},
 }
 METHODS: dict[str, TrainingConfig | str | None] = {
-    "from scratch": dataclasses.replace(PLAIN, start="random"),
+    "from scratch": dataclasses.replace(PLAIN, pretrained=False),
     "linear probe": "linear_probe",
     "plain fine-tune": PLAIN,
     **{f"plain + {name}": dataclasses.replace(PLAIN, **part) for name, part in PARTS.items()},

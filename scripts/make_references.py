@@ -110,7 +110,7 @@ OPTIONS = {
     "overlap_tiered": ({"stem_type": "overlap_tiered"}, {"stem": "overlap", "stem_width": 8}),
     "overlap_act": ({"stem_type": "overlap_act", "conv_mlp": True}, {"stem": "overlap_gelu", "stem_width": 4}),
     "norm_first": ({"head_norm_first": True}, {"head_norm_first": True}),
-    "hidden": ({"head_hidden_size": 10}, {"head_hidden": 10}),
+    "hidden": ({"head_hidden_size": 10}, {"head_hidden_size": 10}),
     "v2": ({"use_grn": True, "ls_init_value": None}, {"use_grn": True, "layer_scale": False}),
     "v2_conv_mlp": (
         {"use_grn": True, "ls_init_value": None, "conv_mlp": True},

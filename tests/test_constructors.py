@@ -25,7 +25,7 @@ def test_a_variant_by_name():
 )
 def test_a_weight_set_by_any_of_its_names(name):
     model = create_model(name)
-    assert model.pretrained_info.weights == "convnext_mini.digits"
+    assert model.pretrained_info.weights_name == "convnext_mini.digits"
     assert (model.input_shape, model.output_shape) == ((None, 32, 32, 3), (None, 10))
 
 
@@ -33,7 +33,7 @@ def test_a_weight_set_itself_is_not_looked_up_again(monkeypatch):
     row = checkpoints.load_registry()["convnext_mini.digits"]
     monkeypatch.setattr(checkpoints.registry, "load_registry", None)
     monkeypatch.setattr(checkpoints, "find_weight_set", None)
-    assert create_model(row).pretrained_info.weights == row.name
+    assert create_model(row).pretrained_info.weights_name == row.name
 
 
 def test_every_weight_set_is_found_by_its_name():

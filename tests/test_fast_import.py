@@ -48,8 +48,8 @@ def home(tmp_path):
 
 
 SELECT = """
-from convnext_keras import starting
-sys.stdout.write(starting.select_backend())
+from convnext_keras import fast_import
+sys.stdout.write(fast_import.select_backend())
 """
 SELECT_FOR_THE_COMMAND = f"sys.argv[0] = 'convnext-keras'\n{SELECT}"
 

@@ -12,7 +12,7 @@ CODE = f"""
 import resource, runpy, sys
 
 if sys.argv[1] == "kept":
-    assert runpy.run_path({malloc.__file__!r})["keep_memory"]()
+    assert runpy.run_path({malloc.__file__!r})["reuse_allocator_memory"]()
 for turn in range(4):
     if turn == 2:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

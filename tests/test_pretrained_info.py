@@ -32,7 +32,7 @@ def test_models_out_of_models_keep_it():
     bundled = clip.create_model("shapes")
     assert bundled.image_encoder.pretrained_info == bundled.text_encoder.pretrained_info == bundled.pretrained_info
     known = clip.ZeroShotClassifier(bundled, ["a", "b"]).to_keras_model().pretrained_info
-    assert known == dataclasses.replace(bundled.pretrained_info, labels=(("a", "a"), ("b", "b")))
+    assert known == dataclasses.replace(bundled.pretrained_info, class_names=(("a", "a"), ("b", "b")))
 
 
 @pytest.mark.parametrize("form", ["keras", "json", "clone"])

@@ -16,6 +16,7 @@ from convnext_keras.checkpoints.formats import WeightsError, WeightsReader
 from convnext_keras.checkpoints.key_mapping import Key
 from convnext_keras.checkpoints.registry import WeightsSource
 from convnext_keras.checkpoints.shards import open_checkpoint
+from convnext_keras.data.class_names import resolve_class_names
 from convnext_keras.layer_names import LAST_NORM, LayerName, parse_layer_names
 from convnext_keras.layers import NORMS, DepthwiseConvolution, FusedDense
 from convnext_keras.model import ConvNeXtModel
@@ -292,7 +293,11 @@ def load_pretrained(
         )
     known = {}
     if isinstance(source, WeightsSource):
-        labels = None if CLASSIFIER in fresh else source.labels or None
-        known = {"weights": source.name, "license": source.license, "transform": source.transform, "labels": labels}
+        known = {
+            "weights_name": source.name,
+            "license": source.license,
+            "transform": source.transform,
+            "class_names": None if CLASSIFIER in fresh else resolve_class_names(source.labels),
+        }
     model.pretrained_info = PretrainedInfo(file.path, file.sha256, **known)
     return model.pretrained_info

@@ -97,7 +97,7 @@ def classify(
         predict, kind = model.predict_on_batch, output_names(model)[0]
     scores = np.concatenate([predict(pixels) for _, pixels in itertools.chain([first], batches)])
     scores = softmax(scores) if kind == "logits" else scores
-    decoded = decode_predictions(scores, top=top, labels=labels)
+    decoded = decode_predictions(scores, top=top, class_names=labels)
     if as_json:
         keys = ("id", "name", "score")
         rows = [[dict(zip(keys, row, strict=True)) for row in rows] for rows in decoded]
@@ -164,11 +164,11 @@ def _get_transform_and_classes(
         has_classes = artifact.outputs[0] in ("probabilities", "logits")
         return artifact.pretrained_info.transform or ImageTransform(
             224
-        ), artifact.pretrained_info.labels if has_classes else ()
+        ), artifact.pretrained_info.class_names if has_classes else ()
     if isinstance(source, keras.Model):
         known: Any = source.pretrained_info or PretrainedInfo()
         classes = source.output_shape[-1] if len(source.output_shape) == 2 else 0
-        transform, labels = known.transform or ImageTransform(224), known.labels
+        transform, labels = known.transform or ImageTransform(224), known.class_names
     else:
         classes, transform, labels = source.classes, source.transform, source.labels
     unnamed = () if isinstance(source, WeightSet) else tuple(str(number) for number in range(classes))

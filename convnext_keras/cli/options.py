@@ -36,7 +36,7 @@ PRESET_FIELDS = (
         "rand_augment",
         "random_erasing_prob",
     ),
-    *("head", "start", "frozen_stages", "lora_rank", "precision", "keep", "patience"),
+    *("head_init", "pretrained", "frozen_stages", "lora_rank", "precision", "save_best", "patience"),
 )
 BUNDLED_CLIP = "convnext_mini.shapes"
 TEMPLATE = "a photo of a {}."

@@ -44,7 +44,7 @@ class CLIPTrainTransform:
     Args:
         size: height and width of the result, in pixels.
         scale: smallest and largest part of the image's area that is cropped.
-        erase: probability 0..1 that a patch is replaced by noise.
+        random_erasing_prob: probability 0..1 that a patch is replaced by noise.
         seed: of the random numbers.
 
     Example:
@@ -52,15 +52,17 @@ class CLIPTrainTransform:
         (64, 64, 3)
     """
 
-    def __init__(self, size: int, scale: tuple[float, float] = (0.33, 1.0), erase: float = 0.35, seed: int = 0) -> None:
-        self.size, self.scale, self.erase = size, scale, erase
+    def __init__(
+        self, size: int, scale: tuple[float, float] = (0.33, 1.0), random_erasing_prob: float = 0.35, seed: int = 0
+    ) -> None:
+        self.size, self.scale, self.random_erasing_prob = size, scale, random_erasing_prob
         self.random = np.random.default_rng(seed)
 
     def __call__(self, image: ImageSource) -> np.ndarray:
         """Returns uint8 pixels `(size, size, 3)` of a path, a PIL image or an array."""
         size = (self.size, self.size)
         pixels = np.array(random_resized_crop(open_image(image), size, self.scale, self.random))
-        return random_erasing(pixels, self.random) if self.random.random() < self.erase else pixels
+        return random_erasing(pixels, self.random) if self.random.random() < self.random_erasing_prob else pixels
 
 
 def interpolate_weights(zero_shot: CLIP, tuned: CLIP, weight: float) -> CLIP:

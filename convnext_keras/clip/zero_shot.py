@@ -171,7 +171,7 @@ class ZeroShotClassifier:
         classes = layers.Dense(len(self.labels), name="labels", trainable=False, **options)
         model = ConvNeXtModel(encoder.input, classes(unit_vectors), name="zero_shot_classifier")
         known = self.model.pretrained_info or PretrainedInfo()
-        model.pretrained_info = dataclasses.replace(known, labels=tuple((label, label) for label in self.labels))
+        model.pretrained_info = dataclasses.replace(known, class_names=tuple((label, label) for label in self.labels))
         classes.set_weights([self.logit_scale * self.classes.T])
         return model
 

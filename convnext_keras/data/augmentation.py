@@ -158,7 +158,7 @@ class Augmentation:
         ValueError: if the images are neither gray nor RGB.
 
     Example:
-        >>> augment = Augmentation(ImageTransform(32), crop_scale=(0.5, 1.0), flip=0.5)
+        >>> augment = Augmentation(ImageTransform(32), crop_scale=(0.5, 1.0), hflip_prob=0.5)
         >>> augment(np.zeros((50, 40, 3), "uint8"), np.random.default_rng(0)).shape
         (32, 32, 3)
     """
@@ -177,7 +177,7 @@ class Augmentation:
         if changes and PIL_MODES.get(self.transform.channels) not in ("L", "RGB"):
             raise ValueError(
                 f"Images of {self.transform.channels} channels cannot be augmented, only those of 1 or 3. Leave out "
-                "crop_scale, flip, affine, rand_augment and erase, and give images that are changed already."
+                "crop_scale, hflip_prob, affine, rand_augment and random_erasing_prob, and augment the images beforehand."
             )
 
     def __call__(self, image: ImageSource, random: np.random.Generator) -> np.ndarray:

@@ -112,12 +112,12 @@ def plot_feature_maps(model: keras.Model, image: ImageSource, stage: int = 0, ch
     pixels = get_transform(model)(image)
     (features,) = _run(split_at_stage(encoder, stage)[0], pixels[None])
     order = np.argsort(-features.std(axis=(0, 1)))[:channels]
-    grid_size: list[tuple] = [(pixels, "image", "black")]
+    cells: list[tuple] = [(pixels, "image", "black")]
     for channel in order:
         values = features[..., channel]
         levels = 255 * (values - values.min()) / max(np.ptp(values), 1e-12)
-        grid_size.append((levels.astype("uint8"), f"channel {channel}", "black"))
-    return contact_sheet([grid_size[start : start + 6] for start in range(0, len(grid_size), 6)], cell=120)
+        cells.append((levels.astype("uint8"), f"channel {channel}", "black"))
+    return contact_sheet([cells[start : start + 6] for start in range(0, len(cells), 6)], cell=120)
 
 
 def _run(model: keras.Model, inputs: np.ndarray) -> np.ndarray:

@@ -8,7 +8,6 @@ import numpy as np
 from keras import ops
 
 from convnext_keras.clip import CLIP
-from convnext_keras.data.class_names import load_class_names
 from convnext_keras.data.transforms import ImageTransform
 from convnext_keras.inference import l2_normalize, softmax
 from convnext_keras.model import get_pretrained_info
@@ -58,8 +57,7 @@ class ClassTarget:
         if len(to_functional(model).output_shape) != 2:
             raise ValueError(f"{model.name!r} has no classes. Give a classifier or a ConvNeXt-CLIP.")
         known = get_pretrained_info(model)
-        labels = known.labels if known else None
-        named: Sequence[tuple[str, str]] = (load_class_names(labels) if isinstance(labels, str) else labels) or ()
+        named: Sequence[tuple[str, str]] = (known and known.class_names) or ()
         count = self.model.output_shape[-1]
         self.names = [name for _, name in named] if len(named) == count else [str(number) for number in range(count)]
         self.target = None if target is None else self._numbered(target, named, count)

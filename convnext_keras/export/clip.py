@@ -85,7 +85,7 @@ def export_clip(
         texts = export(model.text_encoder, whole / f"text{suffix}", precision=of_text, **options)
         pretrained_info = model.pretrained_info or PretrainedInfo()
         facts = {
-            "name": str(pretrained_info.weights or model.name),
+            "name": str(pretrained_info.weights_name or model.name),
             "format": format,
             "precision": precision,
             "embed_dim": model.embed_dim,

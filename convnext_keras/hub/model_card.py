@@ -38,10 +38,10 @@ def render_model_card(
     if description.license:  # a stranger's text, which must not become more lines of YAML
         is_plain = re.fullmatch(r"[\w.+-]+", description.license)
         head = [f"license: {description.license if is_plain else json.dumps(description.license)}", *head]
-    base = (origin and origin.weights) or ""
+    base = (origin and origin.weights_name) or ""
     if base.startswith("hf://"):
         head.append(f"base_model: {base.removeprefix('hf://').partition('@')[0]}")
-    where = base or (origin.file.name if origin and origin.file else "random weights")
+    where = base or (origin.weights_file.name if origin and origin.weights_file else "random weights")
     checked = f" (sha256 {origin.sha256})" if origin and origin.sha256 else ""
     rows = {
         "Architecture": f"ConvNeXt{' V2' * variant.use_grn}, depths {variant.depths}, widths {variant.dims}",

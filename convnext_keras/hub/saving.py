@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from convnext_keras.checkpoints.saving import LazyTensor, write_safetensors
-from convnext_keras.data.class_names import load_class_names as names_of_set
+from convnext_keras.data.class_names import load_class_names
 from convnext_keras.data.transforms import ImageTransform, adapt_statistics, get_statistics
 from convnext_keras.files import atomic_path
 from convnext_keras.hub import config_writers
@@ -64,7 +64,7 @@ def save_pretrained(
     Example:
         >>> from convnext_keras import create_model, save_pretrained
         >>> save_pretrained(create_model("convnext_mini.digits"), "digits", format="keras")
-        >>> create_model("./digits").pretrained_info.labels[3]
+        >>> create_model("./digits").pretrained_info.class_names[3]
         ('3', 'three')
     """
     folder = Path(folder)
@@ -102,10 +102,9 @@ def _build_model_info(
     license: str | None,
 ) -> ModelInfo:
     """The model's own facts, with what was given or is known of its origin."""
-    if class_names is None and origin and origin.labels:
-        known = names_of_set(origin.labels) if isinstance(origin.labels, str) else origin.labels
-        class_names = known if len(known) == reading.classes else None
-    class_names = names_of_set(class_names) if isinstance(class_names, str) else class_names
+    if class_names is None and origin and origin.class_names:
+        class_names = origin.class_names if len(origin.class_names) == reading.classes else None
+    class_names = load_class_names(class_names) if isinstance(class_names, str) else class_names
     labels = None if class_names is None else tuple((n, n) if isinstance(n, str) else tuple(n) for n in class_names)
     if labels is not None and len(labels) != reading.classes:
         raise ValueError(f"class_names must be {reading.classes}, one for each class. Received: {len(labels)}")

@@ -36,13 +36,13 @@ def find_image_root(names: Iterable[str]) -> Path | None:
     return Path(common) if common else None
 
 
-def validate_image_root(images: str | os.PathLike | None) -> list[Path]:
+def validate_image_root(image_root: str | os.PathLike | None) -> list[Path]:
     """The folder that a user names for an index's images, none for None; raises ValueError if it is not there."""
-    if images is None:
+    if image_root is None:
         return []
-    if not Path(images).is_dir():
-        raise ValueError(f"{images} is not a folder.")
-    return [Path(images).resolve()]
+    if not Path(image_root).is_dir():
+        raise ValueError(f"{image_root} is not a folder.")
+    return [Path(image_root).resolve()]
 
 
 class SearchResult(NamedTuple):
@@ -154,7 +154,7 @@ class ImageIndex:
         if not path.is_file() or not any(path.is_relative_to(folder) for folder in self.image_roots):
             raise ValueError(
                 f"{path} is no file below the folders of this index: {[*map(str, self.image_roots)]}. Name the "
-                "folder that its images lie in: open_index(..., images=FOLDER), or --images."
+                "folder that its images lie in: open_index(..., image_root=FOLDER), or --images."
             )
         return path
 

@@ -97,9 +97,11 @@ class LanceIndex(ImageIndex):
             raise WeightsError(f"{path}: was made by another model than {model.name!r}. Index the images anew.")
 
     @classmethod
-    def load(cls, path: str | os.PathLike, model: DualEncoder, images: str | os.PathLike | None = None) -> "LanceIndex":
+    def load(
+        cls, path: str | os.PathLike, model: DualEncoder, image_root: str | os.PathLike | None = None
+    ) -> "LanceIndex":
         """The index at a path, which must be there; see `open_index`."""
-        folders = validate_image_root(images)
+        folders = validate_image_root(image_root)
         read_lance_metadata(path)
         index = cls(path, model)
         index.image_roots = folders

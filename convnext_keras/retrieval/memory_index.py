@@ -171,7 +171,7 @@ class InMemoryIndex(ImageIndex):
 
     @classmethod
     def load(
-        cls, folder: str | os.PathLike, model: DualEncoder, images: str | os.PathLike | None = None
+        cls, folder: str | os.PathLike, model: DualEncoder, image_root: str | os.PathLike | None = None
     ) -> "InMemoryIndex":
         """The index that `save` wrote into a folder.
 
@@ -184,7 +184,7 @@ class InMemoryIndex(ImageIndex):
             ValueError: if there is no such folder of images.
             WeightsError: if the index is missing, broken, or was made by another model.
         """
-        folders = validate_image_root(images)
+        folders = validate_image_root(image_root)
         folder, index, beside = Path(folder), cls(model), Path(folder).resolve().parent
         files = _list_vector_files(folder)
         if not files:

@@ -86,7 +86,7 @@ def create_app(
     )
     app.state.engine, app.state.created = queues, int(time.time())
     known = served.pretrained_info if isinstance(served, clip.DualEncoder) else None
-    app.state.name = name or str((known and known.weights) or served.name)
+    app.state.name = name or str((known and known.weights_name) or served.name)
     app.state.indexes = {}
     if isinstance(served, clip.DualEncoder):
         loaded = {key: retrieval.open_index(folder, served, images.get(key)) for key, folder in indexes.items()}

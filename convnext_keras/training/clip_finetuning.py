@@ -171,7 +171,7 @@ def fine_tune_clip(
     compile_model(tuned, dataclasses.replace(config, accumulation_steps=1), epochs * steps, clip.ContrastiveLoss())
     settings = {
         "pairs": _digest(sources),
-        "config": vars(config),
+        "transform": vars(config),
         "freeze_tower": freeze_tower,
         "hard_negative_ratio": hard_negative_ratio,
         "seed": seed,

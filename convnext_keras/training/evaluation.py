@@ -12,7 +12,6 @@ from convnext_keras.clip.constructors import create_model as create_clip
 from convnext_keras.clip.encoder import DualEncoder
 from convnext_keras.clip.zero_shot import DEFAULT_TEMPLATE, ZeroShotClassifier
 from convnext_keras.constructors import create_model
-from convnext_keras.data.class_names import load_class_names as names_of_set
 from convnext_keras.data.images import ImageSource
 from convnext_keras.data.loader import iter_batches
 from convnext_keras.data.transforms import ImageTransform as Transform
@@ -177,8 +176,7 @@ def evaluate(
 
 def get_class_names(pretrained_info: PretrainedInfo | None) -> tuple[tuple[str, str], ...] | None:
     """The model's classes, each `(identifier, name)`; None if it does not know them."""
-    labels = pretrained_info and pretrained_info.labels
-    return names_of_set(labels) if isinstance(labels, str) else labels or None
+    return pretrained_info.class_names if pretrained_info else None
 
 
 def _class_columns(given: tuple[str, ...], known: Sequence[Any] | None, model: str, count: int) -> np.ndarray:

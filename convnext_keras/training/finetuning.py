@@ -45,7 +45,7 @@ class TrainingResult:
         validation: the images that were not.
         is_complete: whether training went on to its end, or was interrupted.
         checkpoints: weights of the model after the epoch with the least validation loss, `"best"`, and after the last,
-            `"last"`; the model has those that `TrainingConfig.keep` says.
+            `"last"`; the model has those that `TrainingConfig.save_best` says.
     """
 
     model: ConvNeXtModel
@@ -77,11 +77,11 @@ class TrainingResult:
                 f"{100 * last['val_accuracy']:.1f} % on validation images. Add images, or use a stronger augmentation."
             )
         best = int(np.argmin(losses))
-        is_last = self.config.keep == "last" and not self.config.patience
+        is_last = not self.config.save_best and not self.config.patience
         if is_last and losses[-1] > MAX_LOSS_RISE * losses[best]:
             found.append(
                 f"The validation loss was lowest after epoch {best + 1} ({losses[best]:.3g}) and is {losses[-1]:.3g} "
-                "after the last, whose weights are kept. To keep those of the best epoch, set keep='best'."
+                "after the last, whose weights are kept. To keep those of the best epoch, set save_best=True."
             )
         return found
 
@@ -141,7 +141,7 @@ def fine_tune(
     start = prepare_model(model, training.class_names, chosen_config, size)
     settings = run_fingerprint(training, held_out, config=vars(chosen_config), transform=start.transform, seed=seed)
     progress = TrainingCheckpoint(None if state is None else Path(state), {**settings, "start": start.origin})
-    if chosen_config.head == "probe" and not (start.reuses_head and chosen_config.epochs):
+    if chosen_config.head_init == "linear_probe" and not (start.reuses_head and chosen_config.epochs):
         init_head_from_probe(start.model, training, start.transform, seed)
     epochs, is_complete, checkpoints = num_epochs(training, chosen_config), True, {}
     if epochs:
@@ -163,7 +163,7 @@ def fine_tune(
                 is_complete = _fit(start.trainee, batches, steps, begun, epochs, options)
             else:  # As `fit` ends: with the averages, if there are some.
                 start.trainee.optimizer.finalize_variable_values(start.trainee.trainable_variables)
-        is_best = chosen_config.keep == "best" or chosen_config.patience or not is_complete
+        is_best = chosen_config.save_best or chosen_config.patience or not is_complete
         checkpoints = _collect_checkpoints(start, progress, "best" if is_best else "last")
     scores = predict_scores(start.model, held_out.images, start.transform, chosen_config.batch_size)
     evaluation = Evaluation(scores, held_out.labels, held_out.class_names)

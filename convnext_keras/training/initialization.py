@@ -69,13 +69,13 @@ def prepare_model(
             "of a classifier."
         )
     if is_named:
-        random = {"weights": None} if config.start == "random" else {}
+        random = {"weights": None} if not config.pretrained else {}
         model = _build(str(given), len(class_names), size, **random)
         dtype = None if config.precision == "float32" else config.precision
         options = {"drop_path_rate": config.drop_path_rate or 0.0, "classifier_activation": None, "dtype": dtype}
         trainee = _build(str(given), len(class_names), size, **options, **random)
-    elif config.start == "random":
-        raise ValueError("start='random' needs the name of an architecture. A model is trained with its own weights.")
+    elif not config.pretrained:
+        raise ValueError("pretrained=False needs the name of an architecture. A model is trained with its own weights.")
     else:
         model = _with_head(given if isinstance(given, keras.Model) else create_model(given), len(class_names))
         trainee = _with_logits(model)
@@ -97,9 +97,11 @@ def prepare_model(
         _init_head(model, order)
     transform = _transform(model, pretrained_info, size)
     model.pretrained_info = dataclasses.replace(
-        pretrained_info or PretrainedInfo(), labels=tuple((name, name) for name in class_names), config=transform
+        pretrained_info or PretrainedInfo(),
+        class_names=tuple((name, name) for name in class_names),
+        transform=transform,
     )
-    origin = (model.pretrained_info.weights or model.name, model.pretrained_info.sha256)
+    origin = (model.pretrained_info.weights_name or model.name, model.pretrained_info.sha256)
     return TrainingSetup(model, trainee, order is not None, transform, origin)
 
 
@@ -138,7 +140,7 @@ def _with_head(model: keras.Model, classes: int) -> ConvNeXtModel:
         return model
     whole = ConvNeXtModel(model.input, outputs, name=model.name)
     known = get_pretrained_info(model)
-    whole.pretrained_info = known and (known if ends_in_dense else dataclasses.replace(known, labels=None))
+    whole.pretrained_info = known and (known if ends_in_dense else dataclasses.replace(known, class_names=None))
     return whole
 
 

@@ -6,9 +6,7 @@ from typing import Any
 from convnext_keras.validation import format_choices, suggestion
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
-HEAD_INITS = ("probe", "fresh")
-KEPT = ("last", "best")
-STARTS = ("weights", "random")
+HEAD_INITS = ("linear_probe", "random")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,12 +74,12 @@ class TrainingConfig:
     affine: float = 0.0
     rand_augment: float = 0.0
     random_erasing_prob: float = 0.0
-    head: str = "fresh"
-    start: str = "weights"
+    head_init: str = "random"
+    pretrained: bool = True
     frozen_stages: int = 0
     lora_rank: int = 0
     precision: str = "float32"
-    keep: str = "last"
+    save_best: bool = False
     patience: int | None = None
 
     def __post_init__(self) -> None:
@@ -95,6 +93,9 @@ class TrainingConfig:
                 none = "None, or " if name in OPTIONAL_FIELDS else ""
                 number = "a whole number " if whole else ""
                 raise ValueError(f"{name} must be {none}{number}{low:g} to {high:g}. Received: {name}={value!r}")
+        for name in ("pretrained", "save_best"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False. Received: {name}={getattr(self, name)!r}")
         for name, words in CHOICES.items():
             if getattr(self, name) not in words:
                 raise ValueError(f"{name} must be {format_choices(words)}. Received: {name}={getattr(self, name)!r}")
@@ -127,9 +128,7 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 CHOICES = {
     "layer_decay_mode": ("block", "stage"),
-    "head": HEAD_INITS,
-    "start": STARTS,
-    "keep": KEPT,
+    "head_init": HEAD_INITS,
     "precision": PRECISIONS,
 }
 
@@ -137,7 +136,7 @@ SMALL_DATA_LIMIT = 10_000  # images below which the recipe for small data is the
 
 TRAINING_PRESETS = {
     # Logistic regression on the backbone's features; nothing else is trained, so the other fields have no meaning.
-    "linear_probe": TrainingConfig(epochs=0, head="probe"),
+    "linear_probe": TrainingConfig(epochs=0, head_init="linear_probe"),
     # Meta's fine-tuning of ImageNet-22k weights ("A ConvNet for the 2020s", table 6, and TRAINING.md of
     # facebookresearch/ConvNeXt at 048efce): AdamW 5e-5 at batch 512 with layer decay, drop path, smoothing, RandAugment
     # and erasing, no mixing. That rate is for the 27-block models' 30 epochs of a million images; fewer steps need a
@@ -160,7 +159,7 @@ TRAINING_PRESETS = {
     "fine_tune_small_data": TrainingConfig(min_steps=120, affine=1.0),
     # "A ConvNet for the 2020s", table 5: ImageNet-1k in 300 epochs, 4e-3 at batch 4096, scaled here by the batch.
     "from_scratch": TrainingConfig(
-        start="random",
+        pretrained=False,
         epochs=300,
         batch_size=128,
         learning_rate=1.25e-4,

@@ -180,7 +180,7 @@ def save_training_result(trained: TrainingResult, folder: str | os.PathLike, nam
         if sheet:
             sheet.save(whole / "mistakes.png", optimize=True)
         (whole / PREDICTIONS_FILE).write_text(predictions_to_csv(trained), encoding="utf-8", errors="surrogateescape")
-        settings = {"config": dataclasses.asdict(trained.config), "validation": results}
+        settings = {"transform": dataclasses.asdict(trained.config), "validation": results}
         (whole / "results.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
         with (whole / "README.md").open("a", encoding="utf-8") as stream:
             stream.write(render_card(trained, [*charts, *(["mistakes"] if sheet else [])]))
@@ -214,7 +214,7 @@ def render_card(trained: TrainingResult, charts: list[str]) -> str:
     }
     license = (origin and origin.license) or "not stated"
     facts = {
-        "Started from": f"{(origin and origin.weights) or 'random weights'} (license: {license})",
+        "Started from": f"{(origin and origin.weights_name) or 'random weights'} (license: {license})",
         "Images": f"{len(trained.training)} to train on, {len(trained.validation)} to validate with",
         "Left out": f"{len(trained.training.skipped)} that could not be read",
         "Epochs": f"{len(trained.history)}{'' if trained.is_complete else ', interrupted'}",
@@ -224,7 +224,7 @@ def render_card(trained: TrainingResult, charts: list[str]) -> str:
         "Expected calibration error": f"{100 * result.expected_calibration_error:.2f} %",
     }
     lines = ["", "## Training", "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items())]
-    chosen = ", by which the epoch was chosen too" if trained.config.keep == "best" or trained.config.patience else ""
+    chosen = ", by which the epoch was chosen too" if trained.config.save_best or trained.config.patience else ""
     lines += ["", f"The results are those on the validation images{chosen}.", ""]
     lines += [line for note in trained.notes for line in (note, "")]
     lines += ["| class | trained on | validated with | right |", "|---|---:|---:|---:|"]

@@ -14,6 +14,7 @@ from convnext_keras import ConvNeXt, WeightsError, checkpoints, create_model, lo
 from convnext_keras.checkpoints import download
 from convnext_keras.checkpoints.download import VerifiedFile
 from convnext_keras.checkpoints.registry import fetch_weights, load_registry, warn_restricted_license
+from convnext_keras.data.class_names import load_class_names
 
 pytestmark = pytest.mark.any_backend
 
@@ -115,7 +116,7 @@ def test_a_weight_set_brings_its_statistics_size_and_labels(monkeypatch, tmp_pat
     assert model.input_shape == (None, 256, 256, 3)
     mean = model.get_layer("convnext_prestem_normalization").input_mean
     assert [round(float(value), 3) for value in mean] == [122.771, 116.746, 104.094]
-    assert model.pretrained_info.labels == "imagenet-1k"
+    assert model.pretrained_info.class_names == load_class_names("imagenet-1k")
     assert model.pretrained_info.transform.size == 256
     another = ConvNeXt(**stand_in(monkeypatch, tmp_path, weights=row, input_shape=(64, 96, 3)))
     assert another.input_shape == (None, 64, 96, 3)

@@ -64,7 +64,7 @@ def test_other_files_of_keras(file):
     pixels, expected = reference("keras")
     model = small(weights=REFERENCES / file, name="another")
     np.testing.assert_allclose(outputs(model, pixels), expected["top"], atol=TOLERANCE)
-    assert model.pretrained_info.file == REFERENCES / file
+    assert model.pretrained_info.weights_file == REFERENCES / file
     assert len(model.pretrained_info.sha256) == 64
 
 
@@ -146,7 +146,7 @@ def test_classifier_for_other_classes_stays_fresh_with_a_warning():
     headless = small("avg", weights=REFERENCES / "keras_top.h5")
     features = keras.Model(model.input, model.get_layer("small_head_layernorm").output)
     np.testing.assert_allclose(outputs(features, pixels), outputs(headless, pixels), atol=TOLERANCE)
-    assert model.pretrained_info.labels is None
+    assert model.pretrained_info.class_names is None
 
 
 def test_top_from_a_file_without_one_stays_fresh_with_a_warning():

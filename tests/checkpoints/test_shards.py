@@ -42,7 +42,7 @@ def test_shards_give_the_numbers_of_the_whole(index):
     expected = arrays_of(REFERENCES / "transformers_plain.npz")["logits"]
     model = small(weights=index)
     np.testing.assert_allclose(outputs(model, pixels), expected, atol=1e-4)
-    assert model.pretrained_info.file == index
+    assert model.pretrained_info.weights_file == index
 
 
 def test_tensors_that_the_index_leaves_out_are_read_too(index):

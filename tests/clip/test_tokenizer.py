@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from make_references import REFERENCES, arrays_of
 
-from convnext_keras import clip_variants
+from convnext_keras import configs
 from convnext_keras.clip import Tokenizer, tokenizer
 from convnext_keras.clip.zero_shot import imagenet_classes, imagenet_templates
 
@@ -129,7 +129,7 @@ def test_small_vocabularies_keep_the_ends_last():
 
 
 def test_text_towers_have_the_sizes_of_the_tokenizer():
-    sizes = (clip_variants.VOCABULARY_SIZE, clip_variants.CONTEXT_LENGTH)
+    sizes = (configs.VOCABULARY_SIZE, configs.CONTEXT_LENGTH)
     assert sizes == (tokenizer.VOCABULARY_SIZE, tokenizer.CONTEXT_LENGTH)
 
 

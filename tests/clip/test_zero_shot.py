@@ -86,5 +86,5 @@ def test_bad_labels_and_templates(model):
         clip.ZeroShotClassifier(model, ["cat", "dog"]).predict(np.zeros((64, 64, 3), "uint8"), top=0)
     hostile = clip.ZeroShotClassifier(model, ["{0.__class__}", "{}"], "a {}")
     assert hostile.labels == ("{0.__class__}", "{}")
-    with pytest.raises(ValueError, match=r"\[80, 7\]. Received: number=8"):
+    with pytest.raises(ValueError, match=r"\[80, 7\]. Received: count=8"):
         clip.imagenet_templates(8)

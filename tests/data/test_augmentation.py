@@ -65,7 +65,13 @@ def test_rand_augment_chooses_for_each_image_anew():
 
 
 def test_gray_images_stay_gray_and_others_than_rgb_are_refused():
-    options = {"crop_scale": (0.5, 1.0), "flip": 0.5, "affine": 1.0, "rand_augment": 5.0, "random_erasing_prob": 1.0}
+    options = {
+        "crop_scale": (0.5, 1.0),
+        "hflip_prob": 0.5,
+        "affine": 1.0,
+        "rand_augment": 5.0,
+        "random_erasing_prob": 1.0,
+    }
     gray = Augmentation(ImageTransform(32, channels=1, statistics="half"), **options)
     assert gray(noise()[..., 0], np.random.default_rng(0)).shape == (32, 32, 1)
     with pytest.raises(ValueError, match="Images of 5 channels cannot be augmented"):

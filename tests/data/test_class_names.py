@@ -61,6 +61,6 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match="top must be 1 or more"):
         decode_predictions(np.zeros((1, 1000)), top=0)
     with pytest.raises(ValueError, match="1000 columns"):
-        decode_predictions(np.zeros((1, 10)), labels="imagenet-1k")
+        decode_predictions(np.zeros((1, 10)), class_names="imagenet-1k")
     with pytest.raises(ValueError, match="labels must be one of"):
         load_class_names("cifar")

@@ -379,9 +379,9 @@ def test_names_that_are_no_utf8_are_kept_as_text(odd_names, shapes, tmp_path):
     index = retrieval.InMemoryIndex(shapes)
     assert index.add(odd_names) == 2
     index.save(tmp_path / "index")
-    loaded = retrieval.open_index(tmp_path / "index", shapes, images=odd_names)
+    loaded = retrieval.open_index(tmp_path / "index", shapes, image_root=odd_names)
     assert loaded.names[0] == printable(str(odd))
-    assert loaded.image(0) == odd
+    assert loaded.get_image_path(0) == odd
     assert distributed.embed(MODEL, odd_names, tmp_path / "vectors")[:2] == (2, 0)
     assert distributed.embed(MODEL, odd_names, tmp_path / "vectors")[:4] == (0, 0, 0, 1)
 

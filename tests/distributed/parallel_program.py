@@ -15,7 +15,7 @@ if __name__ == "__main__":
 if RECIPE and os.environ["KERAS_BACKEND"] == "jax" and RECIPE != "jax_processes":
     os.environ["XLA_FLAGS"] += f" --xla_force_host_platform_device_count={DEVICES}"
 if RECIPE:  # Keras for seconds less, by CONVNEXT_KERAS_LEAN, and nothing of the library before `jax.distributed`.
-    runpy.run_path(str(Path(__file__).parents[2] / "convnext_keras" / "starting.py"))["import_keras"]()
+    runpy.run_path(str(Path(__file__).parents[2] / "convnext_keras" / "fast_import.py"))["import_keras"]()
 if RECIPE == "jax_processes":
     import keras
 

@@ -144,7 +144,7 @@ def test_what_is_refused(classifier, model, pixels):
         "Received: target='eleven'": lambda: explain.explain_images(digits, pixels, "eleven"),
         "must be a text": lambda: explain.explain_images(model, pixels),
         "has no classes": lambda: explain.explain_images(ConvNeXt(**SIZES, weights=None, include_top=False), pixels),
-        "cells must be": lambda: explain.explain_images(classifier, pixels, 1, method="occlusion", grid_size=1),
+        "grid_size must be": lambda: explain.explain_images(classifier, pixels, 1, method="occlusion", grid_size=1),
         "stage must be": lambda: explain.plot_feature_maps(classifier, pixels[0], stage=7),
     }.items():
         with pytest.raises(ValueError, match=message):

@@ -79,7 +79,7 @@ def test_towers_are_the_same_anywhere(format, tmp_path):
     path = tmp_path / f"zero{FORMATS[format].suffix}"
     export.export(classifier, path, format, check=False)
     read = export.ExportedModel(path)
-    assert read.pretrained_info.labels == (("a red star",) * 2, ("a blue circle",) * 2)
+    assert read.pretrained_info.class_names == (("a red star",) * 2, ("a blue circle",) * 2)
     images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3)).astype("uint8")
     np.testing.assert_allclose(read(images), classifier.predict_proba(images), atol=1e-5)
 

@@ -150,7 +150,7 @@ def test_arguments_of_other_libraries_are_named(function, call, argument):
 def test_only_the_published_numbers_of_classes_are_guessed():
     with pytest.raises(ValueError, match="1000 or"):
         decode_predictions(np.eye(10))
-    assert decode_predictions(np.eye(10)[:1], top=1, labels="digits") == [[("0", "zero", 1.0)]]
+    assert decode_predictions(np.eye(10)[:1], top=1, class_names="digits") == [[("0", "zero", 1.0)]]
 
 
 def test_three_models_in_one_process_load_weights_of_one_another(tmp_path):

@@ -42,20 +42,20 @@ def test_there_are_at_least_five_of_each_form():
 )
 def test_names_of_classes(name, labels):
     model = create_model(HUB / name)
-    assert model.pretrained_info.labels == labels
+    assert model.pretrained_info.class_names == labels
     if labels:
-        decoded = decode_predictions(np.eye(len(labels)), top=1, labels=model.pretrained_info.labels)
+        decoded = decode_predictions(np.eye(len(labels)), top=1, labels=model.pretrained_info.class_names)
         assert [row[0][:2] for row in decoded] == list(labels)
 
 
 @pytest.mark.any_backend
 def test_the_model_remembers_where_it_is_from():
     model = create_model(str(HUB / "timm_dilated_hidden"))
-    assert model.pretrained_info.weights == str(HUB / "timm_dilated_hidden")
+    assert model.pretrained_info.weights_name == str(HUB / "timm_dilated_hidden")
     assert model.pretrained_info.license == "cc-by-4.0"
     again = type(model).from_config(model.get_config())
     assert again.pretrained_info.transform == model.pretrained_info.transform
-    assert again.pretrained_info.labels == model.pretrained_info.labels
+    assert again.pretrained_info.class_names == model.pretrained_info.class_names
 
 
 @pytest.mark.any_backend
@@ -63,7 +63,7 @@ def test_own_arguments_come_before_the_description():
     with pytest.warns(UserWarning, match="fresh random weights"):
         tuned = create_model(HUB / "timm_v2", classes=2, input_shape=(64, 64, 3))
     assert tuned.output_shape == (None, 2)
-    assert tuned.pretrained_info.labels is None
+    assert tuned.pretrained_info.class_names is None
     features = create_model(HUB / "timm_v2", include_top=False, pooling="avg")
     assert features.output_shape == (None, 20)
     assert create_model(HUB / "timm_v2", weights=None).pretrained_info is None
@@ -73,7 +73,7 @@ def test_own_arguments_come_before_the_description():
 def test_a_constructor_takes_a_repository_of_its_own_architecture():
     small = {"depths": (1, 1, 2, 1), "dims": (4, 8, 12, 16), "head_epsilon": 1e-2}
     model = ConvNeXt(**small, weights=HUB / "transformers_v1_cropped", classes=5)
-    assert model.pretrained_info.labels[1] == ("<b>owl</b>", "<b>owl</b>")
+    assert model.pretrained_info.class_names[1] == ("<b>owl</b>", "<b>owl</b>")
     with pytest.raises(WeightsError, match=r"of another architecture: depths=\(1, 1, 2, 1\)"):
         ConvNeXtTiny(weights=str(HUB / "transformers_v1_cropped"))
 
@@ -259,7 +259,7 @@ def test_older_forms_of_timm(edited):
     before = create_model(HUB / "timm_gray_relu")
     after = create_model(edited("timm_gray_relu", flatten))
     assert after.pretrained_info.transform == before.pretrained_info.transform
-    assert after.pretrained_info.labels == before.pretrained_info.labels
+    assert after.pretrained_info.class_names == before.pretrained_info.class_names
 
 
 @pytest.mark.any_backend

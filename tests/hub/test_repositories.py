@@ -29,8 +29,8 @@ def fetched():
 
 def test_a_model_by_name_and_again_offline(published, monkeypatch):
     model = create_model("hf://someone/timm_v2@v2")
-    assert model.pretrained_info.weights == "hf://someone/timm_v2@v2"
-    assert "/snapshots/" + "b" * 40 in str(model.pretrained_info.file)
+    assert model.pretrained_info.weights_name == "hf://someone/timm_v2@v2"
+    assert "/snapshots/" + "b" * 40 in str(model.pretrained_info.weights_file)
     monkeypatch.setenv("CONVNEXT_KERAS_OFFLINE", "1")
     published.requests.clear()
     assert create_model("hf://someone/timm_v2@v2").output_shape == model.output_shape

@@ -23,7 +23,7 @@ KINDS = {
     "v2": ({"use_grn": True, "layer_scale": False}, "timm transformers"),
     "both": ({"use_grn": True}, "timm"),
     "zepto": ({"stem": "overlap_gelu", "stem_width": 4, "norm": "simple"}, "timm"),
-    "tiered_hidden": ({"stem": "overlap", "stem_width": 8, "head_hidden": 7}, "timm"),
+    "tiered_hidden": ({"stem": "overlap", "stem_width": 8, "head_hidden_size": 7}, "timm"),
     "biasless_max": ({"conv_bias": False, "head_pooling": "max", "activation": "mish"}, "timm"),
     "both_poolings": ({"head_norm_first": True, "head_pooling": "catavgmax"}, "timm"),
     "small_patch": ({"patch_size": 2}, "transformers"),
@@ -75,7 +75,7 @@ def test_transfer_models_in_their_usual_forms(form, tmp_path):
         again = create_model(tmp_path / name)
         # Keras' own Dense multiplies in another order than the library's.
         np.testing.assert_allclose(outputs(again), outputs(model), rtol=1e-6)
-        assert again.pretrained_info.labels == (("a", "a"), ("b", "b"), ("c", "c"))
+        assert again.pretrained_info.class_names == (("a", "a"), ("b", "b"), ("c", "c"))
 
 
 @pytest.mark.parametrize("kind", OPEN_CLIP)
@@ -116,7 +116,7 @@ def test_what_is_known_of_the_weights_goes_along(tmp_path):
         model, tmp_path / "saved", "timm", intended_use="Foxes only.", metrics={"accuracy": 0.91}, license="mit"
     )
     again = create_model(tmp_path / "saved")
-    assert again.pretrained_info.labels == model.pretrained_info.labels
+    assert again.pretrained_info.class_names == model.pretrained_info.class_names
     assert again.pretrained_info.license == "mit"
     assert again.pretrained_info.transform == model.pretrained_info.transform
     text = (tmp_path / "saved" / "README.md").read_text()

@@ -133,10 +133,10 @@ def test_a_moved_index_finds_its_images(photos, model, tmp_path):
     for name in ("photos", "index"):
         (tmp_path / name).rename(tmp_path / "there" / name)
     loaded = retrieval.open_index(tmp_path / "there" / "index", model)
-    assert loaded.image(1) == tmp_path / "there" / "photos" / "1.png"
+    assert loaded.get_image_path(1) == tmp_path / "there" / "photos" / "1.png"
     (tmp_path / "there" / "photos").rename(tmp_path / "else")
-    loaded = retrieval.open_index(tmp_path / "there" / "index", model, images=tmp_path / "else")
-    assert loaded.image(3) == tmp_path / "else" / "3.png"
+    loaded = retrieval.open_index(tmp_path / "there" / "index", model, image_root=tmp_path / "else")
+    assert loaded.get_image_path(3) == tmp_path / "else" / "3.png"
 
 
 DAMAGES = [b"", b"\xff\xfe\x00", b"name\n", b"other\na\nb\nc\nd\n", b'name\n"a', b"name\na\n\x00\xff"]

@@ -124,11 +124,11 @@ def test_images_are_given_out_from_known_folders_only(model, tmp_path):
     assert index.get_image_path(place).parent == (tmp_path / "photos").resolve()
     assert index.folder == str(tmp_path / "photos")
     with pytest.raises(ValueError, match="Name the folder"):
-        retrieval.open_index(tmp_path / "photos.lance").image(place)
-    opened = retrieval.open_index(tmp_path / "photos.lance", images=tmp_path / "photos")
-    assert opened.image(place).is_file()
+        retrieval.open_index(tmp_path / "photos.lance").get_image_path(place)
+    opened = retrieval.open_index(tmp_path / "photos.lance", image_root=tmp_path / "photos")
+    assert opened.get_image_path(place).is_file()
     with pytest.raises(ValueError, match="no image with the row number"):
-        opened.image(77)
+        opened.get_image_path(77)
 
 
 def test_what_is_refused(model, small_clip, held_out, index, tmp_path):

@@ -140,13 +140,13 @@ def test_images_are_given_out_below_the_indexs_own_folder_only(model, folder, tm
     assert [index.get_image_path(position) for position in range(12)] == files
     index.save(tmp_path / "index")
     loaded = retrieval.InMemoryIndex.load(tmp_path / "index", model)
-    assert [loaded.image(position) for position in range(12)] == files
+    assert [loaded.get_image_path(position) for position in range(12)] == files
     for position in (-1, 12):
         with pytest.raises(ValueError, match="position must be 0 to 11"):
-            loaded.image(position)
+            loaded.get_image_path(position)
     files[0].unlink()
     with pytest.raises(OSError, match="No such file"):
-        loaded.image(0)
+        loaded.get_image_path(0)
 
 
 @pytest.mark.any_backend
@@ -160,12 +160,12 @@ def test_a_table_that_names_other_files(model, folder, tmp_path):
     assert loaded.image_roots == []
     for position in range(len(names)):
         with pytest.raises(ValueError, match="Name the folder that its images lie in"):
-            loaded.image(position)
+            loaded.get_image_path(position)
     trusted = retrieval.InMemoryIndex.load(elsewhere / "index", model, images=folder)
-    assert trusted.image(3) == inside.resolve()
+    assert trusted.get_image_path(3) == inside.resolve()
     for position in (0, 1, 2, 4):
         with pytest.raises(ValueError, match="is no file below the folders"):
-            trusted.image(position)
+            trusted.get_image_path(position)
     with pytest.raises(ValueError, match="missing is not a folder"):
         retrieval.InMemoryIndex.load(elsewhere / "index", model, images=tmp_path / "missing")
 

@@ -150,14 +150,14 @@ def test_health_is_answered_while_an_index_is_searched(model, index_folder):
     entered, release = threading.Event(), threading.Event()
     app = create_app(model, limits=SMALL, indexes={"shapes": index_folder})
     index = app.state.indexes["shapes"]
-    nearest = index.nearest
+    search_by_vector = index.search_by_vector
 
     def blocked(*arguments):
         entered.set()
         assert release.wait(TIMEOUT)
-        return nearest(*arguments)
+        return search_by_vector(*arguments)
 
-    index.nearest = blocked
+    index.search_by_vector = blocked
 
     async def requests():
         async with client_of(app) as client:

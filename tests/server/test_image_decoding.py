@@ -195,7 +195,9 @@ def test_the_decoder_keeps_to_its_budget(model):
         seen.append(decoder.budget.used)
         return decode(image)
 
-    decoder.transform = type("Counted", (), {"resized": decode.resized, "__call__": staticmethod(counted)})()
+    decoder.transform = type(
+        "Counted", (), {"resize_size_for": decode.resize_size_for, "__call__": staticmethod(counted)}
+    )()
 
     async def together():
         content = png(np.zeros((64, 64, 3), "uint8"))

@@ -267,7 +267,9 @@ def test_health_is_answered_while_a_image_is_decoded(model):
         assert release.wait(TIMEOUT)
         return transform(image)
 
-    decoder.transform = type("Blocked", (), {"resized": transform.resized, "__call__": staticmethod(blocked)})()
+    decoder.transform = type(
+        "Blocked", (), {"resize_size_for": transform.resize_size_for, "__call__": staticmethod(blocked)}
+    )()
 
     async def requests():
         async with client_of(app) as client:

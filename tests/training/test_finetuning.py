@@ -180,7 +180,7 @@ def test_a_state_of_another_training_is_refused(tmp_path):
         training.fine_tune(DIGITS, digits(40), "linear_probe", state=tmp_path)
     with pytest.raises(ValueError, match="state of a training with other"):
         training.fine_tune(DIGITS, digits(), "linear_probe", seed=1, state=tmp_path)
-    scratch = dataclasses.replace(SHORT, epochs=0, start="random")
+    scratch = dataclasses.replace(SHORT, epochs=0, pretrained=False)
     training.fine_tune("convnext_mini", digits(), scratch, state=tmp_path / "other")
     with pytest.raises(ValueError, match="state of a training with other"):
         training.fine_tune(DIGITS, digits(), dataclasses.replace(scratch, start="weights"), state=tmp_path / "other")
@@ -193,10 +193,10 @@ def test_what_is_trained_knows_its_classes_wherever_it_goes(tmp_path):
     trained.model.save(tmp_path / "mine.keras")
     again = create_model(tmp_path / "mine.keras")
     for model in (trained.model, again):
-        assert dict(model.pretrained_info.labels) == {name: name for name in names}
+        assert dict(model.pretrained_info.class_names) == {name: name for name in names}
         assert model.pretrained_info.transform.size == 32
         assert model.pretrained_info.license == "apache-2.0"
-        assert model.pretrained_info.weights == DIGITS
+        assert model.pretrained_info.weights_name == DIGITS
     result = training.evaluate(str(tmp_path / "mine.keras"), digits())
     assert result.class_names == names
     assert result.accuracy() == pytest.approx(training.evaluate(trained.model, digits()).accuracy())
@@ -227,9 +227,9 @@ def test_models_are_trained_themselves(form):
         "features": lambda: backbone,
     }[form]()
     before = to_numpy(backbone.weights[0]).copy()
-    trained = training.fine_tune(model, digits(80), dataclasses.replace(SHORT, epochs=1, head="fresh"))
+    trained = training.fine_tune(model, digits(80), dataclasses.replace(SHORT, epochs=1, head_init="random"))
     assert not np.array_equal(to_numpy(backbone.weights[0]), before)
-    assert len(trained.model.pretrained_info.labels) == 10
+    assert len(trained.model.pretrained_info.class_names) == 10
     assert trained.evaluation.scores.shape == (len(trained.validation), 10)
 
 
@@ -263,8 +263,8 @@ def test_accumulated_batches_and_sixteen_bits_learn():
 def test_training_from_random_weights_needs_no_file():
     config = dataclasses.replace(training.TRAINING_PRESETS["from_scratch"], epochs=1, batch_size=16)
     trained = training.fine_tune("convnext_mini", digits(), config)
-    assert trained.model.pretrained_info.weights is None
-    assert len(trained.model.pretrained_info.labels) == 10
+    assert trained.model.pretrained_info.weights_name is None
+    assert len(trained.model.pretrained_info.class_names) == 10
 
 
 @pytest.mark.any_backend

@@ -72,7 +72,7 @@ def test_notes_name_duplicates_gap_and_rise():
     assert "12 of 12 validation images are in the training data too" in duplicates
     assert "99.0 % on training images and 60.0 % on validation" in gap
     assert "lowest after epoch 1 (0.6) and is 1.93" in rise
-    assert "keep='best'" in rise
+    assert "save_best=True" in rise
     quiet = training.TrainingResult(model, history[:1], evaluation, SHORT, examples.subset([0]), examples.subset([1]))
     assert quiet.notes == []
 

@@ -51,7 +51,7 @@ def test_a_folder_of_images_becomes_a_classifier_that_every_command_takes(images
     with (output / "history.csv").open() as stream:
         assert [row["epoch"] for row in csv.DictReader(stream)] == ["1", "2"]
     results = json.loads((output / "results.json").read_text())
-    assert results["config"]["epochs"] == 2
+    assert results["transform"]["epochs"] == 2
     card = (output / "README.md").read_text()
     assert f"{100 * results['validation']['top-1']:.2f} %" in card
     assert "Started from | convnext_mini.digits (license: apache-2.0)" in card
@@ -118,13 +118,13 @@ def test_a_folder_with_files_is_refused(tmp_path):
         training.save_training_result(trained(), tmp_path)
 
 
-@pytest.mark.parametrize(("keep", "other"), [("last", "best"), ("best", "last")])
-def test_the_best_epoch_and_the_last_are_both_kept(keep, other, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("kept", "other"), [("last", "best"), ("best", "last")])
+def test_the_best_epoch_and_the_last_are_both_kept(kept, other, tmp_path, monkeypatch):
     losses = iter((1.0, 2.0))
     monkeypatch.setattr(
         checkpointing, "Evaluation", lambda *parts: SimpleNamespace(loss=next(losses), accuracy=lambda: 0.5)
     )
-    config = training.TrainingConfig(epochs=2, batch_size=8, keep=keep)
+    config = training.TrainingConfig(epochs=2, batch_size=8, save_best=kept == "best")
     trained = training.fine_tune(DIGITS, digits(40), config)
     output = tmp_path / "kept"
     training.save_training_result(trained, output)
@@ -132,7 +132,7 @@ def test_the_best_epoch_and_the_last_are_both_kept(keep, other, tmp_path, monkey
         [f"{other}.safetensors", "model.safetensors"]
     )
     model = create_model(output)
-    for mine, expected in zip(trained.model.get_weights(), trained.checkpoints[keep], strict=True):
+    for mine, expected in zip(trained.model.get_weights(), trained.checkpoints[kept], strict=True):
         np.testing.assert_array_equal(mine, expected)
     load_weights(model, output / f"{other}.safetensors")
     for mine, expected in zip(model.get_weights(), trained.checkpoints[other], strict=True):
