@@ -20,7 +20,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Example:
         >>> with atomic_path(Path("results.json")) as partial:
         ...     _ = partial.write_text("{}")
-        >>> Path("results.json").read_text_config()
+        >>> Path("results.json").read_text()
         '{}'
     """
     path.parent.mkdir(parents=True, exist_ok=True)

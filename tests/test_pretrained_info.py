@@ -51,8 +51,8 @@ def test_it_survives_saving(make, form, tmp_path):
         assert isinstance(again, type(model))
         return
     before, after = model.pretrained_info, again.pretrained_info
-    assert (after.weights, after.sha256, after.license, after.labels) == (
-        before.weights, before.sha256, before.license, before.labels,
+    assert (after.weights_name, after.sha256, after.license, after.class_names) == (
+        before.weights_name, before.sha256, before.license, before.class_names,
     )  # fmt: skip
     assert after.transform == before.transform
     assert isinstance(after.transform, ImageTransform)

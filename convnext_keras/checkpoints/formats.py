@@ -83,7 +83,7 @@ def open_weights(path: str | os.PathLike) -> Iterator[WeightsReader]:
     Example:
         >>> with open_weights("weights/convnext_mini.digits.safetensors") as file:
         ...     file.headers["head_dense/bias"]
-        Header(shape=(10,), dtype='float32')
+        TensorSpec(shape=(10,), dtype='float32')
     """
     path = Path(path)
     opener = _opener(path)

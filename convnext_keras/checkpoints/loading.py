@@ -158,8 +158,8 @@ def adapt_input_kernel(kernel: np.ndarray, channels: int) -> np.ndarray:
         `(height, width, channels, filters)`.
 
     Example:
-        >>> adapt_input_kernel(np.ones((4, 4, 3, 8)), 1)[0, 0, 0, 0]
-        3.0
+        >>> adapt_input_kernel(np.ones((4, 4, 3, 8)), 1).shape
+        (4, 4, 1, 8)
     """
     if channels == 1:
         return kernel.sum(axis=2, keepdims=True)

@@ -43,7 +43,7 @@ def zero_shot(
     labels: Annotated[str, typer.Option(help="What to tell apart, separated by commas.")],
     template: Template = [TEMPLATE],  # noqa: B006 - typer copies it
     weights: ClipName = DEFAULT_CLIP,
-    top: TopK = 5,
+    top_k: TopK = 5,
     threshold: Annotated[float | None, typer.Option(help="Cosine below which it is none of the labels.")] = None,
     as_json: AsJson = False,
     exif_transpose: ExifTranspose = True,
@@ -72,12 +72,14 @@ def zero_shot(
             raise ValueError("--json and --threshold are not of a job; the rows have the cosines.")
         print_summary(
             output,
-            distributed.zero_shot(weights, names, restore_urls(images), output, templates=templates, top=top, **job),
+            distributed.zero_shot(
+                weights, names, restore_urls(images), output, templates=templates, top_k=top_k, **job
+            ),
         )
         return
     paths = expand_images(images)
     classifier = clip.ZeroShotClassifier(load_clip(weights), names, templates, threshold=threshold)
-    predictions = classifier.predict(tqdm(paths, disable=None), top, exif_transpose=exif_transpose)
+    predictions = classifier.predict(tqdm(paths, disable=None), top_k, exif_transpose=exif_transpose)
     if as_json:
         pairs = zip(paths, predictions, strict=True)
         results = [{"image": str(path), "predictions": [row._asdict() for row in rows]} for path, rows in pairs]
@@ -185,7 +187,7 @@ def index(
 def search(
     folder: Annotated[Path, typer.Argument(metavar="INDEX", help="Folder that 'index' wrote.")],
     query: Annotated[str, typer.Argument(help="Words, or the path of an image.")],
-    top: TopK = 10,
+    top_k: TopK = 10,
     sheet: Annotated[Path | None, typer.Option(help="Write a sheet of the images found, such as found.png.")] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of the images, if it is not beside the index.")] = None,
     where: Annotated[str, typer.Option(help="Condition on columns of a .lance, such as 'year > 2020'.")] = "",
@@ -195,14 +197,14 @@ def search(
 
     [dim]convnext-keras search photos.index "a lighthouse in fog" --sheet found.png[/]
 
-    [dim]convnext-keras search photos.lance photo.jpg --top 5 --where "year > 2020"[/]
+    [dim]convnext-keras search photos.lance photo.jpg --top-k 5 --where "year > 2020"[/]
     """
     from convnext_keras import retrieval
     from convnext_keras.contact_sheet import contact_sheet
     from convnext_keras.retrieval.factory import read_index_weights
 
     index = retrieval.open_index(folder, load_clip(read_index_weights(folder)), images)
-    hits = index.search(parse_query(query), top, where or None)
+    hits = index.search(parse_query(query), top_k, where or None)
     if as_json:
         print(json.dumps([hit._asdict() for hit in hits], indent=2))
     else:

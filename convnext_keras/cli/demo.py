@@ -157,7 +157,7 @@ def search_shapes(output: Path) -> list[Table | str]:
     model = clip.create_model(BUNDLED_CLIP)
     classifier = clip.ZeroShotClassifier(model, captions, "{}")
     table = Table("image shows", "best of 48 captions", "probability")
-    best = [rows[0] for rows in classifier.predict(images, top=1)]
+    best = [rows[0] for rows in classifier.predict(images, top_k=1)]
     for caption, row in list(zip(captions, best, strict=True))[:6]:
         table.add_row(caption, row.label, f"{row.probability:.3f}")
     right = sum(caption == row.label for caption, row in zip(captions, best, strict=True))
@@ -165,7 +165,7 @@ def search_shapes(output: Path) -> list[Table | str]:
     index.add(images)
     rows = []
     for number, query in enumerate(SHAPE_QUERIES, start=1):
-        hits = index.search(query, top=6)
+        hits = index.search(query, top_k=6)
         texts = [f"row {number}: {hit.cosine:.2f}" for hit in hits]
         shown = [images[hit.index] for hit in hits]
         rows.append([(image, text, "black") for image, text in zip(shown, texts, strict=True)])

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 def classify(
     images: Images,
     weights: WeightSetName = "convnext_tiny.imagenet",
-    top: TopK = 5,
+    top_k: TopK = 5,
     as_json: AsJson = False,
     exif_transpose: ExifTranspose = True,
     output: JobOutput = None,
@@ -61,7 +61,7 @@ def classify(
 ) -> None:
     """Names what is in images.
 
-    [dim]convnext-keras classify cat.jpg dog.jpg --weights convnext_base --top 3[/]
+    [dim]convnext-keras classify cat.jpg dog.jpg --weights convnext_base --top-k 3[/]
 
     [dim]convnext-keras classify "shards/*.tar" --output classes/ --engine ray[/]
     """
@@ -76,7 +76,7 @@ def classify(
     job = job_options(output, engine, address, devices)
     job |= {"column": column, "retry_errors": retry_errors, "exif_transpose": exif_transpose}
     if output:
-        print_summary(output, distributed.classify(weights, restore_urls(images), output, top=top, **job))
+        print_summary(output, distributed.classify(weights, restore_urls(images), output, top_k=top_k, **job))
         return
     images = expand_images(images)
     source = (
@@ -97,7 +97,7 @@ def classify(
         predict, kind = model.predict_on_batch, output_names(model)[0]
     scores = np.concatenate([predict(pixels) for _, pixels in itertools.chain([first], batches)])
     scores = softmax(scores) if kind == "logits" else scores
-    decoded = decode_predictions(scores, top=top, class_names=labels)
+    decoded = decode_predictions(scores, top=top_k, class_names=labels)
     if as_json:
         keys = ("id", "name", "score")
         rows = [[dict(zip(keys, row, strict=True)) for row in rows] for rows in decoded]

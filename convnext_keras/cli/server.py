@@ -12,7 +12,9 @@ def serve(
     model: Annotated[str, typer.Option(help=f"{CLIP_WEIGHTS_HELP} Or a classifier.")] = BUNDLED_CLIP,
     host: Annotated[str, typer.Option(help="Address to listen at; beyond this machine only with keys.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
-    keys: Annotated[Path | None, typer.Option(help="File of keys, one a line; or set CONVNEXT_KERAS_API_KEYS.")] = None,
+    api_keys: Annotated[
+        Path | None, typer.Option(help="File of keys, one a line; or set CONVNEXT_KERAS_API_KEYS.")
+    ] = None,
     allow_host: Annotated[list[str], typer.Option(help="A name that clients reach the server by.")] = [],  # noqa: B006
     index: Annotated[list[str], typer.Option(help="NAME=FOLDER that 'index' wrote.")] = [],  # noqa: B006
     images: Annotated[list[str], typer.Option(help="NAME=FOLDER that an index's images lie in.")] = [],  # noqa: B006
@@ -36,7 +38,7 @@ def serve(
         model,
         host=host,
         port=port,
-        keys_file=keys,
+        keys_file=api_keys,
         allowed_hosts=allow_host,
         indexes=index,
         images=images,

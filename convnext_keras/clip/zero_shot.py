@@ -130,26 +130,26 @@ class ZeroShotClassifier:
         return softmax(self.logit_scale * self.cosine_similarity(images, batch_size))
 
     def predict(
-        self, images: Any, top: int = 5, batch_size: int = 32, exif_transpose: bool = False
+        self, images: Any, top_k: int = 5, batch_size: int = 32, exif_transpose: bool = False
     ) -> list[list[Prediction]]:
         """The best labels of each image, the best first.
 
         Args:
             images: what `CLIP.encode_image` takes.
-            top: how many labels of each image.
+            top_k: how many labels of each image.
             batch_size: most images at a time.
             exif_transpose: see `CLIP.encode_image`.
 
         Returns:
             For each image a list of `Prediction`. With a threshold, an image below it has one whose label is None.
         """
-        if top < 1:
-            raise ValueError(f"top must be 1 or more. Received: top={top}")
+        if top_k < 1:
+            raise ValueError(f"top_k must be 1 or more. Received: top_k={top_k}")
         cosines = self.cosine_similarity(images, batch_size, exif_transpose)
-        return [self._best(*row, top) for row in zip(cosines, softmax(self.logit_scale * cosines), strict=True)]
+        return [self._best(*row, top_k) for row in zip(cosines, softmax(self.logit_scale * cosines), strict=True)]
 
-    def _best(self, cosines: np.ndarray, probabilities: np.ndarray, top: int) -> list[Prediction]:
-        order = np.argsort(-cosines, kind="stable")[:top]
+    def _best(self, cosines: np.ndarray, probabilities: np.ndarray, top_k: int) -> list[Prediction]:
+        order = np.argsort(-cosines, kind="stable")[:top_k]
         best = [Prediction(self.labels[index], float(probabilities[index]), float(cosines[index])) for index in order]
         if self.threshold is not None and best[0].cosine < self.threshold:
             return [best[0]._replace(label=None)]

@@ -125,7 +125,7 @@ def classify(
     inputs: str | os.PathLike | Sequence[str | os.PathLike],
     output: str | os.PathLike,
     *,
-    top: int = 5,
+    top_k: int = 5,
     batch_size: int = 32,
     engine: str | None = None,
     address: str | None = None,
@@ -144,7 +144,7 @@ def classify(
         weights: a classifier by its name, a file or folder of one, or an exported one.
         inputs: see `embed`.
         output: a folder.
-        top: how many classes of each image.
+        top_k: how many classes of each image.
         batch_size: see `embed`.
         engine: see `embed`.
         address: see `embed`.
@@ -165,7 +165,7 @@ def classify(
         >>> distributed.classify("convnext_mini.digits", "weights/digits_held_out.png", "digits").errors
         0
     """
-    task = Task("classify", weights, batch_size, top=_validate_top_k(top), exif_transpose=exif_transpose)
+    task = Task("classify", weights, batch_size, top_k=_validate_top_k(top_k), exif_transpose=exif_transpose)
     options = JobOptions(engine, address, devices, shard_size, column, retry_errors, verbose)
     return _run(task, inputs, output, options)
 
@@ -177,7 +177,7 @@ def zero_shot(
     output: str | os.PathLike,
     *,
     templates: str | Sequence[str] = DEFAULT_TEMPLATE,
-    top: int = 5,
+    top_k: int = 5,
     batch_size: int = 32,
     runtime: str | None = None,
     engine: str | None = None,
@@ -199,7 +199,7 @@ def zero_shot(
         inputs: see `embed`.
         output: a folder.
         templates: see `clip.ZeroShotClassifier`.
-        top: how many labels of each image.
+        top_k: how many labels of each image.
         batch_size: see `embed`.
         runtime: see `embed`.
         engine: see `embed`.
@@ -224,15 +224,15 @@ def zero_shot(
     """
     words: dict[str, Any] = {"labels": validate_labels(labels), "templates": validate_templates(templates)}
     words |= {"engine": runtime, "exif_transpose": exif_transpose}
-    task = Task("zero_shot", weights, batch_size, top=_validate_top_k(top), **words)
+    task = Task("zero_shot", weights, batch_size, top_k=_validate_top_k(top_k), **words)
     options = JobOptions(engine, address, devices, shard_size, column, retry_errors, verbose)
     return _run(task, inputs, output, options)
 
 
-def _validate_top_k(top: int) -> int:
-    if top < 1:
-        raise ValueError(f"top must be 1 or more. Received: top={top}")
-    return top
+def _validate_top_k(top_k: int) -> int:
+    if top_k < 1:
+        raise ValueError(f"top_k must be 1 or more. Received: top_k={top_k}")
+    return top_k
 
 
 def _run(

@@ -30,7 +30,7 @@ def serve_deployment(
         processors: of each replica.
         gpus: of each replica.
         queue: most requests that wait; more are refused with the status 503.
-        **options: of `create_app`, such as `keys` and `indexes`.
+        **options: of `create_app`, such as `api_keys` and `indexes`.
 
     Raises:
         ValueError: if Ray Serve is missing, or a number is not valid.

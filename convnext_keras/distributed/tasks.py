@@ -26,7 +26,7 @@ class Task:
         weights: the model's name, see `load_predictor`; other machines must find the same under it.
         batch_size: most images at a time.
         dtype: of vectors, one of `PRECISIONS`.
-        top: how many classes or labels of each image.
+        top_k: how many classes or labels of each image.
         labels: of `zero_shot`.
         templates: of `zero_shot`.
         engine: see `load_predictor`.
@@ -37,7 +37,7 @@ class Task:
     weights: str
     batch_size: int = 32
     dtype: str = "float32"
-    top: int = 5
+    top_k: int = 5
     labels: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
     engine: str | None = None
@@ -144,7 +144,7 @@ class Worker:
         """The best of each row: their names, and their values in each of the columns."""
         import pyarrow
 
-        best = [row if row is None else np.argsort(-row, kind="stable")[: self.task.top] for row in scores]
+        best = [row if row is None else np.argsort(-row, kind="stable")[: self.task.top_k] for row in scores]
         labels = [order if order is None else [names[place] for place in order] for order in best]
         values = {
             key: pyarrow.array(

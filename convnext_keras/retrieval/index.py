@@ -78,7 +78,7 @@ class ImageIndex:
     def __len__(self) -> int:
         raise NotImplementedError
 
-    def search_by_vector(self, vector: np.ndarray, top: int = 10, where: str | None = None) -> list[SearchResult]:
+    def search_by_vector(self, vector: np.ndarray, top_k: int = 10, where: str | None = None) -> list[SearchResult]:
         """`search` with a vector `(D,)` of any length but 0."""
         raise NotImplementedError
 
@@ -95,16 +95,16 @@ class ImageIndex:
         """The folder that all names lie in, as they are written; empty if there is none."""
         raise NotImplementedError
 
-    def search(self, query: str | ImageSource, top: int = 10, where: str | None = None) -> list[SearchResult]:
+    def search(self, query: str | ImageSource, top_k: int = 10, where: str | None = None) -> list[SearchResult]:
         """The images nearest to a text or to an image.
 
         Args:
             query: a text, or an image as a path object, a PIL image or an array; a string is always a text.
-            top: most images to return.
+            top_k: most images to return.
             where: a condition on the columns of an index in Lance, such as `"year > 2020"`; see `LanceIndex`.
 
         Returns:
-            The best first; fewer than `top` if there are fewer.
+            The best first; fewer than `top_k` if there are fewer.
 
         Raises:
             ValueError: if the index is empty, the text is, the image cannot be read, or the condition is not valid.
@@ -115,19 +115,19 @@ class ImageIndex:
             (vector,) = self.model.encode_text(query)
         else:
             (vector,) = self.model.encode_image([query], exif_transpose=True)
-        return self.search_by_vector(vector, top, where)
+        return self.search_by_vector(vector, top_k, where)
 
-    def check_search(self, vector: np.ndarray, top: int) -> np.ndarray:
+    def check_search(self, vector: np.ndarray, top_k: int) -> np.ndarray:
         """The vector to search for as a unit vector `(D,)` float32.
 
         Raises:
-            ValueError: if there is nothing to find, `top` is no whole number from 1 on, or the vector is none of the
+            ValueError: if there is nothing to find, `top_k` is no whole number from 1 on, or the vector is none of the
                 index.
         """
         if not len(self):
             raise ValueError("The index is empty. Add images first.")
-        if not isinstance(top, numbers.Integral) or top < 1:
-            raise ValueError(f"top must be a whole number, 1 or more. Received: top={top!r}")
+        if not isinstance(top_k, numbers.Integral) or top_k < 1:
+            raise ValueError(f"top_k must be a whole number, 1 or more. Received: top_k={top_k!r}")
         found = np.asarray(vector, "float32")
         length = float(np.linalg.norm(found)) if found.shape == (self.model.embed_dim,) else 0.0
         if not 0 < length < np.inf:

@@ -229,13 +229,13 @@ class LanceIndex(ImageIndex):
             self.table, partitions, lambda *query: self._found(query[0], RECALL_K, None, query[1])[0], recall
         )
 
-    def search_by_vector(self, vector: np.ndarray, top: int = 10, where: str | None = None) -> list[SearchResult]:
-        vector = self.check_search(vector, top)
+    def search_by_vector(self, vector: np.ndarray, top_k: int = 10, where: str | None = None) -> list[SearchResult]:
+        vector = self.check_search(vector, top_k)
         table: Any = self.table
-        found = self._found(vector, top, where, get_nprobes(table))
+        found = self._found(vector, top_k, where, get_nprobes(table))
         return [SearchResult(name, 1 - distance, place) for name, distance, place in zip(*found, strict=True)]
 
-    def _found(self, vector: np.ndarray, top: int, where: str | None, probes: int) -> tuple[list, list, list]:
+    def _found(self, vector: np.ndarray, top_k: int, where: str | None, probes: int) -> tuple[list, list, list]:
         """Names, distances and row numbers; by all vectors if no partitions are to be probed."""
         table: Any = self.table
         query = table.search(np.asarray(vector, "float32"), vector_column_name="vector").distance_type("dot")
@@ -243,7 +243,7 @@ class LanceIndex(ImageIndex):
         if where is not None:
             query = query.where(where)
         try:
-            found = query.select(["name", "_distance"]).with_row_id(True).limit(top).to_arrow()
+            found = query.select(["name", "_distance"]).with_row_id(True).limit(top_k).to_arrow()
         except (ValueError, RuntimeError, OSError) as error:
             if where is None:
                 raise

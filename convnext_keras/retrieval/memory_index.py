@@ -129,13 +129,13 @@ class InMemoryIndex(ImageIndex):
             self.image_roots.append(folder)
         return len(new)
 
-    def search_by_vector(self, vector: np.ndarray, top: int = 10, where: str | None = None) -> list[SearchResult]:
-        vector = self.check_search(vector, top)
+    def search_by_vector(self, vector: np.ndarray, top_k: int = 10, where: str | None = None) -> list[SearchResult]:
+        vector = self.check_search(vector, top_k)
         if where is not None:
             raise ValueError(f"where is of an index in Lance, which has columns. Received: where={where!r}")
         cosines = self.vectors @ vector
-        top = min(top, len(cosines))
-        best = np.argpartition(-cosines, top - 1)[:top]
+        top_k = min(top_k, len(cosines))
+        best = np.argpartition(-cosines, top_k - 1)[:top_k]
         best = best[np.argsort(-cosines[best], kind="stable")]
         return [SearchResult(self.names[place], float(cosines[place]), int(place)) for place in best]
 

@@ -30,12 +30,12 @@ def create_app(
     engine: str | None = None,
     streams: int = 1,
     name: str | None = None,
-    keys: Iterable[str] = (),
-    hosts: Iterable[str] = (),
+    api_keys: Iterable[str] = (),
+    allowed_hosts: Iterable[str] = (),
     indexes: Mapping[str, str | Path] | None = None,
     images: Mapping[str, str | Path] | None = None,
     limits: ServerLimits = ServerLimits(),  # noqa: B008 - immutable
-    policy: ImageURLPolicy = ImageURLPolicy(),  # noqa: B008 - immutable
+    image_url_policy: ImageURLPolicy = ImageURLPolicy(),  # noqa: B008 - immutable
     batching: bool = True,
 ) -> FastAPI:
     """An OpenAI-compatible server of a ConvNeXt-CLIP or a classifier, as an ASGI application.
@@ -46,12 +46,12 @@ def create_app(
         streams: batches of each tower that the engine runs at a time, each on its share of the processors; a request
             that comes alone has one share only. A model that is given has its own.
         name: that clients call it by; the weight set's if None.
-        keys: of which each request needs one; none to let everyone in.
-        hosts: names that the server is reached by, beside those of this machine; see `AllowedHosts`.
+        api_keys: of which each request needs one; none to let everyone in.
+        allowed_hosts: names that the server is reached by, beside those of this machine; see `AllowedHosts`.
         indexes: folders made by `convnext-keras index`, by the names that clients call them by.
         images: for an index of that name, the folder below which its images lie; see `ImageIndex.get_image_path`.
         limits: of what requests may cost.
-        policy: which addresses of images may be fetched.
+        image_url_policy: which addresses of images may be fetched.
         batching: whether items of different requests run together.
 
     Returns:
@@ -63,7 +63,7 @@ def create_app(
 
     Example:
         >>> from convnext_keras.server import create_app
-        >>> app = create_app(keys=["a long random string"])
+        >>> app = create_app(api_keys=["a long random string"])
         >>> app.title
         'ConvNeXt-CLIP'
     """
@@ -72,7 +72,7 @@ def create_app(
         raise ValueError(f"images must be for one of the indexes {sorted(indexes)}. Received: {unknown[0]!r}")
     served = load_predictor(model, engine, streams) if isinstance(model, str) else model
     metrics = Metrics()
-    queues = InferenceEngine(served, limits, policy, metrics, batching)
+    queues = InferenceEngine(served, limits, image_url_policy, metrics, batching)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -82,7 +82,11 @@ def create_app(
 
     app = FastAPI(title="ConvNeXt-CLIP", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.add_middleware(
-        GuardMiddleware, keys=ApiKeys(keys), hosts=AllowedHosts(hosts), limits=limits, observe=metrics.request
+        GuardMiddleware,
+        api_keys=ApiKeys(api_keys),
+        allowed_hosts=AllowedHosts(allowed_hosts),
+        limits=limits,
+        observe=metrics.request,
     )
     app.state.engine, app.state.created = queues, int(time.time())
     known = served.pretrained_info if isinstance(served, clip.DualEncoder) else None

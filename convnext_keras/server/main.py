@@ -52,20 +52,20 @@ def serve(
     Raises:
         ValueError: if others than this machine could reach a server without keys, or an argument is not valid.
     """
-    keys = configured_keys(keys_file)
-    if host not in LOOPBACK and not keys:
+    api_keys = configured_keys(keys_file)
+    if host not in LOOPBACK and not api_keys:
         raise ValueError(
             f"A server without keys must listen at {LOOPBACK[0]}. Received: host={host!r}. Set the variable "
             "CONVNEXT_KERAS_API_KEYS or give --keys FILE."
         )
-    policy = ImageURLPolicy.of(image_urls, image_hosts)
+    image_url_policy = ImageURLPolicy.of(image_urls, image_hosts)
     folders: dict[str, Any] = {
         "indexes": named_folders("--index", indexes),
         "images": named_folders("--images", images),
     }
     backend.enable_compilation_cache(cache_dir() / "compiled")
-    settings: dict[str, Any] = {"policy": policy, "batching": batching, "engine": engine, "streams": streams}
-    app = create_app(model, keys=keys, hosts=[host, *allowed_hosts], **folders, **settings)
+    settings: dict[str, Any] = {"policy": image_url_policy, "batching": batching, "engine": engine, "streams": streams}
+    app = create_app(model, api_keys=api_keys, allowed_hosts=[host, *allowed_hosts], **folders, **settings)
     # Headers of proxies are not believed, and the access log is the application's own.
     quiet = {"access_log": False, "proxy_headers": False, "server_header": False, "log_config": LOGGING}
     http = bounded_protocol(ServerLimits().max_header_bytes)

@@ -187,10 +187,10 @@ async def classify_fixed(engine: InferenceEngine, model: Classifier, name: str, 
     return await json_response(engine, answer, lambda: rank(result.vectors, rows, body.top_k))
 
 
-def rank(probabilities: np.ndarray, rows: list[dict[str, str]], top: int | None) -> Iterator[dict]:
+def rank(probabilities: np.ndarray, rows: list[dict[str, str]], top_k: int | None) -> Iterator[dict]:
     """Classifications, one for each row of probabilities, with the best labels first."""
     for position, row in enumerate(probabilities):
-        order = np.argsort(-row, kind="stable")[:top]
+        order = np.argsort(-row, kind="stable")[:top_k]
         best = [{**rows[number], "score": float(row[number])} for number in order]
         first = {"prediction": best[0]["label"], "score": best[0]["score"]}
         yield {"object": "classification", "index": position, **first, "predictions": best}

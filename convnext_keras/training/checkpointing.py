@@ -119,7 +119,7 @@ def _check_same_run(folder: Path, settings: dict[str, Any]) -> None:
     """Raises ValueError, which names what differs, if a folder is of another training; it may go on for longer."""
     try:
         found = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-        known, wanted = ({**row, **row["transform"], "transform": None} for row in (found, settings))
+        known, wanted = ({**row, **row["config"], "config": None} for row in (found, settings))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / SETTINGS_FILE} is damaged: {error}. Delete the folder to begin anew.") from error
     differ = [name for name in wanted if name not in DURATION_FIELDS and known.get(name) != wanted[name]]

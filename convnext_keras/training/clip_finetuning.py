@@ -35,8 +35,9 @@ class ZeroShotAccuracy(keras.callbacks.Callback):
         name: of the figure in the logs and the history.
 
     Example:
-        >>> callback = ZeroShotAccuracy(ImageDataset([np.zeros((8, 8, 3), "uint8")] * 2, np.array([0, 1]), ("cat",
-        "dog"))) >>> callback.name 'zero_shot_accuracy'
+        >>> images = [np.zeros((8, 8, 3), "uint8")] * 2
+        >>> ZeroShotAccuracy(ImageDataset(images, np.array([0, 1]), ("cat", "dog"))).name
+        'zero_shot_accuracy'
     """
 
     def __init__(self, examples: ImageDataset, templates: Any = "a photo of a {}", name: str = "zero_shot_accuracy"):
@@ -171,7 +172,7 @@ def fine_tune_clip(
     compile_model(tuned, dataclasses.replace(config, accumulation_steps=1), epochs * steps, clip.ContrastiveLoss())
     settings = {
         "pairs": _digest(sources),
-        "transform": vars(config),
+        "config": vars(config),
         "freeze_tower": freeze_tower,
         "hard_negative_ratio": hard_negative_ratio,
         "seed": seed,

@@ -43,9 +43,9 @@ class Evaluation:
     labels: np.ndarray
     class_names: tuple[str, ...]
 
-    def accuracy(self, top: int = 1) -> float:
-        """Part 0..1 of the images whose class is among the `top` best."""
-        best = np.argsort(-self.scores, axis=1, kind="stable")[:, :top]
+    def accuracy(self, top_k: int = 1) -> float:
+        """Part 0..1 of the images whose class is among the `top_k` best."""
+        best = np.argsort(-self.scores, axis=1, kind="stable")[:, :top_k]
         return float(np.mean((best == self.labels[:, None]).any(axis=1)))
 
     @property

@@ -33,8 +33,10 @@ class ImageTextDataset:
         groups: `(N,)`; images of one group are described by each other's texts too, so they are no negatives.
 
     Example:
-        >>> pairs = ImageTextDataset([np.zeros((8, 8, 3), "uint8")] * 2, (("a cat",), ("a dog", "one dog")),
-        np.array([0, 1])) >>> len(pairs) 2
+        >>> images = [np.zeros((8, 8, 3), "uint8")] * 2
+        >>> pairs = ImageTextDataset(images, (("a cat",), ("a dog", "one dog")), np.array([0, 1]))
+        >>> len(pairs)
+        2
     """
 
     images: Sequence[ImageSource]

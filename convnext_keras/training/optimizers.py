@@ -169,9 +169,11 @@ def layerwise_optimizer(
         ValueError: if an argument is not valid.
 
     Example:
-        >>> from convnext_keras import create_model, training >>> model = create_model("convnext_mini.digits") >>>
-        optimizer = training.layerwise_optimizer(model, keras.optimizers.AdamW(1e-3, weight_decay=0.05),
-        layer_decay=0.8) >>> model.compile(optimizer, "sparse_categorical_crossentropy")
+        >>> from convnext_keras import create_model, training
+        >>> model = create_model("convnext_mini.digits")
+        >>> adamw = keras.optimizers.AdamW(1e-3, weight_decay=0.05)
+        >>> optimizer = training.layerwise_optimizer(model, adamw, layer_decay=0.8)
+        >>> model.compile(optimizer, "sparse_categorical_crossentropy")
     """
     groups = parameter_groups(model, layer_decay, form)
     scales = {path: group.scale for group in groups if group.scale != 1 for path in group.variables}

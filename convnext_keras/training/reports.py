@@ -163,7 +163,7 @@ def save_training_result(trained: TrainingResult, folder: str | os.PathLike, nam
     with atomic_path(folder) as partial:
         whole = partial.with_name(name or folder.name)
         results = trained.evaluation.summary()
-        figures: Any = {"validation accuracy": f"{100 * results['top-1']:.2f} %"}
+        figures: Any = {"validation accuracy": f"{100 * results['top1_accuracy']:.2f} %"}
         save_pretrained(trained.model, whole, "keras", metrics=figures, intended_use=_intended_use(trained))
         trained.model.save(whole / "model.keras")
         _save_others(trained, whole)
@@ -180,7 +180,7 @@ def save_training_result(trained: TrainingResult, folder: str | os.PathLike, nam
         if sheet:
             sheet.save(whole / "mistakes.png", optimize=True)
         (whole / PREDICTIONS_FILE).write_text(predictions_to_csv(trained), encoding="utf-8", errors="surrogateescape")
-        settings = {"transform": dataclasses.asdict(trained.config), "validation": results}
+        settings = {"config": dataclasses.asdict(trained.config), "validation": results}
         (whole / "results.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
         with (whole / "README.md").open("a", encoding="utf-8") as stream:
             stream.write(render_card(trained, [*charts, *(["mistakes"] if sheet else [])]))

@@ -82,11 +82,11 @@ def test_zero_shot(shapes):
     colors = [path.stem.split()[2] for path in paths]
     labels = "red, green,blue, yellow,purple,orange"
     arguments = ["zero-shot", shapes, "--labels", labels, "--template", "a {} shape", "--weights", "shapes"]
-    rows = json.loads(run(*arguments, "--template", "{}", "--json", "--top", 2).stdout)
+    rows = json.loads(run(*arguments, "--template", "{}", "--json", "--top-k", 2).stdout)
     assert [row["image"] for row in rows] == [str(path) for path in paths]
     assert [row["predictions"][0]["label"] for row in rows] == colors
     assert all(set(row["predictions"][1]) == {"label", "probability", "cosine"} for row in rows)
-    table = run(*arguments, "--top", 1, "--threshold", 1.1).stdout
+    table = run(*arguments, "--top-k", 1, "--threshold", 1.1).stdout
     assert table.count("none of these") == 9
 
 
@@ -116,10 +116,10 @@ def test_index_and_search(shapes, tmp_path):
     assert "0 images added, 9 in all" in run("index", shapes, "--output", folder, "--weights", "shapes").stdout
     wanted = sorted(shapes.iterdir())[4]
     query = wanted.stem
-    hits = json.loads(run("search", folder, query, "--top", 3, "--json").stdout)
+    hits = json.loads(run("search", folder, query, "--top-k", 3, "--json").stdout)
     assert hits[0]["name"] == str(wanted)
     assert len(hits) == 3
-    by_image = run("search", folder, wanted, "--top", 1, "--sheet", tmp_path / "found.png").stdout
+    by_image = run("search", folder, wanted, "--top-k", 1, "--sheet", tmp_path / "found.png").stdout
     assert "1.000" in by_image
     with Image.open(tmp_path / "found.png") as sheet:
         assert sheet.size == (204, 222)
@@ -155,7 +155,7 @@ def test_errors_of_clip_are_one_sentence(arguments, message, digit, monkeypatch,
 
 @pytest.mark.any_backend
 def test_classify(digit):
-    result = run("classify", digit, "--weights", DIGITS, "--top", 2)
+    result = run("classify", digit, "--weights", DIGITS, "--top-k", 2)
     assert "zero" in result.stdout
 
 
@@ -164,7 +164,7 @@ def test_classify_a_folder_of_more_than_one_batch(tmp_path):
     digits, labels = held_out_digits()
     for number in range(40):
         Image.fromarray(digits[number]).save(tmp_path / f"{number:02}.png")
-    rows = json.loads(run("classify", tmp_path, "--weights", DIGITS, "--top", 1, "--json").stdout)
+    rows = json.loads(run("classify", tmp_path, "--weights", DIGITS, "--top-k", 1, "--json").stdout)
     assert [row["image"] for row in rows] == [str(tmp_path / f"{number:02}.png") for number in range(40)]
     right = sum(row["predictions"][0]["id"] == str(label) for row, label in zip(rows, labels, strict=False))
     assert right >= 38

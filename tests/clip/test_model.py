@@ -46,7 +46,7 @@ def test_towers_load_apart(kind, clip_checkpoints, tmp_path):
         load_weights(encoder, file)
         found = fresh.encode_image(images()) if tower == "image" else fresh.encode_text(TEXTS, truncate="silent")
         assert (found * expected[tower]).sum(axis=1).min() >= COSINE
-    assert load(kind, clip_checkpoints, weights=path).scale == pytest.approx(100)
+    assert load(kind, clip_checkpoints, weights=path).logit_scale == pytest.approx(100)
     trunk = ConvNeXt(
         **SMALL, epsilon=KINDS[kind]["epsilon"], weights=path, include_top=False, pooling="avg",
         include_preprocessing=False, input_shape=(SIZE, SIZE, 3),

@@ -22,7 +22,7 @@ def test_classifier_is_the_mean_of_prompts(model, held_out):
     np.testing.assert_allclose(classifier.predict_proba(images, batch_size=2), expected, atol=1e-4)
     warmer = clip.ZeroShotClassifier(model, labels, ["{}", "an image of {}"], logit_scale=1.0)
     np.testing.assert_allclose(warmer.predict_proba(images), to_numpy(keras.ops.softmax(cosines)), atol=SAME)
-    best = classifier.predict(images, top=2)
+    best = classifier.predict(images, top_k=2)
     assert [len(rows) for rows in best] == [2] * 5
     for rows, row in zip(best, expected, strict=True):
         assert rows[0].label == labels[row.argmax()]
@@ -82,8 +82,8 @@ def test_bad_labels_and_templates(model):
         clip.ZeroShotClassifier(model, ["cat"])
     with pytest.warns(UserWarning, match=r"more than once share.*\['cat'\]"):
         clip.ZeroShotClassifier(model, ["cat", "dog", "cat"])
-    with pytest.raises(ValueError, match="top must be 1"):
-        clip.ZeroShotClassifier(model, ["cat", "dog"]).predict(np.zeros((64, 64, 3), "uint8"), top=0)
+    with pytest.raises(ValueError, match="top_k must be 1"):
+        clip.ZeroShotClassifier(model, ["cat", "dog"]).predict(np.zeros((64, 64, 3), "uint8"), top_k=0)
     hostile = clip.ZeroShotClassifier(model, ["{0.__class__}", "{}"], "a {}")
     assert hostile.labels == ("{0.__class__}", "{}")
     with pytest.raises(ValueError, match=r"\[80, 7\]. Received: count=8"):

@@ -62,5 +62,5 @@ def test_bad_arguments():
         decode_predictions(np.zeros((1, 1000)), top=0)
     with pytest.raises(ValueError, match="1000 columns"):
         decode_predictions(np.zeros((1, 10)), class_names="imagenet-1k")
-    with pytest.raises(ValueError, match="labels must be one of"):
+    with pytest.raises(ValueError, match="label_set must be one of"):
         load_class_names("cifar")

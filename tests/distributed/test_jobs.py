@@ -79,7 +79,7 @@ def test_classes_and_labels(held_out, tmp_path):
     (tmp_path / "digits").mkdir()
     for number in range(6):
         Image.fromarray(digits[number * 50]).save(tmp_path / "digits" / f"{number}.png")
-    distributed.classify("convnext_mini.digits", tmp_path / "digits", tmp_path / "classes", top=2)
+    distributed.classify("convnext_mini.digits", tmp_path / "digits", tmp_path / "classes", top_k=2)
     rows = rows_of(tmp_path / "classes").to_pylist()
     names = [row["labels"][0] for row in rows]
     assert names == [load_class_names("digits")[labels[number * 50]][1] for number in range(6)]
@@ -88,9 +88,9 @@ def test_classes_and_labels(held_out, tmp_path):
     for number in range(6):
         (tmp_path / "shapes" / f"{number}.png").write_bytes(png(np.asarray(held_out[0][number])))
     words = sorted({*held_out[1][:6]})
-    distributed.zero_shot(MODEL, words, tmp_path / "shapes", tmp_path / "labels", templates="{}", top=1)
+    distributed.zero_shot(MODEL, words, tmp_path / "shapes", tmp_path / "labels", templates="{}", top_k=1)
     rows = rows_of(tmp_path / "labels").to_pylist()
-    expected = clip.ZeroShotClassifier(clip.create_model(MODEL), words, "{}").predict(held_out[0][:6], top=1)
+    expected = clip.ZeroShotClassifier(clip.create_model(MODEL), words, "{}").predict(held_out[0][:6], top_k=1)
     for row, (best,) in zip(rows, expected, strict=True):
         assert row["labels"] == [best.label]
         assert row["cosines"] == [pytest.approx(best.cosine, abs=SAME)]

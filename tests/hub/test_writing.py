@@ -137,7 +137,7 @@ def test_classes_of_a_backbone_are_not_those_of_the_head_on_it(tmp_path):
     model = keras.Sequential([backbone, keras.layers.Dense(5)])
     save_pretrained(model, tmp_path / "saved", "keras")
     again = create_model(tmp_path / "saved").pretrained_info
-    assert again.labels is None
+    assert again.class_names is None
     assert again.transform == backbone.pretrained_info.transform
 
 

@@ -73,7 +73,7 @@ def test_a_changed_image_replaces_its_vector(kind, new_index, photos, model):
     index.add(photos)
     Image.new("RGB", (32, 32), "red").save(photos / "2.png")
     index.add(photos / "2.png")
-    (best,) = index.search(photos / "2.png", top=1)
+    (best,) = index.search(photos / "2.png", top_k=1)
     assert best.name == str(photos / "2.png")
     assert best.cosine == pytest.approx(1, abs=1e-4)
     assert len(index) == 4
@@ -81,11 +81,11 @@ def test_a_changed_image_replaces_its_vector(kind, new_index, photos, model):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("top", [0, -1, 2.5, "3", None, True + 0.5])
-def test_top_is_a_whole_number(kind, top, new_index, photos):
+def test_top_is_a_whole_number(kind, top_k, new_index, photos):
     index = new_index(kind)
     index.add(photos)
-    with pytest.raises(ValueError, match="top must be a whole number"):
-        index.search("a star", top)
+    with pytest.raises(ValueError, match="top_k must be a whole number"):
+        index.search("a star", top_k)
     assert len(index.search("a star", np.int64(2))) == 2
 
 

@@ -21,12 +21,12 @@ def test_search_is_exact(model, held_out):
     assert index.add(images, names=captions) == len(index) == 48
     query = "a small red circle on the left"
     cosines = model.encode_image(images) @ model.encode_text(query)[0]
-    hits = index.search(query, top=7)
+    hits = index.search(query, top_k=7)
     assert [hit.name for hit in hits] == [captions[place] for place in np.argsort(-cosines, kind="stable")[:7]]
     np.testing.assert_allclose([hit.cosine for hit in hits], np.sort(cosines)[::-1][:7], atol=SAME)
-    assert index.search(images[3], top=1)[0].name == captions[3]
-    assert index.search(images[3], top=1)[0].cosine == pytest.approx(1, abs=SAME)
-    assert len(index.search(query, top=1000)) == 48
+    assert index.search(images[3], top_k=1)[0].name == captions[3]
+    assert index.search(images[3], top_k=1)[0].cosine == pytest.approx(1, abs=SAME)
+    assert len(index.search(query, top_k=1000)) == 48
 
 
 @pytest.mark.any_backend
@@ -99,8 +99,8 @@ def test_adding_images_is_all_or_nothing(model, folder, tmp_path):
         index.search("  ")
     with pytest.raises(ValueError, match="index is empty"):
         retrieval.InMemoryIndex(model).search("a")
-    with pytest.raises(ValueError, match="top must be a whole number, 1 or more"):
-        index.search("a", top=0)
+    with pytest.raises(ValueError, match="top_k must be a whole number, 1 or more"):
+        index.search("a", top_k=0)
 
 
 @pytest.mark.any_backend
@@ -161,13 +161,13 @@ def test_a_table_that_names_other_files(model, folder, tmp_path):
     for position in range(len(names)):
         with pytest.raises(ValueError, match="Name the folder that its images lie in"):
             loaded.get_image_path(position)
-    trusted = retrieval.InMemoryIndex.load(elsewhere / "index", model, images=folder)
+    trusted = retrieval.InMemoryIndex.load(elsewhere / "index", model, image_root=folder)
     assert trusted.get_image_path(3) == inside.resolve()
     for position in (0, 1, 2, 4):
         with pytest.raises(ValueError, match="is no file below the folders"):
             trusted.get_image_path(position)
     with pytest.raises(ValueError, match="missing is not a folder"):
-        retrieval.InMemoryIndex.load(elsewhere / "index", model, images=tmp_path / "missing")
+        retrieval.InMemoryIndex.load(elsewhere / "index", model, image_root=tmp_path / "missing")
 
 
 @pytest.mark.any_backend

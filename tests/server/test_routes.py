@@ -80,7 +80,7 @@ def test_hugging_face_client(address, model, images):
     labels = ["a red circle", "a blue star", "a green square"]
     found = client.zero_shot_image_classification(png(images[0][0]), candidate_labels=labels)
     classifier = clip.ZeroShotClassifier(model, labels)
-    expected = classifier.predict(images[0][0], top=3)[0]
+    expected = classifier.predict(images[0][0], top_k=3)[0]
     assert [row.label for row in found] == [row.label for row in expected]
     np.testing.assert_allclose([row.score for row in found], [row.probability for row in expected], atol=1e-4)
 
@@ -99,7 +99,7 @@ def test_classify(address, model, images):
     labels, templates = ["red", "green", "blue"], ["a {} shape", "something {}"]
     body = {"input": [{"image": data_uri(png(images[0][0]))}], "labels": labels, "templates": templates, "top_k": 2}
     first, again = (post(address, "/v1/classify", body).json() for _ in range(2))
-    expected = clip.ZeroShotClassifier(model, labels, templates).predict(images[0][0], top=2)[0]
+    expected = clip.ZeroShotClassifier(model, labels, templates).predict(images[0][0], top_k=2)[0]
     for row in (first["data"][0], again["data"][0]):
         assert [entry["label"] for entry in row["predictions"]] == [entry.label for entry in expected]
         assert row["score"] == pytest.approx(expected[0].probability, abs=1e-4)

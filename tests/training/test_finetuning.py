@@ -183,7 +183,7 @@ def test_a_state_of_another_training_is_refused(tmp_path):
     scratch = dataclasses.replace(SHORT, epochs=0, pretrained=False)
     training.fine_tune("convnext_mini", digits(), scratch, state=tmp_path / "other")
     with pytest.raises(ValueError, match="state of a training with other"):
-        training.fine_tune(DIGITS, digits(), dataclasses.replace(scratch, start="weights"), state=tmp_path / "other")
+        training.fine_tune(DIGITS, digits(), dataclasses.replace(scratch, pretrained=True), state=tmp_path / "other")
 
 
 @pytest.mark.any_backend
@@ -277,8 +277,8 @@ def test_wrong_arguments_are_told(tmp_path):
         training.TrainingConfig(epochs=1.5)
     with pytest.raises(ValueError, match="crop_scale must be two rising parts"):
         training.TrainingConfig(crop_scale=(0.5, 0.2))
-    with pytest.raises(ValueError, match="head must be 'probe' or 'fresh'"):
-        training.TrainingConfig(head="new")
+    with pytest.raises(ValueError, match="head_init must be 'probe' or 'fresh'"):
+        training.TrainingConfig(head_init="new")
     with pytest.raises(ValueError, match="is no weight set|name must be one of"):
         training.fine_tune("convnext_minny", digits(), SHORT)
     model = create_model(DIGITS)

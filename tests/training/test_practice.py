@@ -157,7 +157,7 @@ def test_classify_gives_probabilities_of_a_model_with_logits(tmp_path):
     model.save(tmp_path / "logits.keras")
     Image.fromarray(PIXELS[0]).save(tmp_path / "image.png")
     arguments = ["classify", str(tmp_path / "image.png"), "--weights", str(tmp_path / "logits.keras"), "--json"]
-    run = CliRunner().invoke(app, [*arguments, "--top", "10"], catch_exceptions=False)
+    run = CliRunner().invoke(app, [*arguments, "--top-k", "10"], catch_exceptions=False)
     scores = [row["score"] for row in json.loads(run.stdout)[0]["predictions"]]
     assert sum(scores) == pytest.approx(1, abs=1e-5)
 

@@ -53,7 +53,7 @@ def test_a_folder_of_images_becomes_a_classifier_that_every_command_takes(images
     results = json.loads((output / "results.json").read_text())
     assert results["transform"]["epochs"] == 2
     card = (output / "README.md").read_text()
-    assert f"{100 * results['validation']['top-1']:.2f} %" in card
+    assert f"{100 * results['validation']['top1_accuracy']:.2f} %" in card
     assert "Started from | convnext_mini.digits (license: apache-2.0)" in card
     for chart in ("confusion", "curves", "reliability"):
         assert f"![{chart}]({chart}.png)" in card
