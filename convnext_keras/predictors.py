@@ -54,12 +54,12 @@ class Classifier:
         return softmax(scores) if self.is_logits else scores
 
 
-def load_predictor(name: str, engine: str | None = None, streams: int = 1) -> clip.DualEncoder | Classifier:
+def load_predictor(name: str, runtime: str | None = None, streams: int = 1) -> clip.DualEncoder | Classifier:
     """A model by its name: a weight set, a `.keras` file, a repository or folder, or what `export` wrote.
 
     Args:
         name: of the model.
-        engine: to run a ConvNeXt-CLIP by; see `create_app`.
+        runtime: to run a ConvNeXt-CLIP by; see `create_app`.
         streams: of that engine; see `create_app`.
 
     Raises:
@@ -67,16 +67,16 @@ def load_predictor(name: str, engine: str | None = None, streams: int = 1) -> cl
     """
     if is_exported_clip(name):
         exported = ExportedCLIP(name, streams)
-        if engine not in (None, exported.format):
-            raise ValueError(f"{name} was written for {exported.format}. Received: engine={engine!r}")
+        if runtime not in (None, exported.format):
+            raise ValueError(f"{name} was written for {exported.format}. Received: runtime={runtime!r}")
         return exported
-    if streams > 1 and not engine:
+    if streams > 1 and not runtime:
         raise ValueError(
             f"streams are of an engine, which runs a ConvNeXt-CLIP. Received: streams={streams} without one"
         )
     if is_clip_name(name):
-        return ExportedCLIP(get_or_export_clip(name, engine), streams) if engine else clip.create_model(name)
-    if engine:
+        return ExportedCLIP(get_or_export_clip(name, runtime), streams) if runtime else clip.create_model(name)
+    if runtime:
         raise ValueError(f"engine is of a ConvNeXt-CLIP. Write {name} with `convnext-keras export`, and serve that.")
     model: Any = ExportedModel(name) if is_exported_model(name) else create_model(name)
     return Classifier(model, Path(name).name)

@@ -206,9 +206,9 @@ ENGINES = (
     ("Keras on JAX", (), "jax"),
     ("Keras on TensorFlow", (), "tensorflow"),
     ("Keras on PyTorch", (), "torch"),
-    ("OpenVINO", ("--engine", "openvino"), "openvino"),
-    ("OpenVINO, two streams", ("--engine", "openvino", "--streams", "2"), "openvino"),
-    ("ONNX Runtime", ("--engine", "onnx"), "openvino"),
+    ("OpenVINO", ("--runtime", "openvino"), "openvino"),
+    ("OpenVINO, two streams", ("--runtime", "openvino", "--streams", "2"), "openvino"),
+    ("ONNX Runtime", ("--runtime", "onnx"), "openvino"),
 )
 
 

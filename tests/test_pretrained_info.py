@@ -56,8 +56,8 @@ def test_it_survives_saving(make, form, tmp_path):
     )  # fmt: skip
     assert after.transform == before.transform
     assert isinstance(after.transform, ImageTransform)
-    assert after.file.name == before.file.name
-    assert after.file.parent.name == ""  # The folder is this machine's.
+    assert after.weights_file.name == before.weights_file.name
+    assert after.weights_file.parent.name == ""  # The folder is this machine's.
 
 
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")

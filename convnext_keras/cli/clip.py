@@ -50,7 +50,7 @@ def zero_shot(
     output: JobOutput = None,
     column: Column = "",
     retry_errors: RetryErrors = False,
-    engine: ClusterOption = "",
+    cluster: ClusterOption = "",
     address: Address = "",
     devices: Devices = "",
 ) -> None:
@@ -65,7 +65,7 @@ def zero_shot(
 
     names = validate_labels([label for label in labels.split(",") if label.strip()])
     templates = validate_templates(template)
-    job = job_options(output, engine, address, devices)
+    job = job_options(output, cluster, address, devices)
     job |= {"column": column, "retry_errors": retry_errors, "exif_transpose": exif_transpose}
     if output:
         if as_json or threshold is not None:
@@ -110,7 +110,7 @@ def embed(
     exif_transpose: ExifTranspose = True,
     column: Column = "",
     retry_errors: RetryErrors = False,
-    engine: ClusterOption = "",
+    cluster: ClusterOption = "",
     address: Address = "",
     devices: Devices = "",
 ) -> None:
@@ -118,7 +118,7 @@ def embed(
 
     [dim]convnext-keras embed photos/ --output photos.safetensors[/]
 
-    [dim]convnext-keras embed "shards/*.tar" --output vectors/ --engine ray --devices gpu[/]
+    [dim]convnext-keras embed "shards/*.tar" --output vectors/ --cluster ray --devices gpu[/]
     """
     from convnext_keras import distributed
     from convnext_keras.retrieval.lance_index import SUFFIX
@@ -127,13 +127,13 @@ def embed(
     if output.suffix in ("", SUFFIX):
         if any(path.suffix == ".txt" for path in inputs):
             raise ValueError(f"Vectors of texts go to one file, .safetensors or .parquet. Received: {output}")
-        job = job_options(output, engine, address, devices)
+        job = job_options(output, cluster, address, devices)
         job |= {"column": column, "retry_errors": retry_errors, "exif_transpose": exif_transpose}
         print_summary(
             output, distributed.embed(weights, restore_urls(inputs), output, dtype=dtype, batch_size=batch_size, **job)
         )
         return
-    if engine or address or devices or dtype != "float32":
+    if cluster or address or devices or dtype != "float32":
         raise ValueError(f"{output} is one file. For a cluster, or another --dtype, write to a folder or a .lance.")
     of_texts = [path for path in inputs if path.suffix == ".txt"]
     if of_texts and len(of_texts) < len(inputs):
@@ -188,14 +188,19 @@ def search(
     folder: Annotated[Path, typer.Argument(metavar="INDEX", help="Folder that 'index' wrote.")],
     query: Annotated[str, typer.Argument(help="Words, or the path of an image.")],
     top_k: TopK = 10,
-    sheet: Annotated[Path | None, typer.Option(help="Write a sheet of the images found, such as found.png.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of the images, if it is not beside the index.")] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option("--contact-sheet", help="Image file to write with the images found, such as found.png."),
+    ] = None,
+    image_dir: Annotated[
+        Path | None, typer.Option(help="Directory of the images, if it is not beside the index.")
+    ] = None,
     where: Annotated[str, typer.Option(help="Condition on columns of a .lance, such as 'year > 2020'.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Finds images by words or by another image.
 
-    [dim]convnext-keras search photos.index "a lighthouse in fog" --sheet found.png[/]
+    [dim]convnext-keras search photos.index "a lighthouse in fog" --contact-sheet found.png[/]
 
     [dim]convnext-keras search photos.lance photo.jpg --top-k 5 --where "year > 2020"[/]
     """
@@ -203,7 +208,7 @@ def search(
     from convnext_keras.contact_sheet import contact_sheet
     from convnext_keras.retrieval.factory import read_index_weights
 
-    index = retrieval.open_index(folder, load_clip(read_index_weights(folder)), images)
+    index = retrieval.open_index(folder, load_clip(read_index_weights(folder)), image_dir)
     hits = index.search(parse_query(query), top_k, where or None)
     if as_json:
         print(json.dumps([hit._asdict() for hit in hits], indent=2))

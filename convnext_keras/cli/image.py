@@ -55,7 +55,7 @@ def classify(
     output: JobOutput = None,
     column: Column = "",
     retry_errors: RetryErrors = False,
-    engine: ClusterOption = "",
+    cluster: ClusterOption = "",
     address: Address = "",
     devices: Devices = "",
 ) -> None:
@@ -63,7 +63,7 @@ def classify(
 
     [dim]convnext-keras classify cat.jpg dog.jpg --weights convnext_base --top-k 3[/]
 
-    [dim]convnext-keras classify "shards/*.tar" --output classes/ --engine ray[/]
+    [dim]convnext-keras classify "shards/*.tar" --output classes/ --cluster ray[/]
     """
     import keras
     import numpy as np
@@ -73,7 +73,7 @@ def classify(
     from convnext_keras.export.metadata import output_names
     from convnext_keras.inference import softmax
 
-    job = job_options(output, engine, address, devices)
+    job = job_options(output, cluster, address, devices)
     job |= {"column": column, "retry_errors": retry_errors, "exif_transpose": exif_transpose}
     if output:
         print_summary(output, distributed.classify(weights, restore_urls(images), output, top_k=top_k, **job))
@@ -116,7 +116,7 @@ def explain(
     images: Images,
     output: Annotated[Path, typer.Option(help="Image to write, such as cam.png.")] = Path("explained.png"),
     weights: WeightSetName = "convnext_tiny.imagenet",
-    target: Annotated[str, typer.Option(help="Class by its name; by default each image's best.")] = "",
+    class_name: Annotated[str, typer.Option(help="Class by its name; by default each image's best.")] = "",
     text: Annotated[list[str], typer.Option(help="Of a ConvNeXt-CLIP: what to look for, once or more.")] = [],  # noqa: B006
     method: Annotated[str, typer.Option(help=format_choices(EXPLAIN_METHODS))] = "grad_cam",
 ) -> None:
@@ -131,12 +131,12 @@ def explain(
     from convnext_keras.explain import explain_images
 
     paths = expand_images(images)
-    if text and target:
-        raise ValueError("Give --target, of a classifier, or --text, of a ConvNeXt-CLIP.")
+    if text and class_name:
+        raise ValueError("Give --class-name, of a classifier, or --text, of a ConvNeXt-CLIP.")
     model: Any = (
         clip.create_model(weights) if text else load_saved_model(weights) or create_model(resolve_weights(weights))
     )
-    wanted: Any = text or [target or None]
+    wanted: Any = text or [class_name or None]
     columns = [explain_images(model, paths, each, method=method) for each in wanted]
     rows = []
     for maps in zip(*columns, strict=True):

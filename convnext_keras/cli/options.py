@@ -58,7 +58,7 @@ ExifTranspose = Annotated[
 Column = Annotated[str, typer.Option(help="Column of a list with the paths, addresses or images; else the usual one.")]
 RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Do shards again that have errors.")]
 JobOutput = Annotated[Path | None, typer.Option("--output", help="Folder for files of Parquet, with a row an image.")]
-ClusterOption = Annotated[str, typer.Option("--engine", help="ray, to do the images on a cluster.")]
+ClusterOption = Annotated[str, typer.Option("--cluster", help="ray, to do the images on a cluster.")]
 Address = Annotated[str, typer.Option(help="Of a cluster of Ray that runs, such as auto or ray://head:10001.")]
 Devices = Annotated[str, typer.Option(help="Of a cluster: cpu or gpu, or how many models, such as gpu:4.")]
 TopK = Annotated[int, typer.Option(min=1, help="How many to show.")]
@@ -118,11 +118,11 @@ def print_summary(output: Path, summary: distributed.JobSummary) -> None:
     print(f"{output}: {summary.images} images{errors}, in {summary.shards} shards{before}")
 
 
-def job_options(output: Path | None, engine: str, address: str, devices: str) -> dict[str, Any]:
+def job_options(output: Path | None, cluster: str, address: str, devices: str) -> dict[str, Any]:
     """Where a job runs; raises ValueError if a cluster is named without an output."""
-    if output is None and (engine or address or devices):
+    if output is None and (cluster or address or devices):
         raise ValueError("A cluster writes to files. Name a folder: --output FOLDER.")
-    return {"engine": engine or None, "address": address or None, "devices": devices, "verbose": True}
+    return {"cluster": cluster or None, "address": address or None, "devices": devices, "verbose": True}
 
 
 def restore_urls(paths: Iterable[Path]) -> list[str]:

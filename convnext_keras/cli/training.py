@@ -99,7 +99,7 @@ def train(
         return
     if replay_data or freeze_tower or interpolate != 1:
         raise ValueError(
-            "--replay, --locked and --interpolate are for pairs: a .csv with path and caption, or a .tar. "
+            "--replay-data, --freeze-tower and --interpolate are for pairs: a .csv with path and caption, or a .tar. "
             f"Received: {data}"
         )
     on_error = "skip" if skip else "raise"
@@ -185,8 +185,10 @@ def evaluate(
     model: Model,
     data: Data,
     size: Size = 0,
-    flip: Annotated[bool, typer.Option("--flip", help="Average the scores of mirrored images in.")] = False,
-    chart: Annotated[Path | None, typer.Option(help="Write the confusion of the classes as an image.")] = None,
+    flip: Annotated[bool, typer.Option("--tta-flip", help="Average the scores of mirrored images in.")] = False,
+    confusion_matrix: Annotated[
+        Path | None, typer.Option(help="Write the confusion of the classes as an image.")
+    ] = None,
     template: Templates = [TEMPLATE],  # noqa: B006
     skip: Skipped = False,
     as_json: AsJson = False,
@@ -211,8 +213,8 @@ def evaluate(
         typer.echo(f"Measured on the validation part of {data}.", err=True)
     options: Any = {"size": size or None, "flip": flip, "on_error": on_error, "templates": template}
     result = training.evaluate(chosen, held_out, **options)
-    if chart:
-        reports.plot_confusion_matrix(result).savefig(chart, dpi=110)
+    if confusion_matrix:
+        reports.plot_confusion_matrix(result).savefig(confusion_matrix, dpi=110)
     summary = result.summary()
     if as_json:
         print(json.dumps(summary, indent=2))

@@ -21,7 +21,7 @@ from convnext_keras.distributed.sharding import Shard, make_shards
 from convnext_keras.distributed.tasks import PRECISIONS, ShardResult, Task, Worker
 from convnext_keras.validation import format_choices
 
-ENGINES = (None, "ray")
+CLUSTERS = (None, "ray")
 ShardRunner = Callable[[Iterable[Shard], Path | None], Iterator[tuple[Shard, ShardResult]]]
 DEFAULT_SHARD_SIZE = 1024  # images; two or three MB of vectors
 
@@ -29,7 +29,7 @@ DEFAULT_SHARD_SIZE = 1024  # images; two or three MB of vectors
 class JobOptions(NamedTuple):
     """Where and how a job runs; see `embed`."""
 
-    engine: str | None
+    cluster: str | None
     address: str | None
     devices: str
     shard_size: int
@@ -64,7 +64,7 @@ def embed(
     dtype: str = "float32",
     batch_size: int = 32,
     runtime: str | None = None,
-    engine: str | None = None,
+    cluster: str | None = None,
     address: str | None = None,
     devices: str = "",
     shard_size: int = DEFAULT_SHARD_SIZE,
@@ -89,7 +89,7 @@ def embed(
         batch_size: most images at a time.
         runtime: `"openvino"` or `"onnx"`, to run the model without Keras' backend; see
             `export.get_or_export_clip`.
-        engine: None for this process, or `"ray"`.
+        cluster: None for this process, or `"ray"`.
         address: of a cluster of Ray that runs, such as `"auto"` or `"ray://head:10001"`; None to start one here.
         devices: of a cluster: `"gpu"` or `"cpu"`, or such as `"gpu:4"`, for how many models there are; each has a GPU,
             or an equal part of the processors. By default one for each GPU, or for each four processors.
@@ -115,8 +115,8 @@ def embed(
     """
     if dtype not in PRECISIONS:
         raise ValueError(f"dtype must be {format_choices(PRECISIONS)}. Received: dtype={dtype!r}")
-    task = Task("embed", weights, batch_size, dtype, engine=runtime, exif_transpose=exif_transpose)
-    options = JobOptions(engine, address, devices, shard_size, column, retry_errors, verbose)
+    task = Task("embed", weights, batch_size, dtype, runtime=runtime, exif_transpose=exif_transpose)
+    options = JobOptions(cluster, address, devices, shard_size, column, retry_errors, verbose)
     return _run(task, inputs, output, options)
 
 
@@ -127,7 +127,7 @@ def classify(
     *,
     top_k: int = 5,
     batch_size: int = 32,
-    engine: str | None = None,
+    cluster: str | None = None,
     address: str | None = None,
     devices: str = "",
     shard_size: int = DEFAULT_SHARD_SIZE,
@@ -146,7 +146,7 @@ def classify(
         output: a folder.
         top_k: how many classes of each image.
         batch_size: see `embed`.
-        engine: see `embed`.
+        cluster: see `embed`.
         address: see `embed`.
         devices: see `embed`.
         shard_size: see `embed`.
@@ -166,7 +166,7 @@ def classify(
         0
     """
     task = Task("classify", weights, batch_size, top_k=_validate_top_k(top_k), exif_transpose=exif_transpose)
-    options = JobOptions(engine, address, devices, shard_size, column, retry_errors, verbose)
+    options = JobOptions(cluster, address, devices, shard_size, column, retry_errors, verbose)
     return _run(task, inputs, output, options)
 
 
@@ -180,7 +180,7 @@ def zero_shot(
     top_k: int = 5,
     batch_size: int = 32,
     runtime: str | None = None,
-    engine: str | None = None,
+    cluster: str | None = None,
     address: str | None = None,
     devices: str = "",
     shard_size: int = DEFAULT_SHARD_SIZE,
@@ -202,7 +202,7 @@ def zero_shot(
         top_k: how many labels of each image.
         batch_size: see `embed`.
         runtime: see `embed`.
-        engine: see `embed`.
+        cluster: see `embed`.
         address: see `embed`.
         devices: see `embed`.
         shard_size: see `embed`.
@@ -223,9 +223,9 @@ def zero_shot(
         1
     """
     words: dict[str, Any] = {"labels": validate_labels(labels), "templates": validate_templates(templates)}
-    words |= {"engine": runtime, "exif_transpose": exif_transpose}
+    words |= {"cluster": runtime, "exif_transpose": exif_transpose}
     task = Task("zero_shot", weights, batch_size, top_k=_validate_top_k(top_k), **words)
-    options = JobOptions(engine, address, devices, shard_size, column, retry_errors, verbose)
+    options = JobOptions(cluster, address, devices, shard_size, column, retry_errors, verbose)
     return _run(task, inputs, output, options)
 
 
@@ -239,21 +239,21 @@ def _run(
     task: Task, inputs: str | os.PathLike | Sequence[str | os.PathLike], output: str | os.PathLike, options: JobOptions
 ) -> JobSummary:
     """Does what is left of a job."""
-    engine, shard_size = options.engine, options.shard_size
-    if engine not in ENGINES:
-        raise ValueError(f"engine must be {format_choices(ENGINES)}. Received: engine={engine!r}")
+    cluster, shard_size = options.cluster, options.shard_size
+    if cluster not in CLUSTERS:
+        raise ValueError(f"engine must be {format_choices(CLUSTERS)}. Received: cluster={cluster!r}")
     for name, value in (("batch_size", task.batch_size), ("shard_size", shard_size)):
         if value < 1:
             raise ValueError(f"{name} must be 1 or more. Received: {name}={value}")
-    if (options.address or options.devices) and engine != "ray":
-        raise ValueError("address and devices are of a cluster. Say engine='ray' too.")
+    if (options.address or options.devices) and cluster != "ray":
+        raise ValueError("address and devices are of a cluster. Say cluster='ray' too.")
     if importlib.util.find_spec("pyarrow") is None:
         raise ValueError('A job writes files of Parquet: pip install "convnext-keras[parquet]"')
     single = isinstance(inputs, str | os.PathLike)
     names = [os.fsdecode(os.fspath(name)) for name in ([inputs] if single else inputs)]
     shards = [*make_shards(names, shard_size, options.column)]  # Before anything is fetched.
     start = time.monotonic()
-    with _workers(task, engine, options.address, options.devices) as (work, description, model):
+    with _workers(task, cluster, options.address, options.devices) as (work, description, model):
         settings = {**dataclasses.asdict(task), "labels": [*task.labels], "templates": [*task.templates], **description}
         with open_output(Path(output), settings, model) as written:
             left = _remaining_shards(shards, written, options)
@@ -284,10 +284,10 @@ def _remaining_shards(shards: list[Shard], output: Output, options: JobOptions) 
 
 @contextlib.contextmanager
 def _workers(
-    task: Task, engine: str | None, address: str | None, devices: str
+    task: Task, cluster: str | None, address: str | None, devices: str
 ) -> Iterator[tuple[ShardRunner, dict[str, str], DualEncoder | None]]:
     """What does shards and gives them back with their rows; what tells of the model; and the model for its vectors."""
-    if engine is None:
+    if cluster is None:
         worker = Worker(task)
         model = worker.model if isinstance(worker.model, DualEncoder) and task.kind == "embed" else None
         yield (

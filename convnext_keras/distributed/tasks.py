@@ -29,7 +29,7 @@ class Task:
         top_k: how many classes or labels of each image.
         labels: of `zero_shot`.
         templates: of `zero_shot`.
-        engine: see `load_predictor`.
+        runtime: see `load_predictor`.
         exif_transpose: whether images are rotated as their EXIF orientation says.
     """
 
@@ -40,7 +40,7 @@ class Task:
     top_k: int = 5
     labels: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
-    engine: str | None = None
+    runtime: str | None = None
     exif_transpose: bool = True
 
 
@@ -67,7 +67,7 @@ class Worker:
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self.model = load_predictor(task.weights, task.engine)
+        self.model = load_predictor(task.weights, task.runtime)
         if isinstance(self.model, Classifier) != (task.kind == "classify"):
             kind = "classifier" if task.kind == "classify" else "ConvNeXt-CLIP"
             raise ValueError(f"{task.kind} takes a {kind}; {task.weights} is none.")

@@ -43,7 +43,7 @@ class InMemoryIndex(ImageIndex):
         >>> index = retrieval.InMemoryIndex(clip.create_model("convnext_mini.shapes"))
         >>> index.add([np.full((64, 64, 3), gray, "uint8") for gray in (0, 255)], names=["black", "white"])
         2
-        >>> [hit.name for hit in index.search("a white background", top=1)]
+        >>> [hit.name for hit in index.search("a white background", top_k=1)]
         ['white']
     """
 

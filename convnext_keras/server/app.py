@@ -27,13 +27,13 @@ STATUS_CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_l
 def create_app(
     model: clip.DualEncoder | Classifier | str = BUNDLED_CLIP,
     *,
-    engine: str | None = None,
+    runtime: str | None = None,
     streams: int = 1,
     name: str | None = None,
     api_keys: Iterable[str] = (),
     allowed_hosts: Iterable[str] = (),
     indexes: Mapping[str, str | Path] | None = None,
-    images: Mapping[str, str | Path] | None = None,
+    image_roots: Mapping[str, str | Path] | None = None,
     limits: ServerLimits = ServerLimits(),  # noqa: B008 - immutable
     image_url_policy: ImageURLPolicy = ImageURLPolicy(),  # noqa: B008 - immutable
     batching: bool = True,
@@ -42,14 +42,14 @@ def create_app(
 
     Args:
         model: a model; or its name, see `load_predictor`.
-        engine: `"openvino"` or `"onnx"`, to run the named ConvNeXt-CLIP by that program; None for Keras' backend.
+        runtime: `"openvino"` or `"onnx"`, to run the named ConvNeXt-CLIP by that program; None for Keras' backend.
         streams: batches of each tower that the engine runs at a time, each on its share of the processors; a request
             that comes alone has one share only. A model that is given has its own.
         name: that clients call it by; the weight set's if None.
         api_keys: of which each request needs one; none to let everyone in.
         allowed_hosts: names that the server is reached by, beside those of this machine; see `AllowedHosts`.
         indexes: folders made by `convnext-keras index`, by the names that clients call them by.
-        images: for an index of that name, the folder below which its images lie; see `ImageIndex.get_image_path`.
+        image_roots: for an index of that name, the folder below which its images lie; see `ImageIndex.get_image_path`.
         limits: of what requests may cost.
         image_url_policy: which addresses of images may be fetched.
         batching: whether items of different requests run together.
@@ -67,10 +67,10 @@ def create_app(
         >>> app.title
         'ConvNeXt-CLIP'
     """
-    indexes, images = indexes or {}, images or {}
-    if unknown := sorted(images.keys() - indexes.keys()):
-        raise ValueError(f"images must be for one of the indexes {sorted(indexes)}. Received: {unknown[0]!r}")
-    served = load_predictor(model, engine, streams) if isinstance(model, str) else model
+    indexes, image_roots = indexes or {}, image_roots or {}
+    if unknown := sorted(image_roots.keys() - indexes.keys()):
+        raise ValueError(f"image_roots must name one of the indexes {sorted(indexes)}. Received: {unknown[0]!r}")
+    served = load_predictor(model, runtime, streams) if isinstance(model, str) else model
     metrics = Metrics()
     queues = InferenceEngine(served, limits, image_url_policy, metrics, batching)
 
@@ -83,8 +83,8 @@ def create_app(
     app = FastAPI(title="ConvNeXt-CLIP", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.add_middleware(
         GuardMiddleware,
-        api_keys=ApiKeys(api_keys),
-        allowed_hosts=AllowedHosts(allowed_hosts),
+        keys=ApiKeys(api_keys),
+        hosts=AllowedHosts(allowed_hosts),
         limits=limits,
         observe=metrics.request,
     )
@@ -93,14 +93,14 @@ def create_app(
     app.state.name = name or str((known and known.weights_name) or served.name)
     app.state.indexes = {}
     if isinstance(served, clip.DualEncoder):
-        loaded = {key: retrieval.open_index(folder, served, images.get(key)) for key, folder in indexes.items()}
+        loaded = {key: retrieval.open_index(folder, served, image_roots.get(key)) for key, folder in indexes.items()}
         app.state.indexes = loaded
     elif indexes:
         raise ValueError(f"indexes are of a ConvNeXt-CLIP; {served.name} is a classifier. Received: {sorted(indexes)}")
     for kind in (ApiError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, error_response)
-    for room in (meta_routes, routes):
-        app.include_router(room.router)
+    for module in (meta_routes, routes):
+        app.include_router(module.router)
     return app
 
 

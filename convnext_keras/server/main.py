@@ -23,14 +23,14 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
-    keys_file: str | os.PathLike | None = None,
+    api_keys_file: str | os.PathLike | None = None,
     allowed_hosts: Iterable[str] = (),
     indexes: Iterable[str] = (),
-    images: Iterable[str] = (),
+    image_roots: Iterable[str] = (),
     image_urls: str = "public",
     image_hosts: Iterable[str] = (),
     batching: bool = True,
-    engine: str | None = None,
+    runtime: str | None = None,
     streams: int = 1,
 ) -> None:
     """Serves until SIGTERM or SIGINT, then answers the requests that it has accepted, and ends.
@@ -39,32 +39,37 @@ def serve(
         model: see `create_app`.
         host: address to listen at.
         port: port to listen at.
-        keys_file: see `configured_keys`.
+        api_keys_file: see `configured_keys`.
         allowed_hosts: names that the server is reached by, beside `host` and those of this machine.
         indexes: folders made by `convnext-keras index`, each `NAME=FOLDER`.
-        images: folders below which the images of an index lie, each `NAME=FOLDER` with an index's name.
+        image_roots: folders below which the images of an index lie, each `NAME=FOLDER` with an index's name.
         image_urls: `"public"`, `"allowlist"` or `"off"`; see `ImageURLPolicy`.
         image_hosts: for `"allowlist"`.
         batching: whether items of different requests run together.
-        engine: see `create_app`.
+        runtime: see `create_app`.
         streams: see `create_app`.
 
     Raises:
         ValueError: if others than this machine could reach a server without keys, or an argument is not valid.
     """
-    api_keys = configured_keys(keys_file)
+    api_keys = configured_keys(api_keys_file)
     if host not in LOOPBACK and not api_keys:
         raise ValueError(
             f"A server without keys must listen at {LOOPBACK[0]}. Received: host={host!r}. Set the variable "
-            "CONVNEXT_KERAS_API_KEYS or give --keys FILE."
+            "CONVNEXT_KERAS_API_KEYS or give --api-keys-file FILE."
         )
     image_url_policy = ImageURLPolicy.of(image_urls, image_hosts)
     folders: dict[str, Any] = {
         "indexes": named_folders("--index", indexes),
-        "images": named_folders("--images", images),
+        "image_roots": named_folders("--image-dir", image_roots),
     }
     backend.enable_compilation_cache(cache_dir() / "compiled")
-    settings: dict[str, Any] = {"policy": image_url_policy, "batching": batching, "engine": engine, "streams": streams}
+    settings: dict[str, Any] = {
+        "image_url_policy": image_url_policy,
+        "batching": batching,
+        "runtime": runtime,
+        "streams": streams,
+    }
     app = create_app(model, api_keys=api_keys, allowed_hosts=[host, *allowed_hosts], **folders, **settings)
     # Headers of proxies are not believed, and the access log is the application's own.
     quiet = {"access_log": False, "proxy_headers": False, "server_header": False, "log_config": LOGGING}

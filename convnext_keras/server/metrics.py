@@ -15,18 +15,24 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
-        self.requests = Counter("requests", "Answers", ["route", "status"], registry=registry)
-        self.seconds = Histogram("request_seconds", "Time to the answer", ["route"], registry=registry)
-        self.sizes = Histogram("batch_size", "Items of a batch", ["tower"], buckets=SIZES, registry=registry)
-        self.waited = Histogram("batch_wait_seconds", "Wait of a batch's first item", ["tower"], registry=registry)
-        self.ran = Histogram("batch_seconds", "Time of the model", ["tower"], registry=registry)
-        self.stages = Histogram("stage_seconds", "Time before the model", ["stage"], registry=registry)
-        self.images = Counter("images", "Images by outcome", ["outcome"], registry=registry)
-        self.labels = Counter("label_cache", "Sets of labels by whether they were kept", ["kept"], registry=registry)
-        self.queued = Gauge("queued", "Items that wait", ["tower"], registry=registry)
-        self.memory = Gauge("memory_bytes", "Resident memory of the process", registry=registry)
+        self.requests = Counter("convnext_keras_requests", "Answers", ["route", "status"], registry=registry)
+        self.seconds = Histogram("convnext_keras_request_seconds", "Time to the answer", ["route"], registry=registry)
+        self.sizes = Histogram(
+            "convnext_keras_batch_size", "Items of a batch", ["tower"], buckets=SIZES, registry=registry
+        )
+        self.waited = Histogram(
+            "convnext_keras_batch_wait_seconds", "Wait of a batch's first item", ["tower"], registry=registry
+        )
+        self.ran = Histogram("convnext_keras_batch_seconds", "Time of the model", ["tower"], registry=registry)
+        self.stages = Histogram("convnext_keras_stage_seconds", "Time before the model", ["stage"], registry=registry)
+        self.images = Counter("convnext_keras_images", "Images by outcome", ["outcome"], registry=registry)
+        self.labels = Counter(
+            "convnext_keras_label_cache", "Sets of labels by whether they were kept", ["kept"], registry=registry
+        )
+        self.queued = Gauge("convnext_keras_queued", "Items that wait", ["tower"], registry=registry)
+        self.memory = Gauge("convnext_keras_memory_bytes", "Resident memory of the process", registry=registry)
         self.memory.set_function(resident_memory)
-        Gauge("start_time_seconds", "Start, in Unix time", registry=registry).set(time.time())
+        Gauge("convnext_keras_start_time_seconds", "Start, in Unix time", registry=registry).set(time.time())
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Counts an answer and its time."""

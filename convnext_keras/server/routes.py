@@ -284,19 +284,19 @@ async def search(request: Request, name: str, body: schemas.Search) -> Response:
         hits, folder = index.search_by_vector(result.vectors[0], body.top_k), index.folder
         for hit in hits:
             identifier = os.path.relpath(hit.name, folder) if folder else hit.name
-            yield {"id": identifier, "place": hit.index, "score": hit.cosine}
+            yield {"id": identifier, "index": hit.index, "score": hit.cosine}
 
     answer = {"object": "search.results", "index": name, "model": request.app.state.name, "usage": usage(result)}
     return await json_response(engine, answer, data)
 
 
-@router.get("/v1/indexes/{name}/images/{number}", response_class=Response)
-async def image(request: Request, name: str, number: int) -> Response:
+@router.get("/v1/indexes/{name}/images/{index}", response_class=Response)
+async def image(request: Request, name: str, index: int) -> Response:
     """An image of an index, by its position in it; see `ImageIndex.get_image_path` for which files are given out."""
-    engine, index = request.app.state.engine, get_index(request, name)
+    engine, images = request.app.state.engine, get_index(request, name)
     try:
-        path = await engine.in_thread(index.get_image_path, number)
+        path = await engine.in_thread(images.get_image_path, index)
         content, media_type = await engine.decoder.file(path)
     except (OSError, ValueError, ApiError) as error:
-        raise ApiError(404, "not_found", "There is no such image.", "number") from error
+        raise ApiError(404, "not_found", "There is no such image.", "index") from error
     return Response(content, media_type=media_type, headers=IMAGE_HEADERS)

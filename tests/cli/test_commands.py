@@ -119,7 +119,7 @@ def test_index_and_search(shapes, tmp_path):
     hits = json.loads(run("search", folder, query, "--top-k", 3, "--json").stdout)
     assert hits[0]["name"] == str(wanted)
     assert len(hits) == 3
-    by_image = run("search", folder, wanted, "--top-k", 1, "--sheet", tmp_path / "found.png").stdout
+    by_image = run("search", folder, wanted, "--top-k", 1, "--contact-sheet", tmp_path / "found.png").stdout
     assert "1.000" in by_image
     with Image.open(tmp_path / "found.png") as sheet:
         assert sheet.size == (204, 222)
@@ -139,7 +139,7 @@ def test_index_and_search(shapes, tmp_path):
         (["serve", "--host", "0.0.0.0"], "must listen at 127.0.0.1"),
         (["serve", "--index", "folder"], "must be NAME=FOLDER"),
         (["serve", "--image-urls", "all"], "Received: 'all'"),
-        (["serve", "--keys", "{folder}/missing"], "No such file"),
+        (["serve", "--api-keys-file", "{folder}/missing"], "No such file"),
     ],
 )
 def test_errors_of_clip_are_one_sentence(arguments, message, digit, monkeypatch, capsys):
@@ -288,7 +288,7 @@ def test_clip_runs_without_peers_network_and_other_backends(shapes, tmp_path):
     commands = [
         ["zero-shot", str(shapes), "--labels", "red,blue", "--weights", "shapes"],
         ["index", str(shapes), "--output", index, "--weights", "shapes"],
-        ["search", index, "red circles", "--sheet", str(tmp_path / "found.png")],
+        ["search", index, "red circles", "--contact-sheet", str(tmp_path / "found.png")],
     ]
     command = [sys.executable, "-c", ALONE, json.dumps([sorted(blocked), commands])]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -307,12 +307,18 @@ def test_sheets_show_images_of_the_indexs_folder_only(shapes, tmp_path, monkeypa
     index = retrieval.InMemoryIndex(model)
     index.add([np.zeros((64, 64, 3), "uint8")], names=[str(secret)])
     index.save(tmp_path / "elsewhere" / "index")
-    arguments = ["search", str(tmp_path / "elsewhere" / "index"), "black", "--sheet", str(tmp_path / "found.png")]
+    arguments = [
+        "search",
+        str(tmp_path / "elsewhere" / "index"),
+        "black",
+        "--contact-sheet",
+        str(tmp_path / "found.png"),
+    ]
     monkeypatch.setattr(sys, "argv", ["convnext-keras", *arguments])
     with pytest.raises(SystemExit, match=r"secret\.png is no file below the folders.*--images"):
         main()
     assert not (tmp_path / "found.png").exists()
-    run(*arguments, "--images", tmp_path)
+    run(*arguments, "--image-dir", tmp_path)
     assert (tmp_path / "found.png").exists()
 
 

@@ -45,7 +45,7 @@ def test_a_missing_file_is_searched_as_words_with_a_notice(index):
 
 def test_brackets_stay_in_tables_and_missing_files_in_sheets(index, tmp_path):
     (tmp_path / "photos" / "plain.png").unlink()
-    done = run("search", index, "a star", "--sheet", tmp_path / "found.png")
+    done = run("search", index, "a star", "--contact-sheet", tmp_path / "found.png")
     assert done.exit_code == 0, done.output
     assert all(name in done.output for name in ODD)
     assert (tmp_path / "found.png").is_file()

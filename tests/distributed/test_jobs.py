@@ -200,7 +200,7 @@ def test_what_is_refused(shards, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="none of the columns"):
         distributed.embed(MODEL, tmp_path / "list.csv", tmp_path / "other")
     with pytest.raises(ConnectionError, match="no cluster of Ray at 127.0.0.1:1"):
-        distributed.embed(MODEL, shards, tmp_path / "other", engine="ray", address="127.0.0.1:1")
+        distributed.embed(MODEL, shards, tmp_path / "other", cluster="ray", address="127.0.0.1:1")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ValueError, match=r"convnext-keras\[parquet\]"):
         distributed.embed(MODEL, shards, tmp_path / "other")
@@ -239,7 +239,7 @@ def test_a_cluster_gives_the_same_bytes_also_when_actors_die(cluster, shards, tm
         "        yield done\n"
         "cluster.Actors.map = killing\n"
         "inputs, output, address = sys.argv[1:]\n"
-        f"summary = distributed.embed('{MODEL}', inputs, output, engine='ray', address=address, devices='cpu:2')\n"
+        f"summary = distributed.embed('{MODEL}', inputs, output, cluster='ray', address=address, devices='cpu:2')\n"
         "print(*summary[:4])"
     )
     arguments = [sys.executable, "-c", code, shards, str(tmp_path / "there"), ray_cluster.address]

@@ -44,7 +44,7 @@ def test_names_of_classes(name, labels):
     model = create_model(HUB / name)
     assert model.pretrained_info.class_names == labels
     if labels:
-        decoded = decode_predictions(np.eye(len(labels)), top=1, labels=model.pretrained_info.class_names)
+        decoded = decode_predictions(np.eye(len(labels)), top=1, class_names=model.pretrained_info.class_names)
         assert [row[0][:2] for row in decoded] == list(labels)
 
 

@@ -80,8 +80,8 @@ def test_the_cache_of_labels_forgets_what_was_used_longest_ago(model):
     tokens = [tokens for _, tokens in labelled(engine, *sets)]
     assert [count > 0 for count in tokens] == [True, True, False, True, False, True]
     assert sum(map(len, engine.labels.values())) <= 5
-    assert counted(engine.metrics, "label_cache_total", kept="true") == 2
-    assert counted(engine.metrics, "label_cache_total", kept="false") == 4
+    assert counted(engine.metrics, "convnext_keras_label_cache_total", kept="true") == 2
+    assert counted(engine.metrics, "convnext_keras_label_cache_total", kept="false") == 4
 
 
 def test_more_labels_than_the_cache_holds_are_answered_all_the_same(model):
@@ -120,26 +120,28 @@ def test_metrics_count_rightly(model):
 
     text = asyncio.run(requests())
     route = "/v1/embeddings"
-    assert counted(metrics, "requests_total", route=route, status="200") == 2
-    assert counted(metrics, "requests_total", route=route, status="400") == 1
-    assert counted(metrics, "request_seconds_count", route=route) == 3
-    assert counted(metrics, "images_total", outcome="ok") == 1
-    assert counted(metrics, "images_total", outcome="unsupported_image_format") == 1
+    assert counted(metrics, "convnext_keras_requests_total", route=route, status="200") == 2
+    assert counted(metrics, "convnext_keras_requests_total", route=route, status="400") == 1
+    assert counted(metrics, "convnext_keras_request_seconds_count", route=route) == 3
+    assert counted(metrics, "convnext_keras_images_total", outcome="ok") == 1
+    assert counted(metrics, "convnext_keras_images_total", outcome="unsupported_image_format") == 1
     for tower, items in (("text", 3), ("image", 1)):
-        assert counted(metrics, "batch_size_sum", tower=tower) == items
-        assert counted(metrics, "batch_size_count", tower=tower) == items  # of one item each
-        assert counted(metrics, "batch_wait_seconds_count", tower=tower) == items
-        assert counted(metrics, "batch_seconds_sum", tower=tower) > 0
-    assert counted(metrics, "stage_seconds_count", stage="decode") == 2
-    assert counted(metrics, "stage_seconds_count", stage="tokenise") == 2  # The last request has no text.
-    assert counted(metrics, "queued", tower="text") == 0
+        assert counted(metrics, "convnext_keras_batch_size_sum", tower=tower) == items
+        assert counted(metrics, "convnext_keras_batch_size_count", tower=tower) == items  # of one item each
+        assert counted(metrics, "convnext_keras_batch_wait_seconds_count", tower=tower) == items
+        assert counted(metrics, "convnext_keras_batch_seconds_sum", tower=tower) > 0
+    assert counted(metrics, "convnext_keras_stage_seconds_count", stage="decode") == 2
+    assert (
+        counted(metrics, "convnext_keras_stage_seconds_count", stage="tokenise") == 2
+    )  # The last request has no text.
+    assert counted(metrics, "convnext_keras_queued", tower="text") == 0
     assert 'queued{tower="image"} 0.0' in text
-    assert 1e7 < counted(metrics, "memory_bytes") < 1e11
+    assert 1e7 < counted(metrics, "convnext_keras_memory_bytes") < 1e11
 
 
 def test_metrics_tell_when_the_server_started(monkeypatch):
     monkeypatch.setattr("convnext_keras.server.metrics.time.time", lambda: 1234.5)
-    assert counted(Metrics(), "start_time_seconds") == 1234.5
+    assert counted(Metrics(), "convnext_keras_start_time_seconds") == 1234.5
 
 
 def test_usual_shapes_run_before_the_server_is_ready_and_all_others_after(model, caplog):

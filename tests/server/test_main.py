@@ -28,9 +28,9 @@ def test_indexes_are_named(index, monkeypatch):
     with pytest.raises(ValueError, match=re.escape(repr(index))):
         server.serve(MODEL, indexes=[index])
     with pytest.raises(ValueError, match=f"--images must be NAME=FOLDER.*{re.escape(repr(index))}"):
-        server.serve(MODEL, images=[index])
+        server.serve(MODEL, image_roots=[index])
 
 
 def test_images_are_for_an_index_that_is_there(model):
     with pytest.raises(ValueError, match=r"one of the indexes \[\]. Received: 'photos'"):
-        server.create_app(model, images={"photos": "."})
+        server.create_app(model, image_roots={"photos": "."})

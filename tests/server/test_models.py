@@ -115,7 +115,7 @@ def test_what_cannot_be_served(tmp_path):
     with pytest.raises(ValueError, match="indexes are of a ConvNeXt-CLIP; convnext_mini.digits is a classifier"):
         create_app(NAME, indexes={"photos": tmp_path})
     with pytest.raises(ValueError, match="engine is of a ConvNeXt-CLIP. Write convnext_mini.digits with"):
-        create_app(NAME, engine="openvino")
+        create_app(NAME, runtime="openvino")
     with pytest.raises(ValueError, match="streams are of an engine.* Received: streams=2"):
         create_app(NAME, streams=2)
     create_model(NAME, include_top=False).save(tmp_path / "body.keras")

@@ -116,7 +116,7 @@ def test_rerank_score_and_search(address, model, images):
     np.testing.assert_allclose([row["score"] for row in scores], cosines, atol=SAME)
     hits = post(address, "/v1/indexes/shapes/search", {"query": query, "top_k": 2}).json()["data"]
     assert hits[0]["id"] == "03.png"
-    image = get(f"{address}/v1/indexes/shapes/images/{hits[0]['place']}", headers={"authorization": f"Bearer {KEY}"})
+    image = get(f"{address}/v1/indexes/shapes/images/{hits[0]['index']}", headers={"authorization": f"Bearer {KEY}"})
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(image.content))), images[0][3])
 
 
@@ -219,7 +219,7 @@ def test_bodies_that_are_no_json(body, address):
 ROUTES = {
     *("/health", "/health/ready", "/metrics", "/v1/models", "/v1/models/{model}", "/v1/embeddings", "/v1/similarity"),
     *("/v1/classify", "/v1/rerank", "/v1/score", "/hf/zero-shot-image-classification"),
-    *("/v1/indexes/{name}/search", "/v1/indexes/{name}/images/{number}"),
+    *("/v1/indexes/{name}/search", "/v1/indexes/{name}/images/{index}"),
 }
 
 
@@ -256,7 +256,7 @@ def test_metrics_tell_no_content(address):
     assert KEY not in told
 
 
-def test_health_is_answered_while_a_image_is_decoded(model):
+def test_health_is_answered_while_an_image_is_decoded(model):
     entered, release = threading.Event(), threading.Event()
     app = create_app(model, limits=SMALL)
     decoder = app.state.engine.decoder
@@ -291,7 +291,7 @@ def test_sigterm_loses_no_accepted_request(tmp_path, model, source_images):
         answers = [pool.submit(post, address, "/v1/embeddings", body) for _ in range(8)]
         key = {"authorization": f"Bearer {KEY}"}
         # All are accepted, and their images wait for the model.
-        decoded = f'images_total{{outcome="ok"}} {8 * len(images):.1f}'
+        decoded = f'convnext_keras_images_total{{outcome="ok"}} {8 * len(images):.1f}'
         wait_until(lambda: decoded in get(address + "/metrics", headers=key).text)
         process.send_signal(signal.SIGTERM)
         for answer in (future.result() for future in answers):
@@ -369,10 +369,10 @@ def test_images_that_an_index_should_not_name(model, tmp_path):
     index.save(tmp_path / "elsewhere" / "index")
     indexes, key = {"photos": tmp_path / "elsewhere" / "index"}, "/v1/indexes/photos/images"
     for images, expected in ((None, [404] * 8), ({"photos": photos}, [200] + [404] * 7)):
-        app = create_app(model, indexes=indexes, images=images, limits=SMALL)
+        app = create_app(model, indexes=indexes, image_roots=images, limits=SMALL)
         answers = [asked(app, f"{key}/{number}", None, started=False) for number in range(len(names))]
         assert [answer.status_code for answer in answers] == expected
-    good = asked(create_app(model, indexes=indexes, images={"photos": photos}), f"{key}/0", None, started=False)
+    good = asked(create_app(model, indexes=indexes, image_roots={"photos": photos}), f"{key}/0", None, started=False)
     assert good.content == png(NOISE)
     assert good.headers["content-type"] == "image/png"
     assert good.headers["x-content-type-options"] == "nosniff"

@@ -277,7 +277,7 @@ def test_wrong_arguments_are_told(tmp_path):
         training.TrainingConfig(epochs=1.5)
     with pytest.raises(ValueError, match="crop_scale must be two rising parts"):
         training.TrainingConfig(crop_scale=(0.5, 0.2))
-    with pytest.raises(ValueError, match="head_init must be 'probe' or 'fresh'"):
+    with pytest.raises(ValueError, match="head_init must be 'linear_probe' or 'random'"):
         training.TrainingConfig(head_init="new")
     with pytest.raises(ValueError, match="is no weight set|name must be one of"):
         training.fine_tune("convnext_minny", digits(), SHORT)

@@ -72,7 +72,7 @@ def test_the_command_trains_on_a_table_of_pairs(tmp_path):
     options = [part for change in changes for part in ("--set", change)]
     arguments = ["train", str(table), "--weights", "convnext_mini.shapes", "--output", str(output), *options]
     shown = CliRunner().invoke(
-        app, [*arguments, "--validation", str(more), "--locked", "image"], catch_exceptions=False
+        app, [*arguments, "--validation", str(more), "--freeze-tower", "image"], catch_exceptions=False
     )
     found = re.search(r"recall at 1 among 6 pairs \(validation\): ([\d.]+) % before, ([\d.]+) % after", shown.stdout)
     assert float(found[2]) > float(found[1])
@@ -86,7 +86,7 @@ def test_the_command_trains_on_a_table_of_pairs(tmp_path):
     with pytest.raises(ValueError, match="are for pairs"):
         CliRunner().invoke(
             app,
-            ["train", str(tmp_path), *arguments[2:5], str(tmp_path / "new"), "--locked", "text"],
+            ["train", str(tmp_path), *arguments[2:5], str(tmp_path / "new"), "--freeze-tower", "text"],
             catch_exceptions=False,
         )
     with pytest.raises(ValueError, match="leaves 18 pairs to train on, and 0"):
@@ -160,7 +160,7 @@ class CountingModel:
         return np.zeros((len(texts), 8), "int32")
 
 
-@pytest.mark.parametrize("hard", [0.0, 0.5])
+@pytest.mark.parametrize("hard_negative_ratio", [0.0, 0.5])
 def test_the_first_batch_of_100_000_captions_takes_memory_by_their_number(hard_negative_ratio):
     count = 100_000
     captions = [f"caption {number}" for number in range(count)]
@@ -193,7 +193,7 @@ def margin(model, examples):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("locked", [None, "image", "text"])
+@pytest.mark.parametrize("freeze_tower", [None, "image", "text"])
 def test_new_words_are_learned_and_a_locked_tower_stays(freeze_tower, shapes_model):
     pixels, names = images(24)
     examples, unseen = training.load_dataset((pixels, names)), training.load_dataset(images(12, seed=1))

@@ -207,7 +207,7 @@ def test_train_on_pairs_writes_history_and_interpolates(tmp_path):
         "convnext_mini.shapes",
         "--output",
         str(tmp_path / "out"),
-        "--replay",
+        "--replay-data",
         data,
     ]
     options = ["--interpolate", "0", "--set", "epochs=1", "--set", "batch_size=4"]

@@ -65,7 +65,7 @@ def test_a_folder_of_images_becomes_a_classifier_that_every_command_takes(images
         assert measured["class_names"] == [f"kind {number}" for number in range(4)]
         assert measured["top1_accuracy"] > 0.8
     chart = tmp_path / "chart.png"
-    assert "kind 2" in run("evaluate", output, images, "--flip", "--chart", chart).stdout
+    assert "kind 2" in run("evaluate", output, images, "--tta-flip", "--confusion-matrix", chart).stdout
     assert open_image(chart).height > 200
 
 
