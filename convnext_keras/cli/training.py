@@ -54,7 +54,7 @@ def train(
     data: Annotated[Path, typer.Argument(help=f"{DATA_HELP} Or pairs: a .csv with path and caption, or a .tar shard.")],
     output: Annotated[Path, typer.Option(help="Folder to write, which must not exist.")],
     weights: Annotated[str, typer.Option(help="Weight set to start from, folder, hf://owner/name or .keras file.")],
-    config: Annotated[str, typer.Option(help=f"{', '.join(PRESETS)}; by default by the number of images.")] = "",
+    preset: Annotated[str, typer.Option(help=f"{', '.join(PRESETS)}; by default by the number of images.")] = "",
     changes: Annotated[
         list[str] | None,
         typer.Option("--set", help=f"A field of the recipe, as in epochs=5: {', '.join(PRESET_FIELDS)}."),
@@ -92,8 +92,8 @@ def train(
         raise ValueError(f"{output} exists. Choose another folder.")
     part: Any = float(validation) if validation.replace(".", "", 1).isdigit() else Path(validation)
     if is_image_text_data(data):
-        if config or size or skip:
-            raise ValueError("--recipe, --size and --skip are for images with classes. Change fields with --set.")
+        if preset or size or skip:
+            raise ValueError("--preset, --size and --skip are for images with classes. Change fields with --set.")
         chosen = override_config(training.CLIP_CONFIG, changes or [])
         train_on_pairs(data, output, weights, chosen, part, seed, replay_data or [], freeze_tower or None, interpolate)
         return
@@ -105,7 +105,7 @@ def train(
     on_error = "skip" if skip else "raise"
     reports.new_figure(1, 1)  # Before hours of training.
     kept, held_out = training.train_val_split(data, part, None, seed, on_error)
-    chosen = override_config(training.get_training_config(config or None, len(kept)), changes or [])
+    chosen = override_config(training.get_training_config(preset or None, len(kept)), changes or [])
     console = Console()
     balance = Table("class", "train", "validate")
     for name, count in kept.counts.items():

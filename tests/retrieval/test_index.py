@@ -80,7 +80,7 @@ def test_a_changed_image_replaces_its_vector(kind, new_index, photos, model):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("top", [0, -1, 2.5, "3", None, True + 0.5])
+@pytest.mark.parametrize("top_k", [0, -1, 2.5, "3", None, True + 0.5])
 def test_top_is_a_whole_number(kind, top_k, new_index, photos):
     index = new_index(kind)
     index.add(photos)

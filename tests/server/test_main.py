@@ -27,7 +27,7 @@ def test_indexes_are_named(index, monkeypatch):
     monkeypatch.setattr("convnext_keras.server.main.create_app", never_called)
     with pytest.raises(ValueError, match=re.escape(repr(index))):
         server.serve(MODEL, indexes=[index])
-    with pytest.raises(ValueError, match=f"--images must be NAME=FOLDER.*{re.escape(repr(index))}"):
+    with pytest.raises(ValueError, match=f"--image-dir must be NAME=FOLDER.*{re.escape(repr(index))}"):
         server.serve(MODEL, image_roots=[index])
 
 

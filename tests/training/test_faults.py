@@ -93,7 +93,7 @@ def test_classes_with_one_image_or_without_validation_images(folder):
 @pytest.mark.slow
 def test_the_command_takes_a_class_with_one_image(folder, tmp_path):
     data = folder({"a": 8, "b": 8, "rare": 1})
-    options = ["--recipe", "linear_probe", "--weights", "convnext_mini.digits", "--output", str(tmp_path / "model")]
+    options = ["--preset", "linear_probe", "--weights", "convnext_mini.digits", "--output", str(tmp_path / "model")]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         done = CliRunner().invoke(app, ["train", str(data), *options])
@@ -145,10 +145,10 @@ def test_a_training_that_diverges_says_so_and_ends(tmp_path):
 def test_histories_with_numbers_that_are_not_finite_are_read(written, tmp_path):
     model = create_model("convnext_mini.digits")
     model.compile("sgd", "categorical_crossentropy")
-    progress = TrainingCheckpoint(tmp_path, {"transform": {}})
+    progress = TrainingCheckpoint(tmp_path, {"config": {}})
     progress.keep(model, {"epoch": 1, "loss": 1.0, "val_loss": 2.0}, model.get_weights())
     (tmp_path / "history.csv").write_text(history_to_csv(progress.history).replace("1.0", written))
-    again = TrainingCheckpoint(tmp_path, {"transform": {}})
+    again = TrainingCheckpoint(tmp_path, {"config": {}})
     assert again.resume(model) == 1
     assert not np.isfinite(again.history[0]["loss"])
 

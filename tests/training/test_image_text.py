@@ -79,7 +79,7 @@ def test_the_command_trains_on_a_table_of_pairs(tmp_path):
     tuned = clip.create_model(output)
     measured = training.RetrievalRecall(training.load_image_text_pairs(more)).evaluate(tuned)
     assert f"{100 * measured:.1f}" == found[2]
-    refused = {"--recipe": "fine_tune", "--size": "64"}
+    refused = {"--preset": "fine_tune", "--size": "64"}
     for option in refused.items():
         with pytest.raises(ValueError, match="are for images with classes"):
             CliRunner().invoke(app, [*arguments[:-9], str(tmp_path / "new"), *option], catch_exceptions=False)
@@ -125,9 +125,9 @@ def test_batches_are_of_one_source_each_and_their_families_are_near(shapes_model
         (images(6)[0], [f"a {word} circle" for word in ("red", "blue", "green")] * 2)
     )
     second = training.class_prompts(training.load_dataset(images(9)))
-    batches = pair_batches([first, second], shapes_model, Augmentation(shapes_model.config), 4, seed=1)
+    batches = pair_batches([first, second], shapes_model, Augmentation(shapes_model.transform), 4, seed=1)
     taken = [next(batches) for _ in range(4)]
-    again = next(pair_batches([first, second], shapes_model, Augmentation(shapes_model.config), 4, seed=1))
+    again = next(pair_batches([first, second], shapes_model, Augmentation(shapes_model.transform), 4, seed=1))
     np.testing.assert_array_equal(taken[0][0]["images"], again[0]["images"])
     circle = shapes_model.tokenizer(["circle"])[0, 1]
     for number, (inputs, groups) in enumerate(taken):
