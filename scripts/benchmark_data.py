@@ -75,7 +75,7 @@ def data_path(folder: Path) -> list[str]:
             pass
 
     model.encode_image(pixels)
-    tiny, large_recipe = create_model("convnext_tiny", weights=None), ImageTransform(size=224, crop=0.875)
+    tiny, large_recipe = create_model("convnext_tiny", weights=None), ImageTransform(size=224, crop_pct=0.875)
     few = paths[:FEW]
     large = np.stack([large_recipe(path) for path in few])
 

@@ -44,7 +44,7 @@ def write(output: Path, pattern: str) -> None:
             try:
                 # A transform whose crop cuts an even number of pixels off, which all libraries round alike.
                 transform = ImageTransform(
-                    size, edge=size + 16, rounding="down" if form == "transformers" else "half_even"
+                    size, resize_size=size + 16, crop_rounding="down" if form == "transformers" else "half_even"
                 )
                 save_pretrained(
                     model, folder, form, class_names=[f"class {n}" for n in range(CLASSES)], transform=transform

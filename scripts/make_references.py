@@ -351,10 +351,10 @@ def open_clip() -> None:
 
 
 RECIPES = {
-    "crop": {"size": 64, "crop": 0.875, "resize": "shortest", "interpolation": "bicubic"},
-    "tight": {"size": 60, "crop": 0.95, "resize": "shortest", "interpolation": "bicubic"},
-    "squash": {"size": 64, "crop": 1.0, "resize": "squash", "interpolation": "bicubic"},
-    "bilinear": {"size": 56, "crop": 1.0, "resize": "shortest", "interpolation": "bilinear"},
+    "crop": {"size": 64, "crop_pct": 0.875, "resize_mode": "shortest", "interpolation": "bicubic"},
+    "tight": {"size": 60, "crop_pct": 0.95, "resize_mode": "shortest", "interpolation": "bicubic"},
+    "squash": {"size": 64, "crop_pct": 1.0, "resize_mode": "squash", "interpolation": "bicubic"},
+    "bilinear": {"size": 56, "crop_pct": 1.0, "resize_mode": "shortest", "interpolation": "bilinear"},
 }
 
 
@@ -391,8 +391,8 @@ def timm_transforms() -> None:
             transform = create_transform(
                 (3, transform["size"], transform["size"]),
                 interpolation=transform["interpolation"],
-                crop_pct=transform["crop"],
-                crop_mode=modes[transform["resize"]],
+                crop_pct=transform["crop_pct"],
+                crop_mode=modes[transform["resize_mode"]],
                 mean=(0.0, 0.0, 0.0),
                 std=(1.0, 1.0, 1.0),
             )
@@ -411,7 +411,7 @@ def transformers_transforms() -> None:
     transform = RECIPES["crop"]
     processor = ConvNextImageProcessorPil(
         size={"shortest_edge": transform["size"]},
-        crop_pct=transform["crop"],
+        crop_pct=transform["crop_pct"],
         resample=3,
         do_normalize=False,
         do_rescale=False,

@@ -23,7 +23,7 @@ BUNDLED_WEIGHTS_DIR = next(
 )
 CLASSIFIER_REGISTRY, CLIP_REGISTRY = "registry", "clip"  # the tables
 # By the form that a set is published in: what its processor does otherwise than timm's.
-TRANSFORMS = {"transformers": {"rounding": "down"}, "transformers DINOv3": {"levels": False}}
+TRANSFORMS = {"transformers": {"crop_rounding": "down"}, "transformers DINOv3": {"quantize": False}}
 # Licenses that do not allow any use, in a few words.
 RESTRICTED_LICENSES = {
     "cc-by-nc-4.0": "not for commercial use (https://creativecommons.org/licenses/by-nc/4.0/)",
@@ -96,10 +96,10 @@ class WeightSet(NamedTuple):
         classes: width of the classifier, 0 if there is none.
         labels: name of the label set of the classes.
         input_size: height and width in pixels that the set is evaluated at.
-        crop: see `ImageTransform.crop`.
+        crop: see `ImageTransform.crop_pct`.
         test_input_size: a larger size that was evaluated too, with `test_crop` and `test_top1`; empty if none was.
         test_crop: crop at that size.
-        resize: see `ImageTransform.resize`.
+        resize: see `ImageTransform.resize_mode`.
         interpolation: see `ImageTransform.interpolation`.
         statistics: the name of the statistics that the model embeds.
         license: of the weights, as their publisher states it.

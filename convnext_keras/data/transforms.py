@@ -142,8 +142,8 @@ def center_crop(
     Args:
         image: the image.
         size: height and width of the result, in pixels.
-        rounding: of `CROP_ROUNDING`.
-        fill: the level, or one for each channel, of what is added where the image is smaller.
+        crop_rounding: of `CROP_ROUNDING`.
+        fill_color: the level, or one for each channel, of what is added where the image is smaller.
     """
     height, width = size if isinstance(size, tuple) else (size, size)
     left, top = CROP_ROUNDING[rounding](image.width - width), CROP_ROUNDING[rounding](image.height - height)
@@ -161,18 +161,18 @@ class ImageTransform(NamedTuple):
 
     Attributes:
         size: height and width of the result in pixels, one number for both or `(height, width)`.
-        crop: the part of the resized image's edge that the center crop keeps, 0..1.
-        resize: `"shortest"` keeps the proportions and covers the result, `"longest"` keeps them and fits into it,
+        crop_pct: the part of the resized image's edge that the center crop keeps, 0..1.
+        resize_mode: `"shortest"` keeps the proportions and covers the result, `"longest"` keeps them and fits into it,
             `"squash"` does not keep them; `"none"` only crops.
         interpolation: a name in `INTERPOLATIONS`; always antialiased.
         statistics: the name of the statistics that the model embeds, or others.
         convert_rgb_first: whether other modes become RGB before resizing, as timm does, or after cropping, as OpenCLIP
             does.
-        rounding: of the crop's offset, a name in `CROP_ROUNDING`.
-        edge: height and width before the crop, None for `size / crop`, rounded down.
+        crop_rounding: of the crop's offset, a name in `CROP_ROUNDING`.
+        resize_size: height and width before the crop, None for `size / crop`, rounded down.
         channels: 1 for gray levels, 3 for RGB, 4 with opacity; of another number, images must be arrays.
-        fill: see `center_crop`.
-        levels: whether resized pixels are rounded to whole numbers, as all but DINOv3's processor do.
+        fill_color: see `center_crop`.
+        quantize: whether resized pixels are rounded to whole numbers, as all but DINOv3's processor do.
         exif_transpose: see `open_image`; off, as in the publishers' transforms. The command line, jobs, training and
             the server set it.
         background: see `open_image`.
@@ -184,16 +184,16 @@ class ImageTransform(NamedTuple):
     """
 
     size: int | tuple[int, int]
-    crop: float = 1.0
-    resize: str = "shortest"
+    crop_pct: float = 1.0
+    resize_mode: str = "shortest"
     interpolation: str = "bicubic"
     statistics: str | NormalizationStats = "imagenet"
     convert_rgb_first: bool = True
-    rounding: str = "half_even"
-    edge: int | tuple[int, int] | None = None
+    crop_rounding: str = "half_even"
+    resize_size: int | tuple[int, int] | None = None
     channels: int = 3
-    fill: int | tuple[int, ...] = 0
-    levels: bool = True
+    fill_color: int | tuple[int, ...] = 0
+    quantize: bool = True
     exif_transpose: bool = False
     background: tuple[int, int, int] | None = None
     scale_levels: bool = True
@@ -203,8 +203,8 @@ class ImageTransform(NamedTuple):
         if channels == self.channels:
             return self
         statistics = adapt_statistics(get_statistics(self.statistics), channels)
-        fill = self.fill if isinstance(self.fill, int) else self.fill[0]
-        return self._replace(channels=channels, statistics=statistics, fill=fill)
+        fill = self.fill_color if isinstance(self.fill_color, int) else self.fill_color[0]
+        return self._replace(channels=channels, statistics=statistics, fill_color=fill)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -220,7 +220,7 @@ class ImageTransform(NamedTuple):
             name: what errors call it; see `open_image`.
 
         Returns:
-            Pixels `(height, width, channels)` in 0..255, uint8; float32 without `levels`.
+            Pixels `(height, width, channels)` in 0..255, uint8; float32 without `quantize`.
 
         Raises:
             ImageError: If the image cannot be read.
@@ -231,9 +231,9 @@ class ImageTransform(NamedTuple):
             return self._stacked(bands)
         opened = self.open(image, mode if self.convert_rgb_first else None, name)
         try:
-            if not self.levels:  # Pillow resizes floats of one band only, and does not cut them off at 0 and 255.
+            if not self.quantize:  # Pillow resizes floats of one band only, and does not cut them off at 0 and 255.
                 return self._stacked([band.convert("F") for band in convert_mode(opened, mode).split()])
-            pixels = np.asarray(convert_mode(self._transformed(opened, self.fill), mode))
+            pixels = np.asarray(convert_mode(self._transformed(opened, self.fill_color), mode))
         except MemoryError as error:
             raise ImageError(name, "it needs more memory than there is") from error
         return pixels if pixels.ndim == 3 else pixels[..., None]
@@ -245,7 +245,7 @@ class ImageTransform(NamedTuple):
 
     def _stacked(self, bands: list[Image.Image]) -> np.ndarray:
         """Bands transformed one by one, each with its own fill, as `(height, width, channels)`."""
-        fills = [self.fill] * len(bands) if isinstance(self.fill, int) else self.fill
+        fills = [self.fill_color] * len(bands) if isinstance(self.fill_color, int) else self.fill_color
         return np.stack([np.asarray(self._transformed(*row)) for row in zip(bands, fills, strict=True)], axis=-1)
 
     def _transformed(self, image: Image.Image, fill: int | tuple[int, ...]) -> Image.Image:
@@ -253,7 +253,7 @@ class ImageTransform(NamedTuple):
         resample = INTERPOLATIONS[self.interpolation]
         height, width = self.shape[:2]
         left, top = (
-            CROP_ROUNDING[self.rounding](edge - side) for edge, side in zip(target, (width, height), strict=True)
+            CROP_ROUNDING[self.crop_rounding](edge - side) for edge, side in zip(target, (width, height), strict=True)
         )
         if target[0] * target[1] > MAX_UPSCALED_AREA * height * width and left >= 0 and top >= 0:
             # A long and thin image would become huge: only the part that the crop keeps is made.
@@ -262,20 +262,20 @@ class ImageTransform(NamedTuple):
             return image.resize((width, height), resample, box)
         if target != image.size:
             image = image.resize(target, resample)
-        return center_crop(image, self.size, self.rounding, fill)
+        return center_crop(image, self.size, self.crop_rounding, fill)
 
     def resize_size_for(self, size: tuple[int, int]) -> tuple[int, int]:
         """Width and height, before the crop, of an image of this width and height."""
         width, height = size
-        edges = self.edge or tuple(math.floor(side / self.crop) for side in self.shape[:2])
+        edges = self.resize_size or tuple(math.floor(side / self.crop_pct) for side in self.shape[:2])
         rows, columns = edges if isinstance(edges, tuple) else (edges, edges)
-        if self.resize == "none":
+        if self.resize_mode == "none":
             return size
-        if self.resize == "squash":
+        if self.resize_mode == "squash":
             return columns, rows
-        if self.resize == "shortest" and rows == columns:
+        if self.resize_mode == "shortest" and rows == columns:
             # The shorter edge exactly, the longer one cut off, as torchvision rounds.
             return (rows, int(rows * height / width)) if width <= height else (int(rows * width / height), rows)
         ratios = height / rows, width / columns
-        ratio = max(ratios) if self.resize == "longest" else min(ratios)
+        ratio = max(ratios) if self.resize_mode == "longest" else min(ratios)
         return max(1, round(width / ratio)), max(1, round(height / ratio))

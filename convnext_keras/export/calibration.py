@@ -35,7 +35,7 @@ def prepare_calibration(
     edges: Any = row.shape[1:3] if layout == "nhwc" else row.shape[2:]
     chosen = transform or ImageTransform(224)
     if None not in edges and edges != chosen.shape[:2]:
-        chosen = chosen._replace(size=edges, edge=None)
+        chosen = chosen._replace(size=edges, resize_size=None)
     parts = [pixels for _, pixels in iter_batches(images, chosen._replace(exif_transpose=True), batch_size=32)]
     if sum(map(len, parts)) < MIN_IMAGES:
         raise ValueError(f"calibration needs {MIN_IMAGES} images or more. Received: {sum(map(len, parts))}")

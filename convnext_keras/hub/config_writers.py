@@ -125,19 +125,19 @@ def timm_transform(transform: ImageTransform) -> dict[str, Any]:
     """The transform in `pretrained_cfg`."""
     height, width, channels = transform.shape
     modes = {mode: name for name, mode in timm.CROP_MODES.items()}
-    require_supported(transform.resize in modes, "timm", f"resize={transform.resize!r}")
+    require_supported(transform.resize_mode in modes, "timm", f"resize={transform.resize_mode!r}")
     statistics = get_statistics(transform.statistics)
     border = tuple(round(255 * value) for value in statistics.mean)
     require_supported(
-        transform.resize != "longest" or transform.fill in (border, border[0]), "timm", f"fill={transform.fill}"
+        transform.resize_mode != "longest" or transform.fill_color in (border, border[0]), "timm", f"fill={transform.fill_color}"
     )
-    if transform.rounding != "half_even" or not transform.levels:
+    if transform.crop_rounding != "half_even" or not transform.quantize:
         warnings.warn("timm's transform rounds otherwise: pixels may be shifted by one.", stacklevel=6)
     return {
         "input_size": [channels, height, width],
         "interpolation": transform.interpolation,
         "crop_pct": get_crop_pct(transform, "timm"),
-        "crop_mode": modes[transform.resize],
+        "crop_mode": modes[transform.resize_mode],
         "mean": [*statistics.mean],
         "std": [*statistics.std],
     }
@@ -145,16 +145,16 @@ def timm_transform(transform: ImageTransform) -> dict[str, Any]:
 
 def get_crop_pct(transform: ImageTransform, format: str) -> float:
     """The part of the edge that the crop keeps, such that the edge comes out of it exactly."""
-    if transform.edge is None:
-        return transform.crop
-    edges = transform.edge if isinstance(transform.edge, tuple) else (transform.edge, transform.edge)
+    if transform.resize_size is None:
+        return transform.crop_pct
+    edges = transform.resize_size if isinstance(transform.resize_size, tuple) else (transform.resize_size, transform.resize_size)
     sides = transform.shape[:2]
     crop = sides[0] / edges[0]
     for candidate in (crop, math.nextafter(crop, 0), round(crop, 6), round(crop, 3)):
         if all(math.floor(side / candidate) == edge for side, edge in zip(sides, edges, strict=True)):
             return candidate
     raise UnsupportedByFormatError(
-        f"The format {format!r} cannot say edge={transform.edge} with size={transform.size}. Use keras."
+        f"The format {format!r} cannot say edge={transform.resize_size} with size={transform.size}. Use keras."
     )
 
 
@@ -215,14 +215,14 @@ def to_image_processor(transform: ImageTransform) -> dict[str, Any]:
     shared = {"do_resize": True, "do_rescale": True, "do_normalize": True, "do_center_crop": False}
     shared |= {"do_convert_rgb": channels == 3, "rescale_factor": 1 / 255, "resample": resample}
     shared |= {"image_mean": [*statistics.mean], "image_std": [*statistics.std]}
-    edge = transform.edge or tuple(math.floor(side / transform.crop) for side in (height, width))
+    edge = transform.resize_size or tuple(math.floor(side / transform.crop_pct) for side in (height, width))
     rows, columns = edge if isinstance(edge, tuple) else (edge, edge)
-    if transform.resize == "squash" and (rows, columns) == (height, width):
-        kind = "ViTImageProcessor" if transform.levels else "DINOv3ViTImageProcessor"
+    if transform.resize_mode == "squash" and (rows, columns) == (height, width):
+        kind = "ViTImageProcessor" if transform.quantize else "DINOv3ViTImageProcessor"
         return {"image_processor_type": kind, **shared, "size": {"height": height, "width": width}}
-    is_plain = transform.resize == "shortest" and rows == columns and transform.levels
-    require_supported(is_plain, "transformers", f"resize={transform.resize!r} to {transform.size} by way of {edge}")
-    if transform.rounding != "down":
+    is_plain = transform.resize_mode == "shortest" and rows == columns and transform.quantize
+    require_supported(is_plain, "transformers", f"resize={transform.resize_mode!r} to {transform.size} by way of {edge}")
+    if transform.crop_rounding != "down":
         warnings.warn("transformers rounds the crop's offset down: pixels may be shifted by one.", stacklevel=6)
     crop = height / rows
     crop = next((part for part in (crop, math.nextafter(crop, 0)) if int(height / part) == rows), None)
@@ -248,9 +248,9 @@ def write_open_clip_config(description: ModelInfo) -> Files:
         variant.text.activation in ("gelu", "quick_gelu"), form, f"activation={variant.text.activation!r} of texts"
     )
     usual = (
-        transform.crop == 1 and transform.edge is None and transform.rounding == "half_even" and transform.channels == 3
+        transform.crop_pct == 1 and transform.resize_size is None and transform.crop_rounding == "half_even" and transform.channels == 3
     )
-    require_supported(usual and transform.resize != "none", form, f"the transform {transform}")
+    require_supported(usual and transform.resize_mode != "none", form, f"the transform {transform}")
     require_supported(
         transform.interpolation in ("bicubic", "bilinear"), form, f"interpolation={transform.interpolation!r}"
     )
@@ -278,8 +278,8 @@ def write_open_clip_config(description: ModelInfo) -> Files:
     model |= {"quick_gelu": True} if text.activation == "quick_gelu" else {}
     model |= {"init_logit_bias": 0.0} if variant.logit_bias else {}
     pixels = {"mean": [*statistics.mean], "std": [*statistics.std], "interpolation": transform.interpolation}
-    pixels |= {"resize_mode": transform.resize, "size": vision["image_size"], "mode": "RGB"}
-    pixels |= {"fill_color": transform.fill} if transform.resize == "longest" else {}
+    pixels |= {"resize_mode": transform.resize_mode, "size": vision["image_size"], "mode": "RGB"}
+    pixels |= {"fill_color": transform.fill_color} if transform.resize_mode == "longest" else {}
     return {"open_clip_config.json": {"model_cfg": model, "preprocess_cfg": pixels}}
 
 

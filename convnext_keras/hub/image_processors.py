@@ -61,24 +61,24 @@ def read_transform(config: JsonObject, model_type: str, channels: int) -> ImageT
         224,
         interpolation=RESAMPLE[processor.resample if resample is None else resample],
         statistics=scaled_statistics(config, processor, on, channels),
-        rounding="down",
+        crop_rounding="down",
         channels=channels,
-        levels=processor.levels,
+        quantize=processor.levels,
     )
     crop_size = read_size(config, "crop_size", processor.crop_size or processor.size, square=True)
     crop_size = crop_size if on["do_center_crop"] else None
     if not on["do_resize"]:
         if crop_size is None:
             raise config.error("do_resize", "true, or a center crop be made, so that all images get one size")
-        return shared._replace(size=crop_size, resize="none")
+        return shared._replace(size=crop_size, resize_mode="none")
     size = read_size(config, "size", processor.size, square=isinstance(processor.size, tuple))
     if processor.crop_below:
         return convnext_transform(config, shared, size, crop_size, processor.crop_below)
     if isinstance(size, tuple):
-        return shared._replace(size=collapse_square(crop_size or size), resize="squash", edge=collapse_square(size))
+        return shared._replace(size=collapse_square(crop_size or size), resize_mode="squash", resize_size=collapse_square(size))
     if crop_size is None:
         raise config.error("do_center_crop", "true where size is a shortest_edge, so that all images get one size")
-    return shared._replace(size=collapse_square(crop_size), edge=size)
+    return shared._replace(size=collapse_square(crop_size), resize_size=size)
 
 
 def read_processor(config: JsonObject, model_type: str) -> Processor:
@@ -100,12 +100,12 @@ def convnext_transform(
     if crop_size is not None and collapse_square(crop_size) != size:
         raise config.error("crop_size", f"{size}, what the processor crops to by itself")
     if size >= crop_below:
-        return shared._replace(size=size, resize="squash", edge=size)
+        return shared._replace(size=size, resize_mode="squash", resize_size=size)
     crop = config.read("crop_pct", schema.optional(schema.float_range(0.05, 1))) or 224 / 256
     edge = int(size / crop)
     if edge > MAX_EDGE:
         raise config.error("crop_pct", f"such that the resized edge is {MAX_EDGE} pixels at most")
-    return shared._replace(size=size, edge=edge)
+    return shared._replace(size=size, resize_size=edge)
 
 
 def read_size(config: JsonObject, key: str, default: Size, square: bool) -> Size:

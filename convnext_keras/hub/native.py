@@ -61,18 +61,18 @@ CLIP_FIELDS = {
 }
 TRANSFORM_FIELDS = {
     "size": SIZE,
-    "crop": schema.float_range(0.05, 1),
-    "resize": str_choice(("shortest", "longest", "squash", "none")),
+    "crop_pct": schema.float_range(0.05, 1),
+    "resize_mode": str_choice(("shortest", "longest", "squash", "none")),
     "interpolation": str_choice(INTERPOLATIONS),
     "statistics": schema.either(str_choice(NORMALIZATION_STATS), schema.list_of(LEVELS, (2,))),
     "convert_rgb_first": FLAG,
-    "rounding": str_choice(transforms.CROP_ROUNDING),
-    "edge": schema.optional(
+    "crop_rounding": str_choice(transforms.CROP_ROUNDING),
+    "resize_size": schema.optional(
         schema.either(schema.int_range(1, MAX_EDGE), schema.list_of(schema.int_range(1, MAX_EDGE), (2,)))
     ),
     "channels": schema.int_range(1, 1024),
-    "fill": schema.either(schema.int_range(0, 255), schema.list_of(schema.int_range(0, 255), range(1, 1025))),
-    "levels": FLAG,
+    "fill_color": schema.either(schema.int_range(0, 255), schema.list_of(schema.int_range(0, 255), range(1, 1025))),
+    "quantize": FLAG,
 }
 parse_class = schema.list_of(schema.parse_str, (2,))
 TOP_FIELDS = {

@@ -123,10 +123,10 @@ def read_transform(pixels: JsonObject, size: Any) -> ImageTransform:
     is_square = not isinstance(size, tuple) or size[0] == size[1]
     return ImageTransform(
         size,
-        resize=resize,
+        resize_mode=resize,
         # OpenCLIP resizes to a rectangle with its own default.
         interpolation="bicubic" if resize == "shortest" and not is_square else interpolation,
         statistics=read_statistics(pixels, ("mean", "std"), 3, "clip"),
         convert_rgb_first=False,
-        fill=pixels.read("fill_color", schema.optional(schema.int_range(0, 255))) or 0 if resize == "longest" else 0,
+        fill_color=pixels.read("fill_color", schema.optional(schema.int_range(0, 255))) or 0 if resize == "longest" else 0,
     )

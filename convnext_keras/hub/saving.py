@@ -110,12 +110,12 @@ def _build_model_info(
         raise ValueError(f"class_names must be {reading.classes}, one for each class. Received: {len(labels)}")
     # Without a transform of its own, a model gets the usual one, rounded as the format rounds.
     usual = ImageTransform(
-        224, convert_rgb_first=reading.clip is None, rounding="down" if format == "transformers" else "half_even"
+        224, convert_rgb_first=reading.clip is None, crop_rounding="down" if format == "transformers" else "half_even"
     )
     transform = transform or (origin and origin.transform) or usual
     if reading.size and transform.shape[:2] != reading.size:
         square = reading.size[0] == reading.size[1]
-        transform = transform._replace(size=reading.size[0] if square else reading.size, edge=None)
+        transform = transform._replace(size=reading.size[0] if square else reading.size, resize_size=None)
     statistics = adapt_statistics(get_statistics(reading.statistics or transform.statistics), reading.channels)
     transform = transform._replace(channels=reading.channels, statistics=named_statistics(statistics))
     return ModelInfo(

@@ -229,5 +229,5 @@ def read_transform(facts: JsonObject, channels: int) -> ImageTransform:
         interpolation,
         statistics,
         channels=channels,
-        fill=fill,
+        fill_color=fill,
     )

@@ -163,7 +163,7 @@ def evaluate(
     if transform is None:
         raise ValueError(f"{name!r} knows no transform of its own. Give one, such as preprocessing.Recipe(224).")
     if size:
-        transform = transform._replace(size=size, edge=None)
+        transform = transform._replace(size=size, resize_size=None)
     if len(shape) != 2:
         raise ValueError(f"A classifier has outputs (N, classes). Those of {name!r} are {shape}.")
     examples = load_dataset(data, on_error=on_error)

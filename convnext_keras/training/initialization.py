@@ -182,10 +182,10 @@ def _transform(model: keras.Model, pretrained_info: PretrainedInfo | None, size:
     last = keras.config.image_data_format() == "channels_last"
     height, width = model.input_shape[1:3] if last else model.input_shape[2:4]
     if size:
-        return transform._replace(size=size, edge=None)
+        return transform._replace(size=size, resize_size=None)
     if height is None or (height, width) == transform.shape[:2]:
         return transform
-    return transform._replace(size=height if height == width else (height, width), edge=None)
+    return transform._replace(size=height if height == width else (height, width), resize_size=None)
 
 
 @contextlib.contextmanager

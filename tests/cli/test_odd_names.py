@@ -64,7 +64,7 @@ def test_one_class_has_no_softmax():
 
 
 def test_each_band_has_its_own_fill():
-    transform = ImageTransform(4, resize="none", channels=5, fill=(1, 2, 3, 4, 5))
+    transform = ImageTransform(4, resize_mode="none", channels=5, fill_color=(1, 2, 3, 4, 5))
     assert transform(np.full((2, 2, 5), 9, "uint8"))[0, 0].tolist() == [1, 2, 3, 4, 5]
 
 

@@ -72,7 +72,7 @@ def test_files_of_more_than_8_bits_are_scaled(mode, kind, convert_rgb_first):
     image = Image.fromarray(wide.astype({"I;16": "uint16", "I": "int32", "F": "float32"}[mode]))
     assert image.mode == mode
     np.testing.assert_array_equal(np.asarray(open_image(file_of(image, kind)))[..., 0], RAMP)
-    transform = ImageTransform((16, 256), resize="squash", convert_rgb_first=convert_rgb_first)
+    transform = ImageTransform((16, 256), resize_mode="squash", convert_rgb_first=convert_rgb_first)
     np.testing.assert_array_equal(transform(file_of(image, kind))[..., 2], RAMP)
 
 
@@ -84,7 +84,7 @@ def test_levels_as_the_peers_read_them():
     image = file_of(Image.fromarray(RAMP.astype("uint16") * 257))
     expected = np.asarray(Image.open(io.BytesIO(image)).convert("RGB"))
     np.testing.assert_array_equal(open_image(image, scale_levels=False), expected)
-    transform = ImageTransform((16, 256), resize="squash", scale_levels=False)
+    transform = ImageTransform((16, 256), resize_mode="squash", scale_levels=False)
     np.testing.assert_array_equal(transform(image), expected)
 
 
@@ -198,7 +198,7 @@ def test_opacity_is_dropped_or_laid_on_a_color():
 
 @pytest.mark.parametrize("size", [(20_000, 1), (1, 60_000), (30_000, 2), (50_000, 3)])
 @pytest.mark.parametrize(
-    "options", [{}, {"rounding": "down"}, {"crop": 0.9}, {"levels": False}, {"convert_rgb_first": False}]
+    "options", [{}, {"crop_rounding": "down"}, {"crop_pct": 0.9}, {"quantize": False}, {"convert_rgb_first": False}]
 )
 def test_long_thin_images_take_the_memory_of_the_result(size, options, monkeypatch):
     """No intermediate image is larger than a few times the result or the source."""

@@ -54,7 +54,7 @@ def test_normalize_refuses_unknown_statistics():
 @pytest.mark.parametrize("size", [(40, 30), (300, 60), (10, 12)])
 def test_recipe_takes_any_image(mode, size, tmp_path):
     image = Image.new(mode, size)
-    assert ImageTransform(32, crop=0.875)(image).shape == (32, 32, 3)
+    assert ImageTransform(32, crop_pct=0.875)(image).shape == (32, 32, 3)
     if mode not in ("CMYK", "LA"):
         image.save(tmp_path / "image.png")
         np.testing.assert_array_equal(
@@ -85,8 +85,8 @@ def test_crop_is_the_middle():
 def test_squash_keeps_everything():
     wide = np.zeros((10, 40, 3), "uint8")
     wide[:, :4] = 255
-    assert ImageTransform(20, resize="squash")(wide)[:, 0].min() == 255
-    assert ImageTransform(20, resize="shortest")(wide).max() == 0
+    assert ImageTransform(20, resize_mode="squash")(wide)[:, 0].min() == 255
+    assert ImageTransform(20, resize_mode="shortest")(wide).max() == 0
 
 
 @pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n broken", b"GIF89a"])
@@ -116,7 +116,7 @@ def test_recipes_are_those_of_timm(name, tmp_path):
 def test_recipes_of_transformers_are_its_own(tmp_path):
     """Twenty odd images, every pixel equal; with the rounding of timm some are not."""
     expected = arrays_of(REFERENCES / "transformers_transforms.npz")["crop"]
-    transform = ImageTransform(**RECIPES["crop"], rounding="down")
+    transform = ImageTransform(**RECIPES["crop"], crop_rounding="down")
     paths = odd_images(tmp_path)
     for path, wanted in zip(paths, expected, strict=True):
         np.testing.assert_array_equal(transform(path), wanted, err_msg=path.name)
@@ -125,8 +125,8 @@ def test_recipes_of_transformers_are_its_own(tmp_path):
 
 
 def test_sets_of_transformers_round_as_transformers_does():
-    assert load_registry()["convnext_tiny.hf_1k_224"].transform.rounding == "down"
-    assert load_registry()["convnext_tiny.fb_in1k"].transform.rounding == "half_even"
+    assert load_registry()["convnext_tiny.hf_1k_224"].transform.crop_rounding == "down"
+    assert load_registry()["convnext_tiny.fb_in1k"].transform.crop_rounding == "half_even"
 
 
 def test_clip_recipe_is_that_of_open_clip(tmp_path):

@@ -96,8 +96,8 @@ def test_clips(kind, form, tmp_path):
     "transform",
     [
         ImageTransform(64, 0.9),
-        ImageTransform(64, edge=73, rounding="down", interpolation="bilinear"),
-        ImageTransform((64, 64), resize="squash", statistics=NormalizationStats((0.1, 0.2, 0.3), (0.3, 0.2, 0.4))),
+        ImageTransform(64, resize_size=73, crop_rounding="down", interpolation="bilinear"),
+        ImageTransform((64, 64), resize_mode="squash", statistics=NormalizationStats((0.1, 0.2, 0.3), (0.3, 0.2, 0.4))),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*may be shifted by one")
@@ -106,8 +106,8 @@ def test_transforms_come_back(transform, form, tmp_path):
     save_pretrained(model, tmp_path / "saved", form, transform=transform)
     again = create_model(tmp_path / "saved").pretrained_info.transform
     image = HUB / "image.png"
-    rounding = {"timm": "half_even", "transformers": "down"}.get(form, transform.rounding)
-    np.testing.assert_array_equal(again(image), transform._replace(rounding=rounding)(image))
+    rounding = {"timm": "half_even", "transformers": "down"}.get(form, transform.crop_rounding)
+    np.testing.assert_array_equal(again(image), transform._replace(crop_rounding=rounding)(image))
 
 
 def test_what_is_known_of_the_weights_goes_along(tmp_path):
