@@ -1,4 +1,4 @@
-"""The constructors of the rest of the family, and models by name; apart so that `convnext` stays one readable file."""
+"""The other constructors of the family, and models by name."""
 
 import fnmatch
 import os
@@ -10,23 +10,581 @@ import keras
 from convnext_keras import checkpoints, hub
 from convnext_keras.checkpoints import WeightsError, WeightSet, WeightsSource
 from convnext_keras.configs import CONVNEXT_CONFIGS
-from convnext_keras.convnext import ConvNeXt, constructor_of
+from convnext_keras.convnext import ConvNeXt, InputShape, Pooling, Weights
 from convnext_keras.model import ConvNeXtModel
-from convnext_keras.validation import reject_foreign_arguments, suggestion
+from convnext_keras.validation import hint_foreign_arguments, suggestion
 
-ConvNeXtAtto = constructor_of("convnext_atto", "ConvNeXtAtto")
-ConvNeXtFemto = constructor_of("convnext_femto", "ConvNeXtFemto")
-ConvNeXtPico = constructor_of("convnext_pico", "ConvNeXtPico")
-ConvNeXtNano = constructor_of("convnext_nano", "ConvNeXtNano")
-ConvNeXtXXLarge = constructor_of("convnext_xxlarge", "ConvNeXtXXLarge")
-ConvNeXtV2Atto = constructor_of("convnextv2_atto", "ConvNeXtV2Atto")
-ConvNeXtV2Femto = constructor_of("convnextv2_femto", "ConvNeXtV2Femto")
-ConvNeXtV2Pico = constructor_of("convnextv2_pico", "ConvNeXtV2Pico")
-ConvNeXtV2Nano = constructor_of("convnextv2_nano", "ConvNeXtV2Nano")
-ConvNeXtV2Tiny = constructor_of("convnextv2_tiny", "ConvNeXtV2Tiny")
-ConvNeXtV2Base = constructor_of("convnextv2_base", "ConvNeXtV2Base")
-ConvNeXtV2Large = constructor_of("convnextv2_large", "ConvNeXtV2Large")
-ConvNeXtV2Huge = constructor_of("convnextv2_huge", "ConvNeXtV2Huge")
+
+@hint_foreign_arguments
+def ConvNeXtAtto(  # noqa: N802
+    include_top: bool = True,
+    include_preprocessing: bool = True,
+    weights: Weights = "d2_in1k",
+    input_tensor: Any = None,
+    input_shape: InputShape = None,
+    pooling: Pooling = None,
+    classes: int = 1000,
+    classifier_activation: Any = "softmax",
+    name: str = "convnext_atto",
+    *,
+    drop_path_rate: float = 0.0,
+    layer_scale_init_value: float | None = 1e-6,
+    output_stride: int | None = None,
+    dtype: Any = None,
+) -> ConvNeXtModel:
+    """Builds ConvNeXt-Atto (https://arxiv.org/abs/2201.03545v2), 3.7 million parameters with 1,000 classes.
+
+    The arguments, results and errors are those of `ConvNeXtTiny`. `list_weights("convnext_atto.*")` lists the weight
+    sets.
+
+    Example:
+        >>> ConvNeXtAtto(weights=None, include_top=False, pooling="avg").output_shape
+        (None, 320)
+    """
+    return ConvNeXt(
+        **CONVNEXT_CONFIGS["convnext_atto"]._asdict(),
+        include_top=include_top,
+        include_preprocessing=include_preprocessing,
+        weights=hub.resolve_weights(weights, "convnext_atto"),
+        input_tensor=input_tensor,
+        input_shape=input_shape,
+        pooling=pooling,
+        classes=classes,
+        classifier_activation=classifier_activation,
+        name=name,
+        drop_path_rate=drop_path_rate,
+        layer_scale_init_value=layer_scale_init_value,
+        output_stride=output_stride,
+        dtype=dtype,
+    )
+
+
+@hint_foreign_arguments
+def ConvNeXtFemto(  # noqa: N802
+    include_top: bool = True,
+    include_preprocessing: bool = True,
+    weights: Weights = "d1_in1k",
+    input_tensor: Any = None,
+    input_shape: InputShape = None,
+    pooling: Pooling = None,
+    classes: int = 1000,
+    classifier_activation: Any = "softmax",
+    name: str = "convnext_femto",
+    *,
+    drop_path_rate: float = 0.0,
+    layer_scale_init_value: float | None = 1e-6,
+    output_stride: int | None = None,
+    dtype: Any = None,
+) -> ConvNeXtModel:
+    """Builds ConvNeXt-Femto (https://arxiv.org/abs/2201.03545v2), 5.2 million parameters with 1,000 classes.
+
+    The arguments, results and errors are those of `ConvNeXtTiny`. `list_weights("convnext_femto.*")` lists the weight
+    sets.
+
+    Example:
+        >>> ConvNeXtFemto(weights=None, include_top=False, pooling="avg").output_shape
+        (None, 384)
+    """
+    return ConvNeXt(
+        **CONVNEXT_CONFIGS["convnext_femto"]._asdict(),
+        include_top=include_top,
+        include_preprocessing=include_preprocessing,
+        weights=hub.resolve_weights(weights, "convnext_femto"),
+        input_tensor=input_tensor,
+        input_shape=input_shape,
+        pooling=pooling,
+        classes=classes,
+        classifier_activation=classifier_activation,
+        name=name,
+        drop_path_rate=drop_path_rate,
+        layer_scale_init_value=layer_scale_init_value,
+        output_stride=output_stride,
+        dtype=dtype,
+    )
+
+
+@hint_foreign_arguments
+def ConvNeXtPico(  # noqa: N802
+    include_top: bool = True,
+    include_preprocessing: bool = True,
+    weights: Weights = "d1_in1k",
+    input_tensor: Any = None,
+    input_shape: InputShape = None,
+    pooling: Pooling = None,
+    classes: int = 1000,
+    classifier_activation: Any = "softmax",
+    name: str = "convnext_pico",
+    *,
+    drop_path_rate: float = 0.0,
+    layer_scale_init_value: float | None = 1e-6,
+    output_stride: int | None = None,
+    dtype: Any = None,
+) -> ConvNeXtModel:
+    """Builds ConvNeXt-Pico (https://arxiv.org/abs/2201.03545v2), 9.1 million parameters with 1,000 classes.
+
+    The arguments, results and errors are those of `ConvNeXtTiny`. `list_weights("convnext_pico.*")` lists the weight
+    sets.
+
+    Example:
+        >>> ConvNeXtPico(weights=None, include_top=False, pooling="avg").output_shape
+        (None, 512)
+    """
+    return ConvNeXt(
+        **CONVNEXT_CONFIGS["convnext_pico"]._asdict(),
+        include_top=include_top,
+        include_preprocessing=include_preprocessing,
+        weights=hub.resolve_weights(weights, "convnext_pico"),
+        input_tensor=input_tensor,
+        input_shape=input_shape,
+        pooling=pooling,
+        classes=classes,
+        classifier_activation=classifier_activation,
+        name=name,
+        drop_path_rate=drop_path_rate,
+        layer_scale_init_value=layer_scale_init_value,
+        output_stride=output_stride,
+        dtype=dtype,
+    )
+
+
+@hint_foreign_arguments
+def ConvNeXtNano(  # noqa: N802
+    include_top: bool = True,
+    include_preprocessing: bool = True,
+    weights: Weights = "in12k_ft_in1k",
+    input_tensor: Any = None,
+    input_shape: InputShape = None,
+    pooling: Pooling = None,
+    classes: int = 1000,
+    classifier_activation: Any = "softmax",
+    name: str = "convnext_nano",
+    *,
+    drop_path_rate: float = 0.0,
+    layer_scale_init_value: float | None = 1e-6,
+    output_stride: int | None = None,
+    dtype: Any = None,
+) -> ConvNeXtModel:
+    """Builds ConvNeXt-Nano (https://arxiv.org/abs/2201.03545v2), 15.6 million parameters with 1,000 classes.
+
+    The arguments, results and errors are those of `ConvNeXtTiny`. `list_weights("convnext_nano.*")` lists the weight
+    sets.
+
+    Example:
+        >>> ConvNeXtNano(weights=None, include_top=False, pooling="avg").output_shape
+        (None, 640)
+    """
+    return ConvNeXt(
+        **CONVNEXT_CONFIGS["convnext_nano"]._asdict(),
+        include_top=include_top,
+        include_preprocessing=include_preprocessing,
+        weights=hub.resolve_weights(weights, "convnext_nano"),
+        input_tensor=input_tensor,
+        input_shape=input_shape,
+        pooling=pooling,
+        classes=classes,
+        classifier_activation=classifier_activation,
+        name=name,
+        drop_path_rate=drop_path_rate,
+        layer_scale_init_value=layer_scale_init_value,
+        output_stride=output_stride,
+        dtype=dtype,
+    )
+
+
+@hint_foreign_arguments
+def ConvNeXtXXLarge(  # noqa: N802
+    include_top: bool = True,
+    include_preprocessing: bool = True,
+    weights: Weights = "clip_laion2b_soup_ft_in1k",
+    input_tensor: Any = None,
+    input_shape: InputShape = None,
+    pooling: Pooling = None,
+    classes: int = 1000,
+    classifier_activation: Any = "softmax",
+    name: str = "convnext_xxlarge",
+    *,
+    drop_path_rate: float = 0.0,
+    layer_scale_init_value: float | None = 1e-6,
+    output_stride: int | None = None,
+    dtype: Any = None,
+) -> ConvNeXtModel:
+    """Builds ConvNeXt-XXLarge (https://arxiv.org/abs/2201.03545v2), 846.5 million parameters with 1,000 classes.
+
+    The arguments, results and errors are those of `ConvNeXtTiny`. `list_weights("convnext_xxlarge.*")` lists the weight
+    sets.
+
+    Example:
+        >>> ConvNeXtXXLarge(weights=None, include_top=False, pooling="avg").output_shape
+        (None, 3072)
+    """
+    return ConvNeXt(
+        **CONVNEXT_CONFIGS["convnext_xxlarge"]._asdict(),
+        include_top=include_top,
+        include_preprocessing=include_preprocessing,
+        weights=hub.resolve_weights(weights, "convnext_xxlarge"),
+        input_tensor=input_tensor,
+        input_shape=input_shape,
+        pooling=pooling,
+        classes=classes,
+        classifier_activation=classifier_activation,
+        name=name,
+        drop_path_rate=drop_path_rate,
+        layer_scale_init_value=layer_scale_init_value,
+        output_stride=output_stride,
+        dtype=dtype,
+    )
+
+
+@hint_foreign_arguments
+def ConvNeXtV2Atto(  # noqa: N802
+    include_top: bool = True,
+    include_preprocessing: bool = True,
+    weights: Weights = "fcmae_ft_in1k",
+    input_tensor: Any = None,
+    input_shape: InputShape = None,
+    pooling: Pooling = None,
+    classes: int = 1000,
+    classifier_activation: Any = "softmax",
+    name: str = "convnextv2_atto",
+    *,
+    drop_path_rate: float = 0.0,
+    layer_scale_init_value: float | None = 1e-6,
+    output_stride: int | None = None,
+    dtype: Any = None,
+) -> ConvNeXtModel:
+    """Builds ConvNeXt V2-Atto (https://arxiv.org/abs/2301.00808v1), 3.7 million parameters with 1,000 classes.
+
+    The arguments, results and errors are those of `ConvNeXtTiny`. `list_weights("convnextv2_atto.*")` lists the weight
+    sets.
+
+    Example:
+        >>> ConvNeXtV2Atto(weights=None, include_top=False, pooling="avg").output_shape
+        (None, 320)
+    """
+    return ConvNeXt(
+        **CONVNEXT_CONFIGS["convnextv2_atto"]._asdict(),
+        include_top=include_top,
+        include_preprocessing=include_preprocessing,
+        weights=hub.resolve_weights(weights, "convnextv2_atto"),
+        input_tensor=input_tensor,
+        input_shape=input_shape,
+        pooling=pooling,
+        classes=classes,
+        classifier_activation=classifier_activation,
+        name=name,
+        drop_path_rate=drop_path_rate,
+        layer_scale_init_value=layer_scale_init_value,
+        output_stride=output_stride,
+        dtype=dtype,
+    )
+
+
+@hint_foreign_arguments
+def ConvNeXtV2Femto(  # noqa: N802
+    include_top: bool = True,
+    include_preprocessing: bool = True,
+    weights: Weights = "fcmae_ft_in1k",
+    input_tensor: Any = None,
+    input_shape: InputShape = None,
+    pooling: Pooling = None,
+    classes: int = 1000,
+    classifier_activation: Any = "softmax",
+    name: str = "convnextv2_femto",
+    *,
+    drop_path_rate: float = 0.0,
+    layer_scale_init_value: float | None = 1e-6,
+    output_stride: int | None = None,
+    dtype: Any = None,
+) -> ConvNeXtModel:
+    """Builds ConvNeXt V2-Femto (https://arxiv.org/abs/2301.00808v1), 5.2 million parameters with 1,000 classes.
+
+    The arguments, results and errors are those of `ConvNeXtTiny`. `list_weights("convnextv2_femto.*")` lists the weight
+    sets.
+
+    Example:
+        >>> ConvNeXtV2Femto(weights=None, include_top=False, pooling="avg").output_shape
+        (None, 384)
+    """
+    return ConvNeXt(
+        **CONVNEXT_CONFIGS["convnextv2_femto"]._asdict(),
+        include_top=include_top,
+        include_preprocessing=include_preprocessing,
+        weights=hub.resolve_weights(weights, "convnextv2_femto"),
+        input_tensor=input_tensor,
+        input_shape=input_shape,
+        pooling=pooling,
+        classes=classes,
+        classifier_activation=classifier_activation,
+        name=name,
+        drop_path_rate=drop_path_rate,
+        layer_scale_init_value=layer_scale_init_value,
+        output_stride=output_stride,
+        dtype=dtype,
+    )
+
+
+@hint_foreign_arguments
+def ConvNeXtV2Pico(  # noqa: N802
+    include_top: bool = True,
+    include_preprocessing: bool = True,
+    weights: Weights = "fcmae_ft_in1k",
+    input_tensor: Any = None,
+    input_shape: InputShape = None,
+    pooling: Pooling = None,
+    classes: int = 1000,
+    classifier_activation: Any = "softmax",
+    name: str = "convnextv2_pico",
+    *,
+    drop_path_rate: float = 0.0,
+    layer_scale_init_value: float | None = 1e-6,
+    output_stride: int | None = None,
+    dtype: Any = None,
+) -> ConvNeXtModel:
+    """Builds ConvNeXt V2-Pico (https://arxiv.org/abs/2301.00808v1), 9.1 million parameters with 1,000 classes.
+
+    The arguments, results and errors are those of `ConvNeXtTiny`. `list_weights("convnextv2_pico.*")` lists the weight
+    sets.
+
+    Example:
+        >>> ConvNeXtV2Pico(weights=None, include_top=False, pooling="avg").output_shape
+        (None, 512)
+    """
+    return ConvNeXt(
+        **CONVNEXT_CONFIGS["convnextv2_pico"]._asdict(),
+        include_top=include_top,
+        include_preprocessing=include_preprocessing,
+        weights=hub.resolve_weights(weights, "convnextv2_pico"),
+        input_tensor=input_tensor,
+        input_shape=input_shape,
+        pooling=pooling,
+        classes=classes,
+        classifier_activation=classifier_activation,
+        name=name,
+        drop_path_rate=drop_path_rate,
+        layer_scale_init_value=layer_scale_init_value,
+        output_stride=output_stride,
+        dtype=dtype,
+    )
+
+
+@hint_foreign_arguments
+def ConvNeXtV2Nano(  # noqa: N802
+    include_top: bool = True,
+    include_preprocessing: bool = True,
+    weights: Weights = "fcmae_ft_in22k_in1k",
+    input_tensor: Any = None,
+    input_shape: InputShape = None,
+    pooling: Pooling = None,
+    classes: int = 1000,
+    classifier_activation: Any = "softmax",
+    name: str = "convnextv2_nano",
+    *,
+    drop_path_rate: float = 0.0,
+    layer_scale_init_value: float | None = 1e-6,
+    output_stride: int | None = None,
+    dtype: Any = None,
+) -> ConvNeXtModel:
+    """Builds ConvNeXt V2-Nano (https://arxiv.org/abs/2301.00808v1), 15.6 million parameters with 1,000 classes.
+
+    The arguments, results and errors are those of `ConvNeXtTiny`. `list_weights("convnextv2_nano.*")` lists the weight
+    sets.
+
+    Example:
+        >>> ConvNeXtV2Nano(weights=None, include_top=False, pooling="avg").output_shape
+        (None, 640)
+    """
+    return ConvNeXt(
+        **CONVNEXT_CONFIGS["convnextv2_nano"]._asdict(),
+        include_top=include_top,
+        include_preprocessing=include_preprocessing,
+        weights=hub.resolve_weights(weights, "convnextv2_nano"),
+        input_tensor=input_tensor,
+        input_shape=input_shape,
+        pooling=pooling,
+        classes=classes,
+        classifier_activation=classifier_activation,
+        name=name,
+        drop_path_rate=drop_path_rate,
+        layer_scale_init_value=layer_scale_init_value,
+        output_stride=output_stride,
+        dtype=dtype,
+    )
+
+
+@hint_foreign_arguments
+def ConvNeXtV2Tiny(  # noqa: N802
+    include_top: bool = True,
+    include_preprocessing: bool = True,
+    weights: Weights = "fcmae_ft_in22k_in1k",
+    input_tensor: Any = None,
+    input_shape: InputShape = None,
+    pooling: Pooling = None,
+    classes: int = 1000,
+    classifier_activation: Any = "softmax",
+    name: str = "convnextv2_tiny",
+    *,
+    drop_path_rate: float = 0.0,
+    layer_scale_init_value: float | None = 1e-6,
+    output_stride: int | None = None,
+    dtype: Any = None,
+) -> ConvNeXtModel:
+    """Builds ConvNeXt V2-Tiny (https://arxiv.org/abs/2301.00808v1), 28.6 million parameters with 1,000 classes.
+
+    The arguments, results and errors are those of `ConvNeXtTiny`. `list_weights("convnextv2_tiny.*")` lists the weight
+    sets.
+
+    Example:
+        >>> ConvNeXtV2Tiny(weights=None, include_top=False, pooling="avg").output_shape
+        (None, 768)
+    """
+    return ConvNeXt(
+        **CONVNEXT_CONFIGS["convnextv2_tiny"]._asdict(),
+        include_top=include_top,
+        include_preprocessing=include_preprocessing,
+        weights=hub.resolve_weights(weights, "convnextv2_tiny"),
+        input_tensor=input_tensor,
+        input_shape=input_shape,
+        pooling=pooling,
+        classes=classes,
+        classifier_activation=classifier_activation,
+        name=name,
+        drop_path_rate=drop_path_rate,
+        layer_scale_init_value=layer_scale_init_value,
+        output_stride=output_stride,
+        dtype=dtype,
+    )
+
+
+@hint_foreign_arguments
+def ConvNeXtV2Base(  # noqa: N802
+    include_top: bool = True,
+    include_preprocessing: bool = True,
+    weights: Weights = "fcmae_ft_in22k_in1k",
+    input_tensor: Any = None,
+    input_shape: InputShape = None,
+    pooling: Pooling = None,
+    classes: int = 1000,
+    classifier_activation: Any = "softmax",
+    name: str = "convnextv2_base",
+    *,
+    drop_path_rate: float = 0.0,
+    layer_scale_init_value: float | None = 1e-6,
+    output_stride: int | None = None,
+    dtype: Any = None,
+) -> ConvNeXtModel:
+    """Builds ConvNeXt V2-Base (https://arxiv.org/abs/2301.00808v1), 88.7 million parameters with 1,000 classes.
+
+    The arguments, results and errors are those of `ConvNeXtTiny`. `list_weights("convnextv2_base.*")` lists the weight
+    sets.
+
+    Example:
+        >>> ConvNeXtV2Base(weights=None, include_top=False, pooling="avg").output_shape
+        (None, 1024)
+    """
+    return ConvNeXt(
+        **CONVNEXT_CONFIGS["convnextv2_base"]._asdict(),
+        include_top=include_top,
+        include_preprocessing=include_preprocessing,
+        weights=hub.resolve_weights(weights, "convnextv2_base"),
+        input_tensor=input_tensor,
+        input_shape=input_shape,
+        pooling=pooling,
+        classes=classes,
+        classifier_activation=classifier_activation,
+        name=name,
+        drop_path_rate=drop_path_rate,
+        layer_scale_init_value=layer_scale_init_value,
+        output_stride=output_stride,
+        dtype=dtype,
+    )
+
+
+@hint_foreign_arguments
+def ConvNeXtV2Large(  # noqa: N802
+    include_top: bool = True,
+    include_preprocessing: bool = True,
+    weights: Weights = "fcmae_ft_in22k_in1k",
+    input_tensor: Any = None,
+    input_shape: InputShape = None,
+    pooling: Pooling = None,
+    classes: int = 1000,
+    classifier_activation: Any = "softmax",
+    name: str = "convnextv2_large",
+    *,
+    drop_path_rate: float = 0.0,
+    layer_scale_init_value: float | None = 1e-6,
+    output_stride: int | None = None,
+    dtype: Any = None,
+) -> ConvNeXtModel:
+    """Builds ConvNeXt V2-Large (https://arxiv.org/abs/2301.00808v1), 198.0 million parameters with 1,000 classes.
+
+    The arguments, results and errors are those of `ConvNeXtTiny`. `list_weights("convnextv2_large.*")` lists the weight
+    sets.
+
+    Example:
+        >>> ConvNeXtV2Large(weights=None, include_top=False, pooling="avg").output_shape
+        (None, 1536)
+    """
+    return ConvNeXt(
+        **CONVNEXT_CONFIGS["convnextv2_large"]._asdict(),
+        include_top=include_top,
+        include_preprocessing=include_preprocessing,
+        weights=hub.resolve_weights(weights, "convnextv2_large"),
+        input_tensor=input_tensor,
+        input_shape=input_shape,
+        pooling=pooling,
+        classes=classes,
+        classifier_activation=classifier_activation,
+        name=name,
+        drop_path_rate=drop_path_rate,
+        layer_scale_init_value=layer_scale_init_value,
+        output_stride=output_stride,
+        dtype=dtype,
+    )
+
+
+@hint_foreign_arguments
+def ConvNeXtV2Huge(  # noqa: N802
+    include_top: bool = True,
+    include_preprocessing: bool = True,
+    weights: Weights = "fcmae_ft_in22k_in1k_384",
+    input_tensor: Any = None,
+    input_shape: InputShape = None,
+    pooling: Pooling = None,
+    classes: int = 1000,
+    classifier_activation: Any = "softmax",
+    name: str = "convnextv2_huge",
+    *,
+    drop_path_rate: float = 0.0,
+    layer_scale_init_value: float | None = 1e-6,
+    output_stride: int | None = None,
+    dtype: Any = None,
+) -> ConvNeXtModel:
+    """Builds ConvNeXt V2-Huge (https://arxiv.org/abs/2301.00808v1), 660.3 million parameters with 1,000 classes.
+
+    The arguments, results and errors are those of `ConvNeXtTiny`. `list_weights("convnextv2_huge.*")` lists the weight
+    sets.
+
+    Example:
+        >>> ConvNeXtV2Huge(weights=None, include_top=False, pooling="avg").output_shape
+        (None, 2816)
+    """
+    return ConvNeXt(
+        **CONVNEXT_CONFIGS["convnextv2_huge"]._asdict(),
+        include_top=include_top,
+        include_preprocessing=include_preprocessing,
+        weights=hub.resolve_weights(weights, "convnextv2_huge"),
+        input_tensor=input_tensor,
+        input_shape=input_shape,
+        pooling=pooling,
+        classes=classes,
+        classifier_activation=classifier_activation,
+        name=name,
+        drop_path_rate=drop_path_rate,
+        layer_scale_init_value=layer_scale_init_value,
+        output_stride=output_stride,
+        dtype=dtype,
+    )
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -42,6 +600,7 @@ def list_models(pattern: str = "*") -> list[str]:
     return fnmatch.filter(CONVNEXT_CONFIGS, pattern)
 
 
+@hint_foreign_arguments
 def create_model(name: str | os.PathLike | WeightsSource, **arguments: Any) -> ConvNeXtModel:
     """A model by the name of a variant, of a weight set, or of any repository that holds a ConvNeXt.
 
@@ -61,7 +620,6 @@ def create_model(name: str | os.PathLike | WeightsSource, **arguments: Any) -> C
         >>> create_model("convnext_mini.digits").output_shape
         (None, 10)
     """
-    reject_foreign_arguments("create_model", arguments)
     if isinstance(name, str | os.PathLike) and Path(name).suffix == ".keras":
         return _load_saved_model(Path(name), arguments)
     weight_set = name if isinstance(name, WeightSet) else None

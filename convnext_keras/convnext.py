@@ -7,9 +7,10 @@ Layer names and weight order are those of `keras.applications.convnext`, so file
 import dataclasses
 import functools
 import inspect
+import os
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple, Unpack
+from typing import Any, Literal, NamedTuple, Unpack
 
 import keras
 import numpy as np
@@ -30,8 +31,11 @@ from convnext_keras.layers import (
     LayerScale,
 )
 from convnext_keras.model import ConvNeXtModel
-from convnext_keras.signatures import Constructor, InputShape, Pooling, Weights, signature_with
+from convnext_keras.validation import hint_foreign_arguments
 
+Weights = str | os.PathLike | checkpoints.WeightsSource | None
+InputShape = tuple[int | None, ...] | None
+Pooling = Literal["avg", "max", "avgmax", "catavgmax"] | None
 CHANNELS_LAST = {"data_format": "channels_last"}
 
 
@@ -197,6 +201,7 @@ def convnext_model(
     return ConvNeXtModel(origins[0] if len(origins) == 1 else origins, x, name=design.name)
 
 
+@hint_foreign_arguments
 def ConvNeXt(  # noqa: N802 - named like the constructors of keras.applications
     depths: tuple[int, ...],
     dims: tuple[int, ...],
@@ -252,7 +257,6 @@ def ConvNeXt(  # noqa: N802 - named like the constructors of keras.applications
         >>> ConvNeXt((1, 1, 2, 1), (16, 32, 64, 128), classes=10).output_shape
         (None, 10)
     """
-    validation.reject_foreign_arguments("ConvNeXt", architecture)
     validation.validate_name(name)
     variant = build_config(depths, dims, architecture, others=inspect.signature(ConvNeXt).parameters)
     source = hub.resolve_weights(weights)
@@ -291,34 +295,341 @@ def ConvNeXt(  # noqa: N802 - named like the constructors of keras.applications
     return model
 
 
-def constructor_of(variant: str, function: str) -> Constructor:
-    """The constructor of one variant, with its default weights and name in the signature of `Constructor`."""
-    changed = {"weights": getattr(checkpoints.default_weight_set(variant), "tag", None), "name": variant}
-    signature = signature_with(Constructor, changed)
+@hint_foreign_arguments
+def ConvNeXtTiny(  # noqa: N802
+    include_top: bool = True,
+    include_preprocessing: bool = True,
+    weights: Weights = "imagenet",
+    input_tensor: Any = None,
+    input_shape: InputShape = None,
+    pooling: Pooling = None,
+    classes: int = 1000,
+    classifier_activation: Any = "softmax",
+    name: str = "convnext_tiny",
+    *,
+    drop_path_rate: float = 0.0,
+    layer_scale_init_value: float | None = 1e-6,
+    output_stride: int | None = None,
+    dtype: Any = None,
+) -> ConvNeXtModel:
+    """Builds ConvNeXt-Tiny (https://arxiv.org/abs/2201.03545v2), 28.6 million parameters with 1,000 classes.
 
-    def constructor(*args: Any, **kwargs: Any) -> ConvNeXtModel:
-        validation.reject_foreign_arguments(function, kwargs)
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        options: dict[str, Any] = {**CONVNEXT_CONFIGS[variant]._asdict(), **bound.arguments}
-        options["weights"] = hub.resolve_weights(options["weights"], variant)
-        return ConvNeXt(**options)
+    Args:
+        include_top: Whether the model ends with the classifier. Defaults to True.
+        include_preprocessing: Whether the model normalizes pixels in 0..255 itself. Defaults to True.
+        weights: `"imagenet"` (the default), another tag of `list_weights("convnext_tiny.*")`, such as
+            `'in12k_ft_in1k'`; the path of a weight file; a directory; `"hf://owner/name[@revision]"`; or None for
+            random weights.
+        input_tensor: Output of a Keras layer that the model starts from. None creates an input.
+        input_shape: `(H, W, C)` in pixels, at least 32 x 32; `(C, H, W)` if Keras is set to channels first. None stands
+            for the size of the weights with a classifier, and for any size without one.
+        pooling: Without a classifier, None for feature maps, or `"avg"`, `"max"`, `"avgmax"` or `"catavgmax"` for one
+            vector per image.
+        classes: Number of classes. Defaults to 1000.
+        classifier_activation: Activation of the classifier; None for logits. Defaults to `"softmax"`.
+        name: Name of the model, and prefix of its layer names.
+        drop_path_rate: Probability in [0, 1) of skipping the last block in training; it rises linearly over the blocks.
+        layer_scale_init_value: Initial value of the layer scale; None for blocks without layer scale.
+        output_stride: 8, 16 or 32 (None): input pixels per position of the last feature map.
+        dtype: Type or policy of the layers, such as `"mixed_bfloat16"`. None for Keras' global policy.
 
-    constructor.__name__ = constructor.__qualname__ = function
-    constructor.__signature__ = signature
-    constructor.__doc__ = f"""`{variant}`, with `weights={changed["weights"]!r}` unless told otherwise.
+    Returns:
+        A functional model from `(N, H, W, C)` to float32 probabilities `(N, classes)`, or without a classifier to
+        features `(N, H // 32, W // 32, 768)` or `(N, 768)`.
 
-    The arguments are those of `ConvNeXt`; `weights` also takes the tags that `list_weights("{variant}.*")` lists.
+    Raises:
+        ValueError: If an argument is not valid. Nothing is downloaded in this case.
+        WeightsError: If the weight file is not available, or does not fit the model.
 
     Example:
-        >>> {function}(weights=None, include_top=False, pooling="avg").output_shape
-        (None, {CONVNEXT_CONFIGS[variant].dims[-1]})
+        >>> ConvNeXtTiny(weights=None, include_top=False, pooling="avg").output_shape
+        (None, 768)
     """
-    return constructor
+    return ConvNeXt(
+        **CONVNEXT_CONFIGS["convnext_tiny"]._asdict(),
+        include_top=include_top,
+        include_preprocessing=include_preprocessing,
+        weights=hub.resolve_weights(weights, "convnext_tiny"),
+        input_tensor=input_tensor,
+        input_shape=input_shape,
+        pooling=pooling,
+        classes=classes,
+        classifier_activation=classifier_activation,
+        name=name,
+        drop_path_rate=drop_path_rate,
+        layer_scale_init_value=layer_scale_init_value,
+        output_stride=output_stride,
+        dtype=dtype,
+    )
 
 
-ConvNeXtTiny = constructor_of("convnext_tiny", "ConvNeXtTiny")
-ConvNeXtSmall = constructor_of("convnext_small", "ConvNeXtSmall")
-ConvNeXtBase = constructor_of("convnext_base", "ConvNeXtBase")
-ConvNeXtLarge = constructor_of("convnext_large", "ConvNeXtLarge")
-ConvNeXtXLarge = constructor_of("convnext_xlarge", "ConvNeXtXLarge")
+@hint_foreign_arguments
+def ConvNeXtSmall(  # noqa: N802
+    include_top: bool = True,
+    include_preprocessing: bool = True,
+    weights: Weights = "imagenet",
+    input_tensor: Any = None,
+    input_shape: InputShape = None,
+    pooling: Pooling = None,
+    classes: int = 1000,
+    classifier_activation: Any = "softmax",
+    name: str = "convnext_small",
+    *,
+    drop_path_rate: float = 0.0,
+    layer_scale_init_value: float | None = 1e-6,
+    output_stride: int | None = None,
+    dtype: Any = None,
+) -> ConvNeXtModel:
+    """Builds ConvNeXt-Small (https://arxiv.org/abs/2201.03545v2), 50.2 million parameters with 1,000 classes.
+
+    Args:
+        include_top: Whether the model ends with the classifier. Defaults to True.
+        include_preprocessing: Whether the model normalizes pixels in 0..255 itself. Defaults to True.
+        weights: `"imagenet"` (the default), another tag of `list_weights("convnext_small.*")`, such as
+            `'in12k_ft_in1k'`; the path of a weight file; a directory; `"hf://owner/name[@revision]"`; or None for
+            random weights.
+        input_tensor: Output of a Keras layer that the model starts from. None creates an input.
+        input_shape: `(H, W, C)` in pixels, at least 32 x 32; `(C, H, W)` if Keras is set to channels first. None stands
+            for the size of the weights with a classifier, and for any size without one.
+        pooling: Without a classifier, None for feature maps, or `"avg"`, `"max"`, `"avgmax"` or `"catavgmax"` for one
+            vector per image.
+        classes: Number of classes. Defaults to 1000.
+        classifier_activation: Activation of the classifier; None for logits. Defaults to `"softmax"`.
+        name: Name of the model, and prefix of its layer names.
+        drop_path_rate: Probability in [0, 1) of skipping the last block in training; it rises linearly over the blocks.
+        layer_scale_init_value: Initial value of the layer scale; None for blocks without layer scale.
+        output_stride: 8, 16 or 32 (None): input pixels per position of the last feature map.
+        dtype: Type or policy of the layers, such as `"mixed_bfloat16"`. None for Keras' global policy.
+
+    Returns:
+        A functional model from `(N, H, W, C)` to float32 probabilities `(N, classes)`, or without a classifier to
+        features `(N, H // 32, W // 32, 768)` or `(N, 768)`.
+
+    Raises:
+        ValueError: If an argument is not valid. Nothing is downloaded in this case.
+        WeightsError: If the weight file is not available, or does not fit the model.
+
+    Example:
+        >>> ConvNeXtSmall(weights=None, include_top=False, pooling="avg").output_shape
+        (None, 768)
+    """
+    return ConvNeXt(
+        **CONVNEXT_CONFIGS["convnext_small"]._asdict(),
+        include_top=include_top,
+        include_preprocessing=include_preprocessing,
+        weights=hub.resolve_weights(weights, "convnext_small"),
+        input_tensor=input_tensor,
+        input_shape=input_shape,
+        pooling=pooling,
+        classes=classes,
+        classifier_activation=classifier_activation,
+        name=name,
+        drop_path_rate=drop_path_rate,
+        layer_scale_init_value=layer_scale_init_value,
+        output_stride=output_stride,
+        dtype=dtype,
+    )
+
+
+@hint_foreign_arguments
+def ConvNeXtBase(  # noqa: N802
+    include_top: bool = True,
+    include_preprocessing: bool = True,
+    weights: Weights = "imagenet",
+    input_tensor: Any = None,
+    input_shape: InputShape = None,
+    pooling: Pooling = None,
+    classes: int = 1000,
+    classifier_activation: Any = "softmax",
+    name: str = "convnext_base",
+    *,
+    drop_path_rate: float = 0.0,
+    layer_scale_init_value: float | None = 1e-6,
+    output_stride: int | None = None,
+    dtype: Any = None,
+) -> ConvNeXtModel:
+    """Builds ConvNeXt-Base (https://arxiv.org/abs/2201.03545v2), 88.6 million parameters with 1,000 classes.
+
+    Args:
+        include_top: Whether the model ends with the classifier. Defaults to True.
+        include_preprocessing: Whether the model normalizes pixels in 0..255 itself. Defaults to True.
+        weights: `"imagenet"` (the default), another tag of `list_weights("convnext_base.*")`, such as
+            `'fb_in22k_ft_in1k_384'`; the path of a weight file; a directory; `"hf://owner/name[@revision]"`; or None
+            for random weights.
+        input_tensor: Output of a Keras layer that the model starts from. None creates an input.
+        input_shape: `(H, W, C)` in pixels, at least 32 x 32; `(C, H, W)` if Keras is set to channels first. None stands
+            for the size of the weights with a classifier, and for any size without one.
+        pooling: Without a classifier, None for feature maps, or `"avg"`, `"max"`, `"avgmax"` or `"catavgmax"` for one
+            vector per image.
+        classes: Number of classes. Defaults to 1000.
+        classifier_activation: Activation of the classifier; None for logits. Defaults to `"softmax"`.
+        name: Name of the model, and prefix of its layer names.
+        drop_path_rate: Probability in [0, 1) of skipping the last block in training; it rises linearly over the blocks.
+        layer_scale_init_value: Initial value of the layer scale; None for blocks without layer scale.
+        output_stride: 8, 16 or 32 (None): input pixels per position of the last feature map.
+        dtype: Type or policy of the layers, such as `"mixed_bfloat16"`. None for Keras' global policy.
+
+    Returns:
+        A functional model from `(N, H, W, C)` to float32 probabilities `(N, classes)`, or without a classifier to
+        features `(N, H // 32, W // 32, 1024)` or `(N, 1024)`.
+
+    Raises:
+        ValueError: If an argument is not valid. Nothing is downloaded in this case.
+        WeightsError: If the weight file is not available, or does not fit the model.
+
+    Example:
+        >>> ConvNeXtBase(weights=None, include_top=False, pooling="avg").output_shape
+        (None, 1024)
+    """
+    return ConvNeXt(
+        **CONVNEXT_CONFIGS["convnext_base"]._asdict(),
+        include_top=include_top,
+        include_preprocessing=include_preprocessing,
+        weights=hub.resolve_weights(weights, "convnext_base"),
+        input_tensor=input_tensor,
+        input_shape=input_shape,
+        pooling=pooling,
+        classes=classes,
+        classifier_activation=classifier_activation,
+        name=name,
+        drop_path_rate=drop_path_rate,
+        layer_scale_init_value=layer_scale_init_value,
+        output_stride=output_stride,
+        dtype=dtype,
+    )
+
+
+@hint_foreign_arguments
+def ConvNeXtLarge(  # noqa: N802
+    include_top: bool = True,
+    include_preprocessing: bool = True,
+    weights: Weights = "imagenet",
+    input_tensor: Any = None,
+    input_shape: InputShape = None,
+    pooling: Pooling = None,
+    classes: int = 1000,
+    classifier_activation: Any = "softmax",
+    name: str = "convnext_large",
+    *,
+    drop_path_rate: float = 0.0,
+    layer_scale_init_value: float | None = 1e-6,
+    output_stride: int | None = None,
+    dtype: Any = None,
+) -> ConvNeXtModel:
+    """Builds ConvNeXt-Large (https://arxiv.org/abs/2201.03545v2), 197.8 million parameters with 1,000 classes.
+
+    Args:
+        include_top: Whether the model ends with the classifier. Defaults to True.
+        include_preprocessing: Whether the model normalizes pixels in 0..255 itself. Defaults to True.
+        weights: `"imagenet"` (the default), another tag of `list_weights("convnext_large.*")`, such as
+            `'fb_in22k_ft_in1k_384'`; the path of a weight file; a directory; `"hf://owner/name[@revision]"`; or None
+            for random weights.
+        input_tensor: Output of a Keras layer that the model starts from. None creates an input.
+        input_shape: `(H, W, C)` in pixels, at least 32 x 32; `(C, H, W)` if Keras is set to channels first. None stands
+            for the size of the weights with a classifier, and for any size without one.
+        pooling: Without a classifier, None for feature maps, or `"avg"`, `"max"`, `"avgmax"` or `"catavgmax"` for one
+            vector per image.
+        classes: Number of classes. Defaults to 1000.
+        classifier_activation: Activation of the classifier; None for logits. Defaults to `"softmax"`.
+        name: Name of the model, and prefix of its layer names.
+        drop_path_rate: Probability in [0, 1) of skipping the last block in training; it rises linearly over the blocks.
+        layer_scale_init_value: Initial value of the layer scale; None for blocks without layer scale.
+        output_stride: 8, 16 or 32 (None): input pixels per position of the last feature map.
+        dtype: Type or policy of the layers, such as `"mixed_bfloat16"`. None for Keras' global policy.
+
+    Returns:
+        A functional model from `(N, H, W, C)` to float32 probabilities `(N, classes)`, or without a classifier to
+        features `(N, H // 32, W // 32, 1536)` or `(N, 1536)`.
+
+    Raises:
+        ValueError: If an argument is not valid. Nothing is downloaded in this case.
+        WeightsError: If the weight file is not available, or does not fit the model.
+
+    Example:
+        >>> ConvNeXtLarge(weights=None, include_top=False, pooling="avg").output_shape
+        (None, 1536)
+    """
+    return ConvNeXt(
+        **CONVNEXT_CONFIGS["convnext_large"]._asdict(),
+        include_top=include_top,
+        include_preprocessing=include_preprocessing,
+        weights=hub.resolve_weights(weights, "convnext_large"),
+        input_tensor=input_tensor,
+        input_shape=input_shape,
+        pooling=pooling,
+        classes=classes,
+        classifier_activation=classifier_activation,
+        name=name,
+        drop_path_rate=drop_path_rate,
+        layer_scale_init_value=layer_scale_init_value,
+        output_stride=output_stride,
+        dtype=dtype,
+    )
+
+
+@hint_foreign_arguments
+def ConvNeXtXLarge(  # noqa: N802
+    include_top: bool = True,
+    include_preprocessing: bool = True,
+    weights: Weights = "imagenet",
+    input_tensor: Any = None,
+    input_shape: InputShape = None,
+    pooling: Pooling = None,
+    classes: int = 1000,
+    classifier_activation: Any = "softmax",
+    name: str = "convnext_xlarge",
+    *,
+    drop_path_rate: float = 0.0,
+    layer_scale_init_value: float | None = 1e-6,
+    output_stride: int | None = None,
+    dtype: Any = None,
+) -> ConvNeXtModel:
+    """Builds ConvNeXt-XLarge (https://arxiv.org/abs/2201.03545v2), 350.2 million parameters with 1,000 classes.
+
+    Args:
+        include_top: Whether the model ends with the classifier. Defaults to True.
+        include_preprocessing: Whether the model normalizes pixels in 0..255 itself. Defaults to True.
+        weights: `"imagenet"` (the default), another tag of `list_weights("convnext_xlarge.*")`, such as
+            `'fb_in22k_ft_in1k_384'`; the path of a weight file; a directory; `"hf://owner/name[@revision]"`; or None
+            for random weights.
+        input_tensor: Output of a Keras layer that the model starts from. None creates an input.
+        input_shape: `(H, W, C)` in pixels, at least 32 x 32; `(C, H, W)` if Keras is set to channels first. None stands
+            for the size of the weights with a classifier, and for any size without one.
+        pooling: Without a classifier, None for feature maps, or `"avg"`, `"max"`, `"avgmax"` or `"catavgmax"` for one
+            vector per image.
+        classes: Number of classes. Defaults to 1000.
+        classifier_activation: Activation of the classifier; None for logits. Defaults to `"softmax"`.
+        name: Name of the model, and prefix of its layer names.
+        drop_path_rate: Probability in [0, 1) of skipping the last block in training; it rises linearly over the blocks.
+        layer_scale_init_value: Initial value of the layer scale; None for blocks without layer scale.
+        output_stride: 8, 16 or 32 (None): input pixels per position of the last feature map.
+        dtype: Type or policy of the layers, such as `"mixed_bfloat16"`. None for Keras' global policy.
+
+    Returns:
+        A functional model from `(N, H, W, C)` to float32 probabilities `(N, classes)`, or without a classifier to
+        features `(N, H // 32, W // 32, 2048)` or `(N, 2048)`.
+
+    Raises:
+        ValueError: If an argument is not valid. Nothing is downloaded in this case.
+        WeightsError: If the weight file is not available, or does not fit the model.
+
+    Example:
+        >>> ConvNeXtXLarge(weights=None, include_top=False, pooling="avg").output_shape
+        (None, 2048)
+    """
+    return ConvNeXt(
+        **CONVNEXT_CONFIGS["convnext_xlarge"]._asdict(),
+        include_top=include_top,
+        include_preprocessing=include_preprocessing,
+        weights=hub.resolve_weights(weights, "convnext_xlarge"),
+        input_tensor=input_tensor,
+        input_shape=input_shape,
+        pooling=pooling,
+        classes=classes,
+        classifier_activation=classifier_activation,
+        name=name,
+        drop_path_rate=drop_path_rate,
+        layer_scale_init_value=layer_scale_init_value,
+        output_stride=output_stride,
+        dtype=dtype,
+    )

@@ -4,12 +4,15 @@ A module of its own because the checks are about Keras' conventions and not abou
 """
 
 import difflib
+import functools
 import numbers
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, ParamSpec, TypeVar
 
 import keras
 
+P = ParamSpec("P")
+T = TypeVar("T")
 # Arguments of timm and of Keras 2, and what this library calls them.
 OTHER_LIBRARIES = {
     "num_classes": "classes=",
@@ -23,11 +26,24 @@ OTHER_LIBRARIES = {
 }
 
 
-def reject_foreign_arguments(function: str, given: Iterable[str]) -> None:
-    """Raises TypeError for arguments that other libraries have, which names this library's own."""
-    for name in given:
-        if name in OTHER_LIBRARIES:
-            raise TypeError(f"{function} has no argument {name!r}. Use {OTHER_LIBRARIES[name]}.")
+def hint_foreign_arguments(function: Callable[P, T]) -> Callable[P, T]:
+    """Decorates a constructor so that the arguments of other libraries raise a TypeError that names ours.
+
+    Example:
+        >>> hint_foreign_arguments(lambda **options: options)(num_classes=10)
+        Traceback (most recent call last):
+        ...
+        TypeError: <lambda> has no argument 'num_classes'. Use classes=.
+    """
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> T:
+        for name in kwargs:
+            if name in OTHER_LIBRARIES:
+                raise TypeError(f"{function.__name__} has no argument {name!r}. Use {OTHER_LIBRARIES[name]}.")
+        return function(*args, **kwargs)
+
+    return checked
 
 
 def validate_name(name: Any) -> None:

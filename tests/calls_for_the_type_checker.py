@@ -1,4 +1,4 @@
-"""Calls for pyright, right and wrong ones: `test_signatures.py` compares what it says with the comments."""
+"""Calls for pyright, right and wrong ones: `test_constructor_signatures.py` compares what it says with the comments."""
 
 from pathlib import Path
 from typing import assert_type

@@ -3,7 +3,7 @@
 import dataclasses
 import fnmatch
 import os
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 from keras import layers
@@ -12,36 +12,13 @@ from convnext_keras import checkpoints, hub, validation
 from convnext_keras.clip.model import CLIP, OPEN_CLIP_TRANSFORM, CLIPHead
 from convnext_keras.clip.text_encoder import build_text_encoder
 from convnext_keras.configs import CLIP_CONFIGS, CLIPConfig
-from convnext_keras.convnext import BuildContext, convnext_model
+from convnext_keras.convnext import BuildContext, Weights, convnext_model
 from convnext_keras.data.transforms import NormalizationStats
 from convnext_keras.layers import FusedDense
 from convnext_keras.model import ConvNeXtModel
-from convnext_keras.signatures import Weights, signature_with
 from convnext_keras.validation import suggestion
 
 BUNDLED_CLIP = "convnext_mini.shapes"  # the weight set that ships with the package
-
-
-class ClipConstructor(Protocol):
-    """What the constructors of the variants take; their documentation and `CLIPConvNeXt` say what it means.
-
-    Each variant has its own defaults of `weights` and `name`.
-    """
-
-    __name__: str
-
-    def __call__(
-        self,
-        weights: Weights = ...,
-        *,
-        image_size: int | tuple[int, int] | None = None,
-        name: str = ...,
-        drop_path_rate: float = 0.0,
-        layer_scale_init_value: float = 1e-6,
-        dtype: Any = None,
-    ) -> CLIP:
-        """Builds the model."""
-        ...
 
 
 def build_image_encoder(
@@ -132,39 +109,184 @@ def CLIPConvNeXt(  # noqa: N802 - named like the constructors of keras.applicati
     return model
 
 
-def constructor_of(variant: str, function: str) -> ClipConstructor:
-    """The constructor of one variant: `CLIPConvNeXt` with the variant's default weights and name."""
-    default = checkpoints.default_weight_set(variant, checkpoints.CLIP_REGISTRY)
-    changed = {"weights": default and default.tag, "name": f"clip_{variant}"}
-    signature = signature_with(ClipConstructor, changed)
+def CLIPConvNeXtBase(  # noqa: N802
+    weights: Weights = "laion400m_s13b_b51k",
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    name: str = "clip_convnext_base",
+    drop_path_rate: float = 0.0,
+    layer_scale_init_value: float = 1e-6,
+    dtype: Any = None,
+) -> CLIP:
+    """Builds the ConvNeXt-CLIP `convnext_base`: images of 224 x 224 pixels, embeddings of 512 values.
 
-    def constructor(*args: Any, **kwargs: Any) -> CLIP:
-        bound = signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        source = hub.resolve_weights(bound.arguments["weights"], variant, checkpoints.CLIP_REGISTRY)
-        return CLIPConvNeXt(CLIP_CONFIGS[variant], **{**bound.arguments, "weights": source})
-
-    constructor.__name__ = constructor.__qualname__ = function
-    constructor.__signature__ = signature
-    constructor.__doc__ = f"""ConvNeXt-CLIP `{variant}`, with `weights={changed["weights"]!r}` unless told otherwise.
-
-    The arguments are those of `CLIPConvNeXt`; `weights` also takes the tags that `clip.list_weights("{variant}.*")`
-    lists, and repositories of the hub that hold them.
+    The arguments, results and errors are those of `CLIPConvNeXt`. `weights` also takes the tags that
+    `clip.list_weights("convnext_base.*")` lists.
 
     Example:
         >>> from convnext_keras import clip
-        >>> clip.{function}(weights=None).image_encoder.output_shape
-        (None, {CLIP_CONFIGS[variant].embedding})
+        >>> clip.CLIPConvNeXtBase(weights=None).image_encoder.output_shape
+        (None, 512)
     """
-    return constructor
+    return CLIPConvNeXt(
+        CLIP_CONFIGS["convnext_base"],
+        weights=hub.resolve_weights(weights, "convnext_base", checkpoints.CLIP_REGISTRY),
+        image_size=image_size,
+        name=name,
+        drop_path_rate=drop_path_rate,
+        layer_scale_init_value=layer_scale_init_value,
+        dtype=dtype,
+    )
 
 
-CLIPConvNeXtBase = constructor_of("convnext_base", "CLIPConvNeXtBase")
-CLIPConvNeXtBaseW = constructor_of("convnext_base_w", "CLIPConvNeXtBaseW")
-CLIPConvNeXtBaseW320 = constructor_of("convnext_base_w_320", "CLIPConvNeXtBaseW320")
-CLIPConvNeXtLargeD = constructor_of("convnext_large_d", "CLIPConvNeXtLargeD")
-CLIPConvNeXtLargeD320 = constructor_of("convnext_large_d_320", "CLIPConvNeXtLargeD320")
-CLIPConvNeXtXXLarge = constructor_of("convnext_xxlarge", "CLIPConvNeXtXXLarge")
+def CLIPConvNeXtBaseW(  # noqa: N802
+    weights: Weights = "laion2b_s13b_b82k_augreg",
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    name: str = "clip_convnext_base_w",
+    drop_path_rate: float = 0.0,
+    layer_scale_init_value: float = 1e-6,
+    dtype: Any = None,
+) -> CLIP:
+    """Builds the ConvNeXt-CLIP `convnext_base_w`: images of 256 x 256 pixels, embeddings of 640 values.
+
+    The arguments, results and errors are those of `CLIPConvNeXt`. `weights` also takes the tags that
+    `clip.list_weights("convnext_base_w.*")` lists.
+
+    Example:
+        >>> from convnext_keras import clip
+        >>> clip.CLIPConvNeXtBaseW(weights=None).image_encoder.output_shape
+        (None, 640)
+    """
+    return CLIPConvNeXt(
+        CLIP_CONFIGS["convnext_base_w"],
+        weights=hub.resolve_weights(weights, "convnext_base_w", checkpoints.CLIP_REGISTRY),
+        image_size=image_size,
+        name=name,
+        drop_path_rate=drop_path_rate,
+        layer_scale_init_value=layer_scale_init_value,
+        dtype=dtype,
+    )
+
+
+def CLIPConvNeXtBaseW320(  # noqa: N802
+    weights: Weights = "laion_aesthetic_s13b_b82k_augreg",
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    name: str = "clip_convnext_base_w_320",
+    drop_path_rate: float = 0.0,
+    layer_scale_init_value: float = 1e-6,
+    dtype: Any = None,
+) -> CLIP:
+    """Builds the ConvNeXt-CLIP `convnext_base_w_320`: images of 320 x 320 pixels, embeddings of 640 values.
+
+    The arguments, results and errors are those of `CLIPConvNeXt`. `weights` also takes the tags that
+    `clip.list_weights("convnext_base_w_320.*")` lists.
+
+    Example:
+        >>> from convnext_keras import clip
+        >>> clip.CLIPConvNeXtBaseW320(weights=None).image_encoder.output_shape
+        (None, 640)
+    """
+    return CLIPConvNeXt(
+        CLIP_CONFIGS["convnext_base_w_320"],
+        weights=hub.resolve_weights(weights, "convnext_base_w_320", checkpoints.CLIP_REGISTRY),
+        image_size=image_size,
+        name=name,
+        drop_path_rate=drop_path_rate,
+        layer_scale_init_value=layer_scale_init_value,
+        dtype=dtype,
+    )
+
+
+def CLIPConvNeXtLargeD(  # noqa: N802
+    weights: Weights = "laion2b_s26b_b102k_augreg",
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    name: str = "clip_convnext_large_d",
+    drop_path_rate: float = 0.0,
+    layer_scale_init_value: float = 1e-6,
+    dtype: Any = None,
+) -> CLIP:
+    """Builds the ConvNeXt-CLIP `convnext_large_d`: images of 256 x 256 pixels, embeddings of 768 values.
+
+    The arguments, results and errors are those of `CLIPConvNeXt`. `weights` also takes the tags that
+    `clip.list_weights("convnext_large_d.*")` lists.
+
+    Example:
+        >>> from convnext_keras import clip
+        >>> clip.CLIPConvNeXtLargeD(weights=None).image_encoder.output_shape
+        (None, 768)
+    """
+    return CLIPConvNeXt(
+        CLIP_CONFIGS["convnext_large_d"],
+        weights=hub.resolve_weights(weights, "convnext_large_d", checkpoints.CLIP_REGISTRY),
+        image_size=image_size,
+        name=name,
+        drop_path_rate=drop_path_rate,
+        layer_scale_init_value=layer_scale_init_value,
+        dtype=dtype,
+    )
+
+
+def CLIPConvNeXtLargeD320(  # noqa: N802
+    weights: Weights = "laion2b_s29b_b131k_ft_soup",
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    name: str = "clip_convnext_large_d_320",
+    drop_path_rate: float = 0.0,
+    layer_scale_init_value: float = 1e-6,
+    dtype: Any = None,
+) -> CLIP:
+    """Builds the ConvNeXt-CLIP `convnext_large_d_320`: images of 320 x 320 pixels, embeddings of 768 values.
+
+    The arguments, results and errors are those of `CLIPConvNeXt`. `weights` also takes the tags that
+    `clip.list_weights("convnext_large_d_320.*")` lists.
+
+    Example:
+        >>> from convnext_keras import clip
+        >>> clip.CLIPConvNeXtLargeD320(weights=None).image_encoder.output_shape
+        (None, 768)
+    """
+    return CLIPConvNeXt(
+        CLIP_CONFIGS["convnext_large_d_320"],
+        weights=hub.resolve_weights(weights, "convnext_large_d_320", checkpoints.CLIP_REGISTRY),
+        image_size=image_size,
+        name=name,
+        drop_path_rate=drop_path_rate,
+        layer_scale_init_value=layer_scale_init_value,
+        dtype=dtype,
+    )
+
+
+def CLIPConvNeXtXXLarge(  # noqa: N802
+    weights: Weights = "laion2b_s34b_b82k_augreg_soup",
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    name: str = "clip_convnext_xxlarge",
+    drop_path_rate: float = 0.0,
+    layer_scale_init_value: float = 1e-6,
+    dtype: Any = None,
+) -> CLIP:
+    """Builds the ConvNeXt-CLIP `convnext_xxlarge`: images of 256 x 256 pixels, embeddings of 1024 values.
+
+    The arguments, results and errors are those of `CLIPConvNeXt`. `weights` also takes the tags that
+    `clip.list_weights("convnext_xxlarge.*")` lists.
+
+    Example:
+        >>> from convnext_keras import clip
+        >>> clip.CLIPConvNeXtXXLarge(weights=None).image_encoder.output_shape
+        (None, 1024)
+    """
+    return CLIPConvNeXt(
+        CLIP_CONFIGS["convnext_xxlarge"],
+        weights=hub.resolve_weights(weights, "convnext_xxlarge", checkpoints.CLIP_REGISTRY),
+        image_size=image_size,
+        name=name,
+        drop_path_rate=drop_path_rate,
+        layer_scale_init_value=layer_scale_init_value,
+        dtype=dtype,
+    )
 
 
 def list_weights(pattern: str = "*") -> list[str]:

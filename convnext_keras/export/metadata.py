@@ -23,7 +23,9 @@ def build_metadata(model: keras.Model, ready: keras.Model, format: str, facts: d
     pretrained_info = get_pretrained_info(model) or PretrainedInfo()
     transform, edges = pretrained_info.transform, row.shape[1:3] if layout == "nhwc" else row.shape[2:]
     if transform and None not in edges and edges not in (transform.size, (transform.size, transform.size)):
-        pretrained_info = dataclasses.replace(pretrained_info, transform=transform._replace(size=edges, resize_size=None))
+        pretrained_info = dataclasses.replace(
+            pretrained_info, transform=transform._replace(size=edges, resize_size=None)
+        )
     return {
         "convnext_keras": importlib.metadata.version("convnext-keras"),
         "format": format,

@@ -129,7 +129,9 @@ def timm_transform(transform: ImageTransform) -> dict[str, Any]:
     statistics = get_statistics(transform.statistics)
     border = tuple(round(255 * value) for value in statistics.mean)
     require_supported(
-        transform.resize_mode != "longest" or transform.fill_color in (border, border[0]), "timm", f"fill={transform.fill_color}"
+        transform.resize_mode != "longest" or transform.fill_color in (border, border[0]),
+        "timm",
+        f"fill={transform.fill_color}",
     )
     if transform.crop_rounding != "half_even" or not transform.quantize:
         warnings.warn("timm's transform rounds otherwise: pixels may be shifted by one.", stacklevel=6)
@@ -147,7 +149,11 @@ def get_crop_pct(transform: ImageTransform, format: str) -> float:
     """The part of the edge that the crop keeps, such that the edge comes out of it exactly."""
     if transform.resize_size is None:
         return transform.crop_pct
-    edges = transform.resize_size if isinstance(transform.resize_size, tuple) else (transform.resize_size, transform.resize_size)
+    edges = (
+        transform.resize_size
+        if isinstance(transform.resize_size, tuple)
+        else (transform.resize_size, transform.resize_size)
+    )
     sides = transform.shape[:2]
     crop = sides[0] / edges[0]
     for candidate in (crop, math.nextafter(crop, 0), round(crop, 6), round(crop, 3)):
@@ -221,7 +227,9 @@ def to_image_processor(transform: ImageTransform) -> dict[str, Any]:
         kind = "ViTImageProcessor" if transform.quantize else "DINOv3ViTImageProcessor"
         return {"image_processor_type": kind, **shared, "size": {"height": height, "width": width}}
     is_plain = transform.resize_mode == "shortest" and rows == columns and transform.quantize
-    require_supported(is_plain, "transformers", f"resize={transform.resize_mode!r} to {transform.size} by way of {edge}")
+    require_supported(
+        is_plain, "transformers", f"resize={transform.resize_mode!r} to {transform.size} by way of {edge}"
+    )
     if transform.crop_rounding != "down":
         warnings.warn("transformers rounds the crop's offset down: pixels may be shifted by one.", stacklevel=6)
     crop = height / rows
@@ -248,7 +256,10 @@ def write_open_clip_config(description: ModelInfo) -> Files:
         variant.text.activation in ("gelu", "quick_gelu"), form, f"activation={variant.text.activation!r} of texts"
     )
     usual = (
-        transform.crop_pct == 1 and transform.resize_size is None and transform.crop_rounding == "half_even" and transform.channels == 3
+        transform.crop_pct == 1
+        and transform.resize_size is None
+        and transform.crop_rounding == "half_even"
+        and transform.channels == 3
     )
     require_supported(usual and transform.resize_mode != "none", form, f"the transform {transform}")
     require_supported(

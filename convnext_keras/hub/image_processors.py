@@ -75,7 +75,9 @@ def read_transform(config: JsonObject, model_type: str, channels: int) -> ImageT
     if processor.crop_below:
         return convnext_transform(config, shared, size, crop_size, processor.crop_below)
     if isinstance(size, tuple):
-        return shared._replace(size=collapse_square(crop_size or size), resize_mode="squash", resize_size=collapse_square(size))
+        return shared._replace(
+            size=collapse_square(crop_size or size), resize_mode="squash", resize_size=collapse_square(size)
+        )
     if crop_size is None:
         raise config.error("do_center_crop", "true where size is a shortest_edge, so that all images get one size")
     return shared._replace(size=collapse_square(crop_size), resize_size=size)

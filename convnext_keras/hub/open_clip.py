@@ -128,5 +128,7 @@ def read_transform(pixels: JsonObject, size: Any) -> ImageTransform:
         interpolation="bicubic" if resize == "shortest" and not is_square else interpolation,
         statistics=read_statistics(pixels, ("mean", "std"), 3, "clip"),
         convert_rgb_first=False,
-        fill_color=pixels.read("fill_color", schema.optional(schema.int_range(0, 255))) or 0 if resize == "longest" else 0,
+        fill_color=pixels.read("fill_color", schema.optional(schema.int_range(0, 255))) or 0
+        if resize == "longest"
+        else 0,
     )
