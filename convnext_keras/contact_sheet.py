@@ -1,4 +1,4 @@
-"""Images to look at: grids of images with a line below each."""
+"""Contact sheets: grids of images with a line of text below each."""
 
 from pathlib import Path
 
@@ -6,34 +6,41 @@ from PIL import Image, ImageDraw
 
 from convnext_keras.data.images import open_image
 
-LABEL_HEIGHT = 18  # pixels of a line of text below an image
+LABEL_HEIGHT = 18  # pixels
+GAP = 4  # pixels between cells
 
 
-def contact_sheet(rows: list[list[tuple]], cell: int) -> Image.Image:
-    """A grid of images on white.
+def contact_sheet(rows: list[list[tuple]], cell_size: int) -> Image.Image:
+    """Draws a grid of images on white.
 
     Args:
-        rows: of `(image, text, color)`; an image is what `open_image` takes, and is fitted into its cell. None
-            leaves the cell empty but for a fourth value, the name of what is missing.
-        cell: height and width of an image on the sheet, in pixels.
+        rows: Rows of `(image, text, color)`. An image is anything that `open_image` takes; it is fitted into its cell.
+            None leaves the cell empty except for a fourth value, the name of the missing image.
+        cell_size: Height and width of an image on the sheet, in pixels.
+
+    Returns:
+        An RGB image.
     """
-    sheet = Image.new("RGB", (max(map(len, rows)) * (cell + 4), len(rows) * (cell + LABEL_HEIGHT + 4)), "white")
+    width, height = max(map(len, rows)) * (cell_size + GAP), len(rows) * (cell_size + LABEL_HEIGHT + GAP)
+    sheet = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(sheet)
-    for row, items in enumerate(rows):
-        for column, (image, text, color, *name) in enumerate(items):
-            left, top = column * (cell + 4), row * (cell + LABEL_HEIGHT + 4)
+    for row, cells in enumerate(rows):
+        for column, (image, text, color, *name) in enumerate(cells):
+            left, top = column * (cell_size + GAP), row * (cell_size + LABEL_HEIGHT + GAP)
+            label_at = (left + cell_size // 2, top + cell_size + LABEL_HEIGHT // 2)
+            draw.text(label_at, text, fill=color, anchor="mm", font_size=12)
             if image is None:
-                missing = f"missing: {Path(*name).name}"[: cell // 6]
-                draw.text((left + cell // 2, top + cell // 2), missing, fill="black", anchor="mm", font_size=12)
-                draw.text(
-                    (left + cell // 2, top + cell + LABEL_HEIGHT // 2), text, fill=color, anchor="mm", font_size=12
-                )
+                missing = f"missing: {Path(*name).name}"[: cell_size // 6]
+                center = (left + cell_size // 2, top + cell_size // 2)
+                draw.text(center, missing, fill="black", anchor="mm", font_size=12)
                 continue
-            opened = open_image(image, exif_transpose=True)
-            scale = cell / max(opened.size)
-            size = (max(1, round(scale * opened.width)), max(1, round(scale * opened.height)))
-            fitted = opened.resize(size, Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.BICUBIC)
-            sheet.paste(fitted, (left + (cell - size[0]) // 2, top + (cell - size[1]) // 2))
-            place = (left + cell // 2, top + cell + LABEL_HEIGHT // 2)
-            draw.text(place, text, fill=color, anchor="mm", font_size=12)
+            fitted = _fit(open_image(image, exif_transpose=True), cell_size)
+            sheet.paste(fitted, (left + (cell_size - fitted.width) // 2, top + (cell_size - fitted.height) // 2))
     return sheet
+
+
+def _fit(image: Image.Image, cell_size: int) -> Image.Image:
+    """Resizes an image so that its longer edge fills the cell; strong enlargement keeps sharp pixels."""
+    scale = cell_size / max(image.size)
+    size = (max(1, round(scale * image.width)), max(1, round(scale * image.height)))
+    return image.resize(size, Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.BICUBIC)

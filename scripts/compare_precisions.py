@@ -47,17 +47,17 @@ def answers() -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         for name, row in export.FORMATS.items():
             for precision in row.precisions if len(row.precisions) > 1 else ():
-                options: dict[str, Any] = {"precision": precision, "check": precision != "int8"}
+                options: dict[str, Any] = {"precision": precision, "verify": precision != "int8"}
                 path = Path(folder) / f"{precision}{row.suffix}"
                 given = list(calibration[:CALIBRATION]) if precision == "int8" else None
-                written = export.export(model, path, name, calibration=given, **options)
+                written = export.export(model, path, name, calibration_data=given, **options)
                 scores = export.ExportedModel(path)(digits)
                 cells = [name, precision, f"{written.size_bytes / 1e6:.2f}", _right(scores, labels)]
                 cells.append(f"{np.abs(scores - before).max():.3f}")
                 if name in export.CLIP_FORMATS:
                     given = images if precision == "int8" else None
                     both = Path(folder) / f"{name}-{precision}"
-                    written = export.export_clip(shapes, both, name, calibration=given, **options)
+                    written = export.export_clip(shapes, both, name, calibration_data=given, **options)
                     cells += [f"{written.size_bytes / 1e6:.2f}", *_shapes(export.ExportedCLIP(both), scenes)]
                 lines.append(_line([*cells, "", "", ""][: len(heads)]))
                 print(lines[-1], flush=True)
@@ -89,7 +89,9 @@ def tiny(folder: Path) -> dict[str, tuple[str, str]]:
             weight.assign(random.normal(1, 0.3, weight.shape))
     images = random.integers(0, 256, (32, 224, 224, 3)).astype("uint8")
     for precision, given in (("float32", None), ("int8", images)):
-        written = export.export(model, folder / f"{precision}.xml", precision=precision, calibration=given, check=False)
+        written = export.export(
+            model, folder / f"{precision}.xml", precision=precision, calibration_data=given, verify=False
+        )
         print(precision, written.size_bytes, flush=True)
     return {
         "float32": (str(folder / "float32.xml"), "f32"),

@@ -219,7 +219,7 @@ def search(
         Console().print(table)
     if sheet:
         cells = [(get_image_file(index, hit.index), f"{hit.cosine:.3f}", "black", hit.name) for hit in hits]
-        contact_sheet([cells[start : start + 5] for start in range(0, len(cells), 5)], cell=200).save(sheet)
+        contact_sheet([cells[start : start + 5] for start in range(0, len(cells), 5)], cell_size=200).save(sheet)
 
 
 def parse_query(query: str) -> Path | str:

@@ -74,7 +74,7 @@ def draw_digits(digits: np.ndarray, labels: np.ndarray, predicted: np.ndarray) -
         mine = labels == label
         guesses = [(str(guess), "green" if guess == label else "red") for guess in predicted[mine]]
         rows.append([(255 - digit, *guess) for digit, guess in zip(digits[mine], guesses, strict=True)])
-    return contact_sheet(rows, cell=44)
+    return contact_sheet(rows, cell_size=44)
 
 
 def classify_digits(output: Path) -> list[Table | str]:
@@ -169,7 +169,7 @@ def search_shapes(output: Path) -> list[Table | str]:
         texts = [f"row {number}: {hit.cosine:.2f}" for hit in hits]
         shown = [images[hit.index] for hit in hits]
         rows.append([(image, text, "black") for image, text in zip(shown, texts, strict=True)])
-    contact_sheet(rows, cell=128).save(output)
+    contact_sheet(rows, cell_size=128).save(output)
     queries = ", ".join(repr(query) for query in SHAPE_QUERIES)
     return [
         table,

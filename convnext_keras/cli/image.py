@@ -1,4 +1,4 @@
-"""The commands of classifiers: `classify`, `explain` and `export`."""
+"""Commands for images: `classify`, `explain` and `export`."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def classify(
     address: Address = "",
     devices: Devices = "",
 ) -> None:
-    """Names what is in images.
+    """Classify images.
 
     [dim]convnext-keras classify cat.jpg dog.jpg --weights convnext_base --top-k 3[/]
 
@@ -79,16 +79,13 @@ def classify(
         print_summary(output, distributed.classify(weights, restore_urls(images), output, top_k=top_k, **job))
         return
     images = expand_images(images)
-    source = (
-        export.ExportedModel(weights)
-        if export.is_exported_model(weights)
-        else load_saved_model(weights) or resolve_weights(weights)
-    )
-    transform, labels = _get_transform_and_classes(source)
-    if not labels:
+    is_exported = export.is_exported_model(weights)
+    source = export.ExportedModel(weights) if is_exported else load_saved_model(weights) or resolve_weights(weights)
+    transform, class_names = _get_transform_and_classes(source)
+    if not class_names:
         raise ValueError(f"{weights} has no classes. Choose a weight set with a classifier.")
     batches = iter_batches(images, transform._replace(exif_transpose=exif_transpose), batch_size=32)
-    first = next(batches)  # Before anything is fetched.
+    first = next(batches)  # before anything is downloaded
     if isinstance(source, export.ExportedModel):
         predict: Any = source
         kind = source.outputs[0]
@@ -97,7 +94,7 @@ def classify(
         predict, kind = model.predict_on_batch, output_names(model)[0]
     scores = np.concatenate([predict(pixels) for _, pixels in itertools.chain([first], batches)])
     scores = softmax(scores) if kind == "logits" else scores
-    decoded = decode_predictions(scores, top=top_k, class_names=labels)
+    decoded = decode_predictions(scores, top=top_k, class_names=class_names)
     if as_json:
         keys = ("id", "name", "score")
         rows = [[dict(zip(keys, row, strict=True)) for row in rows] for rows in decoded]
@@ -114,13 +111,13 @@ def classify(
 
 def explain(
     images: Images,
-    output: Annotated[Path, typer.Option(help="Image to write, such as cam.png.")] = Path("explained.png"),
+    output: Annotated[Path, typer.Option(help="Image file to write, such as cam.png.")] = Path("explained.png"),
     weights: WeightSetName = "convnext_tiny.imagenet",
-    class_name: Annotated[str, typer.Option(help="Class by its name; by default each image's best.")] = "",
-    text: Annotated[list[str], typer.Option(help="Of a ConvNeXt-CLIP: what to look for, once or more.")] = [],  # noqa: B006
+    class_name: Annotated[str, typer.Option(help="Class to explain. Default: the best class of each image.")] = "",
+    text: Annotated[list[str], typer.Option(help="Text prompt to explain (ConvNeXt-CLIP only; repeatable).")] = [],  # noqa: B006
     method: Annotated[str, typer.Option(help=format_choices(EXPLAIN_METHODS))] = "grad_cam",
 ) -> None:
-    """Shows where in images a model sees a class or a text, as colors over them.
+    """Show which regions of images influence a class or a text, as a heat map.
 
     [dim]convnext-keras explain photo.jpg --output cam.png[/]
 
@@ -132,26 +129,27 @@ def explain(
 
     paths = expand_images(images)
     if text and class_name:
-        raise ValueError("Give --class-name, of a classifier, or --text, of a ConvNeXt-CLIP.")
-    model: Any = (
-        clip.create_model(weights) if text else load_saved_model(weights) or create_model(resolve_weights(weights))
-    )
-    wanted: Any = text or [class_name or None]
-    columns = [explain_images(model, paths, each, method=method) for each in wanted]
+        raise ValueError("--class-name is for classifiers, --text for a ConvNeXt-CLIP. Give one of them.")
+    if text:
+        model: Any = clip.create_model(weights)
+    else:
+        model = load_saved_model(weights) or create_model(resolve_weights(weights))
+    targets: Any = text or [class_name or None]
+    columns = [explain_images(model, paths, target, method=method) for target in targets]
     rows = []
     for maps in zip(*columns, strict=True):
-        seen = [(one.overlay(), f"{one.name}: {one.score:.3f}", "black") for one in maps]
-        rows.append([(maps[0].pixels, "", "black"), *seen])
-    contact_sheet(rows, cell=224).save(output)
+        overlays = [(heat_map.overlay(), f"{heat_map.name}: {heat_map.score:.3f}", "black") for heat_map in maps]
+        rows.append([(maps[0].pixels, "", "black"), *overlays])
+    contact_sheet(rows, cell_size=256).save(output)
     for path, *maps in zip(paths, *columns, strict=True):
-        print(f"{path}: {', '.join(f'{one.name} {one.score:.3f}' for one in maps)}")
-    print(f"Look at {output}: each image, and where it is seen, from blue to yellow.")
+        print(f"{path}: {', '.join(f'{heat_map.name} {heat_map.score:.3f}' for heat_map in maps)}")
+    print(f"{output} shows each image with its heat map, from blue (low) to yellow (high).")
 
 
 def _get_transform_and_classes(
     source: WeightSet | ModelInfo | ConvNeXtModel | export.ExportedModel,
 ) -> tuple[ImageTransform, Any]:
-    """The transform and the classes of what is named; classes without names have numbers."""
+    """Returns the transform and the classes of a model or its weights; unnamed classes get numbers."""
     import keras
 
     from convnext_keras import export
@@ -160,50 +158,55 @@ def _get_transform_and_classes(
     from convnext_keras.pretrained_info import PretrainedInfo
 
     if isinstance(source, export.ExportedModel):
-        artifact: Any = source
-        has_classes = artifact.outputs[0] in ("probabilities", "logits")
-        return artifact.pretrained_info.transform or ImageTransform(
-            224
-        ), artifact.pretrained_info.class_names if has_classes else ()
+        info: Any = source.pretrained_info
+        is_classifier = source.outputs[0] in ("probabilities", "logits")
+        return info.transform or ImageTransform(224), info.class_names if is_classifier else ()
     if isinstance(source, keras.Model):
         known: Any = source.pretrained_info or PretrainedInfo()
         classes = source.output_shape[-1] if len(source.output_shape) == 2 else 0
-        transform, labels = known.transform or ImageTransform(224), known.class_names
+        transform, class_names = known.transform or ImageTransform(224), known.class_names
     else:
-        classes, transform, labels = source.classes, source.transform, source.labels
-    unnamed = () if isinstance(source, WeightSet) else tuple(str(number) for number in range(classes))
-    return transform, labels or unnamed
+        classes, transform, class_names = source.classes, source.transform, source.labels
+    unnamed = () if isinstance(source, WeightSet) else tuple(map(str, range(classes)))
+    return transform, class_names or unnamed
 
 
 def export_model(
     weights: Annotated[str, typer.Argument(help=WEIGHTS_HELP)],
-    output: Annotated[Path, typer.Option(help="File to write; or folder, of a SavedModel or a ConvNeXt-CLIP.")],
+    output: Annotated[Path, typer.Option(help="File to write; a directory for a SavedModel or a ConvNeXt-CLIP.")],
     file_format: Annotated[
-        str, typer.Option("--format", help=f"{format_choices(EXPORT_FORMATS)}; or by the file's end.")
+        str, typer.Option("--format", help=f"{format_choices(EXPORT_FORMATS)}. Default: by the file suffix.")
     ] = "",
-    size: Annotated[int, typer.Option(min=0, help="Height and width in pixels, or tokens; 0 for the model's.")] = 0,
-    batch: Annotated[int, typer.Option(min=0, help="Images or texts at a time; 0 for any number.")] = 0,
-    layout: Annotated[str, typer.Option(help="nhwc, or nchw with the channels of pixels in front.")] = "nhwc",
-    pixels: Annotated[str, typer.Option(help="float32 or uint8, both 0 to 255; or normalized.")] = "float32",
-    precision: Annotated[str, typer.Option(help=f"{format_choices(EXPORT_PRECISIONS)}, with --calibrate.")] = "float32",
-    calibrate: Annotated[Path | None, typer.Option(help="For int8, a folder of usual images.")] = None,
-    opset: Annotated[int, typer.Option(min=0, help="Of ONNX; 0 for the usual one.")] = 0,
-    features: Annotated[
-        bool, typer.Option("--features", help="The outputs of the four stages, not the classes.")
-    ] = False,
-    tower: Annotated[str, typer.Option(help="Of a ConvNeXt-CLIP: image or text.")] = "",
-    labels: Annotated[str, typer.Option(help="Of a ConvNeXt-CLIP: classes to tell apart, separated by commas.")] = "",
-    template: Annotated[list[str], typer.Option(help="Prompt with {} for the label.")] = [TEMPLATE],  # noqa: B006
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
-    check: Annotated[bool, typer.Option(help="Run the file and compare it with the model.")] = True,
+    input_size: Annotated[
+        int, typer.Option(min=0, help="Height and width in pixels, or number of tokens. 0 for those of the model.")
+    ] = 0,
+    batch_size: Annotated[int, typer.Option(min=0, help="Fixed batch size. 0 for a dynamic one.")] = 0,
+    layout: Annotated[str, typer.Option(help="Axes of the pixels: nhwc or nchw.")] = "nhwc",
+    input_dtype: Annotated[str, typer.Option(help="Type of the pixels in 0..255: float32 or uint8.")] = "float32",
+    normalized: Annotated[bool, typer.Option("--normalized", help="Take normalized pixels instead of 0..255.")] = False,
+    precision: Annotated[str, typer.Option(help=f"{format_choices(EXPORT_PRECISIONS)}.")] = "float32",
+    calibration_data: Annotated[
+        Path | None, typer.Option(help="Directory of representative images, for int8 calibration.")
+    ] = None,
+    opset: Annotated[int, typer.Option(min=0, help="ONNX opset version. 0 for the default, 20.")] = 0,
+    features: Annotated[bool, typer.Option("--features", help="Export the outputs of the four stages.")] = False,
+    tower: Annotated[str, typer.Option(help="Tower of a ConvNeXt-CLIP to export: image or text.")] = "",
+    labels: Annotated[
+        str, typer.Option(help="Labels of a zero-shot classifier (ConvNeXt-CLIP only), separated by commas.")
+    ] = "",
+    template: Annotated[list[str], typer.Option(help="Prompt with {} in place of the label.")] = [TEMPLATE],  # noqa: B006
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
+    verify: Annotated[
+        bool, typer.Option(help="Run the exported file and compare its outputs with the model's.")
+    ] = True,
 ) -> None:
-    """Writes a model for other programs: TensorFlow, LiteRT, ONNX Runtime, PyTorch, OpenVINO, or XLA.
+    """Export a model to TensorFlow, LiteRT, ONNX, PyTorch, OpenVINO or StableHLO.
 
     [dim]convnext-keras export convnext_tiny --output tiny.onnx[/]
 
     [dim]convnext-keras export convnext_base_w --labels "a cat, a dog" --output pets.xml[/]
 
-    [dim]convnext-keras export convnext_tiny --output tiny.xml --precision int8 --calibrate photos/[/]
+    [dim]convnext-keras export convnext_tiny --output tiny.xml --precision int8 --calibration-data photos/[/]
     """
     import keras
 
@@ -211,45 +214,43 @@ def export_model(
     from convnext_keras.data.loader import list_images
     from convnext_keras.export import FORMATS
 
-    name = export.resolve_format(file_format or None, output)  # Before anything is fetched.
+    name = export.resolve_format(file_format or None, output)  # before anything is downloaded
     if features and (labels or tower == "text"):
-        raise ValueError("--features are of a classifier or an image tower. Leave out --labels and --tower text.")
+        raise ValueError("--features requires a classifier or an image tower. Remove --labels and --tower text.")
+    images = list_images(calibration_data) if calibration_data else None
+    options: Any = {"precision": precision, "calibration_data": images, "overwrite": overwrite, "verify": verify}
     if tower or labels:
         model = _load_clip_part(weights, tower, labels, template)
     elif hub.is_clip_repo(weights):
-        if size or batch or features or layout != "nhwc" or pixels != "float32" or opset:
-            raise ValueError(f"{weights} is a ConvNeXt-CLIP. For these options, choose --tower or --labels.")
-        both: Any = {"precision": precision, "calibration": calibrate and list_images(calibrate)}
-        print_export(
-            export.export_clip(clip.create_model(weights), output, name, overwrite=overwrite, check=check, **both)
-        )
+        is_default = layout == "nhwc" and input_dtype == "float32" and not normalized
+        if input_size or batch_size or features or opset or not is_default:
+            raise ValueError(f"{weights} is a ConvNeXt-CLIP. These options require --tower or --labels.")
+        print_export(export.export_clip(clip.create_model(weights), output, name, **options))
         return
     else:
         model = load_saved_model(weights) or create_model(resolve_weights(weights))
-    options: Any = {"batch": batch or None, "size": size or None, "layout": layout, "pixels": pixels}
-    options |= {"precision": precision, "opset": opset or None, "calibration": calibrate and list_images(calibrate)}
-    ready = feature_extractor(model) if features else model
+    options |= {"batch_size": batch_size or None, "input_size": input_size or None, "opset": opset or None}
+    options |= {"layout": layout, "input_dtype": input_dtype, "normalized": normalized}
     if FORMATS[name].backend != keras.backend.backend():
-        print(f"{name} is written by a process of {FORMATS[name].backend}.")
-    print_export(export.export(ready, output, name, overwrite=overwrite, check=check, **options))
+        print(f"A process with the {FORMATS[name].backend} backend writes {name}.")
+    print_export(export.export(feature_extractor(model) if features else model, output, name, **options))
 
 
-def print_export(written: export.ExportResult) -> None:
-    """Prints what was written."""
-    print(f"{written.path}: {written.format} in {written.precision}, {written.size_bytes / 1e6:.2f} MB")
-    if written.max_relative_error is not None and written.latency_seconds is not None:
-        print(
-            f"checked: differs by {written.max_relative_error:.1e} of the largest output; {1000 * written.latency_seconds:.1f} ms"
-        )
+def print_export(result: export.ExportResult) -> None:
+    """Prints the format, size, error and latency of an exported model."""
+    print(f"{result.path}: {result.format} in {result.precision}, {result.size_bytes / 1e6:.2f} MB")
+    if result.max_relative_error is not None and result.latency_seconds is not None:
+        milliseconds = 1000 * result.latency_seconds
+        print(f"verified: differs by {result.max_relative_error:.1e} of the largest output; {milliseconds:.1f} ms")
 
 
 def _load_clip_part(weights: str, tower: str, labels: str, templates: list[str]) -> Any:
-    """A tower of a ConvNeXt-CLIP, or a zero-shot classifier."""
+    """Loads a tower of a ConvNeXt-CLIP, or a zero-shot classifier for the labels."""
     from convnext_keras import clip
     from convnext_keras.clip.zero_shot import validate_labels
 
     if tower and (labels or tower not in ("image", "text")):
-        raise ValueError(f"--tower must be image or text, and without --labels. Received: --tower {tower}")
+        raise ValueError(f"--tower must be image or text, and cannot be combined with --labels. Received: {tower!r}")
     names = validate_labels([label for label in labels.split(",") if label.strip()]) if labels else ()
     model = clip.create_model(weights)
     if names:

@@ -41,27 +41,28 @@ PRESET_FIELDS = (
 BUNDLED_CLIP = "convnext_mini.shapes"
 TEMPLATE = "a photo of a {}."
 
-WEIGHTS_HELP = "Weight set; 'convnext-keras models' lists them. Or hf://owner/name, a folder, or a .keras file."
-CLIP_WEIGHTS_HELP = (
-    "ConvNeXt-CLIP weight set; 'convnext-keras models --clip' lists them. Or hf://owner/name, or a folder, such as "
-    "'export' writes."
-)
+WEIGHTS_HELP = "Weight set (see 'convnext-keras models'), hf://owner/name, directory, or .keras file."
+CLIP_WEIGHTS_HELP = "ConvNeXt-CLIP weight set (see 'convnext-keras models --clip'), hf://owner/name, or directory."
 WeightSetName = Annotated[str, typer.Option(help=WEIGHTS_HELP)]
 ClipName = Annotated[str, typer.Option("--weights", help=CLIP_WEIGHTS_HELP)]
 DEFAULT_CLIP = "convnext_base_w"
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-Images = Annotated[list[Path], typer.Argument(help="Images, or folders of them.", show_default=False)]
-Skip = Annotated[bool, typer.Option(help="Leave out images that cannot be read, with a warning.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Images = Annotated[list[Path], typer.Argument(help="Image files or directories.", show_default=False)]
+Skip = Annotated[bool, typer.Option(help="Skip unreadable images with a warning.")]
 ExifTranspose = Annotated[
-    bool, typer.Option("--exif-transpose/--no-exif-transpose", help="Rotate images as their EXIF orientation says.")
+    bool, typer.Option("--exif-transpose/--no-exif-transpose", help="Rotate images by their EXIF orientation.")
 ]
-Column = Annotated[str, typer.Option(help="Column of a list with the paths, addresses or images; else the usual one.")]
-RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Do shards again that have errors.")]
-JobOutput = Annotated[Path | None, typer.Option("--output", help="Folder for files of Parquet, with a row an image.")]
-ClusterOption = Annotated[str, typer.Option("--cluster", help="ray, to do the images on a cluster.")]
-Address = Annotated[str, typer.Option(help="Of a cluster of Ray that runs, such as auto or ray://head:10001.")]
-Devices = Annotated[str, typer.Option(help="Of a cluster: cpu or gpu, or how many models, such as gpu:4.")]
-TopK = Annotated[int, typer.Option(min=1, help="How many to show.")]
+Column = Annotated[str, typer.Option(help="Column of a table with the paths, URLs or images. Default: detected.")]
+RetryErrors = Annotated[bool, typer.Option("--retry-errors", help="Repeat shards that contain errors.")]
+JobOutput = Annotated[
+    Path | None, typer.Option("--output", help="Output directory; writes Parquet files with one row per image.")
+]
+ClusterOption = Annotated[str, typer.Option("--cluster", help="Where to run: ray, or this process (default).")]
+Address = Annotated[str, typer.Option(help="Address of a running Ray cluster, such as auto or ray://head:10001.")]
+Devices = Annotated[
+    str, typer.Option(help="Devices of the cluster, with an optional number of models: cpu, gpu, gpu:4.")
+]
+TopK = Annotated[int, typer.Option(min=1, help="Number of results per image or query.")]
 
 
 def format_choices(words: Iterable[str]) -> str:

@@ -117,7 +117,7 @@ def plot_feature_maps(model: keras.Model, image: ImageSource, stage: int = 0, ch
         values = features[..., channel]
         levels = 255 * (values - values.min()) / max(np.ptp(values), 1e-12)
         cells.append((levels.astype("uint8"), f"channel {channel}", "black"))
-    return contact_sheet([cells[start : start + 6] for start in range(0, len(cells), 6)], cell=120)
+    return contact_sheet([cells[start : start + 6] for start in range(0, len(cells), 6)], cell_size=120)
 
 
 def _run(model: keras.Model, inputs: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Models in the formats of other programs: written, checked by these programs, and described."""
+"""`export`: writes a model in another format, verifies it, and describes it."""
 
 import importlib.metadata
 import importlib.util
@@ -16,33 +16,40 @@ from keras import ops
 from convnext_keras import clip
 from convnext_keras.clip.model import CLIP
 from convnext_keras.constructors import create_model
-from convnext_keras.export import reducing, runtimes
+from convnext_keras.export import runner
 from convnext_keras.export.calibration import prepare_calibration
-from convnext_keras.export.formats import FORMATS, resolve_format
+from convnext_keras.export.formats import (
+    FORMATS,
+    NNCF_QUANTIZED,
+    POST_TRAINING_PRECISIONS,
+    WRITTEN_QUANTIZED,
+    resolve_format,
+)
 from convnext_keras.export.metadata import build_metadata, get_context_length, get_embedded_stats
+from convnext_keras.export.onnx import DEFAULT_OPSET, MIN_OPSET
+from convnext_keras.export.runtimes import METADATA_SUFFIX
 from convnext_keras.export.verification import verify_export
-from convnext_keras.export.writing import DEFAULT_OPSET, run_subprocess, write
+from convnext_keras.export.writer import run_subprocess, write_model
 from convnext_keras.files import atomic_path
 from convnext_keras.pretrained_info import PretrainedInfo
 from convnext_keras.surgery import cast_to_bfloat16, fold_for_inference, to_functional
 from convnext_keras.validation import format_choices
 
 INPUT_LAYOUTS = ("nhwc", "nchw")
-INPUT_DTYPES = ("float32", "uint8", "normalized")
-MIN_OPSET = 18  # that PyTorch writes
+INPUT_DTYPES = ("float32", "uint8")
 
 
 class ExportResult(NamedTuple):
-    """What was written.
+    """An exported model.
 
     Attributes:
-        path: of the artifact; beside it lies its description, `PATH.json`.
-        format: a key of `FORMATS`.
-        precision: of its weights and products.
-        max_relative_error: the largest between its outputs and the Keras model's, by the largest output; None if
-            unchecked.
-        size_bytes: of all its files.
-        latency_seconds: for one image or text, by the format's own program; None if unchecked.
+        path: The exported file or directory. The metadata are stored next to it as `PATH.json`.
+        format: A key of `FORMATS`.
+        precision: Precision of weights and activations.
+        max_relative_error: Maximum difference from the Keras model, relative to its largest output; None if not
+            verified.
+        size_bytes: Total size of all files.
+        latency_seconds: Time of the format's runtime for one image or text; None if not verified.
     """
 
     path: Path
@@ -58,185 +65,195 @@ def export(
     path: str | os.PathLike,
     format: str | None = None,
     *,
-    batch: int | None = None,
-    size: int | tuple[int, int] | None = None,
+    batch_size: int | None = None,
+    input_size: int | tuple[int, int] | None = None,
     layout: str = "nhwc",
-    pixels: str = "float32",
+    input_dtype: str = "float32",
+    normalized: bool = False,
     precision: str = "float32",
-    calibration: Any = None,
+    calibration_data: Any = None,
     opset: int | None = None,
     overwrite: bool = False,
-    check: bool = True,
+    verify: bool = True,
 ) -> ExportResult:
-    """Writes a model for inference in a format of other programs, whatever the active backend.
+    """Exports a model for inference in another format, on any Keras backend.
 
-    Pixels go in as 0..255, with the normalization inside, unless `pixels` says otherwise. The file is run by the
-    format's own program, in a process without Keras and this library, and compared with the model before it is put in
-    its place.
+    The exported model normalizes pixels in 0..255 itself, unless `normalized` is True. The runtime of the format runs
+    it in another process, and its outputs are compared with those of the model before the file is moved to `path`.
 
     Args:
-        model: a classifier, backbone or `feature_extractor` of this library, or one built on it, or its name for
-            `create_model`; a tower of a ConvNeXt-CLIP, or a `ZeroShotClassifier`, whose labels become part of it.
-        path: of the file or, for `"load_saved_model"`, folder to write.
-        format: `"load_saved_model"`, `"litert"`, `"onnx"`, `"torch"` (an `ExportedProgram`), `"openvino"` or
-            `"stablehlo"` (by `jax.export`, for CPUs, CUDA and TPUs); by default the one that the path ends like.
-        batch: rows of the input; None for any number.
-        size: height and width in pixels, or the number of tokens of a text tower; by default those of the model.
-        layout: `"nhwc"`, or `"nchw"` for pixels with their channels in front.
-        pixels: `"float32"`, `"uint8"` for pixels as they are decoded, or `"normalized"` for a model that takes what
-            `normalize` gives.
-        precision: `"float32"`; `"float16"` for weights of half the size; `"bfloat16"` for products of such weights too,
-            but for the head's; `"int8_weights"` for weights of a quarter; or `"int8"` for products of such numbers too,
-            which are faster. See `FORMATS` for which formats have them. The input and the outputs keep their types.
-        calibration: for `"int8"`, images such as those that the model will see (see `CLIP.encode_image` for what they
-            may be); a few hundred are enough. Every eighth is kept apart for the check.
-        opset: of ONNX, 18 or higher; 20 by default.
-        overwrite: whether what is at the path may be replaced.
-        check: whether to run and compare it.
+        model: A classifier, backbone or `feature_extractor` of this library, or a model built on one; its name for
+            `create_model`; a tower of a ConvNeXt-CLIP; or a `ZeroShotClassifier`, whose labels become constants.
+        path: The file or, for `"saved_model"`, directory to write.
+        format: `"saved_model"`, `"litert"`, `"onnx"`, `"torch"` (an `ExportedProgram`), `"openvino"` or `"stablehlo"`.
+            None selects the format by the suffix of the path.
+        batch_size: Fixed batch size. None for a dynamic one.
+        input_size: Height and width in pixels, or number of tokens of a text tower. None for those of the model.
+        layout: `"nhwc"`, or `"nchw"` for channels first. Defaults to `"nhwc"`.
+        input_dtype: Type of the pixels, `"float32"` or `"uint8"`. Defaults to `"float32"`.
+        normalized: Whether the exported model takes the result of `normalize` instead of pixels in 0..255.
+        precision: `"float32"`; `"float16"`, float16 weights; `"bfloat16"`, weights and matmuls except in the head;
+            `"int8_weights"`; or `"int8"`, weights and activations. `FORMATS` lists the precisions of each format.
+            Inputs and outputs keep their types.
+        calibration_data: For `"int8"`, 16 or more images like those that the model will get, see
+            `CLIP.encode_image`. Every eighth one is used for verification only.
+        opset: ONNX opset, 18 or higher. None for 20.
+        overwrite: Whether an existing file is replaced.
+        verify: Whether the exported model is run and compared with the model.
+
+    Returns:
+        The path, size, maximum error and latency of the exported model.
 
     Raises:
-        ValueError: if an argument is not valid, the path is taken, the format cannot say the model, or the outputs
-            differ by more than 1e-4 of the largest (0.01 in float16, 0.05 in bfloat16 and int8_weights, 0.25 in int8);
-            nothing is left at the path then.
-        ImportError: if a package is missing; the message names the extra that brings it.
+        ValueError: If an argument is not valid, the path exists, the format does not support the model, or the maximum
+            error is above 1e-4 (float32), 0.01 (float16), 0.05 (bfloat16, int8_weights) or 0.25 (int8). Nothing is left
+            at the path in this case.
+        ImportError: If a package is not installed. The message names the extra.
 
     Example:
         >>> from convnext_keras import create_model, export
-        >>> written = export.export(create_model("convnext_mini.digits"), "digits.xml")
-        >>> written.format, written.max_relative_error < 1e-5
+        >>> result = export.export(create_model("convnext_mini.digits"), "digits.xml")
+        >>> result.format, result.max_relative_error < 1e-5
         ('openvino', True)
     """
     path = Path(path)
     name = resolve_format(format, path)
-    _check_choices(layout=(layout, INPUT_LAYOUTS), pixels=(pixels, INPUT_DTYPES))
-    _check_precision(name, precision, calibration, opset)
-    for place in (path, path.with_name(path.name + runtimes.METADATA_SUFFIX)):
-        _check_output_path(place, overwrite)
+    _check_choices(layout=(layout, INPUT_LAYOUTS), input_dtype=(input_dtype, INPUT_DTYPES))
+    if normalized and input_dtype != "float32":
+        raise ValueError(f"Normalized pixels have input_dtype='float32'. Received: input_dtype={input_dtype!r}")
+    _check_precision(name, precision, calibration_data, opset)
+    for output in (path, path.with_name(path.name + METADATA_SUFFIX)):
+        _check_output_path(output, overwrite)
     _check_packages(name, precision)
     model = create_model(model) if isinstance(model, str) else model
     if isinstance(model, CLIP):
         raise ValueError(
-            "A ConvNeXt-CLIP has two towers: use export_clip, or export model.image_encoder or model.text_encoder."
+            "A ConvNeXt-CLIP has two towers. Use export_clip, or export model.image_encoder or model.text_encoder."
         )
     source = model.to_keras_model() if isinstance(model, clip.ZeroShotClassifier) else model
-    ready = prepare_for_export(source, name, batch, size, layout, pixels)
-    statistics = get_embedded_stats(source) if pixels == "normalized" else None
-    facts: dict[str, Any] = {"layout": layout, "pixels": pixels, "statistics": statistics, "precision": precision}
-    description = build_metadata(
-        source, ready, name, facts | ({"opset": opset or DEFAULT_OPSET} if name == "onnx" else {})
+    ready = prepare_for_export(source, name, batch_size, input_size, layout, input_dtype, normalized)
+    statistics = get_embedded_stats(source) if normalized else None
+    options: dict[str, Any] = {"layout": layout, "statistics": statistics, "precision": precision}
+    metadata = build_metadata(
+        source, ready, name, options | ({"opset": opset or DEFAULT_OPSET} if name == "onnx" else {})
     )
-    rows = held_out = None
+    images = held_out = None
     if precision == "int8":
         if get_context_length(source):
-            raise ValueError("The products of a text tower lose too much in int8. Choose precision='int8_weights'.")
-        transform = PretrainedInfo.from_config(description).transform
-        rows, held_out = prepare_calibration(ready, transform, layout, statistics, calibration)
+            raise ValueError("int8 is not accurate enough for text encoders. Use precision='int8_weights'.")
+        transform = PretrainedInfo.from_config(metadata).transform
+        images, held_out = prepare_calibration(ready, transform, layout, statistics, calibration_data)
     with atomic_path(path) as partial:
-        folder = partial.parent
-        beside = partial.with_name(partial.name + runtimes.METADATA_SUFFIX)
-        _write(source, ready, partial, description, rows)
-        beside.write_text(json.dumps(description, indent=2), encoding="utf-8")
-        difference, seconds = verify_export(ready, partial, precision, held_out) if check else (None, None)
-        if difference is not None:
-            beside.write_text(json.dumps({**description, "difference": difference}, indent=2), encoding="utf-8")
-        total = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file() and file != beside)
-        for (
-            part
-        ) in folder.iterdir():  # OpenVINO's and large ONNX models have a second file, whose name may be taken too.
+        directory, metadata_file = partial.parent, partial.with_name(partial.name + METADATA_SUFFIX)
+        _write(source, ready, partial, metadata, images)
+        metadata_file.write_text(json.dumps(metadata, indent=2), encoding="utf-8")
+        error, seconds = verify_export(ready, partial, precision, held_out) if verify else (None, None)
+        if error is not None:
+            metadata_file.write_text(json.dumps({**metadata, "max_relative_error": error}, indent=2), encoding="utf-8")
+        size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file() and file != metadata_file)
+        for part in directory.iterdir():  # OpenVINO and large ONNX models have a second file, which may exist too
             _check_output_path(path.parent / part.name, overwrite)
-    return ExportResult(path, name, precision, difference, total, seconds)
+    return ExportResult(path, name, precision, error, size, seconds)
 
 
 def _write(
-    source: keras.Model, ready: keras.Model, path: Path, description: dict[str, Any], rows: np.ndarray | None
+    source: keras.Model, ready: keras.Model, path: Path, metadata: dict[str, Any], images: np.ndarray | None
 ) -> None:
-    """Writes an artifact, and lowers its precision where that is done to the file, in a process of its own.
+    """Writes the model, and quantizes the file in another process if the precision requires it.
 
     Raises:
-        ValueError: if its backend cannot write it.
+        ValueError: If the backend of the format cannot write the model.
     """
-    name, precision = description["format"], description["precision"]
+    name, precision = metadata["format"], metadata["precision"]
     try:
-        write(name, cast_to_bfloat16(ready) if precision == "bfloat16" else ready, path, description)
-        if (name, precision) not in reducing.QUANTIZERS:
+        write_model(name, cast_to_bfloat16(ready) if precision == "bfloat16" else ready, path, metadata)
+        if precision not in POST_TRAINING_PRECISIONS or name in WRITTEN_QUANTIZED:
             return
-        count = ready.inputs[0].shape[0] or 1
-        used = np.zeros((0, 1)) if rows is None else rows
-        whole = used[: len(used) // count * count]
-        with tempfile.TemporaryDirectory() as folder:
-            given = Path(folder) / "rows.npz"
-            np.savez(given, rows=whole.reshape(-1, count, *whole.shape[1:]))
-            run_subprocess([reducing.__file__, name, precision, str(path), str(given)])
+        batch = ready.inputs[0].shape[0] or 1
+        used = np.zeros((0, 1)) if images is None else images[: len(images) // batch * batch]
+        with tempfile.TemporaryDirectory() as directory:
+            batches = Path(directory) / "batches.npz"
+            np.savez(batches, batches=used.reshape(-1, batch, *used.shape[1:]))
+            run_subprocess(["-P", runner.__file__, "quantize", name, precision, str(path), str(batches)])
     except RuntimeError as error:
         backend = FORMATS[name].backend
         raise ValueError(f"{backend} cannot write {source.name!r} as {name} in {precision}: {error}") from error
 
 
-def _check_choices(**words: tuple[str, Sequence[str]]) -> None:
-    for name, (given, valid) in words.items():
-        if given not in valid:
-            raise ValueError(f"{name} must be {format_choices(valid)}. Received: {name}={given!r}")
+def _check_choices(**arguments: tuple[str, Sequence[str]]) -> None:
+    for name, (value, choices) in arguments.items():
+        if value not in choices:
+            raise ValueError(f"{name} must be {format_choices(choices)}. Received: {name}={value!r}")
 
 
 def _check_output_path(path: Path, overwrite: bool) -> None:
-    """Raises ValueError if a path is taken and must not, or by a folder that `export` did not write."""
+    """Raises ValueError if a path exists and may not be replaced, or is a directory that `export` did not write."""
     if path.exists() and not overwrite:
-        raise ValueError(f"{path} exists. Choose another path, or overwrite it.")
-    if path.is_dir() and not path.with_name(path.name + runtimes.METADATA_SUFFIX).is_file():
-        raise ValueError(f"{path} is a folder that no export wrote. Choose another path, or remove it.")
+        raise ValueError(f"{path} exists. Choose another path, or set overwrite.")
+    if path.is_dir() and not path.with_name(path.name + METADATA_SUFFIX).is_file():
+        raise ValueError(f"{path} is a directory that `export` did not write. Choose another path, or remove it.")
 
 
-def _check_precision(name: str, precision: str, calibration: Any, opset: int | None) -> None:
+def _check_precision(name: str, precision: str, calibration_data: Any, opset: int | None) -> None:
     _check_choices(precision=(precision, FORMATS[name].precisions))
-    if calibration is not None and precision != "int8":
-        raise ValueError(f"calibration is for precision='int8'. Received: precision={precision!r}")
-    if calibration is None and precision == "int8":
-        raise ValueError("int8 needs calibration: images such as the model will see. Or choose int8_weights.")
+    if calibration_data is not None and precision != "int8":
+        raise ValueError(f"calibration_data is for precision='int8' only. Received: precision={precision!r}")
+    if calibration_data is None and precision == "int8":
+        raise ValueError("int8 requires calibration_data: images like those that the model will get.")
     if opset is not None and (name != "onnx" or opset < MIN_OPSET):
-        raise ValueError(f"opset is of onnx, and {MIN_OPSET} or higher. Received: opset={opset} for {name}")
+        raise ValueError(f"opset is for onnx only, {MIN_OPSET} or higher. Received: opset={opset} for {name}")
 
 
 def _check_packages(name: str, precision: str) -> None:
-    needed = dict.fromkeys(FORMATS[name].packages, FORMATS[name].extra)
-    if (name, precision) in reducing.NNCF_QUANTIZED:
-        needed["nncf"] = "int8"
-    for package, extra in needed.items():
+    required = dict.fromkeys(FORMATS[name].packages, FORMATS[name].extra)
+    if (name, precision) in NNCF_QUANTIZED:
+        required["nncf"] = "int8"
+    for package, extra in required.items():
         if importlib.util.find_spec(package) is None:
-            what = precision if extra == "int8" else name
-            raise ImportError(f'{what} needs {package}: pip install "convnext-keras[{extra}]"')
+            feature = precision if extra == "int8" else name
+            raise ImportError(f'{feature} needs {package}: pip install "convnext-keras[{extra}]"')
 
 
 def prepare_for_export(
-    model: keras.Model, format: str, batch: int | None, size: int | tuple[int, int] | None, layout: str, pixels: str
+    model: keras.Model,
+    format: str,
+    batch_size: int | None,
+    input_size: int | tuple[int, int] | None,
+    layout: str,
+    input_dtype: str,
+    normalized: bool,
 ) -> keras.Model:
-    """The model folded for inference, behind an input of the shape, layout and type wanted.
+    """Returns the model folded for inference, with an input of the requested shape, layout and type.
+
+    The arguments are those of `export`.
 
     Raises:
-        ValueError: if the format cannot leave open what is open.
+        ValueError: If the format requires a fixed size and the model has none.
     """
     try:
         folded = fold_for_inference(model)
     except ValueError:
         if not get_context_length(model):
             raise
-        folded = to_functional(model)  # A text tower, which has nothing to fold.
+        folded = to_functional(model)  # a text tower has nothing to fold
     if len(folded.inputs) != 1:
-        raise ValueError(f"{model.name!r} has {len(folded.inputs)} inputs. Export a model with one.")
+        raise ValueError(f"{model.name!r} has {len(folded.inputs)} inputs. Export a model with one input.")
     _, *shape = folded.inputs[0].shape
     if len(shape) == 1:
-        length = size or shape[0] or (None if FORMATS[format].supports_dynamic_length else get_context_length(folded))
-        inputs = keras.Input((length,), batch_size=batch, dtype="int32", name="tokens")
-        return keras.Model(inputs, folded(inputs), name=model.name)
-    height, width = (size, size) if isinstance(size, int) else size or shape[:2]
+        dynamic_length = FORMATS[format].supports_dynamic_length
+        length = input_size or shape[0] or (None if dynamic_length else get_context_length(folded))
+        tokens = keras.Input((length,), batch_size=batch_size, dtype="int32", name="tokens")
+        return keras.Model(tokens, folded(tokens), name=model.name)
+    height, width = (input_size, input_size) if isinstance(input_size, int) else input_size or shape[:2]
     if None in (height, width) and not FORMATS[format].supports_dynamic_size:
-        free = format_choices(name for name, row in FORMATS.items() if row.supports_dynamic_size)
-        raise ValueError(f"{format} needs a fixed height and width, such as size=224; {free} leaves them open.")
+        dynamic = format_choices(name for name, row in FORMATS.items() if row.supports_dynamic_size)
+        raise ValueError(f"{format} needs a fixed size, such as input_size=224. {dynamic} supports a dynamic size.")
     channels = shape[2]
-    wanted = (height, width, channels) if layout == "nhwc" else (channels, height, width)
-    inputs = keras.Input(wanted, batch_size=batch, dtype="uint8" if pixels == "uint8" else "float32", name="pixels")
-    rows = ops.cast(inputs, "float32") if pixels == "uint8" else inputs
-    rows = ops.transpose(rows, (0, 2, 3, 1)) if layout == "nchw" else rows
-    if pixels == "normalized":  # What the layer inside does is undone, so that any model can be exported so.
-        mean, deviation = (np.asarray(part, "float32") * 255 for part in get_embedded_stats(model))
-        rows = rows * deviation + mean
-    return keras.Model(inputs, folded(rows), name=model.name)
+    input_shape = (height, width, channels) if layout == "nhwc" else (channels, height, width)
+    inputs = keras.Input(input_shape, batch_size=batch_size, dtype=input_dtype, name="pixels")
+    x = ops.cast(inputs, "float32") if input_dtype == "uint8" else inputs
+    x = ops.transpose(x, (0, 2, 3, 1)) if layout == "nchw" else x
+    if normalized:  # undoes what the normalization layer of the model does
+        mean, std = (np.asarray(values, "float32") * 255 for values in get_embedded_stats(model))
+        x = x * std + mean
+    return keras.Model(inputs, folded(x), name=model.name)

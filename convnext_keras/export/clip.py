@@ -41,9 +41,9 @@ def export_clip(
     format: str = "openvino",
     *,
     precision: str = "float32",
-    calibration: Any = None,
+    calibration_data: Any = None,
     overwrite: bool = False,
-    check: bool = True,
+    verify: bool = True,
 ) -> ExportResult:
     """Writes both towers of a ConvNeXt-CLIP to a folder, from which `ExportedCLIP` runs them.
 
@@ -52,9 +52,9 @@ def export_clip(
         folder: to write: `image` and `parse_str` with the suffix of the format, their descriptions, and `clip.json`.
         format: `"openvino"` or `"onnx"`.
         precision: see `export`; with `"int8"`, the text tower is written in `"int8_weights"`.
-        calibration: see `export`.
+        calibration_data: see `export`.
         overwrite: whether a folder that this function wrote may be replaced.
-        check: see `export`.
+        verify: see `export`.
 
     Returns:
         What was written: all bytes, the larger difference, and the seconds for one image.
@@ -79,8 +79,12 @@ def export_clip(
     suffix = FORMATS[format].suffix
     with atomic_path(folder) as whole:
         of_text = "int8_weights" if precision == "int8" else precision
-        options: dict[str, Any] = {"format": format, "check": check}
-        of_images = {"precision": precision, "calibration": calibration, "pixels": "uint8"}  # first: may be refused
+        options: dict[str, Any] = {"format": format, "verify": verify}
+        of_images = {
+            "precision": precision,
+            "calibration_data": calibration_data,
+            "input_dtype": "uint8",
+        }  # first: may be refused
         images = export(model.image_encoder, whole / f"image{suffix}", **of_images, **options)
         texts = export(model.text_encoder, whole / f"text{suffix}", precision=of_text, **options)
         pretrained_info = model.pretrained_info or PretrainedInfo()
@@ -126,7 +130,7 @@ class ExportedCLIP(DualEncoder):
     Example:
         >>> from convnext_keras import clip, export
         >>> model = clip.create_model("convnext_mini.shapes")
-        >>> written = export.export_clip(model, "shapes-exported", check=False)
+        >>> written = export.export_clip(model, "shapes-exported", verify=False)
         >>> classifier = clip.ZeroShotClassifier(export.ExportedCLIP(written.path), ["red", "blue"], "a {} background")
         >>> classifier.predict(np.full((64, 64, 3), (0, 0, 255), "uint8"))[0][0].label
         'blue'

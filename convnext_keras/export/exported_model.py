@@ -40,7 +40,7 @@ class ExportedModel:
         self.outputs: list[str] = description["outputs"]
         self.shape, self.dtype, self.layout = description["shape"], description["dtype"], description["layout"]
         self.statistics = description["statistics"] and NormalizationStats(*map(tuple, description["statistics"]))
-        self.run = load_runtime(path, streams)
+        self.run_raw = load_runtime(path, streams)
 
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
         """The first output for pixels `(N, H, W, C)` in 0..255, or token ids `(N, L)`."""
@@ -53,9 +53,9 @@ class ExportedModel:
         inputs = np.ascontiguousarray(inputs, self.dtype)
         rows = self.shape[0]
         if rows is None:
-            return self.run(inputs)[0]
+            return self.run_raw(inputs)[0]
         filled = np.concatenate([inputs, np.zeros((-len(inputs) % rows, *inputs.shape[1:]), self.dtype)])
-        parts = [self.run(filled[start : start + rows])[0] for start in range(0, len(filled), rows)]
+        parts = [self.run_raw(filled[start : start + rows])[0] for start in range(0, len(filled), rows)]
         return np.concatenate(parts)[: len(inputs)]
 
 

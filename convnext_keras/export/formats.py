@@ -1,4 +1,4 @@
-"""The formats that models are exported to: who writes them, who runs them, and what they can say."""
+"""The export formats: one row per format, and one module of the same name that writes, quantizes and runs it."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -7,16 +7,16 @@ from convnext_keras.validation import format_choices, suggestion
 
 
 class Format(NamedTuple):
-    """One format.
+    """One export format.
 
     Attributes:
-        suffix: of its files; empty for a folder.
-        backend: of Keras that writes it best, whichever is active.
-        packages: that must be there to write and to check it.
-        extra: of this package that brings them.
-        supports_dynamic_size: whether height and width may be left open.
-        supports_dynamic_length: whether the number of tokens of a text may be left open.
-        precisions: of the weights and products.
+        suffix: Suffix of its files; empty for a directory.
+        backend: Keras backend that writes it.
+        packages: Packages that writing and verification import.
+        extra: Extra of this package that installs them.
+        supports_dynamic_size: Whether the height and width of images may stay dynamic.
+        supports_dynamic_length: Whether the number of tokens of a text may stay dynamic.
+        precisions: Supported precisions of weights and activations.
     """
 
     suffix: str
@@ -29,38 +29,46 @@ class Format(NamedTuple):
 
 
 PRECISIONS = ("float32", "float16", "bfloat16", "int8_weights", "int8")
-POST_TRAINING_PRECISIONS = tuple(
-    name for name in PRECISIONS if name != "bfloat16"
-)  # what tools make of a file in float32
-NATIVE_PRECISIONS = ("float32", "bfloat16")  # what Keras computes in itself
-
-
+NATIVE_PRECISIONS = ("float32", "bfloat16")  # Keras computes in them
+POST_TRAINING_PRECISIONS = ("float16", "int8_weights", "int8")  # `quantize` of the format's module makes them
+NNCF_QUANTIZED = {("openvino", "int8_weights"), ("openvino", "int8"), ("onnx", "int8")}
+TF, TORCH = "tensorflow", "torch"
 FORMATS = {
-    "saved_model": Format("", "tensorflow", ("tensorflow",), "tensorflow", True, precisions=NATIVE_PRECISIONS),
+    "saved_model": Format("", TF, (TF,), TF, True, precisions=NATIVE_PRECISIONS),
     "litert": Format(
-        ".tflite", "tensorflow", ("tensorflow", "ai_edge_litert"), "litert", precisions=POST_TRAINING_PRECISIONS[:3]
+        ".tflite", TF, (TF, "ai_edge_litert"), "litert", precisions=("float32", "float16", "int8_weights")
     ),
     "onnx": Format(
         ".onnx",
-        "torch",
-        ("torch", "onnx", "onnxscript", "onnxruntime"),
+        TORCH,
+        (TORCH, "onnx", "onnxscript", "onnxruntime"),
         "onnx",
         supports_dynamic_length=True,
-        precisions=POST_TRAINING_PRECISIONS,
+        precisions=("float32", *POST_TRAINING_PRECISIONS),
     ),
-    "torch": Format(".pt2", "torch", ("torch",), "torch", precisions=NATIVE_PRECISIONS),
+    "torch": Format(".pt2", TORCH, (TORCH,), TORCH, precisions=NATIVE_PRECISIONS),
     "openvino": Format(
-        ".xml", "openvino", ("openvino",), "openvino", supports_dynamic_length=True, precisions=POST_TRAINING_PRECISIONS
+        ".xml",
+        "openvino",
+        ("openvino",),
+        "openvino",
+        supports_dynamic_length=True,
+        precisions=("float32", *POST_TRAINING_PRECISIONS),
     ),
     "stablehlo": Format(".stablehlo", "jax", ("jax",), "jax", precisions=NATIVE_PRECISIONS),
 }
+WRITTEN_QUANTIZED = ("litert",)  # formats whose `write_model` applies the precision itself
 
 
 def resolve_format(name: str | None, path: Path) -> str:
-    """The name of a format, by default the one whose files end like the path.
+    """Returns the name of a format, by default the one of the path's suffix.
+
+    Args:
+        name: A key of `FORMATS`, or None.
+        path: The path to write.
 
     Raises:
-        ValueError: if there is none of that name, or the path ends in none's way.
+        ValueError: If the name is unknown, or no format has this suffix.
 
     Example:
         >>> resolve_format(None, Path("tiny.onnx"))
@@ -70,9 +78,8 @@ def resolve_format(name: str | None, path: Path) -> str:
         name = next((known for known, row in FORMATS.items() if row.suffix == path.suffix), None)
         if name is None:
             suffixes = format_choices(row.suffix for row in FORMATS.values() if row.suffix)
-            raise ValueError(f"{path.name} must end in {suffixes}, or the format be named: {format_choices(FORMATS)}.")
+            raise ValueError(f"{path.name} must end in {suffixes}, or format must be {format_choices(FORMATS)}.")
     if name not in FORMATS:
-        raise ValueError(
-            f"format must be {format_choices(FORMATS)}. Received: format={name!r}.{suggestion(name, FORMATS)}"
-        )
+        hint = suggestion(name, FORMATS)
+        raise ValueError(f"format must be {format_choices(FORMATS)}. Received: format={name!r}.{hint}")
     return name

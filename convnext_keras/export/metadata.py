@@ -32,7 +32,7 @@ def build_metadata(model: keras.Model, ready: keras.Model, format: str, facts: d
         "input": row.name,
         "shape": [*row.shape],
         "dtype": row.dtype,
-        **({**facts, "layout": None, "pixels": None} if is_text else facts),
+        **({**facts, "layout": None} if is_text else facts),
         "tokenizer": get_tokenizer_config(model) if is_text else None,
         "outputs": output_names(model),
         **pretrained_info.to_config(),

@@ -1,4 +1,4 @@
-"""Whether an artifact gives what the Keras model gives, run by the program of its format in a process of its own."""
+"""Verification: the outputs of an exported model, computed by its own runtime in its own process."""
 
 import tempfile
 from pathlib import Path
@@ -8,80 +8,91 @@ import keras
 import numpy as np
 from keras import ops
 
-from convnext_keras.export import runtimes
+from convnext_keras.export import runner
 from convnext_keras.export.metadata import get_tokenizer_config
-from convnext_keras.export.writing import run_subprocess
+from convnext_keras.export.writer import run_subprocess
 
-# Of the largest output, between an artifact and the Keras model in float32.
+# Maximum difference from the Keras model in float32, relative to the largest output.
 TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 0.05, "int8_weights": 0.05, "int8": 0.25}
 TEST_BATCH_SIZES = (1, 3)
-TEST_LENGTHS = (9, 16)  # in tokens, that are tried where they are open
-TEST_SIZES = ((64, 96), (96, 64))  # that are tried where height and width are open
+TEST_LENGTHS = (9, 16)  # numbers of tokens, tested if the length is dynamic
+TEST_SIZES = ((64, 96), (96, 64))  # heights and widths, tested if the size is dynamic
 
 
-def make_test_inputs(model: keras.Model, rows: np.ndarray | None = None) -> dict[str, np.ndarray]:
-    """Inputs of every number of rows and size that is to be tried: those given, or random ones."""
-    random = np.random.default_rng(0)
+def make_test_inputs(model: keras.Model, images: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """Returns inputs of every batch size and image size to test: the given images, or random ones.
+
+    Args:
+        model: A model with one input.
+        images: Inputs `(N, ...)`, or None for random ones.
+    """
+    rng = np.random.default_rng(0)
     batch, *shape = model.inputs[0].shape
-    if rows is not None:
-        counts = {batch} if batch else {1, len(rows)}
-        return {str(count): np.resize(rows, (count, *rows.shape[1:])) for count in sorted(counts)}
-    counts = (batch,) if batch else TEST_BATCH_SIZES
+    if images is not None:
+        sizes = {batch} if batch else {1, len(images)}
+        return {str(size): np.resize(images, (size, *images.shape[1:])) for size in sorted(sizes)}
+    sizes = (batch,) if batch else TEST_BATCH_SIZES
     if len(shape) == 1:
-        words: Any = get_tokenizer_config(model)["vocab_size"]
+        vocab_size: Any = get_tokenizer_config(model)["vocab_size"]
         lengths = shape if shape[0] else TEST_LENGTHS
         texts = {
-            f"{count}, {length}": random.integers(1, words - 1, (count, length)).astype("int32")
-            for count in counts
+            f"{size}, {length}": rng.integers(1, vocab_size - 1, (size, length)).astype("int32")
+            for size in sizes
             for length in lengths
         }
-        for tokens in texts.values():  # The end of a text:
-            tokens[np.arange(len(tokens)), random.integers(1, tokens.shape[1], len(tokens))] = words - 1
+        for tokens in texts.values():  # each text needs an end token
+            tokens[np.arange(len(tokens)), rng.integers(1, tokens.shape[1], len(tokens))] = vocab_size - 1
         return texts
-    found = {}
-    for number, sizes in enumerate(TEST_SIZES if None in shape else TEST_SIZES[:1]):
-        free = iter(sizes)
-        filled = [length or next(free) for length in shape]
-        for count in counts:
-            values = random.integers(0, 256, (count, *filled))
-            found[f"{count}, {number}"] = values.astype(model.inputs[0].dtype)
-    return found
+    inputs = {}
+    for number, dynamic_sizes in enumerate(TEST_SIZES if None in shape else TEST_SIZES[:1]):
+        dynamic = iter(dynamic_sizes)
+        full = [length or next(dynamic) for length in shape]
+        for size in sizes:
+            inputs[f"{size}, {number}"] = rng.integers(0, 256, (size, *full)).astype(model.inputs[0].dtype)
+    return inputs
 
 
 def verify_export(
-    model: keras.Model, path: Path, precision: str = "float32", rows: np.ndarray | None = None
+    model: keras.Model, path: Path, precision: str = "float32", images: np.ndarray | None = None
 ) -> tuple[float, float]:
-    """Largest difference of an artifact from the Keras model by the largest output, and seconds of one row.
+    """Compares an exported model with the Keras model.
 
     Args:
-        model: the Keras model.
-        path: of the artifact.
-        precision: of the artifact.
-        rows: to compare with, random ones if None.
+        model: The Keras model that was exported.
+        path: The exported file or directory.
+        precision: Precision of the exported model.
+        images: Inputs to compare with; None for random ones.
+
+    Returns:
+        The maximum difference relative to the largest output, and the seconds for one image or text.
 
     Raises:
-        ValueError: if it is above `TOLERANCES`, or the format's own program cannot run it.
+        ValueError: If the difference is above `TOLERANCES[precision]`, or the runtime cannot run the model.
     """
-    inputs = make_test_inputs(model, rows)
-    with tempfile.TemporaryDirectory() as folder:
-        given, results = Path(folder) / "inputs.npz", Path(folder) / "outputs.npz"
+    inputs = make_test_inputs(model, images)
+    with tempfile.TemporaryDirectory() as directory:
+        given, results = Path(directory) / "inputs.npz", Path(directory) / "outputs.npz"
         np.savez(given, **inputs)  # pyright: ignore[reportArgumentType]
         try:
-            run_subprocess([runtimes.__file__, str(path), str(given), str(results)])
+            run_subprocess(["-P", runner.__file__, "run", str(path), str(given), str(results)])
         except RuntimeError as error:
-            raise ValueError(f"What was written does not run: {error}") from error
+            raise ValueError(f"The exported model failed to run: {error}") from error
         with np.load(results) as arrays:
             found = dict(arrays)
     differences = []
-    for name, rows in inputs.items():
-        for number, expected in enumerate(keras.tree.flatten(model(rows, training=False))):
-            wanted = np.asarray(ops.convert_to_numpy(expected), "float64")
-            exact = found[f"{name} {number}"]
-            if exact.shape != wanted.shape:
-                raise ValueError(f"What was written gives {exact.shape} where the model gives {wanted.shape}.")
-            differences.append(np.abs(exact - wanted).max() / np.abs(wanted).max())
-    difference = float(max(differences))
-    most = TOLERANCES[precision]
-    if not difference <= most:
-        raise ValueError(f"What was written differs by {difference:.1e} of the largest output, more than {most:.0e}.")
+    for name, batch in inputs.items():
+        for index, expected in enumerate(keras.tree.flatten(model(batch, training=False))):
+            reference = np.asarray(ops.convert_to_numpy(expected), "float64")
+            output = found[f"{name} {index}"]
+            if output.shape != reference.shape:
+                raise ValueError(
+                    f"The exported model returns {output.shape}; the Keras model returns {reference.shape}."
+                )
+            differences.append(np.abs(output - reference).max() / np.abs(reference).max())
+    difference, limit = float(max(differences)), TOLERANCES[precision]
+    if not difference <= limit:
+        raise ValueError(
+            f"The exported model differs by {difference:.1e} of the largest output. The limit for {precision} is "
+            f"{limit:.0e}."
+        )
     return difference, float(found[f"{next(iter(inputs))} seconds"])

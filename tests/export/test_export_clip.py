@@ -72,7 +72,7 @@ def test_an_index_of_the_model_is_one_of_its_towers(folder, model, tmp_path):
     index.save(tmp_path / "index")
     read = retrieval.InMemoryIndex.load(tmp_path / "index", export.ExportedCLIP(folder))
     (hit,), (expected,) = read.search(captions[3], 1), index.search(captions[3], 1)
-    assert (hit.name, hit.index) == (expected.name, expected.place)
+    assert (hit.name, hit.index) == (expected.name, expected.index)
     assert hit.cosine == pytest.approx(expected.cosine, abs=1e-6)
 
 
@@ -88,7 +88,7 @@ def test_commands_take_the_folder(folder, tmp_path):
 
 
 def test_the_command_writes_both_towers(tmp_path):
-    words = ["export", NAME, "--format", "openvino", "--output", str(tmp_path / "out"), "--no-check"]
+    words = ["export", NAME, "--format", "openvino", "--output", str(tmp_path / "out"), "--no-verify"]
     result = CliRunner().invoke(app, [*words, "--precision", "float16"])
     assert result.exit_code == 0, result.output
     assert "openvino in float16" in result.output
@@ -97,7 +97,9 @@ def test_the_command_writes_both_towers(tmp_path):
 
 def test_int8_keeps_vectors_near(model, tmp_path):
     images, captions = held_out_shapes()
-    written = export.export_clip(model, tmp_path / "int8", precision="int8", calibration=list(images[:24]), check=False)
+    written = export.export_clip(
+        model, tmp_path / "int8", precision="int8", calibration_data=list(images[:24]), verify=False
+    )
     exported = export.ExportedCLIP(written.path)
     bound = 0.99 if processor()[1] == "AVX2" else 0.995  # Sums of products saturate where VNNI is missing.
     assert (exported.encode_image(images[24:]) * model.encode_image(images[24:])).sum(axis=1).min() > bound
@@ -116,7 +118,7 @@ def test_what_cannot_be_written_or_read(model, folder, tmp_path, monkeypatch):
         ValueError, match="format must be 'onnx' or 'openvino' for both towers. Received: format='torch'"
     ):
         export.export_clip(model, tmp_path / "a", "torch")
-    with pytest.raises(ValueError, match="streams must be 1 or, for openvino and onnx, more. Received: streams=0"):
+    with pytest.raises(ValueError, match="streams must be 1, or more for openvino and onnx. Received: streams=0"):
         export.ExportedCLIP(folder, streams=0)
     with pytest.raises(ValueError, match="has no clip.json"):
         export.ExportedCLIP(tmp_path)
@@ -125,9 +127,9 @@ def test_what_cannot_be_written_or_read(model, folder, tmp_path, monkeypatch):
     (taken / "letter.txt").write_text("mine")
     with pytest.raises(ValueError, match="taken exists. Choose another"):
         export.export_clip(model, taken, overwrite=True)
-    monkeypatch.setattr(api, "write", None)  # Images too few are told before either tower is written.
+    monkeypatch.setattr(api, "write_model", None)  # Images too few are told before either tower is written.
     with pytest.raises(ValueError, match="calibration needs 16 images or more. Received: 3"):
-        export.export_clip(model, tmp_path / "a", precision="int8", calibration=list(held_out_shapes()[0][:3]))
+        export.export_clip(model, tmp_path / "a", precision="int8", calibration_data=list(held_out_shapes()[0][:3]))
     shutil.copytree(folder, tmp_path / "b")
     classifier = clip.ZeroShotClassifier(export.ExportedCLIP(tmp_path / "b"), ["a", "b"])
     with pytest.raises(ValueError, match="The towers are exported already"):
@@ -136,7 +138,7 @@ def test_what_cannot_be_written_or_read(model, folder, tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == {"taken", "b"}
     for path in (tmp_path / "b").glob("text*"):
         path.unlink()
-    with pytest.raises(ValueError, match="has no description"):
+    with pytest.raises(ValueError, match="has no metadata file"):
         export.ExportedCLIP(tmp_path / "b")
 
 
@@ -168,18 +170,19 @@ def test_an_engine_that_does_not_fit(folder):
     from convnext_keras.server import create_app
 
     other = next(name for name in export.CLIP_FORMATS if name != export.ExportedCLIP(folder).format)
-    with pytest.raises(ValueError, match=f"Received: engine='{other}'"):
-        create_app(str(folder), engine=other)
+    with pytest.raises(ValueError, match=f"Received: runtime='{other}'"):
+        create_app(str(folder), runtime=other)
     with pytest.raises(ValueError, match="format must be 'onnx' or 'openvino'"):
-        create_app(NAME, engine="onnxruntime")
+        create_app(NAME, runtime="onnxruntime")
 
 
 def test_batches_are_filled_up_to_few_sizes():
     """To powers of two for programs that are compiled, to a quarter of the way between them for the others."""
     sizes = {
-        steps: [len(pad_batch(np.ones((count, 2)), 32, steps)) for count in range(1, 33)] for steps in (1, clip.STEPS)
+        steps: [len(pad_batch(np.ones((count, 2)), 32, steps)) for count in range(1, 33)]
+        for steps in (1, export_clip.BATCH_BUCKETS)
     }
     assert sorted({*sizes[1]}) == [1, 2, 4, 8, 16, 32]
-    assert sorted({*sizes[clip.STEPS]}) == [*range(1, 9), 10, 12, 14, 16, 20, 24, 28, 32]
-    assert all(count <= size < 1.25 * count for count, size in enumerate(sizes[clip.STEPS], start=1))
-    assert len(pad_batch(np.ones((49, 2)), 50, clip.STEPS)) == 50
+    assert sorted({*sizes[export_clip.BATCH_BUCKETS]}) == [*range(1, 9), 10, 12, 14, 16, 20, 24, 28, 32]
+    assert all(count <= size < 1.25 * count for count, size in enumerate(sizes[export_clip.BATCH_BUCKETS], start=1))
+    assert len(pad_batch(np.ones((49, 2)), 50, export_clip.BATCH_BUCKETS)) == 50

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from backends import BACKEND, outputs, randomize
-from test_exporting import DIGITS, OWN
+from test_export import DIGITS, OWN
 
 from convnext_keras import ConvNeXt, clip, create_model, export
 from convnext_keras.cli.demo import held_out_digits
@@ -28,7 +28,7 @@ def test_lower_precision_keeps_the_answers(format, precision, tmp_path):
     model = create_model(DIGITS)
     calibration = list(digits[::4]) if precision == "int8" else None
     path = tmp_path / f"digits{FORMATS[format].suffix}"
-    options = {"precision": precision, "calibration": calibration, "check": precision == "int8"}
+    options = {"precision": precision, "calibration_data": calibration, "verify": precision == "int8"}
     written = export.export(model, path, format, **options)
     assert written.size_bytes < (0.95e6 if precision == "float16" else 0.75e6)  # The weights are 1.33 MB in float32.
     assert written.precision == json.loads(Path(f"{path}.json").read_text())["precision"] == precision
@@ -49,7 +49,7 @@ def test_int8_without_biases(batch, tmp_path):
             weight.assign(np.zeros(weight.shape))
     images = np.random.default_rng(0).integers(0, 256, (24, 64, 64, 3)).astype("uint8")
     path, pixels = tmp_path / "int8.xml", images[:4].astype("float32")
-    export.export(model, path, precision="int8", calibration=list(images), check=False, batch=batch)
+    export.export(model, path, precision="int8", calibration_data=list(images), verify=False, batch_size=batch)
     expected, found = outputs(model, pixels), export.ExportedModel(path)(pixels)
     assert (expected * found).sum() / np.linalg.norm(expected) / np.linalg.norm(found) > 0.99
 
@@ -66,11 +66,11 @@ def test_bfloat16_keeps_the_answers(format, tmp_path):
     )
     expected = outputs(model, pixels)
     path, text = (tmp_path / f"{name}{FORMATS[format].suffix}" for name in ("digits", "text"))
-    written = export.export(model, path, format, precision="bfloat16", check=format == "torch")
+    written = export.export(model, path, format, precision="bfloat16", verify=format == "torch")
     assert written.size_bytes < LARGEST_IN_BFLOAT16[format]
     np.testing.assert_allclose(export.ExportedModel(path)(pixels), expected, atol=0.05)
     assert (export.ExportedModel(path)(pixels).argmax(axis=1) == expected.argmax(axis=1)).all()
-    export.export(shapes.text_encoder, text, format, precision="bfloat16", check=False)
+    export.export(shapes.text_encoder, text, format, precision="bfloat16", verify=False)
     vectors = export.ExportedModel(text)(shapes.tokenizer(["a red star", "green"]))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     assert (vectors * shapes.encode_text(["a red star", "green"])).sum(axis=1).min() > 0.999
@@ -80,10 +80,10 @@ def test_bfloat16_keeps_the_answers(format, tmp_path):
 def test_a_text_tower_in_eight_bits(tmp_path):
     model = clip.create_model("shapes")
     texts = [f"{size} {color} star" for size in ("a", "a big", "one small") for color in ("red", "blue", "yellow")]
-    with pytest.raises(ValueError, match="text tower lose too much in int8. Choose precision='int8_weights'"):
-        export.export(model.text_encoder, tmp_path / "text.xml", precision="int8", calibration=texts)
+    with pytest.raises(ValueError, match="not accurate enough for text encoders. Use precision='int8_weights'"):
+        export.export(model.text_encoder, tmp_path / "text.xml", precision="int8", calibration_data=texts)
     for path in (tmp_path / "text.xml", tmp_path / "text.onnx"):
-        export.export(model.text_encoder, path, precision="int8_weights", check=False)
+        export.export(model.text_encoder, path, precision="int8_weights", verify=False)
         vectors = export.ExportedModel(path)(model.tokenizer(texts))
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         assert (vectors * model.encode_text(texts)).sum(axis=1).min() > 0.999
@@ -93,14 +93,14 @@ def test_a_text_tower_in_eight_bits(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"path": "a.xml", "precision": "int8"}, "int8 needs calibration: images such as"),
+        ({"path": "a.xml", "precision": "int8"}, "int8 requires calibration_data: images like"),
         ({"path": "a.xml", "precision": "int4"}, "precision must be 'float32', 'float16', 'int8_weights' or"),
         ({"path": "a.xml", "precision": "bfloat16"}, "precision must be 'float32', 'float16', 'int8_weights' or"),
         ({"path": "a.pt2", "precision": "int8"}, "must be 'float32' or 'bfloat16'. Received: precision='int8'"),
-        ({"path": "a.xml", "precision": "int8", "calibration": digit_images(15)}, "needs 16 images .* 15"),
-        ({"path": "a.xml", "precision": "int8", "calibration": ["none.png"] * 20}, "none.png cannot be read"),
-        ({"path": "a.xml", "calibration": digit_images(20)}, "calibration is for precision='int8'"),
-        ({"path": "a.xml", "opset": 20}, "opset is of onnx"),
+        ({"path": "a.xml", "precision": "int8", "calibration_data": digit_images(15)}, "needs 16 images .* 15"),
+        ({"path": "a.xml", "precision": "int8", "calibration_data": ["none.png"] * 20}, "none.png cannot be read"),
+        ({"path": "a.xml", "calibration_data": digit_images(20)}, "calibration_data is for precision='int8'"),
+        ({"path": "a.xml", "opset": 20}, "opset is for onnx only"),
     ],
 )  # fmt: skip
 def test_lower_precision_that_cannot_be(options, message, tmp_path):

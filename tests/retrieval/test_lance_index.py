@@ -48,20 +48,20 @@ def test_answers_are_those_of_the_exact_index(model, held_out, index):
         assert [hit.name for hit in found] == [hit.name for hit in expected]
         np.testing.assert_allclose([hit.cosine for hit in found], [hit.cosine for hit in expected], atol=SAME)
     assert len(index.search("a red circle", 1000)) == 20
-    assert index.get_name(index.search("a red circle", 1)[0].place) == exact.search("a red circle", 1)[0].name
+    assert index.get_name(index.search("a red circle", 1)[0].index) == exact.search("a red circle", 1)[0].name
 
 
 def test_rows_are_filtered_replaced_and_deleted(held_out, index):
     images = held_out[0]
     years = [int(hit.name.split()[0]) + 2000 for hit in index.search("a circle", 20, where="year >= 2015")]
     assert sorted(years) == [*range(2015, 2020)]
-    first = index.get_name(index.search(images[0], 1)[0].place)
+    first = index.get_name(index.search(images[0], 1)[0].index)
     assert index.add([images[30]], [first], columns={"year": [1999]}) == 1
     assert len(index) == 20
     assert index.search(images[30], 1, where="year < 2000")[0].cosine == pytest.approx(1, abs=SAME)
     assert index.delete([first, "not there", "it's"]) == 1
     assert first not in [hit.name for hit in index.search("a circle", 100)]
-    assert index.filter_new(["a new one", first, index.get_name(index.search("a", 1)[0].place)]) == ["a new one", first]
+    assert index.filter_new(["a new one", first, index.get_name(index.search("a", 1)[0].index)]) == ["a new one", first]
 
 
 def test_a_reader_sees_what_was_written_meanwhile(model, index):
@@ -120,7 +120,7 @@ def test_images_are_given_out_from_known_folders_only(model, tmp_path):
         Image.new("RGB", (20, 20), (number * 200, 0, 0)).save(tmp_path / "photos" / f"{number}.png")
     index = retrieval.LanceIndex(tmp_path / "photos.lance", model)
     index.add(tmp_path / "photos")
-    place = index.search("red", 1)[0].place
+    place = index.search("red", 1)[0].index
     assert index.get_image_path(place).parent == (tmp_path / "photos").resolve()
     assert index.folder == str(tmp_path / "photos")
     with pytest.raises(ValueError, match="Name the folder"):

@@ -181,7 +181,7 @@ def test_exported_models_are_evaluated(suffix, tmp_path):
     pixels, labels = held_out_digits()
     model = create_model("convnext_mini.digits")
     names = [str(number) for number in range(10)]
-    export.export(model, tmp_path / f"digits{suffix}", check=False)
+    export.export(model, tmp_path / f"digits{suffix}", verify=False)
     exported = export.ExportedModel(tmp_path / f"digits{suffix}")
     expected = training.evaluate(model, (pixels[:100], labels[:100]), class_names=names)
     found = training.evaluate(exported, (pixels[:100], labels[:100]), class_names=names)

@@ -1,0 +1,89 @@
+"""ONNX: writing by PyTorch's exporter, quantization, and running by ONNX Runtime."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+DEFAULT_OPSET = 20  # the first opset with GELU as one operation
+MIN_OPSET = 18  # the lowest opset that PyTorch's exporter writes
+MAX_ONNX_BYTES = 2**31 - 2**24  # larger weights are stored in a second file, because protobuf is limited to 2 GiB
+
+
+def write_model(model: Any, path: Path, metadata: dict[str, Any]) -> None:
+    """Writes a Keras model with one input as an ONNX file of opset `metadata["opset"]`."""
+    import onnx
+    import torch
+
+    from convnext_keras.export.torch import to_module
+
+    module, example, dynamic_shapes = to_module(model)
+    is_large = sum(weight.numpy().nbytes for weight in model.weights) > MAX_ONNX_BYTES
+    options: Any = {"dynamo": True, "dynamic_shapes": dynamic_shapes, "opset_version": metadata["opset"]}
+    options |= {"input_names": [metadata["input"]], "output_names": metadata["outputs"], "verbose": False}
+    torch.onnx.export(module, example, str(path), external_data=is_large, **options)
+    graph = onnx.load(path, load_external_data=False)
+    onnx.helper.set_model_props(graph, {"convnext_keras": json.dumps(metadata)})
+    onnx.save(graph, path)
+
+
+def quantize(path: Path, precision: str, batches: np.ndarray) -> None:
+    """Replaces a float32 ONNX file by one of a lower precision.
+
+    Args:
+        path: The ONNX file.
+        precision: `"float16"`, `"int8_weights"` or `"int8"`.
+        batches: Inputs to calibrate int8 with, `(batches, batch, ...)`; not used otherwise.
+    """
+    import onnx
+
+    model = onnx.load(path)
+    if precision == "float16":
+        from onnxruntime.transformers.float16 import convert_float_to_float16
+
+        quantized = convert_float_to_float16(model, keep_io_types=True)
+    elif precision == "int8_weights":
+        quantized = _quantize_weights(path)
+    else:
+        from .nncf_quantization import quantize_activations
+
+        name = model.graph.input[0].name
+        depthwise = [
+            node.name for node in model.graph.node if any(a.name == "group" and a.i > 1 for a in node.attribute)
+        ]
+        quantized = quantize_activations(model, [{name: batch} for batch in batches], names=depthwise)
+    onnx.helper.set_model_props(quantized, {entry.key: entry.value for entry in model.metadata_props})
+    onnx.save(quantized, path)
+
+
+def _quantize_weights(path: Path) -> Any:
+    """Quantizes weights with ONNX Runtime: it cannot load NNCF's result if a weight is used in two layouts."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    partial = path.with_name(f"quantized-{path.name}")
+    quantize_dynamic(path, partial, op_types_to_quantize=["MatMul", "Gemm"], weight_type=QuantType.QInt8)
+    quantized = onnx.load(partial)
+    partial.unlink()
+    return quantized
+
+
+def load_runtime(path: Path, outputs: Sequence[str], streams: int = 1) -> Callable[[np.ndarray], list[np.ndarray]]:
+    """Loads an ONNX file as a function from an array to the named outputs.
+
+    Args:
+        path: The ONNX file.
+        outputs: Names of the outputs.
+        streams: Number of threads that may call the function at the same time; each uses a share of the CPU cores.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    if streams > 1:
+        options.intra_op_num_threads = max(1, (os.cpu_count() or 1) // streams)
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda inputs: [np.asarray(output) for output in session.run([*outputs], {name: inputs})]
