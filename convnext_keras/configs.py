@@ -34,28 +34,29 @@ class ConvNeXtConfig(NamedTuple):
     """One architecture of the family.
 
     Attributes:
-        depths: blocks in each stage.
-        dims: channels in each stage.
-        parameters: published count with a classifier of 1,000 classes.
-        input_size: height and width in pixels that the model has by default.
+        depths: Blocks in each stage.
+        dims: Channels in each stage.
+        parameters: Published count with a classifier of 1,000 classes.
+        input_size: Height and width in pixels that the model has by default.
         stem: `"patch"`, one convolution of `patch_size`; `"overlap"`, two of 3x3 and stride 2; `"overlap_gelu"`, with
             an activation between them.
-        stem_width: channels between the two convolutions of an overlapping stem.
-        stem_norm: whether a norm follows the stem.
-        patch_size: kernel and stride of a patch stem, in pixels.
-        kernel_sizes: of the depthwise convolution in each stage.
+        stem_width: Channels between the two convolutions of an overlapping stem.
+        stem_norm: Whether a norm follows the stem.
+        patch_size: Kernel and stride of a patch stem, in pixels.
+        kernel_sizes: Kernel sizes of the depthwise convolution in each stage.
         norm: `"layer"`, `"rms"`, or `"simple"`, which divides without subtracting the mean.
-        epsilon: of every norm.
-        head_epsilon: of the last norm, None for that of the others.
-        activation: of the blocks, a word of `Activation`: `"gelu"` is the exact one, `"gelu_tanh"` its approximation.
-        conv_bias: whether stem, depthwise and downsampling convolutions have a bias.
-        first_downsampling: whether the first stage halves the resolution too, as timm does behind a patch stem of 2.
-        use_grn: global response normalization in each block, as ConvNeXt V2 has it.
-        layer_scale: whether blocks have the layer scale of V1.
-        head_norm_first: norm before the pooling and not after it.
-        head_hidden: width of a hidden layer in the head, 0 for none.
-        head_pooling: before the classifier: `"avg"`, `"max"`, `"avgmax"`, the mean of both, `"catavgmax"`, both side by
-            side, or `"none"` for scores at every position.
+        epsilon: Epsilon of every norm.
+        head_epsilon: Head epsilon of the last norm, None for that of the others.
+        activation: Activation of the blocks, a word of `Activation`: `"gelu"` is the exact one, `"gelu_tanh"` its
+            approximation.
+        conv_bias: Whether stem, depthwise and downsampling convolutions have a bias.
+        first_downsampling: Whether the first stage halves the resolution too, as timm does behind a patch stem of 2.
+        use_grn: Global response normalization in each block, as ConvNeXt V2 has it.
+        layer_scale: Whether blocks have the layer scale of V1.
+        head_norm_first: Norm before the pooling and not after it.
+        head_hidden: Width of a hidden layer in the head, 0 for none.
+        head_pooling: Head pooling before the classifier: `"avg"`, `"max"`, `"avgmax"`, the mean of both, `"catavgmax"`,
+            both side by side, or `"none"` for scores at every position.
     """
 
     depths: tuple[int, ...]
@@ -80,12 +81,12 @@ class ConvNeXtConfig(NamedTuple):
     head_pooling: HeadPooling = "avg"
 
     def stride(self, stage: int) -> int:
-        """Pixels of the input for one of a stage's output, from 0; nothing is dilated."""
+        """Returns pixels of the input for one of a stage's output, from 0; nothing is dilated."""
         return self.patch_size * 2 ** (stage + self.first_downsampling)
 
     @property
     def minimum_size(self) -> int:
-        """The smallest height and width in pixels that leave one pixel after the last stage."""
+        """Returns the smallest height and width in pixels that leave one pixel after the last stage."""
         return self.stride(len(self.depths) - 1)
 
 
@@ -162,9 +163,9 @@ def count_params(variant: ConvNeXtConfig, classes: int = 0, channels: int = 3) -
     """How many numbers a model of the variant is trained in.
 
     Args:
-        variant: the architecture.
-        classes: width of the classifier, 0 for a model without one, whose output is the head's input to it.
-        channels: of the images.
+        variant: The architecture.
+        classes: Width of the classifier, 0 for a model without one, whose output is the head's input to it.
+        channels: Channels of the images.
 
     Example:
         >>> count_params(CONVNEXT_CONFIGS["convnext_tiny"], classes=1000)
@@ -190,16 +191,16 @@ def count_params(variant: ConvNeXtConfig, classes: int = 0, channels: int = 3) -
 
 
 def build_config(depths: Any, dims: Any, options: Mapping[str, Any], others: Iterable[str] = ()) -> ConvNeXtConfig:
-    """A checked variant of depths, widths and other attributes.
+    """Returns a checked variant of depths, widths and other attributes.
 
     Args:
-        depths: blocks in each stage.
-        dims: channels in each stage.
-        options: other attributes of `ConvNeXtConfig` by name.
-        others: further names that the caller takes, for the error about an unknown one.
+        depths: Blocks in each stage.
+        dims: Channels in each stage.
+        options: Other attributes of `ConvNeXtConfig` by name.
+        others: Further names that the caller takes, for the error about an unknown one.
 
     Raises:
-        ValueError: if an attribute is unknown, or no model can be built.
+        ValueError: If an attribute is unknown, or no model can be built.
     """
     for name in options.keys() - ConvNeXtOptions.__annotations__.keys():
         valid = [*ConvNeXtOptions.__annotations__, *others]
@@ -283,13 +284,13 @@ class CLIPTextConfig(NamedTuple):
     """The sizes of the text tower of a ConvNeXt-CLIP.
 
     Attributes:
-        width: channels of every token.
-        heads: of the attention; 64 channels each in all published models.
-        depth: number of blocks.
-        context_length: most tokens of a text.
-        vocab_size: number of token ids.
-        activation: of the blocks; see `ConvNeXtConfig`.
-        mlp_ratio: width of their hidden layer for one of `width`.
+        width: Channels of every token.
+        heads: Heads of the attention; 64 channels each in all published models.
+        depth: Number of blocks.
+        context_length: Maximum number of tokens of a text.
+        vocab_size: Number of token ids.
+        activation: Activation of the blocks; see `ConvNeXtConfig`.
+        mlp_ratio: Width of their hidden layer for one of `width`.
     """
 
     width: int
@@ -310,14 +311,14 @@ class CLIPConfig(NamedTuple):
     """One ConvNeXt-CLIP architecture.
 
     Attributes:
-        trunk: the ConvNeXt of the image tower.
-        text: sizes of the text tower.
-        embedding: width of the space that both towers end in.
-        image_size: height and width in pixels that the weights were trained at, or `(height, width)`.
-        parameters: published count.
-        projection_hidden_size: width of a hidden layer between the trunk and the embedding, None if there is none.
-        projection_bias: whether the projection adds a bias.
-        logit_bias: whether a bias is added to the logits, as models trained with the sigmoid loss have it.
+        trunk: The ConvNeXt of the image tower.
+        text: Sizes of the text tower.
+        embedding: Width of the space that both towers end in.
+        image_size: Height and width in pixels that the weights were trained at, or `(height, width)`.
+        parameters: Published count.
+        projection_hidden_size: Width of a hidden layer between the trunk and the embedding, None if there is none.
+        projection_bias: Whether the projection adds a bias.
+        logit_bias: Whether a bias is added to the logits, as models trained with the sigmoid loss have it.
     """
 
     trunk: ConvNeXtConfig

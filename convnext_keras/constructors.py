@@ -588,10 +588,10 @@ def ConvNeXtV2Huge(  # noqa: N802
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of the variants.
+    """Returns names of the variants.
 
     Args:
-        pattern: shell pattern that the name matches, such as `"*base*"`.
+        pattern: Shell pattern that the name matches, such as `"*base*"`.
 
     Example:
         >>> list_models("*mini")
@@ -602,19 +602,19 @@ def list_models(pattern: str = "*") -> list[str]:
 
 @hint_foreign_arguments
 def create_model(name: str | os.PathLike | WeightsSource, **arguments: Any) -> ConvNeXtModel:
-    """A model by the name of a variant, of a weight set, or of any repository that holds a ConvNeXt.
+    """Returns a model by the name of a variant, of a weight set, or of any repository that holds a ConvNeXt.
 
     Args:
-        name: a variant of `list_models()`, which comes with its default weights, or a weight set of `list_weights()`;
+        name: A variant of `list_models()`, which comes with its default weights, or a weight set of `list_weights()`;
             or a repository of the hub, `"hf://owner/name"` or `"hf://owner/name@revision"`, or a folder, as timm,
             transformers and `save_pretrained` write them, whose own files say what the model is; or a `.keras` file
             of a whole model; or the row of a registry, or the description of a repository, itself.
-        **arguments: those of `ConvNeXt`, such as `weights=None` for a variant from scratch. Architecture, classes,
+        **arguments: Those of `ConvNeXt`, such as `weights=None` for a variant from scratch. Architecture, classes,
             input size, pooling and the presence of a classifier are the published ones unless given.
 
     Raises:
-        ValueError: if the name is unknown; see `ConvNeXt` for others.
-        WeightsError: if a description cannot be had, or cannot be followed.
+        ValueError: If the name is unknown; see `ConvNeXt` for others.
+        WeightsError: If a description cannot be had, or cannot be followed.
 
     Example:
         >>> create_model("convnext_mini.digits").output_shape
@@ -652,7 +652,7 @@ def create_model(name: str | os.PathLike | WeightsSource, **arguments: Any) -> C
 
 
 def _load_saved_model(path: Path, arguments: dict[str, Any]) -> ConvNeXtModel:
-    """A model of this library from a file that `model.save` wrote."""
+    """Returns a model of this library from a file that `model.save` wrote."""
     if arguments:
         given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
         raise ValueError(f"{path} holds a whole model, which takes no further arguments. Received: {given}")

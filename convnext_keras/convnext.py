@@ -50,11 +50,11 @@ class BuildContext(NamedTuple):
     dtype: Any
 
     def layer_name(self, role: str, stage: int = 0, block: int = 0) -> str:
-        """The name of a layer of the model."""
+        """Returns the name of a layer of the model."""
         return f"{self.name}_{LayerName(role, stage, block)}"
 
     def norm(self, name: str | None = None, dtype: Any = None, epsilon: float | None = None) -> keras.Layer:
-        """A new norm of the variant's kind."""
+        """Returns a new norm of the variant's kind."""
         return NORMS[self.variant.norm](epsilon=epsilon or self.variant.epsilon, name=name, dtype=dtype or self.dtype)
 
     @property
@@ -63,7 +63,7 @@ class BuildContext(NamedTuple):
         return {"kernel_initializer": Normal(), "use_bias": self.variant.conv_bias, "dtype": self.dtype}
 
     def dense(self, units: int, name: str, activation: Any = "linear", dtype: Any = None) -> keras.Layer:
-        """A new dense layer, with an initializer of its own: one that layers share gives all the same numbers."""
+        """Returns a new dense layer, with an initializer of its own: one that layers share gives all the same numbers."""
         options: dict[str, Any] = {"kernel_initializer": Normal(), "dtype": dtype or self.dtype}
         return FusedDense(units, activation=activation, name=name, **options)
 
@@ -75,15 +75,15 @@ class BuildContext(NamedTuple):
 
 
 def convnext_block(inputs, stage: int, block: int, drop_path_rate: float, design: BuildContext, dilation_rate: int = 1):
-    """One residual block: depthwise convolution, norm, and two pointwise layers with four times the channels between.
+    """Returns one residual block: depthwise convolution, norm, and two pointwise layers with four times the channels between.
 
     Args:
         inputs: `(N, H, W, C)`.
         stage: 0 to 3.
-        block: in its stage, from 0.
-        drop_path_rate: probability 0..1 with which a sample skips the block in training.
-        design: of the whole model.
-        dilation_rate: distance between positions of the depthwise kernel, in pixels.
+        block: Block in its stage, from 0.
+        drop_path_rate: Probability 0..1 with which a sample skips the block in training.
+        design: Design of the whole model.
+        dilation_rate: Distance between positions of the depthwise kernel, in pixels.
 
     Returns:
         `(N, H, W, C)`.
@@ -116,8 +116,8 @@ def convnext_stage(inputs, stage: int, drop_path_rates: list[float], design: Bui
     Args:
         inputs: `(N, H, W, C)` with the channels of the stage before.
         stage: 0 to 3.
-        drop_path_rates: one for each block.
-        design: of the whole model.
+        drop_path_rates: One for each block.
+        design: Design of the whole model.
         dilation_rate: 1 to halve height and width; otherwise they stay, and the kernels are spread so far in place.
 
     Returns:
@@ -139,7 +139,7 @@ def convnext_stage(inputs, stage: int, drop_path_rates: list[float], design: Bui
 
 
 def convnext_stem(inputs, design: BuildContext):
-    """Pixels to the first stage's channels: `(N, H, W, 3)` -> `(N, H // 4, W // 4, dims[0])`."""
+    """Returns pixels to the first stage's channels: `(N, H, W, 3)` -> `(N, H // 4, W // 4, dims[0])`."""
     dtype, variant, name = design.dtype, design.variant, design.layer_name
     if variant.stem == "patch":
         options = {"strides": variant.patch_size, "name": name("stem_conv"), **design.convolution, **CHANNELS_LAST}
@@ -181,7 +181,7 @@ def convnext_model(
     classes: int | None,
     activation,
 ) -> ConvNeXtModel:
-    """The whole network from `inputs` in Keras' data format; without statistics or classes it has no such layers."""
+    """Returns the whole network from `inputs` in Keras' data format; without statistics or classes it has no such layers."""
     first = keras.config.image_data_format() == "channels_first"
     x = layers.Permute((2, 3, 1), name=design.layer_name("channels_last"))(inputs) if first else inputs
     if statistics is not None:
@@ -221,28 +221,28 @@ def ConvNeXt(  # noqa: N802 - named like the constructors of keras.applications
     dtype: Any = None,
     **architecture: Unpack[ConvNeXtOptions],
 ) -> ConvNeXtModel:
-    """A ConvNeXt of any depths and widths.
+    """Returns a ConvNeXt of any depths and widths.
 
     Args:
-        depths: blocks in each stage.
-        dims: channels in each stage.
-        include_top: whether the classifier is part of the model.
-        include_preprocessing: whether the model normalizes pixels of 0..255; if not, see `preprocessing.normalize`.
+        depths: Blocks in each stage.
+        dims: Channels in each stage.
+        include_top: Whether the classifier is part of the model.
+        include_preprocessing: Whether the model normalizes pixels of 0..255; if not, see `preprocessing.normalize`.
         weights: None for random ones, a path to a file (see `load_weights`), a `WeightSet`, or a folder or repository
             of the hub, `"hf://owner/name"`, that describes the same architecture.
-        input_tensor: output of a Keras layer to start from.
+        input_tensor: Output of a Keras layer to start from.
         input_shape: `(H, W, 3)` in pixels; height and width may be None.
-        pooling: without the top: None for the last feature map, or a key of `layers.POOLINGS` for one vector an image.
-        classes: width of the classifier.
-        classifier_activation: of the classifier; None for logits.
-        name: of the model and, followed by `_`, of all its layers.
-        drop_path_rate: probability 0..1 of the last block; it rises linearly from 0 in the first one.
-        layer_scale_init_value: see `LayerScale`; None for blocks without it.
-        output_stride: pixels of the input for one of the last feature map: 8, 16 or 32 (None) for the published
+        pooling: Without the top: None for the last feature map, or a key of `layers.POOLINGS` for one vector an image.
+        classes: Width of the classifier.
+        classifier_activation: Classifier activation of the classifier; None for logits.
+        name: Name of the model and, followed by `_`, of all its layers.
+        drop_path_rate: Probability 0..1 of the last block; it rises linearly from 0 in the first one.
+        layer_scale_init_value: See `LayerScale`; None for blocks without it.
+        output_stride: Pixels of the input for one of the last feature map: 8, 16 or 32 (None) for the published
             variants. Below 32, the last stages keep their resolution with dilated kernels, for dense prediction.
         dtype: Type or policy of the layers, such as `"mixed_bfloat16"`. None for Keras' global policy. Under all 16-bit
             policies, also the pure `"bfloat16"`, the normalization of pixels and the head compute in float32.
-        **architecture: other attributes of `ConvNeXtConfig`.
+        **architecture: Other attributes of `ConvNeXtConfig`.
 
     Returns:
         A functional model from `(N, H, W, 3)` to `(N, classes)`, or to features `(N, H // 32, W // 32, dims[-1])` or
@@ -250,8 +250,8 @@ def ConvNeXt(  # noqa: N802 - named like the constructors of keras.applications
         from.
 
     Raises:
-        ValueError: if an argument is not valid; nothing is fetched then.
-        WeightsError: if the file cannot be had or does not fit.
+        ValueError: If an argument is not valid; nothing is fetched then.
+        WeightsError: If the file cannot be had or does not fit.
 
     Example:
         >>> ConvNeXt((1, 1, 2, 1), (16, 32, 64, 128), classes=10).output_shape

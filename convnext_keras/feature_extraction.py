@@ -12,18 +12,18 @@ from convnext_keras.surgery import clone_graph, to_functional
 
 
 def feature_extractor(model: keras.Model, stages: Sequence[int] = (0, 1, 2, 3)) -> ConvNeXtModel:
-    """A model that gives the outputs of stages, which shares the layers and weights of `model`.
+    """Returns a model that gives the outputs of stages, which shares the layers and weights of `model`.
 
     Args:
-        model: a model of this library, or one built on it, such as `Sequential([backbone, head])`.
-        stages: which ones, 0 to 3, in the order wanted.
+        model: A model of this library, or one built on it, such as `Sequential([backbone, head])`.
+        stages: Stages which ones, 0 to 3, in the order wanted.
 
     Returns:
         A model with a list of outputs `(N, H / s, W / s, dims[stage])`, where `s` is 4, 8, 16, 32 (at most the model's
         `output_stride`); channels last, as the stages compute.
 
     Raises:
-        ValueError: if the model has no such stage.
+        ValueError: If the model has no such stage.
 
     Example:
         >>> from convnext_keras import ConvNeXtTiny
@@ -52,15 +52,15 @@ class FeatureExtractor(ConvNeXtModel):
     """
 
     def call(self, *arguments: Any, **options: Any) -> list[Any]:
-        """Outputs of the stages."""
+        """Returns outputs of the stages."""
         return _as_list(super().call(*arguments, **options))
 
     def compute_output_spec(self, *arguments: Any, **options: Any) -> list[Any]:
-        """Shapes and types of what `call` gives."""
+        """Returns shapes and types of what `call` gives."""
         return _as_list(super().compute_output_spec(*arguments, **options))
 
     def predict_step(self, *arguments: Any) -> list[Any]:
-        """Outputs of a batch."""
+        """Returns outputs of a batch."""
         return _as_list(super().predict_step(*arguments))
 
 
@@ -69,14 +69,14 @@ def _as_list(outputs: Any) -> list[Any]:
 
 
 def split_at_stage(model: keras.Model, stage: int) -> tuple[keras.Model, keras.Model]:
-    """A model in two, which share its layers: from its input to the output of a stage, and from there to its output.
+    """Returns a model in two, which share its layers: from its input to the output of a stage, and from there to its output.
 
     Args:
-        model: see `feature_extractor`.
+        model: See `feature_extractor`.
         stage: 0 to 3.
 
     Raises:
-        ValueError: if the model has no such stage.
+        ValueError: If the model has no such stage.
 
     Example:
         >>> from convnext_keras import create_model
@@ -105,7 +105,7 @@ def split_at_stage(model: keras.Model, stage: int) -> tuple[keras.Model, keras.M
 
 
 def _nested_with_stages(model: keras.Model) -> keras.Model | None:
-    """The layer that is a model with stages; None if the model has them itself, or there is none."""
+    """Returns the layer that is a model with stages; None if the model has them itself, or there is none."""
     if any(
         reading and reading[1].role == "add" for reading in (parse_layer_name(layer.name) for layer in model.layers)
     ):
@@ -115,7 +115,7 @@ def _nested_with_stages(model: keras.Model) -> keras.Model | None:
 
 
 def stage_outputs(model: keras.Model) -> tuple[Any, dict[int, Any]]:
-    """The input of a model, and the output of each stage in it or in a model that is one of its layers."""
+    """Returns the input of a model, and the output of each stage in it or in a model that is one of its layers."""
     last_blocks = {}
     for layer in model.layers:
         reading = parse_layer_name(layer.name)

@@ -15,7 +15,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     that folder are moved too, before the one that is named. After an error, nothing is left and `path` is unchanged.
 
     Args:
-        path: the file or folder to write; one that exists is replaced.
+        path: The file or folder to write; one that exists is replaced.
 
     Example:
         >>> with atomic_path(Path("results.json")) as partial:

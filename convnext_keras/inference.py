@@ -18,7 +18,7 @@ class BatchRunner:
     """A model with one input and one output as a function of arrays: `(N, ...)` -> `(N, D)` float32.
 
     Args:
-        model: a functional model. It may be trained or loaded anew between calls.
+        model: A functional model. It may be trained or loaded anew between calls.
     """
 
     def __init__(self, model: keras.Model) -> None:
@@ -45,8 +45,8 @@ def pad_batch(inputs: np.ndarray, batch_size: int, steps: int = 1) -> np.ndarray
 
     Args:
         inputs: `(N, ...)`.
-        batch_size: most rows.
-        steps: numbers between a power of two and the next: 1 for the powers alone; with 4, 16 is followed by 20.
+        batch_size: Maximum number of rows.
+        steps: Numbers between a power of two and the next: 1 for the powers alone; with 4, 16 is followed by 20.
     """
     power = 1 << (len(inputs) - 1).bit_length()
     step = max(1, power // (2 * steps))
@@ -64,11 +64,11 @@ def trim_padding(tokens: np.ndarray, end: int) -> np.ndarray:
 
 
 def l2_normalize(vectors: np.ndarray) -> np.ndarray:
-    """Vectors `(..., D)` divided by their lengths."""
+    """Returns vectors `(..., D)` divided by their lengths."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities over the last axis, `(..., C)` -> `(..., C)` float32."""
+    """Returns probabilities over the last axis, `(..., C)` -> `(..., C)` float32."""
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True, initial=-np.inf))
     return (powers / powers.sum(axis=-1, keepdims=True)).astype("float32")

@@ -24,7 +24,7 @@ class Normal(keras.initializers.RandomNormal):
         super().__init__(mean, stddev, seed)
 
     def __call__(self, shape: Any, dtype: Any = None) -> Any:
-        """Values of a shape: the same for a seed on any number of devices."""
+        """Returns values of a shape: the same for a seed on any number of devices."""
         seed: Any = self.seed
         if not (backend.random_ops_recompile and isinstance(seed, int)):
             return super().__call__(shape, dtype)

@@ -73,10 +73,10 @@ class LayerName(NamedTuple):
     """What a layer is for, and where it stands; `str` writes its name without the model's own.
 
     Attributes:
-        role: a key of `TEMPLATES`; the whole name for a layer that is not the model's.
-        stage: of a block, from 0; of a downsampling layer, the stage before it.
-        block: in its stage, or in the text tower, from 0.
-        is_custom: whether it is a layer of the user's, or of another model.
+        role: A key of `TEMPLATES`; the whole name for a layer that is not the model's.
+        stage: Stage of a block, from 0; of a downsampling layer, the stage before it.
+        block: Block in its stage, or in the text tower, from 0.
+        is_custom: Whether it is a layer of the user's, or of another model.
 
     Example:
         >>> str(LayerName("depthwise_conv", stage=2, block=1))
@@ -100,12 +100,12 @@ LAST_NORM = LayerName("head_layernorm")
 
 @functools.cache
 def _template_parts(template: str) -> tuple[tuple[str, str | None], ...]:
-    """The literal parts of a template, each with the number that follows it, the last first."""
+    """Returns the literal parts of a template, each with the number that follows it, the last first."""
     return tuple((literal, field) for literal, field, _, _ in reversed([*string.Formatter().parse(template)]))
 
 
 def _unformat(template: str, name: str) -> tuple[str, dict[str, int]] | None:
-    """The reverse of `template.format`: what stands before the template in a name, and the template's numbers.
+    """Returns the reverse of `template.format`: what stands before the template in a name, and the template's numbers.
 
     Example:
         >>> _unformat("stage_{stage}_add", "tiny_stage_3_add")
@@ -141,14 +141,14 @@ def parse_layer_name(name: str) -> tuple[str, LayerName] | None:
 
 
 def parse_layer_names(layers: Mapping[str, bool]) -> dict[str, LayerName]:
-    """The layers of a model, or of a file that one was saved to, as the table has them.
+    """Returns the layers of a model, or of a file that one was saved to, as the table has them.
 
     The prefix is that of the first block; layers with another one, and the user's own, are foreign. Keras
     leaves the last norm of a model without a top unnamed, so it is known by its place: the first norm behind the last
     block.
 
     Args:
-        layers: for each layer's name, in the order of the graph, whether the layer is a norm.
+        layers: Layers for each layer's name, in the order of the graph, whether the layer is a norm.
 
     Example:
         >>> parse_layer_names({"a_stage_0_block_0_add": False, "layer_normalization_7": True})["layer_normalization_7"]

@@ -26,12 +26,12 @@ class DepthwiseConvolution(layers.Conv2D):
     `keras.layers.Conv2D(C, kernel_size, padding="same", groups=C)`, whose outputs and gradients it equals.
 
     Args:
-        filters: number of channels `C`, of the input and of the output.
-        kernel_size: odd height and width in pixels.
-        **kwargs: the other arguments of `keras.layers.Conv2D`, but for strides, padding, groups and data format.
+        filters: Number of channels `C`, of the input and of the output.
+        kernel_size: Odd height and width in pixels.
+        **kwargs: The other arguments of `keras.layers.Conv2D`, but for strides, padding, groups and data format.
 
     Raises:
-        ValueError: if a kernel size is even.
+        ValueError: If a kernel size is even.
 
     Example:
         >>> tuple(DepthwiseConvolution(96, 7)(keras.ops.ones((1, 8, 8, 96))).shape)
@@ -96,7 +96,7 @@ class LayerScale(layers.Layer):
     """Multiplies each channel by a learned factor: `(..., C)` -> `(..., C)` (https://arxiv.org/abs/2103.17239v2).
 
     Args:
-        init_value: the factors at the start of training; small, so that each block starts near the identity.
+        init_value: The factors at the start of training; small, so that each block starts near the identity.
     """
 
     def __init__(self, init_value: float, **kwargs):
@@ -122,7 +122,7 @@ class GlobalResponseNormalization(layers.Layer):
     """Lets channels compete by their norms: `(N, H, W, C)` -> `(N, H, W, C)` (https://arxiv.org/abs/2301.00808v1).
 
     Args:
-        epsilon: added to the mean norm that divides.
+        epsilon: Added to the mean norm that divides.
     """
 
     def __init__(self, epsilon: float = 1e-6, **kwargs):
@@ -154,7 +154,7 @@ class SimpleNormalization(layers.Layer):
     The norm of timm's zepto models, there named SimpleNorm: the variance is the unbiased one, over `C - 1`.
 
     Args:
-        epsilon: added to the variance.
+        epsilon: Added to the variance.
     """
 
     def __init__(self, epsilon: float = 1e-6, **kwargs):
@@ -178,19 +178,19 @@ class SimpleNormalization(layers.Layer):
 
 @register
 def gelu_tanh(inputs):
-    """The tanh approximation of GELU, of the same shape; the family's own activation is the exact one."""
+    """Returns the tanh approximation of GELU, of the same shape; the family's own activation is the exact one."""
     return ops.gelu(inputs, approximate=True)
 
 
 @register
 def quick_gelu(inputs):
-    """The sigmoid approximation of GELU that OpenAI's CLIP has."""
+    """Returns the sigmoid approximation of GELU that OpenAI's CLIP has."""
     return inputs * ops.sigmoid(1.702 * inputs)
 
 
 @register
 def leaky_relu(inputs):
-    """The leaky ReLU with PyTorch's slope of 0.01; Keras' own has 0.2."""
+    """Returns the leaky ReLU with PyTorch's slope of 0.01; Keras' own has 0.2."""
     return ops.leaky_relu(inputs, negative_slope=0.01)
 
 
@@ -205,7 +205,7 @@ class AverageMaxPooling2D(layers.Layer):
     """Mean and maximum over all positions: `(N, H, W, C)` -> `(N, C)`, their mean, or `(N, 2 C)`, side by side.
 
     Args:
-        concatenate: whether both are kept, the mean first.
+        concatenate: Whether both are kept, the mean first.
         data_format: `"channels_last"`, the only one.
     """
 

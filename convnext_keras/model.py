@@ -31,7 +31,7 @@ class ConvNeXtModel(keras.Model):
     pretrained_info: PretrainedInfo | None = None
 
     def predict_step(self, *arguments: Any) -> Any:
-        """Outputs of a batch, which is the last argument; JAX has the model's state before it."""
+        """Returns outputs of a batch, which is the last argument; JAX has the model's state before it."""
         if backend.predict_batch is None:
             return super().predict_step(*arguments)
         return backend.predict_batch(self, keras.utils.unpack_x_y_sample_weight(arguments[-1])[0])
@@ -52,12 +52,12 @@ class ConvNeXtModel(keras.Model):
         return super().predict(x, batch_size, verbose, steps, callbacks)
 
     def get_config(self) -> dict[str, Any]:
-        """The functional model's configuration and the pretrained_info."""
+        """Returns the functional model's configuration and the pretrained_info."""
         return {**super().get_config(), "pretrained_info": self.pretrained_info and self.pretrained_info.to_config()}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> keras.Model:
-        """The reverse of `get_config`."""
+        """Returns the reverse of `get_config`."""
         pretrained_info = config.get("pretrained_info")
         functional = {key: value for key, value in config.items() if key != "pretrained_info"}
         model = super().from_config(functional, custom_objects)

@@ -19,16 +19,16 @@ class Classifier:
     """A classifier behind the same queue as an image tower: pixels to probabilities of its own classes.
 
     Args:
-        model: a classifier of this library, or an exported one.
-        name: that clients call it by.
+        model: A classifier of this library, or an exported one.
+        name: Name that clients call it by.
 
     Attributes:
-        transform: the evaluation transform.
-        classes: each as `(identifier, name)`.
-        streams: batches that may run at a time.
+        transform: The evaluation transform.
+        classes: Each as `(identifier, name)`.
+        streams: Batches that may run at a time.
 
     Raises:
-        ValueError: if the model is none.
+        ValueError: If the model is none.
     """
 
     streams = 1
@@ -49,21 +49,21 @@ class Classifier:
         self.classes = tuple((known and known.class_names) or ((str(number),) * 2 for number in range(self.embed_dim)))
 
     def encode_pixels(self, pixels: np.ndarray, batch_size: int) -> np.ndarray:
-        """Probabilities `(N, classes)` of at most `batch_size` images."""
+        """Returns probabilities `(N, classes)` of at most `batch_size` images."""
         scores = self.run(pad_batch(pixels, batch_size))[: len(pixels)]
         return softmax(scores) if self.is_logits else scores
 
 
 def load_predictor(name: str, runtime: str | None = None, streams: int = 1) -> clip.DualEncoder | Classifier:
-    """A model by its name: a weight set, a `.keras` file, a repository or folder, or what `export` wrote.
+    """Returns a model by its name: a weight set, a `.keras` file, a repository or folder, or what `export` wrote.
 
     Args:
-        name: of the model.
-        runtime: to run a ConvNeXt-CLIP by; see `create_app`.
-        streams: of that engine; see `create_app`.
+        name: Name of the model.
+        runtime: Runtime to run a ConvNeXt-CLIP by; see `create_app`.
+        streams: Streams of that engine; see `create_app`.
 
     Raises:
-        ValueError: if there is no such model, or it cannot be run so.
+        ValueError: If there is no such model, or it cannot be run so.
     """
     if is_exported_clip(name):
         exported = ExportedCLIP(name, streams)
@@ -83,7 +83,7 @@ def load_predictor(name: str, runtime: str | None = None, streams: int = 1) -> c
 
 
 def is_clip_name(name: str) -> bool:
-    """Whether a name is of a ConvNeXt-CLIP; one that classifiers have too, such as `"convnext_base"`, is here."""
+    """Returns whether a name is of a ConvNeXt-CLIP; one that classifiers have too, such as `"convnext_base"`, is here."""
     if is_exported_model(name) or Path(name).suffix == ".keras":
         return False
     known = checkpoints.find_weight_set(name, checkpoints.CLIP_REGISTRY) or checkpoints.default_weight_set(

@@ -13,10 +13,10 @@ from convnext_keras.model import ConvNeXtModel
 
 
 def to_functional(model: keras.Model) -> keras.Model:
-    """The model itself, or a functional one with the layers of a `Sequential`.
+    """Returns the model itself, or a functional one with the layers of a `Sequential`.
 
     Raises:
-        ValueError: if it is not built yet.
+        ValueError: If it is not built yet.
     """
     if not isinstance(model, keras.Sequential):
         return model
@@ -30,27 +30,27 @@ def to_functional(model: keras.Model) -> keras.Model:
 def clone_graph(
     model: keras.Model, make: Callable[[keras.Layer], keras.Layer], call: Callable[..., Any]
 ) -> keras.Model:
-    """The graph of a functional model once more, from new inputs.
+    """Returns the graph of a functional model once more, from new inputs.
 
     Args:
-        model: the model.
-        make: gives the layer that takes a layer's place, which may be the same.
-        call: is given that layer and the layer's arguments, and returns the outputs.
+        model: The model.
+        make: Gives the layer that takes a layer's place, which may be the same.
+        call: Is given that layer and the layer's arguments, and returns the outputs.
     """
     return keras.models.clone_model(model, clone_function=make, call_function=call)
 
 
 def flatten_layers(model: keras.Model) -> list[keras.Layer]:
-    """The layers of a model and of the models in it, without these models themselves."""
+    """Returns the layers of a model and of the models in it, without these models themselves."""
     nested = ([*flatten_layers(layer)] if isinstance(layer, keras.Model) else [layer] for layer in model.layers)
     return [layer for layers in nested for layer in layers]
 
 
 def merge_lora(model: keras.Model) -> keras.Model:
-    """A copy of a model in which low-rank updates (https://arxiv.org/abs/2106.09685v2) are part of the kernels.
+    """Returns a copy of a model in which low-rank updates (https://arxiv.org/abs/2106.09685v2) are part of the kernels.
 
     Args:
-        model: any functional model, with layers on which `enable_lora` was called; the model itself if there are none.
+        model: Any functional model, with layers on which `enable_lora` was called; the model itself if there are none.
 
     Returns:
         A model with the same outputs and the weights that it had before `enable_lora`, which can be folded, averaged,
@@ -97,14 +97,14 @@ def require_deterministic(model: keras.Model) -> None:
 
 
 def average_weights(models: Sequence[keras.Model], weights: Sequence[float] | None = None) -> keras.Model:
-    """A new model whose weights are the mean of others', a soup (https://arxiv.org/abs/2203.05482v3).
+    """Returns a new model whose weights are the mean of others', a soup (https://arxiv.org/abs/2203.05482v3).
 
     Args:
-        models: of one architecture, tuned from the same weights; low-rank updates are merged first.
-        weights: of the mean, which sum to 1; None for equal ones.
+        models: Models of one architecture, tuned from the same weights; low-rank updates are merged first.
+        weights: Weights of the mean, which sum to 1; None for equal ones.
 
     Raises:
-        ValueError: if the models differ in their sizes, or the weights are not valid.
+        ValueError: If the models differ in their sizes, or the weights are not valid.
 
     Example:
         >>> from convnext_keras import create_model
@@ -129,7 +129,7 @@ def average_weights(models: Sequence[keras.Model], weights: Sequence[float] | No
 
 
 def _mean(values: Sequence[np.ndarray], parts: Sequence[float]) -> np.ndarray:
-    """The weighted mean, exact where one has all of the weight; of whole numbers, which count, the first."""
+    """Returns the weighted mean, exact where one has all of the weight; of whole numbers, which count, the first."""
     if values[0].dtype.kind in "iu":
         return values[0]
     chosen = [(value, part) for value, part in zip(values, parts, strict=True) if part]
@@ -141,21 +141,21 @@ Blocks = dict[tuple[str, int, int], dict[str, keras.Layer]]
 
 
 def fold_for_inference(model: keras.Model) -> keras.Model:
-    """A copy of a model with the same outputs and fewer operations, for inference.
+    """Returns a copy of a model with the same outputs and fewer operations, for inference.
 
     In each block the layer scale goes into the dense layer before it, and the factors and offsets of the layer norm
     into the dense layer after it; stochastic depth and layers that do nothing are left out. The copy is not meant for
     training, and files of weights do not fit it: load first, then fold.
 
     Args:
-        model: a model of this library, or one built on it, in which blocks are layers of the model itself or of a
+        model: A model of this library, or one built on it, in which blocks are layers of the model itself or of a
             nested one.
 
     Returns:
         A new model whose outputs differ by the order of float32 sums, about 1e-6 of the largest.
 
     Raises:
-        ValueError: if there is nothing to fold.
+        ValueError: If there is nothing to fold.
 
     Example:
         >>> from convnext_keras import create_model, fold_for_inference
@@ -182,7 +182,7 @@ def fold_for_inference(model: keras.Model) -> keras.Model:
 
 
 def _block_key(layer: keras.Layer) -> tuple[tuple[str, int, int], str]:
-    """The block that a layer is in, by its prefix, stage and number, and its role."""
+    """Returns the block that a layer is in, by its prefix, stage and number, and its role."""
     prefix, name = parse_layer_name(layer.name) or ("", LayerName(layer.name, is_custom=True))
     return (prefix, name.stage, name.block), name.role
 
@@ -197,7 +197,7 @@ def _group_by_block(model: keras.Model) -> Blocks:
 
 
 def _without_scales(model: keras.Model) -> keras.Model:
-    """The same graph with new layers, without what `fold_for_inference` leaves out."""
+    """Returns the same graph with new layers, without what `fold_for_inference` leaves out."""
 
     def made(layer: keras.Layer) -> keras.Layer:
         if isinstance(layer, keras.Model) and _group_by_block(layer):
@@ -214,7 +214,7 @@ def _without_scales(model: keras.Model) -> keras.Model:
 
 
 def _does_nothing(layer: keras.Layer) -> bool:
-    """Whether inference gives what goes in, or does so once the layer is folded."""
+    """Returns whether inference gives what goes in, or does so once the layer is folded."""
     linear = isinstance(layer, layers.Activation) and layer.activation is keras.activations.linear
     return linear or isinstance(layer, layers.Dropout | LayerScale)
 
@@ -243,7 +243,7 @@ FLOAT32_ROLES = {"prestem_normalization", "channels_first", *HEAD_ROLES, *TEXT_H
 
 
 def cast_to_bfloat16(model: keras.Model) -> keras.Model:
-    """A copy of a model with weights of half the size, but for the head's, and outputs in float32."""
+    """Returns a copy of a model with weights of half the size, but for the head's, and outputs in float32."""
     narrow = _cast_layers(model)
     pairs = ([layer for layer in flatten_layers(part) if layer.weights] for part in (narrow, model))
     for new, old in zip(*pairs, strict=True):

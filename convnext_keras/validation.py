@@ -53,7 +53,7 @@ def validate_name(name: Any) -> None:
 
 
 def suggestion(given: Any, known: Iterable[str]) -> str:
-    """A sentence with the known name that is most like the given one, after a blank; empty if none is like it.
+    """Returns a sentence with the known name that is most like the given one, after a blank; empty if none is like it.
 
     Example:
         >>> suggestion("convnext_tinny", ["convnext_tiny", "convnext_base"])
@@ -64,7 +64,7 @@ def suggestion(given: Any, known: Iterable[str]) -> str:
 
 
 def format_choices(words: Iterable[Any]) -> str:
-    """Words for a sentence.
+    """Returns words for a sentence.
 
     Example:
         >>> format_choices([None, "avg", "max"])
@@ -86,10 +86,10 @@ def validate_constructor_args(
 
     Args:
         pooling: None or one of `poolings`.
-        poolings: the valid ones.
-        classes: a positive whole number.
-        classifier_activation: anything that `keras.activations.get` knows, or one of `activations`.
-        activations: those that pretrained weights can be used with; None for any.
+        poolings: The valid ones.
+        classes: A positive whole number.
+        classifier_activation: Anything that `keras.activations.get` knows, or one of `activations`.
+        activations: Those that pretrained weights can be used with; None for any.
         drop_path_rate: 0 or more, below 1.
     """
     if pooling not in (None, *poolings):
@@ -108,7 +108,7 @@ def validate_constructor_args(
 
 
 def resolve_output_stride(output_stride: int | None, first: int, full: int) -> int:
-    """The stride of the last feature map: None stands for `full`, and the `first` stage's cannot be undercut."""
+    """Returns the stride of the last feature map: None stands for `full`, and the `first` stage's cannot be undercut."""
     valid = tuple(stride for stride in (full // 4, full // 2, full) if stride > first) or (full,)
     if output_stride is not None and output_stride not in valid:
         raise ValueError(f"output_stride must be None or one of {valid}. Received: output_stride={output_stride!r}")
@@ -116,7 +116,7 @@ def resolve_output_stride(output_stride: int | None, first: int, full: int) -> i
 
 
 def image_shape(size: int | tuple[int, int] | None, channels: int = 3) -> tuple[int | None, ...]:
-    """The shape of images of a height and width, or of a square size, in Keras' data format."""
+    """Returns the shape of images of a height and width, or of a square size, in Keras' data format."""
     height, width = size if isinstance(size, tuple) else (size, size)
     last = keras.config.image_data_format() == "channels_last"
     return (height, width, channels) if last else (channels, height, width)
@@ -125,18 +125,18 @@ def image_shape(size: int | tuple[int, int] | None, channels: int = 3) -> tuple[
 def get_input_tensor(
     input_tensor: Any, input_shape: Any, default_size: int | tuple[int, int] | None, minimum: int, channels: int = 3
 ) -> Any:
-    """The tensor that a model starts from: `input_tensor`, or a new input of `input_shape`.
+    """Returns the tensor that a model starts from: `input_tensor`, or a new input of `input_shape`.
 
     Args:
-        input_tensor: output of a Keras layer, or None.
+        input_tensor: Output of a Keras layer, or None.
         input_shape: `(H, W, C)` in pixels, `(C, H, W)` if Keras is set to channels first, or None; None stands for any
             height or width.
-        default_size: height and width of a new input if `input_shape` is None, None for any.
-        minimum: the smallest height and width that the model can take.
+        default_size: Height and width of a new input if `input_shape` is None, None for any.
+        minimum: The smallest height and width that the model can take.
         channels: Number of channels of a new input if `input_shape` is None.
 
     Raises:
-        ValueError: if the two disagree, or the shape cannot be used.
+        ValueError: If the two disagree, or the shape cannot be used.
     """
     if input_tensor is not None and not keras.backend.is_keras_tensor(input_tensor):
         raise ValueError(

@@ -7,12 +7,12 @@ from keras import ops
 
 
 def to_float32(tensor):
-    """The tensor in at least float32: sums of many 16-bit numbers lose digits and overflow."""
+    """Returns the tensor in at least float32: sums of many 16-bit numbers lose digits and overflow."""
     return ops.cast(tensor, keras.backend.result_type(tensor.dtype, "float32"))
 
 
 def with_bias(outputs, bias):
-    """The sum of `(N, H, W, C)` and `(C,)`, or the former alone if there is no bias."""
+    """Returns the sum of `(N, H, W, C)` and `(C,)`, or the former alone if there is no bias."""
     return outputs if bias is None else outputs + bias
 
 
@@ -58,7 +58,7 @@ def shifted_depthwise(inputs, kernel, dilation_rate: int):
     Args:
         inputs: `(N, H, W, C)`.
         kernel: `(kh, kw, 1, C)`, both sizes odd.
-        dilation_rate: distance between kernel positions, in pixels.
+        dilation_rate: Distance between kernel positions, in pixels.
 
     Returns:
         `(N, H, W, C)` in the type of `inputs`.
@@ -79,12 +79,12 @@ def shifted_depthwise(inputs, kernel, dilation_rate: int):
 
 
 def depthwise_native(inputs, kernel, bias, dilation_rate: int):
-    """The backend's own convolution with one group a channel."""
+    """Returns the backend's own convolution with one group a channel."""
     options = {"padding": "same", "data_format": "channels_last", "dilation_rate": dilation_rate}
     return with_bias(ops.conv(inputs, kernel, **options), bias)
 
 
 def map_microbatches(function, rows, count: int):
-    """A function of `count` equal parts of the rows, one after another, in one array."""
+    """Returns a function of `count` equal parts of the rows, one after another, in one array."""
     parts: Any = ops.split(rows, count)
     return ops.concatenate([function(part) for part in parts])

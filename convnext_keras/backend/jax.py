@@ -12,7 +12,7 @@ from convnext_keras.backend.common import depthwise_native, shifted_depthwise, w
 
 @functools.cache
 def _compiled_depthwise(dilation_rate: int):
-    """A function of inputs and kernel, compiled even in a direct call of a model; inside a program it dissolves."""
+    """Returns a function of inputs and kernel, compiled even in a direct call of a model; inside a program it dissolves."""
 
     def convolve(inputs, kernel):
         return jax.lax.platform_dependent(
@@ -32,7 +32,7 @@ def depthwise(inputs, kernel, bias, dilation_rate: int):
 
 @jax.custom_vjp
 def _matmul_f32_accumulate(rows, kernel):
-    """The product of bfloat16 matrices in float32, and gradients by products of bfloat16 again.
+    """Returns the product of bfloat16 matrices in float32, and gradients by products of bfloat16 again.
 
     XLA for CPUs hands such products to the processor's instructions. It converts the matrices of others to float32.
     """
@@ -53,7 +53,7 @@ _matmul_f32_accumulate.defvjp(
 
 @functools.lru_cache(maxsize=64)
 def _compiled_dense(activation):
-    """A function of inputs, kernel and bias, as `_compiled_depthwise` is one."""
+    """Returns a function of inputs, kernel and bias, as `_compiled_depthwise` is one."""
 
     def plain(rows, kernel, bias):
         return activation(rows @ kernel + bias)

@@ -33,14 +33,14 @@ def _layer_norm(inputs, gamma, beta, epsilon: float):
 
 
 def to_openvino_graph(model: keras.Model, inputs: Any = None) -> openvino.Model:
-    """The model as OpenVINO's graph, for any number of rows.
+    """Returns the model as OpenVINO's graph, for any number of rows.
 
     Args:
-        model: a functional model.
-        inputs: with shapes and types; those of the model if None.
+        model: A functional model.
+        inputs: Inputs with shapes and types; those of the model if None.
 
     Raises:
-        ImportError: if Keras has no such class of nodes any more.
+        ImportError: If Keras has no such class of nodes any more.
     """
     if core is None:
         raise ImportError("This version of Keras does not show OpenVINO's nodes. Use another version, or format.")
@@ -61,8 +61,8 @@ class CompiledModels(NamedTuple):
     """What a model was compiled to.
 
     Attributes:
-        values: of its weights then.
-        by_shape: programs by the types of the inputs and the shapes of their rows.
+        values: Values of its weights then.
+        by_shape: Programs by the types of the inputs and the shapes of their rows.
     """
 
     values: list[Any]
@@ -74,7 +74,7 @@ _compiled_models: weakref.WeakKeyDictionary[keras.Model, CompiledModels] = weakr
 
 
 def _predict_batch(model: keras.Model, inputs: Any) -> Any:
-    """Outputs for `predict`, in the precision that OpenVINO chooses; compiled anew if the weights have other values."""
+    """Returns outputs for `predict`, in the precision that OpenVINO chooses; compiled anew if the weights have other values."""
     values = [variable.value for variable in model.weights]
     known = _compiled_models.get(model)
     if known is None or [*map(id, known.values)] != [*map(id, values)]:
@@ -90,13 +90,13 @@ def _predict_batch(model: keras.Model, inputs: Any) -> Any:
 
 
 def _compile_model(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
-    """The model as OpenVINO compiles it for any number of rows, in float32."""
+    """Returns the model as OpenVINO compiles it for any number of rows, in float32."""
     program = openvino.compile_model(to_openvino_graph(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda inputs: program(inputs)[0]
 
 
 def _run_compiled(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
-    """The model called directly, which Keras computes in float32."""
+    """Returns the model called directly, which Keras computes in float32."""
     return lambda inputs: np.asarray(keras.ops.convert_to_numpy(model(inputs, training=False)))
 
 

@@ -29,8 +29,8 @@ def convert_to_nchw(graph: openvino.Model) -> None:
     """Changes a graph of channels-last tensors: the same inputs and outputs, but few transpositions between.
 
     Args:
-        graph: with any shapes, also free ones; changed in place. Operations that are not known here get their inputs as
-            they were.
+        graph: Graph with any shapes, also free ones; changed in place. Operations that are not known here get their
+            inputs as they were.
     """
     first: NchwOutputs = {}
     straight: dict[Output, Output] = {}  # what transpositions to channels first gave, and what is that without them
@@ -88,7 +88,7 @@ def _rank(port: Output) -> int | None:
 
 
 def _matmul_to_conv(node: Node, inputs: list[Output], first: NchwOutputs) -> bool:
-    """A product of each position's channels with a matrix is a convolution of one position."""
+    """Returns a product of each position's channels with a matrix is a convolution of one position."""
     rows, kernel = inputs
     attributes = node.get_attributes()
     if rows not in first or _rank(kernel) != 2 or attributes["transpose_a"]:
@@ -115,7 +115,7 @@ def _reduce(node: Node, inputs: list[Output], first: NchwOutputs) -> bool:
 
 
 def _integers(port: Output) -> list[int]:
-    """Those of a constant; none of anything else."""
+    """Returns those of a constant; none of anything else."""
     node = port.get_node()
     return node.get_data().reshape(-1).tolist() if node.get_type_name() == "Constant" else []
 

@@ -14,7 +14,7 @@ except ImportError:
 
 
 def is_compiled_by_xla() -> bool:
-    """Whether XLA compiles what is being built; where TensorFlow does not tell, XLA gets what is slow but right."""
+    """Returns whether XLA compiles what is being built; where TensorFlow does not tell, XLA gets what is slow but right."""
     asked = getattr(control_flow_util, "GraphOrParentsInXlaContext", lambda graph: False)
     return asked(tf.compat.v1.get_default_graph())
 
@@ -24,7 +24,7 @@ GATHERING = (tf.distribute.MirroredStrategy, tf.distribute.MultiWorkerMirroredSt
 
 
 def all_gather(tensor, training):
-    """The rows of all replicas of a `tf.distribute` strategy, in the order of the replicas."""
+    """Returns the rows of all replicas of a `tf.distribute` strategy, in the order of the replicas."""
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
         return tensor
@@ -42,7 +42,7 @@ def check_distribution():
 
 
 def depthwise(inputs, kernel, bias, dilation_rate: int):
-    """The depthwise operation, except where XLA compiles for a CPU, which has no fast convolution with groups."""
+    """Returns the depthwise operation, except where XLA compiles for a CPU, which has no fast convolution with groups."""
     accelerated = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU")
     if not accelerated and is_compiled_by_xla():
         return with_bias(shifted_depthwise(inputs, kernel, dilation_rate), bias)

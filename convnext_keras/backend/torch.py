@@ -57,7 +57,7 @@ def world_size() -> int:
 
 
 def all_gather(tensor, training):
-    """The rows of all processes of `torch.distributed`, while they train."""
+    """Returns the rows of all processes of `torch.distributed`, while they train."""
     return AllGather.apply(tensor) if training and world_size() > 1 else tensor
 
 
@@ -85,7 +85,7 @@ class Linear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *upstreams):
-        """Gradients for inputs, kernel and bias, those that are asked for."""
+        """Returns gradients for inputs, kernel and bias, those that are asked for."""
         (upstream,), (inputs, kernel) = upstreams, ctx.saved_tensors
         needs = ctx.needs_input_grad
         rows = inputs.reshape(-1, inputs.shape[-1]), upstream.reshape(-1, upstream.shape[-1])
@@ -95,7 +95,7 @@ class Linear(torch.autograd.Function):
 
 
 def has_fast_matmul(inputs: torch.Tensor, kernel: torch.Tensor) -> bool:
-    """Whether oneDNN can take the product: not in programs that leave this process or that PyTorch compiles itself."""
+    """Returns whether oneDNN can take the product: not in programs that leave this process or that PyTorch compiles itself."""
     return (
         LINEAR_OP is not None
         and torch.backends.mkldnn.is_available()
@@ -112,13 +112,13 @@ def has_fast_matmul(inputs: torch.Tensor, kernel: torch.Tensor) -> bool:
 
 
 def compute_in_float32(function, inputs, kernel, bias, option):
-    """A function of such tensors where the processor has no instructions for their type, in that type again."""
+    """Returns a function of such tensors where the processor has no instructions for their type, in that type again."""
     wide = [None if tensor is None else tensor.float() for tensor in (inputs, kernel, bias)]
     return function(*wide, option).to(inputs.dtype)
 
 
 def is_emulated(inputs: torch.Tensor) -> bool:
-    """Whether this processor would compute in loops; what programs that leave this process may do is theirs."""
+    """Returns whether this processor would compute in loops; what programs that leave this process may do is theirs."""
     is_here = inputs.device.type == "cpu" and not torch.compiler.is_compiling()
     return is_here and inputs.dtype in EMULATED_DTYPES
 
@@ -181,7 +181,7 @@ _trace_caches: weakref.WeakKeyDictionary[keras.Model, TraceCache] = weakref.Weak
 
 
 def predict_batch(model, inputs):
-    """Outputs for `predict`; from the third batch of a shape on by the recorded operations, which are the same.
+    """Returns outputs for `predict`; from the third batch of a shape on by the recorded operations, which are the same.
 
     They are recorded anew if the model has other weights; with other values in the same weights they go on.
     """
@@ -205,7 +205,7 @@ def predict_batch(model, inputs):
 
 
 def trace(function, inputs):
-    """A function's operations on such inputs; the function itself where PyTorch does not record."""
+    """Returns a function's operations on such inputs; the function itself where PyTorch does not record."""
     try:
         from torch.fx.experimental.proxy_tensor import make_fx  # which takes half a second to import
     except ImportError:

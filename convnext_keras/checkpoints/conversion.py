@@ -22,15 +22,15 @@ def convert_checkpoint(checkpoint: str | os.PathLike, output: str | os.PathLike)
     """Writes the tensors of a PyTorch checkpoint to a `.safetensors` file.
 
     Args:
-        checkpoint: a `.pth`, `.pt` or `.bin` file.
-        output: the file to write, which must not exist.
+        checkpoint: A `.pth`, `.pt` or `.bin` file.
+        output: The file to write, which must not exist.
 
     Returns:
         The tensors by name.
 
     Raises:
-        ImportError: if PyTorch is not installed.
-        WeightsError: if the checkpoint cannot be read safely, holds no tensors, or the output exists.
+        ImportError: If PyTorch is not installed.
+        WeightsError: If the checkpoint cannot be read safely, holds no tensors, or the output exists.
     """
     checkpoint, output = Path(checkpoint), Path(output)
     try:
@@ -52,7 +52,7 @@ def convert_checkpoint(checkpoint: str | os.PathLike, output: str | os.PathLike)
 
 
 def _extract_state_dict(content: Any, checkpoint: Path) -> dict[str, Any]:
-    """The named tensors in what PyTorch read, out of their wrappers."""
+    """Returns the named tensors in what PyTorch read, out of their wrappers."""
     while isinstance(content, dict):
         inner = next((content[key] for key in STATE_DICT_KEYS if isinstance(content.get(key), dict)), None)
         if inner is None:
@@ -62,7 +62,7 @@ def _extract_state_dict(content: Any, checkpoint: Path) -> dict[str, Any]:
 
 
 def _tensor(value: Any, two_bytes: Any) -> LazyTensor:
-    """A tensor of PyTorch as one to be written; bfloat16, which NumPy lacks, by way of another type of two bytes."""
+    """Returns a tensor of PyTorch as one to be written; bfloat16, which NumPy lacks, by way of another type of two bytes."""
     shape, dtype = tuple(value.shape), str(value.dtype).removeprefix("torch.")
     if dtype == "bfloat16":
         return LazyTensor(shape, dtype, lambda: value.view(two_bytes).numpy().view(ml_dtypes.bfloat16))

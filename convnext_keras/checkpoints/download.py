@@ -40,32 +40,32 @@ def cache_dir() -> Path:
 
 
 def is_offline() -> bool:
-    """Whether `CONVNEXT_KERAS_OFFLINE` forbids the network."""
+    """Returns whether `CONVNEXT_KERAS_OFFLINE` forbids the network."""
     return os.environ.get("CONVNEXT_KERAS_OFFLINE", "0").strip().lower() not in ("", "0", "false", "no")
 
 
 def file_sha256(path: Path) -> str:
-    """The sha256 of a file, 64 lower-case hexadecimal digits."""
+    """Returns the sha256 of a file, 64 lower-case hexadecimal digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def fetch(url: str, sha256: str, size_mb: float) -> VerifiedFile:
-    """The local copy of a file on the web, downloaded if it is missing or damaged.
+    """Returns the local copy of a file on the web, downloaded if it is missing or damaged.
 
     The transfer goes to a temporary file beside the target, is compared with the sha256 and then renamed, so that no
     one ever sees half a file. Servers that are busy and connections that break are tried again for `RETRY_SECONDS`.
 
     Args:
-        url: address of the file; `CONVNEXT_KERAS_MIRROR` replaces all of it but the name.
+        url: Address of the file; `CONVNEXT_KERAS_MIRROR` replaces all of it but the name.
         sha256: 64 hexadecimal digits.
-        size_mb: about how large it is; told to the user when it cannot be fetched.
+        size_mb: About how large it is; told to the user when it cannot be fetched.
 
     Returns:
         The file in `cache_dir()`.
 
     Raises:
-        OSError: if it cannot be fetched, or what arrives has another sha256; the message names the remedy.
+        OSError: If it cannot be fetched, or what arrives has another sha256; the message names the remedy.
     """
     name = url.rsplit("/", 1)[-1]
     path = cache_dir() / name
@@ -106,7 +106,7 @@ def _retrieve(url: str, path: Path, sha256: str) -> None:
 
 
 def _is_retryable(error: requests.RequestException) -> bool:
-    """Whether a new try may succeed: a busy or failing server, or a connection that broke once it was there."""
+    """Returns whether a new try may succeed: a busy or failing server, or a connection that broke once it was there."""
     if error.response is not None:
         return error.response.status_code in RETRIED_STATUSES
     broken = isinstance(error, requests.ConnectionError) and isinstance(
@@ -130,17 +130,17 @@ def _retry_after_seconds(error: requests.RequestException) -> float:
 
 
 def fetch_from_hub(repository: str, files: Sequence[str], revision: str = "") -> VerifiedFile:
-    """The local copy of a file of the Hugging Face hub, in the hub's own cache and under its settings (`HF_HOME`, ...).
+    """Returns the local copy of a file of the Hugging Face hub, in the hub's own cache and under its settings (`HF_HOME`, ...).
 
     The hub names files in its cache by the sha256 that it states for them; what lies there is compared with its name.
 
     Args:
         repository: `owner/name`.
-        files: paths in the repository that it may have, in order of preference.
-        revision: branch, tag or commit; empty for the main branch.
+        files: Paths in the repository that it may have, in order of preference.
+        revision: Branch, tag or commit; empty for the main branch.
 
     Raises:
-        OSError: if none can be fetched, or it is damaged and cannot be fetched anew.
+        OSError: If none can be fetched, or it is damaged and cannot be fetched anew.
     """
     *others, last = files
     for file in others:
@@ -196,6 +196,6 @@ def _wrap_errors(repository: str, files: Sequence[str]) -> Iterator[None]:
 
 
 def _is_corrupted(file: VerifiedFile) -> bool:
-    """Whether a file's content differs from its name in the hub's cache, where that is a sha256."""
+    """Returns whether a file's content differs from its name in the hub's cache, where that is a sha256."""
     stated = file.path.resolve().name
     return bool(re.fullmatch(r"[0-9a-f]{64}", stated)) and file.sha256 != stated

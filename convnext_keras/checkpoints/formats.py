@@ -71,14 +71,14 @@ def open_weights(path: str | os.PathLike) -> Iterator[WeightsReader]:
     """Opens a weight file of any known format for as long as the `with` block lasts.
 
     Args:
-        path: the file. Its extension does not matter.
+        path: The file. Its extension does not matter.
 
     Yields:
         A `WeightsReader`. Names are `layer/variable` for Keras' legacy `.h5`, paths for `.weights.h5`, and the
         publisher's own for `.safetensors`.
 
     Raises:
-        WeightsError: if the file is missing, of another kind, broken, or holds anything but plain arrays of numbers.
+        WeightsError: If the file is missing, of another kind, broken, or holds anything but plain arrays of numbers.
 
     Example:
         >>> with open_weights("weights/convnext_mini.digits.safetensors") as file:
@@ -150,7 +150,7 @@ def _open_safetensors(path: Path, stack: contextlib.ExitStack) -> WeightsReader:
 
 
 def reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, refused if it has a key twice: programs differ in which of the two they believe."""
+    """Returns a JSON object, refused if it has a key twice: programs differ in which of the two they believe."""
     keys: dict[str, Any] = {}
     for key, value in pairs:
         if key in keys:
@@ -178,7 +178,7 @@ def _open_hdf5(path: Path, stack: contextlib.ExitStack) -> WeightsReader:
 
 
 def _legacy_datasets(root: h5py.Group, every: dict[str, h5py.Dataset]) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Datasets that `layer_names` and each layer's `weight_names` list, in that order, as `layer/.../variable`."""
+    """Returns datasets that `layer_names` and each layer's `weight_names` list, in that order, as `layer/.../variable`."""
     listed = set()
     for layer in _read_name_list(root, "layer_names"):
         group = _resolve_path(root, layer)
@@ -196,7 +196,7 @@ def _legacy_datasets(root: h5py.Group, every: dict[str, h5py.Dataset]) -> Iterat
 
 
 def _read_name_list(group: Any, attribute: str) -> list[str]:
-    """The names in an attribute, which Keras cuts into numbered pieces when they are many."""
+    """Returns the names in an attribute, which Keras cuts into numbered pieces when they are many."""
     if not isinstance(group, h5py.Group):
         raise WeightsError(f"holds an array where a group with {attribute!r} was expected")
     pieces = [attribute] if attribute in group.attrs else []

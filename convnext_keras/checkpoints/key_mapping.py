@@ -41,10 +41,10 @@ class KeyMatch(NamedTuple):
     """How a file fits a model.
 
     Attributes:
-        layout: its name, None if the file's names are of no known layout.
-        sources: for each key that the file has, the tensor's name.
-        surplus: names that are no key's and are not dropped.
-        torch: whether arrays are laid out as PyTorch does.
+        layout: Its name, None if the file's names are of no known layout.
+        sources: Sources for each key that the file has, the tensor's name.
+        surplus: Names that are no key's and are not dropped.
+        torch: Whether arrays are laid out as PyTorch does.
     """
 
     layout: str | None
@@ -59,10 +59,10 @@ def match_keys(
     """Finds each variable's tensor in a file.
 
     Args:
-        format: of the file, as its reader names it.
-        files: the shape of each tensor in the file, by name.
-        shapes: the shape of each variable of the model.
-        paths: the path of each variable in a `.weights.h5` file, for each library that may have written it.
+        format: Format of the file, as its reader names it.
+        files: The shape of each tensor in the file, by name.
+        shapes: The shape of each variable of the model.
+        paths: The path of each variable in a `.weights.h5` file, for each library that may have written it.
     """
     if format == "h5":
         keys = keras_legacy_keys(files, shapes)
@@ -84,7 +84,7 @@ def match_keys(
 
 
 def _select_keys(keys: Mapping[Key, str], shapes: Iterable[Key]) -> dict[Key, str]:
-    """The keys that the model has, in its order."""
+    """Returns the keys that the model has, in its order."""
     return {key: keys[key] for key in shapes if key in keys}
 
 
@@ -116,8 +116,8 @@ def keras_legacy_keys(files: Iterable[str], shapes: Iterable[Key]) -> dict[Key, 
     """Key to name for the tensors of a `.h5` file, which are named `layer/.../inner_layer/variable` or `...:0`.
 
     Args:
-        files: the tensors' names in the file, in the graph's order.
-        shapes: the variables of the model, in the graph's order.
+        files: The tensors' names in the file, in the graph's order.
+        shapes: The variables of the model, in the graph's order.
     """
     split = {name: tuple(name.removesuffix(":0").split("/")[-2:]) for name in files}
     variables: dict[str, set[str]] = {}
@@ -132,7 +132,7 @@ def keras_legacy_keys(files: Iterable[str], shapes: Iterable[Key]) -> dict[Key, 
 
 
 def _match_auto_named(keys: Mapping[Key, str], shapes: Iterable[Key]) -> dict[Key, str]:
-    """Tensors of layers that Keras named by counting, in another process than the model's: they match in order."""
+    """Returns tensors of layers that Keras named by counting, in another process than the model's: they match in order."""
 
     def counted(wanted: Iterable[Key]) -> dict[tuple[str, str], list[Key]]:
         groups: dict[tuple[str, str], list[Key]] = {}
@@ -151,7 +151,7 @@ def _match_auto_named(keys: Mapping[Key, str], shapes: Iterable[Key]) -> dict[Ke
 
 
 def strip_counter(name: str) -> str:
-    """The name of a layer without the number by which Keras tells it from others of its class.
+    """Returns the name of a layer without the number by which Keras tells it from others of its class.
 
     Example:
         >>> strip_counter("dense_12")
@@ -167,11 +167,11 @@ def torch_keys(
     """Key to name for the tensors of a PyTorch publisher's file.
 
     Args:
-        layout: the publisher's table.
-        shapes: the shape of the variable of each key wanted.
-        files: the shape of each tensor in the file.
-        outer: what stands before all names.
-        prefix: one of the layout's, which follows it.
+        layout: The publisher's table.
+        shapes: The shape of the variable of each key wanted.
+        files: The shape of each tensor in the file.
+        outer: What stands before all names.
+        prefix: One of the layout's, which follows it.
     """
     available = dict(files)
     names_by_key = {}
@@ -187,7 +187,7 @@ def torch_keys(
 
 
 def candidate_keys(layout: Layout, key: Key) -> list[str]:
-    """The names that a publisher may give a key's tensor, without the layout's prefix; the usual one first."""
+    """Returns the names that a publisher may give a key's tensor, without the layout's prefix; the usual one first."""
     layer, variable = key
     fields = {
         "stage": layer.stage,
@@ -203,7 +203,7 @@ def candidate_keys(layout: Layout, key: Key) -> list[str]:
 
 
 def torch_shapes(key: Key, shape: Shape) -> tuple[Shape, ...]:
-    """The shapes in which PyTorch's publishers store the variable of a key, of this Keras shape.
+    """Returns the shapes in which PyTorch's publishers store the variable of a key, of this Keras shape.
 
     Kernels have their output channels first there; everything else has its axes in the same order.
 
@@ -218,7 +218,7 @@ def torch_shapes(key: Key, shape: Shape) -> tuple[Shape, ...]:
 
 
 def from_torch(key: Key, array: np.ndarray, shape: Shape) -> np.ndarray:
-    """An array of one of `torch_shapes(key, shape)` in Keras' order of axes, of that shape."""
+    """Returns an array of one of `torch_shapes(key, shape)` in Keras' order of axes, of that shape."""
     if key.variable != "kernel":
         return array.reshape(shape)
     if len(shape) == 4:

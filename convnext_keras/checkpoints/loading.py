@@ -63,12 +63,12 @@ def load_weights(model: keras.Model, path: str | os.PathLike) -> None:
     and found finite, and only then is anything assigned. A classifier in the file is left out if the model has none.
 
     Args:
-        model: a model of this library, or one built on it.
+        model: A model of this library, or one built on it.
         path: `.h5` of Keras 2 or 3, `.weights.h5`, `.safetensors` of any layout that `layouts` lists, or the index
             `model.safetensors.index.json` of one that is cut into several files.
 
     Raises:
-        WeightsError: if the file does not fit; the model is then as it was before.
+        WeightsError: If the file does not fit; the model is then as it was before.
 
     Example:
         >>> from convnext_keras import create_model, load_weights
@@ -84,10 +84,10 @@ def load(
     """`load_weights` for a constructor, which may leave the head fresh.
 
     Args:
-        model: the model to fill.
-        path: the file.
-        is_new_model: whether the model is nobody's yet and is thrown away if loading fails.
-        allow_missing_head: whether a classifier that the file has not, or has for other classes, stays as it is, and
+        model: The model to fill.
+        path: The file.
+        is_new_model: Whether the model is nobody's yet and is thrown away if loading fails.
+        allow_missing_head: Whether a classifier that the file has not, or has for other classes, stays as it is, and
             with it a last norm that the file has not.
 
     Returns:
@@ -113,7 +113,7 @@ def load(
 def _find_missing_head(
     file: WeightsReader, fit: key_mapping.KeyMatch, slots: Mapping[Key, VariableSlot]
 ) -> list[LayerName]:
-    """Layers of the head that the file has no tensors for, or a classifier for other classes."""
+    """Returns layers of the head that the file has no tensors for, or a classifier for other classes."""
     head = {key: slots[key] for key in CLASSIFIER_KEYS if key in slots}
     other = not all(key in fit.sources for key in head) or _shape_errors(file, fit, head)
     fresh = [CLASSIFIER] if head and other else []
@@ -167,7 +167,7 @@ def adapt_input_kernel(kernel: np.ndarray, channels: int) -> np.ndarray:
 
 
 def named_layers(model: keras.Model) -> list[tuple[LayerName, keras.Layer]]:
-    """The innermost layers of a model in the order of the graph, each with its name as the table of names has it."""
+    """Returns the innermost layers of a model in the order of the graph, each with its name as the table of names has it."""
     unique: dict[str, keras.Layer] = {}
     for path, layer in iter_layer_paths(model, lambda kind: kind.__name__):
         unique[path if layer.name in unique else layer.name] = layer
@@ -176,7 +176,7 @@ def named_layers(model: keras.Model) -> list[tuple[LayerName, keras.Layer]]:
 
 
 def variable_slots(model: keras.Model) -> dict[Key, VariableSlot]:
-    """Each variable of a model but the state of random generators, by its key."""
+    """Returns each variable of a model but the state of random generators, by its key."""
     paths = [path for path, _ in iter_layer_paths(model, lambda kind: kind.__name__)]
     keras_paths = [path for path, _ in iter_layer_paths(model, lambda kind: KERAS_CLASSES.get(kind, kind.__name__))]
     slots = {}
@@ -190,7 +190,7 @@ def variable_slots(model: keras.Model) -> dict[Key, VariableSlot]:
 
 
 def snake_case(class_name: str) -> str:
-    """The name that Keras gives layers of a class in `.weights.h5` files.
+    """Returns the name that Keras gives layers of a class in `.weights.h5` files.
 
     Example:
         >>> snake_case("LayerNormalization")
@@ -202,7 +202,7 @@ def snake_case(class_name: str) -> str:
 def iter_layer_paths(
     model: keras.Model, class_name: Callable[[type], str], root: str = ""
 ) -> Iterator[tuple[str, keras.Layer]]:
-    """The innermost layers of a model, with the paths that Keras' `.weights.h5` gives them: class and count."""
+    """Returns the innermost layers of a model, with the paths that Keras' `.weights.h5` gives them: class and count."""
     counts: dict[str, int] = {}
     for layer in model.layers:
         kind = snake_case(class_name(type(layer)))
@@ -261,7 +261,7 @@ def _preview(items) -> str:
 
 
 def _read_tensor(file: WeightsReader, fit: key_mapping.KeyMatch, key: Key, slot: VariableSlot) -> np.ndarray:
-    """One variable's values in at least float32, found finite in the variable's own type."""
+    """Returns one variable's values in at least float32, found finite in the variable's own type."""
     name, variable = fit.sources[key], slot.variable
     try:
         array = file.read(name).astype("float64" if variable.dtype == "float64" else "float32")

@@ -12,11 +12,11 @@ class Layout(NamedTuple):
     """One publisher's naming.
 
     Attributes:
-        rows: for each role, the names that it may have, in order of preference. Fields: `{stage}`, `{block}`;
+        rows: Rows for each role, the names that it may have, in order of preference. Fields: `{stage}`, `{block}`;
             `{next}`, the stage after a downsampling block; `{odd}`, `2 stage + 1`; `{even}`, twice the stage after;
             `{variable}`, PyTorch's name of the variable, and `{keras}`, Keras'.
-        prefixes: what may stand before every name.
-        dropped: patterns of names that are not part of a ConvNeXt, each with the reason; without `module.` in front.
+        prefixes: What may stand before every name.
+        dropped: Patterns of names that are not part of a ConvNeXt, each with the reason; without `module.` in front.
     """
 
     rows: Mapping[str, tuple[str, ...]]

@@ -48,7 +48,7 @@ class WeightsSource(Protocol):
 
     @property
     def labels(self) -> str | tuple[tuple[str, str], ...] | None:
-        """The label set of the classes, or each class as `(identifier, name)`; None or empty if unknown."""
+        """Returns the label set of the classes, or each class as `(identifier, name)`; None or empty if unknown."""
         ...
 
     @property
@@ -58,12 +58,12 @@ class WeightsSource(Protocol):
 
     @property
     def transform(self) -> ImageTransform:
-        """The evaluation transform: an image in, the model's pixels out."""
+        """Returns the evaluation transform: an image in, the model's pixels out."""
         ...
 
     @property
     def activations(self) -> tuple[str | None, ...]:
-        """Those that the classifier can be used with."""
+        """Returns those that the classifier can be used with."""
         ...
 
     def check(self, variant: ConvNeXtConfig, include_top: bool) -> None:
@@ -71,7 +71,7 @@ class WeightsSource(Protocol):
         ...
 
     def fetch(self, include_top: bool) -> VerifiedFile:
-        """The local file, downloaded if need be; without the classifier if it is not wanted and there is one so."""
+        """Returns the local file, downloaded if need be; without the classifier if it is not wanted and there is one so."""
         ...
 
 
@@ -81,32 +81,32 @@ class WeightSet(NamedTuple):
     The registries are `weights/registry.csv`, of classifiers and backbones, and `weights/clip.csv`, of ConvNeXt-CLIP.
 
     Attributes:
-        variant: the architecture it belongs to.
-        tag: its name among the variant's sets.
-        layout: how the publisher names the tensors; see `layouts`.
-        repository: on the Hugging Face hub, as `owner/name`; empty if the file is not there.
-        revision: branch, tag or commit of the repository; empty for its main branch.
-        file: its name, in the repository, at the end of `url`, or in the folder `weights/`; names that it may have are
+        variant: The architecture it belongs to.
+        tag: Its name among the variant's sets.
+        layout: How the publisher names the tensors; see `layouts`.
+        repository: Repository on the Hugging Face hub, as `owner/name`; empty if the file is not there.
+        revision: Branch, tag or commit of the repository; empty for its main branch.
+        file: Its name, in the repository, at the end of `url`, or in the folder `weights/`; names that it may have are
             separated by `|`, in order of preference.
-        url: address of the file with the classifier, if it is not on the hub.
-        sha256: of that file, 64 hexadecimal digits; the hub states that of its own files.
-        notop_url: address of the file without the classifier, if the publisher has one.
-        notop_sha256: of that file.
-        size_mb: about how large the file is.
-        classes: width of the classifier, 0 if there is none.
-        labels: name of the label set of the classes.
-        input_size: height and width in pixels that the set is evaluated at.
-        crop: see `ImageTransform.crop_pct`.
-        test_input_size: a larger size that was evaluated too, with `test_crop` and `test_top1`; empty if none was.
-        test_crop: crop at that size.
-        resize: see `ImageTransform.resize_mode`.
-        interpolation: see `ImageTransform.interpolation`.
-        statistics: the name of the statistics that the model embeds.
-        license: of the weights, as their publisher states it.
-        source: page that describes them.
-        top1_accuracy: accuracy in percent with this recipe as published, of ImageNet-1k (of CLIP: zero-shot) or the
+        url: Address of the file with the classifier, if it is not on the hub.
+        sha256: Sha256 of that file, 64 hexadecimal digits; the hub states that of its own files.
+        notop_url: Address of the file without the classifier, if the publisher has one.
+        notop_sha256: Notop sha256 of that file.
+        size_mb: About how large the file is.
+        classes: Width of the classifier, 0 if there is none.
+        labels: Name of the label set of the classes.
+        input_size: Height and width in pixels that the set is evaluated at.
+        crop: See `ImageTransform.crop_pct`.
+        test_input_size: A larger size that was evaluated too, with `test_crop` and `test_top1`; empty if none was.
+        test_crop: Crop at that size.
+        resize: See `ImageTransform.resize_mode`.
+        interpolation: See `ImageTransform.interpolation`.
+        statistics: The name of the statistics that the model embeds.
+        license: License of the weights, as their publisher states it.
+        source: Page that describes them.
+        top1_accuracy: Accuracy in percent with this recipe as published, of ImageNet-1k (of CLIP: zero-shot) or the
             set's own task; empty if none is.
-        test_top1_accuracy: accuracy at the test size.
+        test_top1_accuracy: Accuracy at the test size.
     """
 
     variant: str
@@ -141,13 +141,13 @@ class WeightSet(NamedTuple):
 
     @property
     def transform(self) -> ImageTransform:
-        """The evaluation transform: an image in, the model's pixels out."""
+        """Returns the evaluation transform: an image in, the model's pixels out."""
         others: dict[str, Any] = TRANSFORMS.get(self.layout, {})
         return ImageTransform(self.input_size, self.crop, self.resize, self.interpolation, self.statistics, **others)
 
     @property
     def activations(self) -> tuple[str | None, ...]:
-        """Those that the classifier can be used with."""
+        """Returns those that the classifier can be used with."""
         return (None, "softmax")
 
     def check(self, variant: ConvNeXtConfig, include_top: bool) -> None:
@@ -156,10 +156,10 @@ class WeightSet(NamedTuple):
             raise ValueError(f"{self.name} has no classifier. Use include_top=False. Received: include_top=True")
 
     def fetch(self, include_top: bool) -> VerifiedFile:
-        """The local file, downloaded if need be and checked against its sha256.
+        """Returns the local file, downloaded if need be and checked against its sha256.
 
         Raises:
-            WeightsError: if it cannot be had, or its sha256 differs.
+            WeightsError: If it cannot be had, or its sha256 differs.
         """
         if self.license in RESTRICTED_LICENSES:
             warn_restricted_license(self.license)
@@ -190,15 +190,15 @@ def load_registry(table: str = CLASSIFIER_REGISTRY) -> dict[str, WeightSet]:
 
 
 def default_weight_set(variant: str, table: str = CLASSIFIER_REGISTRY) -> WeightSet | None:
-    """A variant's first row, which its constructor loads unless told otherwise; None if there is none."""
+    """Returns a variant's first row, which its constructor loads unless told otherwise; None if there is none."""
     return next((row for row in load_registry(table).values() if row.variant == variant), None)
 
 
 def list_weights(pattern: str = "*") -> list[str]:
-    """Names of the weight sets, each `variant.tag`.
+    """Returns names of the weight sets, each `variant.tag`.
 
     Args:
-        pattern: shell pattern that the name matches, such as `"convnext_base.*"`.
+        pattern: Shell pattern that the name matches, such as `"convnext_base.*"`.
 
     Example:
         >>> list_weights("convnext_mini.*")
@@ -208,12 +208,12 @@ def list_weights(pattern: str = "*") -> list[str]:
 
 
 def find_weight_set(name: str, table: str = CLASSIFIER_REGISTRY, variant: str | None = None) -> WeightSet | None:
-    """The weight set that goes by a name: its full name, its repository on the hub, or a tag that no other has.
+    """Returns the weight set that goes by a name: its full name, its repository on the hub, or a tag that no other has.
 
     Args:
-        name: in either case, with `-` or `_`; `@revision` may follow the name of a set on the hub.
-        table: the registry.
-        variant: whose sets are meant; None for all.
+        name: Name in either case, with `-` or `_`; `@revision` may follow the name of a set on the hub.
+        table: The registry.
+        variant: Variant whose sets are meant; None for all.
     """
     plain, _, revision = name.partition("@")
     rows = [row for row in load_registry(table).values() if variant in (None, row.variant)]
@@ -236,8 +236,8 @@ def resolve_weights(
     A weight set goes by its tag, its name or its repository on the hub, in either case and with `-` or `_`.
 
     Raises:
-        ValueError: if it is none of these; the message lists what is valid.
-        WeightsError: if it looks like a path and there is no such file.
+        ValueError: If it is none of these; the message lists what is valid.
+        WeightsError: If it looks like a path and there is no such file.
     """
     if weights is None or isinstance(weights, WeightsSource):
         return weights
@@ -268,13 +268,13 @@ def warn_restricted_license(license: str) -> None:
 
 
 def fetch_weights(source: WeightsSource | Path, include_top: bool = True) -> VerifiedFile:
-    """The local file of weights that are published, or a file of the user's, with its sha256.
+    """Returns the local file of weights that are published, or a file of the user's, with its sha256.
 
     Args:
-        source: what `resolve_weights` gives.
+        source: What `resolve_weights` gives.
         include_top: False to take the publisher's file without the classifier where there is one.
 
     Raises:
-        WeightsError: if it cannot be had, or its sha256 is not the stated one.
+        WeightsError: If it cannot be had, or its sha256 is not the stated one.
     """
     return VerifiedFile(source, download.file_sha256(source)) if isinstance(source, Path) else source.fetch(include_top)

@@ -43,11 +43,11 @@ def save_weights(model: keras.Model, path: str | os.PathLike) -> None:
     Numbers are stored as the variables have them; what an optimizer or a random generator keeps is left out.
 
     Args:
-        model: a model of this library, or one built on it.
-        path: the file, which must end in `.safetensors`; one that exists is replaced.
+        model: A model of this library, or one built on it.
+        path: The file, which must end in `.safetensors`; one that exists is replaced.
 
     Raises:
-        ValueError: if the path ends otherwise.
+        ValueError: If the path ends otherwise.
 
     Example:
         >>> from convnext_keras import create_model, load_weights, save_weights
@@ -66,7 +66,7 @@ def save_weights(model: keras.Model, path: str | os.PathLike) -> None:
 
 
 def to_lazy_tensor(variable: keras.Variable) -> LazyTensor:
-    """A variable as a tensor to be written."""
+    """Returns a variable as a tensor to be written."""
     return LazyTensor(tuple(variable.shape), variable.dtype, lambda: np.asarray(keras.ops.convert_to_numpy(variable)))
 
 
@@ -74,9 +74,9 @@ def write_safetensors(path: Path, tensors: Mapping[str, LazyTensor], metadata: M
     """Writes tensors one after the other, so that no more than one is in memory.
 
     Args:
-        path: the file, replaced once all is written.
-        tensors: by their names.
-        metadata: texts for the file's header.
+        path: The file, replaced once all is written.
+        tensors: Tensors by their names.
+        metadata: Texts for the file's header.
     """
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     start = 0

@@ -30,13 +30,13 @@ def open_checkpoint(path: str | os.PathLike) -> Iterator[WeightsReader]:
     """`open_weights`, and the shards behind an index as one file.
 
     Args:
-        path: a weight file, or an index whose name ends in `.safetensors.index.json`; its shards lie beside it.
+        path: A weight file, or an index whose name ends in `.safetensors.index.json`; its shards lie beside it.
 
     Yields:
         A `WeightsReader`; of shards, one tensor at a time is read from its own file.
 
     Raises:
-        WeightsError: see `open_weights`; also if the index is broken or disagrees with its shards.
+        WeightsError: See `open_weights`; also if the index is broken or disagrees with its shards.
 
     Example:
         >>> with open_checkpoint("weights/convnext_mini.digits.safetensors") as file:
@@ -66,11 +66,11 @@ def read_json_object(path: Path, max_bytes: int) -> dict[str, Any]:
     """What a JSON file holds, which must be an object.
 
     Args:
-        path: the file.
-        max_bytes: how large it may be.
+        path: The file.
+        max_bytes: How large it may be.
 
     Raises:
-        WeightsError: if it is missing, larger, broken, or names a key twice, or a number that JSON does not have.
+        WeightsError: If it is missing, larger, broken, or names a key twice, or a number that JSON does not have.
     """
     if not path.is_file():
         raise WeightsError(f"{path}: no such file.")
@@ -93,12 +93,12 @@ def read_json_object(path: Path, max_bytes: int) -> dict[str, Any]:
 
 
 def shard_names(index: Path) -> list[str]:
-    """The files that an index names, in its order, each once; see `open_checkpoint` for errors."""
+    """Returns the files that an index names, in its order, each once; see `open_checkpoint` for errors."""
     return [*dict.fromkeys(_read_weight_map(index).values())]
 
 
 def _read_weight_map(path: Path) -> dict[str, str]:
-    """The file of each tensor, by an index that says nothing else."""
+    """Returns the file of each tensor, by an index that says nothing else."""
     files = read_json_object(path, MAX_HEADER_BYTES).get("weight_map")
     if not isinstance(files, dict) or not files:
         raise WeightsError(f"{path}: 'weight_map' must be an object of tensors and their files.")
@@ -113,7 +113,7 @@ def _read_weight_map(path: Path) -> dict[str, str]:
 
 
 def _shard_path(index: Path, name: str) -> Path:
-    """The path of a shard, which must lie where its index lies: the hub's cache links both into one other folder."""
+    """Returns the path of a shard, which must lie where its index lies: the hub's cache links both into one other folder."""
     shard = index.parent / name
     if shard.exists() and shard.resolve().parent not in (index.parent.resolve(), index.resolve().parent):
         raise WeightsError(f"{index}: {name} is a link to elsewhere, which is never followed.")

@@ -223,7 +223,7 @@ def search(
 
 
 def parse_query(query: str) -> Path | str:
-    """A query as the path of an image, if there is one, and as words otherwise."""
+    """Returns a query as the path of an image, if there is one, and as words otherwise."""
     try:
         if Path(query).is_file():
             return Path(query)
@@ -237,7 +237,7 @@ def parse_query(query: str) -> Path | str:
 
 
 def get_image_file(index: Any, place: int) -> Path | None:
-    """The file of an image in an index; None if it is missing."""
+    """Returns the file of an image in an index; None if it is missing."""
     try:
         return index.get_image_path(place)
     except FileNotFoundError:

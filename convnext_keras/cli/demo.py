@@ -44,7 +44,7 @@ def demo(
 
 
 def held_out_digits() -> tuple[np.ndarray, np.ndarray]:
-    """Pixels `(N, 8, 8)` and labels `(N,)` of the sheet: one row for each digit, with empty cells at its end."""
+    """Returns pixels `(N, 8, 8)` and labels `(N,)` of the sheet: one row for each digit, with empty cells at its end."""
     from convnext_keras.checkpoints import BUNDLED_WEIGHTS_DIR
 
     sheet = np.asarray(Image.open(BUNDLED_WEIGHTS_DIR / "digits_held_out.png"))
@@ -54,7 +54,7 @@ def held_out_digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def held_out_shapes() -> tuple[np.ndarray, list[str]]:
-    """Pixels `(N, 64, 64, 3)` of combinations that the bundled ConvNeXt-CLIP never saw, and their captions."""
+    """Returns pixels `(N, 64, 64, 3)` of combinations that the bundled ConvNeXt-CLIP never saw, and their captions."""
     from convnext_keras.checkpoints import BUNDLED_WEIGHTS_DIR
 
     sheet = np.asarray(Image.open(BUNDLED_WEIGHTS_DIR / "shapes_held_out.png"))
@@ -66,7 +66,7 @@ def held_out_shapes() -> tuple[np.ndarray, list[str]]:
 
 
 def draw_digits(digits: np.ndarray, labels: np.ndarray, predicted: np.ndarray) -> Image.Image:
-    """A grid of the digits, each with its prediction below, green if right, red if wrong; one row for each label."""
+    """Returns a grid of the digits, each with its prediction below, green if right, red if wrong; one row for each label."""
     from convnext_keras.contact_sheet import contact_sheet
 
     rows = []
@@ -102,7 +102,7 @@ def classify_digits(output: Path) -> list[Table | str]:
 
 
 def colorize(digit: np.ndarray, random: np.random.Generator) -> Image.Image:
-    """A digit `(8, 8)` in ink of one color on paper of another, 32 pixels high, for a model of white on black."""
+    """Returns a digit `(8, 8)` in ink of one color on paper of another, 32 pixels high, for a model of white on black."""
     while True:
         ink, paper = random.integers(0, 256, (2, 3))
         if abs(int(ink.sum()) - int(paper.sum())) > MIN_CONTRAST:
@@ -117,8 +117,8 @@ def train_on_colors(images: Path, model: Path) -> list[Table | str]:
     """Writes digits in color, fine-tunes the bundled model on four of five; returns what is to be printed.
 
     Raises:
-        ValueError: if a folder to write exists.
-        ImportError: if what training needs is missing.
+        ValueError: If a folder to write exists.
+        ImportError: If what training needs is missing.
     """
     from convnext_keras import training
     from convnext_keras.data.class_names import load_class_names

@@ -72,10 +72,10 @@ def format_choices(words: Iterable[str]) -> str:
 
 
 def resolve_weights(name: str) -> WeightSet | hub.ModelInfo:
-    """The registry's row of that name, or of a variant's first weight set, or what a repository describes.
+    """Returns the registry's row of that name, or of a variant's first weight set, or what a repository describes.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: If there is none.
     """
     from convnext_keras import checkpoints, hub
     from convnext_keras.validation import suggestion
@@ -88,21 +88,21 @@ def resolve_weights(name: str) -> WeightSet | hub.ModelInfo:
 
 
 def load_saved_model(name: str) -> ConvNeXtModel | None:
-    """The model in a `.keras` file; None if the name is of something else."""
+    """Returns the model in a `.keras` file; None if the name is of something else."""
     from convnext_keras import create_model
 
     return create_model(name) if Path(name).suffix == ".keras" else None
 
 
 def load_clip(name: str) -> clip.DualEncoder:
-    """A ConvNeXt-CLIP by the name of its weights, or as `export` wrote it to a folder."""
+    """Returns a ConvNeXt-CLIP by the name of its weights, or as `export` wrote it to a folder."""
     from convnext_keras import clip, export
 
     return export.ExportedCLIP(name) if export.is_exported_clip(name) else clip.create_model(name)
 
 
 def expand_images(images: Iterable[Path]) -> list[Path]:
-    """The images given, and those in the folders given."""
+    """Returns the images given, and those in the folders given."""
     from convnext_keras.data.loader import list_images
 
     return [
@@ -127,5 +127,5 @@ def job_options(output: Path | None, cluster: str, address: str, devices: str) -
 
 
 def restore_urls(paths: Iterable[Path]) -> list[str]:
-    """Inputs of a job as they were typed: `Path` makes one slash of the two in an address."""
+    """Returns inputs of a job as they were typed: `Path` makes one slash of the two in an address."""
     return [re.sub(r"^([a-z0-9]+):/(?=[^/])", r"\1://", str(path)) for path in paths]

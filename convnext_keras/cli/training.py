@@ -27,10 +27,10 @@ Size = Annotated[int, typer.Option(min=0, help="Height and width in pixels; 0 fo
 
 
 def override_config(config: TrainingConfig, changes: list[str]) -> TrainingConfig:
-    """A recipe with fields set by `name=value`, where the value is as JSON has it.
+    """Returns a recipe with fields set by `name=value`, where the value is as JSON has it.
 
     Raises:
-        ValueError: if there is no such field, or its value is not valid.
+        ValueError: If there is no such field, or its value is not valid.
     """
     from convnext_keras.training import TrainingConfig
 

@@ -29,7 +29,7 @@ def build_image_encoder(
     layer_scale: float,
     dtype: Any,
 ) -> ConvNeXtModel:
-    """The image tower: a ConvNeXt's pooled and normed features, projected; pixels -> `(N, embedding)`."""
+    """Returns the image tower: a ConvNeXt's pooled and normed features, projected; pixels -> `(N, embedding)`."""
     trunk = variant.trunk
     design = BuildContext(trunk, "image", drop_path_rate, layer_scale, trunk.minimum_size, dtype)
     features = convnext_model(design, inputs, statistics, trunk.head_pooling, None, None)
@@ -56,26 +56,26 @@ def CLIPConvNeXt(  # noqa: N802 - named like the constructors of keras.applicati
     layer_scale_init_value: float = 1e-6,
     dtype: Any = None,
 ) -> CLIP:
-    """A ConvNeXt-CLIP of any sizes.
+    """Returns a ConvNeXt-CLIP of any sizes.
 
     Args:
-        variant: the sizes of both towers.
+        variant: The sizes of both towers.
         weights: None for random ones, a path to a file of any known layout (see `load_weights`), or a `WeightSet`;
             also a folder or a repository of the hub, `"hf://owner/name"`, in OpenCLIP's format.
-        image_size: height and width of the images in pixels, 32 or more, or `(height, width)`; the variant's if
+        image_size: Height and width of the images in pixels, 32 or more, or `(height, width)`; the variant's if
             None. All weights fit every size.
-        name: of the model.
-        drop_path_rate: probability 0..1 of the image tower's last block; it rises linearly from 0 in the first one.
-        layer_scale_init_value: see `LayerScale`.
-        dtype: type or policy of all layers, such as `"mixed_bfloat16"`; None for Keras' global one. Embeddings and
+        name: Name of the model.
+        drop_path_rate: Probability 0..1 of the image tower's last block; it rises linearly from 0 in the first one.
+        layer_scale_init_value: See `LayerScale`.
+        dtype: Type or policy of all layers, such as `"mixed_bfloat16"`; None for Keras' global one. Embeddings and
             logits are float32 under mixed precision.
 
     Returns:
         See `CLIP`.
 
     Raises:
-        ValueError: if an argument is not valid; nothing is fetched then.
-        WeightsError: if the file cannot be had or does not fit.
+        ValueError: If an argument is not valid; nothing is fetched then.
+        WeightsError: If the file cannot be had or does not fit.
 
     Example:
         >>> from convnext_keras.clip import CLIPConvNeXt, CLIPConfig, CLIPTextConfig
@@ -290,10 +290,10 @@ def CLIPConvNeXtXXLarge(  # noqa: N802
 
 
 def list_weights(pattern: str = "*") -> list[str]:
-    """Names of the weight sets of ConvNeXt-CLIP, each `variant.tag`.
+    """Returns names of the weight sets of ConvNeXt-CLIP, each `variant.tag`.
 
     Args:
-        pattern: shell pattern that the name matches, such as `"*laion2b*"`.
+        pattern: Shell pattern that the name matches, such as `"*laion2b*"`.
 
     Example:
         >>> from convnext_keras import clip
@@ -304,18 +304,18 @@ def list_weights(pattern: str = "*") -> list[str]:
 
 
 def create_model(name: str | os.PathLike | hub.ModelInfo, **arguments: Any) -> CLIP:
-    """A ConvNeXt-CLIP by the name of a variant, of a weight set, or of the hub's repository that holds it.
+    """Returns a ConvNeXt-CLIP by the name of a variant, of a weight set, or of the hub's repository that holds it.
 
     Args:
-        name: such as `"convnext_base_w"`, which comes with its default weights,
+        name: Such as `"convnext_base_w"`, which comes with its default weights,
             `"convnext_base_w.laion2b_s13b_b82k_augreg"` or `"laion/CLIP-convnext_base_w-laion2B-s13B-b82K-augreg"`; a
             tag alone if only one variant has it. Or any repository in OpenCLIP's format, `"hf://owner/name"` or
             `"hf://owner/name@revision"`, or a folder of that form, whose description decides the sizes.
-        **arguments: those of `CLIPConvNeXt`, such as `weights=None` for a variant from scratch.
+        **arguments: Those of `CLIPConvNeXt`, such as `weights=None` for a variant from scratch.
 
     Raises:
-        ValueError: if the name is unknown; see `CLIPConvNeXt` for others.
-        WeightsError: if a description cannot be had, or cannot be followed.
+        ValueError: If the name is unknown; see `CLIPConvNeXt` for others.
+        WeightsError: If a description cannot be had, or cannot be followed.
 
     Example:
         >>> from convnext_keras import clip

@@ -17,9 +17,9 @@ class SimilarityScores(NamedTuple):
     """How alike images and texts are, each `(images, texts)` in float32.
 
     Attributes:
-        cosine: of the angle between embeddings, -1..1; 0.2 to 0.35 for what belongs together in LAION's models.
-        logits: cosines times the checkpoint's scale, at most 100, plus its bias if it has one.
-        probs: softmax of the logits over the texts: each row sums to 1, so it only compares the texts given.
+        cosine: Cosine of the angle between embeddings, -1..1; 0.2 to 0.35 for what belongs together in LAION's models.
+        logits: Cosines times the checkpoint's scale, at most 100, plus its bias if it has one.
+        probs: Softmax of the logits over the texts: each row sums to 1, so it only compares the texts given.
     """
 
     cosine: np.ndarray
@@ -33,9 +33,9 @@ class DualEncoder:
     `CLIP` is one in Keras, `export.ExportedCLIP` one in the program of another format.
 
     Attributes:
-        name: of the model.
-        pretrained_info: where the weights come from, None if they are random.
-        streams: batches of one tower that may run at a time.
+        name: Name of the model.
+        pretrained_info: Where the weights come from, None if they are random.
+        streams: Batches of one tower that may run at a time.
     """
 
     name: Any
@@ -54,7 +54,7 @@ class DualEncoder:
 
     @property
     def transform(self) -> ImageTransform:
-        """The evaluation transform: an image in, pixels out."""
+        """Returns the evaluation transform: an image in, pixels out."""
         raise NotImplementedError
 
     @property
@@ -85,18 +85,18 @@ class DualEncoder:
         """Embeddings of images.
 
         Args:
-            images: a path, the bytes of a file, a PIL image, an array or a tensor of pixels, a batch `(N, H, W, 3)`, or
+            images: A path, the bytes of a file, a PIL image, an array or a tensor of pixels, a batch `(N, H, W, 3)`, or
                 any iterable of these, see `open_image`; read, resized and cropped in threads, a batch ahead of the
                 model.
-            batch_size: most images at a time.
+            batch_size: Maximum number of images at a time.
             on_error: `"raise"`, or `"skip"` to leave out images that cannot be read, with a warning that names each.
-            exif_transpose: whether to rotate images as their EXIF orientation says, which OpenCLIP does not.
+            exif_transpose: Whether to rotate images as their EXIF orientation says, which OpenCLIP does not.
 
         Returns:
             Unit vectors `(N, D)` float32, in the order given; `(0, D)` if there are none.
 
         Raises:
-            ImageError: if an image cannot be read; the message names it.
+            ImageError: If an image cannot be read; the message names it.
         """
         batches = self.iter_image_embeddings(images, batch_size, on_error, exif_transpose=exif_transpose)
         parts = [vectors for _, vectors in batches]
@@ -113,11 +113,11 @@ class DualEncoder:
         """`encode_image` batch by batch, so that any number of images takes the memory of two batches.
 
         Args:
-            images: see `encode_image`.
-            batch_size: most images at a time.
-            on_error: see `encode_image`; or what is to be called with an item and the error.
-            image: takes an item of `images` and gives its image, for items that are more than an image.
-            exif_transpose: see `encode_image`.
+            images: See `encode_image`.
+            batch_size: Maximum number of images at a time.
+            on_error: See `encode_image`; or what is to be called with an item and the error.
+            image: Takes an item of `images` and gives its image, for items that are more than an image.
+            exif_transpose: See `encode_image`.
 
         Yields:
             The items of a batch as they were given, and their unit vectors `(N, D)`.
@@ -130,9 +130,9 @@ class DualEncoder:
         """Embeddings of texts.
 
         Args:
-            texts: one or several strings.
-            batch_size: most texts at a time.
-            truncate: what to do with texts over the context length; see `Tokenizer`.
+            texts: One or several strings.
+            batch_size: Maximum number of texts at a time.
+            truncate: What to do with texts over the context length; see `Tokenizer`.
 
         Returns:
             Unit vectors `(N, D)` float32; `(0, D)` if there are none.

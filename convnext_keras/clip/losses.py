@@ -42,10 +42,10 @@ class CLIPTrainTransform:
     """The augmentation that LAION's ConvNeXts were trained with: a random resized crop, and a random patch of noise.
 
     Args:
-        size: height and width of the result, in pixels.
-        scale: smallest and largest part of the image's area that is cropped.
-        random_erasing_prob: probability 0..1 that a patch is replaced by noise.
-        seed: of the random numbers.
+        size: Height and width of the result, in pixels.
+        scale: Smallest and largest part of the image's area that is cropped.
+        random_erasing_prob: Probability 0..1 that a patch is replaced by noise.
+        seed: Seed of the random numbers.
 
     Example:
         >>> CLIPTrainTransform(64)(np.zeros((100, 80, 3), "uint8")).shape
@@ -66,17 +66,17 @@ class CLIPTrainTransform:
 
 
 def interpolate_weights(zero_shot: CLIP, tuned: CLIP, weight: float) -> CLIP:
-    """A new model whose weights lie between those of two: what is learned is kept, and little is forgotten.
+    """Returns a new model whose weights lie between those of two: what is learned is kept, and little is forgotten.
 
     "Robust fine-tuning of zero-shot models" (https://arxiv.org/abs/2109.01903v3).
 
     Args:
-        zero_shot: the model before fine-tuning.
-        tuned: the same after it.
-        weight: of `tuned`, 0..1; 0 and 1 give exact copies of the ends.
+        zero_shot: The model before fine-tuning.
+        tuned: The same after it.
+        weight: Weight of `tuned`, 0..1; 0 and 1 give exact copies of the ends.
 
     Raises:
-        ValueError: if the two differ in their sizes, or the weight is not valid.
+        ValueError: If the two differ in their sizes, or the weight is not valid.
     """
     if not 0 <= weight <= 1:
         raise ValueError(f"weight must be 0 to 1. Received: weight={weight!r}")

@@ -43,7 +43,7 @@ class CLIPHead(layers.Layer):
     or processes train together, the pairs are those of all of them, as in OpenCLIP's `gather_with_grad`.
 
     Args:
-        use_bias: whether the weight `logit_bias` is added, as the sigmoid loss needs it.
+        use_bias: Whether the weight `logit_bias` is added, as the sigmoid loss needs it.
     """
 
     def __init__(self, use_bias: bool = False, **kwargs):
@@ -80,15 +80,15 @@ class CLIP(DualEncoder, ConvNeXtModel):
     Pixels are in 0..255. Train it with `fit` and `ContrastiveLoss`, where N = M and each row is a pair.
 
     Attributes:
-        image_encoder: functional model from pixels to embeddings `(N, D)`, not normalized.
-        text_encoder: functional model from token ids to embeddings `(M, D)`, not normalized.
+        image_encoder: Functional model from pixels to embeddings `(N, D)`, not normalized.
+        text_encoder: Functional model from token ids to embeddings `(M, D)`, not normalized.
         embed_dim: `D`, the width of the embeddings.
-        tokenizer: strings to token ids.
-        transform: the evaluation transform: an image in, pixels out.
-        pretrained_info: where the weights come from, None if they are random.
-        scale: factor from cosines to logits.
-        bias: what is added to logits; 0 for models trained with CLIP's own loss.
-        micro_batches: parts in which `fit` encodes a batch, one after another and once more for the gradients, so that
+        tokenizer: Strings to token ids.
+        transform: The evaluation transform: an image in, pixels out.
+        pretrained_info: Where the weights come from, None if they are random.
+        scale: Factor from cosines to logits.
+        bias: What is added to logits; 0 for models trained with CLIP's own loss.
+        micro_batches: Parts in which `fit` encodes a batch, one after another and once more for the gradients, so that
             it takes the memory of one part. Loss and gradients are those of the whole batch, which must be a multiple
             ("Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup",
             https://arxiv.org/abs/2101.06983v2).
@@ -163,7 +163,7 @@ class CLIP(DualEncoder, ConvNeXtModel):
         """See `keras.Model.fit`; the loss is over the whole batch, wherever its parts are computed.
 
         Raises:
-            ValueError: if the strategy at work cannot do that.
+            ValueError: If the strategy at work cannot do that.
         """
         backend.check_distribution()
         return super().fit(*arguments, **options)
@@ -176,7 +176,7 @@ class CLIP(DualEncoder, ConvNeXtModel):
         return self.get_layer("similarity")(images, texts, training=True)
 
     def _in_parts(self, encoder: keras.Model, rows):
-        """The embeddings of a batch, of which nothing else is kept for the gradients."""
+        """Returns the embeddings of a batch, of which nothing else is kept for the gradients."""
         require_deterministic(encoder)
         if rows.shape[0] and rows.shape[0] % self.micro_batches:
             raise ValueError(

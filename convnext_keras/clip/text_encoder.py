@@ -24,7 +24,7 @@ class PositionEmbedding(layers.Layer):
     """Adds a learned vector for each position: `(N, L, C)` -> `(N, L, C)`, for any `L` up to the context length.
 
     Args:
-        context_length: number of positions.
+        context_length: Number of positions.
     """
 
     def __init__(self, context_length: int, **kwargs):
@@ -56,7 +56,7 @@ class CausalAttention(layers.Layer):
     backend's fused attention is used where Keras offers one.
 
     Args:
-        heads: how many.
+        heads: Number of them.
     """
 
     def __init__(self, heads: int, **kwargs):
@@ -87,7 +87,7 @@ class TextPooler(layers.Layer):
     The end token has the largest id, so it is the first maximum. What follows it cannot reach it: attention is causal.
 
     Args:
-        units: width `D` of the embedding.
+        units: Width `D` of the embedding.
     """
 
     def __init__(self, units: int, **kwargs):
@@ -113,7 +113,7 @@ class TextPooler(layers.Layer):
 
 
 def transformer_block(inputs, block: int, tower: CLIPTextConfig, dtype: Any):
-    """One residual block of causal self-attention and one of two dense layers: `(N, L, C)` -> `(N, L, C)`."""
+    """Returns one residual block of causal self-attention and one of two dense layers: `(N, L, C)` -> `(N, L, C)`."""
     width = tower.width
     residual = width**-0.5 * (2 * tower.depth) ** -0.5
 
@@ -139,13 +139,13 @@ def transformer_block(inputs, block: int, tower: CLIPTextConfig, dtype: Any):
 
 
 def build_text_encoder(tower: CLIPTextConfig, embedding: int, dtype: Any, output_dtype: Any) -> ConvNeXtModel:
-    """The text tower as a functional model.
+    """Returns the text tower as a functional model.
 
     Args:
-        tower: its sizes.
-        embedding: width of the output.
-        dtype: type or policy of its layers.
-        output_dtype: that of the last norm and the projection.
+        tower: Its sizes.
+        embedding: Width of the output.
+        dtype: Type or policy of its layers.
+        output_dtype: Output dtype that of the last norm and the projection.
 
     Returns:
         A model from token ids `(N, L)`, `L` up to the context length, to embeddings `(N, embedding)` that are not

@@ -35,7 +35,7 @@ ASCII_PATTERN = regex.compile(r"[ -%'-~]*")
 
 @functools.cache
 def byte_symbols() -> dict[int, str]:
-    """One printable character for each byte, as GPT-2 chose them: itself, or one from U+0100 on, in order."""
+    """Returns one printable character for each byte, as GPT-2 chose them: itself, or one from U+0100 on, in order."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + rank) for rank, byte in enumerate(others)}
@@ -54,7 +54,7 @@ class Tokenizer:
     Args:
         vocab_size: 49,408 for all published models. Fewer keep the first merges only, for small models: words
             fall into more pieces, and the start and end tokens are always the last two ids.
-        context_length: how many ids a text has, the start and end tokens among them.
+        context_length: Number of ids a text has, the start and end tokens among them.
 
     Example:
         >>> tokenizer = Tokenizer()
@@ -84,16 +84,16 @@ class Tokenizer:
         """Ids of texts, ready for a text encoder.
 
         Args:
-            texts: one text or several.
-            context_length: ids of each text; the tokenizer's own if None.
-            truncate: what to do with a text of more ids: `"warn"` and cut it, `"error"`, or cut it in silence.
+            texts: One text or several.
+            context_length: Ids of each text; the tokenizer's own if None.
+            truncate: What to do with a text of more ids: `"warn"` and cut it, `"error"`, or cut it in silence.
 
         Returns:
             `(N, context_length)` int32: start, text, end, then zeros. A text that is cut still has its end.
 
         Raises:
-            TypeError: if something is not a string.
-            ValueError: if a text is too long and `truncate="error"`, or an argument is not valid.
+            TypeError: If something is not a string.
+            ValueError: If a text is too long and `truncate="error"`, or an argument is not valid.
         """
         if truncate not in TRUNCATION_MODES:
             raise ValueError(f"truncate must be one of {TRUNCATION_MODES}. Received: truncate={truncate!r}")
@@ -130,10 +130,10 @@ class Tokenizer:
         return len(self.encode(text)) + 2
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The cleaned text of ids; start, end and what follows the end are left out.
+        """Returns the cleaned text of ids; start, end and what follows the end are left out.
 
         Raises:
-            ValueError: if an id is not in the vocabulary.
+            ValueError: If an id is not in the vocabulary.
         """
         symbols: list[str] = []
         for number in ids:
@@ -160,8 +160,8 @@ def merge_pairs(symbols: list[str], ranks: dict[tuple[str, ...], int]) -> list[s
     """Joins neighbouring symbols, all pairs of the lowest rank first, in n log n steps for n symbols.
 
     Args:
-        symbols: of one word.
-        ranks: of the pairs that may be joined.
+        symbols: Symbols of one word.
+        ranks: Ranks of the pairs that may be joined.
 
     Returns:
         The symbols that are left.

@@ -26,7 +26,7 @@ DEFAULT_TEMPLATE = "a photo of a {}."
 
 @functools.cache
 def imagenet_classes() -> tuple[str, ...]:
-    """Names of the 1,000 classes of ImageNet-1k as OpenAI's prompts call them, in the order of the classes.
+    """Returns names of the 1,000 classes of ImageNet-1k as OpenAI's prompts call them, in the order of the classes.
 
     Two names occur twice ("missile" and "sunglasses"), so go by position.
 
@@ -45,7 +45,7 @@ def imagenet_templates(count: int = 80) -> tuple[str, ...]:
         count: 80 for all, 7 for the short list, which is nearly as good at a tenth of the cost.
 
     Raises:
-        ValueError: if there is no list of that number.
+        ValueError: If there is no list of that number.
 
     Example:
         >>> imagenet_templates(7)[0]
@@ -61,8 +61,8 @@ class Prediction(NamedTuple):
 
     Attributes:
         label: None if it is none of the labels.
-        probability: softmax over all labels, 0..1.
-        cosine: of the angle between the image and the label's prompts, -1..1.
+        probability: Softmax over all labels, 0..1.
+        cosine: Cosine of the angle between the image and the label's prompts, -1..1.
     """
 
     label: str | None
@@ -85,17 +85,17 @@ class ZeroShotClassifier:
     """Names which of any labels fits an image.
 
     Args:
-        model: a ConvNeXt-CLIP.
-        labels: what to tell apart, one or more strings. A softmax over one label is always 1, and equal labels share
+        model: A ConvNeXt-CLIP.
+        labels: What to tell apart, one or more strings. A softmax over one label is always 1, and equal labels share
             theirs: both are met with a warning.
-        templates: one or more prompts with `{}` in the place of the label; their embeddings are averaged.
-        logit_scale: factor from cosines to logits; the checkpoint's if None.
-        threshold: cosine below which an image is none of the labels; None to always name one. 0.2 is a start for
+        templates: One or more prompts with `{}` in the place of the label; their embeddings are averaged.
+        logit_scale: Factor from cosines to logits; the checkpoint's if None.
+        threshold: Cosine below which an image is none of the labels; None to always name one. 0.2 is a start for
             LAION's models; measure it on images of your own, some of which show none of the labels.
-        batch_size: most prompts at a time.
+        batch_size: Maximum number of prompts at a time.
 
     Raises:
-        ValueError: if there are no labels, an empty one, or a template without `{}`.
+        ValueError: If there are no labels, an empty one, or a template without `{}`.
 
     Example:
         >>> from convnext_keras import clip
@@ -122,7 +122,7 @@ class ZeroShotClassifier:
         )
 
     def cosine_similarity(self, images: Any, batch_size: int = 32, exif_transpose: bool = False) -> np.ndarray:
-        """Cosines `(N, labels)` of images; see `CLIP.encode_image` for the arguments."""
+        """Returns cosines `(N, labels)` of images; see `CLIP.encode_image` for the arguments."""
         return self.model.encode_image(images, batch_size, exif_transpose=exif_transpose) @ self.classes.T
 
     def predict_proba(self, images: Any, batch_size: int = 32) -> np.ndarray:
@@ -132,13 +132,13 @@ class ZeroShotClassifier:
     def predict(
         self, images: Any, top_k: int = 5, batch_size: int = 32, exif_transpose: bool = False
     ) -> list[list[Prediction]]:
-        """The best labels of each image, the best first.
+        """Returns the best labels of each image, the best first.
 
         Args:
-            images: what `CLIP.encode_image` takes.
-            top_k: how many labels of each image.
-            batch_size: most images at a time.
-            exif_transpose: see `CLIP.encode_image`.
+            images: What `CLIP.encode_image` takes.
+            top_k: Number of labels of each image.
+            batch_size: Maximum number of images at a time.
+            exif_transpose: See `CLIP.encode_image`.
 
         Returns:
             For each image a list of `Prediction`. With a threshold, an image below it has one whose label is None.
@@ -156,12 +156,12 @@ class ZeroShotClassifier:
         return best
 
     def to_keras_model(self) -> ConvNeXtModel:
-        """One Keras model from pixels `(N, H, W, 3)` in 0..255 to probabilities `(N, labels)`, to save or export.
+        """Returns one Keras model from pixels `(N, H, W, 3)` in 0..255 to probabilities `(N, labels)`, to save or export.
 
         It shares the layers of the image tower; the labels are constants in its last layer.
 
         Raises:
-            ValueError: if the towers are not Keras' own.
+            ValueError: If the towers are not Keras' own.
         """
         if not isinstance(self.model, CLIP):
             raise ValueError("The towers are exported already. Make the classifier of the ConvNeXt-CLIP in Keras.")
@@ -177,7 +177,7 @@ class ZeroShotClassifier:
 
 
 def format_prompts(labels: Sequence[str], templates: Sequence[str]) -> list[str]:
-    """Each label in each template, by plain replacement; label by label."""
+    """Returns each label in each template, by plain replacement; label by label."""
     return [template.replace(LABEL_PLACEHOLDER, label) for label in labels for template in templates]
 
 
@@ -187,7 +187,7 @@ def class_embeddings(prompts: np.ndarray, labels: int) -> np.ndarray:
 
 
 def validate_labels(labels: Sequence[str]) -> tuple[str, ...]:
-    """The labels without blanks at their ends; raises ValueError if there are none, or an empty one."""
+    """Returns the labels without blanks at their ends; raises ValueError if there are none, or an empty one."""
     if isinstance(labels, str):
         raise ValueError(f"labels must be a list of strings. Received one string: {labels!r}. Use labels=[{labels!r}].")
     labels = [label.strip() if isinstance(label, str) else label for label in labels]
@@ -211,7 +211,7 @@ def validate_labels(labels: Sequence[str]) -> tuple[str, ...]:
 
 
 def validate_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
-    """The templates; raises ValueError if there are none, or one has no place for the label."""
+    """Returns the templates; raises ValueError if there are none, or one has no place for the label."""
     templates = (templates,) if isinstance(templates, str) else tuple(templates)
     if not templates:
         raise ValueError("templates must have at least one string. Received none.")

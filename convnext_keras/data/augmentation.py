@@ -27,14 +27,14 @@ def random_box(
     ratios: tuple[float, float],
     random: np.random.Generator,
 ) -> Box | None:
-    """A random box inside an image.
+    """Returns a random box inside an image.
 
     Args:
-        height: of the image in pixels.
-        width: of the image in pixels.
-        scale: smallest and largest part of its area.
-        ratios: smallest and largest of the box's width to its height.
-        random: where the numbers come from.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
+        scale: Smallest and largest part of its area.
+        ratios: Smallest and largest of the box's width to its height.
+        random: Where the numbers come from.
 
     Returns:
         Top, left, height and width in pixels; None if ten tries do not fit.
@@ -56,7 +56,7 @@ def random_resized_crop(
     random: np.random.Generator,
     interpolation: str = "bicubic",
 ) -> Image.Image:
-    """A random part of an image, resized to a height and width (https://arxiv.org/abs/1409.4842v1, section 6)."""
+    """Returns a random part of an image, resized to a height and width (https://arxiv.org/abs/1409.4842v1, section 6)."""
     box = random_box(image.height, image.width, scale, CROP_RATIOS, random)
     top, left, height, width = box or (0, 0, image.height, image.width)
     area = (left, top, left + width, top + height)
@@ -64,7 +64,7 @@ def random_resized_crop(
 
 
 def random_erasing(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """A copy of pixels `(H, W, C)` with a random box of noise (https://arxiv.org/abs/1708.04896v2)."""
+    """Returns a copy of pixels `(H, W, C)` with a random box of noise (https://arxiv.org/abs/1708.04896v2)."""
     box = random_box(pixels.shape[0], pixels.shape[1], ERASING_AREA, ERASING_RATIOS, random)
     if box is None:
         return pixels
@@ -76,7 +76,7 @@ def random_erasing(pixels: np.ndarray, random: np.random.Generator) -> np.ndarra
 
 
 def _affine(image: Image.Image, matrix: np.ndarray, shift: tuple[float, float] = (0, 0)) -> Image.Image:
-    """The image under an affine map about its middle; what comes in from outside is gray, as the field has it."""
+    """Returns the image under an affine map about its middle; what comes in from outside is gray, as the field has it."""
     middle = np.array(image.size) / 2
     offset = middle - matrix @ (middle + shift)
     coefficients = (*matrix[0], offset[0], *matrix[1], offset[1])
@@ -146,16 +146,16 @@ class Augmentation:
     """An image, and random numbers, to the pixels that a model is trained on.
 
     Attributes:
-        transform: evaluation transform of the model; its size, filter and channels are kept.
-        crop_scale: smallest and largest part of the image's area that is cropped; `(1, 1)` for the transform's own
+        transform: Evaluation transform of the model; its size, filter and channels are kept.
+        crop_scale: Smallest and largest part of the image's area that is cropped; `(1, 1)` for the transform's own
             crop.
-        hflip_prob: probability 0..1 to mirror left and right.
-        affine: strength 0..1 of turning, scaling and shifting, see `random_affine`.
-        rand_augment: magnitude 0..10 of `rand_augment`; 0 for none.
-        random_erasing_prob: probability 0..1 that a box is replaced by noise.
+        hflip_prob: Probability 0..1 to mirror left and right.
+        affine: Strength 0..1 of turning, scaling and shifting, see `random_affine`.
+        rand_augment: Magnitude 0..10 of `rand_augment`; 0 for none.
+        random_erasing_prob: Probability 0..1 that a box is replaced by noise.
 
     Raises:
-        ValueError: if the images are neither gray nor RGB.
+        ValueError: If the images are neither gray nor RGB.
 
     Example:
         >>> augment = Augmentation(ImageTransform(32), crop_scale=(0.5, 1.0), hflip_prob=0.5)
@@ -181,7 +181,7 @@ class Augmentation:
             )
 
     def __call__(self, image: ImageSource, random: np.random.Generator) -> np.ndarray:
-        """Pixels `(height, width, channels)` in 0..255; see `ImageTransform`."""
+        """Returns pixels `(height, width, channels)` in 0..255; see `ImageTransform`."""
         height, width, channels = self.transform.shape
         if self.crop_scale == (1, 1):
             pixels = self.transform(image)
@@ -208,7 +208,7 @@ class Augmentation:
 def mixup_cutmix(
     pixels: np.ndarray, targets: np.ndarray, mixup: float, cutmix: float, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A batch mixed with itself in reverse order, by mixup or by cutmix, one at random if both are asked for.
+    """Returns a batch mixed with itself in reverse order, by mixup or by cutmix, one at random if both are asked for.
 
     "mixup" (https://arxiv.org/abs/1710.09412v2) adds images, "CutMix" (https://arxiv.org/abs/1905.04899v2) pastes a
     box of one into the other; targets are added by the same parts.
@@ -216,9 +216,9 @@ def mixup_cutmix(
     Args:
         pixels: `(N, H, W, C)` in 0..255.
         targets: `(N, classes)`, each row summing to 1.
-        mixup: the parameter of the beta distribution of the parts, above 0; 0 for no mixup.
-        cutmix: the same for cutmix.
-        random: where the numbers come from.
+        mixup: The parameter of the beta distribution of the parts, above 0; 0 for no mixup.
+        cutmix: The same for cutmix.
+        random: Where the numbers come from.
 
     Returns:
         Both of the same shapes, float32.

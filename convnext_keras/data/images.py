@@ -44,8 +44,8 @@ class ImageError(ValueError):
     """An image cannot be read.
 
     Attributes:
-        source: what was to be read: a path, an address, the name of a member of an archive, or a few words.
-        reason: why it cannot be read, in one clause.
+        source: What was to be read: a path, an address, the name of a member of an archive, or a few words.
+        reason: Why it cannot be read, in one clause.
 
     Example:
         >>> str(ImageError("photo.png", "the file is empty"))
@@ -88,17 +88,17 @@ def open_image(
     above 255: `scale_levels=False` does the same. Of an animation, the first frame is read.
 
     Args:
-        source: a path; the bytes of a file; a file object; a Pillow image; an array or a tensor of any backend, with
+        source: A path; the bytes of a file; a file object; a Pillow image; an array or a tensor of any backend, with
             the shape `(H, W)`, `(H, W, 1)`, `(H, W, 3)` or with the channels of the mode; or a mapping with `bytes` or
             `path`, as Hugging Face's `datasets` store images.
-        mode: mode of Pillow that the result has; None keeps the mode of the source.
-        name: what errors call the source; by default its path, or a few words.
-        exif_transpose: whether to rotate the image as its EXIF orientation says. timm and OpenCLIP do not.
-        background: color that transparent pixels are laid on; None drops the opacity, as the peers do.
-        scale_levels: see above.
-        max_pixels: largest accepted width times height.
-        max_bytes: largest accepted file.
-        formats: names of Pillow's formats that are accepted, such as `("PNG", "JPEG")`; None accepts all.
+        mode: Mode of Pillow that the result has; None keeps the mode of the source.
+        name: What errors call the source; by default its path, or a few words.
+        exif_transpose: Whether to rotate the image as its EXIF orientation says. timm and OpenCLIP do not.
+        background: Color that transparent pixels are laid on; None drops the opacity, as the peers do.
+        scale_levels: See above.
+        max_pixels: Largest accepted width times height.
+        max_bytes: Largest accepted file.
+        formats: Names of Pillow's formats that are accepted, such as `("PNG", "JPEG")`; None accepts all.
 
     Raises:
         ImageError: If the source cannot be read as an image, or is larger than the limits.
@@ -126,9 +126,9 @@ def identify(content: bytes, formats: tuple[str, ...] | None = None, name: str =
     """Opens an image without decoding it: its format and size are known, and `open_image` takes it.
 
     Args:
-        content: bytes of the file.
-        formats: see `open_image`.
-        name: see `open_image`.
+        content: Bytes of the file.
+        formats: See `open_image`.
+        name: See `open_image`.
 
     Raises:
         ImageError: If it is no image of these formats.
@@ -147,7 +147,7 @@ def apply_orientation(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The orientation 1..8 of an image.
+    """Returns the orientation 1..8 of an image.
 
     Read from the first directory of the EXIF data alone: Pillow copies the data of each of its up to 65535 entries.
     """
@@ -178,7 +178,7 @@ class _ExifEntry(NamedTuple):
 
 
 def _exif_entries(exif: bytes) -> Iterator[_ExifEntry]:
-    """The entries of the first directory: the tag, the bytes of its data, and its first 16 bits."""
+    """Returns the entries of the first directory: the tag, the bytes of its data, and its first 16 bits."""
     orders: dict[bytes, Literal["little", "big"]] = {b"II*\0": "little", b"MM\0*": "big"}
     order = orders.get(exif[:4])
     if order is None:
@@ -223,8 +223,8 @@ def to_uint8(pixels: Any, channels: Iterable[int] = (1, 3)) -> np.ndarray:
     """Returns an array of pixels as uint8 `(H, W, C)`; see `open_image` for how other types are scaled.
 
     Args:
-        pixels: array or tensor `(H, W)` or `(H, W, C)`.
-        channels: accepted values of `C`.
+        pixels: Array or tensor `(H, W)` or `(H, W, C)`.
+        channels: Accepted values of `C`.
 
     Raises:
         ImageError: If the shape or the values are not those of an image.
@@ -277,7 +277,7 @@ def convert_mode(image: Image.Image, mode: str | None, scale_levels: bool = True
 
 
 def _as_numeric_array(image: Image.Image) -> np.ndarray:
-    """The levels of an image with more than 8 bits; those of a PNG have 16, whatever mode Pillow opens it in."""
+    """Returns the levels of an image with more than 8 bits; those of a PNG have 16, whatever mode Pillow opens it in."""
     array = np.asarray(image)
     is_png = image.mode == "I" and getattr(image, "format", None) == "PNG"
     return array.astype("uint16") if is_png else array
@@ -285,7 +285,7 @@ def _as_numeric_array(image: Image.Image) -> np.ndarray:
 
 @contextlib.contextmanager
 def _open_with_pillow(source: Any, mode: str | None, max_bytes: int, formats: Any) -> Any:
-    """An image that is not decoded yet."""
+    """Returns an image that is not decoded yet."""
     if isinstance(source, Image.Image):
         yield source
         return
@@ -335,7 +335,7 @@ def _check_size(file: Any, max_bytes: int) -> None:
 
 
 def _compose_on_background(image: Image.Image, background: tuple[int, int, int] | None) -> Image.Image:
-    """An image without opacity, laid on a color."""
+    """Returns an image without opacity, laid on a color."""
     if background is None or not image.has_transparency_data:
         return image
     opaque = Image.new("RGBA", image.size, (*background, 255))

@@ -93,12 +93,12 @@ def _to_array(images: Sequence) -> np.ndarray:
 def iter_batches(
     images: Any, transform: Callable[[Any], np.ndarray], batch_size: int, on_error: str | OnError = "raise"
 ) -> Iterator[tuple[list, np.ndarray]]:
-    """Images as batches of pixels, decoded and resized in threads while the caller works on the batch before.
+    """Returns images as batches of pixels, decoded and resized in threads while the caller works on the batch before.
 
     Args:
-        images: see `as_image_list`; an iterable is read no further than two batches ahead.
-        transform: one item of `images` to pixels, all of one shape.
-        batch_size: most images of a batch.
+        images: See `as_image_list`; an iterable is read no further than two batches ahead.
+        transform: One item of `images` to pixels, all of one shape.
+        batch_size: Maximum number of images of a batch.
         on_error: `"raise"`, or `"skip"` to warn of an image that cannot be read and go on, or what is to be called
             with its item and the error.
 
@@ -106,7 +106,7 @@ def iter_batches(
         The items as they were given, and their pixels `(N, size, size, 3)`, uint8; in the order given.
 
     Raises:
-        ValueError: if an image cannot be read and is not to be skipped; the message names it.
+        ValueError: If an image cannot be read and is not to be skipped; the message names it.
     """
     if on_error not in ("raise", "skip") and not callable(on_error):
         raise ValueError(f"on_error must be 'raise' or 'skip'. Received: on_error={on_error!r}")
@@ -125,7 +125,7 @@ def iter_batches(
 def _prefetch(
     images: Any, transform: Callable[[Any], np.ndarray], ahead: int
 ) -> Iterator[tuple[Any, Future[np.ndarray]]]:
-    """Each image with its pixels to come; at most `ahead` of them are begun at a time."""
+    """Returns each image with its pixels to come; at most `ahead` of them are begun at a time."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         waiting: collections.deque[tuple[Any, Future[np.ndarray]]] = collections.deque()
         try:

@@ -39,10 +39,10 @@ NORMALIZATION_STATS = {
 
 
 def get_statistics(statistics: str | NormalizationStats) -> NormalizationStats:
-    """The statistics of that name in `NORMALIZATION_STATS`, or those given.
+    """Returns the statistics of that name in `NORMALIZATION_STATS`, or those given.
 
     Raises:
-        ValueError: if the name is unknown.
+        ValueError: If the name is unknown.
     """
     if isinstance(statistics, NormalizationStats):
         return statistics
@@ -63,14 +63,14 @@ def normalize(pixels, statistics: str | NormalizationStats = "imagenet"):
     """Does outside a model built with `include_preprocessing=False` what the embedded `Normalization` layer does.
 
     Args:
-        pixels: array or tensor `(..., 3)` in 0..255, red, green and blue last.
-        statistics: a name in `NORMALIZATION_STATS`, or others.
+        pixels: Array or tensor `(..., 3)` in 0..255, red, green and blue last.
+        statistics: A name in `NORMALIZATION_STATS`, or others.
 
     Returns:
         The same shape in float32, about -2.2..2.7.
 
     Raises:
-        ValueError: if `statistics` is unknown.
+        ValueError: If `statistics` is unknown.
 
     Example:
         >>> normalize(np.full((1, 1, 3), 255.0), "half")
@@ -88,9 +88,9 @@ def preprocess_input(x: Any, data_format: str | None = None):
     """Returns `x` as it is, like `keras.applications.convnext.preprocess_input`: the models normalize by themselves.
 
     Args:
-        x: pixels in 0..255, `(N, H, W, 3)` or `(H, W, 3)`, array or tensor. A NumPy array that looks scaled already
+        x: Pixels in 0..255, `(N, H, W, 3)` or `(H, W, 3)`, array or tensor. A NumPy array that looks scaled already
             (nothing above 1, or something below 0) is met with a warning, shown once.
-        data_format: accepted for Keras' sake.
+        data_format: Accepted for Keras' sake.
 
     Returns:
         `x` itself.
@@ -137,13 +137,13 @@ CROP_ROUNDING: dict[str, Callable[[int], int]] = {
 def center_crop(
     image: Image.Image, size: int | tuple[int, int], rounding: str = "half_even", fill: int | tuple[int, ...] = 0
 ) -> Image.Image:
-    """The middle of an image.
+    """Returns the middle of an image.
 
     Args:
-        image: the image.
-        size: height and width of the result, in pixels.
-        crop_rounding: of `CROP_ROUNDING`.
-        fill_color: the level, or one for each channel, of what is added where the image is smaller.
+        image: The image.
+        size: Height and width of the result, in pixels.
+        crop_rounding: Crop rounding of `CROP_ROUNDING`.
+        fill_color: The level, or one for each channel, of what is added where the image is smaller.
     """
     height, width = size if isinstance(size, tuple) else (size, size)
     left, top = CROP_ROUNDING[rounding](image.width - width), CROP_ROUNDING[rounding](image.height - height)
@@ -160,23 +160,23 @@ class ImageTransform(NamedTuple):
     """The evaluation transform of a weight set: an image in, the pixels that its model takes out.
 
     Attributes:
-        size: height and width of the result in pixels, one number for both or `(height, width)`.
-        crop_pct: the part of the resized image's edge that the center crop keeps, 0..1.
+        size: Height and width of the result in pixels, one number for both or `(height, width)`.
+        crop_pct: The part of the resized image's edge that the center crop keeps, 0..1.
         resize_mode: `"shortest"` keeps the proportions and covers the result, `"longest"` keeps them and fits into it,
             `"squash"` does not keep them; `"none"` only crops.
-        interpolation: a name in `INTERPOLATIONS`; always antialiased.
-        statistics: the name of the statistics that the model embeds, or others.
-        convert_rgb_first: whether other modes become RGB before resizing, as timm does, or after cropping, as OpenCLIP
+        interpolation: A name in `INTERPOLATIONS`; always antialiased.
+        statistics: The name of the statistics that the model embeds, or others.
+        convert_rgb_first: Whether other modes become RGB before resizing, as timm does, or after cropping, as OpenCLIP
             does.
-        crop_rounding: of the crop's offset, a name in `CROP_ROUNDING`.
-        resize_size: height and width before the crop, None for `size / crop`, rounded down.
+        crop_rounding: Crop rounding of the crop's offset, a name in `CROP_ROUNDING`.
+        resize_size: Height and width before the crop, None for `size / crop`, rounded down.
         channels: 1 for gray levels, 3 for RGB, 4 with opacity; of another number, images must be arrays.
-        fill_color: see `center_crop`.
-        quantize: whether resized pixels are rounded to whole numbers, as all but DINOv3's processor do.
-        exif_transpose: see `open_image`; off, as in the publishers' transforms. The command line, jobs, training and
+        fill_color: See `center_crop`.
+        quantize: Whether resized pixels are rounded to whole numbers, as all but DINOv3's processor do.
+        exif_transpose: See `open_image`; off, as in the publishers' transforms. The command line, jobs, training and
             the server set it.
-        background: see `open_image`.
-        scale_levels: see `open_image`; off gives what the publishers' transforms give for 16-bit images.
+        background: See `open_image`.
+        scale_levels: See `open_image`; off gives what the publishers' transforms give for 16-bit images.
 
     Example:
         >>> ImageTransform(size=224, crop=0.875)(np.zeros((300, 451, 3), "uint8")).shape
@@ -216,8 +216,8 @@ class ImageTransform(NamedTuple):
         """Transforms an image.
 
         Args:
-            image: see `open_image`.
-            name: what errors call it; see `open_image`.
+            image: See `open_image`.
+            name: What errors call it; see `open_image`.
 
         Returns:
             Pixels `(height, width, channels)` in 0..255, uint8; float32 without `quantize`.

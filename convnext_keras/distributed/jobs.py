@@ -42,11 +42,11 @@ class JobSummary(NamedTuple):
     """What a job did.
 
     Attributes:
-        images: that were done by this run.
-        errors: how many of them could not be read; their rows say why.
-        shards: that were written by this run.
-        skipped: shards that an earlier run had written.
-        seconds: that it took.
+        images: Images that were done by this run.
+        errors: Number of of them could not be read; their rows say why.
+        shards: Shards that were written by this run.
+        skipped: Shards that an earlier run had written.
+        seconds: Seconds that it took.
     """
 
     images: int
@@ -81,29 +81,30 @@ def embed(
     become shards of their own.
 
     Args:
-        weights: a ConvNeXt-CLIP by its name, see `clip.create_model`, or as `export` wrote it.
-        inputs: see `make_shards`.
-        output: a folder for files of Parquet, one a shard; or a path that ends in `.lance`, see `retrieval.LanceIndex`.
+        weights: A ConvNeXt-CLIP by its name, see `clip.create_model`, or as `export` wrote it.
+        inputs: See `make_shards`.
+        output: A folder for files of Parquet, one a shard; or a path that ends in `.lance`, see `retrieval.LanceIndex`.
             With several machines, in a file system that they share.
-        dtype: of vectors, `"float32"` or `"float16"`.
-        batch_size: most images at a time.
+        dtype: Dtype of vectors, `"float32"` or `"float16"`.
+        batch_size: Maximum number of images at a time.
         runtime: `"openvino"` or `"onnx"`, to run the model without Keras' backend; see
             `export.get_or_export_clip`.
         cluster: None for this process, or `"ray"`.
-        address: of a cluster of Ray that runs, such as `"auto"` or `"ray://head:10001"`; None to start one here.
-        devices: of a cluster: `"gpu"` or `"cpu"`, or such as `"gpu:4"`, for how many models there are; each has a GPU,
-            or an equal part of the processors. By default one for each GPU, or for each four processors.
-        shard_size: images of a shard; an archive is one.
-        column: column of a list that has the paths, addresses or images; see `make_shards`.
-        exif_transpose: whether images are rotated as their EXIF orientation says; see `open_image`.
-        retry_errors: whether shards with images that could not be read are done again.
-        verbose: whether to show progress, with images a second and the time left.
+        address: Address of a cluster of Ray that runs, such as `"auto"` or `"ray://head:10001"`; None to start one
+            here.
+        devices: Devices of a cluster: `"gpu"` or `"cpu"`, or such as `"gpu:4"`, for how many models there are; each has
+            a GPU, or an equal part of the processors. By default one for each GPU, or for each four processors.
+        shard_size: Images of a shard; an archive is one.
+        column: Column of a list that has the paths, addresses or images; see `make_shards`.
+        exif_transpose: Whether images are rotated as their EXIF orientation says; see `open_image`.
+        retry_errors: Whether shards with images that could not be read are done again.
+        verbose: Whether to show progress, with images a second and the time left.
 
     Raises:
-        ValueError: if an argument is not valid, an input is not there, another run writes to the output, or it was
+        ValueError: If an argument is not valid, an input is not there, another run writes to the output, or it was
             begun with other inputs or settings.
-        ConnectionError: if there is no cluster at the address.
-        RuntimeError: if a shard cannot be done; the shards before it are kept.
+        ConnectionError: If there is no cluster at the address.
+        RuntimeError: If a shard cannot be done; the shards before it are kept.
 
     Example:
         >>> from convnext_keras import distributed
@@ -136,29 +137,29 @@ def classify(
     retry_errors: bool = False,
     verbose: bool = False,
 ) -> JobSummary:
-    """The classes of any number of images, in files of Parquet.
+    """Returns the classes of any number of images, in files of Parquet.
 
     The rows are those of `embed` with `labels`, the names of the best classes, and `scores`, their probabilities 0..1.
 
     Args:
-        weights: a classifier by its name, a file or folder of one, or an exported one.
-        inputs: see `embed`.
-        output: a folder.
-        top_k: how many classes of each image.
-        batch_size: see `embed`.
-        cluster: see `embed`.
-        address: see `embed`.
-        devices: see `embed`.
-        shard_size: see `embed`.
-        column: see `embed`.
-        exif_transpose: see `embed`.
-        retry_errors: see `embed`.
-        verbose: see `embed`.
+        weights: A classifier by its name, a file or folder of one, or an exported one.
+        inputs: See `embed`.
+        output: A folder.
+        top_k: Number of classes of each image.
+        batch_size: See `embed`.
+        cluster: See `embed`.
+        address: See `embed`.
+        devices: See `embed`.
+        shard_size: See `embed`.
+        column: See `embed`.
+        exif_transpose: See `embed`.
+        retry_errors: See `embed`.
+        verbose: See `embed`.
 
     Raises:
-        ValueError: see `embed`.
-        ConnectionError: see `embed`.
-        RuntimeError: see `embed`.
+        ValueError: See `embed`.
+        ConnectionError: See `embed`.
+        RuntimeError: See `embed`.
 
     Example:
         >>> from convnext_keras import distributed
@@ -194,27 +195,27 @@ def zero_shot(
     The rows are those of `embed` with `labels`, the best ones, `scores`, their probabilities, and `cosines`.
 
     Args:
-        weights: see `embed`.
-        labels: see `clip.ZeroShotClassifier`.
-        inputs: see `embed`.
-        output: a folder.
-        templates: see `clip.ZeroShotClassifier`.
-        top_k: how many labels of each image.
-        batch_size: see `embed`.
-        runtime: see `embed`.
-        cluster: see `embed`.
-        address: see `embed`.
-        devices: see `embed`.
-        shard_size: see `embed`.
-        column: see `embed`.
-        exif_transpose: see `embed`.
-        retry_errors: see `embed`.
-        verbose: see `embed`.
+        weights: See `embed`.
+        labels: See `clip.ZeroShotClassifier`.
+        inputs: See `embed`.
+        output: A folder.
+        templates: See `clip.ZeroShotClassifier`.
+        top_k: Number of labels of each image.
+        batch_size: See `embed`.
+        runtime: See `embed`.
+        cluster: See `embed`.
+        address: See `embed`.
+        devices: See `embed`.
+        shard_size: See `embed`.
+        column: See `embed`.
+        exif_transpose: See `embed`.
+        retry_errors: See `embed`.
+        verbose: See `embed`.
 
     Raises:
-        ValueError: see `embed`.
-        ConnectionError: see `embed`.
-        RuntimeError: see `embed`.
+        ValueError: See `embed`.
+        ConnectionError: See `embed`.
+        RuntimeError: See `embed`.
 
     Example:
         >>> from convnext_keras import distributed
@@ -263,7 +264,7 @@ def _run(
 
 
 def _remaining_shards(shards: list[Shard], output: Output, options: JobOptions) -> list[Shard]:
-    """The shards that are to be done; images that are new since an earlier run become shards of their own."""
+    """Returns the shards that are to be done; images that are new since an earlier run become shards of their own."""
     done = output.done
     if all(done.get(shard.number) in (None, shard.digest) for shard in shards):
         again = output.failed() if options.retry_errors else ()

@@ -30,12 +30,12 @@ def layout_map(model: keras.Model, mesh: keras.distribution.DeviceMesh) -> keras
     embeddings of tokens, along their outputs. What is small is on every device.
 
     Args:
-        model: a ConvNeXt or ConvNeXt-CLIP, which tells the sizes: a weight that cannot be split evenly is on every
+        model: A ConvNeXt or ConvNeXt-CLIP, which tells the sizes: a weight that cannot be split evenly is on every
             device. Build the model to train within the distribution, so that it never is on one device as a whole.
-        mesh: devices with the axes `"batch"` and `"model"`.
+        mesh: Devices with the axes `"batch"` and `"model"`.
 
     Raises:
-        ValueError: if the mesh has other axes.
+        ValueError: If the mesh has other axes.
 
     Example:
         >>> from convnext_keras import ConvNeXtAtto, distributed
@@ -57,7 +57,7 @@ def layout_map(model: keras.Model, mesh: keras.distribution.DeviceMesh) -> keras
 
 
 def shard_axis(path: str, rank: int) -> int | None:
-    """The axis by which a weight is split over devices, None if it is small.
+    """Returns the axis by which a weight is split over devices, None if it is small.
 
     Example:
         >>> shard_axis("text_block_0_mlp_out/kernel", rank=2), shard_axis("text_block_0_mlp_out/bias", rank=1)
@@ -78,7 +78,7 @@ class RematModel(keras.Model):
     made of, by `with_rematerialization`.
 
     Args:
-        segments: models whose outputs are the next one's inputs.
+        segments: Models whose outputs are the next one's inputs.
     """
 
     def __init__(self, segments: list[keras.Model], **options: Any) -> None:
@@ -86,7 +86,7 @@ class RematModel(keras.Model):
         self.segments = segments
 
     def call(self, inputs, training=False):
-        """The outputs of the last segment."""
+        """Returns the outputs of the last segment."""
         for segment in self.segments:
             run = keras.remat(lambda tensor, segment=segment: segment(tensor, training=True)) if training else segment
             inputs = run(inputs)
@@ -94,13 +94,13 @@ class RematModel(keras.Model):
 
 
 def with_rematerialization(model: keras.Model) -> RematModel:
-    """A model to train in place of another, with its weights, in less memory; see `RematModel`.
+    """Returns a model to train in place of another, with its weights, in less memory; see `RematModel`.
 
     Args:
-        model: a ConvNeXt without stochastic depth, whose random numbers would differ the second time.
+        model: A ConvNeXt without stochastic depth, whose random numbers would differ the second time.
 
     Raises:
-        ValueError: if it has no stages, or random layers.
+        ValueError: If it has no stages, or random layers.
 
     Example:
         >>> from convnext_keras import create_model, distributed

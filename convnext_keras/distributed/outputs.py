@@ -25,10 +25,10 @@ class Output:
     """Where the rows of a job go.
 
     Args:
-        path: of the output.
+        path: Path of the output.
 
     Attributes:
-        done: digests of the shards that are written, by their numbers.
+        done: Digests of the shards that are written, by their numbers.
     """
 
     def __init__(self, path: Path) -> None:
@@ -49,7 +49,7 @@ class Output:
 
     @property
     def folder(self) -> Path | None:
-        """The folder that workers write to themselves; None if their rows are for `write`."""
+        """Returns the folder that workers write to themselves; None if their rows are for `write`."""
         return None
 
     def write(self, shard: Shard, table: Any) -> None:
@@ -74,7 +74,7 @@ class ParquetOutput(Output):
         self.done = {number: part[2] for number, part in self.parts.items()}
 
     def _columns(self, column: str) -> Iterator[tuple[int, Any]]:
-        """A column of each part, with the part's number."""
+        """Returns a column of each part, with the part's number."""
         import pyarrow.parquet
 
         for number, part in self.parts.items():
@@ -164,15 +164,15 @@ def check_settings(path: Path, found: dict[str, Any] | None, settings: dict[str,
 
 @contextlib.contextmanager
 def open_output(path: Path, settings: dict[str, Any], model: DualEncoder | None) -> Iterator[Output]:
-    """The output at a path, for one run at a time.
+    """Returns the output at a path, for one run at a time.
 
     Args:
-        path: a folder, or what ends in `.lance`.
-        settings: what is done, as JSON has it; a run goes on only with the same.
-        model: for Lance.
+        path: A folder, or what ends in `.lance`.
+        settings: What is done, as JSON has it; a run goes on only with the same.
+        model: Model for Lance.
 
     Raises:
-        ValueError: if another run writes there, or one has with other settings.
+        ValueError: If another run writes there, or one has with other settings.
     """
     if path.is_file() or path.suffix not in ("", ".lance"):
         raise ValueError(f"The output of a job is a folder, or ends in .lance. Received: {path}")

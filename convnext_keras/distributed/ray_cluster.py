@@ -69,16 +69,16 @@ class ActorPool:
     """Models of a task on the devices of a cluster, as a context.
 
     Args:
-        task: what they do.
-        address: see `embed`.
-        devices: see `embed`.
+        task: What they do.
+        address: See `embed`.
+        devices: See `embed`.
 
     Attributes:
-        card: what is known of the model.
+        card: What is known of the model.
 
     Raises:
-        ValueError: if Ray is missing, the devices are not valid or not there, or the model cannot be had.
-        ConnectionError: if there is no cluster at the address.
+        ValueError: If Ray is missing, the devices are not valid or not there, or the model cannot be had.
+        ConnectionError: If there is no cluster at the address.
     """
 
     def __init__(self, task: Task, address: str | None, devices: str) -> None:
@@ -109,14 +109,14 @@ class ActorPool:
             self.ray.shutdown()
 
     def embedder(self) -> DualEncoder | None:
-        """The model as far as its vectors go; None if it makes none."""
+        """Returns the model as far as its vectors go; None if it makes none."""
         return RemoteModelInfo(self.card) if self.task.kind == "embed" else None
 
     def map(self, shards: Iterable[Shard], folder: Path | None) -> Iterator[tuple[Shard, ShardResult]]:
-        """Shards with what they gave, in the order in which they are done.
+        """Returns shards with what they gave, in the order in which they are done.
 
         Raises:
-            RuntimeError: if a shard cannot be done.
+            RuntimeError: If a shard cannot be done.
         """
         waiting, running = iter(shards), {}
 
@@ -140,7 +140,7 @@ class ActorPool:
 
 
 def worker_env() -> dict[str, str]:
-    """Variables of the environment for every process of a cluster, most of them as this one has them."""
+    """Returns variables of the environment for every process of a cluster, most of them as this one has them."""
     kept = {name: os.environ[name] for name in PASSED_ENV_VARS if name in os.environ}
     return {**kept, **FAST_IMPORT_ENV, "KERAS_BACKEND": keras.backend.backend()}
 
@@ -154,11 +154,11 @@ def plan_workers(devices: str, resources: dict[str, float]) -> tuple[int, dict[s
     """How many models there are on a cluster, and what each has of it.
 
     Args:
-        devices: see `embed`.
-        resources: of the cluster, as Ray counts them.
+        devices: See `embed`.
+        resources: Resources of the cluster, as Ray counts them.
 
     Raises:
-        ValueError: if the words are not valid, or the cluster has less.
+        ValueError: If the words are not valid, or the cluster has less.
 
     Example:
         >>> plan_workers("", {"CPU": 8.0})

@@ -22,18 +22,18 @@ def serve_deployment(
     queue: int = 1024,
     **options: Any,
 ) -> Any:
-    """An application for `ray.serve.run`, which answers as `server.create_app` does.
+    """Returns an application for `ray.serve.run`, which answers as `server.create_app` does.
 
     Args:
-        model: name of the model, see `create_app`; every machine must find the same under it.
-        replicas: how many; or the least and the most, between which Ray Serve chooses by how many requests wait.
-        processors: of each replica.
-        gpus: of each replica.
-        queue: most requests that wait; more are refused with the status 503.
-        **options: of `create_app`, such as `api_keys` and `indexes`.
+        model: Name of the model, see `create_app`; every machine must find the same under it.
+        replicas: Number of them; or the least and the most, between which Ray Serve chooses by how many requests wait.
+        processors: Processors of each replica.
+        gpus: Gpus of each replica.
+        queue: Maximum number of requests that wait; more are refused with the status 503.
+        **options: Options of `create_app`, such as `api_keys` and `indexes`.
 
     Raises:
-        ValueError: if Ray Serve is missing, or a number is not valid.
+        ValueError: If Ray Serve is missing, or a number is not valid.
 
     Example:
         >>> from convnext_keras import distributed

@@ -38,9 +38,9 @@ class Item(NamedTuple):
     """An image of a shard.
 
     Attributes:
-        key: its path or address, or that of its archive or list with its name in it; text that UTF-8 can hold.
-        content: the bytes of the file; None to read them at `place`; or the error that says why there are none.
-        place: path or address.
+        key: Its path or address, or that of its archive or list with its name in it; text that UTF-8 can hold.
+        content: The bytes of the file; None to read them at `place`; or the error that says why there are none.
+        place: Path or address.
     """
 
     key: str
@@ -65,11 +65,11 @@ class Shard:
     """Images that are done together.
 
     Attributes:
-        number: of the shard in its job, from 0.
-        names: the paths or addresses of its images, or of its one archive.
-        is_archive: which of the two.
-        columns: of a list, an Arrow table with the rows of these images, without their paths; None for others.
-        contents: of a list that holds images, their bytes, None where there are none.
+        number: Number of the shard in its job, from 0.
+        names: The paths or addresses of its images, or of its one archive.
+        is_archive: Is archive which of the two.
+        columns: Columns of a list, an Arrow table with the rows of these images, without their paths; None for others.
+        contents: Contents of a list that holds images, their bytes, None where there are none.
     """
 
     number: int
@@ -109,11 +109,11 @@ def make_shards(inputs: Sequence[str], images: int, column: str = "") -> Iterato
     """Cuts inputs into shards, in an order that is the same at every run.
 
     Args:
-        inputs: folders, images, `.tar` archives as img2dataset and webdataset write them, and `.csv`, `.tsv` or
+        inputs: Folders, images, `.tar` archives as img2dataset and webdataset write them, and `.csv`, `.tsv` or
             `.parquet` lists with a column of paths, addresses or images; each may have `*` in it, and be an address
             such as `s3://bucket/photos/`. Local paths become absolute. Paths in a list are relative to its folder.
-        images: of a shard; an archive is one shard.
-        column: column of a list to read; by default the first of `PATH_COLUMNS` and `IMAGE_COLUMNS` that it has.
+        images: Images of a shard; an archive is one shard.
+        column: Column of a list to read; by default the first of `PATH_COLUMNS` and `IMAGE_COLUMNS` that it has.
 
     Raises:
         ValueError: If an input does not exist, has no images, or a list has no such column.
@@ -164,7 +164,7 @@ def _is_image_or_archive(name: str) -> bool:
 
 
 def _read(address: str, key: str) -> bytes:
-    """The bytes at an address.
+    """Returns the bytes at an address.
 
     Raises:
         ImageError: If they cannot be fetched; it says what the server answered.
@@ -182,7 +182,7 @@ def _read(address: str, key: str) -> bytes:
 
 
 def _fetch(address: str) -> bytes:
-    """The body of an HTTP answer, within the time and the size that are allowed."""
+    """Returns the body of an HTTP answer, within the time and the size that are allowed."""
     end = time.monotonic() + TOTAL_SECONDS
     with requests.get(address, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS)) as answer:
         if answer.status_code != requests.codes.ok:
@@ -209,7 +209,7 @@ def _read_bounded(chunks: Iterable[bytes]) -> bytes:
 
 
 def _iter_table(address: str, suffix: str, images: int, wanted: str) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
-    """Paths of a list, or its images, with its other columns, so many rows at a time."""
+    """Returns paths of a list, or its images, with its other columns, so many rows at a time."""
     import pyarrow
     import pyarrow.parquet
 
@@ -262,13 +262,13 @@ def read_table(content: bytes) -> Any:
 
 
 def _loses_text(text: str) -> bool:
-    """Whether a number would lose the zeros that it is written with, as an identifier may have them."""
+    """Returns whether a number would lose the zeros that it is written with, as an identifier may have them."""
     digits = text.strip().lstrip("+-")
     return len(digits) > 1 and digits[0] == "0" and digits[1] != "."
 
 
 def _find_column(table: Any, wanted: str) -> str:
-    """The column of paths or images."""
+    """Returns the column of paths or images."""
     import pyarrow
 
     known = {name.strip().lower(): name for name in reversed(table.column_names)}
@@ -290,7 +290,7 @@ def _find_column(table: Any, wanted: str) -> str:
 
 
 def _holds_images(kind: Any) -> bool:
-    """Whether an Arrow type is of bytes, or of the structs with `bytes` and `path` of Hugging Face's datasets."""
+    """Returns whether an Arrow type is of bytes, or of the structs with `bytes` and `path` of Hugging Face's datasets."""
     import pyarrow
 
     if pyarrow.types.is_struct(kind):
@@ -299,7 +299,7 @@ def _holds_images(kind: Any) -> bool:
 
 
 def _names_and_contents(column: Any, address: str, first: int) -> tuple[tuple[str, ...], Any]:
-    """Names of the images in a column, and their bytes if it holds them."""
+    """Returns names of the images in a column, and their bytes if it holds them."""
     values = column.to_pylist()
     if not _holds_images(column.type):
         return tuple(_keep_relative(value, address) for value in values), None
@@ -312,7 +312,7 @@ def _names_and_contents(column: Any, address: str, first: int) -> tuple[tuple[st
 
 
 def _keep_relative(name: Any, address: str) -> str:
-    """A path of a list, which is relative to the list's folder, or an address; empty for none."""
+    """Returns a path of a list, which is relative to the list's folder, or an address; empty for none."""
     if name is None or not str(name).strip():
         return ""
     if is_address(str(name)):
@@ -341,7 +341,7 @@ def _rechunk(tables: Iterable[Any], rows: int) -> Iterator[Any]:
 
 
 def _iter_tar(address: str) -> Iterator[Item]:
-    """The images of an archive, read in one pass; an archive that breaks off is an item more."""
+    """Returns the images of an archive, read in one pass; an archive that breaks off is an item more."""
     count, left_out = 0, []
     name = printable(address)
     try:

@@ -23,14 +23,14 @@ class Task:
 
     Attributes:
         kind: `"embed"`, `"classify"` or `"zero_shot"`.
-        weights: the model's name, see `load_predictor`; other machines must find the same under it.
-        batch_size: most images at a time.
-        dtype: of vectors, one of `PRECISIONS`.
-        top_k: how many classes or labels of each image.
-        labels: of `zero_shot`.
-        templates: of `zero_shot`.
-        runtime: see `load_predictor`.
-        exif_transpose: whether images are rotated as their EXIF orientation says.
+        weights: The model's name, see `load_predictor`; other machines must find the same under it.
+        batch_size: Maximum number of images at a time.
+        dtype: Dtype of vectors, one of `PRECISIONS`.
+        top_k: Number of classes or labels of each image.
+        labels: Labels of `zero_shot`.
+        templates: Templates of `zero_shot`.
+        runtime: See `load_predictor`.
+        exif_transpose: Whether images are rotated as their EXIF orientation says.
     """
 
     kind: str
@@ -48,9 +48,9 @@ class ShardResult(NamedTuple):
     """A shard that is done.
 
     Attributes:
-        images: how many it has.
-        errors: how many of them could not be read.
-        table: the rows, as an Arrow table; None if they are written.
+        images: Number of it has.
+        errors: Number of of them could not be read.
+        table: The rows, as an Arrow table; None if they are written.
     """
 
     images: int
@@ -62,7 +62,7 @@ class Worker:
     """A model that does shards of a task.
 
     Raises:
-        ValueError: if there is no such model, or it is of another kind.
+        ValueError: If there is no such model, or it is of another kind.
     """
 
     def __init__(self, task: Task) -> None:
@@ -91,7 +91,7 @@ class Worker:
         return ShardResult(*counts)
 
     def rows(self, shard: Shard) -> Any:
-        """An Arrow table with a row for each image of a shard, in order.
+        """Returns an Arrow table with a row for each image of a shard, in order.
 
         Its columns are `key`; those of the list that the images come from; the task's own, null for an image that
         could not be read; and `error`, which says why, and else is null.
@@ -123,7 +123,7 @@ class Worker:
         return pyarrow.table({"key": pyarrow.array(keys, pyarrow.string()), **listed, **own, "error": errors_column})
 
     def _results(self, items: Iterable[tuple[int, Item]], failed: Any) -> Iterator[tuple[list[int], Any]]:
-        """Numbers of images, and what the model gives for each: a vector, or scores."""
+        """Returns numbers of images, and what the model gives for each: a vector, or scores."""
         size = self.task.batch_size
         transform = self.model.transform._replace(exif_transpose=self.task.exif_transpose)
         decode = lambda item: transform(item[1].source(), item[1].key)  # noqa: E731
@@ -141,7 +141,7 @@ class Worker:
         return self._ranked(scores, list(classifier.labels), {"scores": scores, "cosines": cosines})
 
     def _ranked(self, scores: list, names: list[str], columns: dict[str, list]) -> dict[str, Any]:
-        """The best of each row: their names, and their values in each of the columns."""
+        """Returns the best of each row: their names, and their values in each of the columns."""
         import pyarrow
 
         best = [row if row is None else np.argsort(-row, kind="stable")[: self.task.top_k] for row in scores]
@@ -157,7 +157,7 @@ class Worker:
 
 
 def vectors_column(vectors: list[np.ndarray | None], width: int, dtype: str) -> Any:
-    """Vectors as a column of lists of one length, null where there is none."""
+    """Returns vectors as a column of lists of one length, null where there is none."""
     import pyarrow
 
     filled = [np.zeros(width) if vector is None else vector for vector in vectors]

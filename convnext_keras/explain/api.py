@@ -34,19 +34,20 @@ def explain_images(
     """Where in images a model sees a class or a text.
 
     Args:
-        model: a classifier, also one built on a backbone; or a `clip.CLIP`.
-        images: what `clip.CLIP.encode_image` takes.
-        target: a class by its number, name or identifier; None for each image's best. Of a ConvNeXt-CLIP, a text.
+        model: A classifier, also one built on a backbone; or a `clip.CLIP`.
+        images: What `clip.CLIP.encode_image` takes.
+        target: A class by its number, name or identifier; None for each image's best. Of a ConvNeXt-CLIP, a text.
         method: `"grad_cam"`, or `"occlusion"`, which needs no gradients but `cells` x `cells` runs of the model.
-        stage: of the methods with gradients, whose output is weighed, 0 to 3: the last is the most telling and the
-            coarsest. None for the last whose map has 7 cells in height and width, as at 224 pixels the very last has.
-        grid_size: of occlusion, parts of the image's height and width.
+        stage: Stage of the methods with gradients, whose output is weighed, 0 to 3: the last is the most telling and
+            the coarsest. None for the last whose map has 7 cells in height and width, as at 224 pixels the very last
+            has.
+        grid_size: Grid size of occlusion, parts of the image's height and width.
 
     Returns:
         A map for each image.
 
     Raises:
-        ValueError: if there is no such class, the method is not valid, or the backend has no gradients.
+        ValueError: If there is no such class, the method is not valid, or the backend has no gradients.
 
     Example:
         >>> from convnext_keras import clip, explain
@@ -81,10 +82,10 @@ def explain_images(
 
 
 def gradients(model: keras.Model, features: np.ndarray, score: Callable[[Any], Any]) -> np.ndarray:
-    """Gradients of each row's score by its features.
+    """Returns gradients of each row's score by its features.
 
     Raises:
-        ValueError: if the backend has no gradients.
+        ValueError: If the backend has no gradients.
     """
     if backend.gradient is None:
         raise ValueError(
@@ -94,13 +95,13 @@ def gradients(model: keras.Model, features: np.ndarray, score: Callable[[Any], A
 
 
 def plot_feature_maps(model: keras.Model, image: ImageSource, stage: int = 0, channels: int = 24) -> Image.Image:
-    """A sheet of the channels of a stage that an image excites most, as gray images, with the image first.
+    """Returns a sheet of the channels of a stage that an image excites most, as gray images, with the image first.
 
     Args:
-        model: a classifier, a backbone or an image tower.
-        image: a path, a PIL image or an array.
+        model: A classifier, a backbone or an image tower.
+        image: A path, a PIL image or an array.
         stage: 0 to 3.
-        channels: how many.
+        channels: Number of them.
 
     Example:
         >>> from convnext_keras import create_model, explain
@@ -121,18 +122,18 @@ def plot_feature_maps(model: keras.Model, image: ImageSource, stage: int = 0, ch
 
 
 def _run(model: keras.Model, inputs: np.ndarray) -> np.ndarray:
-    """Outputs in float32 on every backend, of images or of features."""
+    """Returns outputs in float32 on every backend, of images or of features."""
     return BatchRunner(model)(_prepare_inputs(inputs) if inputs.dtype == np.uint8 else inputs, len(inputs))
 
 
 def _prepare_inputs(pixels: np.ndarray) -> np.ndarray:
-    """Images `(N, H, W, 3)` as models take them."""
+    """Returns images `(N, H, W, 3)` as models take them."""
     is_first = keras.config.image_data_format() == "channels_first"
     return (pixels.transpose(0, 3, 1, 2) if is_first else pixels).astype("float32")
 
 
 def _default_stage(model: keras.Model) -> int:
-    """The last stage with `MIN_MAP_SIZE` in height and width; the first if none has."""
+    """Returns the last stage with `MIN_MAP_SIZE` in height and width; the first if none has."""
     shapes = feature_extractor(model).output_shape
     return max(
         [stage for stage, (_, *size, _) in enumerate(shapes) if None not in size and min(size) >= MIN_MAP_SIZE],

@@ -18,8 +18,8 @@ class HeatMap:
     Attributes:
         values: `(h, w)` float32, 0..1 with 1 at the peak; all 0 if it sees it nowhere.
         pixels: `(H, W, 3)` uint8, the image as the model sees it, resized and cropped.
-        name: of the class, or the text.
-        score: probability of the class, or cosine with the text.
+        name: Name of the class, or the text.
+        score: Probability of the class, or cosine with the text.
     """
 
     values: np.ndarray
@@ -28,13 +28,13 @@ class HeatMap:
     score: float
 
     def upsampled(self) -> np.ndarray:
-        """The values at the image's size, `(H, W)` float32, by bilinear interpolation."""
+        """Returns the values at the image's size, `(H, W)` float32, by bilinear interpolation."""
         height, width = self.pixels.shape[:2]
         values = Image.fromarray(self.values.astype("float32"))
         return np.asarray(values.resize((width, height), Image.Resampling.BILINEAR))
 
     def overlay(self) -> Image.Image:
-        """The map in colors over the image."""
+        """Returns the map in colors over the image."""
         values = self.upsampled()[..., None]
         places = np.linspace(0, 1, len(COLOR_MAP))
         color = np.stack([np.interp(values[..., 0], places, COLOR_MAP[:, channel]) for channel in range(3)], axis=-1)
@@ -43,11 +43,11 @@ class HeatMap:
 
 
 def grad_cam(features: np.ndarray, gradients: np.ndarray) -> np.ndarray:
-    """The formula: channels weighed by the mean of their gradients, summed, what is positive, the peak at 1.
+    """Returns the formula: channels weighed by the mean of their gradients, summed, what is positive, the peak at 1.
 
     Args:
-        features: of a stage, `(N, h, w, C)`.
-        gradients: of what is asked for, by the features.
+        features: Features of a stage, `(N, h, w, C)`.
+        gradients: Gradients of what is asked for, by the features.
 
     Returns:
         `(N, h, w)`, 0..1.
@@ -57,7 +57,7 @@ def grad_cam(features: np.ndarray, gradients: np.ndarray) -> np.ndarray:
 
 
 def layer_cam(features: np.ndarray, gradients: np.ndarray) -> np.ndarray:
-    """The formula: each place of each channel weighed by its gradient where that is positive; see `grad_cam`."""
+    """Returns the formula: each place of each channel weighed by its gradient where that is positive; see `grad_cam`."""
     return normalize_to_peak(np.maximum((np.maximum(gradients, 0) * features).sum(axis=-1), 0))
 
 
@@ -65,9 +65,9 @@ def occlusion(score: Callable[[np.ndarray], np.ndarray], image: np.ndarray, grid
     """How much each part of an image matters: the score as it is, less the score with the part in its usual color.
 
     Args:
-        score: of images `(N, H, W, 3)` uint8, one number each.
+        score: Score of images `(N, H, W, 3)` uint8, one number each.
         image: `(H, W, 3)` uint8.
-        grid_size: parts of the height and the width.
+        grid_size: Parts of the height and the width.
 
     Returns:
         `(cells, cells)`, 0..1; parts without which the score is higher are 0.

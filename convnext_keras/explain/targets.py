@@ -28,7 +28,7 @@ class TextTarget:
         self.direction = self.vector - np.mean(neutral, axis=0)
 
     def finish(self, after: keras.Model) -> keras.Model:
-        """The second part of the model, whose outputs `scores` takes."""
+        """Returns the second part of the model, whose outputs `scores` takes."""
         return after
 
     def targets(self, outputs: np.ndarray) -> np.ndarray:
@@ -36,7 +36,7 @@ class TextTarget:
         return np.zeros(len(outputs), int)
 
     def scores(self, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """One number a row: how much of it there is."""
+        """Returns one number a row: how much of it there is."""
         return l2_normalize(outputs) @ self.vector
 
     def wanted(self, outputs: Any, targets: np.ndarray) -> Any:
@@ -45,7 +45,7 @@ class TextTarget:
         return ops.sum(unit_outputs * ops.convert_to_tensor(self.direction), axis=-1)
 
     def told(self, outputs: np.ndarray, targets: np.ndarray) -> list[tuple[str, float]]:
-        """Names and scores, for people."""
+        """Returns names and scores, for people."""
         return [(self.text, float(cosine)) for cosine in self.scores(outputs, targets)]
 
 
@@ -63,7 +63,7 @@ class ClassTarget:
         self.target = None if target is None else self._numbered(target, named, count)
 
     def finish(self, after: keras.Model) -> keras.Model:
-        """The second part of the model, whose outputs `scores` takes."""
+        """Returns the second part of the model, whose outputs `scores` takes."""
         return remove_softmax(after)
 
     def _numbered(self, target: Any, named: Sequence[tuple[str, str]], count: int) -> int:
@@ -80,7 +80,7 @@ class ClassTarget:
         return outputs.argmax(axis=1) if self.target is None else np.full(len(outputs), self.target)
 
     def scores(self, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """One number a row: how much of it there is."""
+        """Returns one number a row: how much of it there is."""
         return np.take_along_axis(outputs, targets[:, None], axis=1)[:, 0]
 
     def wanted(self, outputs: Any, targets: np.ndarray) -> Any:
@@ -89,13 +89,13 @@ class ClassTarget:
         return ops.sum(outputs * ops.convert_to_tensor(one_hot), axis=1)
 
     def told(self, outputs: np.ndarray, targets: np.ndarray) -> list[tuple[str, float]]:
-        """Names and scores, for people."""
+        """Returns names and scores, for people."""
         rows = zip(softmax(outputs), targets, strict=True)
         return [(self.names[target], float(row[target])) for row, target in rows]
 
 
 def remove_softmax(model: keras.Model) -> keras.Model:
-    """The model with its last dense layer's outputs before the activation; it shares the other layers."""
+    """Returns the model with its last dense layer's outputs before the activation; it shares the other layers."""
     last: Any = model.layers[-1]
     if not isinstance(last, keras.layers.Dense) or last.activation is keras.activations.linear:
         return model
@@ -108,7 +108,7 @@ def remove_softmax(model: keras.Model) -> keras.Model:
 
 
 def get_transform(model: keras.Model) -> ImageTransform:
-    """The transform of a model; of one without, to its size."""
+    """Returns the transform of a model; of one without, to its size."""
     if isinstance(model, CLIP):
         return model.transform
     known, shape = get_pretrained_info(model), model.input_shape

@@ -19,17 +19,17 @@ def prepare_calibration(
     statistics: NormalizationStats | None,
     images: Any,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs `(N, ...)` of a model to calibrate with, and others to check with.
+    """Returns inputs `(N, ...)` of a model to calibrate with, and others to check with.
 
     Args:
-        model: with one input of pixels.
-        transform: the transform of its weights, if known.
-        layout: of the pixels, `"nhwc"` or `"nchw"`.
-        statistics: that the pixels are normalized with, None for pixels in 0..255.
-        images: see `as_image_list`.
+        model: Model with one input of pixels.
+        transform: The transform of its weights, if known.
+        layout: Layout of the pixels, `"nhwc"` or `"nchw"`.
+        statistics: Statistics that the pixels are normalized with, None for pixels in 0..255.
+        images: See `as_image_list`.
 
     Raises:
-        ValueError: if there are fewer than 16, or one cannot be read.
+        ValueError: If there are fewer than 16, or one cannot be read.
     """
     row = model.inputs[0]
     edges: Any = row.shape[1:3] if layout == "nhwc" else row.shape[2:]

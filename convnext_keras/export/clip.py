@@ -48,19 +48,20 @@ def export_clip(
     """Writes both towers of a ConvNeXt-CLIP to a folder, from which `ExportedCLIP` runs them.
 
     Args:
-        model: the ConvNeXt-CLIP.
-        folder: to write: `image` and `parse_str` with the suffix of the format, their descriptions, and `clip.json`.
+        model: The ConvNeXt-CLIP.
+        folder: Folder to write: `image` and `parse_str` with the suffix of the format, their descriptions, and
+            `clip.json`.
         format: `"openvino"` or `"onnx"`.
-        precision: see `export`; with `"int8"`, the text tower is written in `"int8_weights"`.
-        calibration_data: see `export`.
-        overwrite: whether a folder that this function wrote may be replaced.
-        verify: see `export`.
+        precision: See `export`; with `"int8"`, the text tower is written in `"int8_weights"`.
+        calibration_data: See `export`.
+        overwrite: Whether a folder that this function wrote may be replaced.
+        verify: See `export`.
 
     Returns:
         What was written: all bytes, the larger difference, and the seconds for one image.
 
     Raises:
-        ValueError: if an argument is not valid, or see `export`; nothing is left at the folder then.
+        ValueError: If an argument is not valid, or see `export`; nothing is left at the folder then.
 
     Example:
         >>> from convnext_keras import clip, export
@@ -115,17 +116,17 @@ class ExportedCLIP(DualEncoder):
     """What `export_clip` wrote, with the uses of a ConvNeXt-CLIP, but no need for a backend that trains.
 
     Args:
-        folder: that `export_clip` wrote.
-        streams: batches of one tower that threads may run at a time, each with its share of the processors.
+        folder: Folder that `export_clip` wrote.
+        streams: Batches of one tower that threads may run at a time, each with its share of the processors.
 
     Attributes:
-        name: of the weight set, or of the model.
-        format: of the towers.
-        pretrained_info: where the weights come from.
+        name: Name of the weight set, or of the model.
+        format: Format of the towers.
+        pretrained_info: Where the weights come from.
 
     Raises:
-        ValueError: if the folder is not one, or not whole.
-        ImportError: if the format's own program is not installed.
+        ValueError: If the folder is not one, or not whole.
+        ImportError: If the format's own program is not installed.
 
     Example:
         >>> from convnext_keras import clip, export
@@ -180,14 +181,14 @@ class ExportedCLIP(DualEncoder):
 
 
 def get_or_export_clip(name: str, format: str) -> Path:
-    """The folder, in the cache, of a ConvNeXt-CLIP in a format; written the first time.
+    """Returns the folder, in the cache, of a ConvNeXt-CLIP in a format; written the first time.
 
     Args:
-        name: see `clip.create_model`. Only published weights need not be loaded the next time.
-        format: see `export_clip`.
+        name: See `clip.create_model`. Only published weights need not be loaded the next time.
+        format: See `export_clip`.
 
     Raises:
-        ValueError: if there is no such model, or see `export_clip`.
+        ValueError: If there is no such model, or see `export_clip`.
     """
     weight_set = checkpoints.find_weight_set(name, checkpoints.CLIP_REGISTRY) or checkpoints.default_weight_set(
         name, checkpoints.CLIP_REGISTRY
@@ -204,5 +205,5 @@ def get_or_export_clip(name: str, format: str) -> Path:
 
 
 def is_exported_clip(folder: str | os.PathLike) -> bool:
-    """Whether a folder is one that `export_clip` wrote."""
+    """Returns whether a folder is one that `export_clip` wrote."""
     return (Path(folder) / CLIP_FILE).is_file()

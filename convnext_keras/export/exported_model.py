@@ -14,16 +14,16 @@ class ExportedModel:
     """What `export` wrote, as a function from pixels to outputs.
 
     Args:
-        path: of the file or folder; its description lies beside it.
-        streams: threads that may call it at a time, each with its share of the processors; of OpenVINO and ONNX.
+        path: Path of the file or folder; its description lies beside it.
+        streams: Threads that may call it at a time, each with its share of the processors; of OpenVINO and ONNX.
 
     Attributes:
-        pretrained_info: where the weights come from, with the transform and the classes.
-        outputs: names of the outputs.
+        pretrained_info: Where the weights come from, with the transform and the classes.
+        outputs: Names of the outputs.
 
     Raises:
-        ValueError: if there is no description, or the format cannot run so many streams.
-        ImportError: if the format's own program is not installed.
+        ValueError: If there is no description, or the format cannot run so many streams.
+        ImportError: If the format's own program is not installed.
 
     Example:
         >>> from convnext_keras import create_model, export
@@ -43,7 +43,7 @@ class ExportedModel:
         self.run_raw = load_runtime(path, streams)
 
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
-        """The first output for pixels `(N, H, W, C)` in 0..255, or token ids `(N, L)`."""
+        """Returns the first output for pixels `(N, H, W, C)` in 0..255, or token ids `(N, L)`."""
         if self.statistics:
             inputs = np.asarray(normalize(inputs, self.statistics))
         if self.layout == "nchw":
@@ -60,6 +60,6 @@ class ExportedModel:
 
 
 def is_exported_model(path: str | os.PathLike) -> bool:
-    """Whether there is a file or folder with a description beside it, as `export` writes both."""
+    """Returns whether there is a file or folder with a description beside it, as `export` writes both."""
     path = Path(path)
     return path.exists() and path.with_name(path.name + METADATA_SUFFIX).is_file()

@@ -53,7 +53,7 @@ def output_names(model: keras.Model) -> list[str]:
 
 
 def get_tokenizer_config(model: keras.Model) -> dict[str, int | None]:
-    """The arguments of the `Tokenizer` of a text tower."""
+    """Returns the arguments of the `Tokenizer` of a text tower."""
     words = next(layer.input_dim for layer in flatten_layers(model) if isinstance(layer, keras.layers.Embedding))
     return {"vocab_size": words, "context_length": get_context_length(model)}
 
@@ -65,10 +65,10 @@ def get_context_length(model: keras.Model) -> int | None:
 
 
 def get_embedded_stats(model: keras.Model) -> NormalizationStats:
-    """The statistics of the normalization inside a model, for pixels in 0..1.
+    """Returns the statistics of the normalization inside a model, for pixels in 0..1.
 
     Raises:
-        ValueError: if it has none.
+        ValueError: If it has none.
     """
     for layer in flatten_layers(model):
         if isinstance(layer, keras.layers.Normalization):

@@ -20,7 +20,7 @@ CLASSIFIER_ACTIVATIONS = ("softmax", "sigmoid")
 
 
 def read_activation(config: JsonObject, classes: int) -> str | None:
-    """The activation of the classifier: softmax unless the description says that classes do not exclude each other."""
+    """Returns the activation of the classifier: softmax unless the description says that classes do not exclude each other."""
     words = schema.choice({name: name for name in PROBLEM_TYPES})
     kind = config.read("problem_type", schema.optional(words)) or "single_label_classification"
     if classes == 1 and PROBLEM_TYPES[kind] == "softmax":
@@ -29,12 +29,12 @@ def read_activation(config: JsonObject, classes: int) -> str | None:
 
 
 def parse_names(value: Any) -> tuple[str, ...]:
-    """A list of texts."""
+    """Returns a list of texts."""
     return schema.list_of(schema.parse_str, range(MAX_CLASSES + 1))(value)
 
 
 def parse_id2label(value: Any) -> dict[int, str]:
-    """An object of texts, by whole numbers that are written as text."""
+    """Returns an object of texts, by whole numbers that are written as text."""
     try:
         return {parse_index_key(key): schema.parse_str(item) for key, item in schema.parse_object(value).items()}
     except ValueError as error:
@@ -42,10 +42,10 @@ def parse_id2label(value: Any) -> dict[int, str]:
 
 
 def parse_index_key(key: str) -> int:
-    """A whole number that is written as text.
+    """Returns a whole number that is written as text.
 
     Raises:
-        ValueError: if it is not one below `MAX_CLASSES`.
+        ValueError: If it is not one below `MAX_CLASSES`.
     """
     if not (key.isascii() and key.isdecimal() and len(key) <= 7 and int(key) < MAX_CLASSES):
         raise ValueError("a whole number as text")
@@ -53,5 +53,5 @@ def parse_index_key(key: str) -> int:
 
 
 def parse_text_mapping(value: Any) -> dict[str, str]:
-    """An object of texts."""
+    """Returns an object of texts."""
     return {key: schema.parse_str(item) for key, item in schema.parse_object(value).items()}

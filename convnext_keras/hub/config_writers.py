@@ -122,7 +122,7 @@ def timm_arguments(variant: ConvNeXtConfig, form: str = "timm") -> tuple[str, di
 
 
 def timm_transform(transform: ImageTransform) -> dict[str, Any]:
-    """The transform in `pretrained_cfg`."""
+    """Returns the transform in `pretrained_cfg`."""
     height, width, channels = transform.shape
     modes = {mode: name for name, mode in timm.CROP_MODES.items()}
     require_supported(transform.resize_mode in modes, "timm", f"resize={transform.resize_mode!r}")
@@ -146,7 +146,7 @@ def timm_transform(transform: ImageTransform) -> dict[str, Any]:
 
 
 def get_crop_pct(transform: ImageTransform, format: str) -> float:
-    """The part of the edge that the crop keeps, such that the edge comes out of it exactly."""
+    """Returns the part of the edge that the crop keeps, such that the edge comes out of it exactly."""
     if transform.resize_size is None:
         return transform.crop_pct
     edges = (
@@ -214,7 +214,7 @@ def write_transformers_config(description: ModelInfo) -> Files:
 
 
 def to_image_processor(transform: ImageTransform) -> dict[str, Any]:
-    """The transform in `preprocessor_config.json`, all switches written out."""
+    """Returns the transform in `preprocessor_config.json`, all switches written out."""
     height, width, channels = transform.shape
     statistics = get_statistics(transform.statistics)
     resample = image_processors.RESAMPLE.index(transform.interpolation)
@@ -306,7 +306,7 @@ STEM_NORM = {"patch": "stem.1", "overlap": "stem.2", "overlap_gelu": "stem.3"}
 
 
 def to_torch_tensors(layout: str, prefix: str, description: ModelInfo, tensors: Tensors) -> dict[str, LazyTensor]:
-    """Tensors by a publisher's names, in PyTorch's order of axes."""
+    """Returns tensors by a publisher's names, in PyTorch's order of axes."""
     by_timm, variant, named = layout != "transformers", description.variant, {}
     conv_mlp = by_timm and has_conv_mlp(variant)
     for key, tensor in tensors.items():
@@ -321,7 +321,7 @@ def to_torch_tensors(layout: str, prefix: str, description: ModelInfo, tensors: 
 
 
 def uses_alternative_key(role: str, description: ModelInfo) -> bool:
-    """Whether timm or OpenCLIP calls a layer by the second of its names in the table."""
+    """Returns whether timm or OpenCLIP calls a layer by the second of its names in the table."""
     variant, clip = description.variant, description.clip
     seconds = {
         "stem_conv_2": variant.stem == "overlap_gelu",
@@ -332,19 +332,19 @@ def uses_alternative_key(role: str, description: ModelInfo) -> bool:
 
 
 def has_conv_mlp(variant: ConvNeXtConfig) -> bool:
-    """Whether timm's model of a variant, as `timm_arguments` asks for it, has convolutions for dense layers."""
+    """Returns whether timm's model of a variant, as `timm_arguments` asks for it, has convolutions for dense layers."""
     name, _ = timm_arguments(variant)
     return name in timm.CONV_MLP or variant.norm != "layer"  # which timm wants beside its other norms
 
 
 def _is_unpooled(layout: str, key: Key, variant: ConvNeXtConfig) -> bool:
-    """Whether timm's classifier is a convolution, since it is applied to every position."""
+    """Returns whether timm's classifier is a convolution, since it is applied to every position."""
     dense = key.layer.role in ("head_dense", "head_hidden") and key.variable == "kernel"
     return layout == "timm" and dense and (variant.head_pooling == "none")
 
 
 def to_torch_layout(key: Key, tensor: LazyTensor, as_convolution: bool, four_axes: bool) -> LazyTensor:
-    """A tensor with output channels first, if it is a kernel."""
+    """Returns a tensor with output channels first, if it is a kernel."""
     shape, values = tensor.shape, tensor.values
     if key.variable != "kernel":
         shape = (1, 1, 1, *shape) if four_axes and key.layer.role == "grn" else shape
@@ -372,5 +372,5 @@ def open_clip_tensors(description: ModelInfo, tensors: Tensors) -> dict[str, Laz
 
 
 def native_tensors(description: ModelInfo, tensors: Tensors) -> dict[str, LazyTensor]:
-    """The library's names."""
+    """Returns the library's names."""
     return {str(key): tensor for key, tensor in tensors.items()}

@@ -17,12 +17,12 @@ class Processor(NamedTuple):
     """What a processor does where its file is silent.
 
     Attributes:
-        size: a number is the shorter edge, two are height and width.
+        size: A number is the shorter edge, two are height and width.
         resample: Pillow's number of the interpolation.
-        statistics: their name.
-        crop_size: of the center crop, None if there is none.
+        statistics: Their name.
+        crop_size: Crop size of the center crop, None if there is none.
         crop_below: ConvNext's own rule: smaller sizes are cropped from `size / crop_pct`, others squashed.
-        levels: see `ImageTransform`.
+        levels: See `ImageTransform`.
     """
 
     size: Size
@@ -50,7 +50,7 @@ EDGE = schema.int_range(1, MAX_SIZE)
 
 
 def read_transform(config: JsonObject, model_type: str, channels: int) -> ImageTransform:
-    """The evaluation transform of a `preprocessor_config.json`."""
+    """Returns the evaluation transform of a `preprocessor_config.json`."""
     processor = read_processor(config, model_type)
     on = dict.fromkeys(FLAGS, True) | {"do_center_crop": processor.crop_size is not None, "do_pad": False}
     on |= {key: bool(config.read(key, schema.optional(schema.parse_bool), on[key])) for key in FLAGS}
@@ -84,7 +84,7 @@ def read_transform(config: JsonObject, model_type: str, channels: int) -> ImageT
 
 
 def read_processor(config: JsonObject, model_type: str) -> Processor:
-    """The processor that the file names, in either of its two forms."""
+    """Returns the processor that the file names, in either of its two forms."""
     key = "image_processor_type" if "image_processor_type" in config.values else "feature_extractor_type"
     named = config.read(key, schema.parse_str, DEFAULTS.get(model_type, "ConvNextImageProcessor"))
     plain = named.removesuffix("Fast").removesuffix("Pil")
@@ -111,7 +111,7 @@ def convnext_transform(
 
 
 def read_size(config: JsonObject, key: str, default: Size, square: bool) -> Size:
-    """The shorter edge, or height and width; a bare number is `square` or a shorter edge."""
+    """Returns the shorter edge, or height and width; a bare number is `square` or a shorter edge."""
     value = config.values.get(key)
     if value is None:
         return default
@@ -130,7 +130,7 @@ def read_size(config: JsonObject, key: str, default: Size, square: bool) -> Size
 def scaled_statistics(
     config: JsonObject, processor: Processor, on: dict[str, bool], channels: int
 ) -> str | NormalizationStats:
-    """Statistics for pixels in 0..1 that do what rescaling and normalising do together."""
+    """Returns statistics for pixels in 0..1 that do what rescaling and normalising do together."""
     keys = ("image_mean", "image_std")
     statistics = read_statistics(config, keys, channels, processor.statistics)
     factor = config.read("rescale_factor", schema.optional(schema.float_range(1e-9, 1e9))) or 1 / 255
@@ -144,7 +144,7 @@ def scaled_statistics(
 
 
 def collapse_square(size: Size) -> Size:
-    """One number for a square size."""
+    """Returns one number for a square size."""
     return size[0] if isinstance(size, tuple) and size[0] == size[1] else size
 
 
@@ -152,11 +152,11 @@ def read_statistics(place: JsonObject, keys: tuple[str, str], channels: int, def
     """Mean and standard deviation of each channel, by their name if they have one.
 
     Args:
-        place: where they stand.
-        keys: of the means and of the deviations; a number, or a list of them.
-        channels: of the images. One number stands for all; for gray images, three stand for their mean, as timm
-            has it.
-        default: the name of those that are meant where none are given.
+        place: Where they stand.
+        keys: Keys of the means and of the deviations; a number, or a list of them.
+        channels: Channels of the images. One number stands for all; for gray images, three stand for their mean, as
+            timm has it.
+        default: The name of those that are meant where none are given.
     """
     readings = (schema.float_range(-1e6, 1e6), schema.float_range(1e-6, 1e6))
     rows = [
@@ -167,7 +167,7 @@ def read_statistics(place: JsonObject, keys: tuple[str, str], channels: int, def
 
 
 def named_statistics(statistics: NormalizationStats) -> str | NormalizationStats:
-    """The name of statistics that have one, or themselves."""
+    """Returns the name of statistics that have one, or themselves."""
     return next((name for name, row in NORMALIZATION_STATS.items() if row == statistics), statistics)
 
 

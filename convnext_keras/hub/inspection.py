@@ -28,15 +28,15 @@ class InspectedModel(NamedTuple):
     """What a model is.
 
     Attributes:
-        variant: the architecture; of a ConvNeXt-CLIP, that of its image tower.
-        classes: width of the classifier, 0 if there is none.
-        activation: of the classifier: None, softmax or sigmoid.
-        statistics: those that the model embeds, None if pixels are normalized outside.
-        channels: of the images.
-        size: height and width of the images in pixels, None for any.
-        output_stride: pixels of the input for one of the last feature map.
-        tensors: each variable by its role.
-        clip: of a ConvNeXt-CLIP: both towers.
+        variant: The architecture; of a ConvNeXt-CLIP, that of its image tower.
+        classes: Width of the classifier, 0 if there is none.
+        activation: Activation of the classifier: None, softmax or sigmoid.
+        statistics: Those that the model embeds, None if pixels are normalized outside.
+        channels: Channels of the images.
+        size: Height and width of the images in pixels, None for any.
+        output_stride: Pixels of the input for one of the last feature map.
+        tensors: Each variable by its role.
+        clip: Clip of a ConvNeXt-CLIP: both towers.
     """
 
     variant: ConvNeXtConfig
@@ -65,7 +65,7 @@ def inspect_model(model: keras.Model) -> InspectedModel:
     """Reads a model of this library, or one built on it, such as `Sequential([backbone, Dense(3)])`.
 
     Raises:
-        ValueError: if a layer of it stands in no description.
+        ValueError: If a layer of it stands in no description.
     """
     towers = {layer.name: layer for layer in model.layers if isinstance(layer, keras.Model)}
     if {"image_encoder", "text_encoder"} <= towers.keys():
@@ -130,7 +130,7 @@ def _read_clip(model: keras.Model, images: NamedLayers, texts: NamedLayers) -> I
 
 
 def _split_layers(model: keras.Model, named: NamedLayers) -> tuple[NamedLayers, NamedLayers, NamedLayers]:
-    """Layers before the stem, of stem and stages, and behind them."""
+    """Returns layers before the stem, of stem and stages, and behind them."""
     known = [place for place, (name, _) in enumerate(named) if not name.is_custom]
     blocks = [place for place in known if named[place][0].role in BLOCK_ROLES]
     stems = [place for place in known if named[place][0].role.startswith("stem")]
@@ -146,14 +146,14 @@ def _split_layers(model: keras.Model, named: NamedLayers) -> tuple[NamedLayers, 
 
 
 def _does_nothing(layer: keras.Layer) -> bool:
-    """Whether a layer gives what goes in when the model is used."""
+    """Returns whether a layer gives what goes in when the model is used."""
     linear = isinstance(layer, layers.Activation) and layer.activation is keras.activations.linear
     kinds = layers.InputLayer | layers.Permute | layers.Identity | layers.Flatten | layers.Dropout
     return linear or isinstance(layer, kinds) or type(layer).__name__.startswith("Random")
 
 
 def _read_inputs(model: keras.Model, before: NamedLayers) -> tuple[str | NormalizationStats | None, int]:
-    """The statistics that are embedded, and the number of channels."""
+    """Returns the statistics that are embedded, and the number of channels."""
     shape = model.input_shape
     channels = shape[-1] if keras.config.image_data_format() == "channels_last" else shape[1]
     steps = [layer for _, layer in before if not _does_nothing(layer)]
@@ -212,7 +212,7 @@ def _classifier_activation(layer: Any) -> str | None:
 
 
 def _activation_name(function: Any) -> Any:
-    """The word of `ConvNeXtConfig` for an activation."""
+    """Returns the word of `ConvNeXtConfig` for an activation."""
     known = {keras.activations.get(activation): word for word, activation in ACTIVATIONS.items()}
     if function not in known:
         raise ValueError(f"The activation {function} stands in no description. Known: {', '.join(known.values())}.")
@@ -220,7 +220,7 @@ def _activation_name(function: Any) -> Any:
 
 
 def _read_trunk(model: keras.Model, trunk: NamedLayers, head: HeadSpec) -> ConvNeXtConfig:
-    """The architecture of stem and stages, with what the head says."""
+    """Returns the architecture of stem and stages, with what the head says."""
     by_role: dict[str, list[tuple[LayerName, Any]]] = {}
     for name, layer in trunk:
         by_role.setdefault(name.role, []).append((name, layer))
@@ -267,7 +267,7 @@ def _read_trunk(model: keras.Model, trunk: NamedLayers, head: HeadSpec) -> ConvN
 
 
 def _output_stride(variant: ConvNeXtConfig, trunk: NamedLayers) -> int:
-    """The stride of the last feature map, by how far the last kernels are spread."""
+    """Returns the stride of the last feature map, by how far the last kernels are spread."""
     spread = next(layer for name, layer in reversed(trunk) if name.role == "depthwise_conv").dilation_rate[0]
     return variant.minimum_size // spread
 

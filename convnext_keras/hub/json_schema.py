@@ -28,10 +28,10 @@ class JsonObject(NamedTuple):
     place: str = ""
 
     def read(self, key: str, reading: Parser, default: Any = None) -> Any:
-        """The value of a key by a reading, or the default if the key is absent.
+        """Returns the value of a key by a reading, or the default if the key is absent.
 
         Raises:
-            WeightsError: if the value is not valid.
+            WeightsError: If the value is not valid.
         """
         if key not in self.values:
             return default
@@ -41,7 +41,7 @@ class JsonObject(NamedTuple):
             raise self.error(key, str(error)) from error
 
     def section(self, key: str) -> "JsonObject":
-        """The object at a key; an empty one if it is absent."""
+        """Returns the object at a key; an empty one if it is absent."""
         return JsonObject(self.path, self.read(key, parse_object, {}), f"{self.place}{key}.")
 
     def error(self, key: str, valid: str) -> WeightsError:
@@ -58,10 +58,10 @@ class JsonObject(NamedTuple):
 
 
 def read_json(path: Path) -> JsonObject:
-    """The description in a file.
+    """Returns the description in a file.
 
     Raises:
-        WeightsError: if it is not a JSON object of at most `MAX_BYTES`, nested `MAX_NESTING` deep.
+        WeightsError: If it is not a JSON object of at most `MAX_BYTES`, nested `MAX_NESTING` deep.
     """
     values = read_json_object(path, MAX_BYTES)
     level: list[Any] = [values]
@@ -74,7 +74,7 @@ def read_json(path: Path) -> JsonObject:
 
 
 def parse_object(value: Any) -> Mapping[str, Any]:
-    """An object of JSON."""
+    """Returns an object of JSON."""
     if not isinstance(value, Mapping):
         raise ValueError("an object")
     return value
@@ -95,7 +95,7 @@ def parse_str(value: Any) -> str:
 
 
 def int_range(low: int, high: int) -> Parser:
-    """A whole number in a range."""
+    """Returns a whole number in a range."""
 
     def reading(value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
@@ -106,7 +106,7 @@ def int_range(low: int, high: int) -> Parser:
 
 
 def float_range(low: float, high: float) -> Parser:
-    """A finite number in a range."""
+    """Returns a finite number in a range."""
 
     def reading(value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
@@ -129,7 +129,7 @@ def optional(inner: Parser) -> Parser:
 
 
 def choice(meanings: Mapping[str, Any]) -> Parser:
-    """One of some words, each of which stands for something."""
+    """Returns one of some words, each of which stands for something."""
 
     def reading(value: Any) -> Any:
         if not isinstance(value, str) or value not in meanings:
@@ -140,7 +140,7 @@ def choice(meanings: Mapping[str, Any]) -> Parser:
 
 
 def int_choice(numbers: Sequence[int]) -> Parser:
-    """One of some whole numbers."""
+    """Returns one of some whole numbers."""
 
     def reading(value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or value not in numbers:
@@ -151,7 +151,7 @@ def int_choice(numbers: Sequence[int]) -> Parser:
 
 
 def list_of(inner: Parser, lengths: Sequence[int] | range) -> Parser:
-    """A list of valid length of what another reading takes, as a tuple."""
+    """Returns a list of valid length of what another reading takes, as a tuple."""
 
     def reading(value: Any) -> tuple:
         valid = f"{lengths[0]}..{lengths[-1]}" if len(lengths) > 1 else f"{lengths[0]}"

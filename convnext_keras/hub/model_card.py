@@ -21,14 +21,14 @@ def render_model_card(
     intended_use: str | None,
     metrics: Mapping[str, float],
 ) -> str:
-    """The text of a model card.
+    """Returns the text of a model card.
 
     Args:
-        description: of the model.
-        origin: where the weights that it was tuned from come from.
-        name: of the model, for the title.
-        intended_use: what it is for, in sentences.
-        metrics: results by their names, as they are to be printed.
+        description: Description of the model.
+        origin: Where the weights that it was tuned from come from.
+        name: Name of the model, for the title.
+        intended_use: What it is for, in sentences.
+        metrics: Results by their names, as they are to be printed.
     """
     form, variant, transform = description.format, description.variant, description.transform
     task = "image-classification" if description.classes else "image-feature-extraction"

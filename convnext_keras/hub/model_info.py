@@ -26,19 +26,20 @@ class ModelInfo:
     """A model as its repository describes it, before any weights are fetched.
 
     Attributes:
-        repository: where it lies.
+        repository: Where it lies.
         format: `"timm"`, `"transformers"`, `"open_clip"` or `"keras"`.
-        variant: the architecture; of a ConvNeXt-CLIP, that of its image tower.
-        classes: width of the classifier, 0 if there is none.
-        transform: the evaluation transform.
-        files: names that the weight file may have, in order of preference.
-        activation: of the classifier: `"softmax"`, `"sigmoid"` for classes that do not exclude each other, or None.
-        labels: the label set of the classes, or each class as `(identifier, name)`; None if unknown.
-        license: of the weights, None if the repository does not say it.
-        output_stride: pixels of the input for one of the last feature map, None for the architecture's own.
-        clip: of a ConvNeXt-CLIP: both towers.
-        notes: what was assumed or left out, in sentences.
-        include_preprocessing: whether the model normalizes pixels itself.
+        variant: The architecture; of a ConvNeXt-CLIP, that of its image tower.
+        classes: Width of the classifier, 0 if there is none.
+        transform: The evaluation transform.
+        files: Names that the weight file may have, in order of preference.
+        activation: Activation of the classifier: `"softmax"`, `"sigmoid"` for classes that do not exclude each other,
+            or None.
+        labels: The label set of the classes, or each class as `(identifier, name)`; None if unknown.
+        license: License of the weights, None if the repository does not say it.
+        output_stride: Pixels of the input for one of the last feature map, None for the architecture's own.
+        clip: Clip of a ConvNeXt-CLIP: both towers.
+        notes: What was assumed or left out, in sentences.
+        include_preprocessing: Whether the model normalizes pixels itself.
     """
 
     repository: Repository
@@ -57,17 +58,17 @@ class ModelInfo:
 
     @property
     def name(self) -> str:
-        """The repository's name as the user gave it."""
+        """Returns the repository's name as the user gave it."""
         return self.repository.name
 
     @property
     def activations(self) -> tuple[str | None, ...]:
-        """Those that the classifier can be used with: any, since no field of a description is sure to say it."""
+        """Returns those that the classifier can be used with: any, since no field of a description is sure to say it."""
         return (None, *CLASSIFIER_ACTIVATIONS)
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The arguments of `ConvNeXt` that build the model."""
+        """Returns the arguments of `ConvNeXt` that build the model."""
         head: dict[str, Any] = {"include_top": self.classes > 0, "classes": self.classes or 1000}
         if not self.classes:
             head["pooling"] = None if self.variant.head_pooling == "none" else self.variant.head_pooling
@@ -114,10 +115,10 @@ class ModelInfo:
             )
 
     def fetch(self, include_top: bool = True) -> VerifiedFile:
-        """The local weight file, found to hold as many numbers as the description says, before anything is built.
+        """Returns the local weight file, found to hold as many numbers as the description says, before anything is built.
 
         Raises:
-            WeightsError: if it cannot be had, or holds another count.
+            WeightsError: If it cannot be had, or holds another count.
         """
         if self.license in RESTRICTED_LICENSES:
             warn_restricted_license(self.license)
@@ -133,7 +134,7 @@ class ModelInfo:
 
 
 def read_card_license(repository: Repository) -> str | None:
-    """The license that the head of a repository's `README.md` states, as the hub reads it; None if it does not."""
+    """Returns the license that the head of a repository's `README.md` states, as the hub reads it; None if it does not."""
     path = repository.find("README.md")
     if path is None:
         return None

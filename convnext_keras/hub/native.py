@@ -19,7 +19,7 @@ NATIVE_FILE = "convnext_keras.json"
 
 
 def str_choice(known: Any) -> schema.Parser:
-    """One of some words, as it is."""
+    """Returns one of some words, as it is."""
     return schema.choice({word: word for word in known})
 
 
@@ -86,13 +86,13 @@ TOP_FIELDS = {
 
 
 def read_all(place: JsonObject, readings: dict[str, schema.Parser], others: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The attributes that are there."""
+    """Returns the attributes that are there."""
     place.refuse_unknown((*readings, *others), "attribute")
     return {key: place.read(key, readings[key]) for key in place.values if key in readings}
 
 
 def read_model_info(repository: Repository, config: JsonObject, license: str | None) -> ModelInfo:
-    """The description in `convnext_keras.json`."""
+    """Returns the description in `convnext_keras.json`."""
     top = read_all(config, TOP_FIELDS, ("architecture", "transform", "clip"))
     try:
         variant = ConvNeXtConfig(**read_all(config.section("architecture"), CONFIG_FIELDS))

@@ -41,7 +41,7 @@ MODEL_KEYS = (
 
 
 def read_model_info(repository: Repository, config: JsonObject, license: str | None) -> ModelInfo:
-    """The description in `open_clip_config.json`."""
+    """Returns the description in `open_clip_config.json`."""
     model = config.section("model_cfg")
     model.refuse_unknown(MODEL_KEYS, "option of a ConvNeXt-CLIP")
     if model.values.get("multimodal_cfg") is not None:
@@ -82,7 +82,7 @@ def read_clip_config(model: JsonObject) -> CLIPConfig:
 
 
 def read_vision_config(vision: JsonObject) -> ConvNeXtConfig:
-    """The ConvNeXt of the image tower, which goes by timm's name."""
+    """Returns the ConvNeXt of the image tower, which goes by timm's name."""
     name = vision.read("timm_model_name", schema.parse_str, "")
     if name not in ARCHITECTURES:
         raise vision.error("timm_model_name", f"one of timm's ConvNeXts, such as {', '.join([*ARCHITECTURES][:3])}")
@@ -90,7 +90,7 @@ def read_vision_config(vision: JsonObject) -> ConvNeXtConfig:
 
 
 def read_text_config(model: JsonObject) -> CLIPTextConfig:
-    """The text tower."""
+    """Returns the text tower."""
     text = model.section("text_cfg")
     text.refuse_unknown((*TEXT_KEYS, *FIXED_TEXT), "option of a text tower")
     for key, valid in FIXED_TEXT.items():
@@ -114,7 +114,7 @@ def read_text_config(model: JsonObject) -> CLIPTextConfig:
 
 
 def read_transform(pixels: JsonObject, size: Any) -> ImageTransform:
-    """The evaluation transform; the size is the image tower's."""
+    """Returns the evaluation transform; the size is the image tower's."""
     mode = pixels.read("mode", schema.optional(schema.parse_str)) or "RGB"
     if mode != "RGB":
         raise pixels.error("mode", "'RGB'")

@@ -20,10 +20,10 @@ class Repository(NamedTuple):
     """Files that belong together.
 
     Attributes:
-        name: as the user gave it: `hf://owner/name`, with `@revision` if one is wanted, or the path of a folder.
-        folder: its path, None on the hub.
-        owner_and_name: on the hub, empty for a folder.
-        revision: on the hub: branch, tag or commit; empty for the main branch.
+        name: Name as the user gave it: `hf://owner/name`, with `@revision` if one is wanted, or the path of a folder.
+        folder: Its path, None on the hub.
+        owner_and_name: Owner and name on the hub, empty for a folder.
+        revision: Revision on the hub: branch, tag or commit; empty for the main branch.
     """
 
     name: str
@@ -32,10 +32,10 @@ class Repository(NamedTuple):
     revision: str = ""
 
     def find(self, file: str) -> Path | None:
-        """The local path of a file, downloaded if need be; None if the repository does not have it.
+        """Returns the local path of a file, downloaded if need be; None if the repository does not have it.
 
         Raises:
-            WeightsError: if it cannot be had.
+            WeightsError: If it cannot be had.
         """
         if self.folder:
             path = self.folder / file
@@ -47,10 +47,10 @@ class Repository(NamedTuple):
         return found and found.path
 
     def require(self, files: Sequence[str]) -> VerifiedFile:
-        """The first file of some names that there is; of an index, its shards too.
+        """Returns the first file of some names that there is; of an index, its shards too.
 
         Raises:
-            WeightsError: if there is none, or it cannot be had.
+            WeightsError: If there is none, or it cannot be had.
         """
         if self.folder:
             present = [path for path in (self.folder / file for file in files) if path.is_file()]
@@ -66,7 +66,7 @@ class Repository(NamedTuple):
         return found
 
     def _inside(self, path: Path) -> Path:
-        """A path in the folder that is no link to elsewhere, except into the store of the hub's own cache."""
+        """Returns a path in the folder that is no link to elsewhere, except into the store of the hub's own cache."""
         folder, target = path.parent.resolve(), path.resolve()
         blobs = folder.parents[1] / "blobs" if len(folder.parents) > 1 else folder
         if target.parent not in (folder, blobs):
@@ -79,10 +79,10 @@ class Repository(NamedTuple):
 
 
 def parse_repository(name: str | os.PathLike) -> Repository | None:
-    """The repository that a name stands for: `hf://owner/name`, with `@revision` or not, or a folder; None for others.
+    """Returns the repository that a name stands for: `hf://owner/name`, with `@revision` or not, or a folder; None for others.
 
     Raises:
-        ValueError: if it begins with `hf://` and goes on otherwise.
+        ValueError: If it begins with `hf://` and goes on otherwise.
 
     Example:
         >>> parse_repository("hf://timm/convnext_atto.d2_in1k@main").owner_and_name

@@ -14,7 +14,7 @@ from convnext_keras.hub.repository import Repository, parse_repository
 
 
 def read_config_json(repository: Repository, config: JsonObject, license: str | None) -> ModelInfo:
-    """The description in a `config.json`, which timm and transformers both write."""
+    """Returns the description in a `config.json`, which timm and transformers both write."""
     if "architecture" in config.values:
         return timm.read_model_info(repository, config, license)
     model_type = config.read("model_type", schema.parse_str)
@@ -40,7 +40,7 @@ CONFIG_READERS: dict[str, Callable[[Repository, JsonObject, str | None], ModelIn
 
 
 def load_model_info(name: str | os.PathLike | WeightsSource) -> ModelInfo | None:
-    """The description of a repository of the hub, or of a folder; None if the name is of neither.
+    """Returns the description of a repository of the hub, or of a folder; None if the name is of neither.
 
     Only files that describe the model are fetched.
 
@@ -48,8 +48,8 @@ def load_model_info(name: str | os.PathLike | WeightsSource) -> ModelInfo | None
         name: `hf://owner/name`, with `@revision` behind it or not, or the path of a folder; or the description itself.
 
     Raises:
-        ValueError: if the name begins with `hf://` and goes on otherwise.
-        WeightsError: if no description can be had, or it cannot be followed; the message names file, key and value.
+        ValueError: If the name begins with `hf://` and goes on otherwise.
+        WeightsError: If no description can be had, or it cannot be followed; the message names file, key and value.
     """
     if isinstance(name, ModelInfo):
         return name
@@ -78,12 +78,12 @@ def resolve_weights(
 
 
 def is_clip_repo(name: str) -> bool:
-    """Whether a name is of a ConvNeXt-CLIP: a weight set, variant, repository or folder.
+    """Returns whether a name is of a ConvNeXt-CLIP: a weight set, variant, repository or folder.
 
     A variant that classifiers have too, such as `"convnext_base"`, is not.
 
     Raises:
-        WeightsError: see `load_model_info`.
+        WeightsError: See `load_model_info`.
     """
     for table in (CLASSIFIER_REGISTRY, CLIP_REGISTRY):
         if checkpoints.find_weight_set(name, table) or checkpoints.default_weight_set(name, table):

@@ -45,20 +45,20 @@ def save_pretrained(
     or sigmoid becomes the kind of the problem where a format has a word for it.
 
     Args:
-        model: a model of this library, or one built on it, such as `Sequential([backbone, Dense(3)])`.
-        folder: to write to; it must not exist, or be empty.
+        model: A model of this library, or one built on it, such as `Sequential([backbone, Dense(3)])`.
+        folder: Folder to write to; it must not exist, or be empty.
         format: `"timm"`, which transformers reads too if timm is installed, `"transformers"`, `"open_clip"`, or
             `"keras"`, which only this library reads and which can say all that a model can be.
-        class_names: the classes in order, each a name or `(identifier, name)`, or the name of a label set; by default
+        class_names: The classes in order, each a name or `(identifier, name)`, or the name of a label set; by default
             those of the weights that the model was made with, if the classifier is theirs.
-        transform: the evaluation transform; by default that of the weights that the model was made with.
-        license: of the weights; by default that of the weights that the model was made with.
-        intended_use: for the card, in sentences.
-        metrics: for the card, results by their names.
-        max_shard_bytes: a larger weight file is cut, in the formats that have shards: transformers and keras.
+        transform: The evaluation transform; by default that of the weights that the model was made with.
+        license: License of the weights; by default that of the weights that the model was made with.
+        intended_use: Intended use for the card, in sentences.
+        metrics: Metrics for the card, results by their names.
+        max_shard_bytes: A larger weight file is cut, in the formats that have shards: transformers and keras.
 
     Raises:
-        ValueError: if the folder has files, a part of the model stands in no description, or the format cannot say it;
+        ValueError: If the folder has files, a part of the model stands in no description, or the format cannot say it;
             the message names the formats that can.
 
     Example:
@@ -101,7 +101,7 @@ def _build_model_info(
     transform: ImageTransform | None,
     license: str | None,
 ) -> ModelInfo:
-    """The model's own facts, with what was given or is known of its origin."""
+    """Returns the model's own facts, with what was given or is known of its origin."""
     if class_names is None and origin and origin.class_names:
         class_names = origin.class_names if len(origin.class_names) == reading.classes else None
     class_names = load_class_names(class_names) if isinstance(class_names, str) else class_names
@@ -134,7 +134,7 @@ def _build_model_info(
 
 
 def _write_weights(folder: Path, name: str, tensors: dict[str, LazyTensor], max_shard_bytes: int | None) -> None:
-    """One file, or an index and its shards."""
+    """Returns one file, or an index and its shards."""
     sizes = {key: int(np.prod(tensor.shape)) * np.dtype(tensor.dtype).itemsize for key, tensor in tensors.items()}
     metadata = {"format": "pt"}
     if max_shard_bytes is None or sum(sizes.values()) <= max_shard_bytes:
@@ -169,19 +169,19 @@ def push_to_hub(
     """`save_pretrained` into a repository of the Hugging Face hub, which is made if there is none; needs an account.
 
     Args:
-        model: see `save_pretrained`.
+        model: See `save_pretrained`.
         repository: `owner/name`.
-        format: see `save_pretrained`.
-        private: whether a new repository is hidden from others.
-        token: of the account; by default the one that `hf auth login` or `HF_TOKEN` gave.
-        commit_message: of the one commit.
-        **options: the other arguments of `save_pretrained`.
+        format: See `save_pretrained`.
+        private: Whether a new repository is hidden from others.
+        token: Token of the account; by default the one that `hf auth login` or `HF_TOKEN` gave.
+        commit_message: Commit message of the one commit.
+        **options: The other arguments of `save_pretrained`.
 
     Returns:
         The address of the commit.
 
     Raises:
-        ValueError: see `save_pretrained`; nothing is uploaded then.
+        ValueError: See `save_pretrained`; nothing is uploaded then.
 
     Example:
         >>> from convnext_keras import create_model, push_to_hub

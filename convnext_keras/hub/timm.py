@@ -57,7 +57,7 @@ MODEL_ARGS = (
 
 
 def read_model_info(repository: Repository, config: JsonObject, license: str | None) -> ModelInfo:
-    """The description in timm's `config.json`."""
+    """Returns the description in timm's `config.json`."""
     arguments = config.section("model_args")
     arguments.refuse_unknown(MODEL_ARGS, "argument of timm's ConvNeXt")
     # Older files have one level: what is not about the architecture is about weights and images.
@@ -82,7 +82,7 @@ def read_model_info(repository: Repository, config: JsonObject, license: str | N
 
 
 def read_config(config: JsonObject, arguments: JsonObject) -> tuple[ConvNeXtConfig, int]:
-    """The architecture by its name, with what `model_args` says otherwise, and the stride of its last feature map."""
+    """Returns the architecture by its name, with what `model_args` says otherwise, and the stride of its last feature map."""
     name = config.read("architecture", schema.parse_str).partition(".")[0]
     if name not in ARCHITECTURES:
         raise config.error("architecture", f"one of timm's ConvNeXts, such as {', '.join([*ARCHITECTURES][:3])}")
@@ -124,7 +124,7 @@ def read_config(config: JsonObject, arguments: JsonObject) -> tuple[ConvNeXtConf
 
 
 def read_stem(row: ConvNeXtConfig, arguments: JsonObject, dims: tuple[int, ...], activation: str) -> tuple[Any, int]:
-    """The stem and its inner width."""
+    """Returns the stem and its inner width."""
     stem_type = arguments.read("stem_type", schema.parse_str, parse_stem_type(row))
     widths = {"patch": 0, "overlap": dims[0], "overlap_tiered": make_divisible(dims[0] // 2), "overlap_act": dims[0]}
     if stem_type not in widths:
@@ -136,7 +136,7 @@ def read_stem(row: ConvNeXtConfig, arguments: JsonObject, dims: tuple[int, ...],
 
 
 def parse_stem_type(variant: ConvNeXtConfig) -> str | None:
-    """The word of timm for a variant's stem; None if it has none."""
+    """Returns the word of timm for a variant's stem; None if it has none."""
     if variant.stem == "patch":
         return "patch"
     if variant.stem_width == variant.dims[0]:
@@ -146,7 +146,7 @@ def parse_stem_type(variant: ConvNeXtConfig) -> str | None:
 
 
 def make_divisible(width: int) -> int:
-    """The nearest multiple of 8, half rounded up, which is not below nine tenths of a width.
+    """Returns the nearest multiple of 8, half rounded up, which is not below nine tenths of a width.
 
     Example:
         >>> [make_divisible(width) for width in (2, 12, 20, 24)]
@@ -157,7 +157,7 @@ def make_divisible(width: int) -> int:
 
 
 def read_kernel_sizes(arguments: JsonObject, row: ConvNeXtConfig) -> tuple[int, ...]:
-    """The sizes of the depthwise kernels, one for all stages or four."""
+    """Returns the sizes of the depthwise kernels, one for all stages or four."""
     size = schema.int_range(1, 63)
     sizes = arguments.read("kernel_sizes", schema.either(size, schema.list_of(size, (4,))), row.kernel_sizes)
     sizes = (sizes,) * 4 if isinstance(sizes, int) else sizes
@@ -167,7 +167,7 @@ def read_kernel_sizes(arguments: JsonObject, row: ConvNeXtConfig) -> tuple[int, 
 
 
 def validate(variant: ConvNeXtConfig, arguments: JsonObject) -> tuple[ConvNeXtConfig, int]:
-    """The variant, if its parts go together, and the stride of its last feature map as timm counts it."""
+    """Returns the variant, if its parts go together, and the stride of its last feature map as timm counts it."""
     if variant.head_norm_first and variant.head_hidden_size:
         raise arguments.error("head_hidden_size", "null beside head_norm_first")
     if variant.head_pooling == "catavgmax" and not variant.head_norm_first:
@@ -183,7 +183,7 @@ def validate(variant: ConvNeXtConfig, arguments: JsonObject) -> tuple[ConvNeXtCo
 
 
 def read_classes(config: JsonObject, arguments: JsonObject, facts: JsonObject) -> int:
-    """The width of the classifier."""
+    """Returns the width of the classifier."""
     inner, outer = arguments.read("num_classes", parse_num_classes), config.read("num_classes", parse_num_classes)
     if None not in (inner, outer) and inner != outer:
         raise config.error("num_classes", f"{inner}, as model_args says")
@@ -194,7 +194,7 @@ def read_classes(config: JsonObject, arguments: JsonObject, facts: JsonObject) -
 def read_labels(
     named: JsonObject, config: JsonObject, classes: int
 ) -> tuple[str | tuple[tuple[str, str], ...] | None, tuple[str, ...]]:
-    """The classes, each as `(identifier, name)`, or the name of a label set that was assumed, with a note."""
+    """Returns the classes, each as `(identifier, name)`, or the name of a label set that was assumed, with a note."""
     names = named.read("label_names", schema.optional(schema.either(parse_names, parse_id2label)))
     if not classes:
         return None, ()
@@ -211,7 +211,7 @@ def read_labels(
 
 
 def read_transform(facts: JsonObject, channels: int) -> ImageTransform:
-    """The evaluation transform that timm makes of `pretrained_cfg`."""
+    """Returns the evaluation transform that timm makes of `pretrained_cfg`."""
     size = facts.read("input_size", schema.list_of(schema.int_range(1, MAX_SIZE), (3,)), (3, 224, 224))[1:]
     crop = facts.read("crop_pct", schema.optional(schema.either(schema.float_range(0, 0), schema.float_range(0.05, 1))))
     crop = crop or 0.875

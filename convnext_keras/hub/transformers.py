@@ -24,7 +24,7 @@ CLASS_SUFFIXES = ("ForImageClassification", "Model", "Backbone")
 
 
 def read_model_info(repository: Repository, config: JsonObject, license: str | None) -> ModelInfo:
-    """The description in `config.json` and `preprocessor_config.json`."""
+    """Returns the description in `config.json` and `preprocessor_config.json`."""
     model_type = config.values["model_type"]
     channels = config.read("num_channels", schema.int_range(1, 1024), 3)
     classes, labels = read_classes(config)
@@ -50,7 +50,7 @@ def read_model_info(repository: Repository, config: JsonObject, license: str | N
 
 
 def read_config(config: JsonObject, model_type: str) -> ConvNeXtConfig:
-    """The architecture."""
+    """Returns the architecture."""
     stages = range(1, 9)
     depths = config.read("depths", schema.list_of(schema.int_range(1, MAX_BLOCKS), stages), (3, 3, 9, 3))
     dims = config.read("hidden_sizes", schema.list_of(schema.int_range(1, MAX_WIDTH), stages), (96, 192, 384, 768))
@@ -84,7 +84,7 @@ def read_config(config: JsonObject, model_type: str) -> ConvNeXtConfig:
 
 
 def read_classes(config: JsonObject) -> tuple[int, tuple[tuple[str, str], ...] | None]:
-    """The width of the classifier, 0 if there is none, and the names of its classes."""
+    """Returns the width of the classifier, 0 if there is none, and the names of its classes."""
     architectures = config.read("architectures", schema.optional(schema.list_of(schema.parse_str, range(1, 9)))) or (
         "",
     )

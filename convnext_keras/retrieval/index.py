@@ -16,7 +16,7 @@ from convnext_keras.data.loader import as_image_list, list_images
 
 
 def common_root(folders: Iterable[str]) -> str:
-    """The folder that all of these folders lie in; empty if there is none."""
+    """Returns the folder that all of these folders lie in; empty if there is none."""
     distinct = {*folders}
     try:
         return os.path.commonpath(distinct) if distinct and "" not in distinct else ""
@@ -25,19 +25,19 @@ def common_root(folders: Iterable[str]) -> str:
 
 
 def parent(name: str) -> str:
-    """The folder of a path as it is written."""
+    """Returns the folder of a path as it is written."""
     return os.path.dirname(name)  # noqa: PTH120 - of strings
 
 
 def find_image_root(names: Iterable[str]) -> Path | None:
-    """The folder that the files among these names lie in, with links resolved; None if there are none."""
+    """Returns the folder that the files among these names lie in, with links resolved; None if there are none."""
     folders = {parent(file_name(name)) for name in names if Path(file_name(name)).is_file()}
     common = common_root(str(Path(folder).resolve()) for folder in folders)
     return Path(common) if common else None
 
 
 def validate_image_root(image_root: str | os.PathLike | None) -> list[Path]:
-    """The folder that a user names for an index's images, none for None; raises ValueError if it is not there."""
+    """Returns the folder that a user names for an index's images, none for None; raises ValueError if it is not there."""
     if image_root is None:
         return []
     if not Path(image_root).is_dir():
@@ -49,8 +49,8 @@ class SearchResult(NamedTuple):
     """One image found.
 
     Attributes:
-        name: its path, where it has one.
-        cosine: with what was looked for, -1..1.
+        name: Its path, where it has one.
+        cosine: Cosine with what was looked for, -1..1.
         index: Position in the index, from 0.
     """
 
@@ -63,11 +63,11 @@ class ImageIndex:
     """Images to search by words or by another image.
 
     Args:
-        model: the ConvNeXt-CLIP that makes the vectors.
+        model: The ConvNeXt-CLIP that makes the vectors.
 
     Attributes:
-        image_roots: below which `image` gives files out.
-        moved: folders that names begin with, and where their files lie now, if they were moved with the index.
+        image_roots: Image roots below which `image` gives files out.
+        moved: Folders that names begin with, and where their files lie now, if they were moved with the index.
     """
 
     def __init__(self, model: DualEncoder) -> None:
@@ -83,31 +83,31 @@ class ImageIndex:
         raise NotImplementedError
 
     def get_name(self, position: int) -> str:
-        """The name of the image at a position, the `place` of a hit; raises ValueError if there is none."""
+        """Returns the name of the image at a position, the `place` of a hit; raises ValueError if there is none."""
         raise NotImplementedError
 
     def filter_new(self, names: Iterable[str]) -> list[str]:
-        """Those of these names that the index does not have, in the order given."""
+        """Returns those of these names that the index does not have, in the order given."""
         raise NotImplementedError
 
     @property
     def folder(self) -> str:
-        """The folder that all names lie in, as they are written; empty if there is none."""
+        """Returns the folder that all names lie in, as they are written; empty if there is none."""
         raise NotImplementedError
 
     def search(self, query: str | ImageSource, top_k: int = 10, where: str | None = None) -> list[SearchResult]:
-        """The images nearest to a text or to an image.
+        """Returns the images nearest to a text or to an image.
 
         Args:
-            query: a text, or an image as a path object, a PIL image or an array; a string is always a text.
-            top_k: most images to return.
-            where: a condition on the columns of an index in Lance, such as `"year > 2020"`; see `LanceIndex`.
+            query: A text, or an image as a path object, a PIL image or an array; a string is always a text.
+            top_k: Maximum number of images to return.
+            where: A condition on the columns of an index in Lance, such as `"year > 2020"`; see `LanceIndex`.
 
         Returns:
             The best first; fewer than `top_k` if there are fewer.
 
         Raises:
-            ValueError: if the index is empty, the text is, the image cannot be read, or the condition is not valid.
+            ValueError: If the index is empty, the text is, the image cannot be read, or the condition is not valid.
         """
         if isinstance(query, str):
             if not query.strip():
@@ -118,10 +118,10 @@ class ImageIndex:
         return self.search_by_vector(vector, top_k, where)
 
     def check_search(self, vector: np.ndarray, top_k: int) -> np.ndarray:
-        """The vector to search for as a unit vector `(D,)` float32.
+        """Returns the vector to search for as a unit vector `(D,)` float32.
 
         Raises:
-            ValueError: if there is nothing to find, `top_k` is no whole number from 1 on, or the vector is none of the
+            ValueError: If there is nothing to find, `top_k` is no whole number from 1 on, or the vector is none of the
                 index.
         """
         if not len(self):
@@ -138,15 +138,15 @@ class ImageIndex:
         return found / length
 
     def get_image_path(self, position: int) -> Path:
-        """The file of an image by its position in the index, with links resolved.
+        """Returns the file of an image by its position in the index, with links resolved.
 
         The folder that an index was saved to may come from others, and its table could name any file. Files are given
         out only below the folders that images were added from; for an index that was opened, below the folder that
         `open` was told, or below the one that it says it was made of if that lies beside the index.
 
         Raises:
-            ValueError: if there is no such position, or its file lies elsewhere.
-            OSError: if the file is missing.
+            ValueError: If there is no such position, or its file lies elsewhere.
+            OSError: If the file is missing.
         """
         path = Path(file_name(self.get_name(position)))
         moved = [new / path.relative_to(old) for old, new in self.moved if path.is_relative_to(old)]
@@ -188,7 +188,7 @@ class ImageIndex:
 
 
 def item_name(image: ImageSource, number: int) -> str:
-    """The name of an image: its path in the one form of `canonical_path`, or its number."""
+    """Returns the name of an image: its path in the one form of `canonical_path`, or its number."""
     if isinstance(image, str | os.PathLike):
         return printable(canonical_path(image))
     return f"image {number}"

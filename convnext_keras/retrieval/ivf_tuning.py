@@ -19,10 +19,10 @@ class VectorIndexStats(NamedTuple):
     """An index of vectors that was built, and what it is worth.
 
     Attributes:
-        rows: that it covers.
-        partitions: that it has.
-        probes: partitions that a search looks into.
-        recall: part 0..1 of the ten nearest that a search finds, measured on vectors beside those of the table.
+        rows: Rows that it covers.
+        partitions: Partitions that it has.
+        probes: Partitions that a search looks into.
+        recall: Part 0..1 of the ten nearest that a search finds, measured on vectors beside those of the table.
     """
 
     rows: int
@@ -49,13 +49,13 @@ def tune_nprobes(
     """Chooses the fewest partitions to look into that find enough, and keeps the number in the table.
 
     Args:
-        table: of Lance.
-        partitions: that it has.
-        search: a vector and a number of partitions to the names that are found.
-        recall: part 0..1 of the nearest that is to be found.
+        table: Table of Lance.
+        partitions: Partitions that it has.
+        search: A vector and a number of partitions to the names that are found.
+        recall: Part 0..1 of the nearest that is to be found.
 
     Raises:
-        ValueError: if `recall` is not valid.
+        ValueError: If `recall` is not valid.
     """
     if not 0 < recall <= 1:
         raise ValueError(f"recall must be above 0 and at most 1. Received: recall={recall}")
@@ -74,7 +74,7 @@ def tune_nprobes(
 
 
 def exact_neighbors(table: Any, queries: np.ndarray) -> list[set[str]]:
-    """Names of the nearest of each query, in one pass over the table."""
+    """Returns names of the nearest of each query, in one pass over the table."""
     best = np.full((len(queries), 0), -np.inf, "float32")
     names = np.empty((len(queries), 0), object)
     for batch in table.search().select(["name", "vector"]).to_batches():
@@ -88,7 +88,7 @@ def exact_neighbors(table: Any, queries: np.ndarray) -> list[set[str]]:
 
 
 def to_matrix(column: Any) -> np.ndarray:
-    """A column of vectors without nulls as `(N, D)` float32."""
+    """Returns a column of vectors without nulls as `(N, D)` float32."""
     width = column.type.list_size
     return column.flatten().to_numpy(zero_copy_only=False).reshape(-1, width).astype("float32", copy=False)
 

@@ -42,7 +42,7 @@ REFINE_FACTOR = 4  # times as many rows as are wanted, whose exact cosines are t
 
 
 def is_lance_path(path: str | os.PathLike) -> bool:
-    """Whether a path is of an index in Lance."""
+    """Returns whether a path is of an index in Lance."""
     return Path(path).suffix == SUFFIX
 
 
@@ -50,7 +50,7 @@ def read_lance_metadata(path: str | os.PathLike) -> dict[str, str]:
     """What an index in Lance says of the model that made it, see `vector_files.model_metadata`.
 
     Raises:
-        WeightsError: if there is none.
+        WeightsError: If there is none.
     """
     table = _open_table(Path(path))
     if table is None:
@@ -66,15 +66,15 @@ class LanceIndex(ImageIndex):
     of them.
 
     Args:
-        path: of the table, a folder that ends in `.lance`; made by the first `add`.
-        model: the ConvNeXt-CLIP that makes the vectors.
+        path: Path of the table, a folder that ends in `.lance`; made by the first `add`.
+        model: The ConvNeXt-CLIP that makes the vectors.
 
     Attributes:
-        image_roots: below which `image` gives files out: of what was added by this object.
+        image_roots: Image roots below which `image` gives files out: of what was added by this object.
 
     Raises:
-        ValueError: if the path ends otherwise, or LanceDB is missing.
-        WeightsError: if the table was made by another model.
+        ValueError: If the path ends otherwise, or LanceDB is missing.
+        WeightsError: If the table was made by another model.
 
     Example:
         >>> from convnext_keras import clip, retrieval
@@ -100,7 +100,7 @@ class LanceIndex(ImageIndex):
     def load(
         cls, path: str | os.PathLike, model: DualEncoder, image_root: str | os.PathLike | None = None
     ) -> "LanceIndex":
-        """The index at a path, which must be there; see `open_index`."""
+        """Returns the index at a path, which must be there; see `open_index`."""
         folders = validate_image_root(image_root)
         read_lance_metadata(path)
         index = cls(path, model)
@@ -113,7 +113,7 @@ class LanceIndex(ImageIndex):
 
     @property
     def columns(self) -> list[str]:
-        """Names of the columns to filter by."""
+        """Returns names of the columns to filter by."""
         return [] if self.table is None else [name for name in self.table.schema.names if name != "vector"]
 
     def add(
@@ -127,17 +127,17 @@ class LanceIndex(ImageIndex):
         """Adds images, all or none of them, without rewriting what is there.
 
         Args:
-            images: see `InMemoryIndex.add`.
-            names: see `InMemoryIndex.add`; those that are there already are replaced.
-            batch_size: most images at a time.
-            on_error: see `InMemoryIndex.add`.
-            columns: more to know of each image, by the names of columns that `where` can name.
+            images: See `InMemoryIndex.add`.
+            names: See `InMemoryIndex.add`; those that are there already are replaced.
+            batch_size: Maximum number of images at a time.
+            on_error: See `InMemoryIndex.add`.
+            columns: More to know of each image, by the names of columns that `where` can name.
 
         Returns:
             How many were added or replaced.
 
         Raises:
-            ValueError: if an image cannot be read, names or columns do not fit, or the table has other columns.
+            ValueError: If an image cannot be read, names or columns do not fit, or the table has other columns.
         """
         embedded = self.embedded(images, names, batch_size, on_error, columns)
         added = [_to_record_batch(*part) for part in embedded]
@@ -160,10 +160,11 @@ class LanceIndex(ImageIndex):
         """Adds record batches of Arrow as one version, whatever names are there.
 
         Args:
-            batches: with the columns `name`, `vector` (unit vectors; null to find it never), and those of the table.
+            batches: Batches with the columns `name`, `vector` (unit vectors; null to find it never), and those of the
+                table.
 
         Raises:
-            ValueError: if the table has other columns.
+            ValueError: If the table has other columns.
         """
         data = self._table_of(batches)
         if self.table is None:
@@ -202,10 +203,10 @@ class LanceIndex(ImageIndex):
         """Builds an index of the vectors, in as many partitions as each has rows, and tunes it.
 
         Args:
-            recall: see `tune_nprobes`.
+            recall: See `tune_nprobes`.
 
         Raises:
-            ValueError: if there are too few images, or `recall` is not valid.
+            ValueError: If there are too few images, or `recall` is not valid.
         """
         if self.table is None or len(self) < MIN_ROWS:
             raise ValueError(f"An index of vectors is of {MIN_ROWS:,} images or more. {self.path} has {len(self)}.")
@@ -216,11 +217,11 @@ class LanceIndex(ImageIndex):
         """Chooses how many partitions a search looks into, the fewest that find enough, and keeps it in the table.
 
         Args:
-            recall: part 0..1 of the ten nearest that a search is to find, measured on vectors beside those of the
+            recall: Part 0..1 of the ten nearest that a search is to find, measured on vectors beside those of the
                 table.
 
         Raises:
-            ValueError: if no index was built, or `recall` is not valid.
+            ValueError: If no index was built, or `recall` is not valid.
         """
         if self.table is None or self.num_unindexed() == len(self):
             raise ValueError(f"No index of the vectors in {self.path} was built.")
@@ -288,7 +289,7 @@ def _connect(path: Path) -> Any:
 
 
 def _open_table(path: Path) -> Any:
-    """The table at a path, None if there is none."""
+    """Returns the table at a path, None if there is none."""
     database = _connect(path)
     if not path.is_dir():
         return None

@@ -31,12 +31,12 @@ class InMemoryIndex(ImageIndex):
     """Images to search by words or by another image, by exact cosines in memory.
 
     Args:
-        model: the ConvNeXt-CLIP that makes the vectors.
+        model: The ConvNeXt-CLIP that makes the vectors.
 
     Attributes:
-        names: of the images, in the order in which they were added.
-        vectors: unit vectors `(N, D)` float32, in the same order; read only.
-        image_roots: below which `image` gives files out.
+        names: Names of the images, in the order in which they were added.
+        vectors: Unit vectors `(N, D)` float32, in the same order; read only.
+        image_roots: Image roots below which `image` gives files out.
 
     Example:
         >>> from convnext_keras import clip, retrieval
@@ -109,17 +109,17 @@ class InMemoryIndex(ImageIndex):
         """Adds images, all or none of them.
 
         Args:
-            images: a folder, which is searched with the folders in it, or what `CLIP.encode_image` takes.
-            names: one for each image; if None, their absolute paths, or `image 0`, `image 1`, ... for others. A
+            images: A folder, which is searched with the folders in it, or what `CLIP.encode_image` takes.
+            names: One for each image; if None, their absolute paths, or `image 0`, `image 1`, ... for others. A
                 image whose name is in the index already is replaced.
-            batch_size: most images at a time.
+            batch_size: Maximum number of images at a time.
             on_error: `"raise"`, or `"skip"` to leave out images that cannot be read, with a warning for each.
 
         Returns:
             How many were added or replaced.
 
         Raises:
-            ValueError: if an image cannot be read, there are more or fewer names than images, or two are the same.
+            ValueError: If an image cannot be read, there are more or fewer names than images, or two are the same.
         """
         added = [*self.embedded(images, names, batch_size, on_error)]
         new = [name for batch, *_ in added for name in batch]
@@ -147,7 +147,7 @@ class InMemoryIndex(ImageIndex):
         in a later pair replaces the same name in an earlier one.
 
         Raises:
-            ValueError: if the folder holds another index.
+            ValueError: If the folder holds another index.
         """
         folder = Path(folder)
         present = _list_vector_files(folder)
@@ -173,16 +173,16 @@ class InMemoryIndex(ImageIndex):
     def load(
         cls, folder: str | os.PathLike, model: DualEncoder, image_root: str | os.PathLike | None = None
     ) -> "InMemoryIndex":
-        """The index that `save` wrote into a folder.
+        """Returns the index that `save` wrote into a folder.
 
         Args:
-            folder: that it was saved to.
-            model: the ConvNeXt-CLIP that made it.
-            images: the folder below which its images lie; see `image`.
+            folder: Folder that it was saved to.
+            model: The ConvNeXt-CLIP that made it.
+            images: The folder below which its images lie; see `image`.
 
         Raises:
-            ValueError: if there is no such folder of images.
-            WeightsError: if the index is missing, broken, or was made by another model.
+            ValueError: If there is no such folder of images.
+            WeightsError: If the index is missing, broken, or was made by another model.
         """
         folders = validate_image_root(image_root)
         folder, index, beside = Path(folder), cls(model), Path(folder).resolve().parent
@@ -210,15 +210,15 @@ class InMemoryIndex(ImageIndex):
 
 
 def _list_vector_files(folder: Path) -> list[Path]:
-    """The files of vectors of an index, in the order in which they were written."""
+    """Returns the files of vectors of an index, in the order in which they were written."""
     return sorted(folder.glob("[0-9]*.safetensors"))
 
 
 def _read_names(file: Path) -> list[str]:
-    """The names in a table of an index.
+    """Returns the names in a table of an index.
 
     Raises:
-        WeightsError: if it is missing or damaged.
+        WeightsError: If it is missing or damaged.
     """
     try:
         with file.open(encoding="utf-8", newline="") as stream:

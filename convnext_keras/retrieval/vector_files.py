@@ -30,7 +30,7 @@ def write_vectors(path: Path, batches: Iterable[tuple[list, np.ndarray]], model:
     `model_metadata` says; a `.parquet` file has the columns `name` and `vector`, and the same metadata.
 
     Raises:
-        ValueError: if the path ends otherwise, or pyarrow is missing.
+        ValueError: If the path ends otherwise, or pyarrow is missing.
     """
     writers = dict(zip(VECTOR_FILES, (_write_safetensors, _write_parquet), strict=True))
     if path.suffix not in writers:
@@ -40,7 +40,7 @@ def write_vectors(path: Path, batches: Iterable[tuple[list, np.ndarray]], model:
 
 
 def _write_safetensors(path: Path, batches: Iterable[tuple[list, np.ndarray]], model: DualEncoder) -> int:
-    """The header needs the number of rows, so the data go to a file of their own first."""
+    """Returns the header needs the number of rows, so the data go to a file of their own first."""
     names: list[str] = []
     with tempfile.TemporaryFile(dir=path.parent) as rows, path.open("wb") as output:
         for items, vectors in batches:
@@ -75,7 +75,7 @@ def _write_parquet(path: Path, batches: Iterable[tuple[list, np.ndarray]], model
 
 
 def read_vectors(file: Path) -> tuple[np.ndarray, dict[str, str]]:
-    """The vectors of one file, and what it says of the model that made them."""
+    """Returns the vectors of one file, and what it says of the model that made them."""
     try:
         with safetensors.safe_open(file, "numpy") as opened:
             return opened.get_tensor("vectors"), opened.metadata() or {}

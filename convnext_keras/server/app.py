@@ -38,27 +38,28 @@ def create_app(
     image_url_policy: ImageURLPolicy = ImageURLPolicy(),  # noqa: B008 - immutable
     batching: bool = True,
 ) -> FastAPI:
-    """An OpenAI-compatible server of a ConvNeXt-CLIP or a classifier, as an ASGI application.
+    """Returns an OpenAI-compatible server of a ConvNeXt-CLIP or a classifier, as an ASGI application.
 
     Args:
-        model: a model; or its name, see `load_predictor`.
+        model: A model; or its name, see `load_predictor`.
         runtime: `"openvino"` or `"onnx"`, to run the named ConvNeXt-CLIP by that program; None for Keras' backend.
-        streams: batches of each tower that the engine runs at a time, each on its share of the processors; a request
+        streams: Batches of each tower that the engine runs at a time, each on its share of the processors; a request
             that comes alone has one share only. A model that is given has its own.
-        name: that clients call it by; the weight set's if None.
-        api_keys: of which each request needs one; none to let everyone in.
-        allowed_hosts: names that the server is reached by, beside those of this machine; see `AllowedHosts`.
-        indexes: folders made by `convnext-keras index`, by the names that clients call them by.
-        image_roots: for an index of that name, the folder below which its images lie; see `ImageIndex.get_image_path`.
-        limits: of what requests may cost.
-        image_url_policy: which addresses of images may be fetched.
-        batching: whether items of different requests run together.
+        name: Name that clients call it by; the weight set's if None.
+        api_keys: Api keys of which each request needs one; none to let everyone in.
+        allowed_hosts: Names that the server is reached by, beside those of this machine; see `AllowedHosts`.
+        indexes: Folders made by `convnext-keras index`, by the names that clients call them by.
+        image_roots: Image roots for an index of that name, the folder below which its images lie; see
+            `ImageIndex.get_image_path`.
+        limits: Limits of what requests may cost.
+        image_url_policy: Image url policy which addresses of images may be fetched.
+        batching: Whether items of different requests run together.
 
     Returns:
         An application for uvicorn or another ASGI server. It is ready when `/health/ready` says so.
 
     Raises:
-        ValueError: if there is no such model, or images are named for an index that is not there; a `WeightsError` if
+        ValueError: If there is no such model, or images are named for an index that is not there; a `WeightsError` if
             an index was made by another model.
 
     Example:
@@ -105,7 +106,7 @@ def create_app(
 
 
 async def error_response(request: Request, error: Exception) -> Response:
-    """An error as OpenAI's clients expect it; what is not the sender's fault is answered by `GuardMiddleware`."""
+    """Returns an error as OpenAI's clients expect it; what is not the sender's fault is answered by `GuardMiddleware`."""
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
         param = ".".join(str(part) for part in first["loc"][1:]) or None

@@ -18,13 +18,13 @@ class Batcher:
     is cancelled takes its items out of the queue.
 
     Args:
-        run: rows `(N, ...)` to vectors `(N, D)`.
-        max_batch: most rows at a time.
-        wait_seconds: how long the first row waits for others.
-        max_queue: most rows that wait; more are refused.
-        executor: where `run` runs; both towers share one, since the model is one.
-        observe: is told of each batch: its size, how long its first row waited, and how long it ran.
-        streams: batches that run at a time.
+        run: Rows `(N, ...)` to vectors `(N, D)`.
+        max_batch: Maximum number of rows at a time.
+        wait_seconds: How long the first row waits for others.
+        max_queue: Maximum number of rows that wait; more are refused.
+        executor: Where `run` runs; both towers share one, since the model is one.
+        observe: Is told of each batch: its size, how long its first row waited, and how long it ran.
+        streams: Batches that run at a time.
     """
 
     def __init__(
@@ -59,17 +59,17 @@ class Batcher:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the work goes on."""
+        """Returns whether the work goes on."""
         return self.task is not None and not self.task.done()
 
     def __len__(self) -> int:
         return len(self.queue)
 
     async def __call__(self, rows: list[np.ndarray]) -> np.ndarray:
-        """Vectors `(N, D)` of rows, in their order; many rows are queued a few batches at a time.
+        """Returns vectors `(N, D)` of rows, in their order; many rows are queued a few batches at a time.
 
         Raises:
-            ApiError: if the queue is full.
+            ApiError: If the queue is full.
         """
         piece = 4 * self.max_batch
         parts = [await self._queued(rows[start : start + piece]) for start in range(0, len(rows), piece)]

@@ -14,10 +14,10 @@ class ApiError(Exception):
     """A request that cannot be answered, and what its sender is told.
 
     Args:
-        status: of the HTTP response.
-        code: a short name for programs.
-        message: one sentence for people, without anything of the server's inside.
-        param: dotted path of the field at fault, such as `input.1`.
+        status: Status of the HTTP response.
+        code: A short name for programs.
+        message: One sentence for people, without anything of the server's inside.
+        param: Dotted path of the field at fault, such as `input.1`.
     """
 
     def __init__(self, status: int, code: str, message: str, param: str | None = None) -> None:
@@ -26,7 +26,7 @@ class ApiError(Exception):
 
     @property
     def body(self) -> dict:
-        """The JSON of the response."""
+        """Returns the JSON of the response."""
         kind = TYPES.get(self.status, "invalid_request_error")
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
@@ -38,11 +38,11 @@ class ApiError(Exception):
         return {"www-authenticate": "Bearer"} if self.status == 401 else {}
 
     def response(self, headers: Mapping[str, str] = {}) -> Response:
-        """The response; what clients sent, such as halves of surrogate pairs, is escaped."""
+        """Returns the response; what clients sent, such as halves of surrogate pairs, is escaped."""
         content = json.dumps(self.body).encode()
         return Response(content, self.status, {**self.headers, **headers}, media_type="application/json")
 
 
 def bad_request(code: str, message: str, param: str | None = None) -> ApiError:
-    """An error of status 400: the request itself is at fault."""
+    """Returns an error of status 400: the request itself is at fault."""
     return ApiError(400, code, message, param)

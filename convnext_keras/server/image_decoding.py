@@ -41,7 +41,7 @@ def find_markers(block: np.ndarray) -> np.ndarray:
 
 
 def jpeg_parts(content: bytes) -> Iterator[Part]:
-    """The parts of a JPEG (ITU-T T.81, annex B).
+    """Returns the parts of a JPEG (ITU-T T.81, annex B).
 
     A `"scan"` for each scan, a `"segment"` for each other segment, and before the first scan a `"gap"` for each
     `GAP` bytes between segments, which Pillow reads one by one.
@@ -67,7 +67,7 @@ def jpeg_parts(content: bytes) -> Iterator[Part]:
 
 
 def png_parts(content: bytes) -> Iterator[Part]:
-    """A `"chunk"` for each chunk of a PNG (https://www.w3.org/TR/png-3/, section 5.3)."""
+    """Returns a `"chunk"` for each chunk of a PNG (https://www.w3.org/TR/png-3/, section 5.3)."""
     position = 8
     while position < len(content):
         size = int.from_bytes(content[position : position + 4], "big")
@@ -77,7 +77,7 @@ def png_parts(content: bytes) -> Iterator[Part]:
 
 
 def webp_parts(content: bytes) -> Iterator[Part]:
-    """A `"chunk"` for each chunk of a WebP (RFC 9649, section 2.3)."""
+    """Returns a `"chunk"` for each chunk of a WebP (RFC 9649, section 2.3)."""
     position = 12
     while position < len(content):
         size = int.from_bytes(content[position + 4 : position + 8], "little")
@@ -88,7 +88,7 @@ def webp_parts(content: bytes) -> Iterator[Part]:
 
 
 def gif_parts(content: bytes) -> Iterator[Part]:
-    """A `"block"` for each block of a GIF before its first image (GIF89a, sections 15 to 26)."""
+    """Returns a `"block"` for each block of a GIF before its first image (GIF89a, sections 15 to 26)."""
     flags = content[10] if len(content) > 10 else 0
     position = 13 + (3 << ((flags & 7) + 1) if flags & 0x80 else 0)
     while position + 1 < len(content) and content[position] != GIF_IMAGE:
@@ -109,10 +109,10 @@ MAX_BLOCKS = {"block": 1000, "gap": 16}
 
 
 def check_structure(content: bytes, param: str, limits: ServerLimits) -> int:
-    """The number of scans of an image, 1 for formats without them, from its bytes alone.
+    """Returns the number of scans of an image, 1 for formats without them, from its bytes alone.
 
     Raises:
-        ApiError: if it has more scans or other parts than `limits` allow, or EXIF data that would be copied often.
+        ApiError: If it has more scans or other parts than `limits` allow, or EXIF data that would be copied often.
     """
     parts = next((parts for magic, parts in STRUCTURE_PARSERS.items() if content.startswith(magic)), None)
     counts: dict[str, int] = {}
@@ -133,7 +133,7 @@ class PixelBudget:
     """Lets images in as long as their pixels together stay within a bound.
 
     Args:
-        most: pixels at a time; one image alone is always let in.
+        most: Pixels at a time; one image alone is always let in.
     """
 
     def __init__(self, most: int) -> None:
@@ -157,9 +157,9 @@ class Decoder:
     """Bytes to the model's pixels.
 
     Args:
-        transform: an image to pixels; the same as in the library, so that vectors agree.
-        limits: of sizes.
-        threads: how many images are decoded at a time.
+        transform: An image to pixels; the same as in the library, so that vectors agree.
+        limits: Limits of sizes.
+        threads: Number of images are decoded at a time.
     """
 
     def __init__(self, transform: ImageTransform, limits: ServerLimits, threads: int) -> None:
@@ -171,16 +171,16 @@ class Decoder:
         """Uint8 pixels `(size, size, 3)`.
 
         Raises:
-            ApiError: if it is no image, of another format, too large or too complex.
+            ApiError: If it is no image, of another format, too large or too complex.
         """
         return await self._decoded(await self._opened(content, param), self.transform, param)
 
     async def file(self, path: Path) -> tuple[bytes, str]:
-        """An image file as it is, and its media type, once it has been decoded.
+        """Returns an image file as it is, and its media type, once it has been decoded.
 
         Raises:
-            OSError: if it cannot be read.
-            ApiError: if it is no image that a client might send too.
+            OSError: If it cannot be read.
+            ApiError: If it is no image that a client might send too.
         """
         if path.stat().st_size > self.limits.max_image_bytes:
             raise bad_request("image_too_large", f"{path.name}: has too many bytes.")
@@ -203,7 +203,7 @@ class Decoder:
             await self.budget.give(pixels)
 
     def opened(self, content: bytes, param: str) -> Image.Image:
-        """An image whose structure and header were found harmless; its pixels are not decoded yet."""
+        """Returns an image whose structure and header were found harmless; its pixels are not decoded yet."""
         limit = self.limits.max_image_pixels
         scans = check_structure(content, param, self.limits)
         try:
@@ -231,10 +231,10 @@ TYPICAL_SCANS = 10  # that usual progressive JPEGs have
 
 
 def too_many_pixels_error(param: str, limit: int) -> ApiError:
-    """The error of an image that would take too long or too much memory to decode or to resize."""
+    """Returns the error of an image that would take too long or too much memory to decode or to resize."""
     return bad_request("image_too_large", f"{param}: has too many pixels; the limit is {limit}.", param)
 
 
 def unreadable_error(param: str) -> ApiError:
-    """The error of a broken image."""
+    """Returns the error of a broken image."""
     return bad_request("invalid_image", f"{param}: is not a readable image.", param)

@@ -33,9 +33,9 @@ class ImageURLPolicy(NamedTuple):
 
     Attributes:
         mode: `"public"`, every public host; `"allowlist"`, the hosts named; `"off"`, none.
-        hosts: for `"allowlist"`.
-        is_blocked: whether an address of the network may not be dialled.
-        ports: that may be dialled; None for any.
+        hosts: Hosts for `"allowlist"`.
+        is_blocked: Whether an address of the network may not be dialled.
+        ports: Ports that may be dialled; None for any.
     """
 
     mode: str = "public"
@@ -45,10 +45,10 @@ class ImageURLPolicy(NamedTuple):
 
     @classmethod
     def of(cls, mode: str, hosts: Iterable[str] = ()) -> "ImageURLPolicy":
-        """The policy of a mode.
+        """Returns the policy of a mode.
 
         Raises:
-            ValueError: if there is no such mode, or hosts are named for another mode than `"allowlist"` or not for it.
+            ValueError: If there is no such mode, or hosts are named for another mode than `"allowlist"` or not for it.
         """
         known = frozenset(host.lower() for host in hosts)
         if mode not in MODES:
@@ -63,7 +63,7 @@ class FetchBlockedError(Exception):
 
 
 def is_private(address: str) -> bool:
-    """Whether an IP address is anything but a public host's, in any of the spellings that hide one in another."""
+    """Returns whether an IP address is anything but a public host's, in any of the spellings that hide one in another."""
     parsed = ipaddress.ip_address(address.split("%")[0])
     if isinstance(parsed, ipaddress.IPv6Address):
         if parsed.sixtofour or parsed.teredo:
@@ -111,9 +111,9 @@ class Fetcher:
     """Fetches images under a policy.
 
     Args:
-        policy: which addresses may be fetched.
-        seconds: for the whole of one fetch.
-        max_bytes: of one image.
+        policy: Policy which addresses may be fetched.
+        seconds: Seconds for the whole of one fetch.
+        max_bytes: Max bytes of one image.
     """
 
     def __init__(self, policy: ImageURLPolicy, seconds: float, max_bytes: int) -> None:
@@ -125,10 +125,10 @@ class Fetcher:
         await self.pool.aclose()
 
     async def __call__(self, url: str, param: str) -> bytes:
-        """The bytes at an address.
+        """Returns the bytes at an address.
 
         Raises:
-            ApiError: if addresses are not allowed at all, or this one could not be had; one wording for all causes.
+            ApiError: If addresses are not allowed at all, or this one could not be had; one wording for all causes.
         """
         if self.policy.mode == "off":
             message = f"{param}: addresses are not fetched here. Send the image itself as a data URI."
@@ -150,7 +150,7 @@ class Fetcher:
         raise FetchBlockedError
 
     async def _get(self, url: str) -> bytes | str:
-        """The content, or the address that it has moved to."""
+        """Returns the content, or the address that it has moved to."""
         checked = self._checked(url)
         extensions = {"timeout": CHUNK_TIMEOUTS}
         headers = [("accept-encoding", "identity"), ("accept", "image/*")]
@@ -168,7 +168,7 @@ class Fetcher:
             return bytes(content)
 
     def _checked(self, url: str) -> httpcore2.URL:
-        """The parts of an address that the policy allows; what was checked is what is asked for, parsed only once."""
+        """Returns the parts of an address that the policy allows; what was checked is what is asked for, parsed only once."""
         parts = urlsplit(url)
         if parts.scheme not in PORTS or parts.username or parts.password or not parts.hostname:
             raise FetchBlockedError
@@ -192,5 +192,5 @@ HTTP_FAILURES = (
 
 
 def fetch_failed_error(param: str) -> ApiError:
-    """The one error of all fetches that did not succeed."""
+    """Returns the one error of all fetches that did not succeed."""
     return bad_request("image_fetch_failed", f"{param}: the image could not be fetched. Send it as a data URI.", param)

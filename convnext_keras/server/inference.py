@@ -45,11 +45,11 @@ class InferenceEngine:
     """A model behind two queues, one for each tower; a classifier behind one.
 
     Args:
-        model: the ConvNeXt-CLIP, or the classifier.
-        limits: of what requests may cost.
-        policy: which addresses may be fetched.
-        metrics: that are told of everything.
-        batching: whether items of different requests run together.
+        model: The ConvNeXt-CLIP, or the classifier.
+        limits: Limits of what requests may cost.
+        policy: Policy which addresses may be fetched.
+        metrics: Metrics that are told of everything.
+        batching: Whether items of different requests run together.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class InferenceEngine:
         self.warming_up = asyncio.create_task(self._warm_up(others, "other"))
 
     def _shapes(self) -> tuple[list[tuple[str, np.ndarray]], list[tuple[str, np.ndarray]]]:
-        """Inputs of every shape that a tower is run with: the usual ones, which are single items and full batches of
+        """Returns inputs of every shape that a tower is run with: the usual ones, which are single items and full batches of
         images and of short texts; and all others, the smallest first.
         """
         rows_of = {"image": [np.zeros((1, *self.model.transform.shape), "uint8")]}
@@ -139,7 +139,7 @@ class InferenceEngine:
             raise ApiError(503, "model_loading", "The server is not ready. Try again in a moment.")
 
     async def stop(self) -> None:
-        """Answers what is in the queues and ends."""
+        """Returns answers what is in the queues and ends."""
         self.state = "stopping"
         self.warming_up.cancel()
         await asyncio.gather(self.warming_up, return_exceptions=True)
@@ -161,15 +161,15 @@ class InferenceEngine:
     async def vectors(
         self, items: Sequence[TextItem | ImageItem], params: Sequence[str], truncate: bool = True
     ) -> EmbeddingResult:
-        """Vectors of texts and images, mixed as they may be.
+        """Returns vectors of texts and images, mixed as they may be.
 
         Args:
-            items: what to encode.
-            params: the path of each in the request, for errors.
-            truncate: whether texts that are too long are cut, or refused.
+            items: What to encode.
+            params: The path of each in the request, for errors.
+            truncate: Whether texts that are too long are cut, or refused.
 
         Raises:
-            ApiError: if an item cannot be used, or the answer takes too long.
+            ApiError: If an item cannot be used, or the answer takes too long.
         """
         images = {number: item for number, item in enumerate(items) if isinstance(item, ImageItem)}
         texts = {number: item.text for number, item in enumerate(items) if isinstance(item, TextItem)}
@@ -186,7 +186,7 @@ class InferenceEngine:
         return EmbeddingResult(vectors, counted, len(images))
 
     async def _both(self, tokens: np.ndarray, images: list[tuple[ImageItem, str]]) -> tuple[np.ndarray, np.ndarray]:
-        """Vectors of texts and of images, at the same time; the first error ends both."""
+        """Returns vectors of texts and of images, at the same time; the first error ends both."""
         try:
             async with asyncio.TaskGroup() as group:
                 of_texts = group.create_task(self.towers["text"](list(tokens))) if len(tokens) else None
@@ -255,12 +255,12 @@ class InferenceEngine:
     async def class_vectors(
         self, labels: tuple[str, ...], templates: tuple[str, ...], truncate: bool = True
     ) -> tuple[np.ndarray, int]:
-        """Vectors `(labels, D)` of labels, kept for the next request, and the tokens of the prompts that were encoded.
+        """Returns vectors `(labels, D)` of labels, kept for the next request, and the tokens of the prompts that were encoded.
 
         Args:
-            labels: what to tell apart.
-            templates: prompts with a place for the label.
-            truncate: whether prompts that are too long are cut, or refused.
+            labels: What to tell apart.
+            templates: Prompts with a place for the label.
+            truncate: Whether prompts that are too long are cut, or refused.
         """
         prompts = format_prompts(labels, templates)
         params = [f"labels.{number}" for number in range(len(labels)) for _ in templates]
@@ -281,6 +281,6 @@ class InferenceEngine:
 
 
 def first_exception(group: ExceptionGroup) -> Exception:
-    """The first error of a group, for its sender."""
+    """Returns the first error of a group, for its sender."""
     error = group.exceptions[0]
     return first_exception(error) if isinstance(error, ExceptionGroup) else error

@@ -7,35 +7,36 @@ class ServerLimits(NamedTuple):
     """Upper bounds; each can be set when the server is made.
 
     Attributes:
-        max_texts: texts or documents of a request.
-        max_images: images of a request.
-        max_labels: labels of a request.
-        max_prompts: labels times templates of a request.
-        max_text_characters: of one text.
-        max_characters: of all texts of a request, or of all its prompts.
-        max_scores: numbers in the answer: images times texts, or items times labels.
-        max_image_bytes: of one image as it is sent or fetched.
-        max_image_pixels: of one image, checked before it is decoded, and once it is resized.
-        max_image_scans: times that a progressive JPEG draws its pixels anew.
-        max_image_parts: segments, chunks or blocks of an image's file.
-        max_pixels_in_flight: of all images that are being decoded or wait.
-        max_body_bytes: of a request.
-        max_body_bytes_in_flight: of all requests together that are being answered, counted as they arrive.
-        max_client_bytes: of those that come from one address.
-        max_json_parts: commas and opening brackets of a body, which bound the time to parse it.
-        max_header_bytes: of the request line and the headers.
-        max_requests: that are being answered at a time.
-        max_fetches: of images from addresses at a time.
-        max_queue: items that wait for a tower; more are refused with 429.
-        image_batch: most images that the model sees at a time.
-        text_batch: most texts that the model sees at a time.
-        wait_seconds: how long the first item of a batch waits for others.
-        first_byte_seconds: for the first byte of a body to arrive.
-        body_seconds: for the whole body to arrive.
-        min_body_rate: bytes a second that a body arrives with at least, after its first seconds.
-        answer_seconds: for the answer to be ready.
-        fetch_seconds: for an image to be fetched from its address.
-        cached_labels: labels whose vectors are kept for the next request.
+        max_texts: Texts or documents of a request.
+        max_images: Images of a request.
+        max_labels: Labels of a request.
+        max_prompts: Labels times templates of a request.
+        max_text_characters: Max text characters of one text.
+        max_characters: Max characters of all texts of a request, or of all its prompts.
+        max_scores: Numbers in the answer: images times texts, or items times labels.
+        max_image_bytes: Max image bytes of one image as it is sent or fetched.
+        max_image_pixels: Max image pixels of one image, checked before it is decoded, and once it is resized.
+        max_image_scans: Times that a progressive JPEG draws its pixels anew.
+        max_image_parts: Segments, chunks or blocks of an image's file.
+        max_pixels_in_flight: Max pixels in flight of all images that are being decoded or wait.
+        max_body_bytes: Max body bytes of a request.
+        max_body_bytes_in_flight: Max body bytes in flight of all requests together that are being answered, counted as
+            they arrive.
+        max_client_bytes: Max client bytes of those that come from one address.
+        max_json_parts: Commas and opening brackets of a body, which bound the time to parse it.
+        max_header_bytes: Max header bytes of the request line and the headers.
+        max_requests: Max requests that are being answered at a time.
+        max_fetches: Max fetches of images from addresses at a time.
+        max_queue: Items that wait for a tower; more are refused with 429.
+        image_batch: Maximum number of images that the model sees at a time.
+        text_batch: Maximum number of texts that the model sees at a time.
+        wait_seconds: How long the first item of a batch waits for others.
+        first_byte_seconds: First byte seconds for the first byte of a body to arrive.
+        body_seconds: Body seconds for the whole body to arrive.
+        min_body_rate: Bytes a second that a body arrives with at least, after its first seconds.
+        answer_seconds: Answer seconds for the answer to be ready.
+        fetch_seconds: Fetch seconds for an image to be fetched from its address.
+        cached_labels: Labels whose vectors are kept for the next request.
     """
 
     max_texts: int = 2048

@@ -36,21 +36,21 @@ def serve(
     """Serves until SIGTERM or SIGINT, then answers the requests that it has accepted, and ends.
 
     Args:
-        model: see `create_app`.
-        host: address to listen at.
-        port: port to listen at.
-        api_keys_file: see `configured_keys`.
-        allowed_hosts: names that the server is reached by, beside `host` and those of this machine.
-        indexes: folders made by `convnext-keras index`, each `NAME=FOLDER`.
-        image_roots: folders below which the images of an index lie, each `NAME=FOLDER` with an index's name.
+        model: See `create_app`.
+        host: Address to listen at.
+        port: Port to listen at.
+        api_keys_file: See `configured_keys`.
+        allowed_hosts: Names that the server is reached by, beside `host` and those of this machine.
+        indexes: Folders made by `convnext-keras index`, each `NAME=FOLDER`.
+        image_roots: Folders below which the images of an index lie, each `NAME=FOLDER` with an index's name.
         image_urls: `"public"`, `"allowlist"` or `"off"`; see `ImageURLPolicy`.
-        image_hosts: for `"allowlist"`.
-        batching: whether items of different requests run together.
-        runtime: see `create_app`.
-        streams: see `create_app`.
+        image_hosts: Image hosts for `"allowlist"`.
+        batching: Whether items of different requests run together.
+        runtime: See `create_app`.
+        streams: See `create_app`.
 
     Raises:
-        ValueError: if others than this machine could reach a server without keys, or an argument is not valid.
+        ValueError: If others than this machine could reach a server without keys, or an argument is not valid.
     """
     api_keys = configured_keys(api_keys_file)
     if host not in LOOPBACK and not api_keys:
@@ -81,7 +81,7 @@ def named_folders(option: str, values: Iterable[str]) -> dict[str, Path]:
     """`["photos=folder"]` as a mapping.
 
     Raises:
-        ValueError: if one has no name or no folder, or two have the same name.
+        ValueError: If one has no name or no folder, or two have the same name.
     """
     folders = {}
     for given in values:

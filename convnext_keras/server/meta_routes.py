@@ -17,27 +17,27 @@ PAGE_POLICY = "default-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; f
 
 @router.get("/", response_class=HTMLResponse, include_in_schema=False)
 async def page() -> HTMLResponse:
-    """The page of the server."""
+    """Returns the page of the server."""
     text = resources.files("convnext_keras.server").joinpath("page.html").read_text(encoding="utf-8")
     return HTMLResponse(text, headers={"content-security-policy": PAGE_POLICY})
 
 
 @router.get("/health")
 async def health() -> dict:
-    """Whether the process lives."""
+    """Returns whether the process lives."""
     return {"status": "ok"}
 
 
 @router.get("/health/ready")
 async def ready(request: Request) -> dict:
-    """Whether requests are answered: once the usual shapes have run, and not while the server stops."""
+    """Returns whether requests are answered: once the usual shapes have run, and not while the server stops."""
     request.app.state.engine.check_ready()
     return {"status": "ready"}
 
 
 @router.get("/docs", response_class=HTMLResponse, include_in_schema=False)
 async def docs() -> HTMLResponse:
-    """The routes with their examples, from `/openapi.json`; nothing is loaded from elsewhere."""
+    """Returns the routes with their examples, from `/openapi.json`; nothing is loaded from elsewhere."""
     text = resources.files("convnext_keras.server").joinpath("docs.html").read_text(encoding="utf-8")
     return HTMLResponse(text, headers={"content-security-policy": PAGE_POLICY})
 
@@ -66,13 +66,13 @@ def openapi_schema(request: Request) -> dict:
 
 @router.get("/v1/models")
 async def models(request: Request) -> dict:
-    """A list of the one model that is served."""
+    """Returns a list of the one model that is served."""
     return {"object": "list", "data": [openapi_schema(request)]}
 
 
 @router.get("/v1/models/{model:path}")
 async def one_model(request: Request, model: str) -> dict:
-    """A model by its name."""
+    """Returns a model by its name."""
     if model != request.app.state.name:
         raise ApiError(404, "model_not_found", f"The model {model!r} is not served here.", "model")
     return openapi_schema(request)

@@ -60,12 +60,12 @@ class Metrics:
         self.labels.labels(str(kept).lower()).inc()
 
     def text(self) -> bytes:
-        """All metrics in the form that Prometheus reads."""
+        """Returns all metrics in the form that Prometheus reads."""
         return generate_latest(self.registry)
 
 
 def resident_memory() -> float:
-    """Bytes of the process that are in memory; 0 where the system does not tell."""
+    """Returns bytes of the process that are in memory; 0 where the system does not tell."""
     try:
         with open("/proc/self/statm", encoding="ascii") as stream:  # noqa: PTH123 - not a file
             return float(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -29,7 +29,7 @@ class ApiKeys:
     """The keys that are let in, kept as digests only.
 
     Args:
-        keys: of which each request needs one; none to let everyone in.
+        keys: Keys of which each request needs one; none to let everyone in.
     """
 
     def __init__(self, keys: Iterable[str] = ()) -> None:
@@ -39,7 +39,7 @@ class ApiKeys:
         return bool(self.digests)
 
     def accept(self, authorization: str) -> bool:
-        """Whether a request with this header is let in; takes as long for every key, right or wrong."""
+        """Returns whether a request with this header is let in; takes as long for every key, right or wrong."""
         scheme, _, key = authorization.partition(" ")
         digest = _digest(key.strip())
         is_known = False
@@ -59,18 +59,18 @@ class AllowedHosts:
     visitor can; its requests name another host.
 
     Args:
-        names: names or addresses, beside those of this machine and the address that a connection came in at.
+        names: Names or addresses, beside those of this machine and the address that a connection came in at.
     """
 
     def __init__(self, names: Iterable[str] = ()) -> None:
         self.names = {name.lower().strip("[]").rstrip(".") for name in (*LOOPBACK, *names)}
 
     def accept(self, headers: Iterable[tuple[bytes, bytes]], server: tuple[str, int] | None) -> bool:
-        """Whether a request's one header `Host` is a known name, with or without a port.
+        """Returns whether a request's one header `Host` is a known name, with or without a port.
 
         Args:
-            headers: of the request.
-            server: address and port that its connection came in at, if known.
+            headers: Headers of the request.
+            server: Address and port that its connection came in at, if known.
         """
         given = [value.decode("latin-1") for name, value in headers if name.lower() == b"host"]
         parsed = HOST.fullmatch(given[0]) if len(given) == 1 else None
@@ -81,10 +81,10 @@ class AllowedHosts:
 
 
 def configured_keys(file: str | os.PathLike | None = None) -> list[str]:
-    """Keys of a file, one a line, or of the environment variable `CONVNEXT_KERAS_API_KEYS`, separated by commas.
+    """Returns keys of a file, one a line, or of the environment variable `CONVNEXT_KERAS_API_KEYS`, separated by commas.
 
     Raises:
-        ValueError: if the file has none.
+        ValueError: If the file has none.
     """
     if file is None:
         return [key.strip() for key in os.environ.get(KEYS_VARIABLE, "").split(",") if key.strip()]
@@ -99,11 +99,11 @@ class GuardMiddleware:
     """The outermost layer of the application: numbers requests, asks for keys, bounds bodies, and writes the log.
 
     Args:
-        app: the application inside.
-        keys: that are let in.
-        hosts: that the server answers to.
-        limits: of bodies and of requests at a time.
-        observe: is told of each answer: its route, status and seconds.
+        app: The application inside.
+        keys: Keys that are let in.
+        hosts: Hosts that the server answers to.
+        limits: Limits of bodies and of requests at a time.
+        observe: Is told of each answer: its route, status and seconds.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class GuardMiddleware:
         self.clients: collections.Counter[str] = collections.Counter()  # their bytes, by address
 
     async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
-        """Answers a request, and tells the log and the metrics of it."""
+        """Returns answers a request, and tells the log and the metrics of it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -212,7 +212,7 @@ class GuardMiddleware:
             raise self._too_large()
 
     async def _body(self, receive: Any, count: Callable[[int], None]) -> bytes:
-        """The whole body, if it is small enough and comes in time."""
+        """Returns the whole body, if it is small enough and comes in time."""
         body, limits = bytearray(), self.limits
         start = time.monotonic()
         try:

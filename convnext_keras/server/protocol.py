@@ -14,7 +14,7 @@ READ_BYTES = 256 * 2**10  # that asyncio gives at a time; they may hold the end 
 
 
 def bounded_protocol(max_header_bytes: int) -> Any:
-    """A class of connections for `uvicorn.run(http=...)`, which answers larger headers with the status 431."""
+    """Returns a class of connections for `uvicorn.run(http=...)`, which answers larger headers with the status 431."""
     if HttpToolsProtocol is None:
         return "h11"
 
@@ -36,34 +36,34 @@ def bounded_protocol(max_header_bytes: int) -> Any:
             super().data_received(data)
 
         def on_message_begin(self) -> None:
-            """A request begins."""
+            """Returns a request begins."""
             self.head = 0
             super().on_message_begin()
 
         def on_url(self, url: bytes) -> None:
-            """A part of the request line."""
+            """Returns a part of the request line."""
             self._count(len(url))
             super().on_url(url)
 
         def on_header(self, name: bytes, value: bytes) -> None:
-            """A header is complete."""
+            """Returns a header is complete."""
             self._count(len(name) + len(value) + 4)
             super().on_header(name, value)
 
         def on_headers_complete(self) -> None:
-            """All headers are there."""
+            """Returns all headers are there."""
             self.unparsed = 0
             if not self.is_blocked:
                 super().on_headers_complete()
 
         def on_body(self, body: bytes) -> None:
-            """A part of the body, which `GuardMiddleware` counts."""
+            """Returns a part of the body, which `GuardMiddleware` counts."""
             self.unparsed = 0
             if not self.is_blocked:
                 super().on_body(body)
 
         def on_message_complete(self) -> None:
-            """A request ends."""
+            """Returns a request ends."""
             self.unparsed = 0
             if not self.is_blocked:
                 super().on_message_complete()
@@ -74,7 +74,7 @@ def bounded_protocol(max_header_bytes: int) -> Any:
                 self._refuse()
 
         def _refuse(self) -> None:
-            """Answers and hangs up."""
+            """Returns answers and hangs up."""
             self.is_blocked = True
             message = f"The headers have more than {max_header_bytes} bytes."
             body = json.dumps(ApiError(431, "headers_too_large", message).body).encode()

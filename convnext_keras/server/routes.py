@@ -28,7 +28,7 @@ IMAGE_HEADERS = {"x-content-type-options": "nosniff", "content-security-policy":
 
 
 def get_engine(request: Request, model: str | None = None) -> InferenceEngine:
-    """The engine, if the request asks for the model that it has."""
+    """Returns the engine, if the request asks for the model that it has."""
     state = request.app.state
     if model is not None and model != state.name:
         message = f"The model {model!r} is not served here. GET /v1/models lists what is."
@@ -38,7 +38,7 @@ def get_engine(request: Request, model: str | None = None) -> InferenceEngine:
 
 
 def get_clip_engine(request: Request, model: str | None = None) -> tuple[InferenceEngine, DualEncoder]:
-    """The engine and its ConvNeXt-CLIP, for what a classifier cannot do."""
+    """Returns the engine and its ConvNeXt-CLIP, for what a classifier cannot do."""
     engine = get_engine(request, model)
     if not isinstance(engine.model, DualEncoder):
         message = f"The model {request.app.state.name!r} is a classifier: POST images to /v1/classify."
@@ -47,7 +47,7 @@ def get_clip_engine(request: Request, model: str | None = None) -> tuple[Inferen
 
 
 def get_index(request: Request, name: str) -> ImageIndex:
-    """The index of a name."""
+    """Returns the index of a name."""
     index = request.app.state.indexes.get(name)
     if index is None:
         raise ApiError(404, "not_found", f"There is no index {name!r} here.", "name")
@@ -55,7 +55,7 @@ def get_index(request: Request, name: str) -> ImageIndex:
 
 
 def as_list(value: Any) -> list:
-    """A list as it is, anything else as a list of one."""
+    """Returns a list as it is, anything else as a list of one."""
     return value if isinstance(value, list) else [value]
 
 
@@ -68,7 +68,7 @@ def check_limit(count: int, limit: int, what: str, param: str) -> None:
 def parse_items(
     values: Sequence[Any], param: str, limits: ServerLimits, is_image: bool = False
 ) -> tuple[list, list[str]]:
-    """Items and their paths, few enough of each kind."""
+    """Returns items and their paths, few enough of each kind."""
     if not values:
         raise bad_request("invalid_value", f"{param}: must not be empty.", param)
     params = [f"{param}.{position}" for position in range(len(values))]
@@ -81,13 +81,13 @@ def parse_items(
 
 
 def usage(*parts: EmbeddingResult, tokens: int = 0) -> dict[str, int]:
-    """Tokens and images of a request, counted as OpenAI reports them."""
+    """Returns tokens and images of a request, counted as OpenAI reports them."""
     tokens += sum(part.tokens for part in parts)
     return {"prompt_tokens": tokens, "total_tokens": tokens, "num_images": sum(part.images for part in parts)}
 
 
 def encode_vectors(vector: np.ndarray, encoding_format: str) -> str | list[float]:
-    """A vector as numbers, or as base64 of little-endian float32."""
+    """Returns a vector as numbers, or as base64 of little-endian float32."""
     if encoding_format == "base64":
         return base64.b64encode(vector.astype("<f4").tobytes()).decode("ascii")
     return [float(value) for value in vector]
@@ -96,7 +96,7 @@ def encode_vectors(vector: np.ndarray, encoding_format: str) -> str | list[float
 async def json_response(
     engine: InferenceEngine, answer: dict[str, Any], rows: Callable[[], Iterable[dict]], key: str = "data"
 ) -> Response:
-    """The answer with its rows as JSON, made in a thread.
+    """Returns the answer with its rows as JSON, made in a thread.
 
     Row by row, since the interpreter can let the event loop go on only between two of them.
     """
@@ -110,7 +110,7 @@ async def json_response(
 
 @router.post("/v1/embeddings", response_model=dict)
 async def embeddings(request: Request, body: schemas.Embeddings) -> Response:
-    """Vectors of texts and images, in the order of the request."""
+    """Returns vectors of texts and images, in the order of the request."""
     engine, model = get_clip_engine(request, body.model)
     width = model.embed_dim
     if body.dimensions not in (None, width):
@@ -130,7 +130,7 @@ async def embeddings(request: Request, body: schemas.Embeddings) -> Response:
 
 @router.post("/v1/similarity", response_model=dict)
 async def similarity(request: Request, body: schemas.Similarity) -> Response:
-    """Cosines and probabilities of each image over the texts."""
+    """Returns cosines and probabilities of each image over the texts."""
     engine, model = get_clip_engine(request, body.model)
     if (body.image is None) == (body.images is None):
         raise bad_request("missing_required_parameter", "image: give either 'image' or 'images'.", "image")
@@ -153,7 +153,7 @@ async def similarity(request: Request, body: schemas.Similarity) -> Response:
 
 @router.post("/v1/classify", response_model=dict)
 async def classify(request: Request, body: schemas.Classify) -> Response:
-    """The labels that fit each image or text best; of a classifier, its own classes."""
+    """Returns the labels that fit each image or text best; of a classifier, its own classes."""
     engine = get_engine(request, body.model)
     if isinstance(engine.model, Classifier):
         return await classify_fixed(engine, engine.model, request.app.state.name, body)
@@ -175,7 +175,7 @@ async def classify(request: Request, body: schemas.Classify) -> Response:
 
 
 async def classify_fixed(engine: InferenceEngine, model: Classifier, name: str, body: schemas.Classify) -> Response:
-    """The answer of `classify` by a model with classes of its own."""
+    """Returns the answer of `classify` by a model with classes of its own."""
     if body.labels is not None:
         message = f"labels: the model {name!r} has {len(model.classes)} classes of its own. Leave labels out."
         raise bad_request("labels_unsupported", message, "labels")
@@ -199,7 +199,7 @@ def rank(probabilities: np.ndarray, rows: list[dict[str, str]], top_k: int | Non
 def check_prompts(
     labels: list[str], templates: list[str], limits: ServerLimits
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Labels and templates that can be used, and that together make no more prompts than one request may have."""
+    """Returns labels and templates that can be used, and that together make no more prompts than one request may have."""
     for name, values in (("labels", labels), ("templates", templates)):
         if not values:
             raise bad_request("invalid_value", f"{name}: must not be empty.", name)
@@ -236,7 +236,7 @@ async def rerank(request: Request, body: schemas.Rerank) -> Response:
 
 @router.post("/v1/score", response_model=dict)
 async def score(request: Request, body: schemas.Score) -> Response:
-    """Cosines of pairs: one query with each document, or as many queries as documents."""
+    """Returns cosines of pairs: one query with each document, or as many queries as documents."""
     engine, _ = get_clip_engine(request, body.model)
     queries, of_queries = await engine.in_thread(parse_items, as_list(body.queries), "queries", engine.limits)
     documents, of_documents = await engine.in_thread(parse_items, as_list(body.documents), "documents", engine.limits)
@@ -255,7 +255,7 @@ async def score(request: Request, body: schemas.Score) -> Response:
 
 @router.post("/hf/zero-shot-image-classification", response_model=list)
 async def hugging_face(request: Request, body: schemas.HuggingFaceZeroShot) -> Response:
-    """Labels with probabilities, the best first, in the form of the Hugging Face inference API."""
+    """Returns labels with probabilities, the best first, in the form of the Hugging Face inference API."""
     engine, model = get_clip_engine(request)
     image = body.inputs.get("image") if isinstance(body.inputs, dict) else body.inputs
     labels = body.parameters.get("candidate_labels")
@@ -275,7 +275,7 @@ async def hugging_face(request: Request, body: schemas.HuggingFaceZeroShot) -> R
 
 @router.post("/v1/indexes/{name}/search", response_model=dict)
 async def search(request: Request, name: str, body: schemas.Search) -> Response:
-    """Images of an index that are nearest to a text or an image."""
+    """Returns images of an index that are nearest to a text or an image."""
     (engine, _), index = get_clip_engine(request, body.model), get_index(request, name)
     query = await engine.in_thread(parse_item, body.query, "query", engine.limits)
     result = await engine.vectors([query], ["query"], body.truncate == "end")
@@ -292,7 +292,7 @@ async def search(request: Request, name: str, body: schemas.Search) -> Response:
 
 @router.get("/v1/indexes/{name}/images/{index}", response_class=Response)
 async def image(request: Request, name: str, index: int) -> Response:
-    """An image of an index, by its position in it; see `ImageIndex.get_image_path` for which files are given out."""
+    """Returns an image of an index, by its position in it; see `ImageIndex.get_image_path` for which files are given out."""
     engine, images = request.app.state.engine, get_index(request, name)
     try:
         path = await engine.in_thread(images.get_image_path, index)

@@ -144,17 +144,17 @@ class ImageItem(NamedTuple):
 
 
 def parse_item(value: Any, param: str, limits: ServerLimits, is_image: bool = False) -> TextItem | ImageItem:
-    """The text or the image that an item of a request stands for.
+    """Returns the text or the image that an item of a request stands for.
 
     Args:
-        value: a string, or an object of any known form. A string is a text, even if it looks like an address, unless it
+        value: A string, or an object of any known form. A string is a text, even if it looks like an address, unless it
             is a data URI.
-        param: its path in the request.
-        limits: of sizes.
-        is_image: whether the field's name says that strings are images.
+        param: Its path in the request.
+        limits: Limits of sizes.
+        is_image: Whether the field's name says that strings are images.
 
     Raises:
-        ApiError: if it is none of these.
+        ApiError: If it is none of these.
     """
     if isinstance(value, str):
         if is_image or DATA_URI.match(value):
@@ -184,7 +184,7 @@ def parse_item(value: Any, param: str, limits: ServerLimits, is_image: bool = Fa
 
 
 def parse_text(value: Any, param: str, limits: ServerLimits) -> TextItem:
-    """The text of a string that is neither empty nor too long."""
+    """Returns the text of a string that is neither empty nor too long."""
     if not isinstance(value, str):
         raise bad_request("invalid_value", f"{param}: must be a string.", param)
     if not value.strip():
@@ -198,7 +198,7 @@ def parse_text(value: Any, param: str, limits: ServerLimits) -> TextItem:
 
 
 def parse_image(value: Any, param: str, limits: ServerLimits) -> ImageItem:
-    """The image of an address, a data URI or bare base64."""
+    """Returns the image of an address, a data URI or bare base64."""
     if not isinstance(value, str) or not value.strip():
         raise bad_request("invalid_value", f"{param}: must be an address, a data URI or base64.", param)
     if URL.match(value.lstrip()):
@@ -212,7 +212,7 @@ def parse_image(value: Any, param: str, limits: ServerLimits) -> ImageItem:
 
 
 def decode_base64(value: str, param: str, limits: ServerLimits) -> bytes:
-    """The bytes of base64 of either alphabet, with or without blanks and padding; anything else is refused."""
+    """Returns the bytes of base64 of either alphabet, with or without blanks and padding; anything else is refused."""
     if len(value) > 2 * limits.max_image_bytes:
         raise too_large_error(param, limits)
     plain = "".join(value.split()).replace("-", "+").replace("_", "/").rstrip("=")
@@ -228,5 +228,5 @@ def decode_base64(value: str, param: str, limits: ServerLimits) -> bytes:
 
 
 def too_large_error(param: str, limits: ServerLimits) -> ApiError:
-    """The error of an image of too many bytes."""
+    """Returns the error of an image of too many bytes."""
     return bad_request("image_too_large", f"{param}: has more than {limits.max_image_bytes} bytes.", param)

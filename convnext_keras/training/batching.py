@@ -13,12 +13,12 @@ from convnext_keras.training.presets import TrainingConfig
 
 
 def steps_per_epoch(examples: ImageDataset, config: TrainingConfig) -> int:
-    """Batches of one pass; the last images of a pass, too few for a batch, are left to others."""
+    """Returns batches of one pass; the last images of a pass, too few for a batch, are left to others."""
     return max(1, len(examples) // config.batch_size)
 
 
 def num_epochs(examples: ImageDataset, config: TrainingConfig) -> int:
-    """Passes over the images, so many that the recipe's least number of steps is made."""
+    """Returns passes over the images, so many that the recipe's least number of steps is made."""
     if config.epochs == 0:
         return 0
     wanted = config.min_steps * config.accumulation_steps
@@ -36,17 +36,17 @@ def build_augmentation(config: TrainingConfig, transform: Transform) -> Augmenta
 def training_batches(
     examples: ImageDataset, config: TrainingConfig, transform: Transform, seed: int = 0, first_epoch: int = 0
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Batches without end, for `model.fit(..., steps_per_epoch=steps_per_epoch(examples, recipe))`.
+    """Returns batches without end, for `model.fit(..., steps_per_epoch=steps_per_epoch(examples, recipe))`.
 
     Everything that is random depends on the seed, the epoch and the image only, so the batches of an epoch are the
     same whether or not training was interrupted before it, and however many threads there are.
 
     Args:
-        examples: the training images.
-        config: how to augment, mix and batch them.
-        transform: evaluation transform of the model.
-        seed: of the order and of all changes.
-        first_epoch: with which to begin.
+        examples: The training images.
+        config: How to augment, mix and batch them.
+        transform: Evaluation transform of the model.
+        seed: Seed of the order and of all changes.
+        first_epoch: First epoch with which to begin.
 
     Yields:
         Pixels `(batch, height, width, channels)` in 0..255 and targets `(batch, classes)` that sum to 1, float32.

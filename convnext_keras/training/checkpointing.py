@@ -38,11 +38,11 @@ class TrainingCheckpoint:
     whatever moment a training is killed at, the last state has all that is before it.
 
     Args:
-        folder: for the files, or None to keep all in memory.
-        settings: what the training depends on, as plain data; another training's folder is refused.
+        folder: Folder for the files, or None to keep all in memory.
+        settings: What the training depends on, as plain data; another training's folder is refused.
 
     Raises:
-        ValueError: if the folder is of another training.
+        ValueError: If the folder is of another training.
     """
 
     def __init__(self, folder: Path | None, settings: dict[str, Any]) -> None:
@@ -73,9 +73,9 @@ class TrainingCheckpoint:
         """Takes in an epoch.
 
         Args:
-            model: with the weights that were evaluated.
+            model: Model with the weights that were evaluated.
             row: Values for the history, with `val_loss`, or `loss` of training if nothing is validated.
-            state: the model's weights with which training goes on, if they are others.
+            state: The model's weights with which training goes on, if they are others.
         """
         is_best = _loss(row) < min(map(_loss, self.history), default=np.inf)
         self.history.append(row)
@@ -99,7 +99,7 @@ class TrainingCheckpoint:
             model.set_weights(self.best)
 
     def should_stop(self, patience: int | None) -> bool:
-        """Whether so many epochs have gone by without a better validation loss."""
+        """Returns whether so many epochs have gone by without a better validation loss."""
         losses = [value if np.isfinite(value := row["val_loss"]) else np.inf for row in self.history]
         return bool(patience and losses) and len(losses) - 1 - int(np.argmin(losses)) >= (patience or 0)
 
@@ -157,7 +157,7 @@ def read_history(folder: Path) -> list[dict[str, float]]:
 
 
 def history_to_csv(history: list[dict[str, float]]) -> str:
-    """A history as the text of a `.csv` file."""
+    """Returns a history as the text of a `.csv` file."""
     lines = [",".join(history[0]), *(",".join(json.dumps(value) for value in row.values()) for row in history)]
     return "\n".join([*lines, ""])
 
@@ -200,11 +200,12 @@ class EpochCallback(keras.callbacks.Callback):
     """Evaluates a model after each epoch, with the averages of its weights if it has some, keeps it, and may stop.
 
     Args:
-        progress: that keeps it.
-        held_out: the validation images.
-        transform: evaluation transform.
-        config: with the batch size of the evaluation, and the patience.
-        seed: from which each epoch's random numbers are drawn anew, so that they do not depend on the epochs before.
+        progress: Progress that keeps it.
+        held_out: The validation images.
+        transform: Evaluation transform.
+        config: Config with the batch size of the evaluation, and the patience.
+        seed: Seed from which each epoch's random numbers are drawn anew, so that they do not depend on the epochs
+            before.
     """
 
     def __init__(

@@ -30,9 +30,9 @@ class ZeroShotAccuracy(keras.callbacks.Callback):
     """The part 0..1 of images that a ConvNeXt-CLIP names rightly, in the logs of each epoch of `fit`.
 
     Args:
-        examples: images with classes.
-        templates: see `clip.ZeroShotClassifier`.
-        name: of the figure in the logs and the history.
+        examples: Images with classes.
+        templates: See `clip.ZeroShotClassifier`.
+        name: Name of the figure in the logs and the history.
 
     Example:
         >>> images = [np.zeros((8, 8, 3), "uint8")] * 2
@@ -53,8 +53,8 @@ class RetrievalRecall(keras.callbacks.Callback):
     """The part 0..1 of images whose text, and of texts whose image, is the nearest; in the logs of each epoch.
 
     Args:
-        pairs: images with texts; texts of one group count as right for each other.
-        name: of the figure in the logs and the history.
+        pairs: Images with texts; texts of one group count as right for each other.
+        name: Name of the figure in the logs and the history.
 
     Example:
         >>> RetrievalRecall(load_image_text_pairs(([np.zeros((8, 8, 3), "uint8")], ["a cat"]))).name
@@ -70,7 +70,7 @@ class RetrievalRecall(keras.callbacks.Callback):
         logs[self.name] = self.evaluate(self.model)
 
     def evaluate(self, model: CLIP | Any) -> float:
-        """The figure of a ConvNeXt-CLIP, 0..1."""
+        """Returns the figure of a ConvNeXt-CLIP, 0..1."""
         images = model.encode_image(self.pairs.images, exif_transpose=True)
         texts = model.encode_text([row[0] for row in self.pairs.texts])
         groups = self.pairs.groups
@@ -88,9 +88,9 @@ def zero_shot_accuracy(model: CLIP | Any, examples: ImageDataset, templates: Any
     """Part 0..1 of images that are named rightly among the examples' classes.
 
     Args:
-        model: a ConvNeXt-CLIP.
-        examples: images with classes.
-        templates: see `clip.ZeroShotClassifier`.
+        model: A ConvNeXt-CLIP.
+        examples: Images with classes.
+        templates: See `clip.ZeroShotClassifier`.
 
     Example:
         >>> examples = ImageDataset([np.full((64, 64, 3), (255, 0, 0), "uint8")], np.array([0]), ("red", "blue"))
@@ -114,29 +114,29 @@ def fine_tune_clip(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: int = 0,
 ) -> CLIP:
-    """A ConvNeXt-CLIP that has learned more pairs.
+    """Returns a ConvNeXt-CLIP that has learned more pairs.
 
     Batches are of the new pairs and of each replayed set in turn, and half of each batch are pairs that the model finds
     hard to tell from one another. The new model can be averaged with the old one, see `select_interpolation`.
 
     Args:
-        model: to start from; it stays as it is.
-        data: the new pairs, see `load_image_text_pairs`; `class_prompts(examples)` makes them of images with classes.
-        config: of its fields, those of single images, of the optimizer, of the length and `lora_rank` apply; an
+        model: Model to start from; it stays as it is.
+        data: The new pairs, see `load_image_text_pairs`; `class_prompts(examples)` makes them of images with classes.
+        config: Config of its fields, those of single images, of the optimizer, of the length and `lora_rank` apply; an
             epoch is as many batches as the new pairs fill. With `accumulation_steps`, a batch is as many times as
             large, encoded in parts: see `CLIP.micro_batches`.
-        replay_data: pairs, or several sets of them, of what is not to be forgotten.
+        replay_data: Pairs, or several sets of them, of what is not to be forgotten.
         freeze_tower: `"image"` or `"text"`, the tower that keeps its weights ("LiT",
             https://arxiv.org/abs/2111.07991v3).
-        hard_negative_ratio: see `pair_batches`.
-        seed: of all that is random.
+        hard_negative_ratio: See `pair_batches`.
+        seed: Seed of all that is random.
         state: Folder that keeps the state and `history.csv` after each epoch, so that an interrupted training goes on
             from there.
-        callbacks: of Keras, such as `ZeroShotAccuracy`. What they add to the logs is part of the history.
-        verbose: of `fit`.
+        callbacks: Callbacks of Keras, such as `ZeroShotAccuracy`. What they add to the logs is part of the history.
+        verbose: Verbose of `fit`.
 
     Raises:
-        ValueError: if an argument is not valid.
+        ValueError: If an argument is not valid.
 
     Example:
         >>> from convnext_keras import clip, training
@@ -207,9 +207,9 @@ class InterpolationResult:
     """A model between two, and what was measured on the way.
 
     Attributes:
-        model: the average that was chosen.
-        weight: of the tuned model in it, 0..1.
-        measured: for each weight, the figures of both kinds of images.
+        model: The average that was chosen.
+        weight: Weight of the tuned model in it, 0..1.
+        measured: Measured for each weight, the figures of both kinds of images.
     """
 
     model: CLIP
@@ -225,18 +225,18 @@ def select_interpolation(
     weights: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0),
     templates: Any = "a photo of a {}",
 ) -> InterpolationResult:
-    """The average of a model before and after fine-tuning that is best on new and old images together.
+    """Returns the average of a model before and after fine-tuning that is best on new and old images together.
 
     "Robust fine-tuning of zero-shot models" (https://arxiv.org/abs/2109.01903v3), its weight chosen by the mean of the
     two zero-shot accuracies; the larger weight, where two are equal.
 
     Args:
-        before: the model before fine-tuning.
-        tuned: the same after it.
-        new: validation images of what was learned.
-        old: validation images of what was known.
-        weights: of the tuned model, that are tried.
-        templates: see `clip.ZeroShotClassifier`.
+        before: The model before fine-tuning.
+        tuned: The same after it.
+        new: Validation images of what was learned.
+        old: Validation images of what was known.
+        weights: Weights of the tuned model, that are tried.
+        templates: See `clip.ZeroShotClassifier`.
 
     Example:
         >>> from convnext_keras import clip

@@ -35,10 +35,10 @@ class ImageDataset:
     """Images and their classes.
 
     Attributes:
-        images: what `open_image` takes: paths, or arrays `(H, W, C)` of pixels in 0..255.
+        images: What `open_image` takes: paths, or arrays `(H, W, C)` of pixels in 0..255.
         labels: `(N,)`, the number of each image's class.
-        class_names: of the classes, in the order of their numbers.
-        skipped: what could not be read and was left out.
+        class_names: Class names of the classes, in the order of their numbers.
+        skipped: What could not be read and was left out.
 
     Example:
         >>> examples = ImageDataset([np.zeros((8, 8, 3), "uint8")] * 3, np.array([0, 1, 1]), ("cat", "dog"))
@@ -66,7 +66,7 @@ class ImageDataset:
         return dict(zip(self.class_names, counts.tolist(), strict=True))
 
     def subset(self, places: Iterable[int]) -> "ImageDataset":
-        """Those at some places, in their order."""
+        """Returns those at some places, in their order."""
         chosen = [*places]
         images = [self.images[place] for place in chosen]
         return dataclasses.replace(self, images=images, labels=self.labels[chosen])
@@ -80,22 +80,22 @@ def load_dataset(
     keys: tuple[str, str] | None = None,
     name: str = "",
 ) -> ImageDataset:
-    """Images with their classes, in any of the usual forms.
+    """Returns images with their classes, in any of the usual forms.
 
     Args:
-        data: a folder with a folder of images for each class; a `.csv` or `.tsv` file with columns `path`, relative
+        data: A folder with a folder of images for each class; a `.csv` or `.tsv` file with columns `path`, relative
             to the file's folder, and `class`; arrays `(pixels (N, H, W, C), labels)`, where labels are numbers, names,
             or rows of one 1 and zeros; `ImageDataset`; or an iterable of pairs, or of batches, or of dictionaries with
             `image` and `label`, such as a `tf.data.Dataset`, PyTorch `DataLoader` or grain loader, which is read once
             into memory.
-        class_names: the classes in order; by default those that the loader knows as `class_names`, or those that there
+        class_names: The classes in order; by default those that the loader knows as `class_names`, or those that there
             are, sorted.
-        keys: of the image and of the label in dictionaries, such as `("img", "fine_label")`.
-        name: of validation data in errors, such as `"val"`, whose classes may be fewer; empty for training data.
+        keys: Keys of the image and of the label in dictionaries, such as `("img", "fine_label")`.
+        name: Name of validation data in errors, such as `"val"`, whose classes may be fewer; empty for training data.
         on_error: `"raise"`, or `"skip"` to leave out images that cannot be read, with a warning.
 
     Raises:
-        ValueError: if there are fewer than two classes, a class has no images, an image cannot be read, or the form
+        ValueError: If there are fewer than two classes, a class has no images, an image cannot be read, or the form
             is none of these.
 
     Example:
@@ -117,14 +117,14 @@ def load_dataset(
 
 
 def _class_folders(folder: Path) -> list[str]:
-    """Names of the folders in a folder; none for a file."""
+    """Returns names of the folders in a folder; none for a file."""
     if not folder.is_dir():
         return []
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def split_folders(folder: Any) -> tuple[Path, Path] | None:
-    """The folders of training and validation, where a folder is divided so; None for others."""
+    """Returns the folders of training and validation, where a folder is divided so; None for others."""
     if not isinstance(folder, str | os.PathLike):
         return None
     names = {name.lower(): Path(folder) / name for name in _class_folders(Path(folder))}
@@ -165,14 +165,14 @@ def _from_path(path: Path) -> tuple[list[Path], list[str]]:
 
 
 def read_csv_columns(path: Path, columns: Mapping[str, Sequence[str]]) -> list[list[str]]:
-    """Columns of a `.csv` or `.tsv` file, each found by one of some headings, whatever their case.
+    """Returns columns of a `.csv` or `.tsv` file, each found by one of some headings, whatever their case.
 
     Args:
-        path: of the file.
-        columns: the headings that each wanted column may have.
+        path: Path of the file.
+        columns: The headings that each wanted column may have.
 
     Raises:
-        ValueError: if a column is not there, or no row.
+        ValueError: If a column is not there, or no row.
     """
     headings, rows = read_csv(path)
     found = [next((headings.index(name) for name in names if name in headings), None) for names in columns.values()]
@@ -238,7 +238,7 @@ def _unpack_item(item: Any, keys: tuple[str, str] | None) -> tuple[Any, Any]:
 
 
 def _to_pixels(images: Any) -> np.ndarray:
-    """Arrays of pixels as uint8, channels last."""
+    """Returns arrays of pixels as uint8, channels last."""
     pixels = to_array(images)
     if pixels.ndim in (3, 4) and pixels.shape[-1] not in PIL_MODES and pixels.shape[-3] in PIL_MODES:
         raise ValueError(f"Images must have their channels last, (H, W, C). Received: shape {pixels.shape}")
@@ -246,7 +246,7 @@ def _to_pixels(images: Any) -> np.ndarray:
 
 
 def _parse_labels(labels: Any) -> list[Any]:
-    """Numbers or names, from them or from rows of one 1 and zeros."""
+    """Returns numbers or names, from them or from rows of one 1 and zeros."""
     rows = np.asarray(labels)
     if rows.ndim == 2:
         if not (np.all((rows == 0) | (rows == 1)) and np.all(rows.sum(axis=1) == 1)):
@@ -263,7 +263,7 @@ def _parse_labels(labels: Any) -> list[Any]:
 
 
 def _infer_class_names(labels: list[Any]) -> list[Any]:
-    """The classes that there are: all numbers from 0 on, or the names, sorted."""
+    """Returns the classes that there are: all numbers from 0 on, or the names, sorted."""
     if labels and all(isinstance(label, int) for label in labels):
         return [*range(max(labels) + 1)]
     return sorted({*map(str, labels)})
@@ -296,7 +296,7 @@ def _validate(examples: ImageDataset, name: str = "") -> ImageDataset:
 
 
 def _drop_unreadable(examples: ImageDataset, on_error: str, name: str = "") -> ImageDataset:
-    """The examples whose files can be decoded, all of which is tried once, in threads."""
+    """Returns the examples whose files can be decoded, all of which is tried once, in threads."""
 
     def fault(image: ImageSource) -> str | None:
         if not isinstance(image, str | os.PathLike):
@@ -322,10 +322,10 @@ def _drop_unreadable(examples: ImageDataset, on_error: str, name: str = "") -> I
 
 
 def split_rows(path: Any) -> tuple[list[int], list[int]] | None:
-    """The rows of a table to train on and those to validate with, by its column `split`; None for others.
+    """Returns the rows of a table to train on and those to validate with, by its column `split`; None for others.
 
     Raises:
-        ValueError: if the column has other words than these, or leaves nothing for one of them.
+        ValueError: If the column has other words than these, or leaves nothing for one of them.
     """
     if not is_table(path):
         return None
@@ -399,12 +399,12 @@ def stratified_split(
     """Training and validation, with the same part of each class in both.
 
     Args:
-        examples: all of them.
-        validation: the part 0..1 for validation; of a class with two images or more, one at least in each.
-        seed: of the choice; the same one chooses the same.
+        examples: All of them.
+        validation: The part 0..1 for validation; of a class with two images or more, one at least in each.
+        seed: Seed of the choice; the same one chooses the same.
 
     Raises:
-        ValueError: if nothing is left for one of them.
+        ValueError: If nothing is left for one of them.
 
     Example:
         >>> examples = load_dataset((np.zeros((10, 8, 8, 3), "uint8"), [0, 1] * 5))

@@ -29,9 +29,9 @@ class Evaluation:
     """The scores of a model for images whose classes are known.
 
     Attributes:
-        scores: probabilities `(N, classes)`.
-        labels: the right classes, `(N,)`.
-        class_names: in the order of the columns.
+        scores: Probabilities `(N, classes)`.
+        labels: The right classes, `(N,)`.
+        class_names: Class names in the order of the columns.
 
     Example:
         >>> result = Evaluation(np.array([[0.9, 0.1], [0.4, 0.6]]), np.array([0, 0]), ("cat", "dog"))
@@ -63,13 +63,13 @@ class Evaluation:
 
     @property
     def class_accuracy(self) -> dict[str, float | None]:
-        """The accuracy 0..1 on each class; None for one without images."""
+        """Returns the accuracy 0..1 on each class; None for one without images."""
         rows = zip(self.class_names, self.confusion_matrix, np.eye(len(self.class_names), dtype=bool), strict=True)
         return {name: float(row[own][0] / row.sum()) if row.sum() else None for name, row, own in rows}
 
     @property
     def mean_class_accuracy(self) -> float:
-        """The mean of `class_accuracy`, which counts a rare class like a frequent one."""
+        """Returns the mean of `class_accuracy`, which counts a rare class like a frequent one."""
         return float(np.mean([value for value in self.class_accuracy.values() if value is not None]))
 
     @property
@@ -82,12 +82,12 @@ class Evaluation:
 
     @property
     def expected_calibration_error(self) -> float:
-        """The expected calibration error 0..1: how far confidence and accuracy are apart, in the mean."""
+        """Returns the expected calibration error 0..1: how far confidence and accuracy are apart, in the mean."""
         total = len(self.labels)
         return sum(count * abs(confidence - right) for count, confidence, right in self.reliability_bins) / total
 
     def summary(self) -> dict[str, Any]:
-        """The figures as plain data."""
+        """Returns the figures as plain data."""
         return {
             "num_images": len(self.labels),
             "top1_accuracy": self.accuracy(),
@@ -116,22 +116,22 @@ def evaluate(
     """Measures a classifier, or the zero-shot classification of a ConvNeXt-CLIP, on images.
 
     Args:
-        model: a classifier, or what `create_model` takes for one: the name of a weight set, a folder, a repository, a
+        model: A classifier, or what `create_model` takes for one: the name of a weight set, a folder, a repository, a
             `.keras` file; or an exported one, `export.ExportedModel`. Or a ConvNeXt-CLIP, by its name, in Keras or
             exported.
-        data: see `load_dataset`. Of data that is divided into training and validation, by folders `train` and `val`
+        data: See `load_dataset`. Of data that is divided into training and validation, by folders `train` and `val`
             or by a column `split`, the validation part is used. Its classes are found among the model's by identifier
             or name, so that folders of ImageNet may be called `n01440764` or `tench`; they may be some of the model's.
-        class_names: the classes of a model that does not know them, in the order of its outputs.
-        transform: evaluation transform; by default the model's own.
-        size: another height and width in pixels than the transform's; a larger one is often better.
-        flip: whether the scores of the mirrored images are averaged in.
-        batch_size: images at a time.
-        on_error: see `load_dataset`.
+        class_names: The classes of a model that does not know them, in the order of its outputs.
+        transform: Evaluation transform; by default the model's own.
+        size: Another height and width in pixels than the transform's; a larger one is often better.
+        flip: Whether the scores of the mirrored images are averaged in.
+        batch_size: Images at a time.
+        on_error: See `load_dataset`.
         templates: Prompts of the class names for a ConvNeXt-CLIP, see `clip.ZeroShotClassifier`.
 
     Raises:
-        ValueError: if the classes are not the model's, the model knows no transform and none is given, or its input has
+        ValueError: If the classes are not the model's, the model knows no transform and none is given, or its input has
             another size.
 
     Example:
@@ -175,12 +175,12 @@ def evaluate(
 
 
 def get_class_names(pretrained_info: PretrainedInfo | None) -> tuple[tuple[str, str], ...] | None:
-    """The model's classes, each `(identifier, name)`; None if it does not know them."""
+    """Returns the model's classes, each `(identifier, name)`; None if it does not know them."""
     return pretrained_info.class_names if pretrained_info else None
 
 
 def _class_columns(given: tuple[str, ...], known: Sequence[Any] | None, model: str, count: int) -> np.ndarray:
-    """The column of the scores of each class of the images."""
+    """Returns the column of the scores of each class of the images."""
     if known is None:
         if len(given) != count:
             raise ValueError(
@@ -202,7 +202,7 @@ def _class_columns(given: tuple[str, ...], known: Sequence[Any] | None, model: s
 def predict_scores(
     model: Any, images: Sequence[ImageSource], transform: Transform, batch_size: int = 32, flip: bool = False
 ) -> np.ndarray:
-    """Probabilities `(N, classes)` float32 of images; logits of a model become probabilities."""
+    """Returns probabilities `(N, classes)` float32 of images; logits of a model become probabilities."""
     is_keras, batches = isinstance(model, keras.Model), []
     run: Any = BatchRunner(model) if is_keras else lambda pixels, size: model(pixels)
     gives_scores = is_softmax(model) if is_keras else model.outputs[0] == "probabilities"
@@ -214,11 +214,11 @@ def predict_scores(
 
 
 def is_softmax(model: keras.Model) -> bool:
-    """Whether the outputs are probabilities already."""
+    """Returns whether the outputs are probabilities already."""
     return getattr(output_layer(model), "activation", None) is keras.activations.softmax
 
 
 def output_layer(model: keras.Model) -> keras.Layer:
-    """The layer that gives the outputs, inside of nested models too."""
+    """Returns the layer that gives the outputs, inside of nested models too."""
     layer = model.layers[-1]
     return output_layer(layer) if isinstance(layer, keras.Model) else layer

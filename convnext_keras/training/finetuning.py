@@ -37,14 +37,14 @@ class TrainingResult:
     """What training gives.
 
     Attributes:
-        model: the classifier; it knows its classes and its transform, also after `model.save`.
+        model: The classifier; it knows its classes and its transform, also after `model.save`.
         history: One row per epoch with loss and accuracy on training and validation images, learning rate, and seconds.
-        evaluation: of the model on the validation images.
-        config: that was followed.
-        training: the images that were trained on.
-        validation: the images that were not.
-        is_complete: whether training went on to its end, or was interrupted.
-        checkpoints: weights of the model after the epoch with the least validation loss, `"best"`, and after the last,
+        evaluation: Evaluation of the model on the validation images.
+        config: Config that was followed.
+        training: The images that were trained on.
+        validation: The images that were not.
+        is_complete: Whether training went on to its end, or was interrupted.
+        checkpoints: Weights of the model after the epoch with the least validation loss, `"best"`, and after the last,
             `"last"`; the model has those that `TrainingConfig.save_best` says.
     """
 
@@ -103,27 +103,27 @@ def fine_tune(
     """Trains a classifier for classes of your own.
 
     Args:
-        model: weights to start from, by the name of a weight set, variant, repository or folder; or a model, which is
+        model: Weights to start from, by the name of a weight set, variant, repository or folder; or a model, which is
             trained itself: a classifier for these classes, or a backbone (`include_top=False`), which gets a head.
-        data: see `load_dataset`; a folder with the folders `train` and `val` in it is split so.
-        config: a `TrainingConfig`, or a name in `TRAINING_PRESETS`; None for the one that fits the number of images.
-        validation: part 0..1 of each class that is not trained on; or images, see `load_dataset`.
-        class_names: see `load_dataset`.
-        size: height and width in pixels to train at, by default those of the weights.
-        seed: of the split, the head, the order and all that is random: with one backend on one machine, the same seed
-            gives the same history.
-        on_error: see `load_dataset`.
-        state: a folder in which each epoch is kept, so that training goes on from there if it was interrupted, or is
+        data: See `load_dataset`; a folder with the folders `train` and `val` in it is split so.
+        config: A `TrainingConfig`, or a name in `TRAINING_PRESETS`; None for the one that fits the number of images.
+        validation: Part 0..1 of each class that is not trained on; or images, see `load_dataset`.
+        class_names: See `load_dataset`.
+        size: Height and width in pixels to train at, by default those of the weights.
+        seed: Seed of the split, the head, the order and all that is random: with one backend on one machine, the same
+            seed gives the same history.
+        on_error: See `load_dataset`.
+        state: A folder in which each epoch is kept, so that training goes on from there if it was interrupted, or is
             not done again if it was not.
-        callbacks: of Keras, which see `val_loss` and `val_accuracy` at the end of each epoch.
-        verbose: of `fit`.
+        callbacks: Callbacks of Keras, which see `val_loss` and `val_accuracy` at the end of each epoch.
+        verbose: Verbose of `fit`.
 
     Returns:
         The model and its story. Ctrl-C after the first epoch ends training early, with the best model so far.
 
     Raises:
-        ValueError: if an argument is not valid, or see `load_dataset`.
-        ImportError: if scikit-learn is missing, which the linear probe needs.
+        ValueError: If an argument is not valid, or see `load_dataset`.
+        ImportError: If scikit-learn is missing, which the linear probe needs.
 
     Example:
         >>> from sklearn.datasets import load_digits
@@ -185,7 +185,7 @@ def check_callbacks(callbacks: Sequence[keras.callbacks.Callback]) -> None:
 def train_val_split(
     data: Any, validation: Any, class_names: Sequence[str] | None, seed: int, on_error: str
 ) -> tuple[ImageDataset, ImageDataset]:
-    """The images to train on and those to validate with; see `fine_tune`."""
+    """Returns the images to train on and those to validate with; see `fine_tune`."""
     folders, rows = split_folders(data), split_rows(data)
     if folders:
         data, validation = folders
@@ -224,7 +224,7 @@ def compile_model(
 def _collect_checkpoints(
     start: TrainingSetup, progress: TrainingCheckpoint, chosen: str
 ) -> dict[str, list[np.ndarray]]:
-    """Weights of the model after the best epoch and after the last; the model ends with the chosen ones."""
+    """Returns weights of the model after the best epoch and after the last; the model ends with the chosen ones."""
     last, found = start.trainee.get_weights(), {}
     for name in sorted(("best", "last"), key=lambda name: name == chosen):
         start.trainee.set_weights(last)

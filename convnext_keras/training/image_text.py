@@ -28,8 +28,8 @@ class ImageTextDataset:
     """Images and what they show, in words.
 
     Attributes:
-        images: what `open_image` takes.
-        texts: for each image, wordings that are equally true; one is drawn each time.
+        images: What `open_image` takes.
+        texts: Texts for each image, wordings that are equally true; one is drawn each time.
         groups: `(N,)`; images of one group are described by each other's texts too, so they are no negatives.
 
     Example:
@@ -54,16 +54,16 @@ class ImageTextDataset:
 
 
 def class_prompts(examples: ImageDataset, templates: Sequence[str] = PROMPT_TEMPLATES) -> ImageTextDataset:
-    """Images of classes with their classes' names in sentences, "Finetune like you pretrain".
+    """Returns images of classes with their classes' names in sentences, "Finetune like you pretrain".
 
     Source: https://arxiv.org/abs/2212.00638v1.
 
     Args:
-        examples: images with classes.
-        templates: sentences with `{}` for the name.
+        examples: Images with classes.
+        templates: Sentences with `{}` for the name.
 
     Raises:
-        ValueError: if a template has no `{}`.
+        ValueError: If a template has no `{}`.
 
     Example:
         >>> examples = ImageDataset([np.zeros((8, 8, 3), "uint8")] * 2, np.array([0, 1]), ("cat", "dog"))
@@ -79,15 +79,15 @@ def class_prompts(examples: ImageDataset, templates: Sequence[str] = PROMPT_TEMP
 
 
 def load_image_text_pairs(data: Any) -> ImageTextDataset:
-    """Images with texts in any of the usual forms.
+    """Returns images with texts in any of the usual forms.
 
     Args:
-        data: a `.csv` or `.tsv` file with columns `path`, relative to the file's folder, and `caption`; `.tar` shards
+        data: A `.csv` or `.tsv` file with columns `path`, relative to the file's folder, and `caption`; `.tar` shards
             in the form of webdataset, one or a list, where `0001.jpg` and `0001.txt` are a pair; `(images, texts)`;
             `ImageTextDataset`.
 
     Raises:
-        ValueError: if the form is none of these, nothing is there, or an image cannot be read.
+        ValueError: If the form is none of these, nothing is there, or an image cannot be read.
 
     Example:
         >>> load_image_text_pairs(([np.zeros((8, 8, 3), "uint8")] * 3, ["a cat", "a dog", "a cat"])).groups.tolist()
@@ -112,7 +112,7 @@ def load_image_text_pairs(data: Any) -> ImageTextDataset:
 
 
 def is_image_text_data(path: Path) -> bool:
-    """Whether a path names images with texts: shards, or a table with a column of texts and none of classes."""
+    """Returns whether a path names images with texts: shards, or a table with a column of texts and none of classes."""
     if not is_table(path):
         return path.suffix.lower() == ".tar"
     headings = {*read_csv(path)[0]}
@@ -125,7 +125,7 @@ def _from_table(path: Path) -> tuple[list[Path], list[str]]:
 
 
 def _from_shards(shards: list[Path]) -> tuple[list[Image.Image], list[str]]:
-    """Members of one name, an image and a text, become a pair; others are left out."""
+    """Returns members of one name, an image and a text, become a pair; others are left out."""
     images, texts = [], []
     for shard in shards:
         members: dict[str, dict[str, bytes]] = {}
@@ -151,8 +151,8 @@ class NearestGroups:
     Each is found when it is asked for, so that memory grows with the number of groups only.
 
     Args:
-        pairs: whose groups they are.
-        model: that encodes the first text of each group, once.
+        pairs: Pairs whose groups they are.
+        model: Model that encodes the first text of each group, once.
     """
 
     def __init__(self, pairs: ImageTextDataset, model: CLIP) -> None:
@@ -178,14 +178,14 @@ def pair_batches(
     seed: int = 0,
     first: int = 0,
 ) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
-    """Batches without end for `CLIP.fit`, each of one source, in turn, so that its texts are negatives of one kind.
+    """Returns batches without end for `CLIP.fit`, each of one source, in turn, so that its texts are negatives of one kind.
 
     Args:
-        sources: the pairs to learn, and others that are not to be forgotten.
-        model: whose texts tell which pairs are hard to tell from one another, and whose tokenizer is used.
-        augmentation: of the images.
-        batch_size: pairs of a batch.
-        hard_negative_ratio: part 0..1 of a batch that is made of families of near groups; the rest is drawn at random.
+        sources: The pairs to learn, and others that are not to be forgotten.
+        model: Model whose texts tell which pairs are hard to tell from one another, and whose tokenizer is used.
+        augmentation: Augmentation of the images.
+        batch_size: Pairs of a batch.
+        hard_negative_ratio: Part 0..1 of a batch that is made of families of near groups; the rest is drawn at random.
         seed: Random seed. Each batch depends on the seed and its number only.
         first: Number of the first batch, from 0.
 
@@ -216,7 +216,7 @@ def pair_batches(
 
 
 def _group_indices(groups: np.ndarray) -> dict[int, np.ndarray]:
-    """The places of each group, in order."""
+    """Returns the places of each group, in order."""
     order = np.argsort(groups, kind="stable")
     names, starts = np.unique(groups[order], return_index=True)
     return dict(zip(names.tolist(), np.split(order, starts[1:]), strict=True))
@@ -230,7 +230,7 @@ def _sample_batch(
     hard_negative_ratio: float,
     random: np.random.Generator,
 ) -> list[int]:
-    """Rows of one batch: families of near groups, then others."""
+    """Returns rows of one batch: families of near groups, then others."""
     rows: list[int] = []
     while near and len(rows) < round(hard_negative_ratio * count):
         first = int(pairs.groups[random.integers(len(pairs))])

@@ -27,12 +27,12 @@ class TrainingSetup:
     """A classifier, and its twin that is trained in its place.
 
     Attributes:
-        model: from pixels to probabilities of the classes, or logits for a model that was given so.
-        trainee: with the same weights, to logits, with stochastic depth and in the precision of the recipe. A loss of
-            logits is exact for confident models too, and what serves inference stays as simple as it was.
-        reuses_head: whether the classifier knew these classes already.
-        transform: evaluation transform.
-        origin: where the weights come from, as plain data.
+        model: Model from pixels to probabilities of the classes, or logits for a model that was given so.
+        trainee: Trainee with the same weights, to logits, with stochastic depth and in the precision of the recipe. A
+            loss of logits is exact for confident models too, and what serves inference stays as simple as it was.
+        reuses_head: Whether the classifier knew these classes already.
+        transform: Evaluation transform.
+        origin: Where the weights come from, as plain data.
     """
 
     model: ConvNeXtModel
@@ -49,17 +49,17 @@ class TrainingSetup:
 def prepare_model(
     given: keras.Model | str | Any, class_names: tuple[str, ...], config: TrainingConfig, size: int | None = None
 ) -> TrainingSetup:
-    """A classifier for these classes.
+    """Returns a classifier for these classes.
 
     Args:
-        given: the name of a weight set, variant, repository or folder; or a model: a classifier for these classes, or
+        given: The name of a weight set, variant, repository or folder; or a model: a classifier for these classes, or
             a backbone, which gets a new head.
-        class_names: of the classes in order.
-        config: how it is going to be trained.
-        size: height and width in pixels, by default those of the weights.
+        class_names: Class names of the classes in order.
+        config: How it is going to be trained.
+        size: Height and width in pixels, by default those of the weights.
 
     Raises:
-        ValueError: if a model is of other classes, or ends otherwise.
+        ValueError: If a model is of other classes, or ends otherwise.
     """
     is_named = not isinstance(given, keras.Model) and Path(str(given)).suffix != ".keras"
     if is_named and is_clip_repo(str(given)):
@@ -114,7 +114,7 @@ def _build(name: str, classes: int, size: int | None, **others: Any) -> ConvNeXt
 
 
 def _with_head(model: keras.Model, classes: int) -> ConvNeXtModel:
-    """The model itself, or with a classifier on a backbone, as one that keeps its pretrained_info."""
+    """Returns the model itself, or with a classifier on a backbone, as one that keeps its pretrained_info."""
     model = to_functional(model)
     outputs: Any = model.output
     end: Any = output_layer(model)
@@ -145,7 +145,7 @@ def _with_head(model: keras.Model, classes: int) -> ConvNeXtModel:
 
 
 def _with_logits(model: keras.Model) -> keras.Model:
-    """A copy of a model without the last softmax, with weights of its own."""
+    """Returns a copy of a model without the last softmax, with weights of its own."""
 
     def made(layer: keras.Layer) -> keras.Layer:
         config = layer.get_config()
@@ -177,7 +177,7 @@ def _init_head(model: keras.Model, order: list[int] | None) -> None:
 
 
 def _transform(model: keras.Model, pretrained_info: PretrainedInfo | None, size: int | None) -> Transform:
-    """The evaluation transform at the size that the model takes or is asked for."""
+    """Returns the evaluation transform at the size that the model takes or is asked for."""
     transform = (pretrained_info and pretrained_info.transform) or Transform(size or 224)
     last = keras.config.image_data_format() == "channels_last"
     height, width = model.input_shape[1:3] if last else model.input_shape[2:4]
@@ -202,7 +202,7 @@ def freeze_stages(model: keras.Model, stages: int) -> Iterator[None]:
 
 
 def _stage(layer: keras.Layer) -> int:
-    """The stage of a layer, to which the downsampling before it belongs; 4 for the head and layers of others."""
+    """Returns the stage of a layer, to which the downsampling before it belongs; 4 for the head and layers of others."""
     name = (parse_layer_name(layer.name) or ("", LayerName(layer.name, is_custom=True)))[1]
     if name.is_custom:
         return 4

@@ -39,7 +39,7 @@ def fit_logistic_regression(
     all features are fitted. It is scikit-learn's `LogisticRegression` by L-BFGS.
 
     Raises:
-        ImportError: if scikit-learn is missing.
+        ImportError: If scikit-learn is missing.
     """
     try:
         from sklearn.exceptions import ConvergenceWarning

@@ -13,15 +13,15 @@ def enable_lora(model: keras.Model, rank: int, alpha: float | None = None) -> ke
     not computations; `merge_lora` gives an ordinary model again.
 
     Args:
-        model: any functional model, such as a classifier or both towers of a ConvNeXt-CLIP; changed itself.
-        rank: of the updates, 1 or more.
-        alpha: the updates are scaled by `alpha / rank`; None for `rank`.
+        model: Any functional model, such as a classifier or both towers of a ConvNeXt-CLIP; changed itself.
+        rank: Rank of the updates, 1 or more.
+        alpha: The updates are scaled by `alpha / rank`; None for `rank`.
 
     Returns:
         The model.
 
     Raises:
-        ValueError: if the rank is not valid, the model has updates already, or no dense layers before the last.
+        ValueError: If the rank is not valid, the model has updates already, or no dense layers before the last.
 
     Example:
         >>> from convnext_keras import create_model, training

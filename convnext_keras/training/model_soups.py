@@ -10,21 +10,21 @@ from convnext_keras.training.evaluation import evaluate
 
 
 def greedy_soup(models: Sequence[keras.Model], data: Any, **options: Any) -> keras.Model:
-    """The average of those models that make it better, tried from the best on.
+    """Returns the average of those models that make it better, tried from the best on.
 
     "Model soups" (https://arxiv.org/abs/2203.05482v3), recipe 1. On the images that it is chosen with, the soup is at
     least as good as the best of the models.
 
     Args:
-        models: classifiers of one architecture, tuned from the same weights, such as by several seeds or recipes.
-        data: images that none was trained on; see `load_dataset`.
-        **options: of `evaluate`.
+        models: Classifiers of one architecture, tuned from the same weights, such as by several seeds or recipes.
+        data: Images that none was trained on; see `load_dataset`.
+        **options: Options of `evaluate`.
 
     Returns:
         A new model.
 
     Raises:
-        ValueError: see `average_weights` and `evaluate`.
+        ValueError: See `average_weights` and `evaluate`.
 
     Example:
         >>> from convnext_keras import create_model, training

@@ -24,15 +24,15 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
     proportional to the learning rate, this is the same as a learning rate of its own for each variable.
 
     Args:
-        optimizer: the inner optimizer, not yet used. Weight decay leaves out biases, norms and other vectors.
-        scales: the part 0..1 of a step, by layer and variable as in `ParamGroup.variables`; 1 for others.
-        ema_decay: of an exponential moving average of the variables, 0..1, which `fit` leaves in the model at its end
-            and `keras.callbacks.SwapEMAWeights` evaluates; the decay rises with the steps `t` as
-            `(1 + t) / (10 + t)`, so that short trainings are not held back. None for no average.
-        name: of the optimizer.
+        optimizer: The inner optimizer, not yet used. Weight decay leaves out biases, norms and other vectors.
+        scales: The part 0..1 of a step, by layer and variable as in `ParamGroup.variables`; 1 for others.
+        ema_decay: Ema decay of an exponential moving average of the variables, 0..1, which `fit` leaves in the model at
+            its end and `keras.callbacks.SwapEMAWeights` evaluates; the decay rises with the steps `t` as `(1 + t) / (10
+            + t)`, so that short trainings are not held back. None for no average.
+        name: Name of the optimizer.
 
     Raises:
-        ValueError: if the steps of the inner optimizer cannot be scaled.
+        ValueError: If the steps of the inner optimizer cannot be scaled.
 
     Example:
         >>> from convnext_keras import training
@@ -100,7 +100,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         return self.optimizer.iterations
 
     def scale_loss(self, loss):
-        """The loss as the inner optimizer scales it."""
+        """Returns the loss as the inner optimizer scales it."""
         return self.optimizer.scale_loss(loss)
 
     def apply(self, grads, trainable_variables=None):
@@ -138,13 +138,13 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
             variable.assign(value)
 
     def get_config(self):
-        """The inner optimizer and the scales."""
+        """Returns the inner optimizer and the scales."""
         inner = keras.saving.serialize_keras_object(self.optimizer)
         return {"optimizer": inner, "scales": self.scales, "ema_decay": self.ema_decay, "name": self.name}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        """The reverse of `get_config`."""
+        """Returns the reverse of `get_config`."""
         inner = keras.saving.deserialize_keras_object(config["optimizer"], custom_objects=custom_objects)
         return cls(**{**config, "optimizer": inner})
 
@@ -156,17 +156,17 @@ def layerwise_optimizer(
     form: str = "block",
     ema_decay: float | None = None,
 ) -> LayerwiseOptimizer:
-    """An optimizer with a learning rate for each depth of a model; see `parameter_groups` for the groups.
+    """Returns an optimizer with a learning rate for each depth of a model; see `parameter_groups` for the groups.
 
     Args:
-        model: a model of this library, or one built on it.
-        optimizer: any of Keras' whose steps are proportional to its learning rate, not yet used.
-        layer_decay: see `parameter_groups`.
-        form: see `parameter_groups`.
-        ema_decay: see `LayerwiseOptimizer`.
+        model: A model of this library, or one built on it.
+        optimizer: Any of Keras' whose steps are proportional to its learning rate, not yet used.
+        layer_decay: See `parameter_groups`.
+        form: See `parameter_groups`.
+        ema_decay: See `LayerwiseOptimizer`.
 
     Raises:
-        ValueError: if an argument is not valid.
+        ValueError: If an argument is not valid.
 
     Example:
         >>> from convnext_keras import create_model, training

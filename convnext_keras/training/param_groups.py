@@ -16,13 +16,13 @@ class ParamGroup(NamedTuple):
     """Variables that learn at one rate.
 
     Attributes:
-        tower: what stands before the names of its layers, such as `"convnext_tiny_"`; empty for the text tower of
+        tower: What stands before the names of its layers, such as `"convnext_tiny_"`; empty for the text tower of
             ConvNeXt-CLIP, and for what is in no tower, such as a classifier of the user's.
         depth: 0 for the stem, and one more than the last block for the head.
-        scale: factor 0..1 of the learning rate.
-        decayed: whether weight decay applies, which it does to kernels and embeddings only.
-        parameters: how many numbers.
-        variables: as `variable_key` names them.
+        scale: Factor 0..1 of the learning rate.
+        decayed: Whether weight decay applies, which it does to kernels and embeddings only.
+        parameters: Number of numbers.
+        variables: Variables as `variable_key` names them.
     """
 
     tower: str
@@ -34,7 +34,7 @@ class ParamGroup(NamedTuple):
 
 
 def is_decayed(variable: keras.Variable) -> bool:
-    """Whether weight decay applies: to matrices and kernels, not to biases, norms, layer scale, GRN and scalars.
+    """Returns whether weight decay applies: to matrices and kernels, not to biases, norms, layer scale, GRN and scalars.
 
     Every public recipe has this rule (Meta's and timm's `param_groups_weight_decay`, OpenCLIP's training script).
     """
@@ -47,16 +47,16 @@ def variable_key(variable: Any) -> str:
 
 
 def parameter_groups(model: keras.Model, layer_decay: float = 1.0, form: str = "block") -> list[ParamGroup]:
-    """The groups that an optimizer of this model has, from the input to the head.
+    """Returns the groups that an optimizer of this model has, from the input to the head.
 
     Args:
-        model: a model of this library, or one built on it, such as `Sequential([backbone, Dense(5)])`.
-        layer_decay: factor 0..1 between the learning rates of a depth and of the one above; the head's is 1.
+        model: A model of this library, or one built on it, such as `Sequential([backbone, Dense(5)])`.
+        layer_decay: Factor 0..1 between the learning rates of a depth and of the one above; the head's is 1.
         form: `"block"` counts each block as a depth of its own; `"stage"` counts the first two stages and the last as
             one each, and three blocks of the third stage together.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        ValueError: If an argument is out of its range.
 
     Example:
         >>> from convnext_keras import create_model, training
@@ -87,14 +87,14 @@ def _size(variable: keras.Variable) -> int:
 
 
 def layer_depths(model: keras.Model, form: str = "block") -> list[tuple[keras.Layer, tuple[str, int, int]]]:
-    """Each layer with weights, with its tower, its depth, and the depth of the tower's head.
+    """Returns each layer with weights, with its tower, its depth, and the depth of the tower's head.
 
     "A ConvNet for the 2020s", appendix A, has the stage-wise form for 27 blocks in the third stage; the code of
     ConvNeXt V2 has both (`facebookresearch/ConvNeXt-V2`, `optim_factory.py` at 2553895). A downsampling layer is as
     deep as the block behind it. What is in no tower is as deep as the head.
 
     Raises:
-        ValueError: if the form is unknown.
+        ValueError: If the form is unknown.
     """
     if form not in DECAY_MODES:
         raise ValueError(f"form must be {format_choices(DECAY_MODES)}. Received: form={form!r}")

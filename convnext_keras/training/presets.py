@@ -14,40 +14,41 @@ class TrainingConfig:
     """How a model is trained. `dataclasses.replace(recipe, epochs=10)` changes one.
 
     Attributes:
-        epochs: passes over the training images; 0 trains nothing but the head, where it is a probe.
-        min_steps: epochs are added until so many steps are made, since few images make few steps an epoch.
-        batch_size: images of one forward pass.
-        accumulation_steps: passes whose gradients are summed for one step.
-        learning_rate: the peak, that of the head.
-        warmup_ratio: part 0..1 of the steps in which the rate rises to the peak; then it falls to 0 by a cosine.
-        weight_decay: decoupled (https://arxiv.org/abs/1711.05101v3), of kernels only.
-        layer_decay: see `parameter_groups`.
-        layer_decay_mode: see `parameter_groups`.
-        clip_norm: largest norm of all gradients together; None for any.
-        ema_decay: see `LayerwiseOptimizer`.
-        drop_path_rate: see `ConvNeXt`; None for 0. A model that is given itself, not by name, keeps its own.
-        label_smoothing: part 0..1 of the target that is shared by all classes.
-        mixup: see `augmentation.mixup_cutmix`.
-        cutmix: see `augmentation.mixup_cutmix`.
-        crop_scale: see `augmentation.Augmentation`.
-        hflip_prob: see `augmentation.Augmentation`.
-        affine: see `augmentation.Augmentation`.
-        rand_augment: see `augmentation.Augmentation`.
-        random_erasing_prob: see `augmentation.Augmentation`.
+        epochs: Passes over the training images; 0 trains nothing but the head, where it is a probe.
+        min_steps: Epochs are added until so many steps are made, since few images make few steps an epoch.
+        batch_size: Images of one forward pass.
+        accumulation_steps: Passes whose gradients are summed for one step.
+        learning_rate: The peak, that of the head.
+        warmup_ratio: Part 0..1 of the steps in which the rate rises to the peak; then it falls to 0 by a cosine.
+        weight_decay: Decoupled (https://arxiv.org/abs/1711.05101v3), of kernels only.
+        layer_decay: See `parameter_groups`.
+        layer_decay_mode: See `parameter_groups`.
+        clip_norm: Largest norm of all gradients together; None for any.
+        ema_decay: See `LayerwiseOptimizer`.
+        drop_path_rate: See `ConvNeXt`; None for 0. A model that is given itself, not by name, keeps its own.
+        label_smoothing: Part 0..1 of the target that is shared by all classes.
+        mixup: See `augmentation.mixup_cutmix`.
+        cutmix: See `augmentation.mixup_cutmix`.
+        crop_scale: See `augmentation.Augmentation`.
+        hflip_prob: See `augmentation.Augmentation`.
+        affine: See `augmentation.Augmentation`.
+        rand_augment: See `augmentation.Augmentation`.
+        random_erasing_prob: See `augmentation.Augmentation`.
         head: `"probe"` starts the classifier as the linear probe of the backbone's features
             (https://arxiv.org/abs/2202.10054v1), `"fresh"` at random. A classifier that knows the same classes already
             goes on as it is, where anything is trained at all.
         start: `"weights"`, or `"random"` to take only the architecture from what is named.
-        frozen_stages: how many stages, from the stem on, keep their weights, 0 to 4; the stem counts to the first.
-        lora_rank: of low-rank updates, which are trained in place of the kernels and merged at the end; 0 to train all.
-        precision: of the computations, a name in `PRECISIONS`.
+        frozen_stages: Number of stages, from the stem on, keep their weights, 0 to 4; the stem counts to the first.
+        lora_rank: Lora rank of low-rank updates, which are trained in place of the kernels and merged at the end; 0 to
+            train all.
+        precision: Precision of the computations, a name in `PRECISIONS`.
         keep: `"last"` ends with the weights of the last epoch, where the cosine has come down; `"best"` with those of
             the epoch with the least validation loss, which for few validation images is a matter of chance.
-        patience: epochs without a better validation loss after which training ends, with the best weights; None to go
+        patience: Epochs without a better validation loss after which training ends, with the best weights; None to go
             on to the end.
 
     Raises:
-        ValueError: if a field is out of its range.
+        ValueError: If a field is out of its range.
 
     Example:
         >>> TrainingConfig(epochs=5, learning_rate=1e-3).layer_decay
@@ -178,10 +179,10 @@ TRAINING_PRESETS = {
 
 
 def get_training_config(config: str | TrainingConfig | None, count: int) -> TrainingConfig:
-    """A recipe by its name in `TRAINING_PRESETS`, or itself; None for the one that fits the number of images.
+    """Returns a recipe by its name in `TRAINING_PRESETS`, or itself; None for the one that fits the number of images.
 
     Raises:
-        ValueError: if there is none of that name.
+        ValueError: If there is none of that name.
 
     Example:
         >>> get_training_config(None, count=200) == TRAINING_PRESETS["fine_tune_small_data"]

@@ -39,10 +39,10 @@ MAX_ERRORS, ERRORS_PER_ROW, ERROR_CELL_SIZE = 24, 6, 150  # images on the sheet,
 
 
 def new_figure(width: float, height: float) -> Any:
-    """An empty chart of matplotlib, in inches.
+    """Returns an empty chart of matplotlib, in inches.
 
     Raises:
-        ImportError: if matplotlib is missing.
+        ImportError: If matplotlib is missing.
     """
     try:
         from matplotlib.figure import Figure
@@ -101,7 +101,7 @@ def plot_reliability(result: Evaluation) -> Any:
 
 
 def plot_errors(examples: ImageDataset, result: Evaluation) -> Any:
-    """A sheet of the images that the model was most sure of and wrong; None if there are none."""
+    """Returns a sheet of the images that the model was most sure of and wrong; None if there are none."""
     taken = result.scores.argmax(axis=1)
     wrong = np.flatnonzero(taken != result.labels)
     worst = wrong[np.argsort(-result.scores.max(axis=1)[wrong], kind="stable")][:MAX_ERRORS]
@@ -148,14 +148,14 @@ def save_training_result(trained: TrainingResult, folder: str | os.PathLike, nam
     `best.safetensors` or `last.safetensors`.
 
     Args:
-        trained: what `fine_tune` gave.
-        folder: to write to; it must not exist, or be empty.
-        name: for the title of the card; by default that of the folder.
+        trained: What `fine_tune` gave.
+        folder: Folder to write to; it must not exist, or be empty.
+        name: Name for the title of the card; by default that of the folder.
 
     Raises:
-        ValueError: if the folder has files.
-        ImportError: if matplotlib is missing.
-        OSError: if the disk is full; nothing is left of the folder then.
+        ValueError: If the folder has files.
+        ImportError: If matplotlib is missing.
+        OSError: If the disk is full; nothing is left of the folder then.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -204,7 +204,7 @@ def _intended_use(trained: TrainingResult) -> str:
 
 
 def render_card(trained: TrainingResult, charts: list[str]) -> str:
-    """The part of a card that says how a model was trained, and how well it does on each class."""
+    """Returns the part of a card that says how a model was trained, and how well it does on each class."""
     result, origin = trained.evaluation, get_pretrained_info(trained.model)
     counts, tested, class_accuracy = trained.training.counts, trained.validation.counts, result.class_accuracy
     changed = {
