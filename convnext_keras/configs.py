@@ -160,7 +160,7 @@ def validate_config(variant: ConvNeXtConfig) -> None:
 
 
 def count_params(variant: ConvNeXtConfig, classes: int = 0, channels: int = 3) -> int:
-    """How many numbers a model of the variant is trained in.
+    """Returns the number of parameters of a model.
 
     Args:
         variant: The architecture.
@@ -332,7 +332,7 @@ class CLIPConfig(NamedTuple):
 
 
 def count_clip_params(variant: CLIPConfig) -> int:
-    """How many numbers a ConvNeXt-CLIP is trained in.
+    """Returns the number of parameters of a ConvNeXt-CLIP.
 
     Example:
         >>> count_clip_params(CLIP_CONFIGS["convnext_base_w"])

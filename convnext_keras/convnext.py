@@ -40,7 +40,7 @@ CHANNELS_LAST = {"data_format": "channels_last"}
 
 
 class BuildContext(NamedTuple):
-    """What every builder of one model needs to know."""
+    """Parameters shared by the functions that build one model."""
 
     variant: ConvNeXtConfig
     name: str
@@ -59,7 +59,7 @@ class BuildContext(NamedTuple):
 
     @property
     def convolution(self) -> dict[str, Any]:
-        """What all convolutions have in common."""
+        """Returns the arguments that all convolutions have in common."""
         return {"kernel_initializer": Normal(), "use_bias": self.variant.conv_bias, "dtype": self.dtype}
 
     def dense(self, units: int, name: str, activation: Any = "linear", dtype: Any = None) -> keras.Layer:
@@ -69,7 +69,7 @@ class BuildContext(NamedTuple):
 
     @property
     def head_dtype(self) -> Any:
-        """float32 where the model computes in 16 bits: pixels of 255 come in, probabilities go out."""
+        """Returns float32 for 16-bit policies, because pixels of 255 and probabilities need it; the policy otherwise."""
         policy = keras.dtype_policies.get(self.dtype or keras.config.dtype_policy())
         return "float32" if policy.compute_dtype in ("float16", "bfloat16") else self.dtype
 
@@ -111,7 +111,7 @@ def convnext_block(inputs, stage: int, block: int, drop_path_rate: float, design
 
 
 def convnext_stage(inputs, stage: int, drop_path_rates: list[float], design: BuildContext, dilation_rate: int = 1):
-    """Downsampling by two (before all stages but, as a rule, the first) and the blocks of one stage.
+    """Builds one stage: downsampling by two (usually not before the first stage), and the blocks.
 
     Args:
         inputs: `(N, H, W, C)` with the channels of the stage before.
@@ -160,7 +160,7 @@ def convnext_stem(inputs, design: BuildContext):
 
 
 def convnext_head(inputs, pooling: str | None, classes: int | None, classifier_activation: Any, design: BuildContext):
-    """Pooling, norm and classifier: `(N, H, W, C)` -> `(N, classes)`, or features if `classes` is None."""
+    """Builds pooling, norm and classifier: `(N, H, W, C)` -> `(N, classes)`, or features if `classes` is None."""
     name, dtype, variant = design.layer_name, design.head_dtype, design.variant
     # Without a top, Keras leaves pooling and norm unnamed.
     names = (None, None) if classes is None else (name("head_gap"), name("head_layernorm"))
@@ -221,7 +221,7 @@ def ConvNeXt(  # noqa: N802 - named like the constructors of keras.applications
     dtype: Any = None,
     **architecture: Unpack[ConvNeXtOptions],
 ) -> ConvNeXtModel:
-    """Returns a ConvNeXt of any depths and widths.
+    """Builds a ConvNeXt of any depths and widths.
 
     Args:
         depths: Blocks in each stage.

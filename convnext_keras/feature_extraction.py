@@ -133,7 +133,7 @@ def stage_outputs(model: keras.Model) -> tuple[Any, dict[int, Any]]:
 def _nested_stage_outputs(
     model: keras.Model, nested: keras.Model, inputs: Any, inner: dict[int, Any]
 ) -> tuple[Any, dict[int, Any]]:
-    """`stage_outputs` of a model, from those of one of its layers: what leads to the layer is run again."""
+    """Returns the result of `stage_outputs` for a model with a backbone as one of its layers."""
     extractor = keras.Model(inputs, [*inner.values()])
     outputs: dict[int, Any] = {}
 

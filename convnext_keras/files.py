@@ -9,7 +9,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yields a path to write to; what is written takes the place of `path` once the block ends without an error.
+    """Yields a path to write to, and moves it to `path` when the block ends without an error.
 
     The yielded path has the same name and lies in a hidden folder beside `path`. Other files that the block writes into
     that folder are moved too, before the one that is named. After an error, nothing is left and `path` is unchanged.

@@ -41,7 +41,7 @@ class BatchRunner:
 
 
 def pad_batch(inputs: np.ndarray, batch_size: int, steps: int = 1) -> np.ndarray:
-    """At most `batch_size` rows with empty ones behind them, so that few numbers of them occur.
+    """Pads at most `batch_size` rows with zeros to one of a few batch sizes.
 
     Args:
         inputs: `(N, ...)`.
@@ -55,7 +55,7 @@ def pad_batch(inputs: np.ndarray, batch_size: int, steps: int = 1) -> np.ndarray
 
 
 def trim_padding(tokens: np.ndarray, end: int) -> np.ndarray:
-    """Token ids `(N, L)` cut to the first of `TEXT_LENGTHS` that every text with its end fits into, or as they are.
+    """Cuts token ids `(N, L)` to the first of `TEXT_LENGTHS` that fits all texts.
 
     What lies behind the end cannot change an embedding, but costs as much as the text itself.
     """

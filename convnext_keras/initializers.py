@@ -10,7 +10,7 @@ from convnext_keras import backend
 
 @keras.saving.register_keras_serializable("convnext_keras")
 class Normal(keras.initializers.RandomNormal):
-    """Keras' `RandomNormal`; where a backend would compile a program for every shape, NumPy draws the numbers.
+    """Keras' `RandomNormal`, drawn by NumPy if the backend would compile each shape.
 
     Under JAX this is half of the time that a small model takes to start. The usual deviation is the paper's, whose
     truncation at -2 and 2 lies a hundred deviations away.

@@ -70,7 +70,7 @@ TEMPLATES = {**VISION_TEMPLATES, **TEXT_TEMPLATES}
 
 
 class LayerName(NamedTuple):
-    """What a layer is for, and where it stands; `str` writes its name without the model's own.
+    """Role and position of a layer; `str` gives its name without the prefix of the model.
 
     Attributes:
         role: A key of `TEMPLATES`; the whole name for a layer that is not the model's.
@@ -105,7 +105,7 @@ def _template_parts(template: str) -> tuple[tuple[str, str | None], ...]:
 
 
 def _unformat(template: str, name: str) -> tuple[str, dict[str, int]] | None:
-    """Returns the reverse of `template.format`: what stands before the template in a name, and the template's numbers.
+    """Inverts `template.format`: returns the prefix of a name, and the numbers of the template.
 
     Example:
         >>> _unformat("stage_{stage}_add", "tiny_stage_3_add")
@@ -125,7 +125,7 @@ def _unformat(template: str, name: str) -> tuple[str, dict[str, int]] | None:
 
 
 def parse_layer_name(name: str) -> tuple[str, LayerName] | None:
-    """What stands before a layer's name, and the name as the table has it; None if the table does not have it.
+    """Splits a layer name into its prefix and a `LayerName`; returns None for other names.
 
     Example:
         >>> parse_layer_name("convnext_tiny_downsampling_conv_1")

@@ -73,7 +73,7 @@ class FusedDense(layers.Dense):
         return backend.dense(inputs, kernel, bias, self.activation)
 
     def quantize(self, mode=None, type_check=True, config=None):
-        """As `keras.layers.Dense` does, which leaves subclasses out unless they ask."""
+        """Quantizes like `keras.layers.Dense`, which rejects subclasses by default."""
         super().quantize(mode, type_check=False, config=config)
 
 
@@ -196,7 +196,7 @@ def leaky_relu(inputs):
 
 @register
 def hard_mish(inputs):
-    """`x clip(x + 2, 0, 2) / 2`, as timm has it."""
+    """Computes `x clip(x + 2, 0, 2) / 2`, like timm."""
     return inputs * ops.clip(inputs + 2.0, 0.0, 2.0) * 0.5
 
 

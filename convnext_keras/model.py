@@ -44,7 +44,7 @@ class ConvNeXtModel(keras.Model):
         steps: int | None = None,
         callbacks: Any = None,
     ) -> Any:
-        """As Keras has it."""
+        """Predicts like `keras.Model.predict`, without its overhead for a single batch."""
         rows = len(x) if isinstance(x, np.ndarray) and x.ndim else 0
         is_one_batch = 0 < rows <= (batch_size or DEFAULT_BATCH_SIZE)
         if is_one_batch and verbose == 0 and steps is callbacks is None and backend.has_predict_overhead(self):
@@ -66,7 +66,7 @@ class ConvNeXtModel(keras.Model):
 
 
 def get_pretrained_info(model: keras.Model) -> PretrainedInfo | None:
-    """Of a model, or of the model of this library that is one of its layers, whose classes are not the model's."""
+    """Returns the origin of a model's weights, or of the model of this library among its layers, then without classes."""
     if isinstance(model, ConvNeXtModel):
         return model.pretrained_info
     inner = (layer.pretrained_info for layer in model.layers if isinstance(layer, ConvNeXtModel))

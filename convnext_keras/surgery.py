@@ -220,7 +220,7 @@ def _does_nothing(layer: keras.Layer) -> bool:
 
 
 def _fold_norm(block: dict[str, keras.Layer]) -> list[np.ndarray]:
-    """Kernel and bias of a block's first dense layer, with the factors and offsets of the norm before it."""
+    """Returns kernel and bias of a block's first dense layer, multiplied by the norm before it."""
     kernel, bias = block["pointwise_conv_1"].get_weights()
     if not isinstance(block["layernorm"], LayerNormalization) or not block["layernorm"].weights:
         return [kernel, bias]
@@ -229,7 +229,7 @@ def _fold_norm(block: dict[str, keras.Layer]) -> list[np.ndarray]:
 
 
 def _fold_layer_scale(block: dict[str, keras.Layer]) -> list[np.ndarray]:
-    """Kernel and bias of a block's second dense layer, with the layer scale behind it."""
+    """Returns kernel and bias of a block's second dense layer, multiplied by the layer scale after it."""
     kernel, bias = block["pointwise_conv_2"].get_weights()
     gamma = block["layer_scale"].get_weights()[0] if "layer_scale" in block else 1
     return [kernel * gamma, bias * gamma]

@@ -1,4 +1,4 @@
-"""What the constructors accept, checked before anything is built or fetched.
+"""Validation of the arguments of constructors, before anything is built or downloaded.
 
 A module of its own because the checks are about Keras' conventions and not about ConvNeXt.
 """
@@ -108,7 +108,7 @@ def validate_constructor_args(
 
 
 def resolve_output_stride(output_stride: int | None, first: int, full: int) -> int:
-    """Returns the stride of the last feature map: None stands for `full`, and the `first` stage's cannot be undercut."""
+    """Returns the stride of the last feature map; None gives the full stride."""
     valid = tuple(stride for stride in (full // 4, full // 2, full) if stride > first) or (full,)
     if output_stride is not None and output_stride not in valid:
         raise ValueError(f"output_stride must be None or one of {valid}. Received: output_stride={output_stride!r}")

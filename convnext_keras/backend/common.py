@@ -1,4 +1,4 @@
-"""What several backends share: the depthwise convolution as a sum of shifted inputs, and Keras' own."""
+"""Depthwise convolution that several backends share: as a sum of shifted inputs, and as Keras' own operation."""
 
 from typing import Any
 
@@ -17,13 +17,13 @@ def with_bias(outputs, bias):
 
 
 def pad_same(inputs, kernel_size: tuple[int, int], dilation_rate: int):
-    """Zero-pads an odd kernel's margin: (N, H, W, C) -> (N, H + (kh-1)d, W + (kw-1)d, C)."""
+    """Pads with zeros for an odd kernel: `(N, H, W, C)` -> `(N, H + (kh-1)d, W + (kw-1)d, C)`."""
     height, width = ((size - 1) * dilation_rate // 2 for size in kernel_size)
     return ops.pad(inputs, ((0, 0), (height, height), (width, width), (0, 0)))
 
 
 def depthwise_shift_add(inputs, kernel, dilation_rate: int):
-    """Depthwise convolution as one multiply-add per kernel position, which XLA fuses into a single pass over memory."""
+    """Computes a depthwise convolution as one multiply-add per kernel position, which XLA fuses into one pass."""
     rows, columns = kernel.shape[:2]
     padded = pad_same(inputs, (rows, columns), dilation_rate)
     total = None
@@ -53,7 +53,7 @@ def shifted_kernel_gradient(inputs, upstream, kernel_size: tuple[int, int], dila
 
 
 def shifted_depthwise(inputs, kernel, dilation_rate: int):
-    """`depthwise_shift_add` in at least float32, with its gradients written out: XLA's own take tens of seconds to compile.
+    """Computes `depthwise_shift_add` in at least float32, with explicit gradients: XLA's own compile for tens of seconds.
 
     Args:
         inputs: `(N, H, W, C)`.

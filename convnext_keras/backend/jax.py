@@ -26,7 +26,7 @@ def _compiled_depthwise(dilation_rate: int):
 
 
 def depthwise(inputs, kernel, bias, dilation_rate: int):
-    """Shifted products on CPUs, which XLA fuses into one pass; the native convolution elsewhere."""
+    """Computes shifted multiply-adds on CPUs, which XLA fuses into one pass; the native convolution elsewhere."""
     return with_bias(_compiled_depthwise(dilation_rate)(inputs, kernel), bias)
 
 
@@ -73,7 +73,7 @@ def _compiled_dense(activation):
 
 
 def dense(inputs, kernel, bias, activation):
-    """On rows, since XLA's gradients of products of four axes take two to three times as long on CPUs."""
+    """Computes a dense layer on rows: XLA's gradients of 4-D matmuls take two to three times as long on CPUs."""
     return _compiled_dense(activation)(inputs, kernel, bias)
 
 
@@ -85,11 +85,11 @@ def enable_compilation_cache(folder: Path) -> None:
 
 
 def map_microbatches(function, rows, count: int):
-    """In a loop, which XLA compiles once for all parts."""
+    """Applies a function to equal parts of the rows in a loop, which XLA compiles once for all parts."""
     outputs = jax.lax.map(function, rows.reshape(count, -1, *rows.shape[1:]))
     return outputs.reshape(-1, *outputs.shape[2:])
 
 
 def gradient(function, array):
-    """Gradient of a function from a tensor to a number, at an array."""
+    """Returns the gradient of a scalar function at an array."""
     return np.asarray(jax.grad(function)(array))

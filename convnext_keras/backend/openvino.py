@@ -22,7 +22,7 @@ except ImportError:
 
 
 def _layer_norm(inputs, gamma, beta, epsilon: float):
-    """OpenVINO's own operation for zero mean and unit variance of the last axis."""
+    """Normalizes the last axis with OpenVINO's own operation."""
     last = openvino.op.Constant(openvino.Type.i64, openvino.Shape([1]), [len(inputs.shape) - 1])
     outputs = opset15.mvn(core.get_ov_output(inputs), last, True, epsilon, "inside_sqrt").output(0)
     if gamma is not None:
@@ -58,7 +58,7 @@ def _parameter(tensor: keras.KerasTensor) -> Any:
 
 
 class CompiledModels(NamedTuple):
-    """What a model was compiled to.
+    """Compiled models of one set of weights.
 
     Attributes:
         values: Values of its weights then.

@@ -73,7 +73,7 @@ def _pointwise(node: Node, inputs: list[Output], first: NchwOutputs) -> bool:
 
 
 def _broadcast_nchw(port: Output) -> Output | None:
-    """What is broadcast to `(N, H, W, C)`, as it is broadcast to `(N, C, H, W)`; None for two or three axes."""
+    """Returns a value that is broadcast to `(N, H, W, C)` as one that is broadcast to `(N, C, H, W)`; None for two or three axes."""
     rank = _rank(port)
     if rank == 1:
         return opset15.reshape(port, [1, -1, 1, 1], False).output(0)

@@ -14,7 +14,7 @@ except ImportError:
 
 
 def is_compiled_by_xla() -> bool:
-    """Returns whether XLA compiles what is being built; where TensorFlow does not tell, XLA gets what is slow but right."""
+    """Returns whether XLA compiles the current function, and where TensorFlow does not report it, whether it might."""
     asked = getattr(control_flow_util, "GraphOrParentsInXlaContext", lambda graph: False)
     return asked(tf.compat.v1.get_default_graph())
 
@@ -55,7 +55,7 @@ def depthwise(inputs, kernel, bias, dilation_rate: int):
 
 
 def dense(inputs, kernel, bias, activation):
-    """On rows, where TensorFlow's graph optimiser makes one operation of product, bias and exact GELU."""
+    """Computes a dense layer on rows, where TensorFlow's graph optimizer fuses matmul, bias and exact GELU."""
     shape = tf.concat([tf.shape(inputs)[:-1], [kernel.shape[-1]]], 0)
     rows = tf.reshape(inputs, (-1, kernel.shape[0]))
     outputs = tf.reshape(activation(tf.nn.bias_add(tf.matmul(rows, kernel), bias)), shape)
@@ -64,7 +64,7 @@ def dense(inputs, kernel, bias, activation):
 
 
 def gradient(function, array):
-    """Gradient of a function from a tensor to a number, at an array."""
+    """Returns the gradient of a scalar function at an array."""
     tensor = tf.convert_to_tensor(array)
     with tf.GradientTape() as tape:
         tape.watch(tensor)
@@ -74,5 +74,5 @@ def gradient(function, array):
 
 
 def has_predict_overhead(model):
-    """`predict` makes a pipeline of its rows, for some 35 ms, of which replicas have need."""
+    """Returns True except with replicas: `predict` builds a data pipeline, which takes about 35 ms."""
     return model.distribute_strategy.num_replicas_in_sync == 1

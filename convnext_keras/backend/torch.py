@@ -35,7 +35,7 @@ class AllGather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, tensor):
-        """Every process must have as many rows."""
+        """Gathers the rows of all processes, which must have equal numbers of rows."""
         ctx.rows = len(tensor)
         parts = [torch.empty_like(tensor) for _ in range(torch.distributed.get_world_size())]
         torch.distributed.all_gather(parts, tensor.contiguous())
@@ -51,7 +51,7 @@ class AllGather(torch.autograd.Function):
 
 
 def world_size() -> int:
-    """How many processes train together."""
+    """Returns the number of processes that train together."""
     is_distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     return torch.distributed.get_world_size() if is_distributed else 1
 
@@ -124,7 +124,7 @@ def is_emulated(inputs: torch.Tensor) -> bool:
 
 
 def dense(inputs, kernel, bias, activation):
-    """`activation(inputs @ kernel + bias)`: `(..., C)`, `(C, D)`, `(D,)` -> `(..., D)`."""
+    """Computes `activation(inputs @ kernel + bias)`: `(..., C)`, `(C, D)`, `(D,)` -> `(..., D)`."""
     if is_emulated(inputs):
         return compute_in_float32(dense, inputs, kernel, bias, activation)
     if not has_fast_matmul(inputs, kernel):
@@ -137,7 +137,7 @@ def dense(inputs, kernel, bias, activation):
 
 
 def depthwise(inputs, kernel, bias, dilation_rate: int):
-    """Zero-padded convolution, one group a channel: `(N, H, W, C)`, `(kh, kw, 1, C)`, `(C,)` or None -> `(N, H, W, C)`.
+    """Computes a zero-padded depthwise convolution: `(N, H, W, C)`, `(kh, kw, 1, C)`, `(C,)` or None -> `(N, H, W, C)`.
 
     A view of the input with its channels in front is what PyTorch calls channels last: nothing is copied.
     """
@@ -156,7 +156,7 @@ def depthwise(inputs, kernel, bias, dilation_rate: int):
 
 
 def gradient(function, array):
-    """Gradient of a function from a tensor to a number, at an array."""
+    """Returns the gradient of a scalar function at an array."""
     tensor: Any = ops.convert_to_tensor(array)
     tensor.requires_grad_()
     (result,) = torch.autograd.grad(function(tensor), tensor)
@@ -169,7 +169,7 @@ MAX_REMEMBERED_SHAPES = 4096  # shapes that are counted; then the count begins a
 
 
 class TraceCache:
-    """What is known of a model with the weights that it has now."""
+    """Traces of a model for its current weights."""
 
     def __init__(self, weights: tuple[int, ...]) -> None:
         self.weights = weights

@@ -35,7 +35,7 @@ class VerifiedFile(NamedTuple):
 
 
 def cache_dir() -> Path:
-    """Where downloads go: `CONVNEXT_KERAS_CACHE`, or the user's cache folder of the operating system."""
+    """Returns the download directory: `CONVNEXT_KERAS_CACHE`, or the user's cache directory of the operating system."""
     return Path(os.environ.get("CONVNEXT_KERAS_CACHE") or pooch.os_cache("convnext_keras")).expanduser()
 
 
@@ -151,7 +151,7 @@ def fetch_from_hub(repository: str, files: Sequence[str], revision: str = "") ->
 
 
 def find_on_hub(repository: str, file: str, revision: str = "", absent_if_unknown: bool = False) -> VerifiedFile | None:
-    """`fetch_from_hub` of a file that the repository may lack: None then, or if it is not in the cache offline.
+    """Returns a file like `fetch_from_hub`; None if the repository lacks it, or if it is not cached while offline.
 
     With `absent_if_unknown`, also if the hub cannot be reached.
     """

@@ -51,7 +51,7 @@ class WeightsError(ValueError):
 
 
 class TensorSpec(NamedTuple):
-    """What is known of a tensor before its data is read."""
+    """Shape and type of a tensor in a file."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -219,7 +219,7 @@ def _read_name_list(group: Any, attribute: str) -> list[str]:
 
 
 def _all_datasets(root: h5py.Group) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Every dataset below a group by its path, in the file's order; a group that holds itself is refused."""
+    """Yields every dataset below a group by its path, in the order of the file; rejects a group that contains itself."""
     groups = [("", root, {h5py.h5o.get_info(root.id).addr})]
     count = 0
     while groups:
@@ -240,7 +240,7 @@ def _all_datasets(root: h5py.Group) -> Iterator[tuple[str, h5py.Dataset]]:
 
 
 def _resolve_path(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
-    """What lies at a path below a group, walked part by part over hard links alone."""
+    """Returns the object at a path below a group, followed part by part over hard links only."""
     parts = name.split("/")
     if len(parts) > MAX_DEPTH or any(part in ("", ".", "..") for part in parts):
         raise WeightsError(f"holds the unusable name {name[:80]!r}")
@@ -256,7 +256,7 @@ def _resolve_path(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
 
 
 def _validate_spec(name: str, dataset: h5py.Dataset, file_bytes: int) -> TensorSpec:
-    """Shape and type of a dataset that is a plain array stored whole inside the file."""
+    """Returns shape and type of a dataset that is a plain array stored completely in the file."""
     storage = dataset.id.get_create_plist()
     plain = storage.get_layout() in (h5py.h5d.CONTIGUOUS, h5py.h5d.COMPACT) and not storage.get_nfilters()
     if not plain or storage.get_external_count():

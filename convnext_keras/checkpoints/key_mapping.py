@@ -102,7 +102,7 @@ def _build_match(
 
 
 def native_keys(files: Iterable[str], shapes: Iterable[Key]) -> dict[Key, str]:
-    """Key to name for the tensors of a file that `save_weights` wrote, each `layer/variable`."""
+    """Maps keys to the names of the tensors in a file that `save_weights` wrote, each `layer/variable`."""
     own = {str(key): key for key in shapes}
     split = {name: name.rpartition("/") for name in files}
     keys = {
@@ -113,7 +113,7 @@ def native_keys(files: Iterable[str], shapes: Iterable[Key]) -> dict[Key, str]:
 
 
 def keras_legacy_keys(files: Iterable[str], shapes: Iterable[Key]) -> dict[Key, str]:
-    """Key to name for the tensors of a `.h5` file, which are named `layer/.../inner_layer/variable` or `...:0`.
+    """Maps keys to the names of the tensors in an `.h5` file: `layer/.../inner_layer/variable`, or with `:0` at the end.
 
     Args:
         files: The tensors' names in the file, in the graph's order.
@@ -164,7 +164,7 @@ def strip_counter(name: str) -> str:
 def torch_keys(
     layout: Layout, shapes: Mapping[Key, Shape], files: Mapping[str, Shape], outer: str, prefix: str
 ) -> dict[Key, str]:
-    """Key to name for the tensors of a PyTorch publisher's file.
+    """Maps keys to the names of the tensors in a file of a PyTorch publisher.
 
     Args:
         layout: The publisher's table.

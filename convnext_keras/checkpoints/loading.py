@@ -81,7 +81,7 @@ def load_weights(model: keras.Model, path: str | os.PathLike) -> None:
 def load(
     model: keras.Model, path: Path, is_new_model: bool = False, allow_missing_head: bool = False
 ) -> list[LayerName]:
-    """`load_weights` for a constructor, which may leave the head fresh.
+    """Loads weights like `load_weights`, for a constructor that may leave the head with random weights.
 
     Args:
         model: The model to fill.
@@ -224,7 +224,7 @@ def _match_file(file: WeightsReader, slots: Mapping[Key, VariableSlot]) -> key_m
 
 
 def _shape_errors(file: WeightsReader, fit: key_mapping.KeyMatch, slots: Mapping[Key, VariableSlot]) -> list[str]:
-    """What is wrong with shapes and types, one phrase for each variable."""
+    """Returns one phrase for each variable whose shape or type does not fit."""
     wrong = []
     for key in (key for key in slots if key in fit.sources):
         variable, name = slots[key].variable, fit.sources[key]

@@ -38,12 +38,12 @@ class WeightsSource(Protocol):
 
     @property
     def name(self) -> str:
-        """By which a model remembers them."""
+        """Returns the name by which models remember the weights."""
         ...
 
     @property
     def classes(self) -> int:
-        """Width of the classifier, 0 if there is none."""
+        """Returns the number of classes, 0 without a classifier."""
         ...
 
     @property
@@ -53,7 +53,7 @@ class WeightsSource(Protocol):
 
     @property
     def license(self) -> str | None:
-        """Of the weights, None if unknown."""
+        """Returns the license of the weights, None if unknown."""
         ...
 
     @property
@@ -136,7 +136,7 @@ class WeightSet(NamedTuple):
 
     @property
     def name(self) -> str:
-        """`variant.tag`, unique in the registry."""
+        """Returns the name by which models remember the weights."""
         return f"{self.variant}.{self.tag}"
 
     @property
@@ -182,7 +182,7 @@ class WeightSet(NamedTuple):
 
 @functools.cache
 def load_registry(table: str = CLASSIFIER_REGISTRY) -> dict[str, WeightSet]:
-    """Every weight set of `weights/{table}.csv` by its name, in the table's order."""
+    """Loads the weight sets of `weights/{table}.csv` by their names, in the order of the table."""
     types = WeightSet.__annotations__
     with (BUNDLED_WEIGHTS_DIR / f"{table}.csv").open(encoding="utf-8", newline="") as stream:
         rows = [WeightSet(**{key: types[key](row[key]) for key in types}) for row in csv.DictReader(stream)]
@@ -190,7 +190,7 @@ def load_registry(table: str = CLASSIFIER_REGISTRY) -> dict[str, WeightSet]:
 
 
 def default_weight_set(variant: str, table: str = CLASSIFIER_REGISTRY) -> WeightSet | None:
-    """Returns a variant's first row, which its constructor loads unless told otherwise; None if there is none."""
+    """Returns the first weight set of a variant, the default of its constructor; None if there is none."""
     return next((row for row in load_registry(table).values() if row.variant == variant), None)
 
 
@@ -208,7 +208,7 @@ def list_weights(pattern: str = "*") -> list[str]:
 
 
 def find_weight_set(name: str, table: str = CLASSIFIER_REGISTRY, variant: str | None = None) -> WeightSet | None:
-    """Returns the weight set that goes by a name: its full name, its repository on the hub, or a tag that no other has.
+    """Finds a weight set by its full name, its Hub repository, or a unique tag.
 
     Args:
         name: Name in either case, with `-` or `_`; `@revision` may follow the name of a set on the hub.
@@ -231,7 +231,7 @@ def find_weight_set(name: str, table: str = CLASSIFIER_REGISTRY, variant: str | 
 def resolve_weights(
     weights: str | os.PathLike | WeightsSource | None, variant: str | None, table: str = CLASSIFIER_REGISTRY
 ) -> WeightsSource | Path | None:
-    """What `weights=` of a constructor stands for: a weight set of the variant, an existing file, or nothing.
+    """Resolves the `weights` argument of a constructor to a weight set, an existing file, or None.
 
     A weight set goes by its tag, its name or its repository on the hub, in either case and with `-` or `_`.
 

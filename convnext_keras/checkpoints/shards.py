@@ -27,7 +27,7 @@ SHARD_PATTERN = re.compile(r"[\w.-]+\.safetensors")  # a bare name: an index tha
 
 @contextlib.contextmanager
 def open_checkpoint(path: str | os.PathLike) -> Iterator[WeightsReader]:
-    """`open_weights`, and the shards behind an index as one file.
+    """Opens a weight file, or the shards of an index as one file.
 
     Args:
         path: A weight file, or an index whose name ends in `.safetensors.index.json`; its shards lie beside it.
@@ -63,7 +63,7 @@ def open_checkpoint(path: str | os.PathLike) -> Iterator[WeightsReader]:
 
 
 def read_json_object(path: Path, max_bytes: int) -> dict[str, Any]:
-    """What a JSON file holds, which must be an object.
+    """Reads a JSON file that must contain an object.
 
     Args:
         path: The file.

@@ -78,7 +78,7 @@ def draw_digits(digits: np.ndarray, labels: np.ndarray, predicted: np.ndarray) -
 
 
 def classify_digits(output: Path) -> list[Table | str]:
-    """Handwritten digits, each with its prediction; returns what is to be printed."""
+    """Draws handwritten digits with their predictions; returns the text to print."""
     from convnext_keras import create_model
     from convnext_keras.checkpoints import load_registry
 
@@ -149,7 +149,7 @@ def train_on_colors(images: Path, model: Path) -> list[Table | str]:
 
 
 def search_shapes(output: Path) -> list[Table | str]:
-    """Zero-shot labels of images of shapes, and images found by words; returns what is to be printed."""
+    """Classifies images of shapes with text labels and searches them by text; returns the text to print."""
     from convnext_keras import clip, retrieval
     from convnext_keras.contact_sheet import contact_sheet
 

@@ -55,7 +55,7 @@ def fetch(
     name: Annotated[str, typer.Argument(help=WEIGHTS_HELP)],
     top: Annotated[bool, typer.Option(help="The file with the classifier, or without.")] = True,
 ) -> None:
-    """Downloads a weight set for later and prints where it lies.
+    """Downloads a weight set and prints its path.
 
     [dim]convnext-keras fetch convnext_base.imagenet --no-top[/]
 

@@ -120,7 +120,7 @@ def print_summary(output: Path, summary: distributed.JobSummary) -> None:
 
 
 def job_options(output: Path | None, cluster: str, address: str, devices: str) -> dict[str, Any]:
-    """Where a job runs; raises ValueError if a cluster is named without an output."""
+    """Returns where a job runs; raises ValueError if a cluster is named without an output."""
     if output is None and (cluster or address or devices):
         raise ValueError("A cluster writes to files. Name a folder: --output FOLDER.")
     return {"cluster": cluster or None, "address": address or None, "devices": devices, "verbose": True}

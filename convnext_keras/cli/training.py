@@ -135,7 +135,7 @@ def train_on_pairs(
     freeze_tower: str | None,
     interpolate: float,
 ) -> None:
-    """Fine-tunes a ConvNeXt-CLIP, and writes it as a repository in the form of this library."""
+    """Fine-tunes a ConvNeXt-CLIP and writes it as a repository of this library."""
     import numpy as np
 
     from convnext_keras import clip, training

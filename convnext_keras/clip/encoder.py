@@ -1,4 +1,4 @@
-"""What is done with a pair of towers, whoever runs them: vectors of images and texts, and their similarities."""
+"""Common interface of image-text dual encoders: embeddings of images and texts, and their similarities."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -44,7 +44,7 @@ class DualEncoder:
 
     @property
     def embed_dim(self) -> int:
-        """`D`, the width of the vectors."""
+        """Returns the dimension `D` of the embeddings."""
         raise NotImplementedError
 
     @property
@@ -59,24 +59,24 @@ class DualEncoder:
 
     @property
     def logit_scale(self) -> float:
-        """Factor from cosines to logits."""
+        """Returns the factor from cosines to logits."""
         raise NotImplementedError
 
     @property
     def logit_bias(self) -> float:
-        """What is added to logits."""
+        """Returns the bias that is added to logits."""
         raise NotImplementedError
 
     def encode_pixels(self, pixels: np.ndarray, batch_size: int) -> np.ndarray:
-        """Unit vectors `(N, D)` of what `transform` gives, `(N, size, size, 3)`; at most `batch_size` of them."""
+        """Returns unit vectors `(N, D)` of transformed images `(N, size, size, 3)`, at most `batch_size` of them."""
         raise NotImplementedError
 
     def encode_tokens(self, tokens: np.ndarray, batch_size: int) -> np.ndarray:
-        """Unit vectors `(N, D)` of what `tokenizer` gives, `(N, L)`; at most `batch_size` of them."""
+        """Returns unit vectors `(N, D)` of token ids `(N, L)`, at most `batch_size` of them."""
         raise NotImplementedError
 
     def fingerprint(self) -> str:
-        """64 hexadecimal digits that two models share only if all weights are equal: vectors of others are no use."""
+        """Returns 64 hexadecimal digits that identify the weights. Embeddings of different models are not comparable."""
         raise NotImplementedError
 
     def encode_image(
@@ -110,7 +110,7 @@ class DualEncoder:
         image: Callable[[Any], ImageSource] = lambda item: item,
         exif_transpose: bool = False,
     ) -> Iterator[tuple[list, np.ndarray]]:
-        """`encode_image` batch by batch, so that any number of images takes the memory of two batches.
+        """Yields the embeddings of `encode_image` batch by batch, with the memory of two batches.
 
         Args:
             images: See `encode_image`.
@@ -147,7 +147,7 @@ class DualEncoder:
         return self.scores(self.encode_image(images), self.encode_text(texts))
 
     def scores(self, images: np.ndarray, texts: np.ndarray) -> SimilarityScores:
-        """`similarity` of unit vectors `(N, D)` and `(M, D)`."""
+        """Returns the similarities of unit vectors `(N, D)` and `(M, D)`."""
         cosine = images @ texts.T
         logits = (self.logit_scale * cosine + self.logit_bias).astype("float32")
         return SimilarityScores(cosine, logits, softmax(logits))

@@ -160,7 +160,7 @@ class CLIP(DualEncoder, ConvNeXtModel):
         return digest.hexdigest()
 
     def fit(self, *arguments, **options):
-        """See `keras.Model.fit`; the loss is over the whole batch, wherever its parts are computed.
+        """Trains like `keras.Model.fit`, with the loss over the whole batch on any number of devices.
 
         Raises:
             ValueError: If the strategy at work cannot do that.
@@ -188,7 +188,7 @@ class CLIP(DualEncoder, ConvNeXtModel):
         )
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """Without targets, rows with equal texts belong together: each row's target is its text's first row."""
+        """Computes the loss; without targets, rows with equal texts belong together."""
         if y is None and x is not None:
             tokens = backend.all_gather(x["tokens"], training)
             equal = ops.all(tokens[:, None] == tokens[None], axis=-1)

@@ -42,7 +42,7 @@ def byte_symbols() -> dict[int, str]:
 
 
 def clean(text: str) -> str:
-    """Text as the encoder wants it: repaired Unicode, no HTML entities, single blanks, lower case."""
+    """Returns a text with repaired Unicode, without HTML entities, with single blanks, in lower case."""
     if not ASCII_PATTERN.fullmatch(text):
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return " ".join(text.split()).lower()
@@ -126,7 +126,7 @@ class Tokenizer:
         return [number for word in TOKEN_PATTERN.findall(clean(text)) for number in self.encode_word(word)]
 
     def count_tokens(self, text: str) -> int:
-        """How many ids a text takes of the context length, the start and end tokens among them."""
+        """Returns the number of tokens of a text, including the start and end tokens."""
         return len(self.encode(text)) + 2
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -148,7 +148,7 @@ class Tokenizer:
         return " ".join(bytes(bytes_of[symbol] for symbol in word).decode(errors="replace") for word in words).strip()
 
     def _encode_word(self, word: str) -> tuple[int, ...]:
-        """Byte-pair encoding of one word: the pair that was merged first in training is merged first here."""
+        """Encodes one word by byte pairs: the pair that was merged first in training is merged first."""
         if word in (SOT, EOT):
             return (self.start if word == SOT else self.end,)
         symbols = [byte_symbols()[byte] for byte in word.encode()]

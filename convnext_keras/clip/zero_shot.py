@@ -39,7 +39,7 @@ def imagenet_classes() -> tuple[str, ...]:
 
 @functools.cache
 def imagenet_templates(count: int = 80) -> tuple[str, ...]:
-    """OpenAI's templates of prompts for ImageNet.
+    """Returns OpenAI's prompt templates for ImageNet.
 
     Args:
         count: 80 for all, 7 for the short list, which is nearly as good at a tenth of the cost.
@@ -126,7 +126,7 @@ class ZeroShotClassifier:
         return self.model.encode_image(images, batch_size, exif_transpose=exif_transpose) @ self.classes.T
 
     def predict_proba(self, images: Any, batch_size: int = 32) -> np.ndarray:
-        """Softmax `(N, labels)` of cosines times logit_scale; each row sums to 1."""
+        """Returns the softmax `(N, labels)` of the scaled cosines; each row sums to 1."""
         return softmax(self.logit_scale * self.cosine_similarity(images, batch_size))
 
     def predict(
@@ -182,7 +182,7 @@ def format_prompts(labels: Sequence[str], templates: Sequence[str]) -> list[str]
 
 
 def class_embeddings(prompts: np.ndarray, labels: int) -> np.ndarray:
-    """Unit vectors `(labels, D)`: the mean of each label's prompts, from unit vectors of what `format_prompts` gives."""
+    """Returns one unit vector per label, `(labels, D)`: the normalized mean of the embeddings of its prompts."""
     return l2_normalize(prompts.reshape(labels, -1, prompts.shape[-1]).mean(axis=1))
 
 

@@ -91,7 +91,7 @@ def _rotation(degrees: float) -> np.ndarray:
 
 
 def random_affine(image: Image.Image, strength: float, random: np.random.Generator) -> Image.Image:
-    """Turned, scaled and shifted a little: at strength 1 up to `MAX_ANGLE` degrees, `MAX_ZOOM` and `MAX_SHIFT`.
+    """Rotates, scales and shifts an image: at strength 1 up to `MAX_ANGLE` degrees, `MAX_ZOOM` and `MAX_SHIFT`.
 
     The levels at the edge go on outside the image, so that a plain background stays plain.
     """
@@ -134,7 +134,7 @@ OPERATIONS: dict[str, Callable[[Image.Image, float], Image.Image]] = {
 
 
 def rand_augment(image: Image.Image, magnitude: float, random: np.random.Generator) -> Image.Image:
-    """Two of `OPERATIONS`, chosen for each image anew; of the strength `magnitude / 10`, give or take 0.05."""
+    """Applies two random `OPERATIONS` with strength `magnitude / 10`, varied by 0.05."""
     for name in random.choice([*OPERATIONS], 2):
         strength = min(1.0, max(0.0, random.normal(magnitude, 0.5) / MAX_MAGNITUDE))
         image = OPERATIONS[str(name)](image, strength * random.choice((-1, 1)))

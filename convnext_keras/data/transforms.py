@@ -1,4 +1,4 @@
-"""From images to model input: the statistics that models embed, and the resize recipes of the weight sets.
+"""Evaluation transforms: images to model input, and the normalization statistics of the weight sets.
 
 Models of this library take pixels in 0..255 and normalize them in their first layer; what remains outside is to
 decode, resize and crop, as the publisher of the weights did when the published accuracy was measured.
@@ -208,7 +208,7 @@ class ImageTransform(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of the result: height, width and channels."""
+        """Returns height, width and channels of the result."""
         height, width = self.size if isinstance(self.size, tuple) else (self.size, self.size)
         return height, width, self.channels
 
@@ -265,7 +265,7 @@ class ImageTransform(NamedTuple):
         return center_crop(image, self.size, self.crop_rounding, fill)
 
     def resize_size_for(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Width and height, before the crop, of an image of this width and height."""
+        """Returns width and height after the resize and before the crop, for an image of this width and height."""
         width, height = size
         edges = self.resize_size or tuple(math.floor(side / self.crop_pct) for side in self.shape[:2])
         rows, columns = edges if isinstance(edges, tuple) else (edges, edges)

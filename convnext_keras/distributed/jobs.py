@@ -27,7 +27,7 @@ DEFAULT_SHARD_SIZE = 1024  # images; two or three MB of vectors
 
 
 class JobOptions(NamedTuple):
-    """Where and how a job runs; see `embed`."""
+    """Options of a job: where and how it runs."""
 
     cluster: str | None
     address: str | None
@@ -39,7 +39,7 @@ class JobOptions(NamedTuple):
 
 
 class JobSummary(NamedTuple):
-    """What a job did.
+    """Result of a job.
 
     Attributes:
         images: Images that were done by this run.
@@ -73,7 +73,7 @@ def embed(
     retry_errors: bool = False,
     verbose: bool = False,
 ) -> JobSummary:
-    """Unit vectors of any number of images, in files of Parquet or a table of Lance.
+    """Computes the embeddings of any number of images, to Parquet files or a LanceDB table.
 
     The output has one row an image: `key`, its path or address (`name` in Lance); the columns of the list that it
     comes from; `vector`; and `error`, which is null, or says why there is no vector. Called again with the same
@@ -190,7 +190,7 @@ def zero_shot(
     retry_errors: bool = False,
     verbose: bool = False,
 ) -> JobSummary:
-    """Which of any labels fit any number of images, in files of Parquet.
+    """Classifies any number of images with text labels, to Parquet files.
 
     The rows are those of `embed` with `labels`, the best ones, `scores`, their probabilities, and `cosines`.
 
@@ -287,7 +287,7 @@ def _remaining_shards(shards: list[Shard], output: Output, options: JobOptions) 
 def _workers(
     task: Task, cluster: str | None, address: str | None, devices: str
 ) -> Iterator[tuple[ShardRunner, dict[str, str], DualEncoder | None]]:
-    """What does shards and gives them back with their rows; what tells of the model; and the model for its vectors."""
+    """Yields the workers: a function over shards, a description of the model, and the model for its vectors."""
     if cluster is None:
         worker = Worker(task)
         model = worker.model if isinstance(worker.model, DualEncoder) and task.kind == "embed" else None

@@ -24,7 +24,7 @@ ROW_PARALLEL = frozenset(("pointwise_conv_2", "mlp_out", "attention_out"))
 
 
 def layout_map(model: keras.Model, mesh: keras.distribution.DeviceMesh) -> keras.distribution.LayoutMap:
-    """How a big model's weights are split over devices, for `keras.distribution.ModelParallel`, which only JAX has.
+    """Returns how a large model's weights are split over devices, for `keras.distribution.ModelParallel` (JAX only).
 
     Dense kernels of blocks are split along their hidden axis; those of downsampling and of the classifier, and the
     embeddings of tokens, along their outputs. What is small is on every device.
@@ -72,7 +72,7 @@ def shard_axis(path: str, rank: int) -> int | None:
 
 @register
 class RematModel(keras.Model):
-    """A model that keeps the outputs of its stages only, and computes what lies between once more for the gradients.
+    """Model that stores the outputs of its stages only and recomputes the activations in between for the gradients.
 
     It takes one more forward pass a step. It shares its weights with the model that it was
     made of, by `with_rematerialization`.

@@ -1,4 +1,4 @@
-"""Where a job writes: a folder of Parquet files or a table of Lance, shard by shard, so that it can go on.
+"""Outputs of a job: a directory of Parquet files or a LanceDB table, written shard by shard.
 
 What a shard gives becomes visible whole, and says which shard it is of.
 """
@@ -22,7 +22,7 @@ PART_PATTERN = re.compile(r"part-(\d+)-([0-9a-f]{8})\.parquet")
 
 
 class Output:
-    """Where the rows of a job go.
+    """Base class of the outputs of a job.
 
     Args:
         path: Path of the output.
@@ -56,7 +56,7 @@ class Output:
         """Writes the rows of a shard, whole or not at all."""
 
     def finish(self) -> None:
-        """What is to be done once, after the last shard."""
+        """Completes the output after the last shard."""
 
 
 class ParquetOutput(Output):
@@ -140,7 +140,7 @@ class LanceOutput(Output):
 
 
 def _read_settings(file: Path) -> dict[str, Any] | None:
-    """What a job was begun with; None if there is no job."""
+    """Reads the settings that a job was started with; None if there is no job."""
     if not file.is_file():
         return None
     try:

@@ -34,7 +34,7 @@ PASSED_ENV_VARS = (
 
 
 class RemoteModelInfo(DualEncoder):
-    """What is known of a ConvNeXt-CLIP that other processes hold: enough for the table that its vectors go to."""
+    """Facts about a ConvNeXt-CLIP in other processes, for the table of its embeddings."""
 
     def __init__(self, card: dict[str, Any]) -> None:
         self.name, self.card = card["name"], card
@@ -55,7 +55,7 @@ class ModelActor:
         self.worker = Worker(task)
 
     def card(self) -> dict[str, Any]:
-        """What `RemoteModelInfo` tells, and the number of the process."""
+        """Returns the facts of `RemoteModelInfo` and the process id."""
         model: Any = self.worker.model
         known = {"name": model.name, "width": model.embed_dim, "pretrained_info": model.pretrained_info}
         return {**known, "model": self.worker.fingerprint(), "process": os.getpid()}
@@ -146,12 +146,12 @@ def worker_env() -> dict[str, str]:
 
 
 def root_cause(error: Exception) -> str:
-    """What went wrong in an actor, in one sentence."""
+    """Returns the cause of an error in an actor, in one sentence."""
     return str(getattr(error, "cause", None) or error).strip().splitlines()[-1]
 
 
 def plan_workers(devices: str, resources: dict[str, float]) -> tuple[int, dict[str, float]]:
-    """How many models there are on a cluster, and what each has of it.
+    """Returns the number of models on a cluster, and the resources of each.
 
     Args:
         devices: See `embed`.
@@ -178,7 +178,7 @@ def plan_workers(devices: str, resources: dict[str, float]) -> tuple[int, dict[s
 
 
 def _connect(address: str | None) -> tuple[Any, bool]:
-    """Ray, connected to a cluster or to one that is started here, and whether it was connected before."""
+    """Connects Ray to a cluster, or starts one; also returns whether it was connected before."""
     try:
         import ray
     except ImportError as error:

@@ -80,7 +80,7 @@ class Shard:
 
     @property
     def digest(self) -> str:
-        """8 hexadecimal digits of the names: what shows that a shard is the same as in the run before."""
+        """Returns 8 hexadecimal digits of the names, which identify a shard between runs."""
         return hashlib.sha256("\0".join(self.names).encode("utf-8", "surrogateescape")).hexdigest()[:8]
 
     def subset(self, places: Sequence[int], number: int) -> "Shard":
@@ -135,7 +135,7 @@ def make_shards(inputs: Sequence[str], images: int, column: str = "") -> Iterato
 
 
 def _expand(name: str) -> list[str]:
-    """What an input stands for: itself, the matches of its `*`, or the images in a folder."""
+    """Returns an input itself, the matches of its `*`, or the images in a directory."""
     if is_address(name) and "*" not in name and _is_image_or_archive(name):
         return [name]
     try:
@@ -209,7 +209,7 @@ def _read_bounded(chunks: Iterable[bytes]) -> bytes:
 
 
 def _iter_table(address: str, suffix: str, images: int, wanted: str) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
-    """Returns paths of a list, or its images, with its other columns, so many rows at a time."""
+    """Yields paths or images of a table with its other columns, in chunks."""
     import pyarrow
     import pyarrow.parquet
 
@@ -322,7 +322,7 @@ def _keep_relative(name: Any, address: str) -> str:
 
 
 def _rechunk(tables: Iterable[Any], rows: int) -> Iterator[Any]:
-    """Tables of as many rows, from tables of any."""
+    """Yields tables of equal numbers of rows, from tables of any number."""
     import pyarrow
 
     waiting: list[Any] = []

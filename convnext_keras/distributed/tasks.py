@@ -1,4 +1,4 @@
-"""What is done with each image of a job: its vector, its classes, or its labels, as rows of an Arrow table."""
+"""Tasks of a job: embeddings, classes or labels of each image, as rows of an Arrow table."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
@@ -19,7 +19,7 @@ PRECISIONS = ("float32", "float16")
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What is done with each image, in words that travel to any process.
+    """Serializable description of the work per image.
 
     Attributes:
         kind: `"embed"`, `"classify"` or `"zero_shot"`.
@@ -75,7 +75,7 @@ class Worker:
             self.zero_shot = ZeroShotClassifier(self.model, task.labels, task.templates)
 
     def fingerprint(self) -> str:
-        """What only a model with the same weights has; see `DualEncoder`. Of a classifier, of its classes."""
+        """Returns an identifier of the model's weights, see `DualEncoder`; of a classifier, its SHA-256 or name."""
         if isinstance(self.model, DualEncoder):
             return self.model.fingerprint()
         known = self.model.pretrained_info
@@ -175,5 +175,5 @@ def write_part(folder: Path, shard: Shard, table: Any) -> None:
 
 
 def part_name(shard: Shard) -> str:
-    """Name of the file of a shard, such as `part-00007-1f0a9c3e.parquet`."""
+    """Returns the file name of a shard, such as `part-00007-1f0a9c3e.parquet`."""
     return f"part-{shard.number:05}-{shard.digest}.parquet"

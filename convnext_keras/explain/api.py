@@ -31,7 +31,7 @@ def explain_images(
     stage: int | None = None,
     grid_size: int = 8,
 ) -> list[HeatMap]:
-    """Where in images a model sees a class or a text.
+    """Computes which regions of images influence a class or a text.
 
     Args:
         model: A classifier, also one built on a backbone; or a `clip.CLIP`.

@@ -13,7 +13,7 @@ COLOR_MAP = np.array([(13, 8, 135), (126, 3, 168), (204, 71, 120), (248, 149, 64
 
 @dataclasses.dataclass(frozen=True)
 class HeatMap:
-    """Where a model sees something.
+    """Heat map of one image.
 
     Attributes:
         values: `(h, w)` float32, 0..1 with 1 at the peak; all 0 if it sees it nowhere.
@@ -62,7 +62,7 @@ def layer_cam(features: np.ndarray, gradients: np.ndarray) -> np.ndarray:
 
 
 def occlusion(score: Callable[[np.ndarray], np.ndarray], image: np.ndarray, grid_size: int) -> np.ndarray:
-    """How much each part of an image matters: the score as it is, less the score with the part in its usual color.
+    """Returns the drop of the score when each part of an image is replaced by its mean color.
 
     Args:
         score: Score of images `(N, H, W, 3)` uint8, one number each.

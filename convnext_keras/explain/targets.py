@@ -1,4 +1,4 @@
-"""What is asked of a model: a class of a classifier, or a text of a ConvNeXt-CLIP."""
+"""Targets of an explanation: a class of a classifier, or a text of a ConvNeXt-CLIP."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +18,7 @@ NEUTRAL_PROMPTS = ("", "a picture")
 
 
 class TextTarget:
-    """What is asked of a ConvNeXt-CLIP: the cosine with a text."""
+    """Text target of a ConvNeXt-CLIP: the cosine with the text."""
 
     def __init__(self, model: CLIP, text: Any) -> None:
         if not isinstance(text, str) or not text.strip():
@@ -32,7 +32,7 @@ class TextTarget:
         return after
 
     def targets(self, outputs: np.ndarray) -> np.ndarray:
-        """What is asked of each row of outputs."""
+        """Returns the target class index of each row."""
         return np.zeros(len(outputs), int)
 
     def scores(self, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -40,7 +40,7 @@ class TextTarget:
         return l2_normalize(outputs) @ self.vector
 
     def wanted(self, outputs: Any, targets: np.ndarray) -> Any:
-        """`scores` as tensors, for gradients."""
+        """Returns `scores` as tensors, for gradients."""
         unit_outputs: Any = ops.normalize(outputs, axis=-1)
         return ops.sum(unit_outputs * ops.convert_to_tensor(self.direction), axis=-1)
 
@@ -50,7 +50,7 @@ class TextTarget:
 
 
 class ClassTarget:
-    """What is asked of a classifier: the logit of a class."""
+    """Class target of a classifier: the logit of the class."""
 
     def __init__(self, model: keras.Model, target: Any) -> None:
         self.model, self.transform = model, get_transform(model)
@@ -76,7 +76,7 @@ class ClassTarget:
         raise ValueError(f"target must be a class: a name, or 0 to {count - 1}. Received: target={target!r}")
 
     def targets(self, outputs: np.ndarray) -> np.ndarray:
-        """What is asked of each row of outputs."""
+        """Returns the target class index of each row."""
         return outputs.argmax(axis=1) if self.target is None else np.full(len(outputs), self.target)
 
     def scores(self, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -84,7 +84,7 @@ class ClassTarget:
         return np.take_along_axis(outputs, targets[:, None], axis=1)[:, 0]
 
     def wanted(self, outputs: Any, targets: np.ndarray) -> Any:
-        """`scores` as tensors, for gradients."""
+        """Returns `scores` as tensors, for gradients."""
         one_hot = np.eye(outputs.shape[-1], dtype="float32")[targets]
         return ops.sum(outputs * ops.convert_to_tensor(one_hot), axis=1)
 

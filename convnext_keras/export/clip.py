@@ -113,7 +113,7 @@ def export_clip(
 
 
 class ExportedCLIP(DualEncoder):
-    """What `export_clip` wrote, with the uses of a ConvNeXt-CLIP, but no need for a backend that trains.
+    """ConvNeXt-CLIP that `export_clip` wrote, run by OpenVINO or ONNX Runtime.
 
     Args:
         folder: Folder that `export_clip` wrote.

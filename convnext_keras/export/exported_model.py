@@ -11,7 +11,7 @@ from convnext_keras.pretrained_info import PretrainedInfo
 
 
 class ExportedModel:
-    """What `export` wrote, as a function from pixels to outputs.
+    """Exported model as a function from pixels to outputs.
 
     Args:
         path: Path of the file or folder; its description lies beside it.

@@ -1,4 +1,4 @@
-"""What a user of an artifact has to know of the model in it, as plain data."""
+"""Metadata of an exported model, as plain data."""
 
 import dataclasses
 import importlib.metadata
@@ -18,7 +18,7 @@ TOWERS = ("image_encoder", "text_encoder")
 
 
 def build_metadata(model: keras.Model, ready: keras.Model, format: str, facts: dict[str, Any]) -> dict[str, Any]:
-    """What a user of the artifact has to know, as plain data."""
+    """Builds the metadata of an exported model."""
     row, layout, is_text = ready.inputs[0], facts["layout"], len(ready.inputs[0].shape) == 2
     pretrained_info = get_pretrained_info(model) or PretrainedInfo()
     transform, edges = pretrained_info.transform, row.shape[1:3] if layout == "nhwc" else row.shape[2:]
@@ -40,7 +40,7 @@ def build_metadata(model: keras.Model, ready: keras.Model, format: str, facts: d
 
 
 def output_names(model: keras.Model) -> list[str]:
-    """What a model's outputs are, in words."""
+    """Returns the names of a model's outputs."""
     outputs = model.outputs
     if len(outputs) > 1:
         return [f"features_{number}" for number in range(len(outputs))]
@@ -59,7 +59,7 @@ def get_tokenizer_config(model: keras.Model) -> dict[str, int | None]:
 
 
 def get_context_length(model: keras.Model) -> int | None:
-    """Most tokens of a text tower; None for another model."""
+    """Returns the maximum number of tokens of a text tower; None for another model."""
     layers = [layer for layer in flatten_layers(model) if isinstance(layer, PositionEmbedding)]
     return layers[0].context_length if layers else None
 

@@ -1,4 +1,4 @@
-"""What each format's description files say of a model: the reverse of reading.
+"""Writing of the config files and tensor names of each format.
 
 What a format cannot say is an error that names it and the formats that can; `keras` can say all.
 """
@@ -26,7 +26,7 @@ ACTIVATION_TO_TRANSFORMERS = {word: name for name, word in reversed(transformers
 
 
 class UnsupportedByFormatError(ValueError):
-    """What a format cannot say."""
+    """Error for a feature that a format does not support."""
 
 
 def require_supported(is_said: bool, format: str, what: str) -> None:
@@ -45,13 +45,13 @@ def problem_type(description: ModelInfo) -> str | None:
 
 
 def class_name_list(description: ModelInfo) -> list[tuple[str, str]] | None:
-    """Identifier and name of each class."""
+    """Returns identifier and name of each class."""
     labels = description.labels
     return [*labels] if isinstance(labels, tuple) and labels else None
 
 
 def write_timm_config(description: ModelInfo) -> Files:
-    """`config.json` as timm writes it, without what keeps transformers from reading it."""
+    """Builds `config.json` in timm's format, in a form that transformers reads too."""
     variant = description.variant
     require_supported(description.clip is None, "timm", "a ConvNeXt-CLIP")
     architecture, arguments = timm_arguments(variant)
@@ -83,7 +83,7 @@ def write_timm_config(description: ModelInfo) -> Files:
 
 
 def timm_arguments(variant: ConvNeXtConfig, form: str = "timm") -> tuple[str, dict[str, Any]]:
-    """Timm's name of an architecture, and the arguments that it differs by, for a format that needs them."""
+    """Returns timm's architecture name, and the arguments in which the model differs from it."""
 
     def plain(row: ConvNeXtConfig) -> ConvNeXtConfig:
         return row._replace(**{**dict.fromkeys(METADATA_FIELDS), "head_pooling": "avg"})
@@ -165,7 +165,7 @@ def get_crop_pct(transform: ImageTransform, format: str) -> float:
 
 
 def write_transformers_config(description: ModelInfo) -> Files:
-    """`config.json` and `preprocessor_config.json`."""
+    """Builds `config.json` and `preprocessor_config.json` in transformers' format."""
     variant, form = description.variant, "transformers"
     require_supported(description.clip is None, form, "a ConvNeXt-CLIP of this kind")
     default = ConvNeXtConfig(variant.depths, variant.dims)
@@ -242,7 +242,7 @@ def to_image_processor(transform: ImageTransform) -> dict[str, Any]:
 
 
 def write_open_clip_config(description: ModelInfo) -> Files:
-    """`open_clip_config.json`."""
+    """Builds `open_clip_config.json`."""
     variant, transform, form = description.clip, description.transform, "open_clip"
     if variant is None:
         raise UnsupportedByFormatError("The format 'open_clip' is of ConvNeXt-CLIPs. Use timm, transformers or keras.")
@@ -295,7 +295,7 @@ def write_open_clip_config(description: ModelInfo) -> Files:
 
 
 def write_native_config(description: ModelInfo) -> Files:
-    """`convnext_keras.json`."""
+    """Builds `convnext_keras.json`."""
     return {native.NATIVE_FILE: native.to_json(description)}
 
 
@@ -356,7 +356,7 @@ def to_torch_layout(key: Key, tensor: LazyTensor, as_convolution: bool, four_axe
 
 
 def timm_tensors(description: ModelInfo, tensors: Tensors) -> dict[str, LazyTensor]:
-    """Timm's names."""
+    """Returns the tensors under timm's names."""
     return to_torch_tensors("timm", "", description, tensors)
 
 
@@ -367,7 +367,7 @@ def transformers_tensors(description: ModelInfo, tensors: Tensors) -> dict[str, 
 
 
 def open_clip_tensors(description: ModelInfo, tensors: Tensors) -> dict[str, LazyTensor]:
-    """OpenCLIP's names."""
+    """Returns the tensors under OpenCLIP's names."""
     return to_torch_tensors("OpenCLIP", "visual.trunk.", description, tensors)
 
 

@@ -14,7 +14,7 @@ MAX_SIZE, MAX_EDGE = 4_096, 8_192  # pixels of an image for the model, and befor
 
 
 class Processor(NamedTuple):
-    """What a processor does where its file is silent.
+    """Defaults of an image processor of transformers.
 
     Attributes:
         size: A number is the shorter edge, two are height and width.
@@ -96,7 +96,7 @@ def read_processor(config: JsonObject, model_type: str) -> Processor:
 def convnext_transform(
     config: JsonObject, shared: ImageTransform, size: Size, crop_size: Size | None, crop_below: int
 ) -> ImageTransform:
-    """ConvNext's own rule: small images are cropped, large ones squashed."""
+    """Returns the transform of ConvNext's own processor: small sizes are cropped, large ones squashed."""
     if isinstance(size, tuple):
         raise config.error("size", "an object with shortest_edge")
     if crop_size is not None and collapse_square(crop_size) != size:
@@ -149,7 +149,7 @@ def collapse_square(size: Size) -> Size:
 
 
 def read_statistics(place: JsonObject, keys: tuple[str, str], channels: int, default: str) -> str | NormalizationStats:
-    """Mean and standard deviation of each channel, by their name if they have one.
+    """Reads mean and standard deviation of each channel; returns their name if they have one.
 
     Args:
         place: Where they stand.

@@ -25,7 +25,7 @@ ACTIVATION_LAYERS = layers.Activation | layers.Softmax
 
 
 class InspectedModel(NamedTuple):
-    """What a model is.
+    """Architecture and tensors of a model, read from its layers.
 
     Attributes:
         variant: The architecture; of a ConvNeXt-CLIP, that of its image tower.
@@ -51,7 +51,7 @@ class InspectedModel(NamedTuple):
 
 
 class HeadSpec(NamedTuple):
-    """What follows the last block: its layers, None for those that are not there."""
+    """Layers after the last block; None for absent ones."""
 
     pooling: str | None = None
     norm: Any = None
@@ -168,7 +168,7 @@ def _read_inputs(model: keras.Model, before: NamedLayers) -> tuple[str | Normali
 
 
 def _read_head(model: keras.Model, behind: NamedLayers) -> HeadSpec:
-    """What follows the last block, in any of the orders that a description can say."""
+    """Reads the layers after the last block, in any of the orders that a format supports."""
     head = HeadSpec()
     rows = [(name.role, layer) for name, layer in behind if not _does_nothing(layer)]
     for place, (role, layer) in enumerate(rows):

@@ -1,4 +1,4 @@
-"""Strict reading of the JSON that describes a model: each fault names the file, the key, the value and what is valid.
+"""Strict parsing of the JSON files that describe a model. Each error names the file, the key, the value and the valid values.
 
 A description comes from a stranger. It is data and nothing else: no class or other file that it names is followed.
 """
@@ -45,7 +45,7 @@ class JsonObject(NamedTuple):
         return JsonObject(self.path, self.read(key, parse_object, {}), f"{self.place}{key}.")
 
     def error(self, key: str, valid: str) -> WeightsError:
-        """What to raise over a key: its value, or that it is missing, and what would be valid."""
+        """Returns the error for a key: its value, or that it is missing, and the valid values."""
         value = repr(self.values[key]) if key in self.values else "missing"
         shown = value if len(value) <= MAX_SHOWN else f"{value[:MAX_SHOWN]}..."
         return WeightsError(f"{self.path}: {self.place}{key} is {shown}; it must be {valid}.")
@@ -81,14 +81,14 @@ def parse_object(value: Any) -> Mapping[str, Any]:
 
 
 def parse_bool(value: Any) -> bool:
-    """True or false."""
+    """Parses true or false."""
     if not isinstance(value, bool):
         raise ValueError("true or false")
     return value
 
 
 def parse_str(value: Any) -> str:
-    """Any string of at most 1,000 characters."""
+    """Parses a string of at most 1,000 characters."""
     if not isinstance(value, str) or len(value) > 1000:
         raise ValueError("a text of at most 1,000 characters")
     return value
@@ -117,7 +117,7 @@ def float_range(low: float, high: float) -> Parser:
 
 
 def optional(inner: Parser) -> Parser:
-    """Null, which stands for None, or what another reading takes."""
+    """Returns a parser that also accepts null, as None."""
 
     def reading(value: Any) -> Any:
         try:
@@ -129,7 +129,7 @@ def optional(inner: Parser) -> Parser:
 
 
 def choice(meanings: Mapping[str, Any]) -> Parser:
-    """Returns one of some words, each of which stands for something."""
+    """Returns a parser for one of several strings, each with a meaning."""
 
     def reading(value: Any) -> Any:
         if not isinstance(value, str) or value not in meanings:
@@ -166,7 +166,7 @@ def list_of(inner: Parser, lengths: Sequence[int] | range) -> Parser:
 
 
 def either(first: Parser, second: Parser) -> Parser:
-    """What one of two readings takes."""
+    """Returns a parser that accepts what one of two parsers accepts."""
 
     def reading(value: Any) -> Any:
         try:

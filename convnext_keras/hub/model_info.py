@@ -1,4 +1,4 @@
-"""What a repository says of its model, understood: the architecture, the classes, the transform, the weight file."""
+"""Description of a model in a repository: architecture, classes, transform and weight files."""
 
 import dataclasses
 import math
@@ -23,7 +23,7 @@ LICENSE_PATTERN = re.compile(r"^license:[ \t]*[\"']?([\w.+-]+)", re.MULTILINE)
 
 @dataclasses.dataclass(frozen=True)
 class ModelInfo:
-    """A model as its repository describes it, before any weights are fetched.
+    """Model as its repository describes it, before any weights are downloaded.
 
     Attributes:
         repository: Where it lies.
@@ -78,7 +78,7 @@ class ModelInfo:
 
     @property
     def parameters(self) -> int:
-        """How many numbers the weight file has to hold."""
+        """Returns the number of parameters in the weight file."""
         if self.clip:
             return count_clip_params(self.clip)
         return count_params(self.variant, self.classes, self.transform.channels)
@@ -115,7 +115,7 @@ class ModelInfo:
             )
 
     def fetch(self, include_top: bool = True) -> VerifiedFile:
-        """Returns the local weight file, found to hold as many numbers as the description says, before anything is built.
+        """Returns the local weight file, after a check of its number of parameters.
 
         Raises:
             WeightsError: If it cannot be had, or holds another count.

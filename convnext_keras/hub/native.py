@@ -119,7 +119,7 @@ def read_model_info(repository: Repository, config: JsonObject, license: str | N
 
 
 def read_clip(place: JsonObject, trunk: ConvNeXtConfig) -> CLIPConfig:
-    """Both towers of a ConvNeXt-CLIP."""
+    """Reads the config of both towers of a ConvNeXt-CLIP."""
     text = CLIPTextConfig(**read_all(place.section("text"), TEXT_FIELDS))
     if text.width % text.heads:
         raise place.section("text").error("heads", f"a divisor of the width, {text.width}")
@@ -127,7 +127,7 @@ def read_clip(place: JsonObject, trunk: ConvNeXtConfig) -> CLIPConfig:
 
 
 def to_json(description: ModelInfo) -> dict[str, Any]:
-    """What `read_model_info` reads, of a description."""
+    """Converts a `ModelInfo` to the data that `read_model_info` reads."""
     variant, transform = description.variant._asdict(), description.transform._asdict()
     if not isinstance(description.transform.statistics, str):
         transform["statistics"] = named_statistics(description.transform.statistics)

@@ -61,7 +61,7 @@ def read_model_info(repository: Repository, config: JsonObject, license: str | N
 
 
 def read_clip_config(model: JsonObject) -> CLIPConfig:
-    """Both towers."""
+    """Reads the config of both towers."""
     vision, embedding = model.section("vision_cfg"), model.read("embed_dim", schema.int_range(1, 8192))
     vision.refuse_unknown(VISION_KEYS, "option of an image tower by timm")
     if embedding is None:
@@ -82,7 +82,7 @@ def read_clip_config(model: JsonObject) -> CLIPConfig:
 
 
 def read_vision_config(vision: JsonObject) -> ConvNeXtConfig:
-    """Returns the ConvNeXt of the image tower, which goes by timm's name."""
+    """Reads the ConvNeXt of the image tower, by timm's name."""
     name = vision.read("timm_model_name", schema.parse_str, "")
     if name not in ARCHITECTURES:
         raise vision.error("timm_model_name", f"one of timm's ConvNeXts, such as {', '.join([*ARCHITECTURES][:3])}")

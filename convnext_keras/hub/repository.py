@@ -1,4 +1,4 @@
-"""Where a described model lies: a folder, or a repository of the Hugging Face hub; the same questions to both."""
+"""Repositories: a directory, or a repository of the Hugging Face Hub, with the same interface."""
 
 import os
 import re
@@ -79,7 +79,7 @@ class Repository(NamedTuple):
 
 
 def parse_repository(name: str | os.PathLike) -> Repository | None:
-    """Returns the repository that a name stands for: `hf://owner/name`, with `@revision` or not, or a folder; None for others.
+    """Returns the repository of a name: `hf://owner/name[@revision]` or a directory; None for other names.
 
     Raises:
         ValueError: If it begins with `hf://` and goes on otherwise.

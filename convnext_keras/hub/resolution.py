@@ -1,4 +1,4 @@
-"""From a name to a description: which form a repository has, by the files and keys that are there."""
+"""Resolution of names to repositories, and of repositories to their format, by their files and keys."""
 
 import os
 from collections.abc import Callable
@@ -40,7 +40,7 @@ CONFIG_READERS: dict[str, Callable[[Repository, JsonObject, str | None], ModelIn
 
 
 def load_model_info(name: str | os.PathLike | WeightsSource) -> ModelInfo | None:
-    """Returns the description of a repository of the hub, or of a folder; None if the name is of neither.
+    """Loads the description of a Hub repository or a directory; returns None for other names.
 
     Only files that describe the model are fetched.
 
@@ -66,7 +66,7 @@ def load_model_info(name: str | os.PathLike | WeightsSource) -> ModelInfo | None
 def resolve_weights(
     weights: str | os.PathLike | WeightsSource | None, variant: str | None = None, table: str = CLASSIFIER_REGISTRY
 ) -> WeightsSource | Path | None:
-    """What `weights=` of a constructor stands for: see `checkpoints.resolve_weights`; also a repository of the hub or a folder.
+    """Resolves the `weights` argument of a constructor, also to a Hub repository or a directory.
 
     The name of a weight set comes before a folder that is called like it.
     """

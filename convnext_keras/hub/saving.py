@@ -39,7 +39,7 @@ def save_pretrained(
     metrics: Mapping[str, float] | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Writes a model as a repository: weights, description, names of classes, transform and a model card.
+    """Writes a model as a repository: weights, config, class names, transform and a model card.
 
     Everything is written beside the folder and put in its place at the end. Outputs are logits in all formats; softmax
     or sigmoid becomes the kind of the problem where a format has a word for it.
@@ -166,7 +166,7 @@ def push_to_hub(
     commit_message: str = "Add a ConvNeXt by convnext_keras",
     **options: Any,
 ) -> str:
-    """`save_pretrained` into a repository of the Hugging Face hub, which is made if there is none; needs an account.
+    """Writes a model like `save_pretrained` and uploads it to the Hugging Face Hub; requires an account.
 
     Args:
         model: See `save_pretrained`.

@@ -1,4 +1,4 @@
-"""What every index of images does, wherever its vectors lie."""
+"""Common interface of image indexes."""
 
 import collections
 import numbers
@@ -79,7 +79,7 @@ class ImageIndex:
         raise NotImplementedError
 
     def search_by_vector(self, vector: np.ndarray, top_k: int = 10, where: str | None = None) -> list[SearchResult]:
-        """`search` with a vector `(D,)` of any length but 0."""
+        """Searches with a vector `(D,)` of any length except 0."""
         raise NotImplementedError
 
     def get_name(self, position: int) -> str:
@@ -138,7 +138,7 @@ class ImageIndex:
         return found / length
 
     def get_image_path(self, position: int) -> Path:
-        """Returns the file of an image by its position in the index, with links resolved.
+        """Returns the file of an image by its index, with links resolved.
 
         The folder that an index was saved to may come from others, and its table could name any file. Files are given
         out only below the folders that images were added from; for an index that was opened, below the folder that

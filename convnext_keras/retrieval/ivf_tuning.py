@@ -32,21 +32,21 @@ class VectorIndexStats(NamedTuple):
 
 
 def create_partitions(table: Any, rows: int) -> None:
-    """Learns as many partitions as each then has rows, and keeps the vectors in them with 8 bits a number."""
+    """Trains one partition per square root of the number of rows, and stores vectors with 8 bits per value."""
     from lancedb.index import IvfSq
 
     table.create_index("vector", config=IvfSq(distance_type="dot", num_partitions=round(rows**0.5)))
 
 
 def get_nprobes(table: Any) -> int:
-    """How many partitions a search looks into; 0 if none were chosen."""
+    """Returns the number of partitions that a search probes; 0 if none was chosen."""
     return int((table.schema.field("vector").metadata or {}).get(NPROBES_KEY.encode(), b"0"))
 
 
 def tune_nprobes(
     table: Any, partitions: int, search: Callable[[np.ndarray, int], Collection[str]], recall: float = DEFAULT_RECALL
 ) -> VectorIndexStats:
-    """Chooses the fewest partitions to look into that find enough, and keeps the number in the table.
+    """Chooses the minimum number of partitions to probe for a recall, and stores it in the table.
 
     Args:
         table: Table of Lance.
@@ -94,6 +94,6 @@ def to_matrix(column: Any) -> np.ndarray:
 
 
 def perturb(vectors: np.ndarray) -> np.ndarray:
-    """Unit vectors moved by half their length in random directions: queries lie beside what is in a table."""
+    """Adds random noise of half the norm, to simulate queries that are not in the table."""
     noise = np.random.default_rng(0).normal(size=vectors.shape)
     return l2_normalize(vectors + l2_normalize(noise) / 2).astype("float32")

@@ -47,7 +47,7 @@ def is_lance_path(path: str | os.PathLike) -> bool:
 
 
 def read_lance_metadata(path: str | os.PathLike) -> dict[str, str]:
-    """What an index in Lance says of the model that made it, see `vector_files.model_metadata`.
+    """Reads the metadata of the model that built an index in LanceDB.
 
     Raises:
         WeightsError: If there is none.
@@ -173,7 +173,7 @@ class LanceIndex(ImageIndex):
             self.table.add(data, on_bad_vectors="null")
 
     def _table_of(self, batches: Sequence[Any]) -> Any:
-        """Record batches as a table with the columns of this one, see `append`."""
+        """Returns record batches as a table with the columns of this one."""
         import pyarrow
 
         data = pyarrow.Table.from_batches(batches).replace_schema_metadata(model_metadata(self.model))
@@ -182,7 +182,7 @@ class LanceIndex(ImageIndex):
         return data
 
     def maybe_build_index(self) -> None:
-        """Builds an index of the vectors if so many were added that it is worth it."""
+        """Builds a vector index if enough rows are not indexed."""
         if len(self) >= BUILD_THRESHOLD and self.num_unindexed() > REBUILD_FRACTION * len(self):
             self.build_vector_index()
 
@@ -194,13 +194,13 @@ class LanceIndex(ImageIndex):
         return before - len(self)
 
     def num_unindexed(self) -> int:
-        """How many images are searched one by one, as no index of their vectors was built."""
+        """Returns the number of images that are searched exactly because the vector index does not contain them."""
         if self.table is None or "vector_idx" not in [index.name for index in self.table.list_indices()]:
             return len(self)
         return self.table.index_stats("vector_idx").num_unindexed_rows
 
     def build_vector_index(self, recall: float = DEFAULT_RECALL) -> VectorIndexStats:
-        """Builds an index of the vectors, in as many partitions as each has rows, and tunes it.
+        """Builds an approximate vector index and tunes it.
 
         Args:
             recall: See `tune_nprobes`.
@@ -214,7 +214,7 @@ class LanceIndex(ImageIndex):
         return self.tune_nprobes(recall)
 
     def tune_nprobes(self, recall: float = DEFAULT_RECALL) -> VectorIndexStats:
-        """Chooses how many partitions a search looks into, the fewest that find enough, and keeps it in the table.
+        """Chooses the minimum number of partitions to probe for a recall, and stores it in the table.
 
         Args:
             recall: Part 0..1 of the ten nearest that a search is to find, measured on vectors beside those of the

@@ -59,7 +59,7 @@ class InMemoryIndex(ImageIndex):
 
     @property
     def vectors(self) -> np.ndarray:
-        """Unit vectors `(N, D)` float32."""
+        """Returns the unit vectors `(N, D)`, float32."""
         return self._rows[: len(self.names)]
 
     def __len__(self) -> int:

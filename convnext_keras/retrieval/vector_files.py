@@ -17,7 +17,7 @@ VECTOR_FILES = (".safetensors", ".parquet")
 
 
 def model_metadata(model: DualEncoder) -> dict[str, str]:
-    """What a file of vectors says of the model that made them: its fingerprint, and its weight set or file."""
+    """Returns the metadata of the model that computed vectors: its fingerprint, and its weight set or file."""
     known = model.pretrained_info
     source = known and (known.weights_name or known.weights_file)
     return {"model": model.fingerprint(), "weights": str(source or "")}

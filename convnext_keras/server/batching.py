@@ -12,7 +12,7 @@ from convnext_keras.server.errors import ApiError
 
 
 class Batcher:
-    """A queue before one tower: what has waited longest runs first, as many together as have come.
+    """Queue of one tower that combines waiting rows into batches, the oldest first.
 
     An item waits at most `wait_seconds` for company, and longer only while as many batches run as may. A request that
     is cancelled takes its items out of the queue.

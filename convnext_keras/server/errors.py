@@ -11,7 +11,7 @@ RETRY_SECONDS = 1
 
 
 class ApiError(Exception):
-    """A request that cannot be answered, and what its sender is told.
+    """Error of a request, with the response that the client gets.
 
     Args:
         status: Status of the HTTP response.
@@ -32,7 +32,7 @@ class ApiError(Exception):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """What goes with the status: when to try again, or how to authenticate."""
+        """Returns the headers of the response: when to retry, or how to authenticate."""
         if self.status in (429, 503):
             return {"retry-after": str(RETRY_SECONDS)}
         return {"www-authenticate": "Bearer"} if self.status == 401 else {}

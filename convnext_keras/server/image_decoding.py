@@ -1,4 +1,4 @@
-"""Bytes from strangers to pixels: checked before they are decoded, in threads, and never more at a time than fit.
+"""Decodes untrusted images in threads, with limits on structure and total pixels.
 
 A thread cannot be ended, so a file's structure is read first: a small file may ask for minutes of work, by drawing its
 pixels again and again or by being cut into millions of parts.
@@ -36,7 +36,7 @@ class Part(NamedTuple):
 
 
 def find_markers(block: np.ndarray) -> np.ndarray:
-    """Where the markers of a JPEG begin in a block of its bytes, in one pass whatever the bytes are."""
+    """Yields the positions of JPEG markers in a block of bytes, in linear time."""
     return np.flatnonzero((block[:-1] == 0xFF) & IS_MARKER[block[1:]])
 
 
@@ -141,7 +141,7 @@ class PixelBudget:
         self.freed = asyncio.Condition()
 
     async def take(self, pixels: int) -> None:
-        """Waits until so many more pixels are within the bound, and counts them."""
+        """Waits until this number of pixels fits into the budget, and reserves it."""
         async with self.freed:
             await self.freed.wait_for(lambda: self.used == 0 or self.used + pixels <= self.most)
             self.used += pixels
@@ -168,7 +168,7 @@ class Decoder:
         self.budget = PixelBudget(limits.max_pixels_in_flight)
 
     async def __call__(self, content: bytes, param: str) -> np.ndarray:
-        """Uint8 pixels `(size, size, 3)`.
+        """Decodes an image to uint8 pixels `(size, size, 3)`.
 
         Raises:
             ApiError: If it is no image, of another format, too large or too complex.

@@ -1,4 +1,4 @@
-"""Images from addresses that strangers name, without letting them reach anything but the public internet.
+"""Fetching of images by URL, limited to the public internet.
 
 The name is resolved once, every address that it has is checked, and the checked address itself is dialled, so that no
 second answer of the name server can lead elsewhere; redirects are followed by hand through the same check.
@@ -59,7 +59,7 @@ class ImageURLPolicy(NamedTuple):
 
 
 class FetchBlockedError(Exception):
-    """A fetch that the policy forbids or that failed; the sender is not told which."""
+    """Error of a fetch that is blocked or failed; the client does not learn which."""
 
 
 def is_private(address: str) -> bool:

@@ -1,4 +1,4 @@
-"""What the routes ask for: vectors of items and of labels, from one model that all requests share."""
+"""Inference for the routes: embeddings of items and labels, from one model that all requests share."""
 
 import asyncio
 import collections
@@ -42,7 +42,7 @@ class EmbeddingResult(NamedTuple):
 
 
 class InferenceEngine:
-    """A model behind two queues, one for each tower; a classifier behind one.
+    """Model behind one queue per tower; a classifier has one queue.
 
     Args:
         model: The ConvNeXt-CLIP, or the classifier.
@@ -151,7 +151,7 @@ class InferenceEngine:
 
     @contextlib.asynccontextmanager
     async def deadline(self) -> AsyncIterator[None]:
-        """Ends the work inside it, with the error that tells so, when the answer takes too long."""
+        """Raises the timeout error in the block when the answer takes too long."""
         try:
             async with asyncio.timeout(self.limits.answer_seconds):
                 yield

@@ -1,4 +1,4 @@
-"""What one request, and all of them together, may cost."""
+"""Limits of one request, and of all concurrent requests."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""From the options of the command line to a running server."""
+"""Start of the server from the options of the command line."""
 
 import os
 from collections.abc import Iterable
@@ -78,7 +78,7 @@ def serve(
 
 
 def named_folders(option: str, values: Iterable[str]) -> dict[str, Path]:
-    """`["photos=folder"]` as a mapping.
+    """Parses `["photos=folder"]` to a mapping.
 
     Raises:
         ValueError: If one has no name or no folder, or two have the same name.

@@ -44,7 +44,7 @@ async def docs() -> HTMLResponse:
 
 @router.get("/metrics", response_class=PlainTextResponse)
 async def prometheus(request: Request) -> Response:
-    """What the server tells of itself, as Prometheus reads it."""
+    """Returns the metrics in Prometheus' text format."""
     engine = request.app.state.engine
     for tower, batcher in engine.towers.items():
         engine.metrics.queued.labels(tower).set(len(batcher))
@@ -52,7 +52,7 @@ async def prometheus(request: Request) -> Response:
 
 
 def openapi_schema(request: Request) -> dict:
-    """What clients are told of the model."""
+    """Returns the facts about the model for clients."""
     state = request.app.state
     model = state.engine.model
     facts: dict[str, Any] = {"id": state.name, "object": "model", "created": state.created, "owned_by": "local"}

@@ -1,4 +1,4 @@
-"""What a running server tells of itself: counts and times, never keys, addresses or words."""
+"""Prometheus metrics; they contain no keys, URLs or texts."""
 
 import contextlib
 import os

@@ -96,7 +96,7 @@ def configured_keys(file: str | os.PathLike | None = None) -> list[str]:
 
 
 class GuardMiddleware:
-    """The outermost layer of the application: numbers requests, asks for keys, bounds bodies, and writes the log.
+    """Outermost middleware: request ids, API keys, limits of bodies, and the access log.
 
     Args:
         app: The application inside.
@@ -119,7 +119,7 @@ class GuardMiddleware:
         self.clients: collections.Counter[str] = collections.Counter()  # their bytes, by address
 
     async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
-        """Returns answers a request, and tells the log and the metrics of it."""
+        """Handles a request, and records it in the log and the metrics."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -235,7 +235,7 @@ class GuardMiddleware:
             raise ApiError(400, "request_timeout", message) from error
 
     def _check_parts(self, body: bytes) -> None:
-        """Raises ApiError for a body that would take long to parse: so many commas and brackets, also within texts."""
+        """Raises ApiError for a body that takes long to parse, by its number of commas and brackets."""
         if sum(map(body.count, (b",", b"[", b"{"))) > self.limits.max_json_parts:
             message = f"The body has more than {self.limits.max_json_parts} values. Send fewer at a time."
             raise ApiError(400, "too_many_inputs", message)
@@ -248,7 +248,7 @@ class GuardMiddleware:
 
 
 def _replay_body(body: bytes, gone: asyncio.Future) -> Any:
-    """What an application receives: the body, and then the end of the connection."""
+    """Returns a `receive` function that replays the body, followed by the end of the connection."""
     messages = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> dict:

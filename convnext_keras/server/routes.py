@@ -236,7 +236,7 @@ async def rerank(request: Request, body: schemas.Rerank) -> Response:
 
 @router.post("/v1/score", response_model=dict)
 async def score(request: Request, body: schemas.Score) -> Response:
-    """Returns cosines of pairs: one query with each document, or as many queries as documents."""
+    """Computes cosines of pairs: one query with each document, or each query with its document."""
     engine, _ = get_clip_engine(request, body.model)
     queries, of_queries = await engine.in_thread(parse_items, as_list(body.queries), "queries", engine.limits)
     documents, of_documents = await engine.in_thread(parse_items, as_list(body.documents), "documents", engine.limits)

@@ -1,4 +1,4 @@
-"""What requests hold: the bodies of the routes, and the many forms of items, each parsed to a text or an image."""
+"""Request bodies of the routes, and parsing of items to texts and images."""
 
 import base64
 import binascii
@@ -21,7 +21,7 @@ StrOrList = str | list[str]
 
 
 def request_example(**body: Any) -> ConfigDict:
-    """What the description of a route shows as a body."""
+    """Returns the example body of a route."""
     return ConfigDict(extra="ignore", json_schema_extra={"examples": [body]})
 
 
@@ -102,7 +102,7 @@ class Search(BaseRequest):
 
 
 class ErrorObject(BaseModel):
-    """What went wrong: for people, and for programs."""
+    """Error for people (message) and programs (code)."""
 
     message: str
     type: str
@@ -144,7 +144,7 @@ class ImageItem(NamedTuple):
 
 
 def parse_item(value: Any, param: str, limits: ServerLimits, is_image: bool = False) -> TextItem | ImageItem:
-    """Returns the text or the image that an item of a request stands for.
+    """Parses an item of a request to a text or an image.
 
     Args:
         value: A string, or an object of any known form. A string is a text, even if it looks like an address, unless it

@@ -18,7 +18,7 @@ def steps_per_epoch(examples: ImageDataset, config: TrainingConfig) -> int:
 
 
 def num_epochs(examples: ImageDataset, config: TrainingConfig) -> int:
-    """Returns passes over the images, so many that the recipe's least number of steps is made."""
+    """Returns the number of epochs, at least enough for the minimum number of steps."""
     if config.epochs == 0:
         return 0
     wanted = config.min_steps * config.accumulation_steps
@@ -26,7 +26,7 @@ def num_epochs(examples: ImageDataset, config: TrainingConfig) -> int:
 
 
 def build_augmentation(config: TrainingConfig, transform: Transform) -> Augmentation:
-    """What the recipe does to single images on their way to the model's size."""
+    """Builds the augmentation of single images for a training config."""
     transform = transform._replace(exif_transpose=True)
     return Augmentation(
         transform, config.crop_scale, config.hflip_prob, config.affine, config.rand_augment, config.random_erasing_prob

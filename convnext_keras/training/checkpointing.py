@@ -1,4 +1,4 @@
-"""What is kept of a training while it runs: after each epoch the state, the best weights and the history."""
+"""Checkpoints and history for resumable training."""
 
 import csv
 import hashlib
@@ -99,7 +99,7 @@ class TrainingCheckpoint:
             model.set_weights(self.best)
 
     def should_stop(self, patience: int | None) -> bool:
-        """Returns whether so many epochs have gone by without a better validation loss."""
+        """Returns whether `patience` epochs passed without a lower validation loss."""
         losses = [value if np.isfinite(value := row["val_loss"]) else np.inf for row in self.history]
         return bool(patience and losses) and len(losses) - 1 - int(np.argmin(losses)) >= (patience or 0)
 
@@ -133,7 +133,7 @@ def _check_same_run(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def run_fingerprint(examples: ImageDataset, held_out: ImageDataset, **others: Any) -> dict[str, Any]:
-    """What a training depends on, as plain data; of the images, their names or a digest of their pixels."""
+    """Returns everything that a training run depends on, as plain data."""
     digest = hashlib.sha256()
     for part in (examples, held_out):
         for image, label in zip(part.images, part.labels.tolist(), strict=True):

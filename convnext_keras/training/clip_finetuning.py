@@ -79,13 +79,13 @@ class RetrievalRecall(keras.callbacks.Callback):
 
 
 def nearest_indices(queries: np.ndarray, rows: np.ndarray, block: int = 1024) -> np.ndarray:
-    """For each of the unit vectors `(N, D)`, the number of the nearest row of `(M, D)`; block by block."""
+    """Returns the index of the nearest row of `(M, D)` for each query `(N, D)`, computed in blocks."""
     starts = range(0, len(queries), block)
     return np.concatenate([(queries[start : start + block] @ rows.T).argmax(axis=1) for start in starts])
 
 
 def zero_shot_accuracy(model: CLIP | Any, examples: ImageDataset, templates: Any = "a photo of a {}") -> float:
-    """Part 0..1 of images that are named rightly among the examples' classes.
+    """Returns the zero-shot accuracy in [0, 1] among the dataset's classes.
 
     Args:
         model: A ConvNeXt-CLIP.
@@ -114,7 +114,7 @@ def fine_tune_clip(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: int = 0,
 ) -> CLIP:
-    """Returns a ConvNeXt-CLIP that has learned more pairs.
+    """Fine-tunes a ConvNeXt-CLIP on image-text pairs, with limited forgetting.
 
     Batches are of the new pairs and of each replayed set in turn, and half of each batch are pairs that the model finds
     hard to tell from one another. The new model can be averaged with the old one, see `select_interpolation`.
@@ -197,7 +197,7 @@ def fine_tune_clip(
 
 
 def _digest(sources: Sequence[ImageTextDataset]) -> str:
-    """SHA-256 of the texts and the groups of all pairs."""
+    """Returns the SHA-256 of the texts and groups of all pairs."""
     rows = [[*zip(pairs.texts, pairs.groups.tolist(), strict=True)] for pairs in sources]
     return hashlib.sha256(repr(rows).encode(errors="surrogatepass")).hexdigest()
 

@@ -61,7 +61,7 @@ class ImageDataset:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many images each class has."""
+        """Returns the number of images per class."""
         counts = np.bincount(self.labels, minlength=len(self.class_names))
         return dict(zip(self.class_names, counts.tolist(), strict=True))
 
@@ -223,7 +223,7 @@ def _from_loader(data: Any, keys: tuple[str, str] | None) -> tuple[list[ImageSou
 
 
 def _unpack_item(item: Any, keys: tuple[str, str] | None) -> tuple[Any, Any]:
-    """Image and label of what a loader gives."""
+    """Returns image and label of one item of a loader."""
     if isinstance(item, dict):
         image, label = keys or [next((key for key in names if key in item), None) for names in DICT_KEYS.values()]
         if image in item and label in item:
@@ -385,7 +385,7 @@ def find_duplicates(training: ImageDataset, held_out: ImageDataset) -> list[tupl
 
 
 def _content_hash(image: ImageSource) -> str:
-    """SHA-256 of a file's bytes, or of an array's shape and values."""
+    """Returns the SHA-256 of a file's bytes, or of an array's shape and values."""
     if isinstance(image, str | os.PathLike):
         with Path(image).open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
@@ -396,7 +396,7 @@ def _content_hash(image: ImageSource) -> str:
 def stratified_split(
     examples: ImageDataset, validation: float = 0.2, seed: int = 0
 ) -> tuple[ImageDataset, ImageDataset]:
-    """Training and validation, with the same part of each class in both.
+    """Splits a dataset into training and validation, with the same fraction of each class.
 
     Args:
         examples: All of them.

@@ -44,19 +44,19 @@ class Evaluation:
     class_names: tuple[str, ...]
 
     def accuracy(self, top_k: int = 1) -> float:
-        """Part 0..1 of the images whose class is among the `top_k` best."""
+        """Returns the top-k accuracy in [0, 1]."""
         best = np.argsort(-self.scores, axis=1, kind="stable")[:, :top_k]
         return float(np.mean((best == self.labels[:, None]).any(axis=1)))
 
     @property
     def loss(self) -> float:
-        """Mean cross-entropy in nats."""
+        """Returns the mean cross-entropy in nats."""
         right = self.scores[np.arange(len(self.labels)), self.labels]
         return float(-np.mean(np.log(np.maximum(right, 1e-12))))
 
     @property
     def confusion_matrix(self) -> np.ndarray:
-        """How many images of each class (rows) were taken for each class (columns)."""
+        """Returns the number of images per true class (rows) and predicted class (columns)."""
         counts = np.zeros((len(self.class_names),) * 2, int)
         np.add.at(counts, (self.labels, self.scores.argmax(axis=1)), 1)
         return counts
@@ -74,7 +74,7 @@ class Evaluation:
 
     @property
     def reliability_bins(self) -> list[tuple[int, float, float]]:
-        """For each of `NUM_BINS` ranges of confidence that has images: how many, mean confidence, accuracy."""
+        """Returns number of images, mean confidence and accuracy of each bin of confidence with images."""
         confidence, right = self.scores.max(axis=1), self.scores.argmax(axis=1) == self.labels
         places = np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)
         members = [places == place for place in range(NUM_BINS) if (places == place).any()]

@@ -34,7 +34,7 @@ MAX_LOSS_RISE = 1.2  # of the validation loss over its lowest value, above which
 
 @dataclasses.dataclass(frozen=True)
 class TrainingResult:
-    """What training gives.
+    """Result of `fine_tune`.
 
     Attributes:
         model: The classifier; it knows its classes and its transform, also after `model.save`.
@@ -208,7 +208,7 @@ def compile_model(
     loss: keras.losses.Loss,
     metrics: Sequence[keras.Metric] = (),
 ) -> None:
-    """Compiles a model with the optimizer of a recipe for so many forward passes."""
+    """Compiles a model with the optimizer of a training config."""
     warmup_ratio = round(config.warmup_ratio * steps)
     rising = {"warmup_target": config.learning_rate, "warmup_steps": warmup_ratio} if warmup_ratio else {}
     first = config.learning_rate / 100 if warmup_ratio else config.learning_rate

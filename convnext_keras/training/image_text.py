@@ -47,7 +47,7 @@ class ImageTextDataset:
         return len(self.images)
 
     def subset(self, places: Iterable[int]) -> "ImageTextDataset":
-        """Some of the pairs, in the order given."""
+        """Returns some of the pairs, in the given order."""
         places = [int(place) for place in places]
         images, texts = [self.images[place] for place in places], tuple(self.texts[place] for place in places)
         return ImageTextDataset(images, texts, self.groups[places])
@@ -160,7 +160,7 @@ class NearestGroups:
         self.vectors = model.encode_text([pairs.texts[place][0] for place in first])
 
     def __call__(self, group: int) -> np.ndarray:
-        """At most `NUM_NEIGHBORS - 1` other groups, the nearest first."""
+        """Returns at most `NUM_NEIGHBORS - 1` other groups, the nearest first."""
         place = int(np.searchsorted(self.groups, group))
         cosines = self.vectors @ self.vectors[place]
         cosines[place] = -np.inf

@@ -157,7 +157,7 @@ def _with_logits(model: keras.Model) -> keras.Model:
 
 
 def _class_permutation(class_names: tuple[str, ...], known: tuple[tuple[str, str], ...] | None) -> list[int] | None:
-    """Where each class is among those known, if they are the same ones."""
+    """Returns the index of each class among the known ones; None if the classes differ."""
     if known is None or len(known) != len(class_names):
         return None
     places = {word: place for place, words in enumerate(known) for word in words}
@@ -190,7 +190,7 @@ def _transform(model: keras.Model, pretrained_info: PretrainedInfo | None, size:
 
 @contextlib.contextmanager
 def freeze_stages(model: keras.Model, stages: int) -> Iterator[None]:
-    """Keeps the weights of so many stages from the stem on."""
+    """Freezes the first `stages` stages inside the context."""
     chosen = [layer for layer in flatten_layers(model) if layer.trainable and _stage(layer) < stages]
     for layer in chosen:
         layer.trainable = False

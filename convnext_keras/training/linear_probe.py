@@ -20,7 +20,7 @@ INSTALL_HINT = 'The linear probe needs scikit-learn: pip install "convnext-keras
 def extract_features(
     model: keras.Model, examples: ImageDataset, transform: Transform, batch_size: int = 32
 ) -> np.ndarray:
-    """What goes into the classifier of a model, `(N, D)` float32, for each image."""
+    """Returns the inputs of the classifier, `(N, D)` float32."""
     head: Any = output_layer(model)
     run = BatchRunner(keras.Model(model.input, head.input))
     parts = [
@@ -33,7 +33,7 @@ def extract_features(
 def fit_logistic_regression(
     features: np.ndarray, labels: np.ndarray, classes: int, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel `(D, classes)` and bias of a multinomial logistic regression on standardized features.
+    """Fits a multinomial logistic regression; returns kernel `(D, classes)` and bias.
 
     The strength of the regularization is the one of `C_GRID` with the least loss on a fifth that is left out; then
     all features are fitted. It is scikit-learn's `LogisticRegression` by L-BFGS.

@@ -78,7 +78,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
 
     @property
     def variables(self):
-        """Of the state: the averages, and those of the inner optimizer."""
+        """Returns the variables of the state: the averages, and those of the inner optimizer."""
         return super().variables + self.optimizer.variables
 
     @property
@@ -87,7 +87,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
 
     @property
     def learning_rate(self):
-        """That of the head, or of the step that is next."""
+        """Returns the learning rate of the head for the next step."""
         return self.optimizer.learning_rate
 
     @learning_rate.setter
@@ -96,7 +96,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
 
     @property
     def iterations(self):
-        """How many steps were made."""
+        """Returns the number of steps so far."""
         return self.optimizer.iterations
 
     def scale_loss(self, loss):
@@ -127,7 +127,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
             average.assign(part * average + (1 - part) * variable)
 
     def finalize_variable_values(self, var_list):
-        """At the end of `fit`, leaves the averages in the model."""
+        """Assigns the averages to the model at the end of `fit`."""
         self.optimizer.finalize_variable_values(var_list)
         for variable, average in zip(self.held.variables, self.held.averages, strict=False):
             variable.assign(ops.copy(average))  # JAX must not be given one buffer twice in the next fit.

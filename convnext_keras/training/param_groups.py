@@ -13,7 +13,7 @@ BLOCKS_PER_GROUP = 3  # of the third stage, in one group of the stage-wise form
 
 
 class ParamGroup(NamedTuple):
-    """Variables that learn at one rate.
+    """Variables with one learning rate.
 
     Attributes:
         tower: What stands before the names of its layers, such as `"convnext_tiny_"`; empty for the text tower of
@@ -42,7 +42,7 @@ def is_decayed(variable: keras.Variable) -> bool:
 
 
 def variable_key(variable: Any) -> str:
-    """Layer and variable, such as `"dense/kernel"`; what stands before in `variable.path` changes in saved models."""
+    """Returns layer and variable, such as `"dense/kernel"`; unlike `variable.path`, it survives saving."""
     return "/".join(variable.path.split("/")[-2:])
 
 

@@ -11,7 +11,7 @@ HEAD_INITS = ("linear_probe", "random")
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig:
-    """How a model is trained. `dataclasses.replace(recipe, epochs=10)` changes one.
+    """Configuration of a training run. `dataclasses.replace(config, epochs=10)` changes one field.
 
     Attributes:
         epochs: Passes over the training images; 0 trains nothing but the head, where it is a probe.

@@ -1,4 +1,4 @@
-"""What is left of a training for people to look at: images, tables and a model card."""
+"""Charts, tables and model card of a training run."""
 
 import csv
 import dataclasses
@@ -67,7 +67,7 @@ def plot_curves(history: list[dict[str, float]]) -> Any:
 
 
 def plot_confusion_matrix(result: Evaluation) -> Any:
-    """How many images of each class were taken for each."""
+    """Plots the confusion matrix."""
     names, counts = result.class_names, result.confusion_matrix
     edge = min(12.0, 3 + 0.35 * len(names))
     figure = new_figure(edge + 1, edge)
@@ -87,7 +87,7 @@ def plot_confusion_matrix(result: Evaluation) -> Any:
 
 
 def plot_reliability(result: Evaluation) -> Any:
-    """How often a model that says so many percent is right."""
+    """Plots accuracy against confidence."""
     figure = new_figure(4.5, 4)
     axes = figure.subplots()
     counts, confidences, right = zip(*result.reliability_bins, strict=True)
