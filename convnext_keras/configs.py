@@ -1,4 +1,4 @@
-"""The architectures of the family, one row each, and the words that describe them."""
+"""Architectures of the family, one row each."""
 
 from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
@@ -31,7 +31,7 @@ HeadPooling = Literal["avg", "max", "avgmax", "catavgmax", "none"]
 
 
 class ConvNeXtConfig(NamedTuple):
-    """One architecture of the family.
+    """Architecture of a ConvNeXt.
 
     Attributes:
         depths: Blocks in each stage.
@@ -91,7 +91,7 @@ class ConvNeXtConfig(NamedTuple):
 
 
 class ConvNeXtOptions(TypedDict, total=False):
-    """The attributes of `ConvNeXtConfig` that have a default, as arguments of `ConvNeXt`."""
+    """Attributes of `ConvNeXtConfig` with a default, as arguments of `ConvNeXt`."""
 
     parameters: int | None
     input_size: int
@@ -281,7 +281,7 @@ VOCABULARY_SIZE, CONTEXT_LENGTH = 49_408, 77
 
 
 class CLIPTextConfig(NamedTuple):
-    """The sizes of the text tower of a ConvNeXt-CLIP.
+    """Sizes of the text tower of a ConvNeXt-CLIP.
 
     Attributes:
         width: Channels of every token.
@@ -308,7 +308,7 @@ class CLIPTextConfig(NamedTuple):
 
 
 class CLIPConfig(NamedTuple):
-    """One ConvNeXt-CLIP architecture.
+    """Architecture of a ConvNeXt-CLIP.
 
     Attributes:
         trunk: The ConvNeXt of the image tower.

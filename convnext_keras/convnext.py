@@ -1,4 +1,4 @@
-"""ConvNeXt: the variants, the block, the stages, and the constructors.
+"""ConvNeXt: block, stage, stem, head, and the five constructors of keras.applications.
 
 "A ConvNet for the 2020s" (https://arxiv.org/abs/2201.03545v2) and "ConvNeXt V2" (https://arxiv.org/abs/2301.00808v1).
 Layer names and weight order are those of `keras.applications.convnext`, so files pass both ways.
@@ -63,19 +63,19 @@ class BuildContext(NamedTuple):
         return {"kernel_initializer": Normal(), "use_bias": self.variant.conv_bias, "dtype": self.dtype}
 
     def dense(self, units: int, name: str, activation: Any = "linear", dtype: Any = None) -> keras.Layer:
-        """Returns a new dense layer, with an initializer of its own: one that layers share gives all the same numbers."""
+        """Returns a dense layer with its own initializer; a shared one would give equal weights."""
         options: dict[str, Any] = {"kernel_initializer": Normal(), "dtype": dtype or self.dtype}
         return FusedDense(units, activation=activation, name=name, **options)
 
     @property
     def head_dtype(self) -> Any:
-        """Returns float32 for 16-bit policies, because pixels of 255 and probabilities need it; the policy otherwise."""
+        """Returns float32 for 16-bit policies, because pixels and probabilities need it, and else the policy."""
         policy = keras.dtype_policies.get(self.dtype or keras.config.dtype_policy())
         return "float32" if policy.compute_dtype in ("float16", "bfloat16") else self.dtype
 
 
 def convnext_block(inputs, stage: int, block: int, drop_path_rate: float, design: BuildContext, dilation_rate: int = 1):
-    """Returns one residual block: depthwise convolution, norm, and two pointwise layers with four times the channels between.
+    """Builds one residual block: depthwise convolution, norm, and two pointwise layers with 4 C channels between.
 
     Args:
         inputs: `(N, H, W, C)`.
@@ -181,7 +181,7 @@ def convnext_model(
     classes: int | None,
     activation,
 ) -> ConvNeXtModel:
-    """Returns the whole network from `inputs` in Keras' data format; without statistics or classes it has no such layers."""
+    """Builds the whole network; None for statistics or classes leaves out the normalization or the classifier."""
     first = keras.config.image_data_format() == "channels_first"
     x = layers.Permute((2, 3, 1), name=design.layer_name("channels_last"))(inputs) if first else inputs
     if statistics is not None:
@@ -246,12 +246,12 @@ def ConvNeXt(  # noqa: N802 - named like the constructors of keras.applications
 
     Returns:
         A functional model from `(N, H, W, 3)` to `(N, classes)`, or to features `(N, H // 32, W // 32, dims[-1])` or
-        `(N, dims[-1])`; outputs are float32 under mixed precision. `model.pretrained_info` tells where its weights are
-        from.
+        `(N, dims[-1])`; outputs are float32 under mixed precision. `model.pretrained_info` has the
+        origin of its weights.
 
     Raises:
-        ValueError: If an argument is not valid; nothing is fetched then.
-        WeightsError: If the file cannot be had or does not fit.
+        ValueError: If an argument is not valid; nothing is downloaded in this case.
+        WeightsError: If the weight file is not available, or does not fit the model.
 
     Example:
         >>> ConvNeXt((1, 1, 2, 1), (16, 32, 64, 128), classes=10).output_shape
@@ -321,8 +321,8 @@ def ConvNeXtTiny(  # noqa: N802
             `'in12k_ft_in1k'`; the path of a weight file; a directory; `"hf://owner/name[@revision]"`; or None for
             random weights.
         input_tensor: Output of a Keras layer that the model starts from. None creates an input.
-        input_shape: `(H, W, C)` in pixels, at least 32 x 32; `(C, H, W)` if Keras is set to channels first. None stands
-            for the size of the weights with a classifier, and for any size without one.
+        input_shape: `(H, W, C)` in pixels, at least 32 x 32; `(C, H, W)` if Keras is set to channels first. None uses
+            the size of the weights with a classifier, and any size without one.
         pooling: Without a classifier, None for feature maps, or `"avg"`, `"max"`, `"avgmax"` or `"catavgmax"` for one
             vector per image.
         classes: Number of classes. Defaults to 1000.
@@ -389,8 +389,8 @@ def ConvNeXtSmall(  # noqa: N802
             `'in12k_ft_in1k'`; the path of a weight file; a directory; `"hf://owner/name[@revision]"`; or None for
             random weights.
         input_tensor: Output of a Keras layer that the model starts from. None creates an input.
-        input_shape: `(H, W, C)` in pixels, at least 32 x 32; `(C, H, W)` if Keras is set to channels first. None stands
-            for the size of the weights with a classifier, and for any size without one.
+        input_shape: `(H, W, C)` in pixels, at least 32 x 32; `(C, H, W)` if Keras is set to channels first. None uses
+            the size of the weights with a classifier, and any size without one.
         pooling: Without a classifier, None for feature maps, or `"avg"`, `"max"`, `"avgmax"` or `"catavgmax"` for one
             vector per image.
         classes: Number of classes. Defaults to 1000.
@@ -457,8 +457,8 @@ def ConvNeXtBase(  # noqa: N802
             `'fb_in22k_ft_in1k_384'`; the path of a weight file; a directory; `"hf://owner/name[@revision]"`; or None
             for random weights.
         input_tensor: Output of a Keras layer that the model starts from. None creates an input.
-        input_shape: `(H, W, C)` in pixels, at least 32 x 32; `(C, H, W)` if Keras is set to channels first. None stands
-            for the size of the weights with a classifier, and for any size without one.
+        input_shape: `(H, W, C)` in pixels, at least 32 x 32; `(C, H, W)` if Keras is set to channels first. None uses
+            the size of the weights with a classifier, and any size without one.
         pooling: Without a classifier, None for feature maps, or `"avg"`, `"max"`, `"avgmax"` or `"catavgmax"` for one
             vector per image.
         classes: Number of classes. Defaults to 1000.
@@ -525,8 +525,8 @@ def ConvNeXtLarge(  # noqa: N802
             `'fb_in22k_ft_in1k_384'`; the path of a weight file; a directory; `"hf://owner/name[@revision]"`; or None
             for random weights.
         input_tensor: Output of a Keras layer that the model starts from. None creates an input.
-        input_shape: `(H, W, C)` in pixels, at least 32 x 32; `(C, H, W)` if Keras is set to channels first. None stands
-            for the size of the weights with a classifier, and for any size without one.
+        input_shape: `(H, W, C)` in pixels, at least 32 x 32; `(C, H, W)` if Keras is set to channels first. None uses
+            the size of the weights with a classifier, and any size without one.
         pooling: Without a classifier, None for feature maps, or `"avg"`, `"max"`, `"avgmax"` or `"catavgmax"` for one
             vector per image.
         classes: Number of classes. Defaults to 1000.
@@ -593,8 +593,8 @@ def ConvNeXtXLarge(  # noqa: N802
             `'fb_in22k_ft_in1k_384'`; the path of a weight file; a directory; `"hf://owner/name[@revision]"`; or None
             for random weights.
         input_tensor: Output of a Keras layer that the model starts from. None creates an input.
-        input_shape: `(H, W, C)` in pixels, at least 32 x 32; `(C, H, W)` if Keras is set to channels first. None stands
-            for the size of the weights with a classifier, and for any size without one.
+        input_shape: `(H, W, C)` in pixels, at least 32 x 32; `(C, H, W)` if Keras is set to channels first. None uses
+            the size of the weights with a classifier, and any size without one.
         pooling: Without a classifier, None for feature maps, or `"avg"`, `"max"`, `"avgmax"` or `"catavgmax"` for one
             vector per image.
         classes: Number of classes. Defaults to 1000.

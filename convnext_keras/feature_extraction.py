@@ -42,7 +42,7 @@ def feature_extractor(model: keras.Model, stages: Sequence[int] = (0, 1, 2, 3)) 
 
 @register
 class FeatureExtractor(ConvNeXtModel):
-    """A model whose outputs are a list, also if there is one: Keras gives a single output without a list.
+    """Model whose outputs are always a list, also for a single output.
 
     Example:
         >>> from convnext_keras import create_model, feature_extractor
@@ -69,7 +69,7 @@ def _as_list(outputs: Any) -> list[Any]:
 
 
 def split_at_stage(model: keras.Model, stage: int) -> tuple[keras.Model, keras.Model]:
-    """Returns a model in two, which share its layers: from its input to the output of a stage, and from there to its output.
+    """Splits a model after a stage into two models, which share its layers.
 
     Args:
         model: See `feature_extractor`.

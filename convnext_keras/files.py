@@ -11,8 +11,8 @@ from pathlib import Path
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a path to write to, and moves it to `path` when the block ends without an error.
 
-    The yielded path has the same name and lies in a hidden folder beside `path`. Other files that the block writes into
-    that folder are moved too, before the one that is named. After an error, nothing is left and `path` is unchanged.
+    The yielded path has the same name, in a hidden directory next to `path`. Other files in that directory are moved
+    too, before the named one. After an error, nothing is left and `path` is unchanged.
 
     Args:
         path: The file or folder to write; one that exists is replaced.

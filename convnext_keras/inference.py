@@ -15,7 +15,7 @@ TEXT_LENGTHS = (16, 32)  # in tokens, that texts are cut to where they fit
 
 
 class BatchRunner:
-    """A model with one input and one output as a function of arrays: `(N, ...)` -> `(N, D)` float32.
+    """Model with one input and one output as a function of arrays: `(N, ...)` -> `(N, D)` float32.
 
     Args:
         model: A functional model. It may be trained or loaded anew between calls.
@@ -57,7 +57,7 @@ def pad_batch(inputs: np.ndarray, batch_size: int, steps: int = 1) -> np.ndarray
 def trim_padding(tokens: np.ndarray, end: int) -> np.ndarray:
     """Cuts token ids `(N, L)` to the first of `TEXT_LENGTHS` that fits all texts.
 
-    What lies behind the end cannot change an embedding, but costs as much as the text itself.
+    Padding after the end token does not change the embedding, but takes time.
     """
     longest = int((tokens == end).argmax(axis=-1).max()) + 1
     return tokens[:, : next((length for length in TEXT_LENGTHS if length >= longest), None)]

@@ -13,7 +13,7 @@ class Normal(keras.initializers.RandomNormal):
     """Keras' `RandomNormal`, drawn by NumPy if the backend would compile each shape.
 
     Under JAX this is half of the time that a small model takes to start. The usual deviation is the paper's, whose
-    truncation at -2 and 2 lies a hundred deviations away.
+    truncation at -2 and 2 is a hundred deviations away.
 
     Example:
         >>> tuple(Normal()((2, 3)).shape)

@@ -57,7 +57,7 @@ class DepthwiseConvolution(layers.Conv2D):
 
 @register
 class FusedDense(layers.Dense):
-    """`keras.layers.Dense` with product, bias and activation in one operation where the backend has it.
+    """`keras.layers.Dense` with matmul, bias and activation in one operation where the backend supports it.
 
     `(..., C)` -> `(..., units)`; arguments, weights and outputs are those of `keras.layers.Dense`.
 
@@ -79,7 +79,7 @@ class FusedDense(layers.Dense):
 
 @register
 class LayerNormalization(layers.LayerNormalization):
-    """`keras.layers.LayerNormalization` of the last axis, in one operation where the backend has it.
+    """`keras.layers.LayerNormalization` of the last axis, in one operation where the backend supports it.
 
     `(..., C)` -> `(..., C)`; arguments, weights and outputs are those of `keras.layers.LayerNormalization`.
     """
@@ -119,7 +119,7 @@ class LayerScale(layers.Layer):
 
 @register
 class GlobalResponseNormalization(layers.Layer):
-    """Lets channels compete by their norms: `(N, H, W, C)` -> `(N, H, W, C)` (https://arxiv.org/abs/2301.00808v1).
+    """Scales channels by their relative norms: `(N, H, W, C)` -> `(N, H, W, C)` (https://arxiv.org/abs/2301.00808v1).
 
     Args:
         epsilon: Added to the mean norm that divides.
@@ -202,7 +202,7 @@ def hard_mish(inputs):
 
 @register
 class AverageMaxPooling2D(layers.Layer):
-    """Mean and maximum over all positions: `(N, H, W, C)` -> `(N, C)`, their mean, or `(N, 2 C)`, side by side.
+    """Global mean and maximum: `(N, H, W, C)` -> `(N, C)`, their mean, or `(N, 2 C)`, concatenated.
 
     Args:
         concatenate: Whether both are kept, the mean first.

@@ -15,7 +15,7 @@ DEFAULT_BATCH_SIZE = 32  # of Keras' `predict`, if none is given
 
 @register
 class ConvNeXtModel(keras.Model):
-    """A functional model that knows where its weights come from, also after it was saved and loaded again.
+    """Functional model that stores the origin of its weights in its config.
 
     Its `predict` is Keras', by the backend's quickest way.
 
@@ -66,7 +66,7 @@ class ConvNeXtModel(keras.Model):
 
 
 def get_pretrained_info(model: keras.Model) -> PretrainedInfo | None:
-    """Returns the origin of a model's weights, or of the model of this library among its layers, then without classes."""
+    """Returns the origin of a model's weights, or, without classes, of the backbone among its layers."""
     if isinstance(model, ConvNeXtModel):
         return model.pretrained_info
     inner = (layer.pretrained_info for layer in model.layers if isinstance(layer, ConvNeXtModel))

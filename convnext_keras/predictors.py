@@ -16,7 +16,7 @@ from convnext_keras.model import ConvNeXtModel
 
 
 class Classifier:
-    """A classifier behind the same queue as an image tower: pixels to probabilities of its own classes.
+    """Classifier as a function from pixels to probabilities, with its classes.
 
     Args:
         model: A classifier of this library, or an exported one.
@@ -83,7 +83,7 @@ def load_predictor(name: str, runtime: str | None = None, streams: int = 1) -> c
 
 
 def is_clip_name(name: str) -> bool:
-    """Returns whether a name is of a ConvNeXt-CLIP; one that classifiers have too, such as `"convnext_base"`, is here."""
+    """Returns whether a name is of a ConvNeXt-CLIP; names of both kinds, such as `"convnext_base"`, count as one."""
     if is_exported_model(name) or Path(name).suffix == ".keras":
         return False
     known = checkpoints.find_weight_set(name, checkpoints.CLIP_REGISTRY) or checkpoints.default_weight_set(

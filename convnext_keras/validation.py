@@ -129,8 +129,8 @@ def get_input_tensor(
 
     Args:
         input_tensor: Output of a Keras layer, or None.
-        input_shape: `(H, W, C)` in pixels, `(C, H, W)` if Keras is set to channels first, or None; None stands for any
-            height or width.
+        input_shape: `(H, W, C)` in pixels, `(C, H, W)` if Keras is set to channels first, or None; a height or width of
+            None is dynamic.
         default_size: Height and width of a new input if `input_shape` is None, None for any.
         minimum: The smallest height and width that the model can take.
         channels: Number of channels of a new input if `input_shape` is None.

@@ -42,7 +42,7 @@ def mnist() -> ImageDataset:
 
 
 def solar_cells() -> ImageDataset:
-    """Photographs of solar cells by their own light, sound or defective (https://doi.org/10.1016/j.solener.2019.02.067).
+    """Loads photographs of solar cells, sound or defective (https://doi.org/10.1016/j.solener.2019.02.067).
 
     Only those that the experts were sure of: 2,223 of 2,624, 300 x 300 pixels, read at 48.
     """

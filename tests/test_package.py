@@ -101,7 +101,7 @@ OPTIONAL = ("export/", "distributed/", "retrieval/lance")  # modules whose examp
 
 
 def marked(module):
-    """What the examples show is tested by name under every backend; they run once, those of the backends under their own."""
+    """Examples run once, those of the backends under their own backend."""
     marks = [] if module.startswith("backend/") else [pytest.mark.any_backend]
     return pytest.param(module, marks=[*marks, *[pytest.mark.integration] * module.startswith(OPTIONAL)])
 

@@ -1,4 +1,4 @@
-"""The few operations that take nearly all of a model's time, by the way that is fast on the backend at hand.
+"""Backend-specific implementations of the most expensive operations.
 
 The module of the backend is chosen once, here. These modules are the only ones that use private names of other
 libraries; where one of these is absent, a public way gives the same numbers, more slowly.

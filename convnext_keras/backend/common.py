@@ -37,8 +37,9 @@ def depthwise_shift_add(inputs, kernel, dilation_rate: int):
 
 
 def shifted_kernel_gradient(inputs, upstream, kernel_size: tuple[int, int], dilation_rate: int):
-    """Gradient of `depthwise_shift_add` for its kernel: one fused product and sum per position, in a loop so that XLA compiles
-    one of them and not all (49 in a row took five times as long to run and to compile).
+    """Computes the kernel gradient of `depthwise_shift_add`, one fused multiplication and reduction per position.
+
+    The loop lets XLA compile one position; 49 in a row took five times as long to run and to compile.
     """
     rows, columns = kernel_size
     padded = pad_same(inputs, kernel_size, dilation_rate)
@@ -53,7 +54,9 @@ def shifted_kernel_gradient(inputs, upstream, kernel_size: tuple[int, int], dila
 
 
 def shifted_depthwise(inputs, kernel, dilation_rate: int):
-    """Computes `depthwise_shift_add` in at least float32, with explicit gradients: XLA's own compile for tens of seconds.
+    """Computes `depthwise_shift_add` in at least float32, with explicit gradients.
+
+    XLA compiles its own gradients for tens of seconds.
 
     Args:
         inputs: `(N, H, W, C)`.

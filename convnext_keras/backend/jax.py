@@ -1,4 +1,4 @@
-"""JAX: chosen when XLA lowers a program, by the platform that it lowers for, and compiled in direct calls too."""
+"""JAX: operations chosen by the platform that XLA compiles for, and compiled also in direct calls."""
 
 import functools
 import os
@@ -12,7 +12,7 @@ from convnext_keras.backend.common import depthwise_native, shifted_depthwise, w
 
 @functools.cache
 def _compiled_depthwise(dilation_rate: int):
-    """Returns a function of inputs and kernel, compiled even in a direct call of a model; inside a program it dissolves."""
+    """Returns the depthwise function, compiled also in direct calls of a model."""
 
     def convolve(inputs, kernel):
         return jax.lax.platform_dependent(

@@ -1,4 +1,4 @@
-"""OpenVINO: layer normalization as one operation where Keras writes it out, and models compiled from their own graphs.
+"""OpenVINO: layer normalization as one operation, and models compiled from their own graphs.
 
 Keras wraps OpenVINO's nodes in a class that it does not publish. Without it there is no `layer_norm` here, and models
 are called directly, which compiles them anew for each call.
@@ -74,7 +74,7 @@ _compiled_models: weakref.WeakKeyDictionary[keras.Model, CompiledModels] = weakr
 
 
 def _predict_batch(model: keras.Model, inputs: Any) -> Any:
-    """Returns outputs for `predict`, in the precision that OpenVINO chooses; compiled anew if the weights have other values."""
+    """Returns outputs for `predict`, in OpenVINO's default precision; recompiles the model if its weights changed."""
     values = [variable.value for variable in model.weights]
     known = _compiled_models.get(model)
     if known is None or [*map(id, known.values)] != [*map(id, values)]:

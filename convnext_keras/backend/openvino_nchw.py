@@ -1,4 +1,4 @@
-"""OpenVINO's graphs with the axes in the order of its convolutions, `(N, C, H, W)`, from one convolution to the next.
+"""Conversion of OpenVINO graphs to `(N, C, H, W)`, the layout of its convolutions.
 
 Keras writes a transposition before and after each convolution of channels-last tensors. Where the number of rows is
 free, OpenVINO's program for CPUs copies the whole tensor for each, takes the norm of the last of four axes apart, and
@@ -73,7 +73,7 @@ def _pointwise(node: Node, inputs: list[Output], first: NchwOutputs) -> bool:
 
 
 def _broadcast_nchw(port: Output) -> Output | None:
-    """Returns a value that is broadcast to `(N, H, W, C)` as one that is broadcast to `(N, C, H, W)`; None for two or three axes."""
+    """Converts a value that broadcasts to `(N, H, W, C)` for `(N, C, H, W)`; returns None for two or three axes."""
     rank = _rank(port)
     if rank == 1:
         return opset15.reshape(port, [1, -1, 1, 1], False).output(0)

@@ -1,4 +1,4 @@
-"""TensorFlow: its own depthwise operation outside XLA, and dense layers that its graph optimiser can fuse."""
+"""TensorFlow: its own depthwise operation outside XLA, and dense layers that its graph optimizer can fuse."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ def check_distribution():
 
 
 def depthwise(inputs, kernel, bias, dilation_rate: int):
-    """Returns the depthwise operation, except where XLA compiles for a CPU, which has no fast convolution with groups."""
+    """Computes TensorFlow's depthwise operation, or shifted multiply-adds if XLA compiles for a CPU."""
     accelerated = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU")
     if not accelerated and is_compiled_by_xla():
         return with_bias(shifted_depthwise(inputs, kernel, dilation_rate), bias)

@@ -31,7 +31,7 @@ FUSED_ACTIVATIONS = {keras.activations.linear: ("none", [], ""), keras.activatio
 
 
 class AllGather(torch.autograd.Function):
-    """The rows `(n, ...)` of all processes, `(N, ...)`; a row's gradient is the sum of what all processes have."""
+    """Gathers the rows `(n, ...)` of all processes to `(N, ...)`; the gradient of a row is the sum over processes."""
 
     @staticmethod
     def forward(ctx, tensor):
@@ -71,7 +71,7 @@ def check_distribution():
 
 
 class Linear(torch.autograd.Function):
-    """`inputs @ kernel + bias`; its gradients are such products too, so it has gradients of every order."""
+    """Computes `inputs @ kernel + bias`; the gradients are such matmuls too, so all orders of gradients exist."""
 
     @staticmethod
     def forward(inputs, kernel, bias):
@@ -95,7 +95,7 @@ class Linear(torch.autograd.Function):
 
 
 def has_fast_matmul(inputs: torch.Tensor, kernel: torch.Tensor) -> bool:
-    """Returns whether oneDNN can take the product: not in programs that leave this process or that PyTorch compiles itself."""
+    """Returns whether oneDNN can compute the matmul: not in exported or compiled models."""
     return (
         LINEAR_OP is not None
         and torch.backends.mkldnn.is_available()

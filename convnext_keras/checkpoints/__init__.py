@@ -1,4 +1,4 @@
-"""Weights: where they are published, how their files are read and written, and how they get into models."""
+"""Weights: the registry of published files, download, reading, loading and saving."""
 
 from convnext_keras.checkpoints.conversion import convert_checkpoint
 from convnext_keras.checkpoints.formats import WeightsError

@@ -1,4 +1,4 @@
-"""A PyTorch checkpoint into a `.safetensors` file, once; the only module that opens a pickle, and that needs PyTorch.
+"""Conversion of PyTorch checkpoints to `.safetensors`. Only this module opens pickles and needs PyTorch.
 
 The pickle is opened with `weights_only=True`, which builds tensors and nothing else. Names stay the publisher's: the
 layout is recognized when the file is loaded.
@@ -62,7 +62,7 @@ def _extract_state_dict(content: Any, checkpoint: Path) -> dict[str, Any]:
 
 
 def _tensor(value: Any, two_bytes: Any) -> LazyTensor:
-    """Returns a tensor of PyTorch as one to be written; bfloat16, which NumPy lacks, by way of another type of two bytes."""
+    """Converts a PyTorch tensor; bfloat16, which NumPy lacks, is reinterpreted as another type of two bytes."""
     shape, dtype = tuple(value.shape), str(value.dtype).removeprefix("torch.")
     if dtype == "bfloat16":
         return LazyTensor(shape, dtype, lambda: value.view(two_bytes).numpy().view(ml_dtypes.bfloat16))

@@ -1,4 +1,4 @@
-"""Files of the web and of the Hugging Face hub to verified local files; pooch and the hub's library do the transfer.
+"""Download and verification of files from the web (by pooch) and from the Hugging Face Hub (by its library).
 
 Environment variables: `CONVNEXT_KERAS_CACHE`, the folder that downloads go to; `CONVNEXT_KERAS_MIRROR`, an address that
 holds the same file names; `CONVNEXT_KERAS_OFFLINE`, which forbids the network when it is 1.
@@ -53,13 +53,13 @@ def file_sha256(path: Path) -> str:
 def fetch(url: str, sha256: str, size_mb: float) -> VerifiedFile:
     """Returns the local copy of a file on the web, downloaded if it is missing or damaged.
 
-    The transfer goes to a temporary file beside the target, is compared with the sha256 and then renamed, so that no
-    one ever sees half a file. Servers that are busy and connections that break are tried again for `RETRY_SECONDS`.
+    The file is downloaded to a temporary file, compared with the SHA-256, and renamed. Busy servers and broken
+    connections are retried for `RETRY_SECONDS`.
 
     Args:
         url: Address of the file; `CONVNEXT_KERAS_MIRROR` replaces all of it but the name.
         sha256: 64 hexadecimal digits.
-        size_mb: About how large it is; told to the user when it cannot be fetched.
+        size_mb: Approximate size, for the error message of a failed download.
 
     Returns:
         The file in `cache_dir()`.
@@ -130,9 +130,9 @@ def _retry_after_seconds(error: requests.RequestException) -> float:
 
 
 def fetch_from_hub(repository: str, files: Sequence[str], revision: str = "") -> VerifiedFile:
-    """Returns the local copy of a file of the Hugging Face hub, in the hub's own cache and under its settings (`HF_HOME`, ...).
+    """Returns the local copy of a Hugging Face Hub file, in the cache of the Hub (`HF_HOME`).
 
-    The hub names files in its cache by the sha256 that it states for them; what lies there is compared with its name.
+    The Hub names cached files by their SHA-256; the content of a file is compared with its name.
 
     Args:
         repository: `owner/name`.

@@ -1,4 +1,4 @@
-"""Weight files as named arrays: `.h5` of Keras 2 and 3, `.weights.h5` of Keras 3, and `.safetensors`.
+"""Reading of weight files as named arrays: `.h5` of Keras 2 and 3, `.weights.h5`, and `.safetensors`.
 
 Opening a file reads names, shapes and types only, and refuses everything that a plain list of arrays does not need
 (links, filters, chunks, references, external or virtual data), so that a hostile file is met before it costs anything.
@@ -36,7 +36,7 @@ UNSUPPORTED_MAGIC = {
 
 
 class WeightsError(ValueError):
-    """Weights that cannot be used, and why: which file, what was found, what was expected, what to do.
+    """Error of weights that cannot be used: the file, what was found, what was expected, what to do.
 
     Whatever raises it has left the model as it was.
 
@@ -58,7 +58,7 @@ class TensorSpec(NamedTuple):
 
 
 class WeightsReader(NamedTuple):
-    """An open weight file: `headers` by name in the file's order, and `read`, which gives one tensor's data."""
+    """Open weight file: `headers` by name in file order, and `read`, which returns the data of one tensor."""
 
     path: Path
     format: str
@@ -178,7 +178,7 @@ def _open_hdf5(path: Path, stack: contextlib.ExitStack) -> WeightsReader:
 
 
 def _legacy_datasets(root: h5py.Group, every: dict[str, h5py.Dataset]) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Returns datasets that `layer_names` and each layer's `weight_names` list, in that order, as `layer/.../variable`."""
+    """Yields the datasets in `layer_names` and each layer's `weight_names`, in this order, as `layer/.../variable`."""
     listed = set()
     for layer in _read_name_list(root, "layer_names"):
         group = _resolve_path(root, layer)
@@ -219,7 +219,7 @@ def _read_name_list(group: Any, attribute: str) -> list[str]:
 
 
 def _all_datasets(root: h5py.Group) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Yields every dataset below a group by its path, in the order of the file; rejects a group that contains itself."""
+    """Yields every dataset below a group by its path, in file order; rejects a group that contains itself."""
     groups = [("", root, {h5py.h5o.get_info(root.id).addr})]
     count = 0
     while groups:

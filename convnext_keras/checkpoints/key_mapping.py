@@ -1,4 +1,4 @@
-"""Which tensor of a file belongs to which variable of a model: the names of `layouts` at work.
+"""Mapping of the tensors in a file to the variables of a model, by the tables in `publisher_layouts`.
 
 Apart from `layouts`, which is tables and nothing else.
 """
@@ -28,7 +28,7 @@ Shape = tuple[int, ...]
 
 
 class Key(NamedTuple):
-    """A variable of a model: its layer, and its name in the layer. `str` is its name in the library's own files."""
+    """Key of a variable: its layer and its name. `str` gives its name in the library's own files."""
 
     layer: LayerName
     variable: str
@@ -38,7 +38,7 @@ class Key(NamedTuple):
 
 
 class KeyMatch(NamedTuple):
-    """How a file fits a model.
+    """Result of matching a file with a model.
 
     Attributes:
         layout: Its name, None if the file's names are of no known layout.
@@ -113,7 +113,7 @@ def native_keys(files: Iterable[str], shapes: Iterable[Key]) -> dict[Key, str]:
 
 
 def keras_legacy_keys(files: Iterable[str], shapes: Iterable[Key]) -> dict[Key, str]:
-    """Maps keys to the names of the tensors in an `.h5` file: `layer/.../inner_layer/variable`, or with `:0` at the end.
+    """Maps keys to tensor names in an `.h5` file: `layer/.../inner_layer/variable`, optionally with `:0` at the end.
 
     Args:
         files: The tensors' names in the file, in the graph's order.
@@ -132,7 +132,7 @@ def keras_legacy_keys(files: Iterable[str], shapes: Iterable[Key]) -> dict[Key, 
 
 
 def _match_auto_named(keys: Mapping[Key, str], shapes: Iterable[Key]) -> dict[Key, str]:
-    """Returns tensors of layers that Keras named by counting, in another process than the model's: they match in order."""
+    """Matches, in order, the tensors of layers that Keras named by counting in another process."""
 
     def counted(wanted: Iterable[Key]) -> dict[tuple[str, str], list[Key]]:
         groups: dict[tuple[str, str], list[Key]] = {}
@@ -151,7 +151,7 @@ def _match_auto_named(keys: Mapping[Key, str], shapes: Iterable[Key]) -> dict[Ke
 
 
 def strip_counter(name: str) -> str:
-    """Returns the name of a layer without the number by which Keras tells it from others of its class.
+    """Returns the name of a layer without the counter that Keras appends.
 
     Example:
         >>> strip_counter("dense_12")
@@ -170,8 +170,8 @@ def torch_keys(
         layout: The publisher's table.
         shapes: The shape of the variable of each key wanted.
         files: The shape of each tensor in the file.
-        outer: What stands before all names.
-        prefix: One of the layout's, which follows it.
+        outer: Prefix of all names.
+        prefix: Prefix of the layout, after `outer`.
     """
     available = dict(files)
     names_by_key = {}

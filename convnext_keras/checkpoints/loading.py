@@ -1,4 +1,4 @@
-"""A weight file into a model: one strict gate for every format and layout, all or nothing."""
+"""Strict, atomic loading of a weight file of any format and layout into a model."""
 
 import os
 import re
@@ -41,7 +41,7 @@ KERAS_CLASSES = {DepthwiseConvolution: "Conv2D", FusedDense: "Dense", ConvNeXtMo
 
 
 class VariableSlot(NamedTuple):
-    """A variable of a model, and its path in a `.weights.h5` file: as we write it, and as keras.applications does.
+    """Variable of a model, with its paths in `.weights.h5` files of this library and of keras.applications.
 
     Attributes:
         variable: The variable to fill.
@@ -86,12 +86,12 @@ def load(
     Args:
         model: The model to fill.
         path: The file.
-        is_new_model: Whether the model is nobody's yet and is thrown away if loading fails.
+        is_new_model: Whether the model is new and is discarded if loading fails.
         allow_missing_head: Whether a classifier that the file has not, or has for other classes, stays as it is, and
             with it a last norm that the file has not.
 
     Returns:
-        The layers that were left as they were.
+        The layers that keep their random weights.
     """
     slots = variable_slots(model)
     with open_checkpoint(path) as file:
@@ -167,7 +167,7 @@ def adapt_input_kernel(kernel: np.ndarray, channels: int) -> np.ndarray:
 
 
 def named_layers(model: keras.Model) -> list[tuple[LayerName, keras.Layer]]:
-    """Returns the innermost layers of a model in the order of the graph, each with its name as the table of names has it."""
+    """Returns the innermost layers of a model in graph order, each with its `LayerName`."""
     unique: dict[str, keras.Layer] = {}
     for path, layer in iter_layer_paths(model, lambda kind: kind.__name__):
         unique[path if layer.name in unique else layer.name] = layer

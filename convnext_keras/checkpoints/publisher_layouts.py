@@ -1,4 +1,4 @@
-"""How each publisher names and shapes its tensors, as tables.
+"""Tables of the tensor names and shapes of each publisher.
 
 Each layout says under which name its files hold the variables of a layer of a certain role; `names` has the roles, and
 says how the library's own files name them.
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Layout(NamedTuple):
-    """One publisher's naming.
+    """Tensor names of one publisher.
 
     Attributes:
         rows: Rows for each role, the names that it may have, in order of preference. Fields: `{stage}`, `{block}`;

@@ -1,4 +1,4 @@
-"""The registries of weight sets: from a name to a row, and from a row to a verified local file."""
+"""Registries of weight sets: from a name to a row, and from a row to a verified local file."""
 
 import csv
 import fnmatch
@@ -34,7 +34,7 @@ RESTRICTED_LICENSES = {
 
 @runtime_checkable
 class WeightsSource(Protocol):
-    """Weights that somebody published, and what is known of them: a `WeightSet`, or a `hub.ModelInfo`."""
+    """Published weights and their metadata: a `WeightSet`, or a `hub.ModelInfo`."""
 
     @property
     def name(self) -> str:
@@ -71,12 +71,12 @@ class WeightsSource(Protocol):
         ...
 
     def fetch(self, include_top: bool) -> VerifiedFile:
-        """Returns the local file, downloaded if need be; without the classifier if it is not wanted and there is one so."""
+        """Returns the local file, downloaded if needed; the file without classifier if it exists and is wanted."""
         ...
 
 
 class WeightSet(NamedTuple):
-    """One row of a registry: a published set of weights and how to use it.
+    """Row of a registry: one published set of weights.
 
     The registries are `weights/registry.csv`, of classifiers and backbones, and `weights/clip.csv`, of ConvNeXt-CLIP.
 
@@ -233,7 +233,7 @@ def resolve_weights(
 ) -> WeightsSource | Path | None:
     """Resolves the `weights` argument of a constructor to a weight set, an existing file, or None.
 
-    A weight set goes by its tag, its name or its repository on the hub, in either case and with `-` or `_`.
+    A weight set is named by its tag, its full name or its Hub repository, in any case and with `-` or `_`.
 
     Raises:
         ValueError: If it is none of these; the message lists what is valid.

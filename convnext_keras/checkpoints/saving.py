@@ -1,4 +1,4 @@
-"""A model's weights into a file of the library's own layout: one tensor a variable, named by layer and variable."""
+"""Saving of weights in the library's own layout: one tensor per variable, named by layer and variable."""
 
 import json
 import os
@@ -29,7 +29,7 @@ SAFETENSORS_DTYPES = {
 
 
 class LazyTensor(NamedTuple):
-    """A tensor to be written: its shape, the name of its type, and the function that gives its values."""
+    """Tensor to write: its shape, type name, and the function that returns its values."""
 
     shape: tuple[int, ...]
     dtype: str

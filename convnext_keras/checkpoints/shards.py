@@ -1,4 +1,4 @@
-"""Weights cut into several `.safetensors` files, with an index that says which file holds which tensor.
+"""Weights in several `.safetensors` files, with an index of the file of each tensor.
 
 The form is that of transformers: `model.safetensors.index.json` holds `{"weight_map": {tensor: file}}`.
 """
@@ -113,7 +113,7 @@ def _read_weight_map(path: Path) -> dict[str, str]:
 
 
 def _shard_path(index: Path, name: str) -> Path:
-    """Returns the path of a shard, which must lie where its index lies: the hub's cache links both into one other folder."""
+    """Returns the path of a shard, which must be in the directory of its index."""
     shard = index.parent / name
     if shard.exists() and shard.resolve().parent not in (index.parent.resolve(), index.resolve().parent):
         raise WeightsError(f"{index}: {name} is a link to elsewhere, which is never followed.")

@@ -1,4 +1,4 @@
-"""The command `convnext-keras`: parses arguments, calls the library, prints. One module per group of commands.
+"""Command `convnext-keras`: parses arguments, calls the library, prints. One module per group of commands.
 
 The modules import the library inside the functions that use it, so that `--help` and usage errors need no Keras.
 """

@@ -1,4 +1,4 @@
-"""The commands of ConvNeXt-CLIP: `zero-shot`, `embed`, `index` and `search`."""
+"""Commands of ConvNeXt-CLIP: `zero-shot`, `embed`, `index` and `search`."""
 
 import json
 import sys

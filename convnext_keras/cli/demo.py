@@ -1,4 +1,4 @@
-"""`convnext-keras demo`: the two bundled models on images that they never saw."""
+"""Command `demo`: the two bundled models on held-out images."""
 
 import csv
 from pathlib import Path
@@ -44,7 +44,7 @@ def demo(
 
 
 def held_out_digits() -> tuple[np.ndarray, np.ndarray]:
-    """Returns pixels `(N, 8, 8)` and labels `(N,)` of the sheet: one row for each digit, with empty cells at its end."""
+    """Returns pixels `(N, 8, 8)` and labels `(N,)` of the sheet: one row per digit, with empty cells at its end."""
     from convnext_keras.checkpoints import BUNDLED_WEIGHTS_DIR
 
     sheet = np.asarray(Image.open(BUNDLED_WEIGHTS_DIR / "digits_held_out.png"))
@@ -66,7 +66,7 @@ def held_out_shapes() -> tuple[np.ndarray, list[str]]:
 
 
 def draw_digits(digits: np.ndarray, labels: np.ndarray, predicted: np.ndarray) -> Image.Image:
-    """Returns a grid of the digits, each with its prediction below, green if right, red if wrong; one row for each label."""
+    """Draws a grid of digits, one row per label, each with its prediction in green (correct) or red (wrong)."""
     from convnext_keras.contact_sheet import contact_sheet
 
     rows = []
@@ -102,7 +102,7 @@ def classify_digits(output: Path) -> list[Table | str]:
 
 
 def colorize(digit: np.ndarray, random: np.random.Generator) -> Image.Image:
-    """Returns a digit `(8, 8)` in ink of one color on paper of another, 32 pixels high, for a model of white on black."""
+    """Draws a digit `(8, 8)` in one color on another, 32 pixels high, for a model trained on white on black."""
     while True:
         ink, paper = random.integers(0, 256, (2, 3))
         if abs(int(ink.sum()) - int(paper.sum())) > MIN_CONTRAST:

@@ -1,4 +1,4 @@
-"""The commands of weight files: `models`, `fetch` and `convert`."""
+"""Commands of weights: `models`, `fetch`, `inspect`, `save` and `convert`."""
 
 import json
 from pathlib import Path

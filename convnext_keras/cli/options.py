@@ -1,4 +1,4 @@
-"""Options that several commands share, and the images and weight sets that they name.
+"""Options and helpers that several commands share.
 
 The tables below repeat names of the library, so that `--help` answers without importing Keras;
 `test_help_lists_the_names_of_the_library` compares them.

@@ -1,4 +1,4 @@
-"""How the command parses its arguments: flags without a metavar, and errors that name the right option."""
+"""Argument parsing: flags without a metavar, and errors that name the intended option."""
 
 import difflib
 from typing import Any
@@ -17,7 +17,7 @@ def hide_flag_types(parameters: list[Any]) -> list[Any]:
 
 
 class Group(TyperGroup):
-    """The program with its commands."""
+    """Command group of the program."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Returns the parameters."""
@@ -25,7 +25,7 @@ class Group(TyperGroup):
 
 
 class Command(TyperCommand):
-    """A command whose error for an unknown option names the preset field that was meant."""
+    """Command whose error for an unknown option names the intended preset field."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Returns the parameters."""

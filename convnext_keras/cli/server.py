@@ -1,4 +1,4 @@
-"""The command `serve`."""
+"""Command `serve`."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""The commands of training: `train` and `evaluate`."""
+"""Commands of training: `train` and `evaluate`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ConvNeXt-CLIP in Keras 3: images and texts in one space."""
+"""ConvNeXt-CLIP in Keras 3: images and texts in one embedding space."""
 
 from convnext_keras.clip.constructors import (
     CLIPConvNeXt,

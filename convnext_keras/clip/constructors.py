@@ -1,4 +1,4 @@
-"""The constructors of ConvNeXt-CLIP, and models by name."""
+"""Constructors of ConvNeXt-CLIP, and models by name."""
 
 import dataclasses
 import fnmatch

@@ -14,7 +14,7 @@ from convnext_keras.pretrained_info import PretrainedInfo
 
 
 class SimilarityScores(NamedTuple):
-    """How alike images and texts are, each `(images, texts)` in float32.
+    """Similarities of images and texts, each `(images, texts)` in float32.
 
     Attributes:
         cosine: Cosine of the angle between embeddings, -1..1; 0.2 to 0.35 for what belongs together in LAION's models.
@@ -28,7 +28,7 @@ class SimilarityScores(NamedTuple):
 
 
 class DualEncoder:
-    """Images and texts to unit vectors of one space.
+    """Base class of models that encode images and texts to unit vectors of one space.
 
     `CLIP` is one in Keras, `export.ExportedCLIP` one in the program of another format.
 
@@ -76,7 +76,7 @@ class DualEncoder:
         raise NotImplementedError
 
     def fingerprint(self) -> str:
-        """Returns 64 hexadecimal digits that identify the weights. Embeddings of different models are not comparable."""
+        """Returns 64 hexadecimal digits that identify the weights; embeddings of other weights are not comparable."""
         raise NotImplementedError
 
     def encode_image(

@@ -1,4 +1,4 @@
-"""Contrastive training and fine-tuning: the loss, the images' augmentation, and averages of weights."""
+"""Contrastive loss, training augmentation, and interpolation of weights."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from convnext_keras.surgery import average_weights
 
 @register
 class ContrastiveLoss(keras.losses.Loss):
-    """CLIP's loss for a batch of N pairs: the cross-entropy of images over texts and of texts over images, averaged.
+    """CLIP's loss for a batch of N pairs: the mean cross-entropy of images over texts and of texts over images.
 
     Targets `(N,)` are numbers of groups: rows of one group belong together, as where a caption occurs twice, and share
     the target evenly. `CLIP.fit` without targets makes groups of equal texts. Predictions are the logits `(N, N)`.
@@ -39,7 +39,7 @@ class ContrastiveLoss(keras.losses.Loss):
 
 
 class CLIPTrainTransform:
-    """The augmentation that LAION's ConvNeXts were trained with: a random resized crop, and a random patch of noise.
+    """Training augmentation of LAION's ConvNeXts: a random resized crop, and random erasing.
 
     Args:
         size: Height and width of the result, in pixels.

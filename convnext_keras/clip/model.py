@@ -1,4 +1,4 @@
-"""The two towers joined, and what a ConvNeXt-CLIP is used for: embeddings, similarities, training.
+"""ConvNeXt-CLIP: the two towers, embeddings, similarities and training.
 
 "Learning Transferable Visual Models From Natural Language Supervision" (https://arxiv.org/abs/2103.00020v1) with a
 ConvNeXt as the image tower, as LAION trained it with OpenCLIP (https://github.com/mlfoundations/open_clip).
@@ -29,7 +29,7 @@ INITIAL_LOGIT_BIAS = -10.0  # of "Sigmoid Loss for Language Image Pre-Training" 
 
 @register
 class LogitScaleConstraint(keras.constraints.Constraint):
-    """Keeps the logarithm of the temperature's inverse in 0..ln 100, as CLIP was trained."""
+    """Clips the log of the logit scale to 0..ln 100, as in CLIP's training."""
 
     def __call__(self, weight):
         return ops.clip(weight, 0.0, MAX_LOGIT_SCALE)
@@ -75,7 +75,7 @@ class CLIPHead(layers.Layer):
 
 @register
 class CLIP(DualEncoder, ConvNeXtModel):
-    """A functional model from `{"images": (N, H, W, 3), "tokens": (M, L)}` to logits `(N, M)`, with CLIP's uses.
+    """Functional model from `{"images": (N, H, W, 3), "tokens": (M, L)}` to logits `(N, M)`.
 
     Pixels are in 0..255. Train it with `fit` and `ContrastiveLoss`, where N = M and each row is a pair.
 

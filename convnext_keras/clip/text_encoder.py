@@ -1,4 +1,4 @@
-"""The text tower: token ids to one embedding, through a causal pre-norm transformer.
+"""Text tower: token ids to one embedding, through a causal pre-norm transformer.
 
 "Learning Transferable Visual Models From Natural Language Supervision" (https://arxiv.org/abs/2103.00020v1), section
 2.4, with the exact GELU that OpenCLIP's ConvNeXt models have.
@@ -50,7 +50,7 @@ class PositionEmbedding(layers.Layer):
 
 @register
 class CausalAttention(layers.Layer):
-    """Self-attention in which a token sees itself and those before it: `(N, L, 3 C)` -> `(N, L, C)`.
+    """Self-attention of each token to itself and the tokens before it: `(N, L, 3 C)` -> `(N, L, C)`.
 
     The channels are queries, keys and values, in this order; each head owns adjacent channels of each third. The
     backend's fused attention is used where Keras offers one.
@@ -82,7 +82,7 @@ class CausalAttention(layers.Layer):
 
 @register
 class TextPooler(layers.Layer):
-    """The vector at each text's end token, projected: `(N, L, C)` and ids `(N, L)` -> `(N, D)`.
+    """Projects the vector at each text's end token: `(N, L, C)` and ids `(N, L)` -> `(N, D)`.
 
     The end token has the largest id, so it is the first maximum. What follows it cannot reach it: attention is causal.
 

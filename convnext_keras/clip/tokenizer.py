@@ -1,4 +1,4 @@
-"""Strings to the token ids that CLIP's text towers were trained on: byte-pair encoding of cleaned, lower-case text.
+"""Tokenizer of CLIP: byte-pair encoding of cleaned, lower-case text.
 
 The encoding is that of "Learning Transferable Visual Models From Natural Language Supervision"
 (https://arxiv.org/abs/2103.00020v1), with the cleaning of OpenCLIP 3.3.0. Nothing of Keras is imported here.
@@ -49,7 +49,7 @@ def clean(text: str) -> str:
 
 
 class Tokenizer:
-    """OpenCLIP's token ids, exactly.
+    """Tokenizer with exactly OpenCLIP's token ids.
 
     Args:
         vocab_size: 49,408 for all published models. Fewer keep the first merges only, for small models: words

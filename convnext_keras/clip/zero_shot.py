@@ -1,4 +1,4 @@
-"""Classification with any labels: each label becomes prompts, and the prompts' mean embedding a classifier's column."""
+"""Zero-shot classification: the class embedding of a label is the mean of the embeddings of its prompts."""
 
 import collections
 import dataclasses
@@ -57,7 +57,7 @@ def imagenet_templates(count: int = 80) -> tuple[str, ...]:
 
 
 class Prediction(NamedTuple):
-    """One label for one image.
+    """Predicted label of one image.
 
     Attributes:
         label: None if it is none of the labels.
@@ -72,7 +72,7 @@ class Prediction(NamedTuple):
 
 @register
 class L2Normalize(layers.Layer):
-    """Divides by the length: `(N, D)` -> `(N, D)`."""
+    """Divides vectors by their norms: `(N, D)` -> `(N, D)`."""
 
     def call(self, inputs):
         return ops.normalize(inputs, axis=-1)
@@ -82,7 +82,7 @@ class L2Normalize(layers.Layer):
 
 
 class ZeroShotClassifier:
-    """Names which of any labels fits an image.
+    """Classifier of images with any text labels.
 
     Args:
         model: A ConvNeXt-CLIP.
@@ -156,7 +156,7 @@ class ZeroShotClassifier:
         return best
 
     def to_keras_model(self) -> ConvNeXtModel:
-        """Returns one Keras model from pixels `(N, H, W, 3)` in 0..255 to probabilities `(N, labels)`, to save or export.
+        """Returns a Keras model from pixels `(N, H, W, 3)` in 0..255 to probabilities `(N, labels)`.
 
         It shares the layers of the image tower; the labels are constants in its last layer.
 

@@ -1,4 +1,4 @@
-"""Random changes of images for training: on uint8 images with Pillow, which threads run beside the model."""
+"""Random augmentation of uint8 images with Pillow, in threads."""
 
 import dataclasses
 import math
@@ -56,7 +56,7 @@ def random_resized_crop(
     random: np.random.Generator,
     interpolation: str = "bicubic",
 ) -> Image.Image:
-    """Returns a random part of an image, resized to a height and width (https://arxiv.org/abs/1409.4842v1, section 6)."""
+    """Crops a random part of an image and resizes it (https://arxiv.org/abs/1409.4842v1, section 6)."""
     box = random_box(image.height, image.width, scale, CROP_RATIOS, random)
     top, left, height, width = box or (0, 0, image.height, image.width)
     area = (left, top, left + width, top + height)
@@ -76,7 +76,7 @@ def random_erasing(pixels: np.ndarray, random: np.random.Generator) -> np.ndarra
 
 
 def _affine(image: Image.Image, matrix: np.ndarray, shift: tuple[float, float] = (0, 0)) -> Image.Image:
-    """Returns the image under an affine map about its middle; what comes in from outside is gray, as the field has it."""
+    """Applies an affine map about the center of an image; pixels from outside are gray."""
     middle = np.array(image.size) / 2
     offset = middle - matrix @ (middle + shift)
     coefficients = (*matrix[0], offset[0], *matrix[1], offset[1])
@@ -143,7 +143,7 @@ def rand_augment(image: Image.Image, magnitude: float, random: np.random.Generat
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """An image, and random numbers, to the pixels that a model is trained on.
+    """Training augmentation: an image and a random generator to the pixels of the model.
 
     Attributes:
         transform: Evaluation transform of the model; its size, filter and channels are kept.
@@ -177,7 +177,7 @@ class Augmentation:
         if changes and PIL_MODES.get(self.transform.channels) not in ("L", "RGB"):
             raise ValueError(
                 f"Images of {self.transform.channels} channels cannot be augmented, only those of 1 or 3. Leave out "
-                "crop_scale, hflip_prob, affine, rand_augment and random_erasing_prob, and augment the images beforehand."
+                "crop_scale, hflip_prob, affine, rand_augment and random_erasing_prob."
             )
 
     def __call__(self, image: ImageSource, random: np.random.Generator) -> np.ndarray:

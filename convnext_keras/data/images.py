@@ -1,4 +1,4 @@
-"""Reads images: a path, bytes, a file object, a Pillow image, an array or a tensor becomes a decoded Pillow image.
+"""Image reading: paths, bytes, file objects, Pillow images, arrays and tensors become Pillow images.
 
 Every entry point of the library reads through `open_image`, so that limits, scaling and errors are the same everywhere.
 """
@@ -41,7 +41,7 @@ DECODER_ERRORS = frozenset({"BUFR", "EPS", "FPX", "GRIB", "HDF5", "MIC", "MPEG",
 
 
 class ImageError(ValueError):
-    """An image cannot be read.
+    """Error of an image that cannot be read.
 
     Attributes:
         source: What was to be read: a path, an address, the name of a member of an archive, or a few words.
@@ -277,7 +277,7 @@ def convert_mode(image: Image.Image, mode: str | None, scale_levels: bool = True
 
 
 def _as_numeric_array(image: Image.Image) -> np.ndarray:
-    """Returns the levels of an image with more than 8 bits; those of a PNG have 16, whatever mode Pillow opens it in."""
+    """Converts an image with more than 8 bits to 8 bits; PNG has 16 bits in any mode that Pillow opens it in."""
     array = np.asarray(image)
     is_png = image.mode == "I" and getattr(image, "format", None) == "PNG"
     return array.astype("uint16") if is_png else array

@@ -1,4 +1,4 @@
-"""Names of items in jobs and indexes: one canonical form of paths, and text that every file format can hold."""
+"""Names of items in jobs and indexes: canonical paths, as text for every file format."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Images in batches, read and resized in threads ahead of the model."""
+"""Batches of images, read and resized in threads ahead of the model."""
 
 import collections
 import os

@@ -89,7 +89,7 @@ def preprocess_input(x: Any, data_format: str | None = None):
 
     Args:
         x: Pixels in 0..255, `(N, H, W, 3)` or `(H, W, 3)`, array or tensor. A NumPy array that looks scaled already
-            (nothing above 1, or something below 0) is met with a warning, shown once.
+            (nothing above 1, or something below 0) raises a warning once.
         data_format: Accepted for Keras' sake.
 
     Returns:
@@ -135,29 +135,32 @@ CROP_ROUNDING: dict[str, Callable[[int], int]] = {
 
 
 def center_crop(
-    image: Image.Image, size: int | tuple[int, int], rounding: str = "half_even", fill: int | tuple[int, ...] = 0
+    image: Image.Image,
+    size: int | tuple[int, int],
+    crop_rounding: str = "half_even",
+    fill_color: int | tuple[int, ...] = 0,
 ) -> Image.Image:
-    """Returns the middle of an image.
+    """Crops the center of an image, and pads it if it is smaller.
 
     Args:
         image: The image.
         size: Height and width of the result, in pixels.
-        crop_rounding: Crop rounding of `CROP_ROUNDING`.
-        fill_color: The level, or one for each channel, of what is added where the image is smaller.
+        crop_rounding: Rounding of the offset, a key of `CROP_ROUNDING`.
+        fill_color: Value of added pixels, one for all channels or one per channel.
     """
     height, width = size if isinstance(size, tuple) else (size, size)
-    left, top = CROP_ROUNDING[rounding](image.width - width), CROP_ROUNDING[rounding](image.height - height)
+    left, top = CROP_ROUNDING[crop_rounding](image.width - width), CROP_ROUNDING[crop_rounding](image.height - height)
     cropped = image.crop((left, top, left + width, top + height))
-    if fill and (left < 0 or top < 0):
+    if fill_color and (left < 0 or top < 0):
         bands = len(cropped.getbands())
-        levels = (fill,) * bands if isinstance(fill, int) else fill[:bands]
+        levels = (fill_color,) * bands if isinstance(fill_color, int) else fill_color[:bands]
         cropped.paste(levels[0] if bands == 1 else levels, (0, 0, width, height))
         cropped.paste(image.crop((max(left, 0), max(top, 0), *image.size)), (max(-left, 0), max(-top, 0)))
     return cropped
 
 
 class ImageTransform(NamedTuple):
-    """The evaluation transform of a weight set: an image in, the pixels that its model takes out.
+    """Evaluation transform of a weight set: converts an image to the pixels of its model.
 
     Attributes:
         size: Height and width of the result in pixels, one number for both or `(height, width)`.

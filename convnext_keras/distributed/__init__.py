@@ -1,4 +1,4 @@
-"""Beyond one machine: any number of images on Ray, training on many devices, and the server in replicas."""
+"""Distributed work: jobs on Ray, training on many devices, and replicas of the server."""
 
 from convnext_keras.distributed.jobs import JobSummary, classify, embed, zero_shot
 from convnext_keras.distributed.model_parallel import RematModel, layout_map, with_rematerialization

@@ -30,7 +30,7 @@ def layout_map(model: keras.Model, mesh: keras.distribution.DeviceMesh) -> keras
     embeddings of tokens, along their outputs. What is small is on every device.
 
     Args:
-        model: A ConvNeXt or ConvNeXt-CLIP, which tells the sizes: a weight that cannot be split evenly is on every
+        model: A ConvNeXt or ConvNeXt-CLIP of the same sizes: a weight that cannot be split evenly is on every
             device. Build the model to train within the distribution, so that it never is on one device as a whole.
         mesh: Devices with the axes `"batch"` and `"model"`.
 

@@ -60,7 +60,7 @@ class Output:
 
 
 class ParquetOutput(Output):
-    """A folder with one Parquet file a shard, such as `part-00007-1f0a9c3e.parquet`, and `_job.json`."""
+    """Directory with one Parquet file per shard, such as `part-00007-1f0a9c3e.parquet`, and `_job.json`."""
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         super().__init__(path)
@@ -98,7 +98,7 @@ class ParquetOutput(Output):
 
 
 class LanceOutput(Output):
-    """A table of Lance, one version a shard, that `open_index` searches: its `name` is the key of the image.
+    """LanceDB table, one version per shard, that `open_index` opens; `name` is the key of the image.
 
     An image that could not be read is a row without a vector, which no search finds.
     """

@@ -42,14 +42,16 @@ class RemoteModelInfo(DualEncoder):
 
     @property
     def embed_dim(self) -> int:
+        """Returns the dimension of the embeddings."""
         return self.card["width"]
 
     def fingerprint(self) -> str:
+        """Returns the identifier of the weights."""
         return self.card["model"]
 
 
 class ModelActor:
-    """The actor: a worker, and what is known of its model."""
+    """Ray actor with a worker, and the facts about its model."""
 
     def __init__(self, task: Task) -> None:
         self.worker = Worker(task)
@@ -66,7 +68,7 @@ class ModelActor:
 
 
 class ActorPool:
-    """Models of a task on the devices of a cluster, as a context.
+    """Pool of models on the devices of a cluster, as a context manager.
 
     Args:
         task: What they do.

@@ -35,7 +35,7 @@ CONNECT_SECONDS, READ_SECONDS, TOTAL_SECONDS = 15, 30, 120  # of an HTTP request
 
 
 class Item(NamedTuple):
-    """An image of a shard.
+    """Image of a shard.
 
     Attributes:
         key: Its path or address, or that of its archive or list with its name in it; text that UTF-8 can hold.
@@ -62,7 +62,7 @@ class Item(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """Images that are done together.
+    """Images that one worker processes together.
 
     Attributes:
         number: Number of the shard in its job, from 0.
@@ -290,7 +290,7 @@ def _find_column(table: Any, wanted: str) -> str:
 
 
 def _holds_images(kind: Any) -> bool:
-    """Returns whether an Arrow type is of bytes, or of the structs with `bytes` and `path` of Hugging Face's datasets."""
+    """Returns whether an Arrow type holds bytes, or the structs with `bytes` and `path` of Hugging Face datasets."""
     import pyarrow
 
     if pyarrow.types.is_struct(kind):

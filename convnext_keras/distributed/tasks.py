@@ -45,7 +45,7 @@ class Task:
 
 
 class ShardResult(NamedTuple):
-    """A shard that is done.
+    """Result of one shard.
 
     Attributes:
         images: Number of it has.
@@ -59,7 +59,7 @@ class ShardResult(NamedTuple):
 
 
 class Worker:
-    """A model that does shards of a task.
+    """Model that processes the shards of a task.
 
     Raises:
         ValueError: If there is no such model, or it is of another kind.

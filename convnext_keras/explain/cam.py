@@ -57,7 +57,7 @@ def grad_cam(features: np.ndarray, gradients: np.ndarray) -> np.ndarray:
 
 
 def layer_cam(features: np.ndarray, gradients: np.ndarray) -> np.ndarray:
-    """Returns the formula: each place of each channel weighed by its gradient where that is positive; see `grad_cam`."""
+    """Computes LayerCAM: each position of each channel weighted by its positive gradient; see `grad_cam`."""
     return normalize_to_peak(np.maximum((np.maximum(gradients, 0) * features).sum(axis=-1), 0))
 
 

@@ -14,7 +14,7 @@ class ExportedModel:
     """Exported model as a function from pixels to outputs.
 
     Args:
-        path: Path of the file or folder; its description lies beside it.
+        path: Path of the exported file or directory; its metadata file is next to it.
         streams: Threads that may call it at a time, each with its share of the processors; of OpenVINO and ONNX.
 
     Attributes:
@@ -22,7 +22,7 @@ class ExportedModel:
         outputs: Names of the outputs.
 
     Raises:
-        ValueError: If there is no description, or the format cannot run so many streams.
+        ValueError: If there is no metadata file, or the format does not support this number of streams.
         ImportError: If the format's own program is not installed.
 
     Example:

@@ -1,4 +1,4 @@
-"""Repositories that describe a ConvNeXt, read and written: of timm, transformers, OpenCLIP and this library."""
+"""Repositories of timm, transformers, OpenCLIP and this library: reading and writing."""
 
 from convnext_keras.hub.model_info import ModelInfo
 from convnext_keras.hub.resolution import is_clip_repo, load_model_info, resolve_weights

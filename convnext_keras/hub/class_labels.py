@@ -20,7 +20,7 @@ CLASSIFIER_ACTIVATIONS = ("softmax", "sigmoid")
 
 
 def read_activation(config: JsonObject, classes: int) -> str | None:
-    """Returns the activation of the classifier: softmax unless the description says that classes do not exclude each other."""
+    """Reads the activation of the classifier: softmax, unless the config states a multi-label problem."""
     words = schema.choice({name: name for name in PROBLEM_TYPES})
     kind = config.read("problem_type", schema.optional(words)) or "single_label_classification"
     if classes == 1 and PROBLEM_TYPES[kind] == "softmax":

@@ -1,6 +1,6 @@
 """Writing of the config files and tensor names of each format.
 
-What a format cannot say is an error that names it and the formats that can; `keras` can say all.
+A feature that a format does not support raises an error with the formats that do; `keras` supports all.
 """
 
 import math

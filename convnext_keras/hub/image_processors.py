@@ -154,8 +154,8 @@ def read_statistics(place: JsonObject, keys: tuple[str, str], channels: int, def
     Args:
         place: Where they stand.
         keys: Keys of the means and of the deviations; a number, or a list of them.
-        channels: Channels of the images. One number stands for all; for gray images, three stand for their mean, as
-            timm has it.
+        channels: Channels of the images. One number stands for all; for gray images, three are averaged, as in
+            timm.
         default: The name of those that are meant where none are given.
     """
     readings = (schema.float_range(-1e6, 1e6), schema.float_range(1e-6, 1e6))

@@ -65,7 +65,7 @@ def inspect_model(model: keras.Model) -> InspectedModel:
     """Reads a model of this library, or one built on it, such as `Sequential([backbone, Dense(3)])`.
 
     Raises:
-        ValueError: If a layer of it stands in no description.
+        ValueError: If a layer cannot be represented in a config.
     """
     towers = {layer.name: layer for layer in model.layers if isinstance(layer, keras.Model)}
     if {"image_encoder", "text_encoder"} <= towers.keys():

@@ -1,6 +1,6 @@
-"""Strict parsing of the JSON files that describe a model. Each error names the file, the key, the value and the valid values.
+"""Strict parsing of JSON configs. Each error names the file, the key, the value and the valid values.
 
-A description comes from a stranger. It is data and nothing else: no class or other file that it names is followed.
+Configs are untrusted data: no class or other file that they name is loaded.
 """
 
 import math
@@ -21,7 +21,7 @@ Parser = Callable[[Any], Any]
 
 
 class JsonObject(NamedTuple):
-    """An object of a JSON file: `path` is the file, `values` the object, `place` the keys that lead to it."""
+    """Object of a JSON file: the file, the values, and the keys that lead to it."""
 
     path: Path
     values: Mapping[str, Any]

@@ -47,7 +47,8 @@ def render_model_card(
         "Architecture": f"ConvNeXt{' V2' * variant.use_grn}, depths {variant.depths}, widths {variant.dims}",
         "Parameters": f"{description.parameters:,}",
         "Classes": str(description.classes or "none"),
-        "Images": f"{transform.shape[0]} x {transform.shape[1]} pixels, {transform.resize_mode} resize, {transform.interpolation}",
+        "Images": f"{transform.shape[0]} x {transform.shape[1]} pixels, {transform.resize_mode} resize, "
+        f"{transform.interpolation}",
         "License": description.license or "not stated",
         "Trained from": f"{where}{checked}",
     }

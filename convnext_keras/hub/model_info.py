@@ -26,7 +26,7 @@ class ModelInfo:
     """Model as its repository describes it, before any weights are downloaded.
 
     Attributes:
-        repository: Where it lies.
+        repository: The repository.
         format: `"timm"`, `"transformers"`, `"open_clip"` or `"keras"`.
         variant: The architecture; of a ConvNeXt-CLIP, that of its image tower.
         classes: Width of the classifier, 0 if there is none.
@@ -37,7 +37,7 @@ class ModelInfo:
         labels: The label set of the classes, or each class as `(identifier, name)`; None if unknown.
         license: License of the weights, None if the repository does not say it.
         output_stride: Pixels of the input for one of the last feature map, None for the architecture's own.
-        clip: Clip of a ConvNeXt-CLIP: both towers.
+        clip: Both towers of a ConvNeXt-CLIP; None for others.
         notes: What was assumed or left out, in sentences.
         include_preprocessing: Whether the model normalizes pixels itself.
     """
@@ -63,7 +63,7 @@ class ModelInfo:
 
     @property
     def activations(self) -> tuple[str | None, ...]:
-        """Returns those that the classifier can be used with: any, since no field of a description is sure to say it."""
+        """Returns the allowed activations: all, because configs do not record them reliably."""
         return (None, *CLASSIFIER_ACTIVATIONS)
 
     @property
@@ -118,7 +118,7 @@ class ModelInfo:
         """Returns the local weight file, after a check of its number of parameters.
 
         Raises:
-            WeightsError: If it cannot be had, or holds another count.
+            WeightsError: If it is not available, or has another number of parameters.
         """
         if self.license in RESTRICTED_LICENSES:
             warn_restricted_license(self.license)
@@ -134,7 +134,7 @@ class ModelInfo:
 
 
 def read_card_license(repository: Repository) -> str | None:
-    """Returns the license that the head of a repository's `README.md` states, as the hub reads it; None if it does not."""
+    """Reads the license in the header of a repository's `README.md`, like the Hub; None if there is none."""
     path = repository.find("README.md")
     if path is None:
         return None

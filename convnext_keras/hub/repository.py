@@ -17,7 +17,7 @@ PICKLES = (".bin", ".pth", ".pt", ".ckpt", ".pkl")
 
 
 class Repository(NamedTuple):
-    """Files that belong together.
+    """Files of one model: a directory or a Hub repository.
 
     Attributes:
         name: Name as the user gave it: `hf://owner/name`, with `@revision` if one is wanted, or the path of a folder.
@@ -82,7 +82,7 @@ def parse_repository(name: str | os.PathLike) -> Repository | None:
     """Returns the repository of a name: `hf://owner/name[@revision]` or a directory; None for other names.
 
     Raises:
-        ValueError: If it begins with `hf://` and goes on otherwise.
+        ValueError: If it begins with `hf://` and is not valid.
 
     Example:
         >>> parse_repository("hf://timm/convnext_atto.d2_in1k@main").owner_and_name

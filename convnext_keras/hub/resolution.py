@@ -48,8 +48,8 @@ def load_model_info(name: str | os.PathLike | WeightsSource) -> ModelInfo | None
         name: `hf://owner/name`, with `@revision` behind it or not, or the path of a folder; or the description itself.
 
     Raises:
-        ValueError: If the name begins with `hf://` and goes on otherwise.
-        WeightsError: If no description can be had, or it cannot be followed; the message names file, key and value.
+        ValueError: If the name begins with `hf://` and is not valid.
+        WeightsError: If no config is available, or it is not valid; the message names file, key and value.
     """
     if isinstance(name, ModelInfo):
         return name
@@ -68,7 +68,7 @@ def resolve_weights(
 ) -> WeightsSource | Path | None:
     """Resolves the `weights` argument of a constructor, also to a Hub repository or a directory.
 
-    The name of a weight set comes before a folder that is called like it.
+    A weight set has priority over a directory of the same name.
     """
     known = checkpoints.find_weight_set(weights, table, variant) if isinstance(weights, str) and variant else None
     if known:

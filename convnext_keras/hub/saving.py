@@ -58,8 +58,8 @@ def save_pretrained(
         max_shard_bytes: A larger weight file is cut, in the formats that have shards: transformers and keras.
 
     Raises:
-        ValueError: If the folder has files, a part of the model stands in no description, or the format cannot say it;
-            the message names the formats that can.
+        ValueError: If the folder has files, a part of the model cannot be represented, or the format does not support
+            it; the message names the formats that do.
 
     Example:
         >>> from convnext_keras import create_model, save_pretrained
@@ -198,7 +198,7 @@ def push_to_hub(
 
 
 class RepoFormat(NamedTuple):
-    """A format: the weight file's name, whether it may be cut into shards, and what makes files and names."""
+    """Repository format: name of the weight file, support of shards, and functions for configs and tensor names."""
 
     weights: str
     shards: bool

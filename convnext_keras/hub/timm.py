@@ -82,7 +82,7 @@ def read_model_info(repository: Repository, config: JsonObject, license: str | N
 
 
 def read_config(config: JsonObject, arguments: JsonObject) -> tuple[ConvNeXtConfig, int]:
-    """Returns the architecture by its name, with what `model_args` says otherwise, and the stride of its last feature map."""
+    """Reads the architecture by its name and `model_args`; also returns the stride of its last feature map."""
     name = config.read("architecture", schema.parse_str).partition(".")[0]
     if name not in ARCHITECTURES:
         raise config.error("architecture", f"one of timm's ConvNeXts, such as {', '.join([*ARCHITECTURES][:3])}")

@@ -37,7 +37,7 @@ def find_image_root(names: Iterable[str]) -> Path | None:
 
 
 def validate_image_root(image_root: str | os.PathLike | None) -> list[Path]:
-    """Returns the folder that a user names for an index's images, none for None; raises ValueError if it is not there."""
+    """Returns the image directory that the user gave, as a list; raises ValueError if it does not exist."""
     if image_root is None:
         return []
     if not Path(image_root).is_dir():
@@ -46,7 +46,7 @@ def validate_image_root(image_root: str | os.PathLike | None) -> list[Path]:
 
 
 class SearchResult(NamedTuple):
-    """One image found.
+    """Image found by a search.
 
     Attributes:
         name: Its path, where it has one.
@@ -60,7 +60,7 @@ class SearchResult(NamedTuple):
 
 
 class ImageIndex:
-    """Images to search by words or by another image.
+    """Base class of image indexes, which are searched by text, image or vector.
 
     Args:
         model: The ConvNeXt-CLIP that makes the vectors.
@@ -140,12 +140,12 @@ class ImageIndex:
     def get_image_path(self, position: int) -> Path:
         """Returns the file of an image by its index, with links resolved.
 
-        The folder that an index was saved to may come from others, and its table could name any file. Files are given
-        out only below the folders that images were added from; for an index that was opened, below the folder that
-        `open` was told, or below the one that it says it was made of if that lies beside the index.
+        A saved index may come from an untrusted source, and its table could name any file. Only files below
+        `image_roots` are returned: the directories that images were added from; for an opened index, the directory
+        given to `open_index`, or the directory that the index names if it is next to the index.
 
         Raises:
-            ValueError: If there is no such position, or its file lies elsewhere.
+            ValueError: If there is no such index, or its file is outside `image_roots`.
             OSError: If the file is missing.
         """
         path = Path(file_name(self.get_name(position)))

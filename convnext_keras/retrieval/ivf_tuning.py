@@ -16,7 +16,7 @@ NPROBES_KEY = "probes"  # in the metadata of the column of vectors: how many par
 
 
 class VectorIndexStats(NamedTuple):
-    """An index of vectors that was built, and what it is worth.
+    """Facts about a vector index.
 
     Attributes:
         rows: Rows that it covers.

@@ -59,7 +59,7 @@ def read_lance_metadata(path: str | os.PathLike) -> dict[str, str]:
 
 
 class LanceIndex(ImageIndex):
-    """Images to search by words or by another image, in a table of LanceDB.
+    """Image index in a LanceDB table, with columns to filter by and an approximate vector index.
 
     What is added or deleted is there for everyone at once, also for other processes that search meanwhile. From
     `BUILD_THRESHOLD` images on, `build_vector_index` makes an index of the vectors, so that a search looks at a part

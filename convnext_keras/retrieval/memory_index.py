@@ -28,7 +28,7 @@ SOURCE_DIR_KEY = "folder"  # in an index's metadata: what it was made of, relati
 
 
 class InMemoryIndex(ImageIndex):
-    """Images to search by words or by another image, by exact cosines in memory.
+    """Image index in memory, with exact search.
 
     Args:
         model: The ConvNeXt-CLIP that makes the vectors.
@@ -178,10 +178,10 @@ class InMemoryIndex(ImageIndex):
         Args:
             folder: Folder that it was saved to.
             model: The ConvNeXt-CLIP that made it.
-            images: The folder below which its images lie; see `image`.
+            image_root: Directory that contains the indexed images; see `get_image_path`.
 
         Raises:
-            ValueError: If there is no such folder of images.
+            ValueError: If `image_root` does not exist.
             WeightsError: If the index is missing, broken, or was made by another model.
         """
         folders = validate_image_root(image_root)

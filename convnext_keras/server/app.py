@@ -106,7 +106,7 @@ def create_app(
 
 
 async def error_response(request: Request, error: Exception) -> Response:
-    """Returns an error as OpenAI's clients expect it; what is not the sender's fault is answered by `GuardMiddleware`."""
+    """Converts an error to OpenAI's format; `GuardMiddleware` handles internal errors."""
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
         param = ".".join(str(part) for part in first["loc"][1:]) or None

@@ -14,8 +14,8 @@ from convnext_keras.server.errors import ApiError
 class Batcher:
     """Queue of one tower that combines waiting rows into batches, the oldest first.
 
-    An item waits at most `wait_seconds` for company, and longer only while as many batches run as may. A request that
-    is cancelled takes its items out of the queue.
+    An item waits at most `wait_seconds` for others, and longer only while all streams are busy. Items of a cancelled
+    request leave the queue.
 
     Args:
         run: Rows `(N, ...)` to vectors `(N, D)`.
@@ -23,7 +23,7 @@ class Batcher:
         wait_seconds: How long the first row waits for others.
         max_queue: Maximum number of rows that wait; more are refused.
         executor: Where `run` runs; both towers share one, since the model is one.
-        observe: Is told of each batch: its size, how long its first row waited, and how long it ran.
+        observe: Function called with each batch's size, the wait of its first row, and its duration, in seconds.
         streams: Batches that run at a time.
     """
 

@@ -29,7 +29,7 @@ GIF_EXTENSION, GIF_IMAGE = 0x21, 0x2C
 
 
 class Part(NamedTuple):
-    """A part of an image's file: its kind, and the EXIF data in it, empty for others."""
+    """Part of an image file: its kind, and its EXIF data or nothing."""
 
     kind: str
     exif: bytes = b""
@@ -130,7 +130,7 @@ def check_structure(content: bytes, param: str, limits: ServerLimits) -> int:
 
 
 class PixelBudget:
-    """Lets images in as long as their pixels together stay within a bound.
+    """Limits the total number of pixels of the images that are decoded at the same time.
 
     Args:
         most: Pixels at a time; one image alone is always let in.
@@ -154,7 +154,7 @@ class PixelBudget:
 
 
 class Decoder:
-    """Bytes to the model's pixels.
+    """Decodes bytes to the pixels of the model.
 
     Args:
         transform: An image to pixels; the same as in the library, so that vectors agree.

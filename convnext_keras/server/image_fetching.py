@@ -29,7 +29,7 @@ CHUNK_TIMEOUTS = {"connect": 3.0, "read": 5.0, "write": 5.0, "pool": 5.0}
 
 
 class ImageURLPolicy(NamedTuple):
-    """Which addresses may be fetched; `ImageURLPolicy.of` checks the mode and the hosts.
+    """Policy of the URLs that may be fetched; `ImageURLPolicy.of` validates mode and hosts.
 
     Attributes:
         mode: `"public"`, every public host; `"allowlist"`, the hosts named; `"off"`, none.
@@ -63,7 +63,7 @@ class FetchBlockedError(Exception):
 
 
 def is_private(address: str) -> bool:
-    """Returns whether an IP address is anything but a public host's, in any of the spellings that hide one in another."""
+    """Returns whether an IP address is not public, also if it is embedded in an IPv6 address."""
     parsed = ipaddress.ip_address(address.split("%")[0])
     if isinstance(parsed, ipaddress.IPv6Address):
         if parsed.sixtofour or parsed.teredo:
@@ -74,7 +74,7 @@ def is_private(address: str) -> bool:
 
 
 class PinnedBackend(httpcore2.AsyncNetworkBackend):
-    """Dials only addresses that it has resolved and checked itself."""
+    """Network backend that connects only to addresses that it resolved and checked itself."""
 
     def __init__(self, policy: ImageURLPolicy) -> None:
         self.policy = policy
@@ -108,7 +108,7 @@ class PinnedBackend(httpcore2.AsyncNetworkBackend):
 
 
 class Fetcher:
-    """Fetches images under a policy.
+    """Fetches images by URL under a policy.
 
     Args:
         policy: Policy which addresses may be fetched.
@@ -168,7 +168,7 @@ class Fetcher:
             return bytes(content)
 
     def _checked(self, url: str) -> httpcore2.URL:
-        """Returns the parts of an address that the policy allows; what was checked is what is asked for, parsed only once."""
+        """Parses a URL once and checks it against the policy; returns its parts."""
         parts = urlsplit(url)
         if parts.scheme not in PORTS or parts.username or parts.password or not parts.hostname:
             raise FetchBlockedError

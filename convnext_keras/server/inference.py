@@ -34,7 +34,7 @@ log = logging.getLogger("convnext_keras.server")
 
 
 class EmbeddingResult(NamedTuple):
-    """Unit vectors `(N, D)` of items in their order, and what they are counted as."""
+    """Unit vectors `(N, D)` of items in their order, with the number of tokens and images."""
 
     vectors: np.ndarray
     tokens: int
@@ -48,7 +48,7 @@ class InferenceEngine:
         model: The ConvNeXt-CLIP, or the classifier.
         limits: Limits of what requests may cost.
         policy: Policy which addresses may be fetched.
-        metrics: Metrics that are told of everything.
+        metrics: Metrics to update.
         batching: Whether items of different requests run together.
     """
 
@@ -100,7 +100,7 @@ class InferenceEngine:
         self.warming_up = asyncio.create_task(self._warm_up(others, "other"))
 
     def _shapes(self) -> tuple[list[tuple[str, np.ndarray]], list[tuple[str, np.ndarray]]]:
-        """Returns inputs of every shape that a tower is run with: the usual ones, which are single items and full batches of
+        """Returns inputs of every shape that a tower runs with: first the usual ones, single items and full batches of
         images and of short texts; and all others, the smallest first.
         """
         rows_of = {"image": [np.zeros((1, *self.model.transform.shape), "uint8")]}
@@ -255,7 +255,7 @@ class InferenceEngine:
     async def class_vectors(
         self, labels: tuple[str, ...], templates: tuple[str, ...], truncate: bool = True
     ) -> tuple[np.ndarray, int]:
-        """Returns vectors `(labels, D)` of labels, kept for the next request, and the tokens of the prompts that were encoded.
+        """Returns embeddings `(labels, D)` of labels, cached for later requests, and the number of encoded tokens.
 
         Args:
             labels: What to tell apart.

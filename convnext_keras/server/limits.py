@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class ServerLimits(NamedTuple):
-    """Upper bounds; each can be set when the server is made.
+    """Limits of the server; `create_app` takes other values.
 
     Attributes:
         max_texts: Texts or documents of a request.

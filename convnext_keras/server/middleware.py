@@ -26,7 +26,7 @@ log = logging.getLogger("convnext_keras.server")
 
 
 class ApiKeys:
-    """The keys that are let in, kept as digests only.
+    """Accepted API keys, stored as digests only.
 
     Args:
         keys: Keys of which each request needs one; none to let everyone in.
@@ -53,7 +53,7 @@ def _digest(key: str) -> bytes:
 
 
 class AllowedHosts:
-    """The names and addresses that the server answers to; a web page must not reach it by a name of its own.
+    """Accepted Host headers, which protect against DNS rebinding.
 
     A page whose name is made to lead to this machine (DNS rebinding) could read from a server without keys whatever its
     visitor can; its requests name another host.
@@ -81,7 +81,7 @@ class AllowedHosts:
 
 
 def configured_keys(file: str | os.PathLike | None = None) -> list[str]:
-    """Returns keys of a file, one a line, or of the environment variable `CONVNEXT_KERAS_API_KEYS`, separated by commas.
+    """Reads API keys from a file, one per line, or from `CONVNEXT_KERAS_API_KEYS`, separated by commas.
 
     Raises:
         ValueError: If the file has none.
@@ -103,7 +103,7 @@ class GuardMiddleware:
         keys: Keys that are let in.
         hosts: Hosts that the server answers to.
         limits: Limits of bodies and of requests at a time.
-        observe: Is told of each answer: its route, status and seconds.
+        observe: Function called with each response's route, status and seconds.
     """
 
     def __init__(

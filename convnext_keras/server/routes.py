@@ -199,7 +199,7 @@ def rank(probabilities: np.ndarray, rows: list[dict[str, str]], top_k: int | Non
 def check_prompts(
     labels: list[str], templates: list[str], limits: ServerLimits
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Returns labels and templates that can be used, and that together make no more prompts than one request may have."""
+    """Validates labels and templates, and their number of prompts."""
     for name, values in (("labels", labels), ("templates", templates)):
         if not values:
             raise bad_request("invalid_value", f"{name}: must not be empty.", name)
@@ -292,7 +292,7 @@ async def search(request: Request, name: str, body: schemas.Search) -> Response:
 
 @router.get("/v1/indexes/{name}/images/{index}", response_class=Response)
 async def image(request: Request, name: str, index: int) -> Response:
-    """Returns an image of an index, by its position in it; see `ImageIndex.get_image_path` for which files are given out."""
+    """Returns an image of an index; see `ImageIndex.get_image_path` for the files that are served."""
     engine, images = request.app.state.engine, get_index(request, name)
     try:
         path = await engine.in_thread(images.get_image_path, index)

@@ -26,7 +26,7 @@ def request_example(**body: Any) -> ConfigDict:
 
 
 class BaseRequest(BaseModel):
-    """The fields that all bodies have."""
+    """Fields of all request bodies."""
 
     model: str | None = None
     truncate: Literal["end", "none"] = "end"
@@ -111,7 +111,7 @@ class ErrorObject(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """Every answer that is not of status 200."""
+    """Body of every response with another status than 200."""
 
     error: ErrorObject
 
@@ -131,13 +131,13 @@ IMAGE_KEYS = ("image_url", "image", "image_base64", "input_image")
 
 
 class TextItem(NamedTuple):
-    """A text to embed."""
+    """Text to embed."""
 
     text: str
 
 
 class ImageItem(NamedTuple):
-    """An image to embed: its bytes, or the address that they are to be fetched from."""
+    """Image to embed: its bytes, or the URL to fetch."""
 
     content: bytes | None
     url: str | None = None

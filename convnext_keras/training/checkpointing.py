@@ -32,7 +32,7 @@ STATE_FILE, BEST_FILE, HISTORY_FILE, SETTINGS_FILE = (
 
 
 class TrainingCheckpoint:
-    """The history and best weights of a training, in a folder if there is one.
+    """History and best weights of a training run, in a directory if there is one.
 
     A row of the history is written before the state of its epoch, and a file takes its name when it is whole, so that
     whatever moment a training is killed at, the last state has all that is before it.
@@ -197,7 +197,7 @@ class EpochRecorder(keras.callbacks.Callback):
 
 
 class EpochCallback(keras.callbacks.Callback):
-    """Evaluates a model after each epoch, with the averages of its weights if it has some, keeps it, and may stop.
+    """Evaluates the model after each epoch, with the averages of its weights if there are any, and may stop training.
 
     Args:
         progress: Progress that keeps it.

@@ -27,7 +27,7 @@ TOWERS = {"image": "image_encoder", "text": "text_encoder"}
 
 
 class ZeroShotAccuracy(keras.callbacks.Callback):
-    """The part 0..1 of images that a ConvNeXt-CLIP names rightly, in the logs of each epoch of `fit`.
+    """Callback that adds the zero-shot accuracy in [0, 1] to the logs of each epoch.
 
     Args:
         examples: Images with classes.
@@ -50,7 +50,7 @@ class ZeroShotAccuracy(keras.callbacks.Callback):
 
 
 class RetrievalRecall(keras.callbacks.Callback):
-    """The part 0..1 of images whose text, and of texts whose image, is the nearest; in the logs of each epoch.
+    """Callback that adds the recall at 1 in [0, 1], of texts by image and images by text, to the logs of each epoch.
 
     Args:
         pairs: Images with texts; texts of one group count as right for each other.
@@ -116,24 +116,23 @@ def fine_tune_clip(
 ) -> CLIP:
     """Fine-tunes a ConvNeXt-CLIP on image-text pairs, with limited forgetting.
 
-    Batches are of the new pairs and of each replayed set in turn, and half of each batch are pairs that the model finds
-    hard to tell from one another. The new model can be averaged with the old one, see `select_interpolation`.
+    Batches come from the new pairs and from each replayed set in turn. Half of each batch are hard negatives: pairs
+    with similar texts. `select_interpolation` averages the new model with the old one.
 
     Args:
         model: Model to start from; it stays as it is.
         data: The new pairs, see `load_image_text_pairs`; `class_prompts(examples)` makes them of images with classes.
-        config: Config of its fields, those of single images, of the optimizer, of the length and `lora_rank` apply; an
-            epoch is as many batches as the new pairs fill. With `accumulation_steps`, a batch is as many times as
-            large, encoded in parts: see `CLIP.micro_batches`.
-        replay_data: Pairs, or several sets of them, of what is not to be forgotten.
+        config: Training config; its fields of augmentation, optimizer, duration and `lora_rank` apply. With
+            `accumulation_steps`, batches are larger by this factor and encoded in parts, see `CLIP.micro_batches`.
+        replay_data: Pairs, or several sets of pairs, from the original domain, replayed to limit forgetting.
         freeze_tower: `"image"` or `"text"`, the tower that keeps its weights ("LiT",
             https://arxiv.org/abs/2111.07991v3).
         hard_negative_ratio: See `pair_batches`.
-        seed: Seed of all that is random.
+        seed: Random seed.
         state: Folder that keeps the state and `history.csv` after each epoch, so that an interrupted training goes on
             from there.
         callbacks: Callbacks of Keras, such as `ZeroShotAccuracy`. What they add to the logs is part of the history.
-        verbose: Verbose of `fit`.
+        verbose: Verbosity of `fit`.
 
     Raises:
         ValueError: If an argument is not valid.
@@ -204,7 +203,7 @@ def _digest(sources: Sequence[ImageTextDataset]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class InterpolationResult:
-    """A model between two, and what was measured on the way.
+    """Result of `select_interpolation`.
 
     Attributes:
         model: The average that was chosen.

@@ -32,7 +32,7 @@ DICT_KEYS = {
 
 @dataclasses.dataclass(frozen=True)
 class ImageDataset:
-    """Images and their classes.
+    """Images with class labels.
 
     Attributes:
         images: What `open_image` takes: paths, or arrays `(H, W, C)` of pixels in 0..255.

@@ -26,7 +26,7 @@ NUM_BINS = 15  # of confidence, as in https://arxiv.org/abs/1706.04599v2
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """The scores of a model for images whose classes are known.
+    """Scores of a model for images with known classes, and the metrics.
 
     Attributes:
         scores: Probabilities `(N, classes)`.

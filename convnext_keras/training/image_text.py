@@ -25,7 +25,7 @@ NUM_NEIGHBORS, CLUSTER_SIZE = 16, 8  # groups that count as near, and how many p
 
 @dataclasses.dataclass(frozen=True)
 class ImageTextDataset:
-    """Images and what they show, in words.
+    """Images with texts.
 
     Attributes:
         images: What `open_image` takes.
@@ -146,7 +146,7 @@ def _from_shards(shards: list[Path]) -> tuple[list[Image.Image], list[str]]:
 
 
 class NearestGroups:
-    """For any group, the groups whose texts are nearest by the model.
+    """Nearest groups of each group, by the texts' embeddings.
 
     Each is found when it is asked for, so that memory grows with the number of groups only.
 
@@ -178,7 +178,7 @@ def pair_batches(
     seed: int = 0,
     first: int = 0,
 ) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
-    """Returns batches without end for `CLIP.fit`, each of one source, in turn, so that its texts are negatives of one kind.
+    """Yields endless batches for `CLIP.fit`, each from one source in turn, so that negatives are of one kind.
 
     Args:
         sources: The pairs to learn, and others that are not to be forgotten.

@@ -24,7 +24,7 @@ from convnext_keras.training.presets import TrainingConfig
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSetup:
-    """A classifier, and its twin that is trained in its place.
+    """Classifier, and its copy for training.
 
     Attributes:
         model: Model from pixels to probabilities of the classes, or logits for a model that was given so.
@@ -202,7 +202,7 @@ def freeze_stages(model: keras.Model, stages: int) -> Iterator[None]:
 
 
 def _stage(layer: keras.Layer) -> int:
-    """Returns the stage of a layer, to which the downsampling before it belongs; 4 for the head and layers of others."""
+    """Returns the stage of a layer, with the downsampling before it; 4 for the head and custom layers."""
     name = (parse_layer_name(layer.name) or ("", LayerName(layer.name, is_custom=True)))[1]
     if name.is_custom:
         return 4

@@ -16,7 +16,7 @@ UNSUPPORTED_OPTIMIZERS = ("Ftrl", "ScheduleFreeAdamW", "LossScaleOptimizer", "Mu
 
 @register
 class LayerwiseOptimizer(keras.optimizers.Optimizer):
-    """Another optimizer whose steps are scaled variable by variable, inside plain `compile` and `fit`.
+    """Optimizer wrapper that scales the step of each variable.
 
     A step of the inner optimizer is computed for all variables together - gradients are accumulated and clipped by
     their common norm, one learning rate or schedule is logged and set, fused updates stay fused - and each

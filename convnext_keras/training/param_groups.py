@@ -16,12 +16,12 @@ class ParamGroup(NamedTuple):
     """Variables with one learning rate.
 
     Attributes:
-        tower: What stands before the names of its layers, such as `"convnext_tiny_"`; empty for the text tower of
-            ConvNeXt-CLIP, and for what is in no tower, such as a classifier of the user's.
+        tower: Prefix of its layer names, such as `"convnext_tiny_"`; empty for the text tower of ConvNeXt-CLIP and for
+            custom layers.
         depth: 0 for the stem, and one more than the last block for the head.
         scale: Factor 0..1 of the learning rate.
-        decayed: Whether weight decay applies, which it does to kernels and embeddings only.
-        parameters: Number of numbers.
+        decayed: Whether weight decay applies, to kernels and embeddings only.
+        parameters: Number of parameters.
         variables: Variables as `variable_key` names them.
     """
 
@@ -34,7 +34,7 @@ class ParamGroup(NamedTuple):
 
 
 def is_decayed(variable: keras.Variable) -> bool:
-    """Returns whether weight decay applies: to matrices and kernels, not to biases, norms, layer scale, GRN and scalars.
+    """Returns whether weight decay applies: to kernels, not to biases, norms, layer scale, GRN and scalars.
 
     Every public recipe has this rule (Meta's and timm's `param_groups_weight_decay`, OpenCLIP's training script).
     """

@@ -14,19 +14,19 @@ class TrainingConfig:
     """Configuration of a training run. `dataclasses.replace(config, epochs=10)` changes one field.
 
     Attributes:
-        epochs: Passes over the training images; 0 trains nothing but the head, where it is a probe.
-        min_steps: Epochs are added until so many steps are made, since few images make few steps an epoch.
-        batch_size: Images of one forward pass.
-        accumulation_steps: Passes whose gradients are summed for one step.
-        learning_rate: The peak, that of the head.
-        warmup_ratio: Part 0..1 of the steps in which the rate rises to the peak; then it falls to 0 by a cosine.
-        weight_decay: Decoupled (https://arxiv.org/abs/1711.05101v3), of kernels only.
+        epochs: Number of epochs; 0 trains only the head, with `head_init="linear_probe"`. Defaults to 30.
+        min_steps: Minimum number of steps; epochs are added for small datasets. Defaults to 0.
+        batch_size: Number of images per forward pass. Defaults to 32.
+        accumulation_steps: Number of forward passes per step. Defaults to 1.
+        learning_rate: Peak learning rate, that of the head.
+        warmup_ratio: Fraction of the steps for the linear warm-up; then the rate follows a cosine to 0.
+        weight_decay: Decoupled weight decay of kernels (https://arxiv.org/abs/1711.05101v3).
         layer_decay: See `parameter_groups`.
         layer_decay_mode: See `parameter_groups`.
-        clip_norm: Largest norm of all gradients together; None for any.
+        clip_norm: Maximum global norm of the gradients; None for no limit.
         ema_decay: See `LayerwiseOptimizer`.
-        drop_path_rate: See `ConvNeXt`; None for 0. A model that is given itself, not by name, keeps its own.
-        label_smoothing: Part 0..1 of the target that is shared by all classes.
+        drop_path_rate: See `ConvNeXt`; None for 0. A model object keeps its own rate.
+        label_smoothing: Fraction of the target that is spread over all classes.
         mixup: See `augmentation.mixup_cutmix`.
         cutmix: See `augmentation.mixup_cutmix`.
         crop_scale: See `augmentation.Augmentation`.
@@ -34,21 +34,18 @@ class TrainingConfig:
         affine: See `augmentation.Augmentation`.
         rand_augment: See `augmentation.Augmentation`.
         random_erasing_prob: See `augmentation.Augmentation`.
-        head: `"probe"` starts the classifier as the linear probe of the backbone's features
-            (https://arxiv.org/abs/2202.10054v1), `"fresh"` at random. A classifier that knows the same classes already
-            goes on as it is, where anything is trained at all.
-        start: `"weights"`, or `"random"` to take only the architecture from what is named.
-        frozen_stages: Number of stages, from the stem on, keep their weights, 0 to 4; the stem counts to the first.
-        lora_rank: Lora rank of low-rank updates, which are trained in place of the kernels and merged at the end; 0 to
-            train all.
+        head_init: Initial classifier: `"linear_probe"`, a probe of the backbone's features
+            (https://arxiv.org/abs/2202.10054v1), or `"random"`. A classifier of the same classes is kept if `epochs` >
+            0.
+        pretrained: Whether training starts from the named weights; False uses only their architecture.
+        frozen_stages: Number of stages to freeze, 0 to 4, counted from the stem.
+        lora_rank: Rank of low-rank updates, which are trained instead of the kernels and merged at the end; 0 for none.
         precision: Precision of the computations, a name in `PRECISIONS`.
-        keep: `"last"` ends with the weights of the last epoch, where the cosine has come down; `"best"` with those of
-            the epoch with the least validation loss, which for few validation images is a matter of chance.
-        patience: Epochs without a better validation loss after which training ends, with the best weights; None to go
-            on to the end.
+        save_best: Whether the result has the weights of the epoch with the lowest validation loss instead of the last.
+        patience: Number of epochs without a lower validation loss after which training stops; None for no limit.
 
     Raises:
-        ValueError: If a field is out of its range.
+        ValueError: If a value is out of range.
 
     Example:
         >>> TrainingConfig(epochs=5, learning_rate=1e-3).layer_decay

@@ -230,19 +230,21 @@ def test_a_cluster_gives_the_same_bytes_also_when_actors_die(cluster, shards, tm
     """Two actors on this machine, one of which is killed by its number in the middle."""
     distributed.embed(MODEL, shards, tmp_path / "here")
     code = (
-        "import os, signal, sys; from convnext_keras import distributed; from convnext_keras.distributed import cluster\n"
-        "do = cluster.Actors.map\n"
+        "import os, signal, sys\n"
+        "from convnext_keras import distributed\n"
+        "from convnext_keras.distributed.ray_cluster import ActorPool\n"
+        "do = ActorPool.map\n"
         "def killing(self, shards, folder):\n"
         "    for number, done in enumerate(do(self, shards, folder)):\n"
         "        if number == 0:\n"
         "            os.kill(self.card['process'], signal.SIGKILL)\n"
         "        yield done\n"
-        "cluster.Actors.map = killing\n"
+        "ActorPool.map = killing\n"
         "inputs, output, address = sys.argv[1:]\n"
         f"summary = distributed.embed('{MODEL}', inputs, output, cluster='ray', address=address, devices='cpu:2')\n"
         "print(*summary[:4])"
     )
-    arguments = [sys.executable, "-c", code, shards, str(tmp_path / "there"), ray_cluster.address]
+    arguments = [sys.executable, "-c", code, shards, str(tmp_path / "there"), cluster.address]
     printed = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=TIMEOUT)
     assert printed.stdout.splitlines()[-1:] == ["48 0 4 0"], printed.stderr[-2000:]
     assert rows_of(tmp_path / "here").equals(rows_of(tmp_path / "there"))
