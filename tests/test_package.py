@@ -1,5 +1,6 @@
 """What holds for the whole package: names, imports, documents."""
 
+import ast
 import doctest
 import importlib
 import inspect
@@ -14,11 +15,13 @@ import numpy as np
 import pytest
 from backends import BACKEND, needs_training, randomize
 from keras.src.legacy.saving import legacy_h5_format
+from typer.testing import CliRunner
 
 import convnext_keras
 from convnext_keras import ConvNeXtTiny
 from convnext_keras.checkpoints import BUNDLED_WEIGHTS_DIR
 from convnext_keras.checkpoints.download import VerifiedFile
+from convnext_keras.cli import COMMANDS, app
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "convnext_keras"
@@ -48,7 +51,6 @@ RECORDS = {
     "TRAINING_PRESETS",
     "ParamGroup",
     "TrainingResult",
-    "_template_parts",
     "save_training_result",
     "CLIPConfig",
     "SearchResult",
@@ -76,6 +78,7 @@ RECORDS = {
         convnext_keras.training,
         convnext_keras.distributed,
         convnext_keras.explain,
+        convnext_keras.retrieval,
     ],
 )
 def test_exported_names_are_listed_and_documented(package):
@@ -86,6 +89,38 @@ def test_exported_names_are_listed_and_documented(package):
     assert public - set(names) <= {*rooms, "data"}
     for name in set(names) - RECORDS - {"clip", "training"}:
         assert "Example:" in (inspect.getdoc(getattr(package, name)) or ""), name
+
+
+# Words that the language rules in CONTRIBUTING.md exclude, and the words to use instead.
+EXCLUDED = {
+    r"\b[Pp]ictures?\b": "image",
+    r"^(What|Whatever|Whether|Where|From|To|Of|In|By)\b": "a verb or a noun first",
+    r"\blies\b|\bstands\b": "is stored, appears",
+    r"\btells?\b|\btold\b": "reports, returns",
+    r"\bso many\b|\bas many\b|\bfewest\b": "number, minimum",
+    r"\b[Ll]icence|\b[Nn]ormalis|\b[Aa]rtefact|\b[Gg]rey\b|\b[Cc]olour": "American spelling",
+}
+
+
+def excluded_words(text):
+    return [f"{word}: {text[:60]}" for word in EXCLUDED if re.search(word, text)]
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize("module", MODULES)
+def test_docstrings_keep_the_language_rules(module):
+    tree = ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docstrings = [ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, kinds)]
+    assert [words for text in docstrings for words in excluded_words(text)] == []
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_keeps_the_language_rules(command):
+    result = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    assert excluded_words(result.output) == []
 
 
 @pytest.mark.slow

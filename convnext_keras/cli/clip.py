@@ -35,16 +35,20 @@ from convnext_keras.cli.options import (
     restore_urls,
 )
 
-Template = Annotated[list[str], typer.Option(help="Prompt with {} for the label; several are averaged.")]
+Template = Annotated[
+    list[str], typer.Option(help="Prompt with {} in place of the label; several prompts are averaged.")
+]
 
 
 def zero_shot(
     images: Images,
-    labels: Annotated[str, typer.Option(help="What to tell apart, separated by commas.")],
+    labels: Annotated[str, typer.Option(help="Labels, separated by commas.")],
     template: Template = [TEMPLATE],  # noqa: B006 - typer copies it
     weights: ClipName = DEFAULT_CLIP,
     top_k: TopK = 5,
-    threshold: Annotated[float | None, typer.Option(help="Cosine below which it is none of the labels.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Minimum cosine similarity; below it, no label is given.")
+    ] = None,
     as_json: AsJson = False,
     exif_transpose: ExifTranspose = True,
     output: JobOutput = None,
@@ -54,7 +58,7 @@ def zero_shot(
     address: Address = "",
     devices: Devices = "",
 ) -> None:
-    """Tells which of any labels fits an image best.
+    """Classify images with custom text labels (zero-shot).
 
     [dim]convnext-keras zero-shot cat.jpg --labels "a cat, a dog, a bird" --template "{}"[/]
 
@@ -98,14 +102,19 @@ def zero_shot(
 def embed(
     inputs: Annotated[
         list[Path],
-        typer.Argument(help="Images, folders, .tar shards, .csv or .parquet lists; or one .txt with a text a line."),
+        typer.Argument(
+            help="Images, directories, .tar shards, .csv or .parquet tables; or one .txt file with one text per line."
+        ),
     ],
-    output: Annotated[Path, typer.Option(help="A .safetensors or .parquet file; or a folder or .lance, to go on.")],
+    output: Annotated[
+        Path,
+        typer.Option(help="Output file (.safetensors, .parquet), or a directory or .lance table for resumable jobs."),
+    ],
     weights: ClipName = DEFAULT_CLIP,
-    batch_size: Annotated[int, typer.Option(min=1, help="How many at a time.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of images or texts per batch.")] = 32,
     skip: Skip = False,
     dtype: Annotated[
-        str, typer.Option(help=f"Of vectors in a folder or .lance: {format_choices(VECTOR_TYPES)}.")
+        str, typer.Option(help=f"Type of embeddings in a directory or .lance table: {format_choices(VECTOR_TYPES)}.")
     ] = "float32",
     exif_transpose: ExifTranspose = True,
     column: Column = "",
@@ -114,7 +123,7 @@ def embed(
     address: Address = "",
     devices: Devices = "",
 ) -> None:
-    """Writes unit vectors of images or texts, with their names.
+    """Compute embeddings of images or texts.
 
     [dim]convnext-keras embed photos/ --output photos.safetensors[/]
 
@@ -156,12 +165,15 @@ def embed(
 
 
 def index(
-    folder: Annotated[Path, typer.Argument(help="Folder of images, searched with the folders in it.")],
-    output: Annotated[Path, typer.Option(help="Folder of the index, or .lance; one that exists grows.")],
+    folder: Annotated[Path, typer.Argument(help="Directory of images, with its subdirectories.")],
+    output: Annotated[
+        Path,
+        typer.Option(help="Index to write, a directory or a .lance table. New images are added to an existing index."),
+    ],
     weights: ClipName = DEFAULT_CLIP,
     skip: Skip = False,
 ) -> None:
-    """Makes a folder of images searchable, or adds what is new in it.
+    """Build a search index of a directory of images, or add its new images.
 
     [dim]convnext-keras index photos/ --output photos.index[/]
 
@@ -185,20 +197,20 @@ def index(
 
 
 def search(
-    folder: Annotated[Path, typer.Argument(metavar="INDEX", help="Folder that 'index' wrote.")],
-    query: Annotated[str, typer.Argument(help="Words, or the path of an image.")],
+    folder: Annotated[Path, typer.Argument(metavar="INDEX", help="Index that 'index' wrote.")],
+    query: Annotated[str, typer.Argument(help="Text, or path of an image.")],
     top_k: TopK = 10,
     sheet: Annotated[
         Path | None,
-        typer.Option("--contact-sheet", help="Image file to write with the images found, such as found.png."),
+        typer.Option("--contact-sheet", help="Image file to write with the results, such as found.png."),
     ] = None,
     image_dir: Annotated[
         Path | None, typer.Option(help="Directory of the images, if it is not beside the index.")
     ] = None,
-    where: Annotated[str, typer.Option(help="Condition on columns of a .lance, such as 'year > 2020'.")] = "",
+    where: Annotated[str, typer.Option(help="Condition on columns of a .lance table, such as 'year > 2020'.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Finds images by words or by another image.
+    """Search an index by text or by image.
 
     [dim]convnext-keras search photos.index "a lighthouse in fog" --contact-sheet found.png[/]
 

@@ -22,10 +22,12 @@ SHAPE_QUERIES = (
 
 
 def demo(
-    output: Annotated[Path, typer.Option(help="Folder of the images that it writes.")] = Path(),
-    train: Annotated[bool, typer.Option("--train", help="Fine-tune one of them on digits in color instead.")] = False,
+    output: Annotated[Path, typer.Option(help="Output directory.")] = Path(),
+    train: Annotated[
+        bool, typer.Option("--train", help="Fine-tune the digits model on colored digits instead.")
+    ] = False,
 ) -> None:
-    """Runs the two bundled models on images that they never saw in training, offline.
+    """Run the two bundled models on held-out images, offline.
 
     [dim]convnext-keras demo[/]
 

@@ -14,13 +14,13 @@ from convnext_keras.cli.options import WEIGHTS_HELP, AsJson, load_saved_model, r
 
 def models(
     pattern: Annotated[str, typer.Argument(help="Shell pattern of names, such as '*base*'.")] = "*",
-    license: Annotated[str, typer.Option(help="Only this license, such as mit.")] = "",
-    labels: Annotated[str, typer.Option(help="Only this label set, such as imagenet-1k.")] = "",
-    size: Annotated[int, typer.Option(help="Only this input size in pixels.")] = 0,
-    clip_models: Annotated[bool, typer.Option("--clip", help="Those of ConvNeXt-CLIP.")] = False,
+    license: Annotated[str, typer.Option(help="Filter by license, such as mit.")] = "",
+    labels: Annotated[str, typer.Option(help="Filter by label set, such as imagenet-1k.")] = "",
+    size: Annotated[int, typer.Option(help="Filter by input size in pixels; 0 for all.")] = 0,
+    clip_models: Annotated[bool, typer.Option("--clip", help="List the ConvNeXt-CLIP weight sets.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Lists what exists: weight sets with their size, parameters, license and published accuracy.
+    """List weight sets with size, parameters, license and published accuracy.
 
     [dim]convnext-keras models "convnextv2*" --size 384[/]
 
@@ -53,9 +53,9 @@ def models(
 
 def fetch(
     name: Annotated[str, typer.Argument(help=WEIGHTS_HELP)],
-    top: Annotated[bool, typer.Option(help="The file with the classifier, or without.")] = True,
+    top: Annotated[bool, typer.Option(help="Download the file with or without the classifier.")] = True,
 ) -> None:
-    """Downloads a weight set and prints its path.
+    """Download a weight set and print its path.
 
     [dim]convnext-keras fetch convnext_base.imagenet --no-top[/]
 
@@ -67,10 +67,10 @@ def fetch(
 
 
 def inspect(
-    name: Annotated[str, typer.Argument(help="hf://owner/name, with @revision or not, or a folder.")],
+    name: Annotated[str, typer.Argument(help="hf://owner/name[@revision], or a directory.")],
     as_json: AsJson = False,
 ) -> None:
-    """Tells what a repository describes - architecture, classes, transform, license - without fetching its weights.
+    """Show architecture, classes, transform and license of a repository, without downloading its weights.
 
     [dim]convnext-keras inspect hf://timm/convnextv2_nano.fcmae_ft_in1k[/]
 
@@ -111,11 +111,13 @@ def inspect(
 
 def save(
     name: Annotated[str, typer.Argument(help=WEIGHTS_HELP)],
-    folder: Annotated[Path, typer.Argument(help="The folder to write, which must not exist.")],
-    file_format: Annotated[str, typer.Option("--format", help="timm, transformers, open_clip or keras.")] = "timm",
-    weights: Annotated[Path | None, typer.Option(help="A file of your own for the same model.")] = None,
+    folder: Annotated[Path, typer.Argument(help="Directory to write; it must not exist.")],
+    file_format: Annotated[
+        str, typer.Option("--format", help="Format: timm, transformers, open_clip or keras.")
+    ] = "timm",
+    weights: Annotated[Path | None, typer.Option(help="Weight file of your own for the same model.")] = None,
 ) -> None:
-    """Writes weights as a repository that timm, transformers, OpenCLIP or this library loads.
+    """Write weights as a repository for timm, transformers, OpenCLIP or this library.
 
     [dim]convnext-keras save convnext_tiny.imagenet tiny --format transformers[/]
 
@@ -132,10 +134,10 @@ def save(
 
 
 def convert(
-    checkpoint: Annotated[Path, typer.Argument(help="A PyTorch checkpoint: a .pth, .pt or .bin file.")],
-    output: Annotated[Path, typer.Argument(help="The .safetensors file to write, which must not exist.")],
+    checkpoint: Annotated[Path, typer.Argument(help="PyTorch checkpoint: a .pth, .pt or .bin file.")],
+    output: Annotated[Path, typer.Argument(help=".safetensors file to write; it must not exist.")],
 ) -> None:
-    """Turns a PyTorch checkpoint into a .safetensors file, once; needs PyTorch, and runs nothing that is in the file.
+    """Convert a PyTorch checkpoint to a .safetensors file. Requires PyTorch; no code in the file is run.
 
     [dim]convnext-keras convert convnext_tiny_1k_224_ema.pth convnext_tiny.safetensors[/]
 

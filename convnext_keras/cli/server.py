@@ -10,21 +10,21 @@ from convnext_keras.cli.options import BUNDLED_CLIP, CLIP_WEIGHTS_HELP
 
 def serve(
     model: Annotated[str, typer.Option(help=f"{CLIP_WEIGHTS_HELP} Or a classifier.")] = BUNDLED_CLIP,
-    host: Annotated[str, typer.Option(help="Address to listen at; beyond this machine only with keys.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    host: Annotated[str, typer.Option(help="Host to bind. A public address requires API keys.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to bind.")] = 8000,
     api_keys_file: Annotated[
-        Path | None, typer.Option(help="File of keys, one a line; or set CONVNEXT_KERAS_API_KEYS.")
+        Path | None, typer.Option(help="File of API keys, one per line. Or set CONVNEXT_KERAS_API_KEYS.")
     ] = None,
-    allow_host: Annotated[list[str], typer.Option(help="A name that clients reach the server by.")] = [],  # noqa: B006
-    index: Annotated[list[str], typer.Option(help="NAME=FOLDER that 'index' wrote.")] = [],  # noqa: B006
-    image_dir: Annotated[list[str], typer.Option(help="NAME=FOLDER that an index's images lie in.")] = [],  # noqa: B006
-    image_urls: Annotated[str, typer.Option(help="Which images to fetch: public, allowlist or off.")] = "public",
-    image_host: Annotated[list[str], typer.Option(help="A host for the allowlist.")] = [],  # noqa: B006
-    batching: Annotated[bool, typer.Option(help="Run items of different requests together.")] = True,
-    runtime: Annotated[str, typer.Option(help="openvino or onnx, to run the model without Keras' backend.")] = "",
-    streams: Annotated[int, typer.Option(min=1, help="Batches that the engine runs at a time, on a share each.")] = 1,
+    allow_host: Annotated[list[str], typer.Option(help="Accepted host name (repeatable).")] = [],  # noqa: B006
+    index: Annotated[list[str], typer.Option(help="NAME=DIRECTORY of an index (repeatable).")] = [],  # noqa: B006
+    image_dir: Annotated[list[str], typer.Option(help="NAME=DIRECTORY of the images of an index (repeatable).")] = [],  # noqa: B006
+    image_urls: Annotated[str, typer.Option(help="URLs of images to fetch: public, allowlist or off.")] = "public",
+    image_host: Annotated[list[str], typer.Option(help="Host in the allowlist (repeatable).")] = [],  # noqa: B006
+    batching: Annotated[bool, typer.Option(help="Combine items of different requests into batches.")] = True,
+    runtime: Annotated[str, typer.Option(help="Runtime: openvino, onnx, or the Keras backend (default).")] = "",
+    streams: Annotated[int, typer.Option(min=1, help="Number of parallel inference streams.")] = 1,
 ) -> None:
-    """Serves embeddings, zero-shot classification and search over HTTP, as OpenAI's clients expect, or a classifier.
+    """Serve embeddings, zero-shot classification and search, or a classifier, over an OpenAI-compatible HTTP API.
 
     [dim]convnext-keras serve --model convnext_base_w --index photos=photos.index[/]
 

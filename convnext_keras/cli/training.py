@@ -18,12 +18,14 @@ from convnext_keras.cli.options import PRESET_FIELDS, PRESETS, TEMPLATE, AsJson,
 if TYPE_CHECKING:
     from convnext_keras.training import TrainingConfig
 
-DATA_HELP = "Folder with a folder for each class, or a .csv with path and class."
+DATA_HELP = "Directory with one subdirectory per class, or a .csv or .tsv table with path and class."
 Data = Annotated[Path, typer.Argument(help=DATA_HELP)]
-Model = Annotated[str, typer.Argument(help="Weight set, folder, hf://owner/name or .keras file.", show_default=False)]
-Skipped = Annotated[bool, typer.Option("--skip", help="Leave out images that cannot be read.")]
+Model = Annotated[
+    str, typer.Argument(help="Weight set, directory, hf://owner/name or .keras file.", show_default=False)
+]
+Skipped = Annotated[bool, typer.Option("--skip", help="Skip unreadable images.")]
 Templates = Annotated[list[str], typer.Option(help="Prompt with {} for the class (ConvNeXt-CLIP only).")]
-Size = Annotated[int, typer.Option(min=0, help="Height and width in pixels; 0 for those of the weights.")]
+Size = Annotated[int, typer.Option(min=0, help="Height and width in pixels; 0 for the size of the weights.")]
 
 
 def override_config(config: TrainingConfig, changes: list[str]) -> TrainingConfig:
@@ -51,22 +53,28 @@ def override_config(config: TrainingConfig, changes: list[str]) -> TrainingConfi
 
 
 def train(
-    data: Annotated[Path, typer.Argument(help=f"{DATA_HELP} Or pairs: a .csv with path and caption, or a .tar shard.")],
-    output: Annotated[Path, typer.Option(help="Folder to write, which must not exist.")],
-    weights: Annotated[str, typer.Option(help="Weight set to start from, folder, hf://owner/name or .keras file.")],
-    preset: Annotated[str, typer.Option(help=f"{', '.join(PRESETS)}; by default by the number of images.")] = "",
+    data: Annotated[
+        Path, typer.Argument(help=f"{DATA_HELP} For image-text pairs: a table with path and caption, or a .tar shard.")
+    ],
+    output: Annotated[Path, typer.Option(help="Directory to write; it must not exist.")],
+    weights: Annotated[
+        str, typer.Option(help="Initial weights: weight set, directory, hf://owner/name or .keras file.")
+    ],
+    preset: Annotated[str, typer.Option(help=f"{', '.join(PRESETS)}; default: by the number of images.")] = "",
     changes: Annotated[
         list[str] | None,
-        typer.Option("--set", help=f"A field of the recipe, as in epochs=5: {', '.join(PRESET_FIELDS)}."),
+        typer.Option("--set", help=f"Changes a field of the preset, as in epochs=5: {', '.join(PRESET_FIELDS)}."),
     ] = None,
-    validation: Annotated[str, typer.Option(help="Part of each class not trained on, or a folder of others.")] = "0.2",
+    validation: Annotated[
+        str, typer.Option(help="Validation fraction of each class, or a validation directory.")
+    ] = "0.2",
     size: Size = 0,
-    seed: Annotated[int, typer.Option(help="Of the split and of all that is random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     skip: Skipped = False,
-    replay_data: Annotated[list[Path] | None, typer.Option(help="Pairs of what is not to be forgotten.")] = None,
-    freeze_tower: Annotated[
-        str, typer.Option(help="Of a ConvNeXt-CLIP, the tower to leave alone: image or text.")
-    ] = "",
+    replay_data: Annotated[
+        list[Path] | None, typer.Option(help="Image-text pairs from the original domain, replayed to limit forgetting.")
+    ] = None,
+    freeze_tower: Annotated[str, typer.Option(help="Tower to freeze (ConvNeXt-CLIP only): image or text.")] = "",
     interpolate: Annotated[
         float,
         typer.Option(
@@ -76,7 +84,7 @@ def train(
         ),
     ] = 1.0,
 ) -> None:
-    """Fine-tunes a classifier on a folder of images, or a ConvNeXt-CLIP on pairs of images and texts.
+    """Fine-tune a classifier on images, or a ConvNeXt-CLIP on image-text pairs.
 
     The same command continues an interrupted training.
 
@@ -185,15 +193,18 @@ def evaluate(
     model: Model,
     data: Data,
     size: Size = 0,
-    flip: Annotated[bool, typer.Option("--tta-flip", help="Average the scores of mirrored images in.")] = False,
+    flip: Annotated[
+        bool,
+        typer.Option("--tta-flip", help="Test-time augmentation: average the scores with those of mirrored images."),
+    ] = False,
     confusion_matrix: Annotated[
-        Path | None, typer.Option(help="Write the confusion of the classes as an image.")
+        Path | None, typer.Option(help="Image file to write with the confusion matrix.")
     ] = None,
     template: Templates = [TEMPLATE],  # noqa: B006
     skip: Skipped = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measures a classifier or a ConvNeXt-CLIP on a folder of images: top-1, top-5, by class, calibration.
+    """Evaluate a classifier or a ConvNeXt-CLIP on images: top-1, top-5, accuracy per class, calibration.
 
     [dim]convnext-keras evaluate convnext_tiny.imagenet imagenet/val[/]
 

@@ -86,8 +86,8 @@ class ZeroShotClassifier:
 
     Args:
         model: A ConvNeXt-CLIP.
-        labels: What to tell apart, one or more strings. A softmax over one label is always 1, and equal labels share
-            theirs: both are met with a warning.
+        labels: Labels of the classes, one or more strings. A single label, whose probability is always 1, and equal
+            labels, which share theirs, raise a warning.
         templates: One or more prompts with `{}` in the place of the label; their embeddings are averaged.
         logit_scale: Factor from cosines to logits; the checkpoint's if None.
         threshold: Cosine below which an image is none of the labels; None to always name one. 0.2 is a start for

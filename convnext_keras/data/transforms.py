@@ -182,7 +182,7 @@ class ImageTransform(NamedTuple):
         scale_levels: See `open_image`; off gives what the publishers' transforms give for 16-bit images.
 
     Example:
-        >>> ImageTransform(size=224, crop=0.875)(np.zeros((300, 451, 3), "uint8")).shape
+        >>> ImageTransform(size=224, crop_pct=0.875)(np.zeros((300, 451, 3), "uint8")).shape
         (224, 224, 3)
     """
 

@@ -58,27 +58,27 @@ def explain_images(
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {METHODS}. Received: method={method!r}")
-    asked = TextTarget(model, target) if isinstance(model, CLIP) else ClassTarget(model, target)
-    pixels = np.stack([asked.transform._replace(exif_transpose=True)(image) for image in as_image_list(images)])
-    before, after = split_at_stage(asked.model, _default_stage(asked.model) if stage is None else stage)
-    after = asked.finish(after)
+    explained = TextTarget(model, target) if isinstance(model, CLIP) else ClassTarget(model, target)
+    pixels = np.stack([explained.transform._replace(exif_transpose=True)(image) for image in as_image_list(images)])
+    before, after = split_at_stage(explained.model, _default_stage(explained.model) if stage is None else stage)
+    after = explained.adapt_head(after)
     run, features = BatchRunner(keras.Model(before.input, after(before.output))), _run(before, pixels)
     outputs = _run(after, features)
-    targets = asked.targets(outputs)
+    targets = explained.resolve_targets(outputs)
     if method == "occlusion":
         maps = []
         for image, target in zip(pixels, targets, strict=True):
 
             def score(batch: np.ndarray, target: Any = target) -> np.ndarray:
-                return asked.scores(run(_prepare_inputs(batch), len(batch)), np.full(len(batch), target))
+                return explained.scores(run(_prepare_inputs(batch), len(batch)), np.full(len(batch), target))
 
             maps.append(occlusion(score, image, grid_size))
         values = np.stack(maps)
     else:
         weigh = {"grad_cam": grad_cam, "layer_cam": layer_cam}[method]
-        values = weigh(features, gradients(after, features, lambda rows: asked.wanted(rows, targets)))
-    told = asked.told(outputs, targets)
-    return [HeatMap(*row, *words) for row, words in zip(zip(values, pixels, strict=True), told, strict=True)]
+        values = weigh(features, gradients(after, features, lambda rows: explained.score_tensor(rows, targets)))
+    results = explained.format_results(outputs, targets)
+    return [HeatMap(*row, *words) for row, words in zip(zip(values, pixels, strict=True), results, strict=True)]
 
 
 def gradients(model: keras.Model, features: np.ndarray, score: Callable[[Any], Any]) -> np.ndarray:

@@ -27,11 +27,11 @@ class TextTarget:
         (self.vector, *neutral) = model.encode_text([text, *NEUTRAL_PROMPTS])
         self.direction = self.vector - np.mean(neutral, axis=0)
 
-    def finish(self, after: keras.Model) -> keras.Model:
+    def adapt_head(self, after: keras.Model) -> keras.Model:
         """Returns the second part of the model, whose outputs `scores` takes."""
         return after
 
-    def targets(self, outputs: np.ndarray) -> np.ndarray:
+    def resolve_targets(self, outputs: np.ndarray) -> np.ndarray:
         """Returns the target class index of each row."""
         return np.zeros(len(outputs), int)
 
@@ -39,12 +39,12 @@ class TextTarget:
         """Returns one number a row: how much of it there is."""
         return l2_normalize(outputs) @ self.vector
 
-    def wanted(self, outputs: Any, targets: np.ndarray) -> Any:
+    def score_tensor(self, outputs: Any, targets: np.ndarray) -> Any:
         """Returns `scores` as tensors, for gradients."""
         unit_outputs: Any = ops.normalize(outputs, axis=-1)
         return ops.sum(unit_outputs * ops.convert_to_tensor(self.direction), axis=-1)
 
-    def told(self, outputs: np.ndarray, targets: np.ndarray) -> list[tuple[str, float]]:
+    def format_results(self, outputs: np.ndarray, targets: np.ndarray) -> list[tuple[str, float]]:
         """Returns names and scores, for people."""
         return [(self.text, float(cosine)) for cosine in self.scores(outputs, targets)]
 
@@ -60,13 +60,13 @@ class ClassTarget:
         named: Sequence[tuple[str, str]] = (known and known.class_names) or ()
         count = self.model.output_shape[-1]
         self.names = [name for _, name in named] if len(named) == count else [str(number) for number in range(count)]
-        self.target = None if target is None else self._numbered(target, named, count)
+        self.target = None if target is None else self._resolve_class_index(target, named, count)
 
-    def finish(self, after: keras.Model) -> keras.Model:
+    def adapt_head(self, after: keras.Model) -> keras.Model:
         """Returns the second part of the model, whose outputs `scores` takes."""
         return remove_softmax(after)
 
-    def _numbered(self, target: Any, named: Sequence[tuple[str, str]], count: int) -> int:
+    def _resolve_class_index(self, target: Any, named: Sequence[tuple[str, str]], count: int) -> int:
         for column in (self.names, [identifier for identifier, _ in named]):
             if target in column:
                 return column.index(target)
@@ -75,7 +75,7 @@ class ClassTarget:
             return int(number)
         raise ValueError(f"target must be a class: a name, or 0 to {count - 1}. Received: target={target!r}")
 
-    def targets(self, outputs: np.ndarray) -> np.ndarray:
+    def resolve_targets(self, outputs: np.ndarray) -> np.ndarray:
         """Returns the target class index of each row."""
         return outputs.argmax(axis=1) if self.target is None else np.full(len(outputs), self.target)
 
@@ -83,12 +83,12 @@ class ClassTarget:
         """Returns one number a row: how much of it there is."""
         return np.take_along_axis(outputs, targets[:, None], axis=1)[:, 0]
 
-    def wanted(self, outputs: Any, targets: np.ndarray) -> Any:
+    def score_tensor(self, outputs: Any, targets: np.ndarray) -> Any:
         """Returns `scores` as tensors, for gradients."""
         one_hot = np.eye(outputs.shape[-1], dtype="float32")[targets]
         return ops.sum(outputs * ops.convert_to_tensor(one_hot), axis=1)
 
-    def told(self, outputs: np.ndarray, targets: np.ndarray) -> list[tuple[str, float]]:
+    def format_results(self, outputs: np.ndarray, targets: np.ndarray) -> list[tuple[str, float]]:
         """Returns names and scores, for people."""
         rows = zip(softmax(outputs), targets, strict=True)
         return [(self.names[target], float(row[target])) for row, target in rows]

@@ -130,7 +130,7 @@ def read_size(config: JsonObject, key: str, default: Size, square: bool) -> Size
 def scaled_statistics(
     config: JsonObject, processor: Processor, on: dict[str, bool], channels: int
 ) -> str | NormalizationStats:
-    """Returns statistics for pixels in 0..1 that do what rescaling and normalising do together."""
+    """Returns statistics for pixels in 0..1 that combine rescaling and normalizing."""
     keys = ("image_mean", "image_std")
     statistics = read_statistics(config, keys, channels, processor.statistics)
     factor = config.read("rescale_factor", schema.optional(schema.float_range(1e-9, 1e9))) or 1 / 255
@@ -154,7 +154,7 @@ def read_statistics(place: JsonObject, keys: tuple[str, str], channels: int, def
     Args:
         place: Where they stand.
         keys: Keys of the means and of the deviations; a number, or a list of them.
-        channels: Channels of the images. One number stands for all; for gray images, three are averaged, as in
+        channels: Channels of the images. A single value applies to all; for gray images, three are averaged, as in
             timm.
         default: The name of those that are meant where none are given.
     """

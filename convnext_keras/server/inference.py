@@ -258,7 +258,7 @@ class InferenceEngine:
         """Returns embeddings `(labels, D)` of labels, cached for later requests, and the number of encoded tokens.
 
         Args:
-            labels: What to tell apart.
+            labels: Labels of the classes.
             templates: Prompts with a place for the label.
             truncate: Whether prompts that are too long are cut, or refused.
         """

@@ -1,4 +1,4 @@
-"""The routes that tell of the server and its model, and the page."""
+"""Routes about the server and its model, and the web page."""
 
 from importlib import resources
 from typing import Any

@@ -65,7 +65,7 @@ class Metrics:
 
 
 def resident_memory() -> float:
-    """Returns bytes of the process that are in memory; 0 where the system does not tell."""
+    """Returns the resident memory of the process in bytes; 0 if the system does not report it."""
     try:
         with open("/proc/self/statm", encoding="ascii") as stream:  # noqa: PTH123 - not a file
             return float(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

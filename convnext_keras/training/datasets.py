@@ -354,6 +354,11 @@ def validation_part(data: Any) -> Any:
 
     Args:
         data: See `load_dataset`. A folder with `train` and `val` in it, or a table with a column `split`, is divided.
+
+    Example:
+        >>> arrays = (np.zeros((4, 8, 8, 3), "uint8"), [0, 1, 0, 1])
+        >>> validation_part(arrays) is arrays
+        True
     """
     folders, rows = split_folders(data), split_rows(data)
     if folders:

@@ -183,9 +183,21 @@ def check_callbacks(callbacks: Sequence[keras.callbacks.Callback]) -> None:
 
 
 def train_val_split(
-    data: Any, validation: Any, class_names: Sequence[str] | None, seed: int, on_error: str
+    data: Any,
+    validation: Any = 0.2,
+    class_names: Sequence[str] | None = None,
+    seed: int = 0,
+    on_error: str = "raise",
 ) -> tuple[ImageDataset, ImageDataset]:
-    """Returns the images to train on and those to validate with; see `fine_tune`."""
+    """Returns the training and the validation images of a training run.
+
+    The arguments are those of `fine_tune`.
+
+    Example:
+        >>> arrays = (np.zeros((10, 8, 8, 3), "uint8"), [0, 1] * 5)
+        >>> [len(part) for part in train_val_split(arrays)]
+        [8, 2]
+    """
     folders, rows = split_folders(data), split_rows(data)
     if folders:
         data, validation = folders

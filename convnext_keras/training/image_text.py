@@ -182,7 +182,7 @@ def pair_batches(
 
     Args:
         sources: The pairs to learn, and others that are not to be forgotten.
-        model: Model whose texts tell which pairs are hard to tell from one another, and whose tokenizer is used.
+        model: Model that finds hard negatives by its text embeddings, and whose tokenizer is used.
         augmentation: Augmentation of the images.
         batch_size: Pairs of a batch.
         hard_negative_ratio: Part 0..1 of a batch that is made of families of near groups; the rest is drawn at random.

@@ -200,7 +200,7 @@ def _save_others(trained: TrainingResult, folder: Path) -> None:
 def _intended_use(trained: TrainingResult) -> str:
     names = trained.training.class_names
     shown = ", ".join(names[:20]) + (f" and {len(names) - 20} others" if len(names) > 20 else "")
-    return f"To tell images of {len(names)} classes from one another: {shown}."
+    return f"Classification of images into {len(names)} classes: {shown}."
 
 
 def render_card(trained: TrainingResult, charts: list[str]) -> str:

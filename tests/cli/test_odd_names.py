@@ -55,7 +55,7 @@ def test_classes_are_found_by_name_before_number():
     named = [("a", "10"), ("b", "2"), ("c", "5")]
     target = ClassTarget.__new__(ClassTarget)
     target.names = [name for _, name in named]
-    assert [target._numbered(word, named, 3) for word in ("2", "b", "0", 2)] == [1, 1, 0, 2]
+    assert [target._resolve_class_index(word, named, 3) for word in ("2", "b", "0", 2)] == [1, 1, 0, 2]
 
 
 def test_one_class_has_no_softmax():

@@ -132,7 +132,7 @@ def test_the_command(tmp_path):
     )
     assert "zero 0.9" in result.stdout
     with Image.open(tmp_path / "cam.png") as image:
-        assert image.size == (456, 246)
+        assert image.size == (520, 278)
 
 
 @pytest.mark.any_backend
