@@ -1,7 +1,8 @@
 """Measures this library against keras.applications, timm and OpenCLIP, and against the machine's own limit.
 
-    python scripts/benchmark.py predict --peers PEERS/bin/python --write    # into BENCHMARKS.md; a quarter of an hour
-    python scripts/benchmark.py predict --quick                             # ConvNeXt-Tiny, batch 8, fewer turns
+    python benchmarks/benchmark.py predict --peers PEERS/bin/python --write    # into docs/benchmarks.md; a quarter of
+    an hour python benchmarks/benchmark.py predict --quick                             # ConvNeXt-Tiny, batch 8, fewer
+    turns
 
 `large` measures Base and CLIP, `call` direct calls, `train` a training step, `transform` one of fine-tuning with all
 that belongs to it, `groups` one with an optimizer of 30 groups, `gpu` calls and steps on a GPU.
@@ -23,7 +24,7 @@ from pathlib import Path
 from benchmark_report import BENCHMARKS, machine, processor, write_section
 from benchmark_worker import CHANGES, GROUPS, LIMIT_SIZE, Contender, Task
 
-PLOT = BENCHMARKS.with_suffix(".png")
+PLOT = BENCHMARKS.with_name("images") / "benchmarks.png"
 # Forward passes that a step of training costs, roughly.
 PASSES = {"train": 3, "transform": 3, "groups": 3}
 # 10^9 multiply-adds of one image at its size, or one text of 77 tokens (model_table.py, OpenCLIP's profile).
@@ -222,7 +223,7 @@ def table(task: Task, found: dict[Contender, dict]) -> list[str]:
 
 
 def plot() -> None:
-    """Bars of images a second, as the table of ConvNeXt-Tiny's `predict` at batch 8 in BENCHMARKS.md has them."""
+    """Bars of images a second, as the table of ConvNeXt-Tiny's `predict` at batch 8 in docs/benchmarks.md has them."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -247,7 +248,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="the first task only, three turns")
     parser.add_argument("--only", help="tasks whose name contains this, such as 'batch 1'")
-    parser.add_argument("--write", action="store_true", help="put the tables into BENCHMARKS.md")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/benchmarks.md")
     options = parser.parse_args()
     options.gpu = options.what == "gpu"
     tasks = [task for task in TASKS[options.what] if not options.only or options.only in task.name]

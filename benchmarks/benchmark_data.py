@@ -1,8 +1,8 @@
 """Measures what surrounds the model: reading images, reading while the model works, memory, and growth with size.
 
-    KERAS_BACKEND=torch python scripts/benchmark_data.py --write
+    KERAS_BACKEND=torch python benchmarks/benchmark_data.py --write
 
-Prints the tables and, with `--write`, puts them into BENCHMARKS.md.
+Prints the tables and, with `--write`, puts them into docs/benchmarks.md.
 """
 
 import argparse
@@ -146,7 +146,7 @@ def embed_and_report(folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="put the tables into BENCHMARKS.md")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/benchmarks.md")
     parser.add_argument("--peak", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak:

@@ -1,4 +1,4 @@
-"""What the benchmarks say of the machine, and how they put their tables into BENCHMARKS.md."""
+"""What the benchmarks say of the machine, and how they put their tables into docs/benchmarks.md."""
 
 import importlib.metadata
 import os
@@ -6,7 +6,7 @@ import platform
 import subprocess
 from pathlib import Path
 
-BENCHMARKS = Path(__file__).parents[1] / "BENCHMARKS.md"
+BENCHMARKS = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 # By the flag of the processor, the widest vectors first.
 VECTORS = {"amx_tile": "AMX", "avx512f": "AVX-512", "avx2": "AVX2"}
 
@@ -46,7 +46,7 @@ def installed(distribution: str) -> bool:
 
 
 def write_section(name: str, lines: list[str]) -> None:
-    """Puts lines between the marks of a section of BENCHMARKS.md."""
+    """Puts lines between the marks of a section of docs/benchmarks.md."""
     before, rest = BENCHMARKS.read_text().split(f"<!-- {name} -->\n")
     after = rest.split(f"<!-- end of {name} -->")[1]
     text = "\n".join(lines)

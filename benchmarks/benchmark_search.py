@@ -1,7 +1,7 @@
 """Search among a million vectors: NumPy, FAISS and LanceDB, at the same recall.
 
-python scripts/benchmark_search.py            # one million vectors of 640; half an hour and 12 GB of disk
-python scripts/benchmark_search.py --rows 50000
+python benchmarks/benchmark_search.py            # one million vectors of 640; half an hour and 12 GB of disk
+python benchmarks/benchmark_search.py --rows 50000
 
 The vectors are made up: clusters within clusters, in 64 of the 640 dimensions, with noise in all of them, as embeddings
 of images have; queries come from the same clusters and are not in the table. Each engine is a process of its own, so

@@ -1,6 +1,6 @@
 """Seconds from the command to the first result, `convnext-keras classify` with the bundled model, in new processes.
 
-    python scripts/benchmark_start.py --before OLDER_CHECKOUT --write    # into BENCHMARKS.md; two minutes
+    python benchmarks/benchmark_start.py --before OLDER_CHECKOUT --write    # into docs/benchmarks.md; two minutes
 
 `--before` is another checkout of this repository, whose command is run in the same environment and takes turns.
 """
@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--before", help="an older checkout")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--write", action="store_true", help="put the table into BENCHMARKS.md")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
     options = parser.parse_args()
     from convnext_keras.cli.demo import held_out_digits
 

@@ -1,6 +1,6 @@
 """Images a second of every variant, in one run on one backend, for the zoo page of the documentation.
 
-KERAS_BACKEND=torch python scripts/benchmark_zoo.py    # into docs/speeds.csv; 20 minutes
+KERAS_BACKEND=torch python benchmarks/benchmark_zoo.py    # into docs/results/speeds.csv; 20 minutes
 
 Batches of 8 at the variant's own size in float32, with random weights, as `predict_on_batch` runs them: the median of
 three to ten, after one that does not count.
@@ -18,7 +18,7 @@ from benchmark_report import machine
 from convnext_keras import create_model
 from convnext_keras.configs import CONVNEXT_CONFIGS
 
-FILE = Path(__file__).parents[1] / "docs" / "speeds.csv"
+FILE = Path(__file__).parents[1] / "docs" / "results" / "speeds.csv"
 BATCH, SECONDS = 8, 6.0  # of one variant, about
 
 

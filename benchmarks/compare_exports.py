@@ -1,6 +1,7 @@
 """Exports several models in every format, and tells what each is: size, difference from the Keras model, and speed.
 
-python scripts/compare_exports.py --write   # into DEPLOYMENT.md; half an hour: each backend in turn is the active one
+python benchmarks/compare_exports.py --write   # into docs/export_results.md; half an hour: each backend in turn is the
+active one
 """
 
 import argparse
@@ -18,7 +19,7 @@ from benchmark_report import machine
 
 from convnext_keras import clip, create_model, export, feature_extractor
 
-PAGE = Path(__file__).parents[1] / "DEPLOYMENT.md"
+PAGE = Path(__file__).parents[1] / "docs" / "export_results.md"
 BACKENDS = ("torch", "tensorflow", "jax", "openvino")
 LABELS = ("a red star", "a blue circle", "a green square")
 
@@ -99,7 +100,7 @@ def apart(backend: str) -> dict[str, dict[str, list]]:
 
 
 def write_between(name: str, text: str) -> None:
-    """Puts text between the marks of a section of DEPLOYMENT.md."""
+    """Puts text between the marks of a section of docs/export_results.md."""
     before, rest = PAGE.read_text().split(f"<!-- {name} -->\n")
     after = rest.split(f"<!-- end of {name} -->")[1]
     PAGE.write_text(f"{before}<!-- {name} -->\n{text}\n<!-- end of {name} -->{after}")
@@ -107,7 +108,7 @@ def write_between(name: str, text: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="put the table into DEPLOYMENT.md")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/export_results.md")
     parser.add_argument("--json", action="store_true", help="print what the active backend gives")
     options = parser.parse_args()
     if options.json:

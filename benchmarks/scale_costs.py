@@ -1,7 +1,7 @@
-"""What embedding a billion images costs, from the tables of BENCHMARKS.md; puts its own table into SCALE.md.
+"""What embedding a billion images costs, from the tables of docs/benchmarks.md; puts its own table into docs/guides/distributed.md.
 
-python scripts/scale_costs.py --write
-python scripts/scale_costs.py --images 5e6 --kilobytes 120
+python benchmarks/scale_costs.py --write
+python benchmarks/scale_costs.py --images 5e6 --kilobytes 120
 """
 
 import argparse
@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmark import GIGA
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "SCALE.md"
+PAGE = ROOT / "docs" / "guides" / "distributed.md"
 MODEL = "convnext_base_w at 256 x 256"
 WIDTH, BYTES = 640, 2  # of a vector in float16
 # huggingface/pytorch-image-models, pull request 1747: ConvNeXt-Tiny at 224, mixed precision, RTX 3090.
@@ -67,9 +67,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=float, default=1e9)
     parser.add_argument("--kilobytes", type=float, default=40, help="of an image")
-    parser.add_argument("--write", action="store_true", help="put the table into SCALE.md")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/guides/distributed.md")
     options = parser.parse_args()
-    text = costs((ROOT / "BENCHMARKS.md").read_text(), options.images, options.kilobytes)
+    text = costs((ROOT / "docs" / "benchmarks.md").read_text(), options.images, options.kilobytes)
     print(text)
     if options.write:
         page = PAGE.read_text()

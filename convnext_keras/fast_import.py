@@ -2,9 +2,9 @@
 
 Keras 3.15 tries to import scikit-learn (and pandas), matplotlib, Orbax, IPython and the other backends for wrappers and
 plots. The command `convnext-keras` does not use them, so it hides them while it imports Keras; afterwards they can be
-imported as usual. This saves a third of the time of `classify` (BENCHMARKS.md). Processes that exports and clusters
-start do the same through the environment variable `CONVNEXT_KERAS_LEAN`. Other programs import Keras unchanged unless
-they set that variable to 1.
+imported as usual. This saves a third of the time of `classify` (docs/benchmarks.md). Processes that exports and
+clusters start do the same through the environment variable `CONVNEXT_KERAS_LEAN`. Other programs import Keras unchanged
+unless they set that variable to 1.
 """
 
 import contextlib

@@ -14,7 +14,7 @@ def reuse_allocator_memory() -> bool:
 
     PyTorch and JAX ask the system for each large tensor and give it back when it is freed, and each page of 4 KB costs
     a fault: up to a tenth of the time of a batch of 8 by ConvNeXt-Tiny under PyTorch, a fifth of a step under JAX
-    (BENCHMARKS.md). Afterwards a process holds on to the most that it ever needed. TensorFlow gains little.
+    (docs/benchmarks.md). Afterwards a process holds on to the most that it ever needed. TensorFlow gains little.
 
     It is for all of a process, so that only a program itself should ask for it, before its first model; the command
     `convnext-keras` does. It takes Linux with glibc.

@@ -72,12 +72,14 @@ def load_predictor(name: str, runtime: str | None = None, streams: int = 1) -> c
         return exported
     if streams > 1 and not runtime:
         raise ValueError(
-            f"streams are of an engine, which runs a ConvNeXt-CLIP. Received: streams={streams} without one"
+            f"streams require a runtime (openvino or onnx) and a ConvNeXt-CLIP. Received: streams={streams}"
         )
     if is_clip_name(name):
         return ExportedCLIP(get_or_export_clip(name, runtime), streams) if runtime else clip.create_model(name)
     if runtime:
-        raise ValueError(f"engine is of a ConvNeXt-CLIP. Write {name} with `convnext-keras export`, and serve that.")
+        raise ValueError(
+            f"runtime requires a ConvNeXt-CLIP. Export {name} with `convnext-keras export` and serve the exported file."
+        )
     model: Any = ExportedModel(name) if is_exported_model(name) else create_model(name)
     return Classifier(model, Path(name).name)
 

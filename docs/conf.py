@@ -4,8 +4,6 @@ Sphinx, because its search works from a folder on disk, its checks of links are 
 has had no release for long, its Material theme is only maintained, and its successor Zensical is at its beginning.
 """
 
-import re
-
 import convnext_keras
 
 project = "convnext_keras"
@@ -41,22 +39,3 @@ html_theme_options = {
 copybutton_prompt_text = r"\$ |>>> |\.\.\. "
 copybutton_prompt_is_regexp = True
 copybutton_only_copy_prompt_lines = True
-
-
-def with_links_of_the_site(app, document, source):
-    """Links to files of the repository, which work where the guides are read on GitHub, as the site has them."""
-
-    def moved(match):
-        name = match[1]
-        if name in ("BENCHMARKS.png",):
-            return f"](../generated/{name.lower()})"
-        if "/" not in name and name.endswith(".md"):
-            return f"](../generated/pages/{name.lower()})"
-        return f"](https://github.com/convnext-keras/convnext-keras/blob/main/{name})"
-
-    source[0] = re.sub(r"\]\(\.\./\.\./([\w./]+)\)", moved, source[0])
-
-
-def setup(app):
-    """What is changed on the way from source to page."""
-    app.connect("source-read", with_links_of_the_site)

@@ -33,7 +33,7 @@ from convnext_keras.clip.text_encoder import build_text_encoder
 from convnext_keras.configs import CLIP_CONFIGS, CONVNEXT_CONFIGS
 from convnext_keras.inference import l2_normalize
 
-PARITY = Path(__file__).parents[1] / "PARITY.md"
+PARITY = Path(__file__).parents[1] / "docs" / "parity.md"
 SHAPE = (48, 64, 3)
 TOLERANCE = 1e-4
 DISTRIBUTIONS = {"open_clip": "open_clip_torch"}
@@ -122,7 +122,7 @@ def main() -> None:
     """Prints one row for each model, and fails after the last if one differs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peer", action="append", choices=["timm", "keras", "tf_keras", "open_clip"], required=True)
-    parser.add_argument("--write", action="store_true", help="put the table into PARITY.md")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/parity.md")
     options = parser.parse_args()
     worst = 0.0
     for peer in options.peer:

@@ -22,7 +22,6 @@ from convnext_keras.configs import CLIP_CONFIGS, CONVNEXT_CONFIGS
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 GENERATED = DOCS / "generated"
-PAGES = ("BENCHMARKS", "CHANGELOG", "DEPLOYMENT", "PARITY", "SCALE", "SERVER", "TRAINING")
 REPOSITORY = "https://github.com/convnext-keras/convnext-keras/blob/main"
 # Heading, and whether it is of numbers.
 COLUMNS = {
@@ -40,20 +39,9 @@ INK = {"light": "#1a1a1a", "dark": "#e6e6e6"}
 FAMILIES = {"convnext_": "#0b72b9", "convnextv2_": "#d1495b"}
 
 
-def page(name: str) -> str:
-    """A page of the repository, with its links as the site has them."""
-
-    def moved(match: re.Match) -> str:
-        target = match[1]
-        if "://" in target or target.startswith("#"):
-            return match[0]
-        if target.endswith(".png"):
-            shutil.copy(ROOT / target, GENERATED / Path(target).name.lower())
-            return f"](../{Path(target).name.lower()})"
-        stem, _, anchor = target.partition(".md")
-        return f"]({stem.lower()}.md{anchor})" if stem in PAGES else f"]({REPOSITORY}/{target})"
-
-    return re.sub(r"\]\(([^)\s]+)\)", moved, (ROOT / f"{name}.md").read_text())
+def changelog() -> str:
+    """Returns CHANGELOG.md with links to the repository."""
+    return re.sub(r"\]\((?!#|\w+:)([^)\s]+)\)", rf"]({REPOSITORY}/\1)", (ROOT / "CHANGELOG.md").read_text())
 
 
 def counted() -> dict[str, tuple[float, float]]:
@@ -113,8 +101,8 @@ def zoo() -> str:
 
 
 def speeds() -> tuple[str, dict[str, float]]:
-    """What docs/speeds.csv was measured with, and images a second of each variant."""
-    first, *lines = (DOCS / "speeds.csv").read_text().splitlines()
+    """What docs/results/speeds.csv was measured with, and images a second of each variant."""
+    first, *lines = (DOCS / "results" / "speeds.csv").read_text().splitlines()
     return first.removeprefix("# "), {row["variant"]: float(row["images_a_second"]) for row in csv.DictReader(lines)}
 
 
@@ -185,11 +173,10 @@ def described(parameter: click.Parameter) -> str:
 
 def main() -> None:
     shutil.rmtree(GENERATED, ignore_errors=True)
-    (GENERATED / "pages").mkdir(parents=True)
-    for name in PAGES:
-        (GENERATED / "pages" / f"{name.lower()}.md").write_text(page(name))
+    GENERATED.mkdir(parents=True)
+    (GENERATED / "changelog.md").write_text(changelog())
     shutil.copytree(ROOT / "notebooks", GENERATED / "notebooks")
-    (GENERATED / "zoo.md").write_text(f"{charts()}\n{zoo()}")
+    (GENERATED / "zoo.md").write_text(f"{zoo()}\n{charts()}")
     (GENERATED / "commands.md").write_text(commands())
     demo(output=GENERATED)
 

@@ -1,4 +1,4 @@
-"""Draws PARITY.png from the tables of PARITY.md: the largest relative difference of every model from its peer's.
+"""Draws docs/images/parity.png from the tables of docs/parity.md: the largest relative difference of every model from its peer's.
 
 python scripts/plot_parity.py
 """
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-PAGE = Path(__file__).parents[1] / "PARITY.md"
+PAGE = Path(__file__).parents[1] / "docs" / "parity.md"
 ALLOWED = 1e-4
 
 
@@ -33,7 +33,7 @@ def main() -> None:
     axes.set(xscale="log", xlabel="largest relative difference of a model's outputs, float32")
     axes.legend()
     axes.grid(alpha=0.3, axis="x")
-    figure.savefig(PAGE.with_suffix(".png"), dpi=110)
+    figure.savefig(PAGE.with_name("images") / "parity.png", dpi=110)
     print({name: (len(values), max(values)) for name, values in found.items()})
 
 

@@ -1,4 +1,4 @@
-"""Runs what DEPLOYMENT.md shows in C++ and JavaScript, and compares the answers with those of the Keras model.
+"""Runs what docs/guides/export.md shows in C++ and JavaScript, and compares the answers with those of the Keras model.
 
     npm install --prefix FOLDER onnxruntime-web
     KERAS_BACKEND=torch python scripts/run_other_languages.py --packages FOLDER/node_modules
@@ -24,7 +24,7 @@ import openvino
 from convnext_keras import create_model, export
 from convnext_keras.export.verification import TOLERANCES
 
-GUIDE = Path(__file__).parent.parent / "DEPLOYMENT.md"
+GUIDE = Path(__file__).parents[1] / "docs" / "guides" / "export.md"
 
 
 def block(language: str, word: str) -> str:

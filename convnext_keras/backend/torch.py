@@ -66,7 +66,7 @@ def check_distribution():
     if world_size() > 1:
         raise ValueError(
             f"fit trains in one process, and {world_size()} are connected by torch.distributed. Wrap the model in "
-            "torch.nn.parallel.DistributedDataParallel and train in a loop of your own; SCALE.md has one."
+            "torch.nn.parallel.DistributedDataParallel and train in a loop of your own; see docs/guides/distributed.md."
         )
 
 

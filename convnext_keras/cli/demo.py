@@ -22,7 +22,7 @@ SHAPE_QUERIES = (
 
 
 def demo(
-    output: Annotated[Path, typer.Option(help="Output directory.")] = Path(),
+    output: Annotated[Path, typer.Option(help="Output directory.")] = Path("demo-output"),
     train: Annotated[
         bool, typer.Option("--train", help="Fine-tune the digits model on colored digits instead.")
     ] = False,

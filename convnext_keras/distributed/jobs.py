@@ -224,7 +224,7 @@ def zero_shot(
         1
     """
     words: dict[str, Any] = {"labels": validate_labels(labels), "templates": validate_templates(templates)}
-    words |= {"cluster": runtime, "exif_transpose": exif_transpose}
+    words |= {"runtime": runtime, "exif_transpose": exif_transpose}
     task = Task("zero_shot", weights, batch_size, top_k=_validate_top_k(top_k), **words)
     options = JobOptions(cluster, address, devices, shard_size, column, retry_errors, verbose)
     return _run(task, inputs, output, options)
@@ -242,7 +242,7 @@ def _run(
     """Does what is left of a job."""
     cluster, shard_size = options.cluster, options.shard_size
     if cluster not in CLUSTERS:
-        raise ValueError(f"engine must be {format_choices(CLUSTERS)}. Received: cluster={cluster!r}")
+        raise ValueError(f"cluster must be {format_choices(CLUSTERS)}. Received: cluster={cluster!r}")
     for name, value in (("batch_size", task.batch_size), ("shard_size", shard_size)):
         if value < 1:
             raise ValueError(f"{name} must be 1 or more. Received: {name}={value}")

@@ -135,10 +135,10 @@ SMALL_DATA_LIMIT = 10_000  # images below which the recipe for small data is the
 TRAINING_PRESETS = {
     # Logistic regression on the backbone's features; nothing else is trained, so the other fields have no meaning.
     "linear_probe": TrainingConfig(epochs=0, head_init="linear_probe"),
-    # Meta's fine-tuning of ImageNet-22k weights ("A ConvNet for the 2020s", table 6, and TRAINING.md of
+    # Meta's fine-tuning of ImageNet-22k weights ("A ConvNet for the 2020s", table 6, and the TRAINING.md of
     # facebookresearch/ConvNeXt at 048efce): AdamW 5e-5 at batch 512 with layer decay, drop path, smoothing, RandAugment
     # and erasing, no mixing. That rate is for the 27-block models' 30 epochs of a million images; fewer steps need a
-    # higher one. TRAINING.md of this project measures what each part gives on thousands of images.
+    # higher one. docs/training_results.md measures what each part gives on thousands of images.
     "fine_tune": TrainingConfig(
         epochs=30,
         learning_rate=5e-4,
@@ -152,7 +152,7 @@ TRAINING_PRESETS = {
         rand_augment=9.0,
         random_erasing_prob=0.25,
     ),
-    # Up to ten thousand images: the one part that TRAINING.md of this project found to help on most of its data. With
+    # Up to ten thousand images: the one part that docs/training_results.md found to help on most of its data. With
     # as few steps, layer decay and a head that starts from the probe did not, nor did stronger changes of the images.
     "fine_tune_small_data": TrainingConfig(min_steps=120, affine=1.0),
     # "A ConvNet for the 2020s", table 5: ImageNet-1k in 300 epochs, 4e-3 at batch 4096, scaled here by the batch.

@@ -393,7 +393,7 @@ TESTS = Path(__file__).parents[1]
 # XLA compiles under TensorFlow what `fit` does, and every operation under JAX.
 COMPILED = {
     "jax": __file__,
-    "tensorflow": f"{TESTS}/training/test_fitting.py::test_first_loss_and_gradients_are_pytorchs",
+    "tensorflow": f"{TESTS}/training/test_finetuning.py::test_first_loss_and_gradients_are_pytorchs",
 }
 
 

@@ -145,7 +145,7 @@ def test_a_run_goes_on_where_one_was_killed(shards, tmp_path, output):
     """The process is killed by its number, between two shards."""
     code = (
         "import sys; from convnext_keras import distributed; from convnext_keras.distributed import outputs\n"
-        "kind = outputs.LanceRows if sys.argv[2].endswith('.lance') else outputs.ParquetParts\n"
+        "kind = outputs.LanceOutput if sys.argv[2].endswith('.lance') else outputs.ParquetOutput\n"
         "write = kind.write\n"
         "def slow(self, shard, table):\n"
         "    write(self, shard, table)\n"
@@ -178,7 +178,7 @@ def test_what_is_refused(shards, tmp_path, monkeypatch):
         "was begun with dtype 'float32'": {"dtype": "float16"},
         "dtype must be": {"dtype": "int8"},
         "no such file": {"inputs": str(tmp_path / "nowhere")},
-        "engine must be": {"engine": "spark"},
+        "cluster must be": {"cluster": "spark"},
         "address and devices are of a cluster": {"address": "auto"},
         "batch_size must be 1": {"batch_size": 0},
         "takes a ConvNeXt-CLIP": {"weights": "convnext_mini.digits"},

@@ -28,11 +28,24 @@ SAME = 1e-5  # of losses and of sums of weights, relative
 def run(transform, devices, folder, processes=1):
     """What each process prints in its last line, as numbers."""
     port = str(free_port())
-    paths = [str(TESTS), str(TESTS.parent / "scripts"), os.environ.get("PYTHONPATH", "")]
+    paths = [
+        str(TESTS),
+        str(TESTS.parent / "scripts"),
+        str(TESTS.parent / "benchmarks"),
+        os.environ.get("PYTHONPATH", ""),
+    ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TF_CPP_MIN_LOG_LEVEL": "3"}
     started = [
         subprocess.Popen(
-            [sys.executable, TESTS / "scale" / "parallel_program.py", transform, str(devices), str(rank), port, folder],
+            [
+                sys.executable,
+                TESTS / "distributed" / "parallel_program.py",
+                transform,
+                str(devices),
+                str(rank),
+                port,
+                folder,
+            ],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -69,7 +69,7 @@ def test_a_reader_sees_what_was_written_meanwhile(model, index):
     reader = retrieval.open_index(index.path, model)
     before = len(reader)
     code = (
-        "import sys, numpy as np, pyarrow; from convnext_keras import clip\n"
+        "import sys, numpy as np, pyarrow; from convnext_keras import retrieval\n"
         "index = retrieval.open_index(sys.argv[1])\n"
         "vectors = np.random.default_rng(0).normal(size=(10_000, index.model.embed_dim)).astype('float32')\n"
         "vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)\n"

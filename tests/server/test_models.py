@@ -114,9 +114,9 @@ def test_a_name_of_both_kinds():
 def test_what_cannot_be_served(tmp_path):
     with pytest.raises(ValueError, match="indexes are of a ConvNeXt-CLIP; convnext_mini.digits is a classifier"):
         create_app(NAME, indexes={"photos": tmp_path})
-    with pytest.raises(ValueError, match="engine is of a ConvNeXt-CLIP. Write convnext_mini.digits with"):
+    with pytest.raises(ValueError, match="runtime requires a ConvNeXt-CLIP. Export convnext_mini.digits"):
         create_app(NAME, runtime="openvino")
-    with pytest.raises(ValueError, match="streams are of an engine.* Received: streams=2"):
+    with pytest.raises(ValueError, match="streams require a runtime.* Received: streams=2"):
         create_app(NAME, streams=2)
     create_model(NAME, include_top=False).save(tmp_path / "body.keras")
     with pytest.raises(ValueError, match=r"body.keras gives features. Name a classifier"):

@@ -85,11 +85,11 @@ def test_hugging_face_client(address, model, images):
     np.testing.assert_allclose([row.score for row in found], [row.probability for row in expected], atol=1e-4)
 
 
-def test_similarity(address, model, source_images):
+def test_similarity(address, model, images):
     texts = ["a red circle", "a blue star", "a green square"]
-    images = [data_uri(png(pixels)) for pixels in source_images[0][:2]]
-    found = post(address, "/v1/similarity", {"model": MODEL, "images": images, "texts": texts}).json()
-    expected = model.similarity(source_images[0][:2], texts)
+    encoded = [data_uri(png(pixels)) for pixels in images[0][:2]]
+    found = post(address, "/v1/similarity", {"model": MODEL, "images": encoded, "texts": texts}).json()
+    expected = model.similarity(images[0][:2], texts)
     np.testing.assert_allclose([row["scores"] for row in found["data"]], expected.cosine, atol=SAME)
     np.testing.assert_allclose([row["probs"] for row in found["data"]], expected.probs, atol=1e-4)
     assert found["logit_scale"] == pytest.approx(model.logit_scale)
@@ -283,15 +283,15 @@ def test_health_is_answered_while_an_image_is_decoded(model):
     assert [answer.status_code for answer in asyncio.run(requests())] == [200, 200, 200]
 
 
-def test_sigterm_loses_no_accepted_request(tmp_path, model, source_images):
-    images = [data_uri(png(pixels)) for pixels in source_images[0][:64]]
-    expected = model.encode_image(source_images[0][:64])
+def test_sigterm_loses_no_accepted_request(tmp_path, model, images):
+    encoded = [data_uri(png(pixels)) for pixels in images[0][:64]]
+    expected = model.encode_image(images[0][:64])
     with running(tmp_path / "log.txt") as (address, process), concurrent.futures.ThreadPoolExecutor(8) as pool:
-        body = {"input": images, "modality": "image"}
+        body = {"input": encoded, "modality": "image"}
         answers = [pool.submit(post, address, "/v1/embeddings", body) for _ in range(8)]
         key = {"authorization": f"Bearer {KEY}"}
         # All are accepted, and their images wait for the model.
-        decoded = f'convnext_keras_images_total{{outcome="ok"}} {8 * len(images):.1f}'
+        decoded = f'convnext_keras_images_total{{outcome="ok"}} {8 * len(encoded):.1f}'
         wait_until(lambda: decoded in get(address + "/metrics", headers=key).text)
         process.send_signal(signal.SIGTERM)
         for answer in (future.result() for future in answers):
@@ -304,7 +304,7 @@ def test_sigterm_loses_no_accepted_request(tmp_path, model, source_images):
 def test_code_of_the_documentation(address, images, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "star.png").write_bytes(png(images[0][0]))
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "SERVER.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```py\n(.*?)```", (ROOT / "docs" / "guides" / "serving.md").read_text(), re.DOTALL)
     assert len(blocks) == 3
     for block in blocks:
         if "langchain" not in block:  # which is not among the packages of the tests

@@ -103,7 +103,7 @@ def test_another_seed_gives_another_history():
 KILLED = """
 import sys
 sys.path[:0] = json_paths
-from test_fitting import DIGITS, LONG, digits
+from test_finetuning import DIGITS, LONG, digits
 from convnext_keras import training
 training.fine_tune(DIGITS, digits(), LONG, state=sys.argv[1])
 """
@@ -113,7 +113,7 @@ LONG = dataclasses.replace(SHORT, epochs=6, ema_decay=0.9)
 @pytest.mark.integration
 @pytest.mark.any_backend
 def test_a_killed_training_goes_on_as_if_it_had_not_been(tmp_path):
-    paths = [path for path in sys.path if path.endswith(("tests", "scripts"))] + [str(tmp_path.parent)]
+    paths = [path for path in sys.path if path.endswith(("tests", "scripts", "benchmarks"))] + [str(tmp_path.parent)]
     code = KILLED.replace("json_paths", json.dumps([str(REFERENCES.parent / "training"), *paths]))
     state = tmp_path / "state"
     process = subprocess.Popen([sys.executable, "-c", code, str(state)], stderr=subprocess.PIPE, text=True)

@@ -51,11 +51,11 @@ def test_a_folder_of_images_becomes_a_classifier_that_every_command_takes(images
     with (output / "history.csv").open() as stream:
         assert [row["epoch"] for row in csv.DictReader(stream)] == ["1", "2"]
     results = json.loads((output / "results.json").read_text())
-    assert results["transform"]["epochs"] == 2
+    assert results["config"]["epochs"] == 2
     card = (output / "README.md").read_text()
     assert f"{100 * results['validation']['top1_accuracy']:.2f} %" in card
     assert "Started from | convnext_mini.digits (license: apache-2.0)" in card
-    for chart in ("confusion", "curves", "reliability"):
+    for chart in ("confusion_matrix", "curves", "reliability"):
         assert f"![{chart}]({chart}.png)" in card
         assert open_image(output / f"{chart}.png").width > 300
     for path in (output, output / "model.keras"):
