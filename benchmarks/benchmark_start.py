@@ -38,12 +38,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
     options = parser.parse_args()
-    from convnext_keras.cli.demo import held_out_digits
+    from convnext_keras import samples
 
     lines = [machine(), "", "| backend | before, s | now, s | again, s | now of before |", "|---|---:|---:|---:|---:|"]
     with tempfile.TemporaryDirectory() as folder:
         image = Path(folder) / "digit.png"
-        Image.fromarray(held_out_digits()[0][0]).save(image)
+        Image.fromarray(samples.load_digits()[0][0]).save(image)
         for backend in BACKENDS:
             rows = []
             for turn in range(options.rounds):

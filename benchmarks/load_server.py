@@ -30,8 +30,7 @@ import numpy as np
 from benchmark_report import machine, write_section
 from PIL import Image
 
-from convnext_keras import clip
-from convnext_keras.cli.demo import held_out_shapes
+from convnext_keras import clip, samples
 
 CLIENTS, SECONDS, MOST_REQUESTS = 32, 60.0, 200_000
 BEFORE = 6.0  # seconds of load before it is measured, in which the sizes of batch that came up have run
@@ -47,7 +46,7 @@ STEADY = 2  # seconds into a run, when its memory is looked at first
 def requests_and_answers() -> list[tuple[bytes, np.ndarray]]:
     """Requests with one to three texts and images each, and the vectors that belong to them."""
     model = clip.create_model("shapes")
-    images, captions = held_out_shapes()
+    images, captions = samples.load_shapes()
     images, captions = images[:200], captions[:200]
     of_images, of_texts = model.encode_image(images), model.encode_text(captions)
     generator, found = random.Random(0), []

@@ -1,4 +1,4 @@
-"""What embedding a billion images costs, from the tables of docs/benchmarks.md; puts its own table into docs/guides/distributed.md.
+"""Computes the cost of embedding a billion images from docs/benchmarks.md, for docs/guides/distributed.md.
 
 python benchmarks/scale_costs.py --write
 python benchmarks/scale_costs.py --images 5e6 --kilobytes 120

@@ -1,4 +1,4 @@
-"""Draws docs/images/parity.png from the tables of docs/parity.md: the largest relative difference of every model from its peer's.
+"""Draws docs/images/parity.png: the maximum relative difference of every model in docs/parity.md.
 
 python scripts/plot_parity.py
 """

@@ -8,8 +8,7 @@ from make_clip_references import KINDS, SIZE, TOKEN_EMBEDDING, token_embedding
 from make_references import REFERENCES, SMALL
 from PIL import Image
 
-from convnext_keras import clip
-from convnext_keras.cli.demo import held_out_shapes
+from convnext_keras import clip, samples
 from convnext_keras.configs import ConvNeXtConfig
 
 COSINE, LOGITS = 0.99999, 1e-3
@@ -55,7 +54,7 @@ def random_images(count):
 @pytest.fixture(scope="session")
 def held_out():
     """The held-out images of the bundled model, and their captions."""
-    return held_out_shapes()
+    return samples.load_shapes()
 
 
 @pytest.fixture

@@ -17,8 +17,7 @@ import pytest
 from PIL import Image
 from waiting import TIMEOUT, wait_until
 
-from convnext_keras import clip, retrieval
-from convnext_keras.cli.demo import held_out_shapes
+from convnext_keras import clip, retrieval, samples
 from convnext_keras.clip.constructors import BUNDLED_CLIP
 from convnext_keras.server.limits import ServerLimits
 
@@ -50,7 +49,7 @@ def model():
 
 @pytest.fixture(scope="session")
 def images():
-    return held_out_shapes()
+    return samples.load_shapes()
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,7 @@ import train_shapes_clip
 from backends import needs_training
 from PIL import Image
 
-from convnext_keras import clip, training
-from convnext_keras.cli.demo import held_out_shapes
+from convnext_keras import clip, samples, training
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +37,7 @@ def test_the_bundled_model_reaches_what_its_card_says(model):
 
 @pytest.mark.any_backend
 def test_evaluation_by_folders(folder, tmp_path, monkeypatch, capsys):
-    images, captions = held_out_shapes()
+    images, captions = samples.load_shapes()
     for pixels, caption in zip(images, captions, strict=True):
         path = tmp_path / "classes" / caption.split()[2] / f"{caption}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +56,7 @@ def test_evaluation_by_folders(folder, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.any_backend
 def test_evaluation_by_captions(tmp_path, monkeypatch, capsys):
-    images, captions = held_out_shapes()
+    images, captions = samples.load_shapes()
     with (tmp_path / "captions.csv").open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["file", "caption"])

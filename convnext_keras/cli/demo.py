@@ -1,6 +1,5 @@
 """Command `demo`: the two bundled models on held-out images."""
 
-import csv
 from pathlib import Path
 from typing import Annotated
 
@@ -45,28 +44,6 @@ def demo(
             Console().print(part)
 
 
-def held_out_digits() -> tuple[np.ndarray, np.ndarray]:
-    """Returns pixels `(N, 8, 8)` and labels `(N,)` of the sheet: one row per digit, with empty cells at its end."""
-    from convnext_keras.checkpoints import BUNDLED_WEIGHTS_DIR
-
-    sheet = np.asarray(Image.open(BUNDLED_WEIGHTS_DIR / "digits_held_out.png"))
-    cells = sheet.reshape(10, 8, -1, 8).swapaxes(1, 2)
-    filled = cells.any(axis=(2, 3))
-    return cells[filled], np.nonzero(filled)[0]
-
-
-def held_out_shapes() -> tuple[np.ndarray, list[str]]:
-    """Returns pixels `(N, 64, 64, 3)` of combinations that the bundled ConvNeXt-CLIP never saw, and their captions."""
-    from convnext_keras.checkpoints import BUNDLED_WEIGHTS_DIR
-
-    sheet = np.asarray(Image.open(BUNDLED_WEIGHTS_DIR / "shapes_held_out.png"))
-    with (BUNDLED_WEIGHTS_DIR / "shapes_held_out.csv").open(encoding="utf-8", newline="") as stream:
-        places = list(csv.DictReader(stream))
-    size = sheet.shape[0] // (1 + int(places[-1]["row"]))
-    cells = sheet.reshape(-1, size, sheet.shape[1] // size, size, 3).swapaxes(1, 2)
-    return cells.reshape(-1, size, size, 3), [place["caption"] for place in places]
-
-
 def draw_digits(digits: np.ndarray, labels: np.ndarray, predicted: np.ndarray) -> Image.Image:
     """Draws a grid of digits, one row per label, each with its prediction in green (correct) or red (wrong)."""
     from convnext_keras.contact_sheet import contact_sheet
@@ -83,8 +60,9 @@ def classify_digits(output: Path) -> list[Table | str]:
     """Draws handwritten digits with their predictions; returns the text to print."""
     from convnext_keras import create_model
     from convnext_keras.checkpoints import load_registry
+    from convnext_keras.samples import load_digits
 
-    digits, labels = held_out_digits()
+    digits, labels = load_digits()
     model, transform = create_model(DIGITS), load_registry()[DIGITS].transform
     scores = model.predict_on_batch(np.stack([transform(digit) for digit in digits]))
     predicted = scores.argmax(axis=1)
@@ -124,6 +102,7 @@ def train_on_colors(images: Path, model: Path) -> list[Table | str]:
     """
     from convnext_keras import training
     from convnext_keras.data.class_names import load_class_names
+    from convnext_keras.samples import load_digits
     from convnext_keras.training import reports
 
     for folder in (images, model):
@@ -132,7 +111,7 @@ def train_on_colors(images: Path, model: Path) -> list[Table | str]:
     reports.new_figure(1, 1)  # Before minutes of training.
     random = np.random.default_rng(0)
     names = [name for _, name in load_class_names("digits")]
-    for number, (digit, label) in enumerate(zip(*held_out_digits(), strict=True)):
+    for number, (digit, label) in enumerate(zip(*load_digits(), strict=True)):
         folder = images / names[label]
         folder.mkdir(parents=True, exist_ok=True)
         colorize(digit, random).save(folder / f"{number}.png")
@@ -154,8 +133,9 @@ def search_shapes(output: Path) -> list[Table | str]:
     """Classifies images of shapes with text labels and searches them by text; returns the text to print."""
     from convnext_keras import clip, retrieval
     from convnext_keras.contact_sheet import contact_sheet
+    from convnext_keras.samples import load_shapes
 
-    images, captions = held_out_shapes()
+    images, captions = load_shapes()
     model = clip.create_model(BUNDLED_CLIP)
     classifier = clip.ZeroShotClassifier(model, captions, "{}")
     table = Table("image shows", "best of 48 captions", "probability")

@@ -13,11 +13,10 @@ from PIL import Image
 from typer.testing import CliRunner
 from waiting import TIMEOUT
 
-from convnext_keras import clip, create_model, decode_predictions, retrieval, save_weights, training
+from convnext_keras import clip, create_model, decode_predictions, retrieval, samples, save_weights, training
 from convnext_keras.checkpoints import load_registry
 from convnext_keras.checkpoints.download import VerifiedFile
 from convnext_keras.cli import COMMANDS, app, main
-from convnext_keras.cli.demo import held_out_digits, held_out_shapes
 from convnext_keras.data.transforms import ImageTransform, normalize
 
 DIGITS = "convnext_mini.digits"
@@ -29,7 +28,7 @@ def run(*arguments):
 
 @pytest.fixture
 def digit(tmp_path):
-    digits, labels = held_out_digits()
+    digits, labels = samples.load_digits()
     Image.fromarray(digits[0]).save(tmp_path / "digit.png")
     assert labels[0] == 0
     return tmp_path / "digit.png"
@@ -68,7 +67,7 @@ def test_demo_of_training(tmp_path, monkeypatch):
 
 @pytest.fixture
 def shapes(tmp_path):
-    images, captions = held_out_shapes()
+    images, captions = samples.load_shapes()
     folder = tmp_path / "shapes"
     folder.mkdir()
     for pixels, caption in zip(images[:9], captions[:9], strict=True):
@@ -161,7 +160,7 @@ def test_classify(digit):
 
 @pytest.mark.any_backend
 def test_classify_a_folder_of_more_than_one_batch(tmp_path):
-    digits, labels = held_out_digits()
+    digits, labels = samples.load_digits()
     for number in range(40):
         Image.fromarray(digits[number]).save(tmp_path / f"{number:02}.png")
     rows = json.loads(run("classify", tmp_path, "--weights", DIGITS, "--top-k", 1, "--json").stdout)

@@ -1,4 +1,4 @@
-"""Training on several devices or processes, as docs/guides/distributed.md shows. Run as a program by `test_parallel.py`.
+"""Trains on several devices or processes, as docs/guides/distributed.md shows. Run by `test_model_parallel.py`.
 
 Each recipe prints the losses of two steps and a sum of weights, which must be those of one device: what the recipes
 give that are called after an import.

@@ -16,8 +16,7 @@ import pytest
 from PIL import Image
 from waiting import TIMEOUT
 
-from convnext_keras import clip, distributed, retrieval
-from convnext_keras.cli.demo import held_out_digits
+from convnext_keras import clip, distributed, retrieval, samples
 from convnext_keras.data.class_names import load_class_names
 from convnext_keras.distributed import ray_cluster, sharding
 
@@ -75,7 +74,7 @@ def test_rows_are_those_of_the_model(held_out, shards, tmp_path):
 
 @pytest.mark.any_backend
 def test_classes_and_labels(held_out, tmp_path):
-    digits, labels = held_out_digits()
+    digits, labels = samples.load_digits()
     (tmp_path / "digits").mkdir()
     for number in range(6):
         Image.fromarray(digits[number * 50]).save(tmp_path / "digits" / f"{number}.png")

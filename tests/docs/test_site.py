@@ -4,14 +4,11 @@ import re
 from pathlib import Path
 
 import nbformat
-import numpy as np
 import pytest
 import run_notebooks
 import typer
-from PIL import Image
 
 from convnext_keras.cli import app
-from convnext_keras.cli.demo import held_out_digits
 
 pytestmark = pytest.mark.integration
 
@@ -21,21 +18,11 @@ GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
 PAGES = [*GUIDES, *sorted((ROOT / "docs").glob("*.md"))]
 
 
-@pytest.fixture
-def workplace(held_out, tmp_path, monkeypatch):
-    """An empty folder but for what the guides say is the reader's: a digit, and a folder of images."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "photos").mkdir()
-    for number, image in enumerate(held_out[0][:8]):
-        Image.fromarray(np.asarray(image)).save(tmp_path / "photos" / f"{number}.png")
-    Image.fromarray(held_out_digits()[0][0]).save(tmp_path / "digit.png")
-    return tmp_path
-
-
 @pytest.mark.any_backend  # and once more under JAX by .ci/run
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Guides show what is told by a warning.
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_code_of_the_guides(page, workplace, capsys):
+def test_code_of_guides_runs_in_an_empty_directory(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
     assert blocks or page.parent.name != "guides", "a guide has code"
     namespace = {}
@@ -47,7 +34,8 @@ def test_code_of_the_guides(page, workplace, capsys):
 @pytest.mark.any_backend  # and once more under JAX by .ci/run
 @pytest.mark.filterwarnings("ignore")  # as Jupyter does with most
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_code_of_the_notebooks(path, workplace):
+def test_code_of_notebooks_runs_in_an_empty_directory(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     namespace = {}
     for cell in cells:

@@ -6,9 +6,8 @@ import pytest
 from backends import BACKEND, needs_training, outputs, randomize
 from typer.testing import CliRunner
 
-from convnext_keras import ConvNeXt, create_model, explain
+from convnext_keras import ConvNeXt, create_model, explain, samples
 from convnext_keras.cli import app
-from convnext_keras.cli.demo import held_out_digits
 from convnext_keras.feature_extraction import split_at_stage
 
 SIZES = {"depths": (1, 1, 1, 1), "dims": (8, 12, 16, 20), "input_shape": (64, 64, 3)}
@@ -125,7 +124,7 @@ def test_images_to_look_at(tmp_path, classifier, pixels):
 def test_the_command(tmp_path):
     from PIL import Image
 
-    Image.fromarray(held_out_digits()[0][0]).save(tmp_path / "digit.png")
+    Image.fromarray(samples.load_digits()[0][0]).save(tmp_path / "digit.png")
     arguments = ["explain", tmp_path / "digit.png", "--output", tmp_path / "cam.png", "--method", "occlusion"]
     result = CliRunner().invoke(
         app, [*map(str, arguments), "--weights", "convnext_mini.digits"], catch_exceptions=False

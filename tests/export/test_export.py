@@ -10,9 +10,8 @@ import pytest
 from backends import BACKEND, outputs, randomize, to_numpy
 from typer.testing import CliRunner
 
-from convnext_keras import ConvNeXt, clip, create_model, export, feature_extractor
+from convnext_keras import ConvNeXt, clip, create_model, export, feature_extractor, samples
 from convnext_keras.cli import app
-from convnext_keras.cli.demo import held_out_digits
 from convnext_keras.data import transforms
 from convnext_keras.export import FORMATS, api
 
@@ -26,7 +25,7 @@ SMALL = {"depths": (1, 1, 1, 1), "dims": (8, 12, 16, 20)}
 @pytest.fixture(scope="module")
 def pixels():
     transform = create_model(DIGITS).pretrained_info.transform
-    return np.stack([transform(digit) for digit in held_out_digits()[0][::40]]).astype("float32")
+    return np.stack([transform(digit) for digit in samples.load_digits()[0][::40]]).astype("float32")
 
 
 def inside_onnx(path):
@@ -157,7 +156,7 @@ def test_the_commands_make_and_read_artifacts(pixels, tmp_path):
     from PIL import Image
 
     image, path = tmp_path / "digit.png", tmp_path / "digits.onnx"
-    Image.fromarray(held_out_digits()[0][0]).save(image)
+    Image.fromarray(samples.load_digits()[0][0]).save(image)
 
     def run(*arguments):
         return CliRunner().invoke(app, [*map(str, arguments)], catch_exceptions=False).stdout

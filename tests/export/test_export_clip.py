@@ -12,9 +12,8 @@ import pytest
 from benchmark_report import processor
 from typer.testing import CliRunner
 
-from convnext_keras import clip, export, retrieval
+from convnext_keras import clip, export, retrieval, samples
 from convnext_keras.cli import app
-from convnext_keras.cli.demo import held_out_shapes
 from convnext_keras.export import api
 from convnext_keras.export import clip as export_clip
 from convnext_keras.inference import pad_batch
@@ -39,7 +38,7 @@ def folder(request, model, tmp_path_factory):
 
 
 def test_vectors_are_those_of_the_model(folder, model):
-    exported, (images, captions) = export.ExportedCLIP(folder), held_out_shapes()
+    exported, (images, captions) = export.ExportedCLIP(folder), samples.load_shapes()
     for texts in ([*TEXTS], TEXTS[:1], captions[:5]):
         np.testing.assert_allclose(exported.encode_text(texts), model.encode_text(texts), atol=1e-6)
     np.testing.assert_allclose(exported.encode_image(images[:5]), model.encode_image(images[:5]), atol=1e-6)
@@ -51,7 +50,7 @@ def test_vectors_are_those_of_the_model(folder, model):
 
 def test_streams_give_the_same_vectors(folder, model):
     """Four threads call two streams with batches of their own, again and again."""
-    exported, (images, captions) = export.ExportedCLIP(folder, streams=2), held_out_shapes()
+    exported, (images, captions) = export.ExportedCLIP(folder, streams=2), samples.load_shapes()
     of_images, of_texts = model.encode_image(images[:16]), model.encode_text(captions[:16])
 
     def differences(number):
@@ -66,7 +65,7 @@ def test_streams_give_the_same_vectors(folder, model):
 
 
 def test_an_index_of_the_model_is_one_of_its_towers(folder, model, tmp_path):
-    images, captions = held_out_shapes()
+    images, captions = samples.load_shapes()
     index = retrieval.InMemoryIndex(model)
     index.add(list(images[:8]), captions[:8])
     index.save(tmp_path / "index")
@@ -77,7 +76,7 @@ def test_an_index_of_the_model_is_one_of_its_towers(folder, model, tmp_path):
 
 
 def test_commands_take_the_folder(folder, tmp_path):
-    images, captions = held_out_shapes()
+    images, captions = samples.load_shapes()
     from PIL import Image
 
     Image.fromarray(images[0]).save(tmp_path / "shape.png")
@@ -96,7 +95,7 @@ def test_the_command_writes_both_towers(tmp_path):
 
 
 def test_int8_keeps_vectors_near(model, tmp_path):
-    images, captions = held_out_shapes()
+    images, captions = samples.load_shapes()
     written = export.export_clip(
         model, tmp_path / "int8", precision="int8", calibration_data=list(images[:24]), verify=False
     )
@@ -129,7 +128,7 @@ def test_what_cannot_be_written_or_read(model, folder, tmp_path, monkeypatch):
         export.export_clip(model, taken, overwrite=True)
     monkeypatch.setattr(api, "write_model", None)  # Images too few are told before either tower is written.
     with pytest.raises(ValueError, match="calibration needs 16 images or more. Received: 3"):
-        export.export_clip(model, tmp_path / "a", precision="int8", calibration_data=list(held_out_shapes()[0][:3]))
+        export.export_clip(model, tmp_path / "a", precision="int8", calibration_data=list(samples.load_shapes()[0][:3]))
     shutil.copytree(folder, tmp_path / "b")
     classifier = clip.ZeroShotClassifier(export.ExportedCLIP(tmp_path / "b"), ["a", "b"])
     with pytest.raises(ValueError, match="The towers are exported already"):

@@ -8,15 +8,14 @@ import pytest
 from backends import BACKEND, outputs, randomize
 from test_export import DIGITS, OWN
 
-from convnext_keras import ConvNeXt, clip, create_model, export
-from convnext_keras.cli.demo import held_out_digits
+from convnext_keras import ConvNeXt, clip, create_model, export, samples
 from convnext_keras.export import FORMATS
 
 pytestmark = pytest.mark.integration
 
 
 def digit_images(number):
-    return list(held_out_digits()[0][:number])
+    return list(samples.load_digits()[0][:number])
 
 
 REDUCED = [(name, precision) for name in OWN for precision in FORMATS[name].precisions[1:] if precision != "bfloat16"]
@@ -24,7 +23,7 @@ REDUCED = [(name, precision) for name in OWN for precision in FORMATS[name].prec
 
 @pytest.mark.parametrize(("format", "precision"), REDUCED)
 def test_lower_precision_keeps_the_answers(format, precision, tmp_path):
-    digits, labels = held_out_digits()
+    digits, labels = samples.load_digits()
     model = create_model(DIGITS)
     calibration = list(digits[::4]) if precision == "int8" else None
     path = tmp_path / f"digits{FORMATS[format].suffix}"
@@ -61,7 +60,7 @@ LARGEST_IN_BFLOAT16 = {"saved_model": 2.2e6, "torch": 2.2e6, "stablehlo": 0.95e6
 @pytest.mark.parametrize("format", [name for name in OWN if "bfloat16" in FORMATS[name].precisions])
 def test_bfloat16_keeps_the_answers(format, tmp_path):
     model, shapes = create_model(DIGITS), clip.create_model("shapes")
-    pixels = np.stack([model.pretrained_info.transform(digit) for digit in held_out_digits()[0][::40]]).astype(
+    pixels = np.stack([model.pretrained_info.transform(digit) for digit in samples.load_digits()[0][::40]]).astype(
         "float32"
     )
     expected = outputs(model, pixels)

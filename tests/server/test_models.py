@@ -8,8 +8,7 @@ from backends import BACKEND, outputs
 from PIL import Image
 from serving import asked, data_uri, png
 
-from convnext_keras import create_model, export, hub, predictors
-from convnext_keras.cli.demo import held_out_digits
+from convnext_keras import create_model, export, hub, predictors, samples
 from convnext_keras.data.class_names import load_class_names
 from convnext_keras.server import create_app
 
@@ -18,7 +17,7 @@ NAME = "convnext_mini.digits"
 
 @pytest.fixture(scope="module")
 def digits():
-    pixels, labels = held_out_digits()
+    pixels, labels = samples.load_digits()
     return [np.repeat(pixels[place][..., None], 3, axis=2) for place in range(0, 350, 50)], labels[0:350:50]
 
 

@@ -175,10 +175,9 @@ def test_a_state_of_another_training_names_what_differs(tmp_path):
 @pytest.mark.integration
 @pytest.mark.parametrize("suffix", [".onnx", ".xml"])
 def test_exported_models_are_evaluated(suffix, tmp_path):
-    from convnext_keras import export
-    from convnext_keras.cli.demo import held_out_digits
+    from convnext_keras import export, samples
 
-    pixels, labels = held_out_digits()
+    pixels, labels = samples.load_digits()
     model = create_model("convnext_mini.digits")
     names = [str(number) for number in range(10)]
     export.export(model, tmp_path / f"digits{suffix}", verify=False)
