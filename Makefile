@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest --dist worksteal
 demo: .venv/demo
 	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(BIN)/convnext-keras demo
 
-# Fine-tunes the bundled model, and shows the pictures and the card that come of it.
+# Fine-tunes the bundled model, and writes images, charts and a model card.
 train-demo: .venv/train-demo
 	KERAS_BACKEND=$${KERAS_BACKEND:-jax} $(BIN)/convnext-keras demo --train
 

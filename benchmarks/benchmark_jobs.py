@@ -25,7 +25,7 @@ from benchmark_report import machine
 from PIL import Image
 
 MODEL, SHARD = "convnext_mini.shapes", 1000
-ENGINES = {"this process": None, "Ray, two actors": "ray"}
+CONTENDERS = {"this process": None, "Ray, two actors": "ray"}
 
 
 def archives(folder: Path, images: int) -> None:
@@ -52,7 +52,7 @@ def memory_of(process: psutil.Process) -> float:
     return max(sizes)
 
 
-def measured(engine: str, shards: str, output: Path) -> dict[str, float]:
+def measured(contender: str, shards: str, output: Path) -> dict[str, float]:
     """Images a second, seconds of the start, and MB at most."""
     code = (
         "import json, sys, time; start = time.time()\n"
@@ -61,11 +61,11 @@ def measured(engine: str, shards: str, output: Path) -> dict[str, float]:
         "def timed(*arguments):\n"
         "    begun.append(time.time()); result = do(*arguments); begun.append(time.time()); return result\n"
         "jobs._do = timed\n"
-        "options = {'engine': 'ray', 'devices': 'cpu:2'} if sys.argv[3] else {}\n"
+        "options = {'cluster': 'ray', 'devices': 'cpu:2'} if sys.argv[3] else {}\n"
         f"summary = distributed.embed('{MODEL}', sys.argv[1], sys.argv[2], **options)\n"
         "print(json.dumps([summary.images / (begun[1] - begun[0]), begun[0] - start]))"
     )
-    command = [sys.executable, "-c", code, shards, str(output), ENGINES[engine] or ""]
+    command = [sys.executable, "-c", code, shards, str(output), CONTENDERS[contender] or ""]
     sizes: list[float] = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
 
@@ -86,21 +86,21 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[5000, 20000])
     options = parser.parse_args()
     print(machine(), "\n")
-    print("| images | engine | start in s | images/s | MB at most of a process | rows |")
+    print("| images | contender | start in s | images/s | MB at most of a process | rows |")
     print("|---:|---|---:|---:|---:|---|")
     for images in options.images:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             archives(folder, images)
             tables = []
-            for engine in ENGINES:
-                output = folder / engine.split()[0]
-                result = measured(engine, str(folder / "*.tar"), output)
+            for contender in CONTENDERS:
+                output = folder / contender.split()[0]
+                result = measured(contender, str(folder / "*.tar"), output)
                 tables.append(pyarrow.parquet.read_table(output))
                 same = "equal, byte by byte" if tables[0].equals(tables[-1]) else "DIFFER"
                 rows = f"{len(tables[-1])}" if len(tables) == 1 else same
                 cells = f"{result['start']:.1f} | {result['rate']:.0f} | {result['MB']:.0f} | {rows}"
-                print(f"| {images} | {engine} | {cells} |", flush=True)
+                print(f"| {images} | {contender} | {cells} |", flush=True)
 
 
 if __name__ == "__main__":

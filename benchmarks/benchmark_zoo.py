@@ -40,7 +40,7 @@ def main() -> None:
     with FILE.open("w", newline="") as stream:
         stream.write(f"# {keras.backend.backend()}, batches of {BATCH}, float32. {machine()}\n")
         rows = csv.writer(stream, lineterminator="\n")
-        rows.writerow(["variant", "size", "images_a_second"])
+        rows.writerow(["variant", "size", "images_per_second"])
         for name, variant in CONVNEXT_CONFIGS.items():
             found = speed(name, variant.input_size)
             rows.writerow([name, variant.input_size, f"{found:.2f}"])

@@ -211,7 +211,7 @@ ENGINES = (
 )
 
 
-def engines(wanted: list[tuple[bytes, np.ndarray]], seconds: float) -> list[str]:
+def compare_runtimes(wanted: list[tuple[bytes, np.ndarray]], seconds: float) -> list[str]:
     """A table of the programs that can run the model, in turn, twice; the better run of each counts."""
     with tempfile.TemporaryDirectory() as cache:
         environment = {"CONVNEXT_KERAS_CACHE": cache}
@@ -245,14 +245,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=SECONDS)
     parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
-    parser.add_argument("--engines", action="store_true", help="compare the programs that a server can run a model by")
+    parser.add_argument("--runtimes", action="store_true", help="compare the programs that a server can run a model by")
     options = parser.parse_args()
     wanted = requests_and_answers()
-    if options.engines:
-        report = engines(wanted, options.seconds)
+    if options.runtimes:
+        report = compare_runtimes(wanted, options.seconds)
         print("\n".join(report))
         if options.write:
-            write_section("server engines", report)
+            write_section("server runtimes", report)
         return
     report = [machine(), ""]
     clients = f"{keras.backend.backend()}, {CLIENTS} clients for {options.seconds:.0f} s"

@@ -1,5 +1,6 @@
 """Contact sheets: grids of images with a line of text below each."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -10,23 +11,28 @@ LABEL_HEIGHT = 18  # pixels
 GAP = 4  # pixels between cells
 
 
-def contact_sheet(rows: list[list[tuple]], cell_size: int) -> Image.Image:
+def contact_sheet(rows: list[list[tuple]], cell_size: int, titles: Sequence[str] = ()) -> Image.Image:
     """Draws a grid of images on white.
 
     Args:
         rows: Rows of `(image, text, color)`. An image is anything that `open_image` takes; it is fitted into its cell.
             None leaves the cell empty except for a fourth value, the name of the missing image.
         cell_size: Height and width of an image on the sheet, in pixels.
+        titles: Texts above the rows, one per row. Defaults to none.
 
     Returns:
         An RGB image.
     """
-    width, height = max(map(len, rows)) * (cell_size + GAP), len(rows) * (cell_size + LABEL_HEIGHT + GAP)
+    title_height = LABEL_HEIGHT if titles else 0
+    row_height = title_height + cell_size + LABEL_HEIGHT + GAP
+    width, height = max(map(len, rows)) * (cell_size + GAP), len(rows) * row_height
     sheet = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(sheet)
+    for row, title in enumerate(titles):
+        draw.text((GAP, row * row_height + title_height // 2), title, fill="black", anchor="lm", font_size=13)
     for row, cells in enumerate(rows):
         for column, (image, text, color, *name) in enumerate(cells):
-            left, top = column * (cell_size + GAP), row * (cell_size + LABEL_HEIGHT + GAP)
+            left, top = column * (cell_size + GAP), row * row_height + title_height
             label_at = (left + cell_size // 2, top + cell_size + LABEL_HEIGHT // 2)
             draw.text(label_at, text, fill=color, anchor="mm", font_size=12)
             if image is None:

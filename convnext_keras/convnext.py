@@ -227,7 +227,7 @@ def ConvNeXt(  # noqa: N802 - named like the constructors of keras.applications
         depths: Blocks in each stage.
         dims: Channels in each stage.
         include_top: Whether the classifier is part of the model.
-        include_preprocessing: Whether the model normalizes pixels of 0..255; if not, see `preprocessing.normalize`.
+        include_preprocessing: Whether the model normalizes pixels of 0..255; if not, see `data.transforms.normalize`.
         weights: None for random ones, a path to a file (see `load_weights`), a `WeightSet`, or a folder or repository
             of the hub, `"hf://owner/name"`, that describes the same architecture.
         input_tensor: Output of a Keras layer to start from.

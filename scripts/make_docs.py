@@ -103,7 +103,7 @@ def zoo() -> str:
 def speeds() -> tuple[str, dict[str, float]]:
     """What docs/results/speeds.csv was measured with, and images a second of each variant."""
     first, *lines = (DOCS / "results" / "speeds.csv").read_text().splitlines()
-    return first.removeprefix("# "), {row["variant"]: float(row["images_a_second"]) for row in csv.DictReader(lines)}
+    return first.removeprefix("# "), {row["variant"]: float(row["images_per_second"]) for row in csv.DictReader(lines)}
 
 
 def charts() -> str:

@@ -1,7 +1,7 @@
-"""Pictures of shapes with captions: what `train_shapes_clip.py` learns from and what the tests measure with.
+"""Images of shapes with captions: what `train_shapes_clip.py` learns from and what the tests measure with.
 
-There are two kinds of pictures. An arranged one has one to three equal shapes in a row or a column on a plain
-background; six attributes make 4,320 combinations, of which some are held out whole: no picture of such a combination
+There are two kinds of images. An arranged one has one to three equal shapes in a row or a column on a plain
+background; six attributes make 4,320 combinations, of which some are held out whole: no image of such a combination
 occurs in training. A free one has a single shape of any size anywhere, filled or outlined, on any background, plain or
 noisy. Captions name any of the attributes, in any order.
 """
@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 SIZE = 64  # pixels
 OVERSAMPLING = 3
-NOISE = 6.0  # deviation of a pixel of an arranged picture, of 255
+NOISE = 6.0  # deviation of a pixel of an arranged image, of 255
 
 
 class Hue(NamedTuple):
@@ -99,7 +99,7 @@ SCENES = [Scene(*row) for row in itertools.product(*TABLES)]
 
 
 class Split(NamedTuple):
-    """Combinations of arranged pictures: to train on, to choose the recipe by, and to measure with once, at the end."""
+    """Combinations of arranged images: to train on, to choose the recipe by, and to measure with once, at the end."""
 
     training: list[Scene]
     validation: list[Scene]
@@ -115,7 +115,7 @@ def split(seed: int = 1) -> Split:
 
 
 def free_scene(random: np.random.Generator) -> Scene:
-    """What a free picture shows; its size and place go without a name, and two in five backgrounds too."""
+    """Scene of a free image; its size and place go without a name, and two in five backgrounds too."""
     background = None if random.random() < 0.4 else str(random.choice([*BACKGROUNDS]))
     return Scene("one", None, str(random.choice([*COLORS])), str(random.choice([*SHAPES])), None, background)
 
@@ -192,7 +192,7 @@ def corners(shape: str, angle: float) -> list[tuple[float, float]]:
 def draw_shape(
     pencil: ImageDraw.ImageDraw, shape: str, center, radius: float, angle: float, ink, outline: float, ring: float
 ) -> None:
-    """One shape on a picture of `OVERSAMPLING` times the size; `outline` is its line's width in radii, 0 to fill it."""
+    """One shape on an image of `OVERSAMPLING` times the size; `outline` is its line's width in radii, 0 to fill it."""
     scale = OVERSAMPLING
     x, y = center
     box = [(value + sign * radius) * scale for sign in (-1, 1) for value in (x, y)]
@@ -210,7 +210,7 @@ def draw_shape(
 
 
 def draw(scene: Scene, random: np.random.Generator) -> np.ndarray:
-    """An arranged picture of the combination, uint8 `(64, 64, 3)`."""
+    """An arranged image of the combination, uint8 `(64, 64, 3)`."""
 
     def shade(color: tuple[int, int, int]) -> tuple[int, ...]:
         return tuple(np.clip(np.add(color, random.normal(0, 6, 3)), 0, 255).astype(int).tolist())
@@ -252,7 +252,7 @@ def free_background(scene: Scene, ink: tuple[int, ...], random: np.random.Genera
 
 
 def draw_free(scene: Scene, random: np.random.Generator) -> np.ndarray:
-    """A free picture of a scene with one shape, uint8 `(64, 64, 3)`."""
+    """A free image of a scene with one shape, uint8 `(64, 64, 3)`."""
     ink = free_color(scene.color, random)
     radius = float(np.exp(random.uniform(*np.log(FREE_RADII))))
     margin = min(radius + 1, SIZE / 2 - 1)

@@ -17,6 +17,7 @@ from convnext_keras import clip, create_model, decode_predictions, retrieval, sa
 from convnext_keras.checkpoints import load_registry
 from convnext_keras.checkpoints.download import VerifiedFile
 from convnext_keras.cli import COMMANDS, app, main
+from convnext_keras.contact_sheet import LABEL_HEIGHT
 from convnext_keras.data.transforms import ImageTransform, normalize
 
 DIGITS = "convnext_mini.digits"
@@ -44,7 +45,7 @@ def test_demo(tmp_path):
     digits = np.asarray(Image.open(tmp_path / "images" / "predictions.png")).astype(int)
     assert (digits @ (-1, 1, 0)).max() > 60  # There are green numbers and red ones.
     assert (digits @ (1, -1, 0)).max() > 120
-    found = np.asarray(Image.open(tmp_path / "images" / "search.png"))[:128, :128]
+    found = np.asarray(Image.open(tmp_path / "images" / "search.png"))[LABEL_HEIGHT : LABEL_HEIGHT + 128, :128]
     assert (found.astype(int) @ (-1, 1, 0) > 80).mean() > 0.05  # The stars found first are green.
 
 
@@ -272,6 +273,7 @@ def refuse(*arguments, **options):
 blocked, commands = json.loads(sys.argv[1])
 sys.meta_path[sys.meta_path.index(PathFinder)] = Hiding
 socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
+from convnext_keras.contact_sheet import LABEL_HEIGHT
 from convnext_keras.cli import app
 for command in commands:
     app(command, standalone_mode=False)
