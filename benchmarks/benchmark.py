@@ -222,22 +222,43 @@ def table(task: Task, found: dict[Contender, dict]) -> list[str]:
     return [*lines, "", f"Matrix limit in this run, GFLOP/s: {', '.join(limits)}."]
 
 
+LIBRARIES = {
+    "ours": ("convnext_keras", "tab:blue"),
+    "keras": ("keras.applications", "tab:gray"),
+    "timm": ("timm", "tab:orange"),
+}
+
+
 def plot() -> None:
-    """Bars of images a second, as the table of ConvNeXt-Tiny's `predict` at batch 8 in docs/benchmarks.md has them."""
+    """Draws the images per second of `predict` with ConvNeXt-Tiny at batch 8 from docs/benchmarks.md, by precision."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.patches import Patch
 
-    section = BENCHMARKS.read_text().split(f"### {PREDICT_TASKS[0].name}\n")[1].split("###")[0]
-    rows = re.findall(r"^\| ((?:ours|keras|timm) .+?) \| ([\d.]+) \|", section, re.MULTILINE)
-    rows.sort(key=lambda row: float(row[1]))
-    colors = {"ours": "tab:blue", "keras": "tab:gray", "timm": "tab:orange"}
-    figure, axes = pyplot.subplots(figsize=(8, 0.32 * len(rows) + 1))
-    names, speeds = [name for name, _ in rows], [float(speed) for _, speed in rows]
-    axes.barh(names, speeds, color=[colors[name.split()[0]] for name in names])
-    axes.set_xlabel("images a second, ConvNeXt-Tiny, 224 x 224, batch 8")
-    figure.tight_layout()
+    text = BENCHMARKS.read_text()
+    measured_on = text.split("<!-- predict -->\n")[1].split(",")[0]
+    section = text.split(f"### {PREDICT_TASKS[0].name}\n")[1].split("###")[0]
+    rows = re.findall(r"^\| (ours|keras|timm) (.+?) (float32|bfloat16) \| ([\d.]+) \|", section, re.MULTILINE)
+    panels = {
+        kind: sorted((float(row[3]), *row[:2]) for row in rows if row[2] == kind) for kind in ("float32", "bfloat16")
+    }
+    heights = [len(bars) for bars in panels.values()]
+    figure, all_axes = pyplot.subplots(
+        2, 1, figsize=(8, 0.3 * sum(heights) + 2), sharex=True, height_ratios=heights, layout="constrained"
+    )
+    for axes, (kind, bars) in zip(all_axes, panels.items(), strict=True):
+        names = [f"{LIBRARIES[library][0]}, {setting}" for _, library, setting in bars]
+        drawn = axes.barh(names, [bar[0] for bar in bars], color=[LIBRARIES[bar[1]][1] for bar in bars])
+        axes.bar_label(drawn, fmt="%.1f", padding=3, fontsize=8)
+        axes.set_title(kind, loc="left")
+        axes.margins(y=0.02)
+        axes.spines[["top", "right"]].set_visible(False)
+    all_axes[-1].set_xlabel("images per second")
+    figure.suptitle(f"ConvNeXt-Tiny, 224 x 224, predict, batch 8; 2 cores of {measured_on}", fontsize=11)
+    handles = [Patch(color=color, label=name) for name, color in LIBRARIES.values()]
+    all_axes[0].legend(handles=handles, loc="lower right", frameon=False)
     figure.savefig(PLOT, dpi=110)
 
 

@@ -57,10 +57,10 @@ def measured(contender: str, shards: str, output: Path) -> dict[str, float]:
     code = (
         "import json, sys, time; start = time.time()\n"
         "from convnext_keras import distributed; from convnext_keras.distributed import jobs\n"
-        "do, begun = jobs._do, []\n"
+        "do, begun = jobs._run_shards, []\n"
         "def timed(*arguments):\n"
         "    begun.append(time.time()); result = do(*arguments); begun.append(time.time()); return result\n"
-        "jobs._do = timed\n"
+        "jobs._run_shards = timed\n"
         "options = {'cluster': 'ray', 'devices': 'cpu:2'} if sys.argv[3] else {}\n"
         f"summary = distributed.embed('{MODEL}', sys.argv[1], sys.argv[2], **options)\n"
         "print(json.dumps([summary.images / (begun[1] - begun[0]), begun[0] - start]))"

@@ -30,7 +30,7 @@ OPERATIONS = {
     "predict": [("depthwise", "norm", "GELU", "layer scale")],
     "train": [("depthwise", "norm"), ("GELU", "layer scale"), ("optimizer",)],
 }
-COLORS = {"products at the limit": "tab:blue", "depthwise": "tab:orange", "norm": "tab:green", "GELU": "tab:red"}
+COLORS = {"matmuls at the limit": "tab:blue", "depthwise": "tab:orange", "norm": "tab:green", "GELU": "tab:red"}
 COLORS |= {"layer scale": "tab:purple", "optimizer": "tab:brown", "rest": "tab:gray"}
 
 
@@ -117,29 +117,37 @@ def measure(backend: str, action: str, batch: int, options) -> dict[str, float]:
             saved = statistics.median(full - less for full, less in zip(seconds[""], seconds[name], strict=True))
             parts[name] = max(0.0, 1000 * saved)
     rate = limit_of({Contender("limit", "torch"): {"seconds": of_limit}}, "float32") or 0
-    parts["products at the limit"] = 1000 * PASSES.get(action, 1) * batch * GIGA["tiny"] / rate
+    parts["matmuls at the limit"] = 1000 * PASSES.get(action, 1) * batch * GIGA["tiny"] / rate
     milliseconds = 1000 * statistics.median(whole)
     return {**parts, "rest": max(0.0, milliseconds - sum(parts.values())), "whole": milliseconds}
 
 
-def plot(found: dict[str, dict[str, float]]) -> None:
-    """One bar a backend and batch, in parts."""
+def plot() -> None:
+    """Draws the table of docs/benchmarks.md: one bar per backend and batch size, in parts."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(8, 0.5 * len(found) + 1.4))
-    left = dict.fromkeys(found, 0.0)
+    section = BENCHMARKS.read_text().split("<!-- profile -->\n")[1].split("<!-- end of profile -->")[0]
+    measured_on, (heads, _, *rows) = section.split(",")[0], table_rows(section)
+    figure, axes = pyplot.subplots(figsize=(8, 0.5 * len(rows) + 1.8), layout="constrained")
+    left = [0.0] * len(rows)
     for part, color in COLORS.items():
-        widths = [100 * row.get(part, 0) / row["whole"] for row in found.values()]
-        axes.barh([*found], widths, left=[*left.values()], color=color, label=part)
-        left = {name: left[name] + width for name, width in zip(found, widths, strict=True)}
-    axes.set_xlabel("% of the time, ConvNeXt-Tiny, 224 x 224, float32")
+        column = heads.index(part)
+        widths = [100 * float(row[column] or 0) / float(row[-1]) for row in rows]
+        axes.barh([row[0] for row in rows], widths, left=left, color=color, label=part)
+        left = [start + width for start, width in zip(left, widths, strict=True)]
+    axes.set_xlabel("% of the time of a batch")
+    axes.set_title(f"ConvNeXt-Tiny, 224 x 224, float32; 2 cores of {measured_on}", fontsize=11)
     axes.invert_yaxis()
-    figure.legend(*axes.get_legend_handles_labels(), loc="upper center", ncols=3, frameon=False)
-    figure.tight_layout(rect=(0, 0, 1, 0.86))
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
     figure.savefig(IMAGE, dpi=110)
+
+
+def table_rows(text: str) -> list[list[str]]:
+    """Returns the cells of all rows of a Markdown table."""
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
 
 
 def main() -> None:
@@ -168,7 +176,7 @@ def main() -> None:
     print("\n".join(lines))
     if options.write:
         write_section("profile", lines)
-        plot(found)
+        plot()
 
 
 if __name__ == "__main__":
