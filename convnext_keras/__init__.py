@@ -11,4 +11,11 @@ if not fast_import.is_command():
     from convnext_keras.api import *  # noqa: F403
     from convnext_keras.api import __all__  # noqa: F401
 
+
+def __dir__() -> list[str]:
+    from convnext_keras import api
+
+    return [*api.__all__, "distributed", "explain", "export", "retrieval", "server", "__version__"]
+
+
 globals()["__getattr__"] = fast_import.load_attribute  # a `def` here would tell type checkers that every name exists

@@ -48,6 +48,9 @@ class Classifier:
         self.embed_dim = self.run(np.zeros((1, *self.transform.shape), "uint8")).shape[1]
         self.classes = tuple((known and known.class_names) or ((str(number),) * 2 for number in range(self.embed_dim)))
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.name!r}, {len(self.classes)} classes>"
+
     def encode_pixels(self, pixels: np.ndarray, batch_size: int) -> np.ndarray:
         """Returns probabilities `(N, classes)` of at most `batch_size` images."""
         scores = self.run(pad_batch(pixels, batch_size))[: len(pixels)]

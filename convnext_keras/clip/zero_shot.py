@@ -121,6 +121,10 @@ class ZeroShotClassifier:
             model.encode_text(format_prompts(self.labels, self.templates), batch_size), len(self.labels)
         )
 
+    def __repr__(self) -> str:
+        labels = f"{len(self.labels)} labels" if len(self.labels) > 5 else list(self.labels)
+        return f"<{type(self).__name__}: {labels}, model={self.model.name!r}>"
+
     def cosine_similarity(self, images: Any, batch_size: int = 32, exif_transpose: bool = False) -> np.ndarray:
         """Returns cosines `(N, labels)` of images; see `CLIP.encode_image` for the arguments."""
         return self.model.encode_image(images, batch_size, exif_transpose=exif_transpose) @ self.classes.T

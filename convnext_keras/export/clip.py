@@ -147,6 +147,9 @@ class ExportedCLIP(DualEncoder):
         self.image, self.text = (ExportedModel(folder / f"{tower}{suffix}", streams) for tower in ("image", "text"))
         self.name, self.pretrained_info = self.facts["name"], PretrainedInfo.from_config(self.facts)
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.name!r} for {self.format}>"
+
     @property
     def embed_dim(self) -> int:
         return self.facts["embed_dim"]

@@ -34,13 +34,16 @@ class ExportedModel:
     """
 
     def __init__(self, path: str | os.PathLike, streams: int = 1) -> None:
-        path = Path(path)
+        self.path = path = Path(path)
         description = read_metadata(path)
         self.pretrained_info = PretrainedInfo.from_config(description)
         self.outputs: list[str] = description["outputs"]
         self.shape, self.dtype, self.layout = description["shape"], description["dtype"], description["layout"]
         self.statistics = description["statistics"] and NormalizationStats(*map(tuple, description["statistics"]))
         self.run_raw = load_runtime(path, streams)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {str(self.path)!r}: {self.shape} -> {', '.join(self.outputs)}>"
 
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
         """Returns the first output for pixels `(N, H, W, C)` in 0..255, or token ids `(N, L)`."""

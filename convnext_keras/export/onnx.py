@@ -1,8 +1,10 @@
 """ONNX: writing by PyTorch's exporter, quantization, and running by ONNX Runtime."""
 
+import contextlib
 import json
+import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,23 @@ def write_model(model: Any, path: Path, metadata: dict[str, Any]) -> None:
     is_large = sum(weight.numpy().nbytes for weight in model.weights) > MAX_ONNX_BYTES
     options: Any = {"dynamo": True, "dynamic_shapes": dynamic_shapes, "opset_version": metadata["opset"]}
     options |= {"input_names": [metadata["input"]], "output_names": metadata["outputs"], "verbose": False}
-    torch.onnx.export(module, example, str(path), external_data=is_large, **options)
+    with _quiet_logger("torch.onnx"):  # warns that torchvision, which is not used, is missing
+        torch.onnx.export(module, example, str(path), external_data=is_large, **options)
     graph = onnx.load(path, load_external_data=False)
     onnx.helper.set_model_props(graph, {"convnext_keras": json.dumps(metadata)})
     onnx.save(graph, path)
+
+
+@contextlib.contextmanager
+def _quiet_logger(name: str) -> Iterator[None]:
+    """Hides the warnings of a logger, and of those below it."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def quantize(path: Path, precision: str, batches: np.ndarray) -> None:

@@ -78,6 +78,9 @@ class ImageIndex:
     def __len__(self) -> int:
         raise NotImplementedError
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {len(self)} images, model={self.model.name!r}>"
+
     def search_by_vector(self, vector: np.ndarray, top_k: int = 10, where: str | None = None) -> list[SearchResult]:
         """Searches with a vector `(D,)` of any length except 0."""
         raise NotImplementedError

@@ -43,6 +43,10 @@ class Evaluation:
     labels: np.ndarray
     class_names: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        size = f"{len(self.labels)} images, {len(self.class_names)} classes"
+        return f"<{type(self).__name__}: {size}, accuracy={self.accuracy():.4f}>"
+
     def accuracy(self, top_k: int = 1) -> float:
         """Returns the top-k accuracy in [0, 1]."""
         best = np.argsort(-self.scores, axis=1, kind="stable")[:, :top_k]
