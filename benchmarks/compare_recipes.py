@@ -140,7 +140,7 @@ def parts(name: str, examples: ImageDataset, shots: int | None, seed: int) -> tu
             random.permutation(pool[examples.labels[pool] == label])[:shots] for label in np.unique(examples.labels)
         ]
         pool = np.concatenate(chosen)
-    return examples.subset(pool), examples.subset(tested)
+    return examples.select(pool), examples.select(tested)
 
 
 def measured(task: Task, examples: ImageDataset, size: int | None) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class ConvNeXtConfig(NamedTuple):
 
     depths: tuple[int, ...]
     dims: tuple[int, ...]
-    parameters: int | None = None
+    num_params: int | None = None
     input_size: int = 224
     stem: Stem = "patch"
     stem_width: int = 0
@@ -93,7 +93,7 @@ class ConvNeXtConfig(NamedTuple):
 class ConvNeXtOptions(TypedDict, total=False):
     """Attributes of `ConvNeXtConfig` with a default, as arguments of `ConvNeXt`."""
 
-    parameters: int | None
+    num_params: int | None
     input_size: int
     stem: Stem
     stem_width: int
@@ -286,7 +286,7 @@ class CLIPTextConfig(NamedTuple):
     Attributes:
         width: Channels of every token.
         heads: Heads of the attention; 64 channels each in all published models.
-        depth: Number of blocks.
+        layers: Number of blocks.
         context_length: Maximum number of tokens of a text.
         vocab_size: Number of token ids.
         activation: Activation of the blocks; see `ConvNeXtConfig`.
@@ -295,7 +295,7 @@ class CLIPTextConfig(NamedTuple):
 
     width: int
     heads: int
-    depth: int
+    layers: int
     context_length: int = CONTEXT_LENGTH
     vocab_size: int = VOCABULARY_SIZE
     activation: Activation = "gelu"
@@ -311,21 +311,21 @@ class CLIPConfig(NamedTuple):
     """Architecture of a ConvNeXt-CLIP.
 
     Attributes:
-        trunk: The ConvNeXt of the image tower.
+        vision: The ConvNeXt of the image tower.
         text: Sizes of the text tower.
-        embedding: Width of the space that both towers end in.
+        embed_dim: Dimension of the embeddings.
         image_size: Height and width in pixels that the weights were trained at, or `(height, width)`.
         parameters: Published count.
-        projection_hidden_size: Width of a hidden layer between the trunk and the embedding, None if there is none.
+        projection_hidden_size: Width of a hidden layer between the features and the embedding, None if there is none.
         projection_bias: Whether the projection adds a bias.
         logit_bias: Whether a bias is added to the logits, as models trained with the sigmoid loss have it.
     """
 
-    trunk: ConvNeXtConfig
+    vision: ConvNeXtConfig
     text: CLIPTextConfig
-    embedding: int
+    embed_dim: int
     image_size: int | tuple[int, int] = 224
-    parameters: int | None = None
+    num_params: int | None = None
     projection_hidden_size: int | None = None
     projection_bias: bool = False
     logit_bias: bool = False
@@ -338,15 +338,15 @@ def count_clip_params(variant: CLIPConfig) -> int:
         >>> count_clip_params(CLIP_CONFIGS["convnext_base_w"])
         179385345
     """
-    trunk, text, embedding = variant.trunk, variant.text, variant.embedding
-    features = trunk.head_hidden_size or trunk.dims[-1] * (2 if trunk.head_pooling == "catavgmax" else 1)
+    vision, text, embed_dim = variant.vision, variant.text, variant.embed_dim
+    features = vision.head_hidden_size or vision.dims[-1] * (2 if vision.head_pooling == "catavgmax" else 1)
     hidden = variant.projection_hidden_size
-    projection = (features + 1) * hidden + hidden * embedding if hidden else features * embedding
+    projection = (features + 1) * hidden + hidden * embed_dim if hidden else features * embed_dim
     width = text.width
     block = 4 * width**2 + 8 * width + (2 * width + 1) * text.mlp_width + width
-    tokens = (text.vocab_size + text.context_length) * width + text.depth * block + 2 * width + width * embedding
-    biases = embedding * variant.projection_bias + variant.logit_bias
-    return count_params(trunk) + projection + tokens + 1 + biases
+    tokens = (text.vocab_size + text.context_length) * width + text.layers * block + 2 * width + width * embed_dim
+    biases = embed_dim * variant.projection_bias + variant.logit_bias
+    return count_params(vision) + projection + tokens + 1 + biases
 
 
 CLIP_MINI, CLIP_BASE, CLIP_LARGE, CLIP_XXLARGE = (

@@ -30,10 +30,10 @@ class BatchRunner:
         """Runs at most `batch_size` rows; their number is filled up to a power of two, so that few shapes occur."""
         filled = pad_batch(inputs, batch_size)
         if backend.compile_model:
-            self._compile_anew(backend.compile_model)
+            self._recompile_if_changed(backend.compile_model)
         return np.asarray(self.program(filled), "float32")[: len(inputs)]
 
-    def _compile_anew(self, compiled: Callable[[keras.Model], Callable]) -> None:
+    def _recompile_if_changed(self, compiled: Callable[[keras.Model], Callable]) -> None:
         """Compiles the model unless that was done with the very values that it has."""
         values = [variable.value for variable in self.model.weights]
         if len(values) != len(self.values) or any(a is not b for a, b in zip(self.values, values, strict=True)):

@@ -91,7 +91,7 @@ def from_open_clip(name: str, towers: tuple[str, ...], path: Path) -> tuple[kera
         found = [ours.encode_image(images()), ours.encode_text(TEXTS, truncate="silent")]
         return ours, np.concatenate(found), np.concatenate(expected)
     variant = CLIP_CONFIGS[name]
-    ours = build_text_encoder(variant.text, variant.embedding, None, None)
+    ours = build_text_encoder(variant.text, variant.embed_dim, None, None)
     convnext_keras.load_weights(ours, path)
     vectors = keras.ops.convert_to_numpy(ours(convnext_keras.clip.Tokenizer()(TEXTS, truncate="silent")))
     return ours, l2_normalize(vectors), np.concatenate(expected)

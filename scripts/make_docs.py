@@ -47,15 +47,15 @@ def changelog() -> str:
 def counted() -> dict[str, tuple[float, float]]:
     """Million parameters and 10^9 multiply-adds of each variant at its own size, from docs/variants.md."""
     rows = re.findall(r"^\| `(\w+)` \| \d+ \| ([\d,]+) \| ([\d.]+) G", (DOCS / "variants.md").read_text(), re.MULTILINE)
-    return {name: (int(parameters.replace(",", "")) / 1e6, float(giga)) for name, parameters, giga in rows}
+    return {name: (int(num_params.replace(",", "")) / 1e6, float(giga)) for name, num_params, giga in rows}
 
 
 def counts_of(row: WeightSet, counts: dict[str, tuple[float, float]]) -> tuple[float, float]:
     """Of a weight set at its own size; of a ConvNeXt-CLIP, all its parameters and its image tower's multiply-adds."""
     if row.variant in CLIP_CONFIGS:
         variant = CLIP_CONFIGS[row.variant]
-        trunk = next(name for name, one in CONVNEXT_CONFIGS.items() if (one.depths, one.dims) == variant.trunk[:2])
-        million = (variant.parameters or 0) / 1e6
+        trunk = next(name for name, one in CONVNEXT_CONFIGS.items() if (one.depths, one.dims) == variant.vision[:2])
+        million = (variant.num_params or 0) / 1e6
     else:
         trunk, million = row.variant, counts[row.variant][0]
     return million, counts[trunk][1] * (row.input_size / CONVNEXT_CONFIGS[trunk].input_size) ** 2

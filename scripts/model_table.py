@@ -53,7 +53,7 @@ def clip_table() -> str:
     lines = [head, "|---|---:|---:|---:|---:|---:|"]
     with (BUNDLED_WEIGHTS_DIR / "clip.csv").open(encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):
-            name, million = f"{row['variant']}.{row['tag']}", f"{CLIP_CONFIGS[row['variant']].parameters / 1e6:.1f}"
+            name, million = f"{row['variant']}.{row['tag']}", f"{CLIP_CONFIGS[row['variant']].num_params / 1e6:.1f}"
             results = [
                 f"{row[key]} %" for key in ("top1_accuracy", "coco_image_recall", "coco_text_recall") if row[key]
             ]

@@ -13,7 +13,7 @@ from convnext_keras.configs import CONVNEXT_CONFIGS
 def test_parameters_are_the_published_ones(variant):
     with keras.device("meta"):
         model = create_model(variant, weights=None, classes=1000)
-    assert model.count_params() == CONVNEXT_CONFIGS[variant].parameters
+    assert model.count_params() == CONVNEXT_CONFIGS[variant].num_params
 
 
 @pytest.mark.parametrize(

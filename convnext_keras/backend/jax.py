@@ -58,13 +58,13 @@ def _compiled_dense(activation):
     def plain(rows, kernel, bias):
         return activation(rows @ kernel + bias)
 
-    def widened(rows, kernel, bias):
+    def to_float32(rows, kernel, bias):
         return activation(_matmul_f32_accumulate(rows, kernel) + bias).astype(rows.dtype)
 
     def on_rows(inputs, kernel, bias):
         rows = inputs.reshape(-1, kernel.shape[0])
         if inputs.dtype == kernel.dtype == "bfloat16":
-            outputs = jax.lax.platform_dependent(rows, kernel, bias, cpu=widened, default=plain)
+            outputs = jax.lax.platform_dependent(rows, kernel, bias, cpu=to_float32, default=plain)
         else:
             outputs = plain(rows, kernel, bias)
         return outputs.reshape(*inputs.shape[:-1], kernel.shape[-1])

@@ -33,9 +33,9 @@ def convert_to_nchw(graph: openvino.Model) -> None:
             inputs as they were.
     """
     first: NchwOutputs = {}
-    straight: dict[Output, Output] = {}  # what transpositions to channels first gave, and what is that without them
+    untransposed: dict[Output, Output] = {}  # what transpositions to channels first gave, and what is that without them
     for node, inputs in [(node, node.input_values()) for node in graph.get_ordered_ops()]:
-        _connect(node, inputs, straight)
+        _connect(node, inputs, untransposed)
         kind = node.get_type_name()
         if kind == "Transpose":
             order, source = _integers(inputs[1]), inputs[0]
@@ -43,9 +43,9 @@ def convert_to_nchw(graph: openvino.Model) -> None:
                 first[node.output(0)] = source
                 continue
             if order == NHWC_TO_NCHW and source in first:
-                straight[node.output(0)] = first[source]
+                untransposed[node.output(0)] = first[source]
                 continue
-        is_known = kind in CONVERTERS and not any(port in straight for port in inputs)
+        is_known = kind in CONVERTERS and not any(port in untransposed for port in inputs)
         if any(port in first for port in inputs) and not (is_known and CONVERTERS[kind](node, inputs, first)):
             as_it_was = {
                 port: opset15.transpose(first[port], NCHW_TO_NHWC).output(0) for port in inputs if port in first

@@ -144,13 +144,15 @@ def fetch_from_hub(repository: str, files: Sequence[str], revision: str = "") ->
     """
     *others, last = files
     for file in others:
-        if found := find_on_hub(repository, file, revision, absent_if_unknown=True):
+        if found := find_on_hub(repository, file, revision, ignore_network_errors=True):
             return found
     with _wrap_errors(repository, files):
         return _download_from_hub(repository, last, revision)
 
 
-def find_on_hub(repository: str, file: str, revision: str = "", absent_if_unknown: bool = False) -> VerifiedFile | None:
+def find_on_hub(
+    repository: str, file: str, revision: str = "", ignore_network_errors: bool = False
+) -> VerifiedFile | None:
     """Returns a file like `fetch_from_hub`; None if the repository lacks it, or if it is not cached while offline.
 
     With `absent_if_unknown`, also if the hub cannot be reached.
@@ -161,7 +163,7 @@ def find_on_hub(repository: str, file: str, revision: str = "", absent_if_unknow
         try:
             return _download_from_hub(repository, file, revision)
         except huggingface_hub.errors.LocalEntryNotFoundError:
-            if is_offline() or absent_if_unknown:
+            if is_offline() or ignore_network_errors:
                 return None
             raise
         except huggingface_hub.errors.EntryNotFoundError:

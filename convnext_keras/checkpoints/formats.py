@@ -164,9 +164,9 @@ def _open_hdf5(path: Path, stack: contextlib.ExitStack) -> WeightsReader:
     root = _resolve_path(file, "model_weights") if "model_weights" in file.keys() else file  # noqa: SIM118
     if not isinstance(root, h5py.Group):
         raise WeightsError("model_weights is not a group")
-    every = dict(_all_datasets(root))
+    all_datasets = dict(_all_datasets(root))
     legacy = any(name == "layer_names" or name == "layer_names0" for name in root.attrs)
-    datasets = dict(_legacy_datasets(root, every)) if legacy else every
+    datasets = dict(_legacy_datasets(root, all_datasets)) if legacy else all_datasets
     size = path.stat().st_size
     headers = {name: _validate_spec(name, dataset, size) for name, dataset in datasets.items()}
 
@@ -177,22 +177,22 @@ def _open_hdf5(path: Path, stack: contextlib.ExitStack) -> WeightsReader:
     return WeightsReader(path, "h5" if legacy else "weights.h5", headers, read)
 
 
-def _legacy_datasets(root: h5py.Group, every: dict[str, h5py.Dataset]) -> Iterator[tuple[str, h5py.Dataset]]:
+def _legacy_datasets(root: h5py.Group, all_datasets: dict[str, h5py.Dataset]) -> Iterator[tuple[str, h5py.Dataset]]:
     """Yields the datasets in `layer_names` and each layer's `weight_names`, in this order, as `layer/.../variable`."""
     listed = set()
     for layer in _read_name_list(root, "layer_names"):
         group = _resolve_path(root, layer)
         for weight in _read_name_list(group, "weight_names"):
             name = f"{layer}/{weight}"
-            if name not in every:
+            if name not in all_datasets:
                 raise WeightsError(f"lists {name!r}, which is not there, or is not an array")
             if name in listed:
                 raise WeightsError(f"names the tensor {name!r} twice")
             listed.add(name)
-            yield name, every[name]
+            yield name, all_datasets[name]
     # Keras 3 keeps a model's own variables under another name; a ConvNeXt has none.
-    if surplus := sorted(every.keys() - listed):
-        raise WeightsError(f"holds {surplus[0]!r}, which its list of layers does not name")
+    if unexpected := sorted(all_datasets.keys() - listed):
+        raise WeightsError(f"holds {unexpected[0]!r}, which its list of layers does not name")
 
 
 def _read_name_list(group: Any, attribute: str) -> list[str]:

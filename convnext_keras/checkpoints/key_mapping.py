@@ -49,7 +49,7 @@ class KeyMatch(NamedTuple):
 
     layout: str | None
     sources: Mapping[Key, str]
-    surplus: list[str]
+    unexpected: list[str]
     torch: bool = False
 
 
@@ -78,7 +78,7 @@ def match_keys(
         for inner in layout.prefixes
         for outer in ("", "module.")
     ]
-    best = max(fits, key=lambda fit: (len(fit.sources), -len(fit.surplus)))
+    best = max(fits, key=lambda fit: (len(fit.sources), -len(fit.unexpected)))
     known = 2 * len(best.sources) > min(len(shapes), len(files))
     return best if known else KeyMatch(None, {}, list(files))
 
@@ -97,8 +97,8 @@ def _build_match(
 ) -> KeyMatch:
     used = set(sources.values())
     pattern = re.compile("|".join([r"(?!)", *dropped]))
-    surplus = [name for name in files if name not in used and not pattern.fullmatch(name.removeprefix("module."))]
-    return KeyMatch(layout, sources, surplus, torch)
+    unexpected = [name for name in files if name not in used and not pattern.fullmatch(name.removeprefix("module."))]
+    return KeyMatch(layout, sources, unexpected, torch)
 
 
 def native_keys(files: Iterable[str], shapes: Iterable[Key]) -> dict[Key, str]:

@@ -245,7 +245,7 @@ def _raise_if_mismatch(
         raise WeightsError(f"{file.path}: its names are of no known layout; it begins with {_preview(file.headers)}.")
     faults = {
         "missing": [str(key) for key in slots if key not in fit.sources],
-        "not expected": [repr(name) for name in fit.surplus],
+        "not expected": [repr(name) for name in fit.unexpected],
         "unfit": _shape_errors(file, fit, slots),
     }
     if any(faults.values()):

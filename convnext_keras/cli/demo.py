@@ -81,10 +81,10 @@ def classify_digits(output: Path) -> list[Table | str]:
     ]
 
 
-def colorize(digit: np.ndarray, random: np.random.Generator) -> Image.Image:
+def colorize(digit: np.ndarray, rng: np.random.Generator) -> Image.Image:
     """Draws a digit `(8, 8)` in one color on another, 32 pixels high, for a model trained on white on black."""
     while True:
-        ink, paper = random.integers(0, 256, (2, 3))
+        ink, paper = rng.integers(0, 256, (2, 3))
         if abs(int(ink.sum()) - int(paper.sum())) > MIN_CONTRAST:
             break
     part = digit[..., None] / 255
@@ -109,12 +109,12 @@ def train_on_colors(images: Path, model: Path) -> list[Table | str]:
         if folder.exists():
             raise ValueError(f"{folder} exists. Move it away, or choose another place with --output.")
     reports.new_figure(1, 1)  # Before minutes of training.
-    random = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     names = [name for _, name in load_class_names("digits")]
     for number, (digit, label) in enumerate(zip(*load_digits(), strict=True)):
         folder = images / names[label]
         folder.mkdir(parents=True, exist_ok=True)
-        colorize(digit, random).save(folder / f"{number}.png")
+        colorize(digit, rng).save(folder / f"{number}.png")
     kept, held_out = training.train_val_split(images, 0.2, None, 0, "raise")
     before = training.evaluate(DIGITS, held_out)
     trained = training.fine_tune(DIGITS, kept, validation=held_out, verbose=2)

@@ -41,7 +41,7 @@ def models(
         return
     table = Table("weight set", "million parameters", "MB", "pixels", "classes", "top-1 %", "license")
     for row in rows:
-        million = f"{(variants[row.variant].parameters or 0) / 1e6:.1f}"
+        million = f"{(variants[row.variant].num_params or 0) / 1e6:.1f}"
         license = f"[yellow]{row.license}[/]" if row.license in RESTRICTED_LICENSES else row.license
         table.add_row(
             row.name, million, str(row.size_mb), str(row.input_size), str(row.classes), row.top1_accuracy, license
@@ -92,8 +92,8 @@ def inspect(
         "depths": description.variant.depths,
         "dims": description.variant.dims,
         **others,
-        **({"embedding": towers.embedding, **towers.text._asdict()} if towers else {}),
-        "parameters": description.parameters,
+        **({"embedding": towers.embed_dim, **towers.text._asdict()} if towers else {}),
+        "parameters": description.num_params,
         "classes": f"{description.classes} {shown or (description.labels or '')}".strip(),
         "activation": description.activation,
         **{f"transform: {key}": value for key, value in description.transform._asdict().items()},

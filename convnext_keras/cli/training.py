@@ -116,8 +116,8 @@ def train(
     chosen = override_config(training.get_training_config(preset or None, len(kept)), changes or [])
     console = Console()
     balance = Table("class", "train", "validate")
-    for name, count in kept.counts.items():
-        balance.add_row(Text(name), str(count), str(held_out.counts[name]))
+    for name, count in kept.class_counts.items():
+        balance.add_row(Text(name), str(count), str(held_out.class_counts[name]))
     console.print(balance)
     state = output.with_name(f"{output.name}.partial")
     options: dict[str, Any] = {"size": size or None, "seed": seed, "state": state, "verbose": 2}
@@ -156,7 +156,7 @@ def train_on_pairs(
         kept, held_out = pairs, training.load_image_text_pairs(validation)
     else:
         order = np.random.default_rng(seed).permutation(len(pairs))
-        kept, held_out = map(pairs.subset, np.split(order, [max(0, round(len(pairs) * (1 - validation)))]))
+        kept, held_out = map(pairs.select, np.split(order, [max(0, round(len(pairs) * (1 - validation)))]))
     if not len(kept) or not len(held_out):
         raise ValueError(
             f"--validation {validation} leaves {len(kept)} pairs to train on, and {len(held_out)} to validate."

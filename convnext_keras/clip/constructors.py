@@ -30,7 +30,7 @@ def build_image_encoder(
     dtype: Any,
 ) -> ConvNeXtModel:
     """Returns the image tower: a ConvNeXt's pooled and normed features, projected; pixels -> `(N, embedding)`."""
-    trunk = variant.trunk
+    trunk = variant.vision
     design = BuildContext(trunk, "image", drop_path_rate, layer_scale, trunk.minimum_size, dtype)
     features = convnext_model(design, inputs, statistics, trunk.head_pooling, None, None)
     x = features.output
@@ -42,7 +42,7 @@ def build_image_encoder(
 
     if variant.projection_hidden_size:
         x = FusedDense(variant.projection_hidden_size, activation="gelu", **options("projection_hidden"))(x)
-    x = layers.Dense(variant.embedding, use_bias=variant.projection_bias, **options("projection"))(x)
+    x = layers.Dense(variant.embed_dim, use_bias=variant.projection_bias, **options("projection"))(x)
     return ConvNeXtModel(features.input, x, name="image_encoder")
 
 
@@ -81,7 +81,7 @@ def CLIPConvNeXt(  # noqa: N802 - named like the constructors of keras.applicati
         >>> from convnext_keras.clip import CLIPConvNeXt, CLIPConfig, CLIPTextConfig
         >>> from convnext_keras.configs import ConvNeXtConfig
         >>> trunk = ConvNeXtConfig((1, 1, 2, 1), (8, 16, 32, 64))
-        >>> variant = CLIPConfig(trunk, CLIPTextConfig(width=32, heads=2, depth=2, vocab_size=1024), embedding=16)
+        >>> variant = CLIPConfig(trunk, CLIPTextConfig(width=32, heads=2, layers=2, vocab_size=1024), embed_dim=16)
         >>> CLIPConvNeXt(variant, image_size=64).image_encoder.output_shape
         (None, 16)
     """
@@ -90,12 +90,12 @@ def CLIPConvNeXt(  # noqa: N802 - named like the constructors of keras.applicati
     if isinstance(source, hub.ModelInfo):
         source.check_clip(variant)
     size = variant.image_size if image_size is None else image_size
-    inputs = validation.get_input_tensor(None, validation.image_shape(size), None, variant.trunk.minimum_size, 3)
+    inputs = validation.get_input_tensor(None, validation.image_shape(size), None, variant.vision.minimum_size, 3)
     file = None if source is None else checkpoints.fetch_weights(source)
     statistics = (source.transform if isinstance(source, checkpoints.WeightsSource) else OPEN_CLIP_TRANSFORM).statistics
     images = build_image_encoder(variant, inputs, statistics, drop_path_rate, layer_scale_init_value, dtype)
     head_dtype = images.layers[-1].dtype_policy.name
-    texts = build_text_encoder(variant.text, variant.embedding, dtype, head_dtype)
+    texts = build_text_encoder(variant.text, variant.embed_dim, dtype, head_dtype)
     named = {
         "images": keras.Input(images.input_shape[1:], name="images"),
         "tokens": keras.Input((None,), dtype="int32", name="tokens"),

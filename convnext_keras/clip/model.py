@@ -171,11 +171,11 @@ class CLIP(DualEncoder, ConvNeXtModel):
     def call(self, inputs, training=False, mask=None):
         if not training or self.micro_batches == 1:
             return super().call(inputs, training=training, mask=mask)
-        images = self._in_parts(self.image_encoder, inputs["images"])
-        texts = self._in_parts(self.text_encoder, inputs["tokens"])
+        images = self._encode_microbatches(self.image_encoder, inputs["images"])
+        texts = self._encode_microbatches(self.text_encoder, inputs["tokens"])
         return self.get_layer("similarity")(images, texts, training=True)
 
-    def _in_parts(self, encoder: keras.Model, rows):
+    def _encode_microbatches(self, encoder: keras.Model, rows):
         """Returns the embeddings of a batch, of which nothing else is kept for the gradients."""
         require_deterministic(encoder)
         if rows.shape[0] and rows.shape[0] % self.micro_batches:

@@ -115,7 +115,7 @@ class TextPooler(layers.Layer):
 def transformer_block(inputs, block: int, tower: CLIPTextConfig, dtype: Any):
     """Returns one residual block of causal self-attention and one of two dense layers: `(N, L, C)` -> `(N, L, C)`."""
     width = tower.width
-    residual = width**-0.5 * (2 * tower.depth) ** -0.5
+    residual = width**-0.5 * (2 * tower.layers) ** -0.5
 
     def name(role: str) -> str:
         return str(LayerName(role, block=block))
@@ -156,7 +156,7 @@ def build_text_encoder(tower: CLIPTextConfig, embedding: int, dtype: Any, output
     options = {"embeddings_initializer": initializer, "name": "text_token_embedding", "dtype": dtype}
     x = layers.Embedding(tower.vocab_size, tower.width, **options)(tokens)
     x = PositionEmbedding(tower.context_length, name="text_position_embedding", dtype=dtype)(x)
-    for block in range(tower.depth):
+    for block in range(tower.layers):
         x = transformer_block(x, block, tower, dtype)
     x = LayerNormalization(epsilon=EPSILON, name="text_final_norm", dtype=output_dtype)(x)
     x = TextPooler(embedding, name="text_projection", dtype=output_dtype)(x, tokens)

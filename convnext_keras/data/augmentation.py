@@ -25,7 +25,7 @@ def random_box(
     width: int,
     scale: tuple[float, float],
     ratios: tuple[float, float],
-    random: np.random.Generator,
+    rng: np.random.Generator,
 ) -> Box | None:
     """Returns a random box inside an image.
 
@@ -34,17 +34,17 @@ def random_box(
         width: Width of the image in pixels.
         scale: Smallest and largest part of its area.
         ratios: Smallest and largest of the box's width to its height.
-        random: Where the numbers come from.
+        rng: Random generator.
 
     Returns:
         Top, left, height and width in pixels; None if ten tries do not fit.
     """
     for _ in range(10):
-        area = height * width * random.uniform(*scale)
-        ratio = math.exp(random.uniform(math.log(ratios[0]), math.log(ratios[1])))
+        area = height * width * rng.uniform(*scale)
+        ratio = math.exp(rng.uniform(math.log(ratios[0]), math.log(ratios[1])))
         box_width, box_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < box_width <= width and 0 < box_height <= height:
-            top, left = random.integers(0, (height - box_height + 1, width - box_width + 1))
+            top, left = rng.integers(0, (height - box_height + 1, width - box_width + 1))
             return int(top), int(left), box_height, box_width
     return None
 
@@ -53,24 +53,24 @@ def random_resized_crop(
     image: Image.Image,
     size: tuple[int, int],
     scale: tuple[float, float],
-    random: np.random.Generator,
+    rng: np.random.Generator,
     interpolation: str = "bicubic",
 ) -> Image.Image:
     """Crops a random part of an image and resizes it (https://arxiv.org/abs/1409.4842v1, section 6)."""
-    box = random_box(image.height, image.width, scale, CROP_RATIOS, random)
+    box = random_box(image.height, image.width, scale, CROP_RATIOS, rng)
     top, left, height, width = box or (0, 0, image.height, image.width)
     area = (left, top, left + width, top + height)
     return image.resize((size[1], size[0]), INTERPOLATIONS[interpolation], box=area)
 
 
-def random_erasing(pixels: np.ndarray, random: np.random.Generator) -> np.ndarray:
+def random_erasing(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Returns a copy of pixels `(H, W, C)` with a random box of noise (https://arxiv.org/abs/1708.04896v2)."""
-    box = random_box(pixels.shape[0], pixels.shape[1], ERASING_AREA, ERASING_RATIOS, random)
+    box = random_box(pixels.shape[0], pixels.shape[1], ERASING_AREA, ERASING_RATIOS, rng)
     if box is None:
         return pixels
     top, left, height, width = box
     changed = pixels.copy()
-    noise = random.integers(0, 256, (height, width, pixels.shape[2]), "uint8")
+    noise = rng.integers(0, 256, (height, width, pixels.shape[2]), "uint8")
     changed[top : top + height, left : left + width] = noise
     return changed
 
@@ -90,12 +90,12 @@ def _rotation(degrees: float) -> np.ndarray:
     return np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
 
 
-def random_affine(image: Image.Image, strength: float, random: np.random.Generator) -> Image.Image:
+def random_affine(image: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:
     """Rotates, scales and shifts an image: at strength 1 up to `MAX_ANGLE` degrees, `MAX_ZOOM` and `MAX_SHIFT`.
 
     The levels at the edge go on outside the image, so that a plain background stays plain.
     """
-    angle, wide, high, right, down = strength * random.uniform(-1, 1, 5)
+    angle, wide, high, right, down = strength * rng.uniform(-1, 1, 5)
     matrix = _rotation(MAX_ANGLE * angle) / [1 + MAX_ZOOM * wide, 1 + MAX_ZOOM * high]
     pixels = np.asarray(image)
     border = max(image.size) // 2
@@ -133,11 +133,11 @@ OPERATIONS: dict[str, Callable[[Image.Image, float], Image.Image]] = {
 }
 
 
-def rand_augment(image: Image.Image, magnitude: float, random: np.random.Generator) -> Image.Image:
+def rand_augment(image: Image.Image, magnitude: float, rng: np.random.Generator) -> Image.Image:
     """Applies two random `OPERATIONS` with strength `magnitude / 10`, varied by 0.05."""
-    for name in random.choice([*OPERATIONS], 2):
-        strength = min(1.0, max(0.0, random.normal(magnitude, 0.5) / MAX_MAGNITUDE))
-        image = OPERATIONS[str(name)](image, strength * random.choice((-1, 1)))
+    for name in rng.choice([*OPERATIONS], 2):
+        strength = min(1.0, max(0.0, rng.normal(magnitude, 0.5) / MAX_MAGNITUDE))
+        image = OPERATIONS[str(name)](image, strength * rng.choice((-1, 1)))
     return image
 
 
@@ -180,33 +180,33 @@ class Augmentation:
                 "crop_scale, hflip_prob, affine, rand_augment and random_erasing_prob."
             )
 
-    def __call__(self, image: ImageSource, random: np.random.Generator) -> np.ndarray:
+    def __call__(self, image: ImageSource, rng: np.random.Generator) -> np.ndarray:
         """Returns pixels `(height, width, channels)` in 0..255; see `ImageTransform`."""
         height, width, channels = self.transform.shape
         if self.crop_scale == (1, 1):
             pixels = self.transform(image)
             if not (self.hflip_prob or self.affine or self.rand_augment):
-                return random_erasing(pixels, random) if random.random() < self.random_erasing_prob else pixels
+                return random_erasing(pixels, rng) if rng.random() < self.random_erasing_prob else pixels
             levels = np.clip(np.rint(pixels), 0, 255).astype("uint8")
             source_image = Image.fromarray(levels[..., 0] if channels == 1 else levels)
         else:
             source_image = self.transform.open(image, PIL_MODES[channels])
             source_image = random_resized_crop(
-                source_image, (height, width), self.crop_scale, random, self.transform.interpolation
+                source_image, (height, width), self.crop_scale, rng, self.transform.interpolation
             )
-        if random.random() < self.hflip_prob:
+        if rng.random() < self.hflip_prob:
             source_image = ImageOps.mirror(source_image)
         if self.affine:
-            source_image = random_affine(source_image, self.affine, random)
+            source_image = random_affine(source_image, self.affine, rng)
         if self.rand_augment:
-            source_image = rand_augment(source_image, self.rand_augment, random)
+            source_image = rand_augment(source_image, self.rand_augment, rng)
         pixels = np.asarray(source_image)
         pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-        return random_erasing(pixels, random) if random.random() < self.random_erasing_prob else pixels
+        return random_erasing(pixels, rng) if rng.random() < self.random_erasing_prob else pixels
 
 
 def mixup_cutmix(
-    pixels: np.ndarray, targets: np.ndarray, mixup: float, cutmix: float, random: np.random.Generator
+    pixels: np.ndarray, targets: np.ndarray, mixup: float, cutmix: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns a batch mixed with itself in reverse order, by mixup or by cutmix, one at random if both are asked for.
 
@@ -218,7 +218,7 @@ def mixup_cutmix(
         targets: `(N, classes)`, each row summing to 1.
         mixup: The parameter of the beta distribution of the parts, above 0; 0 for no mixup.
         cutmix: The same for cutmix.
-        random: Where the numbers come from.
+        rng: Random generator.
 
     Returns:
         Both of the same shapes, float32.
@@ -227,14 +227,14 @@ def mixup_cutmix(
     kinds = [kind for kind, alpha in (("mixup", mixup), ("cutmix", cutmix)) if alpha]
     if not kinds:
         return pixels, targets
-    kind = random.choice(kinds)
-    part = random.beta(mixup, mixup) if kind == "mixup" else random.beta(cutmix, cutmix)
+    kind = rng.choice(kinds)
+    part = rng.beta(mixup, mixup) if kind == "mixup" else rng.beta(cutmix, cutmix)
     if kind == "mixup":
         pixels = part * pixels + (1 - part) * pixels[::-1]
     else:
         height, width = pixels.shape[1:3]
         half = np.array([height, width]) * math.sqrt(1 - part) / 2
-        middle = random.uniform(0, (height, width))
+        middle = rng.uniform(0, (height, width))
         top, left = np.clip(np.rint(middle - half), 0, (height, width)).astype(int)
         bottom, right = np.clip(np.rint(middle + half), 0, (height, width)).astype(int)
         pasted = pixels.copy()

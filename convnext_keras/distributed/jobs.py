@@ -267,7 +267,7 @@ def _remaining_shards(shards: list[Shard], output: Output, options: JobOptions) 
     """Returns the shards that are to be done; images that are new since an earlier run become shards of their own."""
     done = output.done
     if all(done.get(shard.number) in (None, shard.digest) for shard in shards):
-        again = output.failed() if options.retry_errors else ()
+        again = output.failed_shards() if options.retry_errors else ()
         return [shard for shard in shards if shard.number not in done or shard.number in again]
     if options.retry_errors:
         raise ValueError(f"{output.path} has other images than the inputs. Retry errors with the inputs as they were.")
@@ -275,7 +275,7 @@ def _remaining_shards(shards: list[Shard], output: Output, options: JobOptions) 
     for shard in shards:
         places = [place for place, name in enumerate(shard.names) if printable(name) not in known]
         if places and (shard.is_archive or shard.columns is not None):
-            left.append(shard.subset(places, next(numbers)))
+            left.append(shard.select(places, next(numbers)))
         else:
             alone += [shard.names[place] for place in places]
     size = options.shard_size

@@ -43,7 +43,7 @@ class Output:
     def _keys(self) -> Iterator[str]:
         raise NotImplementedError
 
-    def failed(self) -> set[int]:
+    def failed_shards(self) -> set[int]:
         """Returns the numbers of the shards with images that could not be read."""
         raise NotImplementedError
 
@@ -89,7 +89,7 @@ class ParquetOutput(Output):
         for _, column in self._columns("key"):
             yield from column.to_pylist()
 
-    def failed(self) -> set[int]:
+    def failed_shards(self) -> set[int]:
         return {number for number, column in self._columns("error") if column.null_count < len(column)}
 
     @property
@@ -119,7 +119,7 @@ class LanceOutput(Output):
         for batch in self.index._names():
             yield from batch
 
-    def failed(self) -> set[int]:
+    def failed_shards(self) -> set[int]:
         if self.index.table is None:
             return set()
         rows = self.index.table.search().where("error IS NOT NULL").select(["shard"]).to_arrow()

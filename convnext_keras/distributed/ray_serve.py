@@ -16,35 +16,41 @@ HEALTH_SECONDS = 2
 def serve_deployment(
     model: str = BUNDLED_CLIP,
     *,
-    replicas: int | tuple[int, int] = 1,
-    processors: float = 1,
-    gpus: float = 0,
-    queue: int = 1024,
+    min_replicas: int = 1,
+    max_replicas: int | None = None,
+    num_cpus: float = 1,
+    num_gpus: float = 0,
+    max_queued_requests: int = 1024,
     **options: Any,
 ) -> Any:
     """Returns an application for `ray.serve.run`, which answers as `server.create_app` does.
 
     Args:
-        model: Name of the model, see `create_app`; every machine must find the same under it.
-        replicas: Number of them; or the least and the most, between which Ray Serve chooses by how many requests wait.
-        processors: Processors of each replica.
-        gpus: Gpus of each replica.
-        queue: Maximum number of requests that wait; more are refused with the status 503.
+        model: Name of the model, see `create_app`. Every machine must be able to load it under this name.
+        min_replicas: Minimum number of replicas. Defaults to 1.
+        max_replicas: Maximum number of replicas. Ray Serve chooses a number by the requests in the queue. Defaults to
+            `min_replicas`.
+        num_cpus: CPU cores per replica.
+        num_gpus: GPUs per replica.
+        max_queued_requests: Maximum number of requests in the queue. More are rejected with status 503.
         **options: Options of `create_app`, such as `api_keys` and `indexes`.
 
     Raises:
-        ValueError: If Ray Serve is missing, or a number is not valid.
+        ValueError: If Ray Serve is not installed, or a number is invalid.
 
     Example:
         >>> from convnext_keras import distributed
-        >>> distributed.serve_deployment("convnext_mini.shapes", replicas=0)
+        >>> distributed.serve_deployment("convnext_mini.shapes", min_replicas=0)
         Traceback (most recent call last):
         ...
-        ValueError: replicas must be 1 or more, or the least and the most. Received: replicas=0
+        ValueError: Required: 1 <= min_replicas <= max_replicas. Received: min_replicas=0, max_replicas=0
     """
-    least, most = replicas if isinstance(replicas, tuple) else (replicas, replicas)
-    if not 1 <= least <= most:
-        raise ValueError(f"replicas must be 1 or more, or the least and the most. Received: replicas={replicas}")
+    max_replicas = min_replicas if max_replicas is None else max_replicas
+    if not 1 <= min_replicas <= max_replicas:
+        raise ValueError(
+            "Required: 1 <= min_replicas <= max_replicas. "
+            f"Received: min_replicas={min_replicas}, max_replicas={max_replicas}"
+        )
     try:
         from ray import serve
     except ImportError as error:
@@ -55,18 +61,18 @@ def serve_deployment(
 
         return create_app(model, **options)
 
-    variables = {**worker_env(), "OMP_NUM_THREADS": str(max(1, int(processors)))}
-    number: dict[str, Any] = {"num_replicas": least}
-    if least < most:
-        scaling = {"min_replicas": least, "max_replicas": most, "target_ongoing_requests": MAX_ONGOING_REQUESTS // 2}
-        number = {"autoscaling_config": scaling}
+    variables = {**worker_env(), "OMP_NUM_THREADS": str(max(1, int(num_cpus)))}
+    number: dict[str, Any] = {"num_replicas": min_replicas}
+    if min_replicas < max_replicas:
+        scaling = {"min_replicas": min_replicas, "max_replicas": max_replicas}
+        number = {"autoscaling_config": {**scaling, "target_ongoing_requests": MAX_ONGOING_REQUESTS // 2}}
     deployment: Any = serve.deployment(
         serve.ingress(build)(),
         name="convnext_keras",
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
-        max_queued_requests=queue,
+        max_queued_requests=max_queued_requests,
         health_check_period_s=HEALTH_SECONDS,
-        ray_actor_options={"num_cpus": processors, "num_gpus": gpus, "runtime_env": {"env_vars": variables}},
+        ray_actor_options={"num_cpus": num_cpus, "num_gpus": num_gpus, "runtime_env": {"env_vars": variables}},
         **number,
     )
     return deployment.bind()

@@ -83,7 +83,7 @@ class Shard:
         """Returns 8 hexadecimal digits of the names, which identify a shard between runs."""
         return hashlib.sha256("\0".join(self.names).encode("utf-8", "surrogateescape")).hexdigest()[:8]
 
-    def subset(self, places: Sequence[int], number: int) -> "Shard":
+    def select(self, places: Sequence[int], number: int) -> "Shard":
         """Returns some of the images, as a shard with another number."""
         return dataclasses.replace(
             self,

@@ -246,11 +246,11 @@ def write_open_clip_config(description: ModelInfo) -> Files:
     variant, transform, form = description.clip, description.transform, "open_clip"
     if variant is None:
         raise UnsupportedByFormatError("The format 'open_clip' is of ConvNeXt-CLIPs. Use timm, transformers or keras.")
-    name, arguments = timm_arguments(variant.trunk, form)
+    name, arguments = timm_arguments(variant.vision, form)
     pool = arguments.pop("global_pool", "")
     require_supported(not arguments and pool in ("", "max", "avgmax"), form, "a trunk without a name in timm")
     require_supported(
-        variant.projection_hidden_size in (None, 2 * variant.embedding), form, "a hidden layer of that width"
+        variant.projection_hidden_size in (None, 2 * variant.embed_dim), form, "a hidden layer of that width"
     )
     require_supported(
         variant.text.activation in ("gelu", "quick_gelu"), form, f"activation={variant.text.activation!r} of texts"
@@ -275,14 +275,14 @@ def write_open_clip_config(description: ModelInfo) -> Files:
         "image_size": [*transform.size] if isinstance(transform.size, tuple) else transform.size,
     }
     model: dict[str, Any] = {
-        "embed_dim": variant.embedding,
+        "embed_dim": variant.embed_dim,
         "vision_cfg": vision,
         "text_cfg": {
             "context_length": text.context_length,
             "vocab_size": text.vocab_size,
             "width": text.width,
             "heads": text.heads,
-            "layers": text.depth,
+            "layers": text.layers,
             "mlp_ratio": text.mlp_ratio,
         },
     }
@@ -314,9 +314,9 @@ def to_torch_tensors(layout: str, prefix: str, description: ModelInfo, tensors: 
         name = names[by_timm and uses_alternative_key(key.layer.role, description)]
         if by_timm and key.layer.role == "stem_layernorm":
             name = f"{STEM_NORM[variant.stem]}.{name.rpartition('.')[2]}"
-        as_convolution = (conv_mlp and key.layer.role.startswith("pointwise")) or _is_unpooled(layout, key, variant)
+        as_conv1x1 = (conv_mlp and key.layer.role.startswith("pointwise")) or _is_unpooled(layout, key, variant)
         name = name[1:] if name.startswith("/") else prefix + name
-        named[name] = to_torch_layout(key, tensor, as_convolution, four_axes=not by_timm)
+        named[name] = to_torch_layout(key, tensor, as_conv1x1, expand_grn=not by_timm)
     return named
 
 
@@ -343,15 +343,15 @@ def _is_unpooled(layout: str, key: Key, variant: ConvNeXtConfig) -> bool:
     return layout == "timm" and dense and (variant.head_pooling == "none")
 
 
-def to_torch_layout(key: Key, tensor: LazyTensor, as_convolution: bool, four_axes: bool) -> LazyTensor:
+def to_torch_layout(key: Key, tensor: LazyTensor, as_conv1x1: bool, expand_grn: bool) -> LazyTensor:
     """Returns a tensor with output channels first, if it is a kernel."""
     shape, values = tensor.shape, tensor.values
     if key.variable != "kernel":
-        shape = (1, 1, 1, *shape) if four_axes and key.layer.role == "grn" else shape
+        shape = (1, 1, 1, *shape) if expand_grn and key.layer.role == "grn" else shape
         return LazyTensor(shape, tensor.dtype, lambda: values().reshape(shape))
     if len(shape) == 4:
         return LazyTensor((shape[3], shape[2], *shape[:2]), tensor.dtype, lambda: values().transpose(3, 2, 0, 1))
-    turned = (*shape[::-1], 1, 1) if as_convolution else shape[::-1]
+    turned = (*shape[::-1], 1, 1) if as_conv1x1 else shape[::-1]
     return LazyTensor(turned, tensor.dtype, lambda: np.reshape(values().T, turned))
 
 

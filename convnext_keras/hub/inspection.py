@@ -76,11 +76,11 @@ def inspect_model(model: keras.Model) -> InspectedModel:
 def _read_classifier(model: keras.Model, named: NamedLayers) -> InspectedModel:
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise ValueError(f"{model.name!r} must have one input and one output to be described.")
-    before, trunk, behind = _split_layers(model, named)
-    head = _read_head(model, behind)
+    preprocessing, trunk, after_backbone = _split_layers(model, named)
+    head = _read_head(model, after_backbone)
     variant = _read_trunk(model, trunk, head)
     classes = head.classifier.units if head.classifier else 0
-    statistics, channels = _read_inputs(model, before)
+    statistics, channels = _read_inputs(model, preprocessing)
     roles = {"head_layernorm": head.norm, "head_hidden": head.hidden, "head_dense": head.classifier}
     tensors = _tensors(trunk) | _tensors([(LayerName(role), layer) for role, layer in roles.items() if layer])
     if head.classifier and not head.classifier.use_bias:  # Published classifiers have one.
@@ -92,9 +92,9 @@ def _read_classifier(model: keras.Model, named: NamedLayers) -> InspectedModel:
 
 
 def _read_clip(model: keras.Model, images: NamedLayers, texts: NamedLayers) -> InspectedModel:
-    before, trunk, behind = _split_layers(model, images)
-    own = {name.role: layer for name, layer in behind}
-    head = _read_head(model, [row for row in behind if not row[0].role.startswith("projection")])
+    preprocessing, trunk, after_backbone = _split_layers(model, images)
+    own = {name.role: layer for name, layer in after_backbone}
+    head = _read_head(model, [row for row in after_backbone if not row[0].role.startswith("projection")])
     text: dict[str, Any] = {name.role: layer for name, layer in texts if name.block == 0}
     depth = 1 + max(name.block for name, _ in texts)
     similarity: Any = model.get_layer("similarity")
@@ -121,12 +121,12 @@ def _read_clip(model: keras.Model, images: NamedLayers, texts: NamedLayers) -> I
         logit_bias=similarity.use_bias,
     )
     norm: NamedLayers = [(LayerName("head_layernorm"), head.norm)]
-    others: NamedLayers = [row for row in behind if row[0].role.startswith("projection")]
+    others: NamedLayers = [row for row in after_backbone if row[0].role.startswith("projection")]
     tensors = _tensors([*trunk, *norm, *others, *texts, (LayerName("similarity"), similarity)])
     _check_count(model, tensors, count_clip_params(variant))
-    statistics, channels = _read_inputs(model.get_layer("image_encoder"), before)
-    stride = variant.trunk.minimum_size
-    return InspectedModel(variant.trunk, 0, None, statistics, channels, size, stride, tensors, variant)
+    statistics, channels = _read_inputs(model.get_layer("image_encoder"), preprocessing)
+    stride = variant.vision.minimum_size
+    return InspectedModel(variant.vision, 0, None, statistics, channels, size, stride, tensors, variant)
 
 
 def _split_layers(model: keras.Model, named: NamedLayers) -> tuple[NamedLayers, NamedLayers, NamedLayers]:
@@ -152,11 +152,11 @@ def _does_nothing(layer: keras.Layer) -> bool:
     return linear or isinstance(layer, kinds) or type(layer).__name__.startswith("Random")
 
 
-def _read_inputs(model: keras.Model, before: NamedLayers) -> tuple[str | NormalizationStats | None, int]:
+def _read_inputs(model: keras.Model, preprocessing: NamedLayers) -> tuple[str | NormalizationStats | None, int]:
     """Returns the statistics that are embedded, and the number of channels."""
     shape = model.input_shape
     channels = shape[-1] if keras.config.image_data_format() == "channels_last" else shape[1]
-    steps = [layer for _, layer in before if not _does_nothing(layer)]
+    steps = [layer for _, layer in preprocessing if not _does_nothing(layer)]
     if not steps:
         return None, channels
     if len(steps) > 1 or not isinstance(steps[0], layers.Normalization):
@@ -167,10 +167,10 @@ def _read_inputs(model: keras.Model, before: NamedLayers) -> tuple[str | Normali
     return named_statistics(NormalizationStats(tuple(rounded[0]), tuple(rounded[1]))), channels
 
 
-def _read_head(model: keras.Model, behind: NamedLayers) -> HeadSpec:
+def _read_head(model: keras.Model, after_backbone: NamedLayers) -> HeadSpec:
     """Reads the layers after the last block, in any of the orders that a format supports."""
     head = HeadSpec()
-    rows = [(name.role, layer) for name, layer in behind if not _does_nothing(layer)]
+    rows = [(name.role, layer) for name, layer in after_backbone if not _does_nothing(layer)]
     for place, (role, layer) in enumerate(rows):
         is_last, kind = place == len(rows) - 1, _pooling_name(layer)
         if kind and not head.pooling and not head.hidden:

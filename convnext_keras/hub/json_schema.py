@@ -50,7 +50,7 @@ class JsonObject(NamedTuple):
         shown = value if len(value) <= MAX_SHOWN else f"{value[:MAX_SHOWN]}..."
         return WeightsError(f"{self.path}: {self.place}{key} is {shown}; it must be {valid}.")
 
-    def refuse_unknown(self, known: Sequence[str], what: str) -> None:
+    def reject_unknown_keys(self, known: Sequence[str], what: str) -> None:
         """Raises WeightsError if there is a key that nothing is known of."""
         for key in self.values.keys() - set(known):
             hint = suggestion(key, known)

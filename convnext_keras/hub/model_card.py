@@ -45,7 +45,7 @@ def render_model_card(
     checked = f" (sha256 {origin.sha256})" if origin and origin.sha256 else ""
     rows = {
         "Architecture": f"ConvNeXt{' V2' * variant.use_grn}, depths {variant.depths}, widths {variant.dims}",
-        "Parameters": f"{description.parameters:,}",
+        "Parameters": f"{description.num_params:,}",
         "Classes": str(description.classes or "none"),
         "Images": f"{transform.shape[0]} x {transform.shape[1]} pixels, {transform.resize_mode} resize, "
         f"{transform.interpolation}",

@@ -17,7 +17,7 @@ from convnext_keras.hub.repository import Repository
 
 # Names of the weight file in order of preference; timm and OpenCLIP do not read shards.
 WEIGHTS_FILE, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
-METADATA_FIELDS = {"parameters", "input_size"}  # attributes of a variant that no layer has
+METADATA_FIELDS = {"num_params", "input_size"}  # attributes of a variant that no layer has
 LICENSE_PATTERN = re.compile(r"^license:[ \t]*[\"']?([\w.+-]+)", re.MULTILINE)
 
 
@@ -77,7 +77,7 @@ class ModelInfo:
         return {**self.variant._asdict(), **head, **chosen}
 
     @property
-    def parameters(self) -> int:
+    def num_params(self) -> int:
         """Returns the number of parameters in the weight file."""
         if self.clip:
             return count_clip_params(self.clip)
@@ -105,8 +105,8 @@ class ModelInfo:
         """Raises WeightsError if the ConvNeXt-CLIP that is to be filled has other sizes."""
 
         def sizes(variant: CLIPConfig) -> CLIPConfig:
-            trunk = variant.trunk._replace(parameters=None, input_size=0)
-            return variant._replace(trunk=trunk, parameters=None, image_size=0)
+            trunk = variant.vision._replace(num_params=None, input_size=0)
+            return variant._replace(vision=trunk, num_params=None, image_size=0)
 
         if self.clip is None or sizes(self.clip) != sizes(variant):
             raise WeightsError(
@@ -125,9 +125,9 @@ class ModelInfo:
         file = self.repository.require(self.files)
         with open_checkpoint(file.path) as opened:
             count = sum(math.prod(header.shape) for header in opened.headers.values())
-        if count != self.parameters:
+        if count != self.num_params:
             raise WeightsError(
-                f"{file.path}: holds {count} numbers, but the description says {self.parameters}: "
+                f"{file.path}: holds {count} numbers, but the description says {self.num_params}: "
                 f"depths={self.variant.depths}, dims={self.variant.dims}, {self.classes} classes."
             )
         return file

@@ -47,13 +47,13 @@ CONFIG_FIELDS = {
 }
 TEXT_FIELDS = {
     **dict.fromkeys(("width", "heads"), WIDTH),
-    **dict.fromkeys(("depth", "context_length"), schema.int_range(1, 4096)),
+    **dict.fromkeys(("layers", "context_length"), schema.int_range(1, 4096)),
     "vocab_size": schema.int_range(514, 10_000_000),
     "activation": CONFIG_FIELDS["activation"],
     "mlp_ratio": schema.float_range(0.01, 64),
 }
 CLIP_FIELDS = {
-    "embedding": WIDTH,
+    "embed_dim": WIDTH,
     "image_size": SIZE,
     "projection_hidden_size": schema.optional(WIDTH),
     "projection_bias": FLAG,
@@ -87,7 +87,7 @@ TOP_FIELDS = {
 
 def read_all(place: JsonObject, readings: dict[str, schema.Parser], others: tuple[str, ...] = ()) -> dict[str, Any]:
     """Returns the attributes that are there."""
-    place.refuse_unknown((*readings, *others), "attribute")
+    place.reject_unknown_keys((*readings, *others), "attribute")
     return {key: place.read(key, readings[key]) for key in place.values if key in readings}
 
 

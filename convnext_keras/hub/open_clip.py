@@ -43,7 +43,7 @@ MODEL_KEYS = (
 def read_model_info(repository: Repository, config: JsonObject, license: str | None) -> ModelInfo:
     """Returns the description in `open_clip_config.json`."""
     model = config.section("model_cfg")
-    model.refuse_unknown(MODEL_KEYS, "option of a ConvNeXt-CLIP")
+    model.reject_unknown_keys(MODEL_KEYS, "option of a ConvNeXt-CLIP")
     if model.values.get("multimodal_cfg") is not None:
         raise model.error("multimodal_cfg", "absent: captioning models are not ConvNeXt-CLIPs")
     variant = read_clip_config(model)
@@ -51,7 +51,7 @@ def read_model_info(repository: Repository, config: JsonObject, license: str | N
     return ModelInfo(
         repository,
         "open_clip",
-        variant.trunk,
+        variant.vision,
         0,
         read_transform(pixels, variant.image_size),
         files=WEIGHTS_FILES,
@@ -63,7 +63,7 @@ def read_model_info(repository: Repository, config: JsonObject, license: str | N
 def read_clip_config(model: JsonObject) -> CLIPConfig:
     """Reads the config of both towers."""
     vision, embedding = model.section("vision_cfg"), model.read("embed_dim", schema.int_range(1, 8192))
-    vision.refuse_unknown(VISION_KEYS, "option of an image tower by timm")
+    vision.reject_unknown_keys(VISION_KEYS, "option of an image tower by timm")
     if embedding is None:
         raise model.error("embed_dim", "a whole number 1..8192")
     projection = vision.read("timm_proj", schema.choice(PROJECTIONS), None)
@@ -92,7 +92,7 @@ def read_vision_config(vision: JsonObject) -> ConvNeXtConfig:
 def read_text_config(model: JsonObject) -> CLIPTextConfig:
     """Returns the text tower."""
     text = model.section("text_cfg")
-    text.refuse_unknown((*TEXT_KEYS, *FIXED_TEXT), "option of a text tower")
+    text.reject_unknown_keys((*TEXT_KEYS, *FIXED_TEXT), "option of a text tower")
     for key, valid in FIXED_TEXT.items():
         if text.values.get(key, valid) not in (valid, None):
             raise text.error(key, f"{valid!r} or absent")

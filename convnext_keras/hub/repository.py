@@ -55,7 +55,7 @@ class Repository(NamedTuple):
         if self.folder:
             present = [path for path in (self.folder / file for file in files) if path.is_file()]
             if not present:
-                raise WeightsError(f"{self.name}: has none of {' or '.join(files)}.{self._pickles()}")
+                raise WeightsError(f"{self.name}: has none of {' or '.join(files)}.{self._convert_hint()}")
             return VerifiedFile(self._inside(present[0]), download.file_sha256(present[0]))
         try:
             found = download.fetch_from_hub(self.owner_and_name, files, self.revision)
@@ -73,7 +73,7 @@ class Repository(NamedTuple):
             raise WeightsError(f"{path}: is a link to elsewhere, which is never followed.")
         return path
 
-    def _pickles(self) -> str:
+    def _convert_hint(self) -> str:
         names = sorted(path.name for path in (self.folder or Path()).iterdir() if path.suffix in PICKLES)
         return f" Convert {names[0]} once by {CONVERT_HINT}." if names else ""
 

@@ -59,7 +59,7 @@ MODEL_ARGS = (
 def read_model_info(repository: Repository, config: JsonObject, license: str | None) -> ModelInfo:
     """Returns the description in timm's `config.json`."""
     arguments = config.section("model_args")
-    arguments.refuse_unknown(MODEL_ARGS, "argument of timm's ConvNeXt")
+    arguments.reject_unknown_keys(MODEL_ARGS, "argument of timm's ConvNeXt")
     # Older files have one level: what is not about the architecture is about weights and images.
     facts = config.section("pretrained_cfg") if "pretrained_cfg" in config.values else config
     variant, output_stride = read_config(config, arguments)

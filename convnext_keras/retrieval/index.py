@@ -161,7 +161,7 @@ class ImageIndex:
             )
         return path
 
-    def embedded(
+    def iter_embedded(
         self,
         images: str | os.PathLike | Iterable[ImageSource],
         names: Iterable[str] | None,

@@ -139,7 +139,7 @@ class LanceIndex(ImageIndex):
         Raises:
             ValueError: If an image cannot be read, names or columns do not fit, or the table has other columns.
         """
-        embedded = self.embedded(images, names, batch_size, on_error, columns)
+        embedded = self.iter_embedded(images, names, batch_size, on_error, columns)
         added = [_to_record_batch(*part) for part in embedded]
         if not added:
             return 0

@@ -121,7 +121,7 @@ class InMemoryIndex(ImageIndex):
         Raises:
             ValueError: If an image cannot be read, there are more or fewer names than images, or two are the same.
         """
-        added = [*self.embedded(images, names, batch_size, on_error)]
+        added = [*self.iter_embedded(images, names, batch_size, on_error)]
         new = [name for batch, *_ in added for name in batch]
         check_distinct(new)
         self._put(new, np.concatenate([self._rows[:0], *(vectors for _, vectors, _ in added)]))
@@ -158,10 +158,10 @@ class InMemoryIndex(ImageIndex):
         if not places:
             return
         names = [self.names[place] for place in places]
-        made_of = find_image_root(names)
+        source_dir = find_image_root(names)
         metadata = {
             **model_metadata(self.model),
-            SOURCE_DIR_KEY: os.path.relpath(made_of, folder.resolve().parent) if made_of else "",
+            SOURCE_DIR_KEY: os.path.relpath(source_dir, folder.resolve().parent) if source_dir else "",
         }
         with atomic_path(folder / f"{len(present):04}.safetensors") as partial:
             with partial.with_suffix(".csv").open("w", encoding="utf-8", newline="") as stream:
@@ -198,10 +198,10 @@ class InMemoryIndex(ImageIndex):
             if len(names) != len(vectors):
                 raise WeightsError(f"{file}: has {len(vectors)} vectors, but its table {len(names)} names.")
             index._put(names, vectors)
-            made_of = (beside / (metadata.get(SOURCE_DIR_KEY) or "..")).resolve()
-            if made_of.is_relative_to(beside):
-                index.image_roots.append(made_of)
-                index.moved.append((Path(common_root(map(parent, names)) or "/"), made_of))
+            source_dir = (beside / (metadata.get(SOURCE_DIR_KEY) or "..")).resolve()
+            if source_dir.is_relative_to(beside):
+                index.image_roots.append(source_dir)
+                index.moved.append((Path(common_root(map(parent, names)) or "/"), source_dir))
         if folders:
             index.image_roots = folders
             index.moved = [(Path(index.folder or "/"), given) for given in folders]

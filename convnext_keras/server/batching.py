@@ -34,20 +34,20 @@ class Batcher:
         wait_seconds: float,
         max_queue: int,
         executor: Executor,
-        observe: Callable[[int, float, float], None] = lambda size, waited, ran: None,
+        on_batch: Callable[[int, float, float], None] = lambda size, waited, ran: None,
         streams: int = 1,
     ) -> None:
         self.run, self.max_batch, self.wait_seconds, self.max_queue = run, max_batch, wait_seconds, max_queue
-        self.executor, self.observe = executor, observe
+        self.executor, self.observe = executor, on_batch
         self.queue: collections.deque[tuple[np.ndarray, asyncio.Future, float]] = collections.deque()
-        self.arrived = asyncio.Event()
+        self.not_empty = asyncio.Event()
         self.task: asyncio.Task | None = None
-        self.free = asyncio.Semaphore(streams)
+        self.slots = asyncio.Semaphore(streams)
         self.running: set[asyncio.Task] = set()
 
     def start(self) -> None:
         """Begins to work; call it in the event loop."""
-        self.task = asyncio.create_task(self._work())
+        self.task = asyncio.create_task(self._loop())
 
     async def stop(self) -> None:
         """Ends the work when the queue is empty."""
@@ -72,35 +72,35 @@ class Batcher:
             ApiError: If the queue is full.
         """
         piece = 4 * self.max_batch
-        parts = [await self._queued(rows[start : start + piece]) for start in range(0, len(rows), piece)]
+        parts = [await self._enqueue(rows[start : start + piece]) for start in range(0, len(rows), piece)]
         return np.concatenate(parts) if parts else np.zeros((0, 0), "float32")
 
-    async def _queued(self, rows: list[np.ndarray]) -> np.ndarray:
+    async def _enqueue(self, rows: list[np.ndarray]) -> np.ndarray:
         if len(self.queue) + len(rows) > self.max_queue:
             raise ApiError(429, "queue_full", "Too many requests wait. Try again in a moment.")
         loop = asyncio.get_running_loop()
         futures = [loop.create_future() for _ in rows]
         self.queue.extend((row, future, time.monotonic()) for row, future in zip(rows, futures, strict=True))
-        self.arrived.set()
+        self.not_empty.set()
         try:
             return np.stack([await future for future in futures])
         finally:
             for future in futures:
                 future.cancel()
 
-    async def _work(self) -> None:
+    async def _loop(self) -> None:
         while True:
-            await self.free.acquire()
-            await self.arrived.wait()
+            await self.slots.acquire()
+            await self.not_empty.wait()
             if len(self.queue) < self.max_batch and time.monotonic() - self.queue[0][2] < self.wait_seconds:
                 await asyncio.sleep(self.wait_seconds)
             task = asyncio.create_task(self._run(self._next_batch()))
             self.running.add(task)
-            task.add_done_callback(self._ended)
+            task.add_done_callback(self._on_done)
 
-    def _ended(self, task: asyncio.Task) -> None:
+    def _on_done(self, task: asyncio.Task) -> None:
         self.running.discard(task)
-        self.free.release()
+        self.slots.release()
         if self.task and not task.cancelled() and task.exception():
             self.task.cancel()  # An error of this class: `is_alive` tells of it.
 
@@ -111,7 +111,7 @@ class Batcher:
             if not entry[1].done():
                 batch.append(entry)
         if not self.queue:
-            self.arrived.clear()
+            self.not_empty.clear()
         return batch
 
     async def _run(self, batch: list[tuple[np.ndarray, asyncio.Future, float]]) -> None:

@@ -133,21 +133,21 @@ class PixelBudget:
     """Limits the total number of pixels of the images that are decoded at the same time.
 
     Args:
-        most: Pixels at a time; one image alone is always let in.
+        capacity: Maximum number of pixels; a single image is always accepted.
     """
 
-    def __init__(self, most: int) -> None:
-        self.most, self.used = most, 0
+    def __init__(self, capacity: int) -> None:
+        self.capacity, self.used = capacity, 0
         self.freed = asyncio.Condition()
 
-    async def take(self, pixels: int) -> None:
+    async def acquire(self, pixels: int) -> None:
         """Waits until this number of pixels fits into the budget, and reserves it."""
         async with self.freed:
-            await self.freed.wait_for(lambda: self.used == 0 or self.used + pixels <= self.most)
+            await self.freed.wait_for(lambda: self.used == 0 or self.used + pixels <= self.capacity)
             self.used += pixels
 
-    async def give(self, pixels: int) -> None:
-        """Takes back pixels that are decoded, for those that wait."""
+    async def release(self, pixels: int) -> None:
+        """Releases pixels that are decoded."""
         async with self.freed:
             self.used -= pixels
             self.freed.notify_all()
@@ -190,19 +190,19 @@ class Decoder:
         return content, Image.MIME[image.format or "PNG"]
 
     async def _opened(self, content: bytes, param: str) -> Image.Image:
-        return await asyncio.get_running_loop().run_in_executor(self.pool, self.opened, content, param)
+        return await asyncio.get_running_loop().run_in_executor(self.pool, self.open_header, content, param)
 
     async def _decoded(self, image: Image.Image, decode: Callable, param: str) -> np.ndarray:
         pixels = image.width * image.height
-        await self.budget.take(pixels)
+        await self.budget.acquire(pixels)
         try:
             return await asyncio.get_running_loop().run_in_executor(self.pool, decode, image)
         except ImageError as error:
             raise unreadable_error(param) from error
         finally:
-            await self.budget.give(pixels)
+            await self.budget.release(pixels)
 
-    def opened(self, content: bytes, param: str) -> Image.Image:
+    def open_header(self, content: bytes, param: str) -> Image.Image:
         """Returns an image whose structure and header were found harmless; its pixels are not decoded yet."""
         limit = self.limits.max_image_pixels
         scans = check_structure(content, param, self.limits)

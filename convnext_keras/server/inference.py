@@ -70,7 +70,7 @@ class InferenceEngine:
         if isinstance(model, DualEncoder):
             runs["text"] = model.encode_tokens
         wait = limits.wait_seconds if batching else 0.0
-        self.towers = {
+        self.batchers = {
             tower: Batcher(
                 lambda rows, run=runs[tower], size=size: run(rows, size),
                 size,
@@ -92,7 +92,7 @@ class InferenceEngine:
         The other shapes run between requests, once the server is ready.
         """
         self.fetcher = Fetcher(self.policy, self.limits.fetch_seconds, self.limits.max_image_bytes)
-        for batcher in self.towers.values():
+        for batcher in self.batchers.values():
             batcher.start()
         usual, others = self._shapes()
         await self._warm_up(usual, "usual")
@@ -110,7 +110,7 @@ class InferenceEngine:
             # With the start and the end token, each fills one of the lengths that texts are cut to.
             rows_of["text"] = [tokenizer("a " * (length - 2), truncate="silent") for length in lengths]
         usual, others = [], []
-        for tower, batcher in self.towers.items():
+        for tower, batcher in self.batchers.items():
             full = batcher.max_batch
             counts = [
                 *(1 << power for power in range((full - 1).bit_length())),
@@ -124,7 +124,7 @@ class InferenceEngine:
     async def _warm_up(self, shapes: list[tuple[str, np.ndarray]], kind: str) -> None:
         loop, start = asyncio.get_running_loop(), time.monotonic()
         for number, (tower, inputs) in enumerate(shapes, start=1):
-            await loop.run_in_executor(self.runner, self.towers[tower].run, inputs)
+            await loop.run_in_executor(self.runner, self.batchers[tower].run, inputs)
             seconds = round(time.monotonic() - start, 2)
             log.info(json.dumps({"warm_up": kind, "shape": number, "of": len(shapes), "seconds": seconds}))
         # The garbage collector would look through the million objects of a backend for 0.3 s, again and again.
@@ -135,7 +135,7 @@ class InferenceEngine:
         """Raises ApiError if the server cannot answer: it is not warm yet, it stops, or a queue's task has died."""
         if self.state == "stopping":
             raise ApiError(503, "shutting_down", "The server stops. Try another one, or again in a moment.")
-        if self.state == "loading" or not all(batcher.is_alive for batcher in self.towers.values()):
+        if self.state == "loading" or not all(batcher.is_alive for batcher in self.batchers.values()):
             raise ApiError(503, "model_loading", "The server is not ready. Try again in a moment.")
 
     async def stop(self) -> None:
@@ -143,7 +143,7 @@ class InferenceEngine:
         self.state = "stopping"
         self.warming_up.cancel()
         await asyncio.gather(self.warming_up, return_exceptions=True)
-        for batcher in self.towers.values():
+        for batcher in self.batchers.values():
             await batcher.stop()
         await self.fetcher.close()
         self.decoder.close()
@@ -176,7 +176,7 @@ class InferenceEngine:
         async with self.deadline():
             tokens = await self._tokens([(text, params[number]) for number, text in texts.items()], truncate)
             source_images = [(item, params[number]) for number, item in images.items()]
-            of_texts, of_images = await self._both(tokens, source_images)
+            of_texts, of_images = await self._encode_concurrently(tokens, source_images)
         vectors = np.zeros((len(items), self.model.embed_dim), "float32")
         if texts:
             vectors[[*texts]] = of_texts
@@ -185,11 +185,13 @@ class InferenceEngine:
         counted = int((tokens == self._tokenizer.end).argmax(axis=-1).sum() + len(tokens)) if texts else 0
         return EmbeddingResult(vectors, counted, len(images))
 
-    async def _both(self, tokens: np.ndarray, images: list[tuple[ImageItem, str]]) -> tuple[np.ndarray, np.ndarray]:
+    async def _encode_concurrently(
+        self, tokens: np.ndarray, images: list[tuple[ImageItem, str]]
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Returns vectors of texts and of images, at the same time; the first error ends both."""
         try:
             async with asyncio.TaskGroup() as group:
-                of_texts = group.create_task(self.towers["text"](list(tokens))) if len(tokens) else None
+                of_texts = group.create_task(self.batchers["text"](list(tokens))) if len(tokens) else None
                 of_images = group.create_task(self._images(images))
         except ExceptionGroup as errors:
             raise first_exception(errors) from errors
@@ -198,7 +200,7 @@ class InferenceEngine:
     async def _images(self, images: list[tuple[ImageItem, str]]) -> np.ndarray:
         async with asyncio.TaskGroup() as group:
             pixels = [group.create_task(self._pixels(item, param)) for item, param in images]
-        return await self.towers["image"]([task.result() for task in pixels])
+        return await self.batchers["image"]([task.result() for task in pixels])
 
     @property
     def _tokenizer(self) -> Tokenizer:
@@ -252,7 +254,7 @@ class InferenceEngine:
         with self.metrics.stage("decode"):
             return await self.decoder(content, param)
 
-    async def class_vectors(
+    async def class_embeddings(
         self, labels: tuple[str, ...], templates: tuple[str, ...], truncate: bool = True
     ) -> tuple[np.ndarray, int]:
         """Returns embeddings `(labels, D)` of labels, cached for later requests, and the number of encoded tokens.

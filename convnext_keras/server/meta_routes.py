@@ -46,8 +46,8 @@ async def docs() -> HTMLResponse:
 async def prometheus(request: Request) -> Response:
     """Returns the metrics in Prometheus' text format."""
     engine = request.app.state.engine
-    for tower, batcher in engine.towers.items():
-        engine.metrics.queued.labels(tower).set(len(batcher))
+    for tower, batcher in engine.batchers.items():
+        engine.metrics.queue_size.labels(tower).set(len(batcher))
     return Response(engine.metrics.text(), media_type="text/plain; version=0.0.4")
 
 

@@ -20,16 +20,18 @@ class Metrics:
         self.sizes = Histogram(
             "convnext_keras_batch_size", "Items of a batch", ["tower"], buckets=SIZES, registry=registry
         )
-        self.waited = Histogram(
+        self.batch_wait = Histogram(
             "convnext_keras_batch_wait_seconds", "Wait of a batch's first item", ["tower"], registry=registry
         )
-        self.ran = Histogram("convnext_keras_batch_seconds", "Time of the model", ["tower"], registry=registry)
+        self.batch_duration = Histogram(
+            "convnext_keras_batch_seconds", "Time of the model", ["tower"], registry=registry
+        )
         self.stages = Histogram("convnext_keras_stage_seconds", "Time before the model", ["stage"], registry=registry)
         self.images = Counter("convnext_keras_images", "Images by outcome", ["outcome"], registry=registry)
         self.labels = Counter(
             "convnext_keras_label_cache", "Sets of labels by whether they were kept", ["kept"], registry=registry
         )
-        self.queued = Gauge("convnext_keras_queued", "Items that wait", ["tower"], registry=registry)
+        self.queue_size = Gauge("convnext_keras_queued", "Items that wait", ["tower"], registry=registry)
         self.memory = Gauge("convnext_keras_memory_bytes", "Resident memory of the process", registry=registry)
         self.memory.set_function(resident_memory)
         Gauge("convnext_keras_start_time_seconds", "Start, in Unix time", registry=registry).set(time.time())
@@ -39,11 +41,11 @@ class Metrics:
         self.requests.labels(route, str(status)).inc()
         self.seconds.labels(route).observe(seconds)
 
-    def batch(self, tower: str, size: int, waited: float, ran: float) -> None:
+    def batch(self, tower: str, size: int, wait: float, duration: float) -> None:
         """Counts a run of a tower: its size, how long its first item waited, and how long it took."""
         self.sizes.labels(tower).observe(size)
-        self.waited.labels(tower).observe(waited)
-        self.ran.labels(tower).observe(ran)
+        self.batch_wait.labels(tower).observe(wait)
+        self.batch_duration.labels(tower).observe(duration)
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:

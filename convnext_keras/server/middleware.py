@@ -38,7 +38,7 @@ class ApiKeys:
     def __bool__(self) -> bool:
         return bool(self.digests)
 
-    def accept(self, authorization: str) -> bool:
+    def is_allowed(self, authorization: str) -> bool:
         """Returns whether a request with this header is let in; takes as long for every key, right or wrong."""
         scheme, _, key = authorization.partition(" ")
         digest = _digest(key.strip())
@@ -65,7 +65,7 @@ class AllowedHosts:
     def __init__(self, names: Iterable[str] = ()) -> None:
         self.names = {name.lower().strip("[]").rstrip(".") for name in (*LOOPBACK, *names)}
 
-    def accept(self, headers: Iterable[tuple[bytes, bytes]], server: tuple[str, int] | None) -> bool:
+    def is_allowed(self, headers: Iterable[tuple[bytes, bytes]], server: tuple[str, int] | None) -> bool:
         """Returns whether a request's one header `Host` is a known name, with or without a port.
 
         Args:
@@ -125,7 +125,7 @@ class GuardMiddleware:
             return
         start, number, status = time.perf_counter(), f"req_{secrets.token_hex(8)}", 0
 
-        async def numbered(message: dict) -> None:
+        async def send_with_request_id(message: dict) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -135,14 +135,14 @@ class GuardMiddleware:
             await send(message)
 
         try:
-            await self._answer(scope, receive, numbered)
+            await self._answer(scope, receive, send_with_request_id)
         except ApiError as error:
-            await send_error(error, numbered)
+            await send_error(error, send_with_request_id)
         except Exception:
             log.exception("%s failed", number)
             if not status:
                 message = f"The server failed. Tell its operator the number {number}."
-                await send_error(ApiError(500, "internal_error", message), numbered)
+                await send_error(ApiError(500, "internal_error", message), send_with_request_id)
         finally:
             seconds = time.perf_counter() - start
             route = getattr(scope.get("route"), "path", "other")
@@ -151,7 +151,7 @@ class GuardMiddleware:
 
     async def _answer(self, scope: dict, receive: Any, send: Any) -> None:
         """Lets a request in if it may come in, and gives its work up if its sender goes away."""
-        if not self.hosts.accept(scope["headers"], scope.get("server")):
+        if not self.hosts.is_allowed(scope["headers"], scope.get("server")):
             message = "The header Host names another server. Its operator can allow the name with --allow-host NAME."
             raise ApiError(421, "misdirected_request", message)
         if scope["path"] in OPEN_ROUTES:
@@ -194,7 +194,7 @@ class GuardMiddleware:
     def _check_headers(self, scope: dict) -> None:
         """Raises ApiError unless key, length and type are in order."""
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        if not self.keys.accept(headers.get(b"authorization", "")):
+        if not self.keys.is_allowed(headers.get(b"authorization", "")):
             message = "Send a valid key in the header 'Authorization: Bearer KEY'."
             raise ApiError(401, "invalid_api_key", message)
         if scope["method"] != "POST":  # which no route takes with a body

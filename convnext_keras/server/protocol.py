@@ -31,7 +31,7 @@ def bounded_protocol(max_header_bytes: int) -> Any:
                 return
             self.unparsed += len(data)
             if self.unparsed > max_header_bytes + READ_BYTES:
-                self._refuse()
+                self._reject()
                 return
             super().data_received(data)
 
@@ -71,9 +71,9 @@ def bounded_protocol(max_header_bytes: int) -> Any:
         def _count(self, size: int) -> None:
             self.head, self.unparsed = self.head + size, 0
             if self.head > max_header_bytes and not self.is_blocked:
-                self._refuse()
+                self._reject()
 
-        def _refuse(self) -> None:
+        def _reject(self) -> None:
             """Returns answers and hangs up."""
             self.is_blocked = True
             message = f"The headers have more than {max_header_bytes} bytes."

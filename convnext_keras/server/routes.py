@@ -165,7 +165,7 @@ async def classify(request: Request, body: schemas.Classify) -> Response:
     check_limit(len(items) * len(labels), engine.limits.max_scores, "scores, items times labels,", "labels")
     truncate = body.truncate == "end"
     async with engine.deadline():
-        classes, tokens = await engine.class_vectors(labels, templates, truncate)
+        classes, tokens = await engine.class_embeddings(labels, templates, truncate)
         result = await engine.vectors(items, params, truncate)
     rows = [{"label": label} for label in labels]
     answer = {"object": "list", "model": request.app.state.name, "usage": usage(result, tokens=tokens)}
@@ -267,7 +267,7 @@ async def hugging_face(request: Request, body: schemas.HuggingFaceZeroShot) -> R
     words, templates = await engine.in_thread(check_prompts, labels, [str(template)], engine.limits)
     item = await engine.in_thread(parse_image, image, "inputs", engine.limits)
     result = await engine.vectors([item], ["inputs"])
-    classes, _ = await engine.class_vectors(words, templates)
+    classes, _ = await engine.class_embeddings(words, templates)
     (probabilities,) = model.scores(result.vectors, classes).probs
     rows = [{"label": label, "score": float(value)} for label, value in zip(words, probabilities, strict=True)]
     return Response(json.dumps(sorted(rows, key=lambda row: -row["score"])), media_type="application/json")

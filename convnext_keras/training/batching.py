@@ -74,5 +74,5 @@ def training_batches(
     identity = np.eye(len(examples.class_names), dtype="float32")
     for number, (rows, pixels) in enumerate(iter_batches(order(), augmented, size), start=first_epoch * steps):
         targets = identity[examples.labels[[place for _, place in rows]]]
-        random = np.random.default_rng((seed, 1, number))
-        yield mixup_cutmix(pixels, targets, config.mixup, config.cutmix, random)
+        rng = np.random.default_rng((seed, 1, number))
+        yield mixup_cutmix(pixels, targets, config.mixup, config.cutmix, rng)

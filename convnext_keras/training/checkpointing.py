@@ -181,18 +181,18 @@ class EpochRecorder(keras.callbacks.Callback):
 
     def __init__(self, progress: TrainingCheckpoint):
         super().__init__()
-        self.progress, self.begun = progress, 0.0
+        self.progress, self.initial_epoch = progress, 0.0
 
     def on_epoch_begin(self, epoch, logs=None):
         """Starts the clock of the epoch."""
-        self.begun = time.perf_counter()
+        self.initial_epoch = time.perf_counter()
 
     def on_epoch_end(self, epoch, logs=None):
         """Records the logs and the state."""
         model: Any = self.model
         figures = {name: float(value) for name, value in (logs or {}).items()}
         row = {"epoch": epoch + 1, **figures, "learning_rate": current_learning_rate(model)}
-        row["seconds"] = round(time.perf_counter() - self.begun, 3)
+        row["seconds"] = round(time.perf_counter() - self.initial_epoch, 3)
         self.progress.keep(model, row, _copy_weights(model))
 
 
@@ -218,12 +218,12 @@ class EpochCallback(keras.callbacks.Callback):
     ):
         super().__init__()
         self.progress, self.held_out, self.transform = progress, held_out, transform
-        self.config, self.seed, self.begun = config, seed, 0.0
+        self.config, self.seed, self.initial_epoch = config, seed, 0.0
 
     def on_epoch_begin(self, epoch, logs=None):
         """Seeds what is random in the model."""
         model: Any = self.model
-        self.begun = time.perf_counter()
+        self.initial_epoch = time.perf_counter()
         generators = [getattr(layer, "seed_generator", None) for layer in flatten_layers(model)]
         for number, generator in enumerate(generator for generator in generators if generator):
             drawn = np.random.default_rng((self.seed, epoch, number)).integers(0, 2**31, 2)
@@ -243,7 +243,7 @@ class EpochCallback(keras.callbacks.Callback):
         row = {"epoch": epoch + 1, "loss": float(logs["loss"]), "accuracy": float(logs["accuracy"])}
         row |= {name: logs[name] for name in ("val_loss", "val_accuracy")}
         row["learning_rate"] = current_learning_rate(model)
-        self.progress.keep(model, {**row, "seconds": round(time.perf_counter() - self.begun, 3)}, state)
+        self.progress.keep(model, {**row, "seconds": round(time.perf_counter() - self.initial_epoch, 3)}, state)
         if not np.isfinite([row["loss"], row["val_loss"]]).all():
             warnings.warn(
                 f"The loss of epoch {epoch + 1} is not finite: training has diverged and ends. Lower learning_rate, or "

@@ -177,13 +177,13 @@ def fine_tune_clip(
         "seed": seed,
     }
     progress = TrainingCheckpoint(None if state is None else Path(state), {**settings, "start": model.fingerprint()})
-    begun = progress.resume(tuned)
+    initial_epoch = progress.resume(tuned)
     augmentation = build_augmentation(config, model.transform)
-    batches: Any = pair_batches(sources, model, augmentation, size, hard_negative_ratio, seed, begun * steps)
+    batches: Any = pair_batches(sources, model, augmentation, size, hard_negative_ratio, seed, initial_epoch * steps)
     options: Any = {"callbacks": [*callbacks, EpochRecorder(progress)], "shuffle": False, "verbose": verbose}
     try:
-        if begun < epochs:
-            tuned.fit(batches, steps_per_epoch=steps, initial_epoch=begun, epochs=epochs, **options)
+        if initial_epoch < epochs:
+            tuned.fit(batches, steps_per_epoch=steps, initial_epoch=initial_epoch, epochs=epochs, **options)
     finally:
         batches.close()
     tuned.micro_batches = 1

@@ -60,12 +60,12 @@ class ImageDataset:
         return str(image) if isinstance(image, str | os.PathLike) else f"image {index}"
 
     @property
-    def counts(self) -> dict[str, int]:
+    def class_counts(self) -> dict[str, int]:
         """Returns the number of images per class."""
         counts = np.bincount(self.labels, minlength=len(self.class_names))
         return dict(zip(self.class_names, counts.tolist(), strict=True))
 
-    def subset(self, places: Iterable[int]) -> "ImageDataset":
+    def select(self, places: Iterable[int]) -> "ImageDataset":
         """Returns those at some places, in their order."""
         chosen = [*places]
         images = [self.images[place] for place in chosen]
@@ -287,7 +287,7 @@ def _validate(examples: ImageDataset, name: str = "") -> ImageDataset:
         raise ValueError(f"Names of classes must differ. Received twice: {', '.join(repeated)}")
     if len(examples.class_names) < 2:
         raise ValueError(f"There must be two or more classes. Received: {', '.join(examples.class_names) or 'none'}")
-    empty = [name for name, count in examples.counts.items() if not count]
+    empty = [name for name, count in examples.class_counts.items() if not count]
     if empty and not name:
         raise ValueError(f"Classes without images that can be read: {', '.join(empty)}. Add some, or leave them out.")
     if empty:
@@ -298,7 +298,7 @@ def _validate(examples: ImageDataset, name: str = "") -> ImageDataset:
 def _drop_unreadable(examples: ImageDataset, on_error: str, name: str = "") -> ImageDataset:
     """Returns the examples whose files can be decoded, all of which is tried once, in threads."""
 
-    def fault(image: ImageSource) -> str | None:
+    def decode_error(image: ImageSource) -> str | None:
         if not isinstance(image, str | os.PathLike):
             return None
         try:
@@ -308,7 +308,7 @@ def _drop_unreadable(examples: ImageDataset, on_error: str, name: str = "") -> I
         return None
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        faults = [*pool.map(fault, examples.images)]
+        faults = [*pool.map(decode_error, examples.images)]
     bad = [text for text in faults if text]
     if bad and on_error == "raise":
         others = f" {len(bad)} of {len(faults)} images cannot be read; on_error='skip' leaves them out."
@@ -317,7 +317,7 @@ def _drop_unreadable(examples: ImageDataset, on_error: str, name: str = "") -> I
         warnings.warn(f"Left out {len(bad)} of {len(faults)} images that cannot be read: {bad[0]}", stacklevel=3)
         kept = [place for place, text in enumerate(faults) if not text]
         names = tuple(str(image) for image, text in zip(examples.images, faults, strict=True) if text)
-        examples = dataclasses.replace(examples.subset(kept), skipped=names)
+        examples = dataclasses.replace(examples.select(kept), skipped=names)
     return _validate(examples, name)
 
 
@@ -363,7 +363,7 @@ def validation_part(data: Any) -> Any:
     folders, rows = split_folders(data), split_rows(data)
     if folders:
         return folders[1]
-    return load_dataset(data).subset(rows[1]) if rows else data
+    return load_dataset(data).select(rows[1]) if rows else data
 
 
 def find_duplicates(training: ImageDataset, held_out: ImageDataset) -> list[tuple[str, str]]:
@@ -418,13 +418,13 @@ def stratified_split(
     """
     if not 0 < validation < 1:
         raise ValueError(f"validation must be above 0 and below 1. Received: validation={validation!r}")
-    random = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     chosen: list[int] = []
     for label in range(len(examples.class_names)):
-        members = random.permutation(np.flatnonzero(examples.labels == label))
+        members = rng.permutation(np.flatnonzero(examples.labels == label))
         count = min(max(1, round(validation * len(members))), len(members) - 1)
         chosen += members[:count].tolist()
     if not chosen:
         raise ValueError("No class has two images, so none is left to validate with. Add images.")
     rest = sorted({*range(len(examples))} - {*chosen})
-    return examples.subset(rest), examples.subset(sorted(chosen))
+    return examples.select(rest), examples.select(sorted(chosen))

@@ -147,22 +147,22 @@ def fine_tune(
     if epochs:
         following = EpochCallback(progress, held_out, start.transform, chosen_config, seed)
         options = {"callbacks": [following, *callbacks], "verbose": verbose}
-        start.trainee.set_weights(start.model.get_weights())
+        start.train_model.set_weights(start.model.get_weights())
         if chosen_config.lora_rank:
-            enable_lora(start.trainee, chosen_config.lora_rank)
-        with freeze_stages(start.trainee, chosen_config.frozen_stages):
+            enable_lora(start.train_model, chosen_config.lora_rank)
+        with freeze_stages(start.train_model, chosen_config.frozen_stages):
             loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=chosen_config.label_smoothing)
             accuracy = keras.metrics.CategoricalAccuracy(name="accuracy")
             compile_model(
-                start.trainee, chosen_config, epochs * steps_per_epoch(training, chosen_config), loss, [accuracy]
+                start.train_model, chosen_config, epochs * steps_per_epoch(training, chosen_config), loss, [accuracy]
             )
-            begun = progress.resume(start.trainee)
-            batches = training_batches(training, chosen_config, start.transform, seed, begun)
-            if begun < epochs and not progress.should_stop(chosen_config.patience):
+            initial_epoch = progress.resume(start.train_model)
+            batches = training_batches(training, chosen_config, start.transform, seed, initial_epoch)
+            if initial_epoch < epochs and not progress.should_stop(chosen_config.patience):
                 steps = steps_per_epoch(training, chosen_config)
-                is_complete = _fit(start.trainee, batches, steps, begun, epochs, options)
+                is_complete = _fit(start.train_model, batches, steps, initial_epoch, epochs, options)
             else:  # As `fit` ends: with the averages, if there are some.
-                start.trainee.optimizer.finalize_variable_values(start.trainee.trainable_variables)
+                start.train_model.optimizer.finalize_variable_values(start.train_model.trainable_variables)
         is_best = chosen_config.save_best or chosen_config.patience or not is_complete
         checkpoints = _collect_checkpoints(start, progress, "best" if is_best else "last")
     scores = predict_scores(start.model, held_out.images, start.transform, chosen_config.batch_size)
@@ -205,7 +205,7 @@ def train_val_split(
     if rows and examples.skipped:
         raise ValueError(f"{data} has images that cannot be read, and a column for the split. Take their rows out.")
     if rows:
-        training, held_out = map(examples.subset, rows)
+        training, held_out = map(examples.select, rows)
         return load_dataset(training), load_dataset(held_out, name="validation")
     if isinstance(validation, numbers.Real):
         return stratified_split(examples, float(validation), seed)
@@ -237,20 +237,22 @@ def _collect_checkpoints(
     start: TrainingSetup, progress: TrainingCheckpoint, chosen: str
 ) -> dict[str, list[np.ndarray]]:
     """Returns weights of the model after the best epoch and after the last; the model ends with the chosen ones."""
-    last, found = start.trainee.get_weights(), {}
+    last, found = start.train_model.get_weights(), {}
     for name in sorted(("best", "last"), key=lambda name: name == chosen):
-        start.trainee.set_weights(last)
+        start.train_model.set_weights(last)
         if name == "best":
-            progress.restore_best(start.trainee)
+            progress.restore_best(start.train_model)
         start.commit()
         found[name] = start.model.get_weights()
     return found
 
 
-def _fit(model: keras.Model, batches: Any, steps: int, begun: int, epochs: int, options: dict[str, Any]) -> bool:
+def _fit(
+    model: keras.Model, batches: Any, steps: int, initial_epoch: int, epochs: int, options: dict[str, Any]
+) -> bool:
     """Runs the epochs that are left; whether it came to its end and was not interrupted by Ctrl-C."""
     try:
-        model.fit(batches, steps_per_epoch=steps, initial_epoch=begun, epochs=epochs, shuffle=False, **options)
+        model.fit(batches, steps_per_epoch=steps, initial_epoch=initial_epoch, epochs=epochs, shuffle=False, **options)
     except KeyboardInterrupt:
         if not options["callbacks"][0].progress.history:
             raise

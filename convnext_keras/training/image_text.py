@@ -46,7 +46,7 @@ class ImageTextDataset:
     def __len__(self) -> int:
         return len(self.images)
 
-    def subset(self, places: Iterable[int]) -> "ImageTextDataset":
+    def select(self, places: Iterable[int]) -> "ImageTextDataset":
         """Returns some of the pairs, in the given order."""
         places = [int(place) for place in places]
         images, texts = [self.images[place] for place in places], tuple(self.texts[place] for place in places)
@@ -106,8 +106,8 @@ def load_image_text_pairs(data: Any) -> ImageTextDataset:
         images, texts = _from_shards([Path(shard) for shard in shards])
     if not images or len(images) != len(texts):
         raise ValueError(f"There must be images, and a text for each. Received: {len(images)} and {len(texts)}")
-    numbers: dict[str, int] = {}
-    groups = [numbers.setdefault(text, len(numbers)) for text in texts]
+    group_of_text: dict[str, int] = {}
+    groups = [group_of_text.setdefault(text, len(group_of_text)) for text in texts]
     return ImageTextDataset(images, tuple((text,) for text in texts), np.array(groups))
 
 
@@ -195,20 +195,18 @@ def pair_batches(
     near = [NearestGroups(pairs, model) if hard_negative_ratio else None for pairs in sources]
     members = [_group_indices(pairs.groups) for pairs in sources]
 
-    def drawn() -> Iterator[tuple[int, int, int]]:
+    def sampled() -> Iterator[tuple[int, int, int]]:
         for number in itertools.count(first):
-            random = np.random.default_rng((seed, number))
+            rng = np.random.default_rng((seed, number))
             source = number % len(sources)
-            rows = _sample_batch(
-                sources[source], near[source], members[source], batch_size, hard_negative_ratio, random
-            )
-            yield from ((source, row, int(random.integers(2**31))) for row in rows)
+            rows = _sample_batch(sources[source], near[source], members[source], batch_size, hard_negative_ratio, rng)
+            yield from ((source, row, int(rng.integers(2**31))) for row in rows)
 
     def augmented(item: tuple[int, int, int]) -> np.ndarray:
         source, row, draw = item
         return augmentation(sources[source].images[row], np.random.default_rng((seed, draw)))
 
-    for items, pixels in iter_batches(drawn(), augmented, batch_size):
+    for items, pixels in iter_batches(sampled(), augmented, batch_size):
         texts = [sources[source].texts[row] for source, row, _ in items]
         chosen = [words[draw % len(words)] for words, (_, _, draw) in zip(texts, items, strict=True)]
         groups = np.array([sources[source].groups[row] for source, row, _ in items])
@@ -228,13 +226,13 @@ def _sample_batch(
     members: dict[int, np.ndarray],
     count: int,
     hard_negative_ratio: float,
-    random: np.random.Generator,
+    rng: np.random.Generator,
 ) -> list[int]:
     """Returns rows of one batch: families of near groups, then others."""
     rows: list[int] = []
     while near and len(rows) < round(hard_negative_ratio * count):
-        first = int(pairs.groups[random.integers(len(pairs))])
-        others = random.permutation(near(first))[: CLUSTER_SIZE - 1]
-        rows += [int(random.choice(members[group])) for group in (first, *others.tolist())]
+        first = int(pairs.groups[rng.integers(len(pairs))])
+        others = rng.permutation(near(first))[: CLUSTER_SIZE - 1]
+        rows += [int(rng.choice(members[group])) for group in (first, *others.tolist())]
     rows = rows[: round(hard_negative_ratio * count)]
-    return rows + random.integers(0, len(pairs), count - len(rows)).tolist()
+    return rows + rng.integers(0, len(pairs), count - len(rows)).tolist()

@@ -36,14 +36,14 @@ class TrainingSetup:
     """
 
     model: ConvNeXtModel
-    trainee: keras.Model
+    train_model: keras.Model
     reuses_head: bool
     transform: Transform
     origin: tuple[str, str]
 
     def commit(self) -> None:
         """Gives the model the weights that its twin learned."""
-        self.model.set_weights(merge_lora(self.trainee).get_weights())
+        self.model.set_weights(merge_lora(self.train_model).get_weights())
 
 
 def prepare_model(
@@ -73,12 +73,12 @@ def prepare_model(
         model = _build(str(given), len(class_names), size, **random)
         dtype = None if config.precision == "float32" else config.precision
         options = {"drop_path_rate": config.drop_path_rate or 0.0, "classifier_activation": None, "dtype": dtype}
-        trainee = _build(str(given), len(class_names), size, **options, **random)
+        train_model = _build(str(given), len(class_names), size, **options, **random)
     elif not config.pretrained:
         raise ValueError("pretrained=False needs the name of an architecture. A model is trained with its own weights.")
     else:
         model = _with_head(given if isinstance(given, keras.Model) else create_model(given), len(class_names))
-        trainee = _with_logits(model)
+        train_model = _with_logits(model)
         if config.precision != "float32" and config.precision not in {x.dtype_policy.name for x in model.layers}:
             raise ValueError(
                 f"precision={config.precision!r} needs a model that was made so: give its name, or build it with "
@@ -102,7 +102,7 @@ def prepare_model(
         transform=transform,
     )
     origin = (model.pretrained_info.weights_name or model.name, model.pretrained_info.sha256)
-    return TrainingSetup(model, trainee, order is not None, transform, origin)
+    return TrainingSetup(model, train_model, order is not None, transform, origin)
 
 
 def _build(name: str, classes: int, size: int | None, **others: Any) -> ConvNeXtModel:

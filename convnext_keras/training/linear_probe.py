@@ -57,7 +57,7 @@ def fit_logistic_regression(
     scaled = (features - mean) / deviation
     whole = ImageDataset([*range(len(labels))], labels, tuple(map(str, range(classes))))  # type: ignore[arg-type]
     strength = 1.0
-    if min(whole.counts.values()) > 1:
+    if min(whole.class_counts.values()) > 1:
         training, held_out = (np.array(part.images, int) for part in stratified_split(whole, HOLDOUT, seed))
         losses = {}
         for candidate in C_GRID:

@@ -206,7 +206,11 @@ def _intended_use(trained: TrainingResult) -> str:
 def render_card(trained: TrainingResult, charts: list[str]) -> str:
     """Returns the part of a card that says how a model was trained, and how well it does on each class."""
     result, origin = trained.evaluation, get_pretrained_info(trained.model)
-    counts, tested, class_accuracy = trained.training.counts, trained.validation.counts, result.class_accuracy
+    counts, tested, class_accuracy = (
+        trained.training.class_counts,
+        trained.validation.class_counts,
+        result.class_accuracy,
+    )
     changed = {
         field.name: getattr(trained.config, field.name)
         for field in dataclasses.fields(trained.config)

@@ -32,7 +32,7 @@ def test_channels_first(clip_checkpoints):
 def test_parameter_counts_are_the_published_ones(name):
     with keras.device("meta"):
         built = clip.create_model(name, weights=None)
-    assert built.count_params() == CLIP_CONFIGS[name].parameters
+    assert built.count_params() == CLIP_CONFIGS[name].num_params
 
 
 @pytest.mark.any_backend

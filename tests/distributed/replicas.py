@@ -13,7 +13,9 @@ address, port, key, index = sys.argv[1:]
 setattr(client, "HTTP_PROXY_TIMEOUT", TIMEOUT)  # noqa: B010 - Ray's own is 60 s, without an option
 ray.init(address, log_to_driver=False)
 serve.start(http_options={"host": "127.0.0.1", "port": int(port)})
-serve.run(distributed.serve_deployment("convnext_mini.shapes", replicas=2, api_keys=[key], indexes={"shapes": index}))
+serve.run(
+    distributed.serve_deployment("convnext_mini.shapes", min_replicas=2, api_keys=[key], indexes={"shapes": index})
+)
 print("ready", flush=True)
 sys.stdin.read()
 serve.shutdown()

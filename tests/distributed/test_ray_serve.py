@@ -95,5 +95,5 @@ def test_a_replica_dies_under_load(cluster, replicas, model, held_out):
 
 
 def test_what_is_refused():
-    with pytest.raises(ValueError, match="replicas must be"):
-        distributed.serve_deployment(replicas=(3, 2))
+    with pytest.raises(ValueError, match="min_replicas <= max_replicas"):
+        distributed.serve_deployment(min_replicas=3, max_replicas=2)

@@ -136,7 +136,7 @@ def test_bombs_are_refused_before_their_pixels_are_decoded(case, model, monkeypa
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail("decoded"))
     decoder = Decoder(model.transform, limits, threads=1)
     with pytest.raises(ApiError) as caught:
-        decoder.opened(content, "input.0")
+        decoder.open_header(content, "input.0")
     decoder.close()
     assert caught.value.code == code
     assert len(read) <= limits.max_image_parts + limits.max_image_scans + 1
@@ -169,12 +169,12 @@ def test_pixels_in_flight_are_bounded():
 
     async def decode(budget, pixels):
         nonlocal running
-        await budget.take(pixels)
+        await budget.acquire(pixels)
         running += pixels
         most.append(running)
         await asyncio.sleep(0.001)
         running -= pixels
-        await budget.give(pixels)
+        await budget.release(pixels)
 
     async def together():
         budget = PixelBudget(100)

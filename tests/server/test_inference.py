@@ -49,7 +49,7 @@ def test_not_ready_before_the_model_is_warm_or_when_the_server_stops(state, code
 
 def test_not_ready_when_a_queue_has_died(model):
     def dies(engine):
-        engine.towers["image"].task.cancel()
+        engine.batchers["image"].task.cancel()
 
     assert asked(create_app(model, limits=SMALL), "/health/ready", None, dies).status_code == 503
 
@@ -59,7 +59,7 @@ def labelled(engine, *sets):
 
     async def together():
         await engine.start()
-        vectors = [await engine.class_vectors(tuple(labels), ("{}",)) for labels in sets]
+        vectors = [await engine.class_embeddings(tuple(labels), ("{}",)) for labels in sets]
         await engine.stop()
         return vectors
 
@@ -97,7 +97,7 @@ def test_class_vectors_are_the_librarys(model):
     async def asked_for():
         engine = engine_of(model)
         await engine.start()
-        vectors, _ = await engine.class_vectors(labels, templates)
+        vectors, _ = await engine.class_embeddings(labels, templates)
         await engine.stop()
         return vectors
 

@@ -333,7 +333,7 @@ def test_products_are_bounded(case, model):
         raise AssertionError("work was begun")
 
     def breaks(engine):
-        engine.vectors = engine.class_vectors = engine._decoded = fails
+        engine.vectors = engine.class_embeddings = engine._decoded = fails
 
     path, body = PRODUCTS[case]
     answer = asked(create_app(model, limits=SMALL), path, body, breaks)

@@ -26,7 +26,7 @@ def write_images(folder, counts):
 def test_a_folder_for_each_class(tmp_path):
     examples = training.load_dataset(write_images(tmp_path / "pets", {"dog": 3, "cat": 2}))
     assert examples.class_names == ("cat", "dog")
-    assert examples.counts == {"cat": 2, "dog": 3}
+    assert examples.class_counts == {"cat": 2, "dog": 3}
     assert [path.parent.name for path in examples.images] == ["cat"] * 2 + ["dog"] * 3
     reverse = training.load_dataset(tmp_path / "pets", class_names=["dog", "cat"])
     assert reverse.labels.tolist() == [1] * 2 + [0] * 3
@@ -36,7 +36,7 @@ def test_folders_of_training_and_validation_are_the_split(tmp_path):
     write_images(tmp_path / "train", {"dog": 3, "cat": 2})
     write_images(tmp_path / "val", {"dog": 1, "cat": 2})
     parts = training.train_val_split(tmp_path, 0.2, None, 0, "raise")
-    assert [part.counts for part in parts] == [{"cat": 2, "dog": 3}, {"cat": 2, "dog": 1}]
+    assert [part.class_counts for part in parts] == [{"cat": 2, "dog": 3}, {"cat": 2, "dog": 1}]
 
 
 def test_a_table(tmp_path):
@@ -45,7 +45,7 @@ def test_a_table(tmp_path):
         rows = csv.writer(stream)
         rows.writerow(["File", "Label", "other"])
         rows.writerows([[path.relative_to(tmp_path), path.parent.name, 1] for path in folder.rglob("*.png")])
-    assert training.load_dataset(tmp_path / "pets.csv").counts == {"cat": 2, "dog": 2}
+    assert training.load_dataset(tmp_path / "pets.csv").class_counts == {"cat": 2, "dog": 2}
     (tmp_path / "bad.csv").write_text("name,label\na.png,dog\n")
     with pytest.raises(ValueError, match=r"bad.csv must have a column 'path', .*Received: name, label"):
         training.load_dataset(tmp_path / "bad.csv")
@@ -61,7 +61,7 @@ PIXELS = RANDOM.integers(0, 256, (6, 9, 9, 3), "uint8")
 )
 def test_arrays(labels):
     examples = training.load_dataset((PIXELS, labels))
-    assert examples.counts == {"0": 2, "1": 2, "2": 2}
+    assert examples.class_counts == {"0": 2, "1": 2, "2": 2}
     assert examples.labels.tolist() == [0, 1, 2] * 2
 
 
@@ -98,8 +98,8 @@ def test_the_split_is_the_seeds_and_each_classs():
     labels = ["a"] * 20 + ["b"] * 5 + ["c"] * 2 + ["d"]
     examples = training.load_dataset((np.zeros((28, 4, 4, 3), "uint8"), labels))
     kept, held_out = training.stratified_split(examples, 0.2, seed=3)
-    assert held_out.counts == {"a": 4, "b": 1, "c": 1, "d": 0}
-    assert kept.counts == {"a": 16, "b": 4, "c": 1, "d": 1}
+    assert held_out.class_counts == {"a": 4, "b": 1, "c": 1, "d": 0}
+    assert kept.class_counts == {"a": 16, "b": 4, "c": 1, "d": 1}
     numbered = training.ImageDataset([*range(28)], examples.labels, examples.class_names)
     same, other = (training.stratified_split(numbered, 0.2, seed)[1].images for seed in (3, 4))
     assert training.stratified_split(numbered, 0.2, 3)[1].images == same != other
@@ -115,7 +115,7 @@ def test_unreadable_images_are_told_or_left_out(tmp_path):
         training.load_dataset(folder)
     with pytest.warns(UserWarning, match="Left out 2 of 6"):
         examples = training.load_dataset(folder, on_error="skip")
-    assert examples.counts == {"cat": 3, "dog": 1}
+    assert examples.class_counts == {"cat": 3, "dog": 1}
     assert [name.rpartition("/")[2] for name in examples.skipped] == ["1.png", "2.png"]
     shutil.copy(folder / "dog" / "2.png", folder / "dog" / "0.png")
     with pytest.warns(UserWarning, match="Left out 3"), pytest.raises(ValueError, match="Classes without .*: dog"):

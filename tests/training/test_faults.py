@@ -53,11 +53,11 @@ def test_classes_of_a_loader_keep_their_names_and_keys_can_be_named():
 
     assert training.load_dataset(Loader([(PIXELS, [0, 1] * 6)])).class_names == ("cat", "dog")
     rows = [{"img": pixels, "fine_label": number % 2} for number, pixels in enumerate(PIXELS)]
-    assert training.load_dataset(rows).counts == {"0": 6, "1": 6}
+    assert training.load_dataset(rows).class_counts == {"0": 6, "1": 6}
     odd = [{"scan": pixels, "kind": number % 2} for number, pixels in enumerate(PIXELS)]
     with pytest.raises(ValueError, match=r"keys scan, kind.*keys=\(IMAGE, LABEL\)"):
         training.load_dataset(odd)
-    assert training.load_dataset(odd, keys=("scan", "kind")).counts == {"0": 6, "1": 6}
+    assert training.load_dataset(odd, keys=("scan", "kind")).class_counts == {"0": 6, "1": 6}
 
 
 @pytest.mark.parametrize("heading", ["split", "Split", "subset"])
@@ -83,11 +83,11 @@ def test_classes_with_one_image_or_without_validation_images(folder):
     other = folder({"a": 2, "b": 2}, "other")
     with pytest.warns(UserWarning, match="other has no images of rare"):
         kept, held_out = train_val_split(data, other, None, 0, "raise")
-    assert (kept.counts["rare"], held_out.counts["rare"]) == (1, 0)
+    assert (kept.class_counts["rare"], held_out.class_counts["rare"]) == (1, 0)
     split = folder({"train/a": 3, "train/b": 3, "val/a": 2}, "split")
     with pytest.warns(UserWarning, match="val has no images of b"):
         _, held_out = train_val_split(split, 0.2, None, 0, "raise")
-    assert held_out.counts == {"a": 2, "b": 0}
+    assert held_out.class_counts == {"a": 2, "b": 0}
 
 
 @pytest.mark.slow

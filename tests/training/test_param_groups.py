@@ -70,7 +70,7 @@ def test_both_towers_of_a_clip_have_depths_of_their_own():
     model = clip.create_model("convnext_mini.shapes")
     groups = training.parameter_groups(model, 0.5)
     places = {path: (group.depth, group.scale) for group in groups for path in group.variables}
-    text_blocks = CLIP_CONFIGS["convnext_mini"].text.depth
+    text_blocks = CLIP_CONFIGS["convnext_mini"].text.layers
     assert places["text_token_embedding/embeddings"] == (0, 0.5 ** (text_blocks + 1))
     assert places["text_final_norm/gamma"] == (text_blocks + 1, 1)
     assert places["similarity/logit_scale"][1] == 1

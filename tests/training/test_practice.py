@@ -47,14 +47,14 @@ def test_find_duplicates_compares_contents_of_files_and_arrays(tmp_path):
         ("b/0.png", "a/2.png"),
     ]
     arrays = training.load_dataset((PIXELS[[0, 1, 2, 0]], [0, 1, 0, 1]))
-    assert training.find_duplicates(arrays.subset([0, 1]), arrays.subset([2, 3])) == [("image 1", "image 0")]
+    assert training.find_duplicates(arrays.select([0, 1]), arrays.select([2, 3])) == [("image 1", "image 0")]
 
 
 def test_find_duplicates_reads_each_image_once(monkeypatch):
     reads = []
     monkeypatch.setattr("convnext_keras.training.datasets._content_hash", lambda image: reads.append(1) or str(image))
     examples = training.ImageDataset([*map(str, range(10_000))], np.arange(10_000) % 2, ("a", "b"))
-    assert training.find_duplicates(examples, examples.subset(range(5_000, 10_000)))[0] == ("5000", "5000")
+    assert training.find_duplicates(examples, examples.select(range(5_000, 10_000)))[0] == ("5000", "5000")
     assert len(reads) == 15_000
 
 
@@ -73,7 +73,7 @@ def test_notes_name_duplicates_gap_and_rise():
     assert "99.0 % on training images and 60.0 % on validation" in gap
     assert "lowest after epoch 1 (0.6) and is 1.93" in rise
     assert "save_best=True" in rise
-    quiet = training.TrainingResult(model, history[:1], evaluation, SHORT, examples.subset([0]), examples.subset([1]))
+    quiet = training.TrainingResult(model, history[:1], evaluation, SHORT, examples.select([0]), examples.select([1]))
     assert quiet.notes == []
 
 
