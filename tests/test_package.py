@@ -91,6 +91,12 @@ def test_exported_names_are_listed_and_documented(package):
         assert "Example:" in (inspect.getdoc(getattr(package, name)) or ""), name
 
 
+def test_dir_lists_public_names_only():
+    names = {*dir(convnext_keras)}
+    assert {*convnext_keras.__all__, "distributed", "explain", "export", "retrieval", "server"} <= names
+    assert not {"surgery", "files", "convnext"} & names
+
+
 # Words that the language rules in CONTRIBUTING.md exclude, and the words to use instead.
 EXCLUDED = {
     r"\b[Pp]ictures?\b": "image",

@@ -88,3 +88,9 @@ def test_bad_labels_and_templates(model):
     assert hostile.labels == ("{0.__class__}", "{}")
     with pytest.raises(ValueError, match=r"\[80, 7\]. Received: count=8"):
         clip.imagenet_templates(8)
+
+
+@pytest.mark.any_backend
+def test_repr_shows_labels_and_model(model):
+    classifier = clip.ZeroShotClassifier(model, ["red", "blue"])
+    assert repr(classifier) == "<ZeroShotClassifier: ['red', 'blue'], model='clip_convnext_mini'>"

@@ -179,3 +179,10 @@ def test_an_index_cannot_claim_a_folder_that_is_not_beside_it(claim, model, tmp_
         metadata = {**file.metadata(), "folder": claim}
     safetensors.numpy.save_file(vectors, folder / "0000.safetensors", metadata)
     assert retrieval.InMemoryIndex.load(folder, model).image_roots == []
+
+
+@pytest.mark.any_backend
+def test_repr_shows_the_number_of_images_and_the_model(model, held_out):
+    index = retrieval.InMemoryIndex(model)
+    index.add(held_out[0][:3])
+    assert repr(index) == "<InMemoryIndex: 3 images, model='clip_convnext_mini'>"
