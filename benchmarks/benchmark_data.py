@@ -125,7 +125,7 @@ def growth() -> list[str]:
 
 
 def peak_of_embed(number: int) -> float:
-    """MB of the process at the end of `convnext-keras embed` over so many images."""
+    """Returns the memory of `convnext-keras embed` at its end, in MB, by the number of images."""
     with tempfile.TemporaryDirectory() as folder:
         images = Path(folder) / "images"
         images.mkdir()

@@ -1,10 +1,10 @@
-"""Jobs in this process and on Ray, on the same processors: images a second, memory, and whether the rows are equal.
+"""Compares jobs in this process and on Ray, on the same cores: images per second, memory, equality of the rows.
 
 python benchmarks/benchmark_jobs.py            # 5,000 and 20,000 images; five minutes
 
 Images are made up, JPEG files of 128 x 128 pixels in archives of 1,000; the model is the bundled one. Each run is a
 process of its own. The rate is of the time from the first shard on, without the start of models and cluster, which the
-table tells apart.
+table lists separately.
 """
 
 import argparse

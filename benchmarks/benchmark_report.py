@@ -1,4 +1,4 @@
-"""What the benchmarks say of the machine, and how they put their tables into docs/benchmarks.md."""
+"""Describes the machine and writes tables into docs/benchmarks.md."""
 
 import importlib.metadata
 import os

@@ -5,7 +5,7 @@ python benchmarks/benchmark_search.py --rows 50000
 
 The vectors are made up: clusters within clusters, in 64 of the 640 dimensions, with noise in all of them, as embeddings
 of images have; queries come from the same clusters and are not in the table. Each engine is a process of its own, so
-that its memory can be told.
+that its memory can be measured.
 """
 
 import argparse

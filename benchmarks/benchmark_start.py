@@ -22,7 +22,7 @@ COMMAND = Path(sys.executable).with_name("convnext-keras")
 
 
 def seconds(backend: str, image: Path, cache: Path, checkout: str | None) -> float:
-    """Of one process, which must end well."""
+    """Returns the time of one process, which must succeed."""
     environment = {**os.environ, "KERAS_BACKEND": backend, "CONVNEXT_KERAS_CACHE": str(cache)}
     if checkout:
         environment["PYTHONPATH"] = checkout

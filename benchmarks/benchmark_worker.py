@@ -35,7 +35,7 @@ class Contender(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What is measured: a key of `GIGA`, what is done with it, how many images or texts at a time, and where.
+    """Measurement: model (a key of `GIGA`), action, batch size and device.
 
     `backend` keeps to one of ours, where all together need more memory than small machines have.
     """
@@ -52,7 +52,7 @@ class Task(NamedTuple):
 
 
 def variant_of(task: Task) -> tuple[str, int]:
-    """Of `"tiny at 64"`, the variant and the height and width of its images."""
+    """Splits `"tiny at 64"` into the variant and its image size."""
     variant, _, size = task.model.partition(" at ")
     return variant, int(size or 224)
 

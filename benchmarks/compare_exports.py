@@ -1,4 +1,4 @@
-"""Exports several models in every format, and tells what each is: size, difference from the Keras model, and speed.
+"""Exports several models in every format and measures size, difference from the Keras model, and speed.
 
 python benchmarks/compare_exports.py --write   # into docs/export_results.md; half an hour: each backend in turn is the
 active one
@@ -25,7 +25,7 @@ LABELS = ("a red star", "a blue circle", "a green square")
 
 
 def models() -> dict[str, keras.Model | clip.ZeroShotClassifier]:
-    """What is exported; weights that cannot be had offline are random, with layer scales as large as trained ones."""
+    """Returns the models to export. Weights that need a download are random instead."""
     shapes = clip.create_model("convnext_mini.shapes")
     random = {name: create_model(name, weights=None) for name in ("convnext_atto", "convnextv2_atto")}
     for model in random.values():
@@ -93,7 +93,7 @@ def table(of_backends: dict[str, dict[str, dict[str, list]]]) -> list[str]:
 
 
 def apart(backend: str) -> dict[str, dict[str, list]]:
-    """What a process of another active backend measures."""
+    """Runs the measurement in a process with another active backend."""
     environment = {**os.environ, "KERAS_BACKEND": backend}
     done = subprocess.run([sys.executable, __file__, "--json"], env=environment, stdout=subprocess.PIPE, check=True)
     return json.loads(done.stdout.splitlines()[-1])

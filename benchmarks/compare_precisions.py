@@ -1,4 +1,4 @@
-"""What lower precisions cost and give: answers of the bundled models, and the speed of ConvNeXt-Tiny in OpenVINO.
+"""Measures lower precisions: accuracy of the bundled models, and speed of ConvNeXt-Tiny in OpenVINO.
 
     KERAS_BACKEND=openvino python benchmarks/compare_precisions.py answers --write   # into docs/export_results.md; five
     minutes KERAS_BACKEND=openvino python benchmarks/compare_precisions.py speed --write     # one minute, of an idle

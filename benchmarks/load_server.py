@@ -154,7 +154,7 @@ class Load:
         self.items += len(rows)
 
     def _watch(self, end: float) -> None:
-        """In a thread of its own, so that it does not wait for the clients' turns in their event loop."""
+        """Runs in a separate thread, so that it does not wait for the clients' event loop."""
         start = time.monotonic()
         with httpx.Client(base_url=self.address, timeout=60) as client, contextlib.suppress(httpx.TransportError):
             while time.monotonic() < end:

@@ -1,4 +1,4 @@
-"""Where the time goes in `predict` and in training: each kind of operation is left out in turn, which saves its share.
+"""Profiles `predict` and training by removing one kind of operation at a time.
 
     python benchmarks/profile_operations.py --write    # into docs/benchmarks.md, with an image; a quarter of an hour
 
@@ -52,7 +52,7 @@ def leave_out(operation: str) -> None:
 
 
 def run_of(operation: str, action: str, batch: int) -> Callable[[], object]:
-    """What a turn does: `predict` or a step of training, without an operation."""
+    """Returns a function that runs `predict` or a training step without an operation."""
     import numpy as np
 
     from convnext_keras import ConvNeXtTiny

@@ -19,7 +19,7 @@ from convnext_keras import clip, create_model
 
 
 def outputs_of(folder: Path, image: Path) -> dict[str, Any]:
-    """What this library makes of a repository and an image, from the repository alone."""
+    """Returns this library's outputs for a repository and an image."""
     if (folder / "open_clip_config.json").exists():
         model: Any = clip.create_model(folder)
         pixels = model.transform(image)

@@ -46,7 +46,7 @@ def new_scenes() -> list[shapes.Scene]:
 
 
 def class_names() -> tuple[str, ...]:
-    """Colour and shape, of the old ones and the new."""
+    """Returns the accuracy for color and shape, on old and new images."""
     return tuple(f"{color} {shape}" for color in shapes.COLORS for shape in shapes.SHAPES)
 
 

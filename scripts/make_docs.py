@@ -51,7 +51,7 @@ def counted() -> dict[str, tuple[float, float]]:
 
 
 def counts_of(row: WeightSet, counts: dict[str, tuple[float, float]]) -> tuple[float, float]:
-    """Of a weight set at its own size; of a ConvNeXt-CLIP, all its parameters and its image tower's multiply-adds."""
+    """Returns million parameters and 10^9 multiply-adds of a weight set; of ConvNeXt-CLIP, those of its image tower."""
     if row.variant in CLIP_CONFIGS:
         variant = CLIP_CONFIGS[row.variant]
         trunk = next(name for name, one in CONVNEXT_CONFIGS.items() if (one.depths, one.dims) == variant.vision[:2])
@@ -101,7 +101,7 @@ def zoo() -> str:
 
 
 def speeds() -> tuple[str, dict[str, float]]:
-    """What docs/results/speeds.csv was measured with, and images a second of each variant."""
+    """Returns the machine of docs/results/speeds.csv, and images per second by variant."""
     first, *lines = (DOCS / "results" / "speeds.csv").read_text().splitlines()
     return first.removeprefix("# "), {row["variant"]: float(row["images_per_second"]) for row in csv.DictReader(lines)}
 

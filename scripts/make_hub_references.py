@@ -1,9 +1,9 @@
-"""Writes `tests/references/hub/`: small repositories as timm, transformers and OpenCLIP write them, of odd kinds.
+"""Writes `tests/references/hub/`: small repositories of unusual architectures by timm, transformers and OpenCLIP.
 
     python scripts/make_hub_references.py              # in an environment that has the peers
     python scripts/make_hub_references.py --random 100 --output FOLDER
 
-Beside each folder lies what the peer computes from `image.png` with it: `pixels` in 0..255 as its own processor gives
+Each folder also contains what the peer computes from `image.png` with it: `pixels` in 0..255 as its own processor gives
 them, channels last, and `outputs` as scores (softmax or sigmoid) or features. With `--random`, folders of random kinds
 are written, to be compared by `scripts/compare_hub.py`.
 """
@@ -148,7 +148,7 @@ def image():
 
 
 def in_levels(values, mean, std) -> np.ndarray:
-    """Normalised pixels `(C, H, W)` as `(H, W, C)` in 0..255; whole ones as uint8."""
+    """Converts normalized pixels `(C, H, W)` as `(H, W, C)` in 0..255; whole ones as uint8."""
     mean, std = (np.reshape(row, (-1, 1, 1)) for row in (mean, std))
     levels = (np.asarray(values, "float64") * std + mean).transpose(1, 2, 0) * 255
     whole = np.abs(levels - np.rint(levels)).max() < 1e-2

@@ -212,7 +212,7 @@ def timm() -> None:
 
 
 def depth_of(name: str) -> int:
-    """Of a parameter by timm's name, as ConvNeXt V2's recipes count: one for each block, the stem 0, the head last."""
+    """Returns the depth of a parameter by timm's name, as ConvNeXt V2 counts it: stem 0, one per block, head last."""
     words = name.split(".")
     if words[0] != "stages":
         return 0 if words[0] == "stem" else sum(SMALL["depths"]) + 1

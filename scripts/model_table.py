@@ -24,7 +24,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "variants.md"
 
 
 def multiply_adds(model: keras.Model) -> int:
-    """Of one image: the kernel's size for each position of the output."""
+    """Returns the multiply-adds of one layer: kernel size times output positions."""
     layers: list[Any] = [layer for layer in flatten_layers(model) if hasattr(layer, "kernel")]
     return sum(math.prod(layer.kernel.shape) * math.prod(layer.output.shape[1:-1]) for layer in layers)
 

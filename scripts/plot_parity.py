@@ -13,7 +13,7 @@ ALLOWED = 1e-4
 
 
 def differences() -> dict[str, list[float]]:
-    """Of the rows of each peer, those of both directions."""
+    """Returns the differences by peer."""
     found: dict[str, list[float]] = {}
     for line in PAGE.read_text().splitlines():
         row = re.match(r"\| ([A-Za-z_. ]+?)(?: [\d.]+)? \|.*\| ([\d.]+e-\d\d) \|$", line)

@@ -34,7 +34,7 @@ def block(language: str, word: str) -> str:
 
 
 def in_cpp(folder: Path) -> list[float]:
-    """What the program for OpenVINO computes."""
+    """Returns the outputs of the C++ program for OpenVINO."""
     lines = block("cpp", "openvino").splitlines()
     includes = [line for line in lines if line.startswith("#include")]
     printing = 'for (int place = 0; place < 10; ++place) std::printf("%.9g\\n", probabilities[place]);'
@@ -49,7 +49,7 @@ def in_cpp(folder: Path) -> list[float]:
 
 
 def in_node(folder: Path) -> list[float]:
-    """What the module for onnxruntime-web computes in Node."""
+    """Returns the outputs of onnxruntime-web in Node."""
     lines = ['import * as ort from "onnxruntime-web";', block("js", "ort.")]
     (folder / "digits.mjs").write_text("\n".join([*lines, "console.log(JSON.stringify([...probabilities.data]));"]))
     printed = subprocess.run(["node", "digits.mjs"], cwd=folder, check=True, capture_output=True, text=True).stdout
@@ -66,7 +66,7 @@ class Pages(http.server.SimpleHTTPRequestHandler):
 
 
 def in_a_browser(folder: Path) -> list[float]:
-    """What the same lines compute on a page in Chromium."""
+    """Returns the outputs of onnxruntime-web in Chromium."""
     script = '<script src="node_modules/onnxruntime-web/dist/ort.min.js"></script>'
     lines = ["<pre></pre>", script, '<script type="module">', block("js", "ort.")]
     shown = "document.querySelector('pre').textContent = JSON.stringify([...probabilities.data]);"

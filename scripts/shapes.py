@@ -1,4 +1,4 @@
-"""Images of shapes with captions: what `train_shapes_clip.py` learns from and what the tests measure with.
+"""Draws images of shapes with captions, for `train_shapes_clip.py` and the tests.
 
 There are two kinds of images. An arranged one has one to three equal shapes in a row or a column on a plain
 background; six attributes make 4,320 combinations, of which some are held out whole: no image of such a combination
@@ -21,7 +21,7 @@ NOISE = 6.0  # deviation of a pixel of an arranged image, of 255
 
 
 class Hue(NamedTuple):
-    """What a colour's name stands for: the usual RGB, and ranges of hue in degrees, of saturation and of value."""
+    """Color of a name: its usual RGB, and ranges of hue in degrees, saturation and value."""
 
     rgb: tuple[int, int, int]
     hue: tuple[float, float]
@@ -230,7 +230,7 @@ def draw(scene: Scene, random: np.random.Generator) -> np.ndarray:
 
 
 def free_color(color: str, random: np.random.Generator) -> tuple[int, ...]:
-    """Red, green and blue of a colour, as its ranges allow."""
+    """Draws red, green and blue of a color from its ranges."""
     ranges = COLORS[color]
     hue, saturation, value = (random.uniform(*bounds) for bounds in ranges[1:])
     return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue / 360 % 1, saturation, value))

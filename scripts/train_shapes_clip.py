@@ -1,10 +1,10 @@
-"""Trains `convnext_mini.shapes`, the bundled ConvNeXt-CLIP, and measures it on images that it never saw.
+"""Trains `convnext_mini.shapes`, the bundled ConvNeXt-CLIP, and evaluates it on held-out images.
 
     KERAS_BACKEND=tensorflow python scripts/train_shapes_clip.py
 
 `shapes.py` makes the images. First the image tower alone learns to name the attributes of a scene, which takes far
 fewer steps than to find out from captions what a shape is; then both towers learn from captions. The script words all
-of them, so it knows of every caption of a batch whether it is true of each image, and the loss is told. The
+of them, so it knows of every caption of a batch whether it matches each image, and the loss uses this. The
 validation combinations guided the recipe and its length; the held-out ones are measured once, at the end. Writes the
 checkpoint and a sheet of held-out images with their captions into `weights/`, and prints the accuracies beside those
 of chance, and the sha256 for `weights/clip.csv`.
@@ -83,7 +83,7 @@ class AttributeLoss(keras.losses.Loss):
 
 
 class TruthLoss(keras.losses.Loss):
-    """`ContrastiveLoss` of a batch in which several captions may be true of an image, as `truth` tells."""
+    """`ContrastiveLoss` for batches in which several captions may match an image, as given by `truth`."""
 
     def call(self, y_true, y_pred):
         """Returns one value for each pair, `(N,)`."""

@@ -54,7 +54,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
             self.wfile.write(sent)
 
     def do_POST(self):
-        """What an upload asks for; files of a commit are published at once."""
+        """Answers the requests of an upload; the files of a commit are published together."""
         body = self.body()
         type(self).requests.append(f"POST {self.path}")
         kind = self.path.strip("/").split("/")

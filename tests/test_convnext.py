@@ -227,7 +227,7 @@ def test_mixed_precision(policy, arguments, by_argument):
     "jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)] if BACKEND == "tensorflow" else ["auto"]
 )
 def test_fit_learns(jit_compile):
-    """Sixteen images of two kinds, bright and dark, are told apart after a few steps."""
+    """The model separates eight bright from eight dark images after a few steps."""
     labels = np.arange(16) % 2
     pixels = some_pixels(16, 32, 32, 3) * np.where(labels, 1.0, 0.3)[:, None, None, None]
     options = {"classes": 2, "input_shape": (32, 32, 3), "drop_path_rate": 0.1, "layer_scale_init_value": 0.1}

@@ -1,4 +1,4 @@
-"""What holds for the whole package: names, imports, documents."""
+"""Checks of the whole package: names, imports, language, documents."""
 
 import ast
 import doctest
@@ -9,18 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import h5py
 import keras
 import numpy as np
 import pytest
-from backends import BACKEND, needs_training, randomize
-from keras.src.legacy.saving import legacy_h5_format
+from backends import BACKEND
 from typer.testing import CliRunner
 
 import convnext_keras
-from convnext_keras import ConvNeXtTiny
 from convnext_keras.checkpoints import BUNDLED_WEIGHTS_DIR
-from convnext_keras.checkpoints.download import VerifiedFile
 from convnext_keras.cli import COMMANDS, app
 
 ROOT = Path(__file__).parents[1]
@@ -112,10 +108,15 @@ def excluded_words(text):
     return [f"{word}: {text[:60]}" for word in EXCLUDED if re.search(word, text)]
 
 
+SOURCES = [
+    path for part in ("convnext_keras", "scripts", "benchmarks", "tests") for path in (ROOT / part).rglob("*.py")
+]
+
+
 @pytest.mark.any_backend
-@pytest.mark.parametrize("module", MODULES)
-def test_docstrings_keep_the_language_rules(module):
-    tree = ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_docstrings_keep_the_language_rules(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     docstrings = [ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, kinds)]
     assert [words for text in docstrings for words in excluded_words(text)] == []
@@ -162,7 +163,7 @@ def test_examples_in_docstrings(module, monkeypatch, tmp_path):
     names |= {"keras": keras, "np": np}
     options = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
     finder, runner = doctest.DocTestFinder(), doctest.DocTestRunner(optionflags=options)
-    # The constructors share one docstring, and the larger ones take long.
+    # The larger constructors take long to build.
     large = re.compile(r".*(Small|Base|Large|Huge)|.*CLIPConvNeXt.+")
     examples = [row for row in finder.find(tested, globs=names) if not large.fullmatch(row.name)]
     for example in examples:
@@ -170,33 +171,11 @@ def test_examples_in_docstrings(module, monkeypatch, tmp_path):
     assert runner.summarize().failed == 0
 
 
-@pytest.fixture(scope="module")
-def tiny_files(tmp_path_factory):
-    """Random stand-ins for Keras' two files of ConvNeXt-Tiny."""
-    folder = tmp_path_factory.mktemp("tiny")
-    for top in (True, False):
-        model = randomize(ConvNeXtTiny(weights=None, include_top=top))
-        with h5py.File(folder / f"{top}.h5", "w") as file:
-            legacy_h5_format.save_weights_to_hdf5_group(file, model)
-    return folder
-
-
-@pytest.mark.slow
 @pytest.mark.any_backend
-@needs_training
-def test_code_of_the_readme(tiny_files, monkeypatch, capsys, tmp_path):
+def test_code_of_the_readme(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        "convnext_keras.checkpoints.fetch_weights",
-        lambda row, top=True: VerifiedFile(
-            tiny_files / f"{top}.h5" if row.url else BUNDLED_WEIGHTS_DIR / row.file, "0" * 64
-        ),
-    )
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    namespace = {}
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), namespace)
-    assert len(blocks) == 1
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    exec(compile(block, "README.md", "exec"), {})
     assert "label='blue'" in capsys.readouterr().out
 
 

@@ -1,4 +1,4 @@
-"""Where a model's weights come from: told by every model, and kept when it is saved."""
+"""`pretrained_info` of every model, also after saving."""
 
 import dataclasses
 

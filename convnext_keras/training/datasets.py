@@ -42,7 +42,7 @@ class ImageDataset:
 
     Example:
         >>> examples = ImageDataset([np.zeros((8, 8, 3), "uint8")] * 3, np.array([0, 1, 1]), ("cat", "dog"))
-        >>> examples.counts
+        >>> examples.class_counts
         {'cat': 1, 'dog': 2}
     """
 
@@ -99,7 +99,7 @@ def load_dataset(
             is none of these.
 
     Example:
-        >>> load_dataset((np.zeros((4, 8, 8, 3), "uint8"), ["dog", "cat", "dog", "dog"])).counts
+        >>> load_dataset((np.zeros((4, 8, 8, 3), "uint8"), ["dog", "cat", "dog", "dog"])).class_counts
         {'cat': 1, 'dog': 3}
     """
     if on_error not in ("raise", "skip"):
@@ -378,7 +378,7 @@ def find_duplicates(training: ImageDataset, held_out: ImageDataset) -> list[tupl
 
     Example:
         >>> examples = ImageDataset([np.zeros((8, 8, 3), "uint8")] * 2, np.array([0, 1]), ("cat", "dog"))
-        >>> find_duplicates(examples.subset([0]), examples.subset([1]))
+        >>> find_duplicates(examples.select([0]), examples.select([1]))
         [('image 0', 'image 0')]
     """
     known: dict[str, int] = {}
@@ -413,7 +413,7 @@ def stratified_split(
 
     Example:
         >>> examples = load_dataset((np.zeros((10, 8, 8, 3), "uint8"), [0, 1] * 5))
-        >>> [part.counts for part in stratified_split(examples, 0.2)]
+        >>> [part.class_counts for part in stratified_split(examples, 0.2)]
         [{'0': 4, '1': 4}, {'0': 1, '1': 1}]
     """
     if not 0 < validation < 1:

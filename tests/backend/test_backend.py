@@ -39,7 +39,7 @@ TOLERANCE = 2e-5  # of float32 sums of 49 products of order 1
 
 
 def depthwise_reference(inputs, kernel, rate):
-    """In float64: outputs `(N, H, W, C)`, and a function from an upstream gradient to both gradients."""
+    """Returns outputs `(N, H, W, C)` in float64, and a function from an upstream gradient to both gradients."""
     rows, columns = kernel.shape[:2]
     margin = [(0, 0), ((rows - 1) * rate // 2,) * 2, ((columns - 1) * rate // 2,) * 2, (0, 0)]
     padded = np.pad(inputs.astype("float64"), margin)

@@ -1,4 +1,4 @@
-"""What XLA is given for GPUs and TPUs, which no test has: the depthwise convolution stays one there."""
+"""Lowering for GPUs and TPUs: XLA receives the depthwise convolution as one convolution."""
 
 import re
 
@@ -22,7 +22,7 @@ def lowered(platform, function, *arguments):
 
 
 def groups(program):
-    """Of each convolution, how many groups it has, and in which type it is."""
+    """Returns the number of groups and the type of each convolution."""
     found = re.findall(r"stablehlo\.convolution.*?feature_group_count = (\d+).*?-> tensor<[\dx]*x(\w+)>", program)
     return [(int(count), kind) for count, kind in found]
 

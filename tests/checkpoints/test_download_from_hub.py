@@ -30,7 +30,7 @@ def test_fetched_once_and_found_again_offline(hub_server, monkeypatch):
 
 
 def test_other_names_of_a_file_are_tried_in_order(hub_server, monkeypatch):
-    """LAION's repositories have one of two .safetensors files, or neither; a header of the hub tells which."""
+    """LAION's repositories have one of two .safetensors files, or none; a header of the Hub names the commit."""
     monkeypatch.setattr(Hub, "missing_entries", True)
     path, _ = download.fetch_from_hub(REPOSITORY, ["open_clip_model.safetensors", FILE])
     assert path.read_bytes() == CONTENT

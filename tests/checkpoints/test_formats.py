@@ -93,7 +93,7 @@ def unlisted(path):
 
 
 def circle_of_hard_links(path):
-    """Below a listed layer, a group that lies inside itself."""
+    """Creates a group that contains itself, below a listed layer."""
 
     def fill(group):
         group.create_dataset("kernel", data=np.zeros(3, "float32"))

@@ -272,7 +272,7 @@ def transfer_model(head):
 
 
 def with_norm_first():
-    """A user's own norm, unnamed as the library's last one, stands before the backbone."""
+    """A custom norm before the backbone has no name, like the library's last norm."""
     inputs = keras.Input((32, 32, 3))
     base = small("avg", input_shape=(32, 32, 3))
     return randomize(keras.Model(inputs, base(keras.layers.LayerNormalization()(inputs))))

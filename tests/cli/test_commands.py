@@ -53,7 +53,7 @@ def test_demo(tmp_path):
 @needs_training
 @pytest.mark.any_backend
 def test_demo_of_training(tmp_path, monkeypatch):
-    """In fewer steps than the user's demo makes."""
+    """Uses fewer steps than the demo."""
     transform = dataclasses.replace(training.TRAINING_PRESETS["fine_tune_small_data"], epochs=6, min_steps=0)
     monkeypatch.setitem(training.TRAINING_PRESETS, "fine_tune_small_data", transform)
     shown = run("demo", "--train", "--output", tmp_path).stdout
@@ -199,7 +199,7 @@ def test_models():
 
 @pytest.mark.any_backend
 def test_classify_needs_no_further_options(tmp_path, monkeypatch):
-    """A local file stands in for the download; transform, statistics and labels are the weight set's."""
+    """A local file replaces the download; transform, statistics and labels are those of the weight set."""
     model = randomize(create_model("test_convnext", weights=None, classifier_activation=None))
     save_weights(model, tmp_path / "model.safetensors")
     file = VerifiedFile(tmp_path / "model.safetensors", "0" * 64)

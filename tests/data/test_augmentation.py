@@ -1,4 +1,4 @@
-"""What augmentation does to images, and what it leaves as it is."""
+"""Augmentation of images."""
 
 import numpy as np
 import pytest
@@ -80,7 +80,7 @@ def test_gray_images_stay_gray_and_others_than_rgb_are_refused():
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.8, 0.0), (0.0, 1.0), (0.8, 1.0)])
 def test_mixed_targets_are_the_parts_of_the_pixels(mixup, cutmix):
-    """Images of one level each: the mean level tells how much of each image there is."""
+    """Each image has one gray level, so the mean level is the mixing ratio."""
     levels = np.array([0.0, 100, 150, 250])
     pixels = np.ones((4, 32, 32, 3)) * levels[:, None, None, None]
     for seed in range(20):

@@ -25,7 +25,7 @@ PATIENT = dict.fromkeys(
 
 
 class Cluster(NamedTuple):
-    """Where a cluster is reached, and the number of the process that holds it."""
+    """Address of a cluster, and the id of its process."""
 
     address: str
     pid: int

@@ -26,7 +26,7 @@ SAME = 1e-5  # of losses and of sums of weights, relative
 
 
 def run(transform, devices, folder, processes=1):
-    """What each process prints in its last line, as numbers."""
+    """Returns the numbers in the last line that each process prints."""
     port = str(free_port())
     paths = [
         str(TESTS),

@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -253,17 +252,6 @@ def test_what_differs_does_not_run_or_fills_the_disk_leaves_nothing(tmp_path, mo
     with pytest.raises(OSError, match="No space left"):
         export.export(model, tmp_path / "x.onnx")
     assert nothing_left(tmp_path)
-
-
-@pytest.mark.any_backend
-def test_code_of_the_page(tmp_path, monkeypatch):
-    page = (Path(__file__).parents[2] / "docs" / "guides" / "export.md").read_text()
-    monkeypatch.chdir(tmp_path)
-    blocks, namespace = re.findall(r"```python\n(.*?)```", page, re.DOTALL), {}
-    for block in blocks:
-        exec(compile(block, "export.md", "exec"), namespace)
-    assert len(blocks) == 5
-    assert namespace["probabilities"].shape == (2, 10)
 
 
 @pytest.mark.any_backend

@@ -142,7 +142,7 @@ def test_what_cannot_be_written_or_read(model, folder, tmp_path, monkeypatch):
 
 
 def test_a_server_needs_no_backend_that_trains(folder):
-    """In a process without TensorFlow, JAX and PyTorch, an exported ConvNeXt-CLIP answers over HTTP."""
+    """An exported ConvNeXt-CLIP is served without TensorFlow, JAX and PyTorch."""
     pytest.importorskip("fastapi")
     code = f"""
 import sys
@@ -176,7 +176,7 @@ def test_an_engine_that_does_not_fit(folder):
 
 
 def test_batches_are_filled_up_to_few_sizes():
-    """To powers of two for programs that are compiled, to a quarter of the way between them for the others."""
+    """Batches are padded to powers of two on compiling runtimes, and to quarter steps between them on others."""
     sizes = {
         steps: [len(pad_batch(np.ones((count, 2)), 32, steps)) for count in range(1, 33)]
         for steps in (1, export_clip.BATCH_BUCKETS)

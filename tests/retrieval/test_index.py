@@ -1,4 +1,4 @@
-"""What holds for every index, in memory or in Lance; and what it costs to grow."""
+"""The contract of all indexes, and the cost of growth."""
 
 import numpy as np
 import pytest
@@ -154,7 +154,7 @@ def test_damaged_files_are_named(file, damage, photos, model, tmp_path):
 
 
 def test_adding_one_by_one_copies_each_vector_a_few_times(monkeypatch):
-    """10,000 calls of `add` move as many rows as a doubling array does, not the square of their number."""
+    """10,000 calls of `add` copy a linear number of rows, not a quadratic one."""
     index = retrieval.InMemoryIndex(FakeEncoder())
     moved = []
     zeros = np.zeros

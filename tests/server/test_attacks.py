@@ -1,4 +1,4 @@
-"""What the event loop must not do, and what must not take time with the square of what a stranger sends."""
+"""Requests must not block the event loop or take quadratic time."""
 
 import asyncio
 import io
@@ -171,7 +171,7 @@ def test_health_is_answered_while_an_index_is_searched(model, index_folder):
 
 
 def test_work_of_requests_whose_time_is_over_is_dropped(model):
-    """Of 2,048 texts, no further part is tokenised once the deadline has passed."""
+    """Tokenization of 2,048 texts stops after the deadline."""
     app = create_app(model, limits=SMALL._replace(answer_seconds=0.05, text_batch=64))
     engine = app.state.engine
     tokenizer, parts = model.tokenizer, []

@@ -144,7 +144,7 @@ def test_bombs_are_refused_before_their_pixels_are_decoded(case, model, monkeypa
 
 @pytest.mark.slow
 def test_usual_images_have_few_parts():
-    """What cameras and programs write is far from the limits."""
+    """Ordinary images of cameras and programs are far below the limits."""
     limits, noise = ServerLimits(), Image.effect_noise((3000, 2000), 60).convert("RGB")
     for kind, options in (("JPEG", {"progressive": True}), ("JPEG", {}), ("PNG", {}), ("WEBP", {}), ("GIF", {})):
         buffer = io.BytesIO()

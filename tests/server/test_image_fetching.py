@@ -1,4 +1,4 @@
-"""What strangers may try: addresses that lead inside, endless and slow bodies, keys."""
+"""Attacks by URL: private addresses, endless and slow bodies."""
 
 import asyncio
 import http.server
@@ -130,7 +130,7 @@ def resolved(monkeypatch):
 
 
 def fetched(url, port, policy=ImageURLPolicy(), seconds=5.0, trusted=None):  # noqa: B008 - immutable
-    """What a fetch gives, or its error, and who was dialled."""
+    """Returns the result or error of a fetch, and the addresses that were contacted."""
 
     async def fetch():
         fetcher = Fetcher(policy, seconds, max_bytes=50_000)

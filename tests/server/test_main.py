@@ -1,4 +1,4 @@
-"""From the options of the command line to a running server."""
+"""Command-line options of a running server."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What strangers may send: endless and slow bodies, keys, names of hosts."""
+"""Attacks by request: endless and slow bodies, keys, host names."""
 
 import asyncio
 import json
@@ -63,7 +63,7 @@ HEADERS = [(b"content-type", b"application/json"), (b"host", b"localhost")]
 
 
 def whole(body):
-    """What gives a body at once, and then nothing more."""
+    """Returns a receiver with one body."""
     messages = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive():

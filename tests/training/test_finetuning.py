@@ -204,7 +204,7 @@ def test_what_is_trained_knows_its_classes_wherever_it_goes(tmp_path):
 
 @pytest.mark.any_backend
 def test_classes_that_the_weights_know_keep_their_classifier():
-    """In the order of the images' classes, which is another one."""
+    """The classes of the images are in another order than the model's."""
     words = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
     pixels, labels = digits(60, prefix="")
     named = [words[int(label)] for label in labels]

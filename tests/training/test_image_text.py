@@ -52,7 +52,7 @@ def test_a_table_and_shards_hold_the_same_pairs(tmp_path):
 
 
 def written(folder, count, seed=0):
-    """A table of so many pairs."""
+    """Writes a table with a number of pairs."""
     pixels, names = images(count, seed)
     folder.mkdir()
     with (folder / "pairs.csv").open("w", newline="") as stream:
@@ -186,7 +186,7 @@ RECIPE = training.TrainingConfig(epochs=4, batch_size=6, learning_rate=2e-3, cli
 
 
 def margin(model, examples):
-    """By how much the logits of the right classes are above those of others, in the mean."""
+    """Returns the mean margin of the logits of the true classes."""
     scores = model.similarity(examples.images, [f"a {name} background" for name in examples.class_names]).logits
     right = np.eye(len(examples.class_names), dtype=bool)[examples.labels]
     return scores[right].mean() - scores[~right].mean()

@@ -27,7 +27,7 @@ def meta_depth(name: str, form: str) -> int:
 
 
 def meta_name(layer: str) -> str:
-    """Of a layer of this library."""
+    """Returns the path of a variable of a layer of this library."""
     words = layer.removeprefix("deep_").split("_")
     if words[0] == "stage":
         return f"stages.{words[1]}.{words[3]}"

@@ -1,4 +1,4 @@
-"""What practitioners look at: duplicates, predictions, notes, divided data, zero-shot evaluation, CLIP histories."""
+"""Duplicates, predictions, notes, given splits, zero-shot evaluation, CLIP histories."""
 
 import csv
 import json
