@@ -20,7 +20,7 @@ def test_parameters_are_the_published_ones(variant):
     ("depths", "dims", "kernel_sizes"),
     [((1, 1), (8, 12, 16), (7, 7, 7)), ((), (), ()), ((1,) * 5, (8,) * 5, (7,) * 4)],
 )
-def test_bad_stages(depths, dims, kernel_sizes):
+def test_invalid_stages_raise(depths, dims, kernel_sizes):
     with pytest.raises(ValueError, match="one number for each stage"):
         ConvNeXt(depths, dims, kernel_sizes=kernel_sizes)
 
@@ -44,6 +44,6 @@ def test_bad_stages(depths, dims, kernel_sizes):
         ({"epsilon": 0}, "epsilon must be a number above 0. Received: epsilon=0"),
     ],
 )
-def test_bad_options(options, message):
+def test_invalid_options_raise(options, message):
     with pytest.raises(ValueError, match=message):
         ConvNeXt(**{"depths": (1, 1), "dims": (8, 12), **options})

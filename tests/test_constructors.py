@@ -14,7 +14,7 @@ def test_names_are_listed_and_filtered():
     assert list_models("resnet*") == []
 
 
-def test_a_variant_by_name():
+def test_create_model_by_variant():
     model = create_model("convnext_mini", weights=None, classes=3, pooling="max", include_top=False)
     assert (model.name, model.output_shape, model.pretrained_info) == ("convnext_mini", (None, 128), None)
 
@@ -23,7 +23,7 @@ def test_a_variant_by_name():
     "name",
     ["convnext_mini.digits", "CONVNEXT-MINI.DIGITS", "digits", "convnext_mini"],
 )
-def test_a_weight_set_by_any_of_its_names(name):
+def test_create_model_by_weight_set(name):
     model = create_model(name)
     assert model.pretrained_info.weights_name == "convnext_mini.digits"
     assert (model.input_shape, model.output_shape) == ((None, 32, 32, 3), (None, 10))
@@ -53,6 +53,6 @@ def test_every_weight_set_is_found_by_its_name():
         ("fb_in1k", r"list_models\(\) or list_weights\(\)"),  # a tag that many variants have
     ],
 )
-def test_unknown_names(name, message):
+def test_create_model_suggests_names(name, message):
     with pytest.raises(ValueError, match=message):
         create_model(name)

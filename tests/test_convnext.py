@@ -134,7 +134,7 @@ def test_layer_names_and_weight_order_are_those_of_keras():
     ]
 
 
-def test_initial_values_are_the_papers():
+def test_initial_values_follow_the_paper():
     model = ConvNeXtTiny(weights=None, include_top=False)
     kernels = [to_numpy(weight.value).ravel() for weight in model.weights if weight.name == "kernel"]
     values = np.concatenate(kernels)
@@ -171,7 +171,7 @@ def test_stochastic_depth_rises_linearly_and_drops_samples():
         np.testing.assert_allclose(np.unique(per_sample), [0, 1 / 0.6], rtol=1e-6)
 
 
-def test_preprocessing_can_stay_outside():
+def test_include_preprocessing_false_expects_normalized_pixels():
     inside, outside = small(), small(include_preprocessing=False, name="outside")
     outside.set_weights(randomize(inside).get_weights())
     pixels = some_pixels(2, 40, 32, 3)
@@ -186,14 +186,14 @@ def test_embedded_statistics():
     np.testing.assert_allclose(np.ravel(layer.input_variance), (np.array(std) * 255) ** 2, rtol=1e-6)
 
 
-def test_pixels_may_be_bytes():
+def test_uint8_pixels_are_accepted():
     model = randomize(small())
     pixels = some_pixels(1, 32, 32, 3)
     np.testing.assert_allclose(outputs(model, pixels.astype("uint8")), outputs(model, pixels), atol=1e-6)
 
 
 @pytest.mark.cross_backend
-def test_channels_first_gives_the_same_numbers():
+def test_channels_first_has_equal_outputs():
     last = randomize(small(include_top=False))
     keras.config.set_image_data_format("channels_first")
     first = small(include_top=False, name="first", input_shape=(3, None, None))
@@ -263,7 +263,7 @@ def test_fit_learns(jit_compile):
         ({"weights": "imagenet", "classifier_activation": "relu"}, "None or 'softmax'.*'relu'"),
     ],
 )
-def test_bad_arguments(arguments, message):
+def test_constructors_reject_invalid_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         ConvNeXtTiny(**{"weights": None, **arguments})
 
@@ -276,13 +276,13 @@ def test_bad_arguments(arguments, message):
         ((32, 3), {}, r"\(N, H, W, C\)"),
     ],
 )
-def test_bad_input_tensor(shape, arguments, message):
+def test_constructors_reject_invalid_input_tensors(shape, arguments, message):
     with pytest.raises(ValueError, match=message):
         ConvNeXtTiny(**{"weights": None, "input_tensor": keras.Input(shape), **arguments})
 
 
 @pytest.mark.parametrize("weights", [None, "imagenet"])
-def test_bad_arguments_fetch_nothing(weights, monkeypatch):
+def test_invalid_arguments_download_nothing(weights, monkeypatch):
     monkeypatch.setattr("convnext_keras.checkpoints.fetch_weights", None)
     with pytest.raises(ValueError, match="pooling"):
         ConvNeXtTiny(weights=weights, pooling="mean")
@@ -304,7 +304,7 @@ for form in forms:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
-def test_saved_models_change_nothing_in_a_fresh_process(tmp_path):
+def test_saved_models_keep_outputs_in_a_new_process(tmp_path):
     forms = ["model.keras", "model.h5", "model.weights.h5"]
     if BACKEND == "openvino":  # Keras 3.15 cannot write a model with a Normalization layer to .h5 there.
         forms.remove("model.h5")
@@ -323,7 +323,7 @@ def test_saved_models_change_nothing_in_a_fresh_process(tmp_path):
 @pytest.mark.parametrize(
     "again", [lambda model: keras.models.model_from_json(model.to_json()), keras.models.clone_model]
 )
-def test_copies_change_nothing(again):
+def test_copies_keep_outputs(again):
     model = randomize(small(drop_path_rate=0.2))
     copied = again(model)
     copied.set_weights(model.get_weights())

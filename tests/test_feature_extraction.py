@@ -74,7 +74,7 @@ def test_features_are_a_list_in_every_way(stages, tmp_path):
     assert len(extractor(inputs)) == len(stages)
 
 
-def test_missing_stages_are_told():
+def test_missing_stages_raise():
     with pytest.raises(ValueError, match=r"some of \[0, 1, 2, 3\].*\(4,\)"):
         feature_extractor(backbone(), [4])
     with pytest.raises(ValueError, match=r"some of \[\]"):

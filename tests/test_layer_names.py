@@ -11,7 +11,7 @@ pytestmark = pytest.mark.any_backend
 
 @pytest.mark.parametrize("prefix", ["", "convnext_tiny_", "a_stage_1_block_2_", "model_7_"])
 @pytest.mark.parametrize("role", TEMPLATES)
-def test_what_is_written_is_read(role, prefix):
+def test_format_and_parse_are_inverse(role, prefix):
     fields = {field: number for field, number in (("stage", 3), ("block", 26)) if f"{{{field}}}" in TEMPLATES[role]}
     name = LayerName(role, **fields)
     fixed = role.startswith("text_") or str(name).startswith("text_block") or role == "similarity"
@@ -20,7 +20,7 @@ def test_what_is_written_is_read(role, prefix):
 
 
 @pytest.mark.parametrize("name", ["dense", "layer_normalization_1", "stage_block_add", "stage_x_block_1_add", ""])
-def test_other_names_are_nobodys(name):
+def test_custom_names_have_no_role(name):
     assert parse_layer_name(name) is None
 
 
@@ -41,6 +41,6 @@ def test_layers_of_another_model_keep_their_names():
     assert [name for name, layer in names.items() if not layer.is_custom] == ["a_stage_0_block_0_add", "a_head_dense"]
 
 
-def test_the_last_norm_is_known_by_its_place():
+def test_last_norm_is_found_by_position():
     layers = {"normalization": True, "a_stage_0_block_0_add": False, "mine": True, "layer_normalization_7": True}
     assert [name for name, layer in parse_layer_names(layers).items() if layer.role == "head_layernorm"] == ["mine"]

@@ -64,7 +64,7 @@ def test_simple_normalization_divides_by_the_unbiased_deviation():
     ],
     ids=lambda layer: type(layer).__name__,
 )
-def test_layers_come_back_from_their_configuration(layer):
+def test_layers_are_restored_from_config(layer):
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
     assert type(again) is type(layer)
     assert again.get_config() == layer.get_config()

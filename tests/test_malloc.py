@@ -23,7 +23,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.any_backend
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc's")
-def test_kept_memory_costs_no_faults():
+def test_reuse_allocator_memory_avoids_page_faults():
     kept, given_back = (
         int(subprocess.check_output([sys.executable, "-c", CODE, word], stderr=subprocess.DEVNULL))
         for word in ("kept", "given back")

@@ -37,7 +37,7 @@ def test_any_number_of_rows_sizes_and_types_in_any_order():
     np.testing.assert_allclose(model.predict(few, batch_size=2, verbose=0), model.predict(few, verbose=0), atol=CLOSE)
 
 
-def test_other_values_and_other_weights_are_seen():
+def test_predict_uses_new_weights():
     model, few = new_model(), pixels()
     check(model, few, few, few)
     randomize(model, seed=2)
@@ -56,7 +56,7 @@ def test_other_values_and_other_weights_are_seen():
     check(model, *[few] * 5)
 
 
-def test_features_and_models_within_models():
+def test_predict_of_features_and_nested_models():
     backbone = new_model(include_top=False, input_shape=(32, 32, 3))
     extractor = feature_extractor(backbone, (1, 3))
     for _ in range(5):

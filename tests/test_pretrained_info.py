@@ -14,7 +14,7 @@ DIGITS = "convnext_mini.digits"
 
 
 @pytest.mark.any_backend
-def test_random_weights_have_none():
+def test_random_weights_have_no_info():
     for model in (
         ConvNeXt((1, 1), (8, 12), weights=None),
         create_model("convnext_mini", weights=None),
@@ -25,7 +25,7 @@ def test_random_weights_have_none():
 
 
 @pytest.mark.any_backend
-def test_models_out_of_models_keep_it():
+def test_derived_models_keep_info():
     model = create_model(DIGITS)
     assert feature_extractor(model, [1]).pretrained_info is model.pretrained_info
     assert fold_for_inference(model).pretrained_info == model.pretrained_info
@@ -37,7 +37,7 @@ def test_models_out_of_models_keep_it():
 
 @pytest.mark.parametrize("form", ["keras", "json", "clone"])
 @pytest.mark.parametrize("make", [lambda: create_model(DIGITS), lambda: clip.create_model("shapes")])
-def test_it_survives_saving(make, form, tmp_path):
+def test_saved_models_keep_info(make, form, tmp_path):
     model = make()
     if form == "keras":
         model.save(tmp_path / "model.keras")
@@ -62,7 +62,7 @@ def test_it_survives_saving(make, form, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
 @pytest.mark.skipif(BACKEND == "openvino", reason="Keras cannot write such models under OpenVINO")
-def test_it_survives_a_whole_model_in_one_h5_file(tmp_path):
+def test_h5_models_keep_info(tmp_path):
     model = create_model(DIGITS)
     model.save(tmp_path / "model.h5")
     again = keras.saving.load_model(tmp_path / "model.h5", compile=False)

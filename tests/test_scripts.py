@@ -23,7 +23,7 @@ PROMISED |= {"shape only": 95.5, "color only": 99}
 
 
 @pytest.mark.any_backend
-def test_the_bundled_model_reaches_what_its_card_says(model):
+def test_bundled_model_reaches_the_accuracy_of_its_card(model):
     """On combinations of attributes that were never in training, and on free images."""
     combinations = shapes.split()
     assert not set(combinations.training) & set(combinations.held_out)

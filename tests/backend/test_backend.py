@@ -126,7 +126,7 @@ def test_depthwise_gradients(kernel_size, rate, shape, compiled):
 
 @pytest.mark.skipif(BACKEND not in ("tensorflow", "jax"), reason="the others have no XLA")
 @pytest.mark.parametrize(("kernel_size", "rate", "shape"), CASES)
-def test_shifted_sum_takes_any_batch_and_size(kernel_size, rate, shape):
+def test_depthwise_shift_add_accepts_any_batch_and_size(kernel_size, rate, shape):
     layer, inputs, kernel, _ = example(kernel_size, rate, shape)
     expected, _ = depthwise_reference(inputs, kernel, rate)
     found = common.shifted_depthwise(ops.convert_to_tensor(inputs), layer.kernel.value, rate)
@@ -140,7 +140,7 @@ def test_depthwise_accepts_unknown_sizes():
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-def test_depthwise_sums_in_float32(policy):
+def test_depthwise_accumulates_in_float32(policy):
     """Forty-nine products of 1.0 and 40.0 lose digits in 16 bits, but their sum has three significant ones only."""
     layer = DepthwiseConvolution(2, 7, kernel_initializer="ones", dtype=policy)
     found = layer(np.full((1, 7, 7, 2), 40.0, "float32"))
@@ -148,7 +148,7 @@ def test_depthwise_sums_in_float32(policy):
     np.testing.assert_allclose(to_numpy(ops.cast(found, "float32"))[0, 3, 3], 1960, rtol=4e-3)
 
 
-def test_depthwise_refuses_even_kernels():
+def test_depthwise_rejects_even_kernels():
     with pytest.raises(ValueError, match="must be odd"):
         DepthwiseConvolution(3, 4)
 
@@ -224,7 +224,7 @@ def test_layer_normalization(scaled):
 @pytest.mark.parametrize("activation", ["linear", "gelu", "silu"])
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 @pytest.mark.parametrize("is_missing", [False, True])
-def test_sixteen_bits_on_any_processor(precision, activation, is_missing, monkeypatch):
+def test_16_bit_models_run_on_any_processor(precision, activation, is_missing, monkeypatch):
     """Sums in float32, rounded once, on this processor and on one without instructions for such numbers."""
     import torch
 
@@ -248,7 +248,7 @@ def test_sixteen_bits_on_any_processor(precision, activation, is_missing, monkey
 
 @pytest.mark.skipif(BACKEND != "jax", reason="the product is our own under JAX only")
 @pytest.mark.parametrize("activation", ["linear", "gelu", "silu"])
-def test_bfloat16_products_are_summed_in_float32(activation):
+def test_bfloat16_matmuls_accumulate_in_float32(activation):
     """Outputs and gradients round once, where products of bfloat16, biases and activations round three times."""
     import jax
 
@@ -272,7 +272,7 @@ def test_bfloat16_products_are_summed_in_float32(activation):
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="the gradient is our own under PyTorch only")
-def test_dense_can_be_differentiated_twice_mapped_and_exported():
+def test_dense_supports_second_derivatives_vmap_and_export():
     import torch
 
     from convnext_keras.backend import torch as torch_kernels
@@ -304,7 +304,7 @@ def test_dense_can_be_differentiated_twice_mapped_and_exported():
 
 @pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="the path that exports to a SavedModel")
-def test_saved_model_needs_no_xla(tmp_path):
+def test_saved_model_runs_without_xla(tmp_path):
     import tensorflow as tf
 
     from convnext_keras import create_model
@@ -328,7 +328,7 @@ def without(monkeypatch, name):
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's private name")
 @pytest.mark.parametrize("compiled", [False, True])
-def test_tensorflow_without_its_private_name(compiled, monkeypatch):
+def test_tensorflow_falls_back_without_private_name(compiled, monkeypatch):
     """Slower under XLA, still right."""
     without(monkeypatch, "control_flow_util")
     kernel_size, rate, shape = CASES[0]
@@ -342,7 +342,7 @@ def test_tensorflow_without_its_private_name(compiled, monkeypatch):
 
 @pytest.mark.skipif(BACKEND != "torch", reason="PyTorch's private names")
 @pytest.mark.parametrize("absent", ["LINEAR_OP", "is_transformed"])
-def test_pytorch_without_its_private_names(absent, monkeypatch):
+def test_pytorch_falls_back_without_private_names(absent, monkeypatch):
     """Slower, still right; the modules read the names by `getattr` with these defaults."""
     import torch
 
@@ -358,7 +358,7 @@ def test_pytorch_without_its_private_names(absent, monkeypatch):
 
 
 @pytest.mark.skipif(BACKEND != "openvino", reason="Keras' private names")
-def test_openvino_without_the_private_names_of_keras(monkeypatch):
+def test_openvino_falls_back_without_private_names(monkeypatch):
     """Slower, still right: Keras' own norm, and models that are called directly."""
     from convnext_keras import clip
 
@@ -382,7 +382,7 @@ PRIVATE = re.compile(r"keras\.src|tensorflow\.python|torch\._C|torch\.ops\.|jax\
 
 
 @pytest.mark.any_backend
-def test_private_names_of_other_libraries_stand_in_this_room_only():
+def test_private_names_of_other_libraries_are_used_in_backend_only():
     package = Path(kernels_package.__file__).parents[1]
     users = {path.relative_to(package).parts[0] for path in package.rglob("*.py") if PRIVATE.search(path.read_text())}
     assert users == {"backend"}
@@ -393,14 +393,14 @@ TESTS = Path(__file__).parents[1]
 # XLA compiles under TensorFlow what `fit` does, and every operation under JAX.
 COMPILED = {
     "jax": __file__,
-    "tensorflow": f"{TESTS}/training/test_finetuning.py::test_first_loss_and_gradients_are_pytorchs",
+    "tensorflow": f"{TESTS}/training/test_finetuning.py::test_first_loss_and_gradients_equal_pytorch",
 }
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(BACKEND not in COMPILED, reason="XLA compiles nothing")
 @pytest.mark.skipif(AS_USERS_HAVE_IT.items() <= os.environ.items(), reason="these are a user's settings")
-def test_as_users_compile_it():
+def test_models_compile_with_user_settings():
     """Numbers and gradients again, without the settings that conftest.py makes for little time."""
     command = [sys.executable, "-m", "pytest", "-p", "no:xdist", "-p", "no:cacheprovider", COMPILED[BACKEND]]
     ended = subprocess.run(command, cwd=TESTS.parent, env={**os.environ, **AS_USERS_HAVE_IT}, capture_output=True)

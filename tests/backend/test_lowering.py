@@ -42,7 +42,7 @@ def test_depthwise_convolutions_are_native_on_accelerators(platform, dtype):
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu", "cpu"])
-def test_products_of_bfloat16_stay_in_it(platform):
+def test_bfloat16_matmuls_are_not_converted(platform):
     """With sums in float32 on CPUs, where XLA converts the matrices otherwise; gradients too."""
     import jax
 
@@ -60,7 +60,7 @@ def test_products_of_bfloat16_stay_in_it(platform):
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
-def test_their_gradients_are_native_too(platform):
+def test_depthwise_gradients_are_native_on_accelerators(platform):
     import jax
 
     model = ConvNeXt(**SIZES)

@@ -115,7 +115,7 @@ def convolved_again(last):
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("later", [None, "product"])
-def test_what_follows_a_convolution_has_the_same_numbers(case, later):
+def test_operations_after_a_convolution_have_equal_outputs(case, later):
     def graph():
         given = opset15.parameter([-1, 5, 7, 3], openvino.Type.f32)
         found = CASES[case](convolved(given), given)

@@ -56,7 +56,7 @@ CONTENTS = {"object": Hostile(), "inside": {"model": Hostile()}, "number": 3, "n
 
 
 @pytest.mark.parametrize("content", CONTENTS)
-def test_nothing_is_run_or_left(content, convert, torch, tmp_path, monkeypatch):
+def test_convert_runs_no_code_and_leaves_no_files(content, convert, torch, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save(CONTENTS[content], tmp_path / "bad.pth")
     ended = convert(tmp_path / "bad.pth", tmp_path / "bad.safetensors")
@@ -73,7 +73,7 @@ def test_bfloat16_tensors_keep_their_type(torch, tmp_path):
         assert file.read("weight").astype("float32").tolist() == [1.5, -2.0]
 
 
-def test_without_pytorch_the_extra_is_named(tmp_path, monkeypatch):
+def test_convert_without_pytorch_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(ImportError, match=r"convnext-keras\[torch\]"):
         convert_checkpoint(tmp_path / "a.pth", tmp_path / "a.safetensors")

@@ -103,7 +103,7 @@ def test_fetched_once_and_found_again(server):
     assert Handler.requests == ["/file.bin"]
 
 
-def test_damage_in_the_cache_is_repaired(server):
+def test_corrupted_cache_files_are_downloaded_again(server):
     path = download.fetch(f"{server}/file.bin", SHA256, 1).path
     path.write_bytes(b"damaged")
     assert download.fetch(f"{server}/file.bin", SHA256, 1).path.read_bytes() == CONTENT
@@ -120,7 +120,7 @@ FAULTS = ["cut.bin", "missing.bin", "stall.bin", *(f"status-{status}.bin" for st
 
 
 @pytest.mark.parametrize(("name", "sha256"), [("file.bin", "0" * 64), *((name, SHA256) for name in FAULTS)])
-def test_nothing_is_left_of_a_bad_download(server, name, sha256, pauses, monkeypatch):
+def test_failed_download_leaves_no_files(server, name, sha256, pauses, monkeypatch):
     monkeypatch.setattr(download, "TIMEOUT_SECONDS", 0.3)
     with pytest.raises(OSError, match=rf"{name} could not be downloaded.*{sha256}"):
         download.fetch(f"{server}/{name}", sha256, 1)
@@ -128,7 +128,7 @@ def test_nothing_is_left_of_a_bad_download(server, name, sha256, pauses, monkeyp
 
 
 @pytest.mark.integration
-def test_a_killed_download_does_no_harm(server, tmp_path):
+def test_killed_download_is_repeated(server, tmp_path):
     code = "import sys; from convnext_keras import download; download.fetch(*sys.argv[1:3], 1)"
     command = [sys.executable, "-c", code, f"{server}/stall/file.bin", SHA256]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -138,7 +138,7 @@ def test_a_killed_download_does_no_harm(server, tmp_path):
     assert download.fetch(f"{server}/file.bin", SHA256, 1).path.read_bytes() == CONTENT
 
 
-def test_several_at_once_get_the_same(server):
+def test_concurrent_downloads_return_the_same_file(server):
     found = []
 
     def fetch_one():
@@ -169,7 +169,7 @@ def test_busy_servers_and_broken_connections_are_tried_again(fault, server, paus
 
 
 @pytest.mark.parametrize("status", [403, 404, 401, 410])
-def test_refusals_are_final(status, server, pauses, monkeypatch):
+def test_client_errors_are_not_retried(status, server, pauses, monkeypatch):
     monkeypatch.setattr(Handler, "faults", [status])
     with pytest.raises(OSError, match=rf"could not be downloaded: {status}"):
         download.fetch(f"{server}/faults/file.bin", SHA256, 1)
@@ -177,7 +177,7 @@ def test_refusals_are_final(status, server, pauses, monkeypatch):
     assert pauses == []
 
 
-def test_a_server_may_ask_for_a_longer_pause(server, pauses, monkeypatch):
+def test_retry_after_is_respected(server, pauses, monkeypatch):
     until = email.utils.format_datetime(
         datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=20), usegmt=True
     )
@@ -189,7 +189,7 @@ def test_a_server_may_ask_for_a_longer_pause(server, pauses, monkeypatch):
 
 
 @pytest.mark.parametrize("faults", [[503] * 20, ["503:3600"]])
-def test_tries_end(faults, server, pauses, monkeypatch):
+def test_retries_are_limited(faults, server, pauses, monkeypatch):
     monkeypatch.setattr(Handler, "faults", faults)
     with pytest.raises(OSError, match="could not be downloaded: 503"):
         download.fetch(f"{server}/faults/file.bin", SHA256, 1)
@@ -198,7 +198,7 @@ def test_tries_end(faults, server, pauses, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit of file sizes")
-def test_a_full_disk_leaves_nothing(server):
+def test_full_disk_leaves_no_files(server):
     """Files may not grow beyond 5,000 bytes, which ends a write as a full disk does."""
     import resource
 
@@ -215,19 +215,19 @@ def test_a_full_disk_leaves_nothing(server):
     assert download.fetch(f"{server}/file.bin", SHA256, 1).path.read_bytes() == CONTENT
 
 
-def test_a_cache_that_cannot_be_written(server, tmp_path, monkeypatch):
+def test_cache_without_write_permission_raises(server, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("CONVNEXT_KERAS_CACHE", str(tmp_path / "file"))
     with pytest.raises(OSError, match=r"file\.bin could not be downloaded"):
         download.fetch(f"{server}/file.bin", SHA256, 1)
 
 
-def test_mirror(server, monkeypatch):
+def test_mirror_replaces_the_host(server, monkeypatch):
     monkeypatch.setenv("CONVNEXT_KERAS_MIRROR", f"{server}/")
     assert download.fetch("https://nowhere.invalid/far/file.bin", SHA256, 1).path.read_bytes() == CONTENT
 
 
-def test_server_down(server):
+def test_unreachable_server_raises(server):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -240,7 +240,7 @@ def test_standard_output_stays_empty(server, capfd):
     assert capfd.readouterr().out == ""
 
 
-def test_offline_names_all_that_is_needed(no_network):
+def test_offline_error_lists_the_files(no_network):
     row = load_registry()["convnext_tiny.imagenet"]
     with pytest.raises(WeightsError) as raised:
         ConvNeXtTiny()
@@ -248,7 +248,7 @@ def test_offline_names_all_that_is_needed(no_network):
         assert fact in str(raised.value)
 
 
-def test_offline_finds_what_is_there(no_network):
+def test_offline_finds_cached_files(no_network):
     download.cache_dir().mkdir(exist_ok=True)
     (download.cache_dir() / "file.bin").write_bytes(CONTENT)
     assert download.fetch("https://nowhere.invalid/file.bin", SHA256, 1).path.read_bytes() == CONTENT

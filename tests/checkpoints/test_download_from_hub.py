@@ -52,7 +52,7 @@ def test_a_revision_can_be_pinned(hub_server):
     assert len([request for request in Hub.requests if "/resolve/v2/" in request]) > len(asked)
 
 
-def test_damage_in_the_cache_is_repaired(hub_server):
+def test_corrupted_cache_files_are_downloaded_again(hub_server):
     path, _ = download.fetch_from_hub(REPOSITORY, [FILE])
     damaged = bytearray(CONTENT)
     damaged[-1] ^= 1
@@ -60,14 +60,14 @@ def test_damage_in_the_cache_is_repaired(hub_server):
     assert download.fetch_from_hub(REPOSITORY, [FILE]).path.read_bytes() == CONTENT
 
 
-def test_another_content_than_the_hub_states_is_refused(hub_server, monkeypatch):
+def test_content_that_differs_from_the_hub_is_rejected(hub_server, monkeypatch):
     monkeypatch.setattr(Hub, "fault", "wrong")
     with pytest.raises(OSError, match="its sha256 is not the one that the hub states"):
         download.fetch_from_hub(REPOSITORY, [FILE])
 
 
 @pytest.mark.parametrize("fault", [401, 403, 404, 429, 500, "cut", "stall"])
-def test_faults_end_in_one_error_and_leave_nothing(fault, hub_server, monkeypatch):
+def test_errors_leave_no_files(fault, hub_server, monkeypatch):
     monkeypatch.setattr(Hub, "fault", fault)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)  # The hub's library waits between its tries.
     if fault == "stall":
@@ -77,7 +77,7 @@ def test_faults_end_in_one_error_and_leave_nothing(fault, hub_server, monkeypatc
     assert not list(hub_server.rglob(FILE))
 
 
-def test_ten_at_once_get_the_same(hub_server):
+def test_concurrent_downloads_return_the_same_file(hub_server):
     found = []
     threads = [
         threading.Thread(target=lambda: found.append(download.fetch_from_hub(REPOSITORY, [FILE]))) for _ in range(10)
@@ -110,7 +110,7 @@ def stand_in(monkeypatch, tmp_path, **arguments):
     return {"depths": (1, 1, 2, 1), "dims": (4, 8, 12, 16), "classes": CLASSES, **arguments}
 
 
-def test_a_weight_set_brings_its_statistics_size_and_labels(monkeypatch, tmp_path):
+def test_weight_set_defines_statistics_size_and_classes(monkeypatch, tmp_path):
     row = load_registry()["convnext_base.clip_laion2b_augreg_ft_in12k_in1k"]
     model = ConvNeXt(**stand_in(monkeypatch, tmp_path, weights=row))
     assert model.input_shape == (None, 256, 256, 3)
@@ -132,7 +132,7 @@ def test_headless_sets_have_no_classifier(tag, monkeypatch, tmp_path):
     assert model.output_shape == (None, 16)
 
 
-def test_files_without_a_last_norm_say_so(monkeypatch, tmp_path):
+def test_files_without_a_last_norm_warn(monkeypatch, tmp_path):
     """FCMAE's files end before it, and timm leaves it at 1 and 0."""
     row = load_registry()["convnextv2_atto.fcmae"]
     arguments = stand_in(monkeypatch, tmp_path, weights=row, include_top=False, pooling="avg")
@@ -145,7 +145,7 @@ def test_files_without_a_last_norm_say_so(monkeypatch, tmp_path):
         load_weights(ConvNeXt(**{**arguments, "weights": None}), tmp_path / "small.safetensors")
 
 
-def test_restricted_licenses_are_told_once(monkeypatch):
+def test_restricted_licenses_warn_once(monkeypatch):
     monkeypatch.setattr(download, "fetch_from_hub", lambda *arguments: None)
     row = load_registry()["convnextv2_atto.fcmae_ft_in1k"]
     warn_restricted_license.cache_clear()

@@ -219,19 +219,19 @@ def met(path):
 
 
 @pytest.mark.parametrize("case", HOSTILE_HDF5)
-def test_hostile_hdf5(case, tmp_path):
+def test_hostile_hdf5_files_are_rejected(case, tmp_path):
     HOSTILE_HDF5[case](tmp_path / "hostile.h5")
     met(tmp_path / "hostile.h5")
 
 
 @pytest.mark.parametrize("case", HOSTILE_SAFETENSORS)
-def test_hostile_safetensors(case, tmp_path):
+def test_hostile_safetensors_files_are_rejected(case, tmp_path):
     HOSTILE_SAFETENSORS[case](tmp_path / "hostile.safetensors")
     met(tmp_path / "hostile.safetensors")
 
 
 @pytest.mark.parametrize("case", OTHER)
-def test_other_files(case, tmp_path):
+def test_other_files_are_rejected(case, tmp_path):
     content, message = OTHER[case]
     (tmp_path / "other.safetensors").write_bytes(content)
     with pytest.raises(WeightsError, match=message), open_weights(tmp_path / "other.safetensors"):
@@ -246,7 +246,7 @@ def test_missing_files_and_folders(name, message, tmp_path):
 
 @pytest.mark.parametrize("length", [8, 100, 1000, -1])
 @pytest.mark.parametrize("form", ["h5", "safetensors"])
-def test_files_cut_short(form, length, tmp_path):
+def test_truncated_files_are_rejected(form, length, tmp_path):
     path = tmp_path / "cut"
     if form == "h5":
         legacy(path)
@@ -256,7 +256,7 @@ def test_files_cut_short(form, length, tmp_path):
     met(path)
 
 
-def test_what_a_good_file_gives(tmp_path):
+def test_valid_files_return_their_tensors(tmp_path):
     legacy(tmp_path / "good.h5", fill=lambda group: group.create_dataset("kernel", data=np.arange(3, dtype="float32")))
     with open_weights(tmp_path / "good.h5") as file:
         assert file.format == "h5"
@@ -275,7 +275,7 @@ def test_bfloat16_is_read(tmp_path):
         np.testing.assert_array_equal(file.read("a").astype("float32"), 1)
 
 
-def test_other_number_types_are_named_but_not_refused_here(tmp_path):
+def test_unusual_dtypes_are_listed(tmp_path):
     """A counter of an optimizer is an integer; `loading` refuses it as a weight."""
     array(np.zeros(3, "i8"))(tmp_path / "counter.h5")
     with open_weights(tmp_path / "counter.h5") as file:

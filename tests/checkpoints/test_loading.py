@@ -48,7 +48,7 @@ def changed_file(model, path, **changes):
 @pytest.mark.parametrize("by", ["load_weights", "weights=", "Keras' own load_weights"])
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("peer", ["keras", "tf_keras"])
-def test_files_of_keras_give_its_numbers(peer, head, by):
+def test_keras_files_give_keras_outputs(peer, head, by):
     pixels, expected = reference(peer)
     path = REFERENCES / f"{peer}_{head}.h5"
     model = small(head, weights=path if by == "weights=" else None)
@@ -60,7 +60,7 @@ def test_files_of_keras_give_its_numbers(peer, head, by):
 
 
 @pytest.mark.parametrize("file", ["keras_top.weights.h5", "keras_top_model.h5"])
-def test_other_files_of_keras(file):
+def test_other_keras_files_load(file):
     pixels, expected = reference("keras")
     model = small(weights=REFERENCES / file, name="another")
     np.testing.assert_allclose(outputs(model, pixels), expected["top"], atol=TOLERANCE)
@@ -68,7 +68,7 @@ def test_other_files_of_keras(file):
     assert len(model.pretrained_info.sha256) == 64
 
 
-def test_predict_agrees_too():
+def test_predict_equals_call():
     """OpenVINO computes `predict` in bfloat16 on some processors: two percent."""
     pixels, expected = reference("keras")
     found = small(weights=REFERENCES / "keras_top.h5").predict(pixels, verbose=0)
@@ -77,7 +77,7 @@ def test_predict_agrees_too():
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_files_of_ours_load_into_keras(head, tmp_path):
+def test_saved_files_load_into_keras(head, tmp_path):
     from keras.src.applications.convnext import ConvNeXt as KerasConvNeXt
     from keras.src.legacy.saving import legacy_h5_format
 
@@ -93,7 +93,7 @@ def test_files_of_ours_load_into_keras(head, tmp_path):
 
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("head", HEADS)
-def test_own_files_change_nothing(head, form, tmp_path):
+def test_native_files_keep_outputs(head, form, tmp_path):
     model = randomize(small(head, drop_path_rate=0.1), seed=3)
     path = tmp_path / f"own.{form}"
     save_weights(model, path) if form == "safetensors" else model.save_weights(path)
@@ -103,7 +103,7 @@ def test_own_files_change_nothing(head, form, tmp_path):
 
 
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX has float64 only on request")
-def test_double_precision_comes_back_whole(tmp_path):
+def test_float64_weights_are_restored(tmp_path):
     model = small(dtype="float64")
     model.weights[0].assign(np.full(model.weights[0].shape, 1 / 3))
     model.save_weights(tmp_path / "double.weights.h5")
@@ -113,14 +113,14 @@ def test_double_precision_comes_back_whole(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
 @pytest.mark.skipif(keras.backend.backend() == "openvino", reason="Keras cannot write such models under OpenVINO")
-def test_whole_models_with_stochastic_depth(tmp_path):
+def test_models_with_stochastic_depth_load(tmp_path):
     model = randomize(small(drop_path_rate=0.1))
     model.save(tmp_path / "whole.h5")
     pixels, _ = reference("keras")
     np.testing.assert_array_equal(outputs(small(weights=tmp_path / "whole.h5"), pixels), outputs(model, pixels))
 
 
-def test_weights_of_a_trained_model(tmp_path):
+def test_trained_models_load(tmp_path):
     """A compiled model writes the state of its optimizer too, which is left out by name."""
     model = randomize(small(drop_path_rate=0.1))
     model.compile("adam", "categorical_crossentropy")
@@ -131,7 +131,7 @@ def test_weights_of_a_trained_model(tmp_path):
     np.testing.assert_array_equal(outputs(again, pixels), outputs(model, pixels))
 
 
-def test_file_written_under_another_backend():
+def test_files_of_another_backend_load():
     """The digits were trained under JAX; their scores were written down there."""
     model = create_model("convnext_mini.digits")
     expected = arrays_of(REFERENCES / "digits_jax.npz")
@@ -184,7 +184,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("fault", BROKEN)
-def test_nothing_is_assigned_from_a_broken_file(fault, tmp_path):
+def test_broken_file_leaves_the_model_unchanged(fault, tmp_path):
     changes, message = BROKEN[fault]
     path = tmp_path / "broken.safetensors"
     changed_file(randomize(small(), seed=5), path, **changes)
@@ -197,14 +197,14 @@ def test_nothing_is_assigned_from_a_broken_file(fault, tmp_path):
         np.testing.assert_array_equal(to_numpy(weight.value), value)
 
 
-def test_no_reading_before_the_gate(monkeypatch, tmp_path):
+def test_data_is_read_after_validation(monkeypatch, tmp_path):
     changed_file(randomize(small()), tmp_path / "wide.safetensors", **BROKEN["misshapen"][0])
     monkeypatch.setattr("convnext_keras.checkpoints.loading._read_tensor", None)
     with pytest.raises(WeightsError, match="does not fit"):
         load_weights(small(), tmp_path / "wide.safetensors")
 
 
-def test_same_shapes_in_another_order_are_told_apart(tmp_path):
+def test_equal_shapes_in_another_order_are_distinguished(tmp_path):
     """Blocks of a stage have equal shapes: only names say which is which."""
     shutil.copy(REFERENCES / "keras_top.h5", tmp_path / "swapped.h5")
     with h5py.File(tmp_path / "swapped.h5", "r+") as file:
@@ -220,7 +220,7 @@ def test_same_shapes_in_another_order_are_told_apart(tmp_path):
     np.testing.assert_allclose(found, expected["top"], atol=TOLERANCE)
 
 
-def test_a_model_built_on_ours_is_met_strictly():
+def test_transfer_models_are_matched_strictly():
     base = small("avg")
     model = keras.Model(base.input, keras.layers.Dense(2, name="mine")(base.output))
     with pytest.raises(WeightsError, match="2 missing: mine/kernel, mine/bias"):
@@ -293,7 +293,7 @@ TRANSFER = {
 @pytest.mark.any_backend
 @pytest.mark.parametrize("form", ["weights.h5", "h5", "safetensors"])
 @pytest.mark.parametrize("case", TRANSFER)
-def test_own_files_of_transfer_models(case, form, tmp_path):
+def test_native_files_of_transfer_models_load(case, form, tmp_path):
     """The user's layers and the library's have names of the same kind: none is taken for another."""
     from keras.src.legacy.saving import legacy_h5_format
 
@@ -331,7 +331,7 @@ def test_transfer_models_built_on_keras_applications(nested, tmp_path):
 
 
 @pytest.mark.any_backend
-def test_a_fresh_model_reads_each_tensor_once(monkeypatch):
+def test_new_model_reads_each_tensor_once(monkeypatch):
     """Loading into a user's model reads twice, so that nothing changes unless all is good; see `loading.load`."""
     reads = []
     read = loading._read_tensor
@@ -344,7 +344,7 @@ def test_a_fresh_model_reads_each_tensor_once(monkeypatch):
 
 
 @pytest.mark.any_backend
-def test_a_users_layer_may_be_called_like_one_of_the_librarys(tmp_path):
+def test_custom_layer_may_have_a_library_name(tmp_path):
     base = small("avg")
     names = ("head_dense", "stage_0_block_0_pointwise_conv_1", "projection")
     x = base.output

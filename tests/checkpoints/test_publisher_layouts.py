@@ -44,7 +44,7 @@ def assert_stages_agree(model, pixels, expected, suffix=""):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_from_pixels_to_logits(name):
+def test_outputs_equal_the_publishers(name):
     pixels, expected = reference(name)
     model = ours(name)
     np.testing.assert_allclose(outputs(model, pixels), expected["logits"], atol=LOGITS)
@@ -54,7 +54,7 @@ def test_from_pixels_to_logits(name):
 
 
 @pytest.mark.parametrize("stride", STRIDES)
-def test_dilated_stages(stride):
+def test_dilated_outputs_equal_timm(stride):
     pixels, expected = reference("timm_plain")
     model = ours("timm_plain", output_stride=stride)
     assert_stages_agree(model, pixels, expected, suffix=f"_stride_{stride}")
@@ -74,7 +74,7 @@ def test_headless_dinov3():
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_image_tower_of_open_clip(prefix, tmp_path):
+def test_image_tower_equals_open_clip(prefix, tmp_path):
     pixels, expected = reference("open_clip")
     tensors = safetensors.numpy.load_file(REFERENCES / "open_clip.safetensors")
     path = tmp_path / "clip.safetensors"
@@ -84,7 +84,7 @@ def test_image_tower_of_open_clip(prefix, tmp_path):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_tensor_counts(name, tmp_path):
+def test_every_tensor_changes_the_outputs(name, tmp_path):
     """A file without one of its tensors, or with one too many, is refused."""
     tensors = safetensors.numpy.load_file(REFERENCES / f"{name}.safetensors")
     dropped = [key for key in tensors if key.startswith("norms.")]
@@ -101,7 +101,7 @@ def test_every_tensor_counts(name, tmp_path):
             load_weights(model, tmp_path / "changed.safetensors")
 
 
-def test_headless_models_leave_the_classifier_out():
+def test_notop_models_ignore_the_classifier():
     pixels, expected = reference("timm_hidden")
     model = ours("timm_hidden", include_top=False, pooling="avg")
     head = safetensors.numpy.load_file(REFERENCES / "timm_hidden.safetensors")
@@ -114,12 +114,12 @@ def test_every_layout_has_a_case():
     assert set(LAYOUTS) == layouts | {"OpenCLIP", "OpenCLIP image tower", "OpenCLIP text tower"}
 
 
-def test_other_names_are_told_so(tmp_path):
+def test_unknown_layout_raises(tmp_path):
     safetensors.numpy.save_file({"conv1.weight": np.zeros(3, "float32")}, tmp_path / "resnet.safetensors")
     with pytest.raises(WeightsError, match="no known layout; it begins with conv1.weight"):
         ours("torchvision", weights=tmp_path / "resnet.safetensors")
 
 
-def test_other_strides_are_told():
+def test_other_strides_raise():
     with pytest.raises(ValueError, match=r"output_stride must be None or one of \(8, 16, 32\).*4"):
         ours("torchvision", output_stride=4)

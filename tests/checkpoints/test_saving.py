@@ -26,7 +26,7 @@ def test_names_are_those_of_the_layers_without_the_models(tmp_path):
 @pytest.mark.cross_backend
 @pytest.mark.skipif(BACKEND == "openvino", reason="OpenVINO has no variables of these types")
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_numbers_keep_their_type(dtype, tmp_path):
+def test_dtypes_are_kept(dtype, tmp_path):
     model = randomize(small(dtype=dtype))
     save_weights(model, tmp_path / "half.safetensors")
     again = small(dtype=dtype)
@@ -45,7 +45,7 @@ def test_whole_clip_models(tmp_path):
 
 
 @pytest.mark.any_backend
-def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_save_weights_is_atomic(tmp_path, monkeypatch):
     path = tmp_path / "model.safetensors"
     save_weights(small(), path)
     before = path.read_bytes()
@@ -61,6 +61,6 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
 
 @pytest.mark.any_backend
-def test_other_endings_are_refused(tmp_path):
+def test_other_suffixes_are_rejected(tmp_path):
     with pytest.raises(ValueError, match=r"must end in \.safetensors\. Received: .*model\.h5"):
         save_weights(small(), tmp_path / "model.h5")

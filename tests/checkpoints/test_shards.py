@@ -37,7 +37,7 @@ def small(**arguments):
     return ConvNeXt(**SMALL, classes=CLASSES, classifier_activation=None, input_shape=(48, 64, 3), **arguments)
 
 
-def test_shards_give_the_numbers_of_the_whole(index):
+def test_sharded_files_equal_the_single_file(index):
     pixels = arrays_of(REFERENCES / "keras.npz")["pixels"].astype("float32")
     expected = arrays_of(REFERENCES / "transformers_plain.npz")["logits"]
     model = small(weights=index)
@@ -83,7 +83,7 @@ def lies(files):
 
 
 @pytest.mark.parametrize("lie", lies({"a": "b"}))
-def test_indexes_that_lie(lie, index):
+def test_invalid_indexes_are_rejected(lie, index):
     text, message = lies(json.loads(index.read_text())["weight_map"])[lie]
     index.write_text(text)
     model = small()
@@ -110,7 +110,7 @@ def test_a_shard_that_is_a_link_to_elsewhere_is_refused(index, tmp_path_factory)
         small(weights=index)
 
 
-def test_the_links_of_the_hubs_cache_are_followed(index, tmp_path_factory):
+def test_links_of_the_hub_cache_are_followed(index, tmp_path_factory):
     """There a snapshot is a folder of links into one folder of blobs."""
     blobs, snapshot = tmp_path_factory.mktemp("blobs"), tmp_path_factory.mktemp("snapshot")
     for file in index.parent.iterdir():

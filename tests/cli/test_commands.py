@@ -36,7 +36,7 @@ def digit(tmp_path):
 
 
 @pytest.mark.any_backend
-def test_demo(tmp_path):
+def test_demo_prints_accuracy_and_writes_images(tmp_path):
     result = run("demo", "--output", tmp_path / "images")
     assert "356 of 359 held-out digits right, 99.16 %" in result.stdout
     right = re.search(r"(\d+) of 48 held-out images have their own caption first", result.stdout)
@@ -52,7 +52,7 @@ def test_demo(tmp_path):
 @pytest.mark.slow
 @needs_training
 @pytest.mark.any_backend
-def test_demo_of_training(tmp_path, monkeypatch):
+def test_demo_train_writes_a_model(tmp_path, monkeypatch):
     """Uses fewer steps than the demo."""
     transform = dataclasses.replace(training.TRAINING_PRESETS["fine_tune_small_data"], epochs=6, min_steps=0)
     monkeypatch.setitem(training.TRAINING_PRESETS, "fine_tune_small_data", transform)
@@ -142,7 +142,7 @@ def test_index_and_search(shapes, tmp_path):
         (["serve", "--api-keys-file", "{folder}/missing"], "No such file"),
     ],
 )
-def test_errors_of_clip_are_one_sentence(arguments, message, digit, monkeypatch, capsys):
+def test_clip_errors_are_one_sentence(arguments, message, digit, monkeypatch, capsys):
     places = {"digit": digit, "folder": digit.parent}
     monkeypatch.setattr(sys, "argv", ["convnext-keras", *(text.format(**places) for text in arguments)])
     monkeypatch.chdir(digit.parent)
@@ -198,7 +198,7 @@ def test_models():
 
 
 @pytest.mark.any_backend
-def test_classify_needs_no_further_options(tmp_path, monkeypatch):
+def test_classify_works_with_defaults(tmp_path, monkeypatch):
     """A local file replaces the download; transform, statistics and labels are those of the weight set."""
     model = randomize(create_model("test_convnext", weights=None, classifier_activation=None))
     save_weights(model, tmp_path / "model.safetensors")
@@ -300,7 +300,7 @@ def test_clip_runs_without_peers_network_and_other_backends(shapes, tmp_path):
 
 
 @pytest.mark.any_backend
-def test_sheets_show_images_of_the_indexs_folder_only(shapes, tmp_path, monkeypatch, capsys):
+def test_contact_sheet_shows_images_of_the_indexed_directory_only(shapes, tmp_path, monkeypatch, capsys):
     """An index from elsewhere names any files; those outside of its folder are not opened."""
     model = clip.create_model("shapes")
     secret = tmp_path / "secret.png"
@@ -351,14 +351,14 @@ def test_help_lists_the_names_of_the_library():
         (["train", "--see", "3"], "--seed"),
     ],
 )
-def test_unknown_options_get_the_right_spelling(arguments, hint):
+def test_unknown_options_suggest_a_spelling(arguments, hint):
     result = run(*arguments)
     assert result.exit_code == 2
     assert hint in " ".join(result.output.replace("│", " ").split())
 
 
 @pytest.mark.any_backend
-def test_flags_show_no_type():
+def test_help_shows_no_type_for_flags():
     text = "".join(run(command, "--help").stdout for command in COMMANDS) + run("--help").stdout
     assert "<bool>" not in text
     assert "--json" in text

@@ -35,15 +35,15 @@ def run(*arguments):
 
 @pytest.mark.filterwarnings("ignore:1 of 1 texts have more")
 @pytest.mark.parametrize("query", ["a " * 240, "x" * 480, "a star"])
-def test_long_queries_are_words(query, index):
+def test_long_queries_are_texts(query, index):
     assert run("search", index, query).exit_code == 0
 
 
-def test_a_missing_file_is_searched_as_words_with_a_notice(index):
+def test_missing_query_file_is_searched_as_text_with_a_warning(index):
     assert "There is no file nope.jpg" in run("search", index, "nope.jpg").output
 
 
-def test_brackets_stay_in_tables_and_missing_files_in_sheets(index, tmp_path):
+def test_brackets_are_printed_and_missing_files_are_shown(index, tmp_path):
     (tmp_path / "photos" / "plain.png").unlink()
     done = run("search", index, "a star", "--contact-sheet", tmp_path / "found.png")
     assert done.exit_code == 0, done.output
@@ -63,11 +63,11 @@ def test_one_class_has_no_softmax():
     assert read_activation(JsonObject("config.json", {}), 2) == "softmax"
 
 
-def test_each_band_has_its_own_fill():
+def test_fill_color_is_per_channel():
     transform = ImageTransform(4, resize_mode="none", channels=5, fill_color=(1, 2, 3, 4, 5))
     assert transform(np.full((2, 2, 5), 9, "uint8"))[0, 0].tolist() == [1, 2, 3, 4, 5]
 
 
-def test_other_braces_of_a_template_are_text():
+def test_other_braces_in_templates_are_text():
     examples = ImageDataset([np.zeros((8, 8, 3), "uint8")] * 2, np.array([0, 1]), ("cat", "dog"))
     assert class_prompts(examples, ["a {} in {style}"]).texts[0] == ("a cat in {style}",)

@@ -76,7 +76,7 @@ def right(model, images, labels, wanted, templates="{}"):
 @pytest.mark.slow
 @pytest.mark.any_backend
 @pytest.mark.parametrize("template", ["a {}", "a photo of a {}.", "{}"])
-def test_colors_and_shapes_of_images_by_another_hand(template, model, visitors):
+def test_accuracy_on_images_of_another_generator(template, model, visitors):
     images, names = visitors
     pairs = [f"{color} {shape}" for color, shape in itertools.product(COLORS, SHAPES)]
     wanted = [f"{color} {shape}" for color, shape in names]
@@ -86,7 +86,7 @@ def test_colors_and_shapes_of_images_by_another_hand(template, model, visitors):
 
 
 @pytest.mark.any_backend
-def test_twelve_labels_such_as_a_visitor_writes(model, visitors):
+def test_accuracy_with_twelve_free_labels(model, visitors):
     """Each image among its own label and eleven others."""
     source_images, names = visitors
     every = [f"a {color} {shape}" for color, shape in itertools.product(COLORS, SHAPES)]

@@ -15,7 +15,7 @@ from convnext_keras import ConvNeXt, WeightsError, clip, feature_extractor, load
 
 @pytest.mark.cross_backend
 @pytest.mark.parametrize("kind", KINDS)
-def test_from_pixels_and_strings_to_logits(kind, clip_checkpoints):
+def test_outputs_equal_open_clip(kind, clip_checkpoints):
     expected = arrays_of(REFERENCES / f"clip_{kind}.npz")
     loaded = load(kind, clip_checkpoints)
     image, text = loaded.encode_image(images()), loaded.encode_text(TEXTS, truncate="silent")
@@ -32,7 +32,7 @@ def test_from_pixels_and_strings_to_logits(kind, clip_checkpoints):
 
 @pytest.mark.any_backend
 @pytest.mark.parametrize("kind", KINDS)
-def test_towers_load_apart(kind, clip_checkpoints, tmp_path):
+def test_towers_load_separately(kind, clip_checkpoints, tmp_path):
     """Also with the prefix of distributed training, and into the plain ConvNeXt."""
     expected = arrays_of(REFERENCES / f"clip_{kind}.npz")
     tensors = safetensors.numpy.load_file(clip_checkpoints / f"{kind}.safetensors")
@@ -60,7 +60,7 @@ def test_towers_load_apart(kind, clip_checkpoints, tmp_path):
 
 @pytest.mark.any_backend
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_file_that_does_not_fit_is_refused(kind, clip_checkpoints, tmp_path):
+def test_mismatched_file_is_rejected(kind, clip_checkpoints, tmp_path):
     tensors = safetensors.numpy.load_file(clip_checkpoints / f"{kind}.safetensors")
     prefix = "text." if KINDS[kind]["of"] == "CustomTextCLIP" else ""
     depth = KINDS[kind]["text"][2]
@@ -101,7 +101,7 @@ def test_batches_do_not_change_embeddings(batch_size, small_clip):
     np.testing.assert_allclose(np.linalg.norm(together[1], axis=1), 1, atol=SAME)
 
 
-def test_single_items_and_none_at_all(small_clip, tmp_path):
+def test_encode_accepts_one_and_zero_items(small_clip, tmp_path):
     (source_image,) = random_images(1)
     Image.fromarray(source_image).save(tmp_path / "image.png")
     expected = small_clip.encode_image([source_image])
@@ -118,7 +118,7 @@ def test_single_items_and_none_at_all(small_clip, tmp_path):
 
 
 @pytest.mark.any_backend
-def test_broken_images_are_named_and_skipped_if_asked(small_clip, tmp_path):
+def test_encode_image_skips_broken_images(small_clip, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"not an image")
     first, last = random_images(2)
     images = [first, tmp_path / "broken.png", last]
@@ -171,7 +171,7 @@ def assert_same(found, expected):
 
 @pytest.mark.cross_backend
 @pytest.mark.parametrize("extension", ["keras", "weights.h5", "h5"])
-def test_saving(extension, small_clip, tmp_path):
+def test_saved_model_keeps_outputs(extension, small_clip, tmp_path):
     if extension == "h5" and BACKEND == "openvino":
         pytest.skip("Keras cannot write a Normalization layer to a whole-model .h5 under OpenVINO")
     path = tmp_path / f"small_clip.{extension}"
@@ -186,7 +186,7 @@ def test_saving(extension, small_clip, tmp_path):
     assert_same(found, small_clip)
 
 
-def test_towers_are_saved_apart(small_clip, tmp_path):
+def test_towers_are_saved_separately(small_clip, tmp_path):
     for tower in ("image_encoder", "text_encoder"):
         encoder = getattr(small_clip, tower)
         encoder.save(tmp_path / f"{tower}.keras")

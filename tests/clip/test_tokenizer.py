@@ -51,13 +51,13 @@ def full():
 
 
 @pytest.mark.parametrize("text", IDS)
-def test_golden_ids(text, full):
+def test_token_ids_equal_open_clip(text, full):
     assert full.encode(text) == IDS[text]
     assert full(text)[0, : len(IDS[text]) + 2].tolist() == [49406, *IDS[text], 49407]
     assert full.count_tokens(text) == len(IDS[text]) + 2
 
 
-def test_ids_of_odd_strings(full):
+def test_token_ids_of_unusual_strings(full):
     texts = json.loads(gzip.decompress((REFERENCES / "clip_strings.json.gz").read_bytes()))
     expected = arrays_of(REFERENCES / "clip_tokens.npz")["ids"]
     assert len(texts) == len(expected) == 2400
@@ -68,7 +68,7 @@ def test_ids_of_odd_strings(full):
 
 
 @pytest.mark.parametrize("templates", PROMPTS)
-def test_prompts_of_imagenet(templates, full):
+def test_token_ids_of_imagenet_prompts(templates, full):
     rows = imagenet_templates(templates)
     prompts = [template.replace("{}", name) for name in imagenet_classes() for template in rows]
     start = time.process_time()
@@ -79,14 +79,14 @@ def test_prompts_of_imagenet(templates, full):
 
 
 @pytest.mark.parametrize("file", DATA)
-def test_data_are_the_published_ones(file):
+def test_merges_are_the_published_file(file):
     content = (tokenizer.MERGES_FILE.parent / file).read_bytes()
     content = gzip.decompress(content) if file.endswith(".gz") else content
     assert hashlib.sha256(content).hexdigest() == DATA[file]
     assert DATA[file] in (tokenizer.MERGES_FILE.parent / "README.md").read_text()
 
 
-def test_long_texts(full):
+def test_long_texts_are_truncated(full):
     long = "word " * 100
     with pytest.warns(
         UserWarning, match=r"1 of 2 texts have more than 77 tokens.*the longest 102\); 25 tokens are lost"
@@ -100,7 +100,7 @@ def test_long_texts(full):
     assert full.count_tokens(long) == 102
 
 
-def test_bad_arguments(full):
+def test_tokenizer_rejects_invalid_arguments(full):
     with pytest.raises(ValueError, match="'warn', 'error', 'silent'.*'cut'"):
         full("a", truncate="cut")
     with pytest.raises(ValueError, match="2 or more. Received: 1"):
@@ -113,13 +113,13 @@ def test_bad_arguments(full):
         full.decode([49408])
 
 
-def test_decoding_gives_the_cleaned_text(full):
+def test_decode_returns_the_cleaned_text(full):
     for text in ("hello world", "stra\u00dfe", "\u4e2d\u6587", "\U0001f600"):
         assert full.decode(full(text)[0]) == text
     assert full.decode(full.encode("  Two   BLANKS ")) == "two blanks"
 
 
-def test_small_vocabularies_keep_the_ends_last():
+def test_small_vocabularies_keep_special_tokens_last():
     small = Tokenizer(1000, context_length=8)
     ids = small("in the middle", truncate="silent")
     assert ids.shape == (1, 8)

@@ -30,7 +30,7 @@ def test_classifier_is_the_mean_of_prompts(model, held_out):
 
 
 @pytest.mark.any_backend
-def test_none_of_these(model, held_out):
+def test_threshold_returns_no_label(model, held_out):
     images, captions = held_out[0][:8], held_out[1][:8]
     own = clip.ZeroShotClassifier(model, captions, "{}", threshold=0.5)
     cosines = own.cosine_similarity(images).max(axis=1)
@@ -39,7 +39,7 @@ def test_none_of_these(model, held_out):
     assert [(len(rows), rows[0].label) for rows in never.predict(images)] == [(1, None)] * 8
 
 
-def test_classifier_as_one_model(model, held_out, tmp_path):
+def test_to_keras_model_equals_predict_proba(model, held_out, tmp_path):
     classifier = clip.ZeroShotClassifier(model, held_out[1][:4], "{}")
     single = classifier.to_keras_model()
     pixels = held_out[0][:6].astype("float32")
@@ -50,7 +50,7 @@ def test_classifier_as_one_model(model, held_out, tmp_path):
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="a SavedModel needs TensorFlow")
-def test_export(model, held_out, tmp_path):
+def test_zero_shot_classifier_is_exported(model, held_out, tmp_path):
     import tensorflow as tf
 
     single = clip.ZeroShotClassifier(model, ["a red circle", "a blue star"], "{}").to_keras_model()
@@ -67,7 +67,7 @@ def test_export(model, held_out, tmp_path):
 
 
 @pytest.mark.any_backend
-def test_bad_labels_and_templates(model):
+def test_invalid_labels_and_templates_raise(model):
     with pytest.raises(ValueError, match="at least one string"):
         clip.ZeroShotClassifier(model, [])
     with pytest.raises(ValueError, match=r"Received one string: 'cat'. Use labels=\['cat'\]"):

@@ -17,7 +17,7 @@ def noise(height=40, width=50, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), "uint8")
 
 
-def test_nothing_is_done_unless_asked_for():
+def test_default_augmentation_changes_nothing():
     np.testing.assert_array_equal(Augmentation(RECIPE)(noise(), np.random.default_rng(0)), RECIPE(noise()))
 
 

@@ -53,7 +53,7 @@ def test_label_set_follows_from_the_number_of_classes(labels):
     assert decode_predictions(scores, top=1)[0][0][:2] == load_class_names(labels)[-1]
 
 
-def test_bad_arguments():
+def test_load_class_names_rejects_invalid_arguments():
     with pytest.raises(ValueError, match="1000 or 11821 or 21841 columns.*7"):
         decode_predictions(np.zeros((1, 7)))
     with pytest.raises(ValueError, match="shape.*classes"):

@@ -59,7 +59,7 @@ WIDE = {
 
 
 @pytest.mark.parametrize("kind", WIDE)
-def test_levels_of_other_types_are_scaled(kind):
+def test_other_dtypes_are_scaled(kind):
     np.testing.assert_array_equal(np.asarray(open_image(WIDE[kind], "L")), RAMP)
     color = np.repeat(WIDE[kind][..., None], 3, axis=-1)
     np.testing.assert_array_equal(np.asarray(open_image(color))[..., 1], RAMP)
@@ -80,7 +80,7 @@ def test_booleans_are_black_and_white():
     np.testing.assert_array_equal(np.asarray(open_image(np.eye(3, dtype=bool), "L")), 255 * np.eye(3, dtype="uint8"))
 
 
-def test_levels_as_the_peers_read_them():
+def test_16_bit_scaling_equals_the_peers():
     image = file_of(Image.fromarray(RAMP.astype("uint16") * 257))
     expected = np.asarray(Image.open(io.BytesIO(image)).convert("RGB"))
     np.testing.assert_array_equal(open_image(image, scale_levels=False), expected)
@@ -105,7 +105,7 @@ def test_levels_as_the_peers_read_them():
         (np.zeros(()), "shape"),
     ],
 )
-def test_arrays_that_are_no_images(array, reason):
+def test_invalid_arrays_raise(array, reason):
     with pytest.raises(ImageError, match=reason):
         open_image(array)
 
@@ -126,7 +126,7 @@ def test_arrays_that_are_no_images(array, reason):
         ({"label": 3}, "a path, bytes"),
     ],
 )
-def test_other_things_that_are_no_images(source, reason):
+def test_invalid_sources_raise(source, reason):
     with pytest.raises(ImageError, match=reason) as caught:
         open_image(source)
     assert " at 0x" not in str(caught.value)
@@ -164,7 +164,7 @@ ORIENTATIONS = range(1, 9)
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_orientation(kind, orientation):
+def test_exif_orientation_is_applied(kind, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
@@ -178,14 +178,14 @@ def test_orientation(kind, orientation):
 
 
 @pytest.mark.parametrize("exif", [b"", b"II*\0", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\xff\xff" + bytes(500)])
-def test_damaged_exif_is_no_orientation(exif):
+def test_damaged_exif_is_ignored(exif):
     assert exif_orientation(exif) in (0, 1)
     assert exif_bytes(exif) >= 0
     exif_file = file_of(colors(), exif=b"Exif\0\0" + exif) if exif else file_of(colors())
     assert open_image(exif_file, exif_transpose=True).size == (40, 30)
 
 
-def test_opacity_is_dropped_or_laid_on_a_color():
+def test_alpha_is_dropped_or_composited():
     clear = Image.new("RGBA", (2, 2), (10, 20, 30, 0))
     palette = Image.new("P", (2, 2))
     palette.putpalette([10, 20, 30])
@@ -200,7 +200,7 @@ def test_opacity_is_dropped_or_laid_on_a_color():
 @pytest.mark.parametrize(
     "options", [{}, {"crop_rounding": "down"}, {"crop_pct": 0.9}, {"quantize": False}, {"convert_rgb_first": False}]
 )
-def test_long_thin_images_take_the_memory_of_the_result(size, options, monkeypatch):
+def test_thin_images_need_memory_of_the_result_only(size, options, monkeypatch):
     """No intermediate image is larger than a few times the result or the source."""
     made = []
     resize = Image.Image.resize
@@ -217,7 +217,7 @@ def test_long_thin_images_take_the_memory_of_the_result(size, options, monkeypat
 
 @pytest.mark.parametrize("size", [(900, 2), (2, 901), (1201, 3)])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "nearest"])
-def test_the_part_of_a_thin_image_is_that_of_the_whole(size, interpolation, monkeypatch):
+def test_crop_of_a_thin_image_equals_full_resize(size, interpolation, monkeypatch):
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), "uint8")
     transform = ImageTransform(16, interpolation=interpolation)
     whole = transform(noise).astype(int)
@@ -374,7 +374,7 @@ def odd_names(tmp_path):
     return folder
 
 
-def test_names_that_are_no_utf8_are_kept_as_text(odd_names, shapes, tmp_path):
+def test_non_utf8_names_are_kept(odd_names, shapes, tmp_path):
     (odd, _) = list_images(odd_names)
     index = retrieval.InMemoryIndex(shapes)
     assert index.add(odd_names) == 2

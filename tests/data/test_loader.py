@@ -6,7 +6,7 @@ from convnext_keras.data.loader import iter_batches
 from convnext_keras.data.transforms import ImageTransform
 
 
-def test_batches_read_no_further_than_they_must():
+def test_iter_batches_prefetch_is_bounded():
     asked = []
 
     def images():

@@ -15,20 +15,20 @@ from convnext_keras.data.images import open_image
 from convnext_keras.data.transforms import NORMALIZATION_STATS, ImageTransform, center_crop, normalize
 
 
-def test_preprocess_input_is_the_identity():
+def test_preprocess_input_returns_its_input():
     pixels = np.random.default_rng(0).uniform(0, 255, (2, 4, 4, 3))
     assert preprocess_input(pixels) is pixels
     assert preprocess_input(pixels, data_format="channels_last") is pixels
 
 
 @pytest.mark.parametrize("pixels", [np.full((1, 2, 2, 3), 0.5), np.full((1, 2, 2, 3), -1.0)])
-def test_pixels_that_look_scaled_are_met_with_a_warning(pixels):
+def test_preprocess_input_warns_about_scaled_pixels(pixels):
     with pytest.warns(UserWarning, match=r"0\.\.255"):
         assert preprocess_input(pixels) is pixels
 
 
 @pytest.mark.parametrize("pixels", [np.zeros((1, 2, 2, 3)), np.ones((1, 2, 2, 3), "uint8"), np.zeros((0, 2, 2, 3))])
-def test_black_bytes_and_nothing_are_not(pixels):
+def test_preprocess_input_accepts_black_and_empty_images(pixels):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         preprocess_input(pixels)
@@ -45,14 +45,14 @@ def test_normalize(statistics):
     )
 
 
-def test_normalize_refuses_unknown_statistics():
+def test_normalize_rejects_unknown_statistics():
     with pytest.raises(ValueError, match="clip.*half.*imagenet.*'openai'"):
         normalize(np.zeros((1, 1, 3)), "openai")
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1", "LA", "I;16"])
 @pytest.mark.parametrize("size", [(40, 30), (300, 60), (10, 12)])
-def test_recipe_takes_any_image(mode, size, tmp_path):
+def test_transform_accepts_any_image(mode, size, tmp_path):
     image = Image.new(mode, size)
     assert ImageTransform(32, crop_pct=0.875)(image).shape == (32, 32, 3)
     if mode not in ("CMYK", "LA"):
@@ -62,7 +62,7 @@ def test_recipe_takes_any_image(mode, size, tmp_path):
         )
 
 
-def test_recipe_takes_arrays():
+def test_transform_accepts_arrays():
     random = np.random.default_rng(0)
     gray = random.integers(0, 256, (40, 50), "uint8")
     expected = ImageTransform(32)(Image.fromarray(gray))
@@ -72,12 +72,12 @@ def test_recipe_takes_arrays():
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 4, 4, 3), (4, 4, 2)])
-def test_arrays_of_other_shapes_are_refused(shape):
+def test_transform_rejects_arrays_of_other_shapes(shape):
     with pytest.raises(ValueError, match=r"\(H, W\) or one of \(H, W, 1\), \(H, W, 3\)"):
         open_image(np.zeros(shape))
 
 
-def test_crop_is_the_middle():
+def test_crop_is_centered():
     image = Image.fromarray(np.arange(100, dtype="uint8").reshape(10, 10))
     np.testing.assert_array_equal(np.asarray(center_crop(image, 4)), np.arange(100).reshape(10, 10)[3:7, 3:7])
 
@@ -103,7 +103,7 @@ def test_missing_files_and_folders(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_recipes_are_those_of_timm(name, tmp_path):
+def test_transforms_equal_timm(name, tmp_path):
     """Twenty odd images, to one step of 255."""
     expected = arrays_of(REFERENCES / "timm_transforms.npz")[name].astype(int)
     transform = ImageTransform(**RECIPES[name])
@@ -113,7 +113,7 @@ def test_recipes_are_those_of_timm(name, tmp_path):
                 assert np.abs(transform(source).astype(int) - wanted).max() <= 1, path
 
 
-def test_recipes_of_transformers_are_its_own(tmp_path):
+def test_transforms_equal_transformers(tmp_path):
     """Twenty odd images, every pixel equal; with the rounding of timm some are not."""
     expected = arrays_of(REFERENCES / "transformers_transforms.npz")["crop"]
     transform = ImageTransform(**RECIPES["crop"], crop_rounding="down")
@@ -124,12 +124,12 @@ def test_recipes_of_transformers_are_its_own(tmp_path):
     assert sum(not np.array_equal(pixels, wanted) for pixels, wanted in zip(others, expected, strict=True)) >= 2
 
 
-def test_sets_of_transformers_round_as_transformers_does():
+def test_crop_rounding_equals_transformers():
     assert load_registry()["convnext_tiny.hf_1k_224"].transform.crop_rounding == "down"
     assert load_registry()["convnext_tiny.fb_in1k"].transform.crop_rounding == "half_even"
 
 
-def test_clip_recipe_is_that_of_open_clip(tmp_path):
+def test_clip_transform_equals_open_clip(tmp_path):
     """Twenty odd images, to one step of 255: other modes become RGB after resizing and cropping."""
     expected = arrays_of(REFERENCES / "clip_transforms.npz")["pixels"].astype(int)
     transform = ImageTransform(TRANSFORM_SIZE, statistics="clip", convert_rgb_first=False)
@@ -151,7 +151,7 @@ SYNTHETIC = {
 
 
 @pytest.mark.parametrize("case", SYNTHETIC)
-def test_clip_recipe_on_synthetic_images(case):
+def test_clip_transform_on_synthetic_images(case):
     height, width, size = case
     y, x, channel = np.ogrid[:height, :width, :3]
     found = ImageTransform(size, statistics="clip", convert_rgb_first=False)(
@@ -170,7 +170,7 @@ def test_animations_give_their_first_frame(tmp_path):
 
 
 @pytest.mark.parametrize("pixels", [100_000_000, 200_000_000])
-def test_huge_images_are_refused_before_they_are_decoded(pixels, tmp_path):
+def test_huge_images_are_rejected_before_decoding(pixels, tmp_path):
     Image.new("1", (10_000, pixels // 10_000)).save(tmp_path / "bomb.png")
     assert (tmp_path / "bomb.png").stat().st_size < 100_000
     with pytest.raises(ValueError, match=r"bomb\.png cannot be read as an image.*(pixels|exceeds limit)"):

@@ -61,7 +61,7 @@ def vectors_of(table):
 
 
 @pytest.mark.any_backend
-def test_rows_are_those_of_the_model(held_out, shards, tmp_path):
+def test_embed_rows_equal_the_model(held_out, shards, tmp_path):
     summary = distributed.embed(MODEL, shards, tmp_path / "vectors", batch_size=5)
     assert summary[:4] == (48, 0, 4, 0)
     rows = rows_of(tmp_path / "vectors")
@@ -73,7 +73,7 @@ def test_rows_are_those_of_the_model(held_out, shards, tmp_path):
 
 
 @pytest.mark.any_backend
-def test_classes_and_labels(held_out, tmp_path):
+def test_classify_and_zero_shot_rows_equal_the_models(held_out, tmp_path):
     digits, labels = samples.load_digits()
     (tmp_path / "digits").mkdir()
     for number in range(6):
@@ -98,7 +98,7 @@ def test_classes_and_labels(held_out, tmp_path):
 
 @pytest.mark.any_backend
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_lists_keep_their_columns(held_out, tmp_path, suffix):
+def test_tables_keep_their_columns(held_out, tmp_path, suffix):
     paths = []
     for number in range(5):
         paths.append(str(tmp_path / f"{number}.png"))
@@ -140,7 +140,7 @@ def test_broken_images_are_rows_with_an_error(held_out, shards, tmp_path):
 
 @pytest.mark.any_backend
 @pytest.mark.parametrize("output", ["vectors", "photos.lance"])
-def test_a_run_goes_on_where_one_was_killed(shards, tmp_path, output):
+def test_embed_resumes_after_a_kill(shards, tmp_path, output):
     """The process is killed by its number, between two shards."""
     code = (
         "import sys; from convnext_keras import distributed; from convnext_keras.distributed import outputs\n"
@@ -170,7 +170,7 @@ def test_a_run_goes_on_where_one_was_killed(shards, tmp_path, output):
 
 
 @pytest.mark.any_backend
-def test_what_is_refused(shards, tmp_path, monkeypatch):
+def test_embed_rejects_invalid_arguments(shards, tmp_path, monkeypatch):
     distributed.embed(MODEL, shards, tmp_path / "vectors")
     before = sorted(path.stat().st_mtime_ns for path in (tmp_path / "vectors").glob("[_p]*"))
     for message, arguments in {

@@ -94,7 +94,7 @@ def test_two_processes_train_as_one(tmp_path):
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="strategies are TensorFlow's")
-def test_replicas_that_cannot_gather_are_refused(tmp_path):
+def test_strategies_without_gather_are_rejected(tmp_path):
     ((printed, _),) = run("tensorflow_refused", 2, tmp_path)
     assert "cannot give CLIP's loss over the whole batch" in printed
 
@@ -144,7 +144,7 @@ def test_rematerialized_models_train_the_same_weights():
 
 
 @needs_training
-def test_random_layers_are_refused_in_parts(small_clip):
+def test_micro_batches_reject_random_layers(small_clip):
     model = clip.CLIPConvNeXt(variant("linear"), drop_path_rate=0.5)
     model.micro_batches = 2
     inputs = {name: rows[:4] for name, rows in parallel_program.pairs(model).items()}

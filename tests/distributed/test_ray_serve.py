@@ -55,7 +55,7 @@ def of_replicas(cluster):
 
 
 @pytest.mark.cluster
-def test_a_replica_dies_under_load(cluster, replicas, model, held_out):
+def test_killed_replica_loses_only_its_requests(cluster, replicas, model, held_out):
     expected = model.encode_image(held_out[0][:8])
     images = [data_uri(png(np.asarray(image))) for image in held_out[0][:8]]
     answers, stop = [], threading.Event()
@@ -94,6 +94,6 @@ def test_a_replica_dies_under_load(cluster, replicas, model, held_out):
     assert post(replicas, "/v1/embeddings", {"input": "a"}, key="another").status_code == 401
 
 
-def test_what_is_refused():
+def test_serve_deployment_rejects_invalid_replicas():
     with pytest.raises(ValueError, match="min_replicas <= max_replicas"):
         distributed.serve_deployment(min_replicas=3, max_replicas=2)

@@ -52,7 +52,7 @@ def test_lists_of_paths_beside_the_images(delimiter, start, heading, photos, tmp
     assert shard.columns.column("year").to_pylist() == [2020] * 4
 
 
-def test_texts_stay_texts():
+def test_text_columns_stay_texts():
     table = read_table(
         b"name,zip,big,part,yes,empty\n007,01234,12345678901234567890,0.5,true,\n010,99999,2,1.5,false,\n"
     )
@@ -135,7 +135,7 @@ def web():
         thread.join()
 
 
-def test_errors_of_addresses_have_the_status(web, tmp_path, monkeypatch):
+def test_url_errors_contain_the_status(web, tmp_path, monkeypatch):
     monkeypatch.setattr(sharding, "READ_SECONDS", 0.5)
     statuses = (200, 403, 404, 410, 429, 500, 999)
     lines = "\n".join(f"{web}/{status}/image.png?size=large" for status in statuses)
@@ -175,7 +175,7 @@ def test_errors_are_retried_if_asked(output, photos, tmp_path):
         assert [row["error"] for row in rows_of(tmp_path / output)] == [None] * 4
 
 
-def test_every_form_of_a_folder_resumes(photos, tmp_path, monkeypatch):
+def test_every_spelling_of_a_directory_resumes(photos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert distributed.embed(MODEL, "photos", tmp_path / "vectors")[0] == 4
     for form in (

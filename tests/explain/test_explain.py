@@ -50,7 +50,7 @@ def map64(features, model, target, method):
 
 @needs_training
 @pytest.mark.parametrize("method", ["grad_cam", "layer_cam"])
-def test_the_formula_in_float64(classifier, pixels, method):
+def test_grad_cam_equals_float64(classifier, pixels, method):
     before, after = split_at_stage(classifier, 3)
     features = outputs(before, pixels.astype("float32"))
     np.testing.assert_allclose(outputs(after, features), outputs(classifier, pixels.astype("float32")), atol=1e-6)
@@ -69,7 +69,7 @@ def test_the_formula_in_float64(classifier, pixels, method):
 
 @needs_training
 @pytest.mark.parametrize("stage", [0, 3])
-def test_models_built_on_a_backbone(stage, pixels):
+def test_explain_transfer_models(stage, pixels):
     backbone = randomize(ConvNeXt(**SIZES, weights=None, include_top=False, pooling="avg"))
     model = keras.Sequential([backbone, keras.layers.Dense(4, activation="softmax")])
     assert explain.explain_images(model, pixels, 2, stage=stage)[0].values.shape == ((16, 16) if stage == 0 else (2, 2))
@@ -111,7 +111,7 @@ def test_occlusion_covers_what_matters():
     np.testing.assert_array_equal(values, expected)
 
 
-def test_images_to_look_at(tmp_path, classifier, pixels):
+def test_overlay_and_upsampled_have_the_image_size(tmp_path, classifier, pixels):
     one = explain.HeatMap(np.array([[0, 0], [0, 1]], "float32"), np.full((64, 64, 3), 100, "uint8"), "a", 1.0)
     over = np.asarray(one.overlay()).astype(int)
     assert over.shape == (64, 64, 3)
@@ -121,7 +121,7 @@ def test_images_to_look_at(tmp_path, classifier, pixels):
 
 
 @pytest.mark.any_backend
-def test_the_command(tmp_path):
+def test_explain_command_writes_heat_maps(tmp_path):
     from PIL import Image
 
     Image.fromarray(samples.load_digits()[0][0]).save(tmp_path / "digit.png")
@@ -135,7 +135,7 @@ def test_the_command(tmp_path):
 
 
 @pytest.mark.any_backend
-def test_what_is_refused(classifier, model, pixels):
+def test_explain_rejects_invalid_arguments(classifier, model, pixels):
     digits = create_model("convnext_mini.digits")
     for message, call in {
         "method must be": lambda: explain.explain_images(classifier, pixels, method="lime"),

@@ -46,7 +46,7 @@ INSIDE = {"onnx": inside_onnx, "torch": inside_torch}  # where the description i
 
 
 @pytest.mark.parametrize("format", OWN)
-def test_a_classifier_is_the_same_anywhere(format, pixels, tmp_path):
+def test_exported_classifier_equals_keras(format, pixels, tmp_path):
     path = tmp_path / f"digits{FORMATS[format].suffix}"
     written = export.export(create_model(DIGITS), path, format)
     assert written.max_relative_error < 1e-5
@@ -64,7 +64,7 @@ def test_a_classifier_is_the_same_anywhere(format, pixels, tmp_path):
 
 
 @pytest.mark.parametrize("format", OWN)
-def test_towers_are_the_same_anywhere(format, tmp_path):
+def test_exported_towers_equal_keras(format, tmp_path):
     model = clip.create_model("shapes")
     path = tmp_path / f"text{FORMATS[format].suffix}"
     export.export(model.text_encoder, path, format, verify=False)
@@ -125,7 +125,7 @@ def test_a_model_built_on_a_backbone(tmp_path):
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's format")
-def test_height_and_width_may_stay_open(tmp_path):
+def test_dynamic_image_size_is_exported(tmp_path):
     model = small(include_top=False, pooling="avg", input_shape=(None, None, 3))
     export.export(model, tmp_path / "free", "saved_model", verify=False)
     pixels = np.random.default_rng(0).uniform(0, 255, (2, 72, 56, 3)).astype("float32")
@@ -134,14 +134,14 @@ def test_height_and_width_may_stay_open(tmp_path):
 
 
 @pytest.mark.any_backend
-def test_another_backend_writes_what_the_active_one_does_not(pixels, tmp_path):
+def test_export_runs_another_backend_in_a_subprocess(pixels, tmp_path):
     path = tmp_path / "digits.tflite"
     assert export.export(create_model(DIGITS), path).max_relative_error < 1e-5
     np.testing.assert_allclose(export.ExportedModel(path)(pixels), outputs(create_model(DIGITS), pixels), atol=1e-5)
 
 
 @pytest.mark.any_backend
-def test_a_model_that_takes_normalised_pixels(pixels, tmp_path):
+def test_export_with_normalized_input(pixels, tmp_path):
     model = create_model(DIGITS)
     export.export(model, tmp_path / "plain.onnx", normalized=True, opset=18, verify=False)
     read = export.ExportedModel(tmp_path / "plain.onnx")
@@ -151,7 +151,7 @@ def test_a_model_that_takes_normalised_pixels(pixels, tmp_path):
 
 
 @pytest.mark.any_backend
-def test_the_commands_make_and_read_artifacts(pixels, tmp_path):
+def test_export_command_and_classify(pixels, tmp_path):
     from PIL import Image
 
     image, path = tmp_path / "digit.png", tmp_path / "digits.onnx"
@@ -183,7 +183,7 @@ def nothing_left(folder):
 
 
 @pytest.mark.any_backend
-def test_wrong_arguments_are_told_and_leave_nothing(tmp_path, monkeypatch):
+def test_export_rejects_invalid_arguments(tmp_path, monkeypatch):
     model = create_model(DIGITS)
     with pytest.raises(ValueError, match=r"format must be .* Received: format='onxx'. Did you mean 'onnx'"):
         export.export(model, tmp_path / "x", "onxx")
@@ -205,14 +205,14 @@ def test_wrong_arguments_are_told_and_leave_nothing(tmp_path, monkeypatch):
 
 
 @pytest.mark.any_backend
-def test_the_transform_goes_with_the_size(tmp_path):
+def test_transform_has_the_exported_size(tmp_path):
     model = create_model(DIGITS, include_top=False, input_shape=(None, None, 3))
     export.export(model, tmp_path / "x.xml", input_size=(48, 64), verify=False)
     assert export.ExportedModel(tmp_path / "x.xml").pretrained_info.transform.size == (48, 64)
 
 
 @pytest.mark.any_backend
-def test_a_file_is_replaced_only_if_asked(tmp_path):
+def test_overwrite_is_required_to_replace_a_file(tmp_path):
     path = tmp_path / "x.pt2"
     path.write_bytes(b"precious")
     with pytest.raises(ValueError, match="x.pt2 exists. Choose another path"):
@@ -230,7 +230,7 @@ def test_a_file_is_replaced_only_if_asked(tmp_path):
 
 
 @pytest.mark.any_backend
-def test_what_differs_does_not_run_or_fills_the_disk_leaves_nothing(tmp_path, monkeypatch):
+def test_failed_export_leaves_no_files(tmp_path, monkeypatch):
     model, write = create_model(DIGITS), api.write_model
 
     def of_another_model(format, ready, path, description):
@@ -255,7 +255,7 @@ def test_what_differs_does_not_run_or_fills_the_disk_leaves_nothing(tmp_path, mo
 
 
 @pytest.mark.any_backend
-def test_what_is_no_artifact_is_told(tmp_path):
+def test_exported_model_rejects_other_files(tmp_path):
     (tmp_path / "x.onnx").touch()
     assert not export.is_exported_model(tmp_path / "x.onnx")
     with pytest.raises(ValueError, match="x.onnx has no metadata file x.onnx.json"):

@@ -37,7 +37,7 @@ def folder(request, model, tmp_path_factory):
     return path
 
 
-def test_vectors_are_those_of_the_model(folder, model):
+def test_exported_clip_embeddings_equal_the_model(folder, model):
     exported, (images, captions) = export.ExportedCLIP(folder), samples.load_shapes()
     for texts in ([*TEXTS], TEXTS[:1], captions[:5]):
         np.testing.assert_allclose(exported.encode_text(texts), model.encode_text(texts), atol=1e-6)
@@ -48,7 +48,7 @@ def test_vectors_are_those_of_the_model(folder, model):
     assert exported.pretrained_info.license == model.pretrained_info.license
 
 
-def test_streams_give_the_same_vectors(folder, model):
+def test_streams_do_not_change_embeddings(folder, model):
     """Four threads call two streams with batches of their own, again and again."""
     exported, (images, captions) = export.ExportedCLIP(folder, streams=2), samples.load_shapes()
     of_images, of_texts = model.encode_image(images[:16]), model.encode_text(captions[:16])
@@ -94,7 +94,7 @@ def test_the_command_writes_both_towers(tmp_path):
     assert export.ExportedCLIP(tmp_path / "out").facts["precision"] == "float16"
 
 
-def test_int8_keeps_vectors_near(model, tmp_path):
+def test_int8_embeddings_are_close(model, tmp_path):
     images, captions = samples.load_shapes()
     written = export.export_clip(
         model, tmp_path / "int8", precision="int8", calibration_data=list(images[:24]), verify=False
@@ -105,14 +105,14 @@ def test_int8_keeps_vectors_near(model, tmp_path):
     assert (exported.encode_text(captions) * model.encode_text(captions)).sum(axis=1).min() > 0.999
 
 
-def test_a_folder_is_written_once_for_an_engine(model, monkeypatch):
+def test_towers_are_exported_once_per_runtime(model, monkeypatch):
     first = export.get_or_export_clip(NAME, "openvino")
     monkeypatch.setattr(export_clip, "create_model", None)
     assert export.get_or_export_clip("shapes", "openvino") == first
     assert export.ExportedCLIP(first).fingerprint() == model.fingerprint()
 
 
-def test_what_cannot_be_written_or_read(model, folder, tmp_path, monkeypatch):
+def test_export_clip_rejects_invalid_arguments(model, folder, tmp_path, monkeypatch):
     with pytest.raises(
         ValueError, match="format must be 'onnx' or 'openvino' for both towers. Received: format='torch'"
     ):
@@ -141,7 +141,7 @@ def test_what_cannot_be_written_or_read(model, folder, tmp_path, monkeypatch):
         export.ExportedCLIP(tmp_path / "b")
 
 
-def test_a_server_needs_no_backend_that_trains(folder):
+def test_serve_runs_without_training_backends(folder):
     """An exported ConvNeXt-CLIP is served without TensorFlow, JAX and PyTorch."""
     pytest.importorskip("fastapi")
     code = f"""
@@ -164,7 +164,7 @@ print(answer.json()["data"][0]["embedding"])
     np.testing.assert_allclose(json.loads(done.stdout.splitlines()[-1]), expected, atol=1e-5)
 
 
-def test_an_engine_that_does_not_fit(folder):
+def test_serve_rejects_another_runtime(folder):
     pytest.importorskip("fastapi")
     from convnext_keras.server import create_app
 
@@ -175,7 +175,7 @@ def test_an_engine_that_does_not_fit(folder):
         create_app(NAME, runtime="onnxruntime")
 
 
-def test_batches_are_filled_up_to_few_sizes():
+def test_batches_are_padded_to_buckets():
     """Batches are padded to powers of two on compiling runtimes, and to quarter steps between them on others."""
     sizes = {
         steps: [len(pad_batch(np.ones((count, 2)), 32, steps)) for count in range(1, 33)]

@@ -20,7 +20,7 @@ def pixels(*shape):
 @pytest.mark.parametrize(
     "option", ["plain", "v2", "norm_first", "hidden", "rms", "simple", "epsilon", "silu", "overlap_act"]
 )
-def test_outputs_stay(option):
+def test_folding_keeps_outputs(option):
     model = randomize(ConvNeXt(**SMALL, **OPTIONS[option][1], input_shape=(None, None, 3), drop_path_rate=0.2))
     folded = fold_for_inference(model)
     assert len(folded.layers) < len(model.layers)
@@ -52,6 +52,6 @@ def test_the_original_stays_and_the_copy_knows_its_source():
     np.testing.assert_allclose(folded.encode_text(["a red star"]), model.encode_text(["a red star"]), atol=SAME)
 
 
-def test_nothing_to_fold():
+def test_models_without_norms_are_rejected():
     with pytest.raises(ValueError, match="no ConvNeXt blocks to fold"):
         fold_for_inference(keras.Sequential([keras.layers.Dense(2)], name="other"))

@@ -22,7 +22,7 @@ REDUCED = [(name, precision) for name in OWN for precision in FORMATS[name].prec
 
 
 @pytest.mark.parametrize(("format", "precision"), REDUCED)
-def test_lower_precision_keeps_the_answers(format, precision, tmp_path):
+def test_lower_precision_keeps_accuracy(format, precision, tmp_path):
     digits, labels = samples.load_digits()
     model = create_model(DIGITS)
     calibration = list(digits[::4]) if precision == "int8" else None
@@ -58,7 +58,7 @@ LARGEST_IN_BFLOAT16 = {"saved_model": 2.2e6, "torch": 2.2e6, "stablehlo": 0.95e6
 
 
 @pytest.mark.parametrize("format", [name for name in OWN if "bfloat16" in FORMATS[name].precisions])
-def test_bfloat16_keeps_the_answers(format, tmp_path):
+def test_bfloat16_keeps_accuracy(format, tmp_path):
     model, shapes = create_model(DIGITS), clip.create_model("shapes")
     pixels = np.stack([model.pretrained_info.transform(digit) for digit in samples.load_digits()[0][::40]]).astype(
         "float32"
@@ -76,7 +76,7 @@ def test_bfloat16_keeps_the_answers(format, tmp_path):
 
 
 @pytest.mark.any_backend
-def test_a_text_tower_in_eight_bits(tmp_path):
+def test_text_tower_rejects_int8(tmp_path):
     model = clip.create_model("shapes")
     texts = [f"{size} {color} star" for size in ("a", "a big", "one small") for color in ("red", "blue", "yellow")]
     with pytest.raises(ValueError, match="not accurate enough for text encoders. Use precision='int8_weights'"):
@@ -102,7 +102,7 @@ def test_a_text_tower_in_eight_bits(tmp_path):
         ({"path": "a.xml", "opset": 20}, "opset is for onnx only"),
     ],
 )  # fmt: skip
-def test_lower_precision_that_cannot_be(options, message, tmp_path):
+def test_unsupported_precisions_are_rejected(options, message, tmp_path):
     path = tmp_path / options.pop("path")
     with pytest.raises(ValueError, match=message):
         export.export(create_model(DIGITS), path, **options)

@@ -92,7 +92,7 @@ def test_weights_of_other_channels_are_refused_by_load_weights(tmp_path):
 
 
 @pytest.mark.filterwarnings("default:There are no statistics", "default:.* takes normalized pixels")
-def test_what_a_format_cannot_say_is_warned_of(tmp_path):
+def test_transformers_format_warns_about_statistics(tmp_path):
     with pytest.warns(UserWarning, match="There are no statistics for 4 channels"):
         ConvNeXt(**SIZES, input_shape=(32, 32, 4))
     model = ConvNeXt(**SIZES, input_shape=(32, 32, 3), include_preprocessing=False)
@@ -102,7 +102,7 @@ def test_what_a_format_cannot_say_is_warned_of(tmp_path):
 
 
 @pytest.mark.parametrize("channels", [1, 4])
-def test_keras_builds_these_too(channels):
+def test_models_of_other_channels_are_saved_by_keras(channels):
     model = ConvNeXtTiny(weights=None, include_top=False, input_shape=(None, None, channels))
     assert model.output_shape == (None, None, None, 768)
 
@@ -114,12 +114,12 @@ def test_statistics_of_other_channels():
     assert adapt_statistics(given, 5).mean == (0.1, 0.2, 0.3, 0.1, 0.2)
 
 
-def test_numbers_of_numpy_are_numbers():
+def test_numpy_integers_are_accepted():
     assert ConvNeXt(**{**SIZES, "classes": np.int64(5)}).output_shape == (None, 5)
 
 
 @pytest.mark.parametrize("name", ["a.b", "a/b", "", None, 3])
-def test_names_that_a_backend_cannot_use_are_told_before_anything_is_built(name):
+def test_invalid_model_names_raise(name):
     with pytest.raises(ValueError, match="name must be a text without"):
         ConvNeXt(**SIZES, name=name)
 
@@ -142,7 +142,7 @@ FOREIGN = {
         ("ConvNeXt", lambda **options: ConvNeXt(**SIZES, **options)),
     ],
 )
-def test_arguments_of_other_libraries_are_named(function, call, argument):
+def test_arguments_of_other_libraries_are_suggested(function, call, argument):
     with pytest.raises(TypeError, match=f"{function} has no argument '{argument}'. Use {FOREIGN[argument]}"):
         call(**{argument: 1})
 

@@ -48,7 +48,7 @@ def model():
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_descriptions(format, model, tmp_path):
+def test_mutated_configs_are_rejected(format, model, tmp_path):
     save_pretrained(model, tmp_path / "saved", format)
     file = tmp_path / "saved" / FORMATS[format]
     content, draw, read = file.read_bytes(), random.Random(0), 0
@@ -67,7 +67,7 @@ def test_descriptions(format, model, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".weights.h5"])
-def test_headers(suffix, model, tmp_path):
+def test_mutated_headers_are_rejected(suffix, model, tmp_path):
     file = tmp_path / f"weights{suffix}"
     if suffix == ".safetensors":
         save_pretrained(model, tmp_path / "saved", "timm")
@@ -87,7 +87,7 @@ def test_headers(suffix, model, tmp_path):
             assert file.name in str(error)  # noqa: PT017
 
 
-def test_index_folders(tmp_path):
+def test_mutated_indexes_are_rejected(tmp_path):
     shapes = clip.create_model("convnext_mini.shapes")
     index = retrieval.InMemoryIndex(shapes)
     index.add(np.zeros((3, 8, 8, 3), "uint8"), names=["a", "b", "c"])

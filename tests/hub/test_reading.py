@@ -17,7 +17,7 @@ FOLDERS = sorted(path.stem for path in HUB.glob("*.npz"))
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_pixels_and_outputs_are_the_publishers(name):
+def test_pixels_and_outputs_equal_the_peers(name):
     worst = differences(HUB / name, HUB / "image.png")
     assert worst.pop("pixels") <= 1
     assert max(worst.values()) < 1e-4, worst
@@ -40,7 +40,7 @@ def test_there_are_at_least_five_of_each_form():
         ("transformers_bfloat16_patch_2", tuple((f"LABEL_{number}",) * 2 for number in range(4))),
     ],
 )
-def test_names_of_classes(name, labels):
+def test_class_names_of_configs(name, labels):
     model = create_model(HUB / name)
     assert model.pretrained_info.class_names == labels
     if labels:
@@ -49,7 +49,7 @@ def test_names_of_classes(name, labels):
 
 
 @pytest.mark.any_backend
-def test_the_model_remembers_where_it_is_from():
+def test_pretrained_info_names_the_repository():
     model = create_model(str(HUB / "timm_dilated_hidden"))
     assert model.pretrained_info.weights_name == str(HUB / "timm_dilated_hidden")
     assert model.pretrained_info.license == "cc-by-4.0"
@@ -59,7 +59,7 @@ def test_the_model_remembers_where_it_is_from():
 
 
 @pytest.mark.any_backend
-def test_own_arguments_come_before_the_description():
+def test_arguments_override_the_config():
     with pytest.warns(UserWarning, match="fresh random weights"):
         tuned = create_model(HUB / "timm_v2", classes=2, input_shape=(64, 64, 3))
     assert tuned.output_shape == (None, 2)
@@ -144,7 +144,7 @@ def fact(**values):
         (fact(input_size=[3, 10**6, 64]), "input_size"),
     ],
 )
-def test_descriptions_of_timm_that_cannot_be_followed(change, message, edited):
+def test_invalid_timm_configs_are_rejected(change, message, edited):
     with pytest.raises(WeightsError, match=message):
         create_model(edited("timm_v2", change))
 
@@ -165,7 +165,7 @@ def test_descriptions_of_timm_that_cannot_be_followed(change, message, edited):
         (setting(patch_size=[4, 2]), "patch_size"),
     ],
 )
-def test_descriptions_of_transformers_that_cannot_be_followed(change, message, edited):
+def test_invalid_transformers_configs_are_rejected(change, message, edited):
     with pytest.raises(WeightsError, match=message):
         create_model(edited("transformers_v1_cropped", change))
 
@@ -188,7 +188,7 @@ def test_an_unknown_map_to_code_is_ignored_beside_a_known_type(edited):
         (setting(image_std=[0, 1, 1]), "image_std"),
     ],
 )
-def test_processors_that_cannot_be_followed(change, message, edited):
+def test_invalid_image_processors_are_rejected(change, message, edited):
     with pytest.raises(WeightsError, match=rf"preprocessor_config\.json: {message}"):
         create_model(edited("transformers_v1_cropped", change, "preprocessor_config.json"))
 
@@ -207,7 +207,7 @@ def test_processors_that_cannot_be_followed(change, message, edited):
         (lambda content: content["preprocess_cfg"].update(mode="L"), "mode is 'L'"),
     ],
 )
-def test_descriptions_of_open_clip_that_cannot_be_followed(change, message, edited):
+def test_invalid_open_clip_configs_are_rejected(change, message, edited):
     with pytest.raises(WeightsError, match=rf"open_clip_config\.json: .*{message}"):
         clip.create_model(edited("open_clip_linear", change, "open_clip_config.json"))
 
@@ -226,14 +226,14 @@ def test_descriptions_of_open_clip_that_cannot_be_followed(change, message, edit
         (b"", "broken or not JSON"),
     ],
 )
-def test_hostile_json(content, message, tmp_path):
+def test_hostile_json_is_rejected(content, message, tmp_path):
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(WeightsError, match=rf"config\.json: .*({message})"):
         create_model(tmp_path)
 
 
 @pytest.mark.any_backend
-def test_missing_halves(edited, tmp_path):
+def test_missing_files_are_named(edited, tmp_path):
     folder = edited("timm_v2", setting())
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(WeightsError, match=r"none of model\.safetensors.*pytorch_model\.bin once by 'convnext-keras"):
@@ -251,7 +251,7 @@ def test_missing_halves(edited, tmp_path):
 
 
 @pytest.mark.any_backend
-def test_older_forms_of_timm(edited):
+def test_older_timm_configs_load(edited):
     def flatten(content):
         facts = content.pop("pretrained_cfg")
         content.update({key: value for key, value in facts.items() if key != "num_classes"})
@@ -266,7 +266,7 @@ def test_older_forms_of_timm(edited):
 @pytest.mark.parametrize(
     "name", ["hf://owner", "hf://a/b/c", "hf://a/../b", "hf://a/b@..", "hf://a%2f/b", "hf://a/b@c@d"]
 )
-def test_names_that_are_no_repository(name):
+def test_invalid_repository_names_raise(name):
     with pytest.raises(ValueError, match="hf://owner/name"):
         parse_repository(name)
 

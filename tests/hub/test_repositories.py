@@ -47,7 +47,7 @@ def test_a_clip_by_name(published):
     assert clip.create_model("hf://someone/open_clip_linear").embed_dim == 12
 
 
-def test_only_descriptions_are_fetched_before_they_are_found_good(published, monkeypatch):
+def test_configs_are_validated_before_weights_are_downloaded(published, monkeypatch):
     description = json.loads(Hub.files["someone/timm_v2/config.json"])
     description["model_args"]["dims"] = [10**9] * 4
     monkeypatch.setitem(Hub.files, "someone/timm_v2/config.json", json.dumps(description).encode())
@@ -56,7 +56,7 @@ def test_only_descriptions_are_fetched_before_they_are_found_good(published, mon
     assert fetched() <= {"config.json", "README.md"}
 
 
-def test_indexes_of_the_hub_that_leave_the_repository(published, monkeypatch):
+def test_indexes_outside_the_repository_are_rejected(published, monkeypatch):
     index = json.dumps({"weight_map": {"a": "../../timm_v2/model.safetensors"}}).encode()
     monkeypatch.setitem(Hub.files, "someone/transformers_headless_shards/model.safetensors.index.json", index)
     with pytest.raises(WeightsError, match="bare name"):
@@ -65,7 +65,7 @@ def test_indexes_of_the_hub_that_leave_the_repository(published, monkeypatch):
 
 
 @pytest.mark.parametrize("fault", [401, 403, 404, 500])
-def test_faults_of_the_hub(fault, published, monkeypatch):
+def test_hub_errors_are_reported(fault, published, monkeypatch):
     monkeypatch.setattr(Hub, "fault", fault)
     monkeypatch.setattr(Hub, "missing_entries", False)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
@@ -73,7 +73,7 @@ def test_faults_of_the_hub(fault, published, monkeypatch):
         create_model("hf://someone/timm_v2")
 
 
-def test_what_is_not_there(published, monkeypatch):
+def test_missing_repositories_are_reported(published, monkeypatch):
     with pytest.raises(WeightsError, match=r"hf://someone/nothing: convnext_keras\.json or .*could not be had"):
         create_model("hf://someone/nothing")
     monkeypatch.delitem(Hub.files, "someone/timm_v2/model.safetensors")
@@ -101,7 +101,7 @@ def test_inspect_fetches_no_weights(published):
     assert fetched() <= {"config.json", "README.md"}
 
 
-def test_commands_take_repositories(published, tmp_path):
+def test_commands_accept_repositories(published, tmp_path):
     image, run = str(HUB / "image.png"), CliRunner().invoke
     result = run(app, ["classify", image, "--weights", "hf://someone/transformers_v1_cropped", "--json"])
     assert json.loads(result.stdout)[0]["predictions"][0]["name"] == "<b>owl</b>"

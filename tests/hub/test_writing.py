@@ -60,7 +60,7 @@ def test_read_back_with_the_same_bits(kind, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["timm", "transformers", "keras"])
-def test_transfer_models_in_their_usual_forms(form, tmp_path):
+def test_transfer_models_are_written(form, tmp_path):
     backbone = ConvNeXt(**{**SMALL, "include_top": False, "pooling": "avg"})
     dropout, dense = keras.layers.Dropout(0.2), keras.layers.Dense(3, use_bias=False)
     sequential = keras.Sequential([backbone, dropout, dense, keras.layers.Softmax()])
@@ -80,7 +80,7 @@ def test_transfer_models_in_their_usual_forms(form, tmp_path):
 
 @pytest.mark.parametrize("kind", OPEN_CLIP)
 @pytest.mark.parametrize("form", ["open_clip", "keras"])
-def test_clips(kind, form, tmp_path):
+def test_clip_repositories_are_read_back(kind, form, tmp_path):
     model = clip.create_model(HUB / f"open_clip_{kind}")
     save_pretrained(model, tmp_path / "saved", form)
     again = clip.create_model(tmp_path / "saved")
@@ -101,7 +101,7 @@ def test_clips(kind, form, tmp_path):
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*may be shifted by one")
-def test_transforms_come_back(transform, form, tmp_path):
+def test_transforms_are_read_back(transform, form, tmp_path):
     model = ConvNeXt(**SMALL)
     save_pretrained(model, tmp_path / "saved", form, transform=transform)
     again = create_model(tmp_path / "saved").pretrained_info.transform
@@ -110,7 +110,7 @@ def test_transforms_come_back(transform, form, tmp_path):
     np.testing.assert_array_equal(again(image), transform._replace(crop_rounding=rounding)(image))
 
 
-def test_what_is_known_of_the_weights_goes_along(tmp_path):
+def test_pretrained_info_is_written(tmp_path):
     model = create_model(HUB / "timm_v2")
     save_pretrained(
         model, tmp_path / "saved", "timm", intended_use="Foxes only.", metrics={"accuracy": 0.91}, license="mit"
@@ -124,7 +124,7 @@ def test_what_is_known_of_the_weights_goes_along(tmp_path):
         assert words in text
 
 
-def test_folders_of_timm_have_no_nulls(tmp_path):
+def test_timm_configs_have_no_nulls(tmp_path):
     """The timm_wrapper of transformers drops them, and takes timm's own defaults in their place."""
     for kind, (options, formats) in KINDS.items():
         if "timm" in formats:
@@ -149,7 +149,7 @@ def test_a_last_norm_of_another_kind_is_refused(tmp_path):
         save_pretrained(model, tmp_path / "saved", "keras")
 
 
-def test_shards(tmp_path):
+def test_sharded_repositories_are_read_back(tmp_path):
     model = randomize(ConvNeXt(**SMALL))
     save_pretrained(model, tmp_path / "saved", "transformers", max_shard_bytes=20_000)
     index = json.loads((tmp_path / "saved" / "model.safetensors.index.json").read_text())
@@ -157,7 +157,7 @@ def test_shards(tmp_path):
     np.testing.assert_array_equal(outputs(create_model(tmp_path / "saved")), outputs(model))
 
 
-def test_nothing_is_left_of_what_failed(tmp_path, monkeypatch):
+def test_failed_save_leaves_no_files(tmp_path, monkeypatch):
     model = ConvNeXt(**SMALL)
     monkeypatch.setattr("convnext_keras.hub.saving.write_safetensors", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -165,7 +165,7 @@ def test_nothing_is_left_of_what_failed(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_folders_with_files_are_left_alone(tmp_path):
+def test_save_pretrained_rejects_directories_with_files(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(ValueError, match="exists and is not an empty folder"):
         save_pretrained(ConvNeXt(**SMALL), tmp_path)
@@ -192,7 +192,7 @@ def unlike(kind):
         ("another", "has no ConvNeXt in it"),
     ],
 )
-def test_models_that_no_description_can_say(kind, message, tmp_path):
+def test_unsupported_models_are_rejected(kind, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         save_pretrained(unlike(kind), tmp_path / "saved", "keras")
     assert not list(tmp_path.iterdir())
@@ -206,7 +206,7 @@ def test_models_that_no_description_can_say(kind, message, tmp_path):
         ({"class_names": ["a"]}, "class_names must be 5, one for each class. Received: 1"),
     ],
 )
-def test_bad_arguments(options, message, tmp_path):
+def test_save_pretrained_rejects_invalid_arguments(options, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         save_pretrained(ConvNeXt(**SMALL), tmp_path / "saved", **options)
 
@@ -225,7 +225,7 @@ def test_push_to_hub_and_read_it_from_there(hub_server, monkeypatch):
     np.testing.assert_array_equal(outputs(create_model("hf://me/small")), outputs(model))
 
 
-def test_the_command_saves(tmp_path):
+def test_save_command_writes_a_repository(tmp_path):
     names = [str(HUB / "timm_gray_relu"), str(tmp_path / "saved")]
     result = CliRunner().invoke(app, ["save", *names, "--format", "keras"])
     assert result.exit_code == 0, result.output

@@ -58,7 +58,7 @@ def photos(tmp_path, model):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_folder_added_twice_in_any_form_is_there_once(kind, new_index, photos, monkeypatch):
+def test_directory_added_twice_is_stored_once(kind, new_index, photos, monkeypatch):
     monkeypatch.chdir(photos.parent)
     index = new_index(kind)
     for form in ("photos", "photos/", "./photos", photos, photos / ".." / "photos"):
@@ -81,7 +81,7 @@ def test_a_changed_image_replaces_its_vector(kind, new_index, photos, model):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("top_k", [0, -1, 2.5, "3", None, True + 0.5])
-def test_top_is_a_whole_number(kind, top_k, new_index, photos):
+def test_top_k_must_be_an_integer(kind, top_k, new_index, photos):
     index = new_index(kind)
     index.add(photos)
     with pytest.raises(ValueError, match="top_k must be a whole number"):
@@ -104,7 +104,7 @@ def test_vectors_of_any_length_give_cosines(kind, new_index, photos, model):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_names_of_one_call_differ(kind, new_index):
+def test_duplicate_names_in_one_call_raise(kind, new_index):
     index = new_index(kind)
     with pytest.raises(ValueError, match="Several images have the name 'a'"):
         index.add([np.zeros((8, 8, 3), "uint8")] * 2, names=["a", "a"])

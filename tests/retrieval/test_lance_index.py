@@ -40,7 +40,7 @@ def clustered(rows, width, seed=0):
     )
 
 
-def test_answers_are_those_of_the_exact_index(model, held_out, index):
+def test_results_equal_the_exact_index(model, held_out, index):
     exact = retrieval.InMemoryIndex(model)
     exact.add(held_out[0][:20], [f"{number} {caption}" for number, caption in enumerate(held_out[1][:20])])
     for query in ("a red circle", held_out[0][3]):
@@ -64,7 +64,7 @@ def test_rows_are_filtered_replaced_and_deleted(held_out, index):
     assert index.filter_new(["a new one", first, index.get_name(index.search("a", 1)[0].index)]) == ["a new one", first]
 
 
-def test_a_reader_sees_what_was_written_meanwhile(model, index):
+def test_reader_sees_new_versions(model, index):
     """Another process appends 10,000 rows as one version while this one searches."""
     reader = retrieval.open_index(index.path, model)
     before = len(reader)
@@ -91,7 +91,7 @@ def test_a_reader_sees_what_was_written_meanwhile(model, index):
     assert hit.cosine == pytest.approx(1, abs=SAME)
 
 
-def test_an_index_of_vectors_finds_what_it_promises(model, tmp_path, monkeypatch):
+def test_vector_index_reaches_its_recall(model, tmp_path, monkeypatch):
     monkeypatch.setattr(lance_index, "BUILD_THRESHOLD", 20_000)
     index, width = retrieval.LanceIndex(tmp_path / "many.lance", model), model.embed_dim
     vectors = clustered(20_000, width)
@@ -114,7 +114,7 @@ def test_an_index_of_vectors_finds_what_it_promises(model, tmp_path, monkeypatch
     assert built.recall >= 0.99
 
 
-def test_images_are_given_out_from_known_folders_only(model, tmp_path):
+def test_image_paths_outside_the_roots_are_rejected(model, tmp_path):
     (tmp_path / "photos").mkdir()
     for number in range(2):
         Image.new("RGB", (20, 20), (number * 200, 0, 0)).save(tmp_path / "photos" / f"{number}.png")
@@ -131,7 +131,7 @@ def test_images_are_given_out_from_known_folders_only(model, tmp_path):
         opened.get_image_path(77)
 
 
-def test_what_is_refused(model, small_clip, held_out, index, tmp_path):
+def test_lance_index_rejects_invalid_arguments(model, small_clip, held_out, index, tmp_path):
     with pytest.raises(ValueError, match=r"'month > 3' cannot be used: .*The columns are name, year"):
         index.search("a circle", where="month > 3")
     with pytest.raises(ValueError, match="cannot be used"):

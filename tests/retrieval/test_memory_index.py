@@ -78,7 +78,7 @@ def test_indexes_of_other_models_and_broken_ones_are_refused(model, folder, tmp_
 
 
 @pytest.mark.any_backend
-def test_adding_images_is_all_or_nothing(model, folder, tmp_path):
+def test_add_is_atomic(model, folder, tmp_path):
     index = retrieval.InMemoryIndex(model)
     broken = next(folder.rglob("*.png"))
     broken.write_bytes(b"not an image")
@@ -104,7 +104,7 @@ def test_adding_images_is_all_or_nothing(model, folder, tmp_path):
 
 
 @pytest.mark.any_backend
-def test_vectors_are_written_whole_or_not_at_all(model, folder, tmp_path):
+def test_vector_files_are_atomic(model, folder, tmp_path):
     path = tmp_path / "vectors.safetensors"
     assert write_vectors(path, model.iter_image_embeddings(folder.rglob("*.png"), batch_size=5), model) == 12
     with safetensors.safe_open(path, "numpy") as file:
@@ -133,7 +133,7 @@ def index_of(names, folder, model):
 
 
 @pytest.mark.any_backend
-def test_images_are_given_out_below_the_indexs_own_folder_only(model, folder, tmp_path):
+def test_image_paths_outside_the_root_are_rejected(model, folder, tmp_path):
     index = retrieval.InMemoryIndex(model)
     index.add(folder)
     files = [path.resolve() for path in list_images(folder)]
@@ -150,7 +150,7 @@ def test_images_are_given_out_below_the_indexs_own_folder_only(model, folder, tm
 
 
 @pytest.mark.any_backend
-def test_a_table_that_names_other_files(model, folder, tmp_path):
+def test_table_with_other_files_is_rejected(model, folder, tmp_path):
     secret, inside = tmp_path / "secret.png", next(folder.rglob("*.png"))
     Image.new("RGB", (8, 8)).save(secret)
     (folder / "link.png").symlink_to(secret)
@@ -172,7 +172,7 @@ def test_a_table_that_names_other_files(model, folder, tmp_path):
 
 @pytest.mark.any_backend
 @pytest.mark.parametrize("claim", ["..", "../..", "/", "/etc", "", "a/../../.."])
-def test_an_index_cannot_claim_a_folder_that_is_not_beside_it(claim, model, tmp_path):
+def test_index_cannot_claim_a_distant_directory(claim, model, tmp_path):
     folder = index_of(["a"], tmp_path / "indexes" / "index", model)
     vectors = safetensors.numpy.load_file(folder / "0000.safetensors")
     with safetensors.safe_open(folder / "0000.safetensors", "numpy") as file:

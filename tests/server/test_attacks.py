@@ -38,7 +38,7 @@ ADVERSARIAL = {
 
 
 @pytest.mark.parametrize("case", ADVERSARIAL)
-def test_scanners_take_steps_by_the_size(case, monkeypatch, model):
+def test_structure_parsers_are_linear(case, monkeypatch, model):
     """Each byte is searched for markers once, and no more parts are read than the limit allows."""
     content, searched, read = ADVERSARIAL[case], [], []
     places = image_decoding.find_markers
@@ -61,7 +61,7 @@ def test_scanners_take_steps_by_the_size(case, monkeypatch, model):
     assert len(read) <= limits.max_image_parts + 1
 
 
-def test_markers_are_found_as_by_the_specification():
+def test_jpeg_markers_equal_the_specification():
     """Beside a search by an expression that says what a marker is, on random bytes and all positions of the blocks."""
     draw = np.random.default_rng(0)
     segments = [
@@ -170,7 +170,7 @@ def test_health_is_answered_while_an_index_is_searched(model, index_folder):
     assert asyncio.run(requests()) == [200, 200]
 
 
-def test_work_of_requests_whose_time_is_over_is_dropped(model):
+def test_expired_requests_are_cancelled(model):
     """Tokenization of 2,048 texts stops after the deadline."""
     app = create_app(model, limits=SMALL._replace(answer_seconds=0.05, text_batch=64))
     engine = app.state.engine
@@ -215,7 +215,7 @@ ODD_BODIES = {
 
 
 @pytest.mark.parametrize("case", ODD_BODIES)
-def test_odd_bodies_are_the_senders_fault(case, model):
+def test_invalid_bodies_get_400(case, model):
     path, body = ODD_BODIES[case]
     answer = asked(create_app(model, limits=SMALL), path, json.dumps(body))
     assert answer.status_code in (200, 400, 404)
@@ -249,7 +249,7 @@ def test_data_uris_without_base64_are_images_and_texts_stay_texts():
         parse_item("data:image/png;base64,!!!", "input.0", ServerLimits())
 
 
-def test_what_the_description_says_is_what_is_answered(model):
+def test_responses_match_the_openapi_schema(model):
     app = create_app(model, limits=SMALL)
 
     async def requests():

@@ -20,7 +20,7 @@ def batcher_of(run, **options):
     return Batcher(run, **{"max_batch": 8, "wait_seconds": 0.002, "max_queue": 1000, "executor": executor} | options)
 
 
-def test_answers_are_nobody_elses_and_cancelled_items_leave_the_queue():
+def test_results_belong_to_their_request():
     seen = []
 
     def run(rows):
@@ -51,7 +51,7 @@ def test_answers_are_nobody_elses_and_cancelled_items_leave_the_queue():
     assert not cancelled & set(seen)
 
 
-def test_a_full_queue_and_a_failing_model_are_told():
+def test_full_queue_and_failing_model_raise():
     def fails(rows):
         raise RuntimeError("out of memory")
 
@@ -70,7 +70,7 @@ def test_a_full_queue_and_a_failing_model_are_told():
     assert isinstance(again, RuntimeError)
 
 
-def test_a_queue_whose_own_work_fails_says_so():
+def test_failed_batcher_reports_its_state():
     def observe(*facts):
         raise KeyError("no such metric")
 
@@ -85,7 +85,7 @@ def test_a_queue_whose_own_work_fails_says_so():
     assert asyncio.run(request()) == (True, False)
 
 
-def test_streams_run_at_a_time_and_no_more():
+def test_streams_limit_concurrency():
     """Each batch waits for another one to run beside it; a third never does."""
     beside, running, most = threading.Barrier(2, timeout=TIMEOUT), [], []
 

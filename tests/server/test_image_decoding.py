@@ -32,7 +32,7 @@ ODD = {
 
 @pytest.mark.integration
 @pytest.mark.parametrize("case", ODD)
-def test_odd_images_give_the_librarys_vectors(case, address, model, tmp_path):
+def test_unusual_images_equal_the_library(case, address, model, tmp_path):
     mode, kind = ODD[case]
     buffer = io.BytesIO()
     noise = Image.effect_noise((90, 70), 60)
@@ -106,7 +106,7 @@ BOMBS = {
 
 @pytest.mark.integration
 @pytest.mark.parametrize("case", BOMBS)
-def test_bombs_stop_nobody(case, address):
+def test_decompression_bombs_do_not_block(case, address):
     """While four bombs are sent, the next good request and `/health` are answered."""
     make, code = BOMBS[case]
     bomb = {"input": [{"image": base64.b64encode(make()).decode()}]}
@@ -120,7 +120,7 @@ def test_bombs_stop_nobody(case, address):
 
 
 @pytest.mark.parametrize("case", BOMBS)
-def test_bombs_are_refused_before_their_pixels_are_decoded(case, model, monkeypatch):
+def test_decompression_bombs_are_rejected_before_decoding(case, model, monkeypatch):
     """No pixel is decoded, and no more parts are read than the limit allows."""
     make, code = BOMBS[case]
     content, limits, read = make(), ServerLimits(), []
@@ -143,7 +143,7 @@ def test_bombs_are_refused_before_their_pixels_are_decoded(case, model, monkeypa
 
 
 @pytest.mark.slow
-def test_usual_images_have_few_parts():
+def test_ordinary_images_pass_the_structure_check():
     """Ordinary images of cameras and programs are far below the limits."""
     limits, noise = ServerLimits(), Image.effect_noise((3000, 2000), 60).convert("RGB")
     for kind, options in (("JPEG", {"progressive": True}), ("JPEG", {}), ("PNG", {}), ("WEBP", {}), ("GIF", {})):
@@ -159,7 +159,7 @@ def test_usual_images_have_few_parts():
 @pytest.mark.parametrize(
     "start", [b"\xff\xd8", b"\x89PNG", b"RIFF", b"GIF8", b"\xff\xd8\xff\xda\0\0", b"GIF89a" + b"!" * 40]
 )
-def test_parts_of_files_cut_short(start, length):
+def test_truncated_images_are_rejected(start, length):
     assert check_structure(start + bytes(length), "input.0", ServerLimits()) >= 1
 
 

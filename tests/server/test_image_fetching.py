@@ -216,7 +216,7 @@ NEVER_DIALLED = [
 
 
 @pytest.mark.parametrize("url", NEVER_DIALLED)
-def test_private_addresses_are_never_dialled(url, elsewhere, resolved):
+def test_private_addresses_are_never_contacted(url, elsewhere, resolved):
     error, dialled = fetched(url, elsewhere)
     assert isinstance(error, ApiError)
     assert error.code == "image_fetch_failed"
@@ -234,13 +234,13 @@ def test_hostile_answers_are_refused(path, elsewhere, resolved):
     assert dialled == [(PUBLIC, 80)]
 
 
-def test_redirects_end(elsewhere, resolved):
+def test_redirects_are_limited(elsewhere, resolved):
     error, dialled = fetched("http://img.example/loop", elsewhere)
     assert isinstance(error, ApiError)
     assert set(dialled) == {(PUBLIC, 80)}
 
 
-def test_a_dripping_answer_ends_at_the_deadline(elsewhere, resolved):
+def test_slow_response_ends_at_the_deadline(elsewhere, resolved):
     """Without one, the fetch would never end."""
     error, _ = fetched("http://img.example/drip", elsewhere, seconds=0.5)
     assert isinstance(error, ApiError)

@@ -16,7 +16,7 @@ from convnext_keras.server.metrics import Metrics
 pytestmark = pytest.mark.any_backend
 
 
-def test_a_fault_of_the_server_is_told_by_number_only(model):
+def test_internal_errors_show_the_request_id_only(model):
     def breaks(engine):
         def fails(*arguments, **options):
             raise RuntimeError("a secret path")
@@ -30,7 +30,7 @@ def test_a_fault_of_the_server_is_told_by_number_only(model):
     assert "secret" not in answer.text
 
 
-def test_an_answer_has_a_deadline(model):
+def test_requests_have_a_deadline(model):
     answer = asked(create_app(model, limits=SMALL._replace(answer_seconds=1e-6)), "/v1/embeddings", {"input": "a"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "deadline_exceeded")
     assert int(answer.headers["retry-after"]) >= 1
@@ -74,7 +74,7 @@ def engine_of(model, **limits):
     return InferenceEngine(model, SMALL._replace(**limits), ImageURLPolicy(), Metrics())
 
 
-def test_the_cache_of_labels_forgets_what_was_used_longest_ago(model):
+def test_label_cache_is_lru(model):
     engine = engine_of(model, cached_labels=5)
     sets = [["a", "b"], ["c", "d"], ["a", "b"], ["e", "f"], ["a", "b"], ["c", "d"]]
     tokens = [tokens for _, tokens in labelled(engine, *sets)]
@@ -91,7 +91,7 @@ def test_more_labels_than_the_cache_holds_are_answered_all_the_same(model):
     assert not engine.labels
 
 
-def test_class_vectors_are_the_librarys(model):
+def test_class_embeddings_equal_the_library(model):
     labels, templates = ("a red circle", "blue", "three stars"), ("{}", "an image of {}")
 
     async def asked_for():
@@ -105,7 +105,7 @@ def test_class_vectors_are_the_librarys(model):
     np.testing.assert_allclose(asyncio.run(asked_for()), expected, atol=SAME)
 
 
-def test_metrics_count_rightly(model):
+def test_metrics_count_requests(model):
     """Every metric after a known series of requests."""
     app = create_app(model, limits=SMALL)
     metrics = app.state.engine.metrics
@@ -139,7 +139,7 @@ def test_metrics_count_rightly(model):
     assert 1e7 < counted(metrics, "convnext_keras_memory_bytes") < 1e11
 
 
-def test_metrics_tell_when_the_server_started(monkeypatch):
+def test_metrics_contain_the_start_time(monkeypatch):
     monkeypatch.setattr("convnext_keras.server.metrics.time.time", lambda: 1234.5)
     assert counted(Metrics(), "convnext_keras_start_time_seconds") == 1234.5
 

@@ -15,7 +15,7 @@ def never_called(*arguments, **options):
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.com"])
-def test_nobody_else_may_listen_without_a_key(host, monkeypatch):
+def test_public_host_requires_api_keys(host, monkeypatch):
     monkeypatch.delenv("CONVNEXT_KERAS_API_KEYS", raising=False)
     monkeypatch.setattr("convnext_keras.server.main.create_app", never_called)
     with pytest.raises(ValueError, match=f"Received: host={host!r}"):
@@ -23,7 +23,7 @@ def test_nobody_else_may_listen_without_a_key(host, monkeypatch):
 
 
 @pytest.mark.parametrize("index", ["folder", "=folder", "a=", "a/b=c"])
-def test_indexes_are_named(index, monkeypatch):
+def test_index_option_requires_a_name(index, monkeypatch):
     monkeypatch.setattr("convnext_keras.server.main.create_app", never_called)
     with pytest.raises(ValueError, match=re.escape(repr(index))):
         server.serve(MODEL, indexes=[index])
@@ -31,6 +31,6 @@ def test_indexes_are_named(index, monkeypatch):
         server.serve(MODEL, image_roots=[index])
 
 
-def test_images_are_for_an_index_that_is_there(model):
+def test_image_dir_requires_a_known_index(model):
     with pytest.raises(ValueError, match=r"one of the indexes \[\]. Received: 'photos'"):
         server.create_app(model, image_roots={"photos": "."})

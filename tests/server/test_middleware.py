@@ -30,7 +30,7 @@ HEAD = f"POST /v1/embeddings HTTP/1.1\nHost: localhost\nAuthorization: Bearer {K
 
 
 @pytest.mark.integration
-def test_bodies_with_odd_lengths(address):
+def test_invalid_content_lengths_are_rejected(address):
     too_large = raw(address, HEAD + f"Content-Length: {ServerLimits().max_body_bytes + 1}\n")
     assert too_large.startswith("HTTP/1.1 413")
     assert json.loads(too_large.split("\r\n\r\n")[1])["error"]["code"] == "request_too_large"
@@ -88,7 +88,7 @@ def never_called(*arguments):
     raise AssertionError
 
 
-def test_a_slow_body_ends_at_its_deadline():
+def test_slow_body_ends_at_the_deadline():
     async def drip():
         await asyncio.sleep(0.05)
         return {"type": "http.request", "body": b" ", "more_body": True}
@@ -177,7 +177,7 @@ def test_bodies_that_take_long_to_parse(body):
     assert answered(guard, whole(body)) == (400, "too_many_inputs")
 
 
-def test_work_ends_when_its_sender_goes_away():
+def test_disconnected_clients_cancel_their_work():
     messages = [{"type": "http.request", "body": b"{}", "more_body": False}, {"type": "http.disconnect"}]
     ended = []
 
@@ -199,7 +199,7 @@ def test_work_ends_when_its_sender_goes_away():
     assert ended == [True]
 
 
-def test_keys(tmp_path, monkeypatch):
+def test_api_keys_are_required(tmp_path, monkeypatch):
     keys = ApiKeys(["one", "zw\u00f6lf"])
     assert keys.is_allowed("Bearer one")
     assert keys.is_allowed("bearer zw\u00f6lf")
@@ -238,7 +238,7 @@ HOSTS = {
 
 
 @pytest.mark.parametrize("host", HOSTS)
-def test_names_of_hosts(host):
+def test_host_names_are_checked(host):
     hosts = AllowedHosts(["Named.example"])
     assert hosts.is_allowed([(b"Host", host.encode())], ("192.168.1.5", 8000)) is HOSTS[host]
 
@@ -252,7 +252,7 @@ def test_exactly_one_host_is_named():
 
 @pytest.mark.integration
 @pytest.mark.parametrize("path", ["/", "/v1/models", "/health", "/docs", "/openapi.json", "/metrics"])
-def test_other_names_reach_nothing(path, address):
+def test_unknown_hosts_get_421(path, address):
     """DNS rebinding: a web page's own name that leads to this machine. With keys too."""
     head = f"GET {path} HTTP/1.1\nHost: {{}}\nAuthorization: Bearer {KEY}\nConnection: close\n"
     refused = raw(address, head.format("evil.example"), half_closed=False)
@@ -265,7 +265,7 @@ def test_other_names_reach_nothing(path, address):
 
 
 @pytest.mark.integration
-def test_a_name_can_be_allowed(tmp_path):
+def test_allowed_host_is_accepted(tmp_path):
     with running(tmp_path / "log.txt", "--allow-host", "clip.example") as (address, _):
         head = f"GET /v1/models HTTP/1.1\nHost: {{}}\nAuthorization: Bearer {KEY}\nConnection: close\n"
         assert raw(address, head.format("clip.example:8000"), half_closed=False).startswith("HTTP/1.1 200")

@@ -26,7 +26,7 @@ def answered(model, digits, **body):
     return asked(create_app(model), "/v1/classify", {"input": items, **body})
 
 
-def test_images_get_the_classes_of_the_model(digits):
+def test_classify_returns_the_model_classes(digits):
     images, labels = digits
     answer = answered(NAME, images)
     assert answer.status_code == 200
@@ -44,7 +44,7 @@ def test_images_get_the_classes_of_the_model(digits):
 
 
 @pytest.mark.any_backend
-def test_the_model_says_what_it_can_do():
+def test_models_route_lists_capabilities():
     (facts,) = asked(create_app(NAME), "/v1/models", None).json()["data"]
     assert (facts["capabilities"], facts["classes"]) == (
         ["image", "classify"],
@@ -70,7 +70,7 @@ def test_the_model_says_what_it_can_do():
         ),
     ],
 )
-def test_what_a_classifier_cannot_do(path, body, code):
+def test_classifier_rejects_text_routes(path, body, code):
     answer = asked(create_app(NAME), path, body)
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, code)
 
@@ -82,7 +82,7 @@ def test_labels_of_a_convnext_clip_must_be_given(model):
     assert answer.json()["error"]["code"] == "missing_required_parameter"
 
 
-def test_models_come_from_files_too(digits, tmp_path):
+def test_models_are_served_from_files(digits, tmp_path):
     model = create_model(NAME)
     model.save(tmp_path / "mine.keras")
     expected = answered(NAME, digits[0]).json()["data"]
@@ -97,7 +97,7 @@ def test_models_come_from_files_too(digits, tmp_path):
 
 
 @pytest.mark.any_backend
-def test_a_name_of_both_kinds():
+def test_clip_and_classifier_names_are_distinguished():
     """A variant that classifiers and ConvNeXt-CLIP share is of the one that a command is about."""
     for name, (of_hub, of_server) in {
         "convnext_base": (False, True),
@@ -110,7 +110,7 @@ def test_a_name_of_both_kinds():
 
 
 @pytest.mark.any_backend
-def test_what_cannot_be_served(tmp_path):
+def test_create_app_rejects_invalid_models(tmp_path):
     with pytest.raises(ValueError, match="indexes are of a ConvNeXt-CLIP; convnext_mini.digits is a classifier"):
         create_app(NAME, indexes={"photos": tmp_path})
     with pytest.raises(ValueError, match="runtime requires a ConvNeXt-CLIP. Export convnext_mini.digits"):

@@ -75,7 +75,7 @@ def test_a_dropped_image_gets_bars_and_a_search_finds_images(browser, tmp_path, 
         assert browser.save_screenshot(str(tmp_path / "page.png"))
 
 
-def test_the_page_asks_for_a_key_and_tells_errors(browser, address):
+def test_page_asks_for_a_key_and_shows_errors(browser, address):
     browser.get(address)
     wait_for(browser, "#keys:not([hidden])", 1)
     fill(browser, "key", "wrong\n")

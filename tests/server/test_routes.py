@@ -170,7 +170,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("case", ERRORS)
-def test_errors(case, address):
+def test_invalid_requests_get_openai_errors(case, address):
     body, status, code, param = ERRORS[case]
     answer = post(address, "/v1/embeddings", body)
     error = answer.json()["error"]
@@ -199,7 +199,7 @@ def test_errors(case, address):
         ("/hf/zero-shot-image-classification", {"inputs": "aGVsbG8=", "parameters": {}}, "parameters.candidate_labels"),
     ],
 )
-def test_errors_of_other_routes(path, body, param, address):
+def test_other_routes_return_errors(path, body, param, address):
     error = post(address, path, body).json()["error"]
     assert error["param"] == param
 
@@ -247,7 +247,7 @@ def test_every_route_but_the_open_ones_needs_a_key(address):
     assert get(address + "/metrics", headers={"authorization": "Bearer \u00fc".encode()}).status_code == 401
 
 
-def test_metrics_tell_no_content(address):
+def test_metrics_contain_no_content(address):
     post(address, "/v1/embeddings", {"input": "a very secret text"})
     told = get(address + "/metrics", headers={"authorization": f"Bearer {KEY}"}).text
     for name in ("requests_total", "batch_size", "batch_wait_seconds", "stage_seconds", "images_total", "memory_bytes"):
@@ -326,7 +326,7 @@ PRODUCTS = {
 
 
 @pytest.mark.parametrize("case", PRODUCTS)
-def test_products_are_bounded(case, model):
+def test_request_products_are_limited(case, model):
     """Refused before any text is tokenised or any image decoded."""
 
     def fails(*arguments):
@@ -340,7 +340,7 @@ def test_products_are_bounded(case, model):
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "too_many_inputs")
 
 
-def test_what_is_within_all_bounds_is_answered(address):
+def test_requests_at_the_limits_are_answered(address):
     labels = [f"label {number}" for number in range(256)]
     body = {"input": ["a"] * 1024, "labels": labels, "templates": ["{}"], "top_k": 1}
     assert len(post(address, "/v1/classify", body).json()["data"]) == 1024
@@ -353,7 +353,7 @@ def test_a_prompt_that_is_kept_is_still_refused_when_too_long(address):
     assert (error["code"], error["param"]) == ("context_length_exceeded", "labels.0")
 
 
-def test_images_that_an_index_should_not_name(model, tmp_path):
+def test_index_images_outside_the_root_are_rejected(model, tmp_path):
     """An index from elsewhere: its table names system files, links to outside, and files that are no images."""
     photos = tmp_path / "photos"
     photos.mkdir()

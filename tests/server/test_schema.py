@@ -28,7 +28,7 @@ PLAN = hypothesis.settings(
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["valid", "invalid"])
 @pytest.mark.parametrize("key", ["", KEY], ids=["without keys", "with keys"])
 @pytest.mark.parametrize("weights", ["convnext_mini.shapes", "convnext_mini.digits"])
-def test_every_answer_is_as_described(weights, key, mode, index_folder, tmp_path):
+def test_responses_match_their_schemas(weights, key, mode, index_folder, tmp_path):
     index = ["--index", f"shapes={index_folder}"] if weights.endswith("shapes") else []
     headers = {"Authorization": f"Bearer {KEY}"} if key else {}
     with running(tmp_path / "log.txt", "--model", weights, *index, key=key) as (address, _):

@@ -39,7 +39,7 @@ def test_folders_of_training_and_validation_are_the_split(tmp_path):
     assert [part.class_counts for part in parts] == [{"cat": 2, "dog": 3}, {"cat": 2, "dog": 1}]
 
 
-def test_a_table(tmp_path):
+def test_load_dataset_from_a_table(tmp_path):
     folder = write_images(tmp_path / "pets", {"dog": 2, "cat": 2})
     with (tmp_path / "pets.csv").open("w", newline="") as stream:
         rows = csv.writer(stream)
@@ -59,7 +59,7 @@ PIXELS = RANDOM.integers(0, 256, (6, 9, 9, 3), "uint8")
     [[0, 1, 2, 0, 1, 2], np.array([0, 1, 2] * 2), np.eye(3)[[0, 1, 2] * 2], ["0", "1", "2"] * 2],
     ids=["list", "array", "rows", "names"],
 )
-def test_arrays(labels):
+def test_load_dataset_from_arrays(labels):
     examples = training.load_dataset((PIXELS, labels))
     assert examples.class_counts == {"0": 2, "1": 2, "2": 2}
     assert examples.labels.tolist() == [0, 1, 2] * 2
@@ -80,7 +80,7 @@ LOADERS = {
 
 
 @pytest.mark.parametrize("loader", LOADERS)
-def test_loaders(loader):
+def test_load_dataset_from_loaders(loader):
     examples = training.load_dataset(LOADERS[loader]())
     assert examples.labels.tolist() == [0, 1, 2] * 2
     np.testing.assert_array_equal(np.stack([*examples.images]), PIXELS)
@@ -88,13 +88,13 @@ def test_loaders(loader):
 
 @pytest.mark.slow
 @pytest.mark.skipif(BACKEND not in ("torch", "tensorflow"), reason="once is enough")
-def test_tf_data():
+def test_load_dataset_from_tf_data():
     tf = pytest.importorskip("tensorflow")
     examples = training.load_dataset(tf.data.Dataset.from_tensor_slices((PIXELS, [0, 1, 2] * 2)).batch(4))
     assert examples.labels.tolist() == [0, 1, 2] * 2
 
 
-def test_the_split_is_the_seeds_and_each_classs():
+def test_stratified_split_depends_on_the_seed():
     labels = ["a"] * 20 + ["b"] * 5 + ["c"] * 2 + ["d"]
     examples = training.load_dataset((np.zeros((28, 4, 4, 3), "uint8"), labels))
     kept, held_out = training.stratified_split(examples, 0.2, seed=3)
@@ -106,7 +106,7 @@ def test_the_split_is_the_seeds_and_each_classs():
     assert not set(map(str, same)) & set(map(str, training.stratified_split(numbered, 0.2, 3)[0].images))
 
 
-def test_unreadable_images_are_told_or_left_out(tmp_path):
+def test_unreadable_images_raise_or_are_skipped(tmp_path):
     folder = write_images(tmp_path, {"dog": 3, "cat": 3})
     whole = (folder / "dog" / "0.png").read_bytes()
     (folder / "dog" / "1.png").write_bytes(whole[:60])
@@ -122,7 +122,7 @@ def test_unreadable_images_are_told_or_left_out(tmp_path):
         training.load_dataset(folder, on_error="skip")
 
 
-def test_bad_input_is_told(tmp_path):
+def test_load_dataset_rejects_invalid_input(tmp_path):
     with pytest.raises(ValueError, match="neither a folder with a folder for each class nor a .csv"):
         training.load_dataset(tmp_path / "missing")
     with pytest.raises(ValueError, match="has no folders"):

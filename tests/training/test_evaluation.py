@@ -23,7 +23,7 @@ def random_result(seed=0, count=200, classes=6):
 
 
 @pytest.mark.any_backend
-def test_figures_are_scikit_learns():
+def test_metrics_equal_scikit_learn():
     result = random_result()
     taken = result.scores.argmax(axis=1)
     assert result.accuracy() == pytest.approx(metrics.accuracy_score(result.labels, taken))
@@ -65,7 +65,7 @@ def test_classes_are_found_by_identifier_and_by_name():
 
 @pytest.mark.any_backend
 @needs_training
-def test_larger_images_and_mirrored_ones():
+def test_evaluate_with_other_size_and_flip():
     pixels, labels = digits(40)
     plain = training.evaluate(DIGITS, (pixels, labels))
     large = training.evaluate(DIGITS, (pixels, labels), size=48)
@@ -86,7 +86,7 @@ def test_logits_become_probabilities():
 
 
 @pytest.mark.any_backend
-def test_what_cannot_be_evaluated_is_told():
+def test_evaluate_rejects_invalid_input():
     pixels, labels = digits(20)
     plain = keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten(), keras.layers.Dense(3)])
     with pytest.raises(ValueError, match="knows no transform of its own"):
@@ -100,7 +100,7 @@ def test_what_cannot_be_evaluated_is_told():
 @pytest.mark.any_backend
 @needs_training
 @pytest.mark.parametrize("classes", [2, 10])
-def test_the_probe_is_as_good_as_scikit_learns(classes):
+def test_linear_probe_equals_scikit_learn(classes):
     from sklearn.linear_model import LogisticRegressionCV
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler

@@ -42,7 +42,7 @@ def test_whole_numbers_of_any_type_are_labels(kind):
     assert examples.labels.tolist() == [0, 1, 2, 10] * 3
 
 
-def test_other_numbers_are_of_regression():
+def test_float_labels_raise():
     with pytest.raises(ValueError, match="Received: 0.5.*regression"):
         training.load_dataset((PIXELS, np.linspace(0, 5.5, 12)))
 
@@ -62,7 +62,7 @@ def test_classes_of_a_loader_keep_their_names_and_keys_can_be_named():
 
 @pytest.mark.parametrize("heading", ["split", "Split", "subset"])
 @pytest.mark.parametrize("words", [("train", "val"), ("training", "validation"), ("train", "test"), ("TRAIN", "Valid")])
-def test_a_column_of_a_table_says_what_a_row_is_for(heading, words, folder):
+def test_split_column_defines_the_parts(heading, words, folder):
     data = folder({"a": 6, "b": 6})
     rows = [f"{name}/{number}.png,{name},{words[number > 3]}" for name in "ab" for number in range(6)]
     (data / "list.csv").write_text(f"path,label,{heading}\n" + "\n".join(rows) + "\n")
@@ -71,7 +71,7 @@ def test_a_column_of_a_table_says_what_a_row_is_for(heading, words, folder):
     assert [path.name for path in held_out.images] == ["4.png", "5.png"] * 2
 
 
-def test_other_words_in_the_column_are_told(folder):
+def test_unknown_split_values_raise(folder):
     data = folder({"a": 2, "b": 2})
     (data / "list.csv").write_text("path,label,split\na/0.png,a,dev\n")
     with pytest.raises(ValueError, match="column split must be .*Received: 'dev'"):
@@ -133,7 +133,7 @@ class Diverging(keras.callbacks.Callback):
         self.model.trainable_variables[0].assign(self.model.trainable_variables[0] * np.nan)
 
 
-def test_a_training_that_diverges_says_so_and_ends(tmp_path):
+def test_diverged_training_stops_with_an_error(tmp_path):
     options = {"state": tmp_path / "state", "callbacks": [Diverging()]}
     with pytest.warns(UserWarning, match="The loss of epoch 1 is not finite: training has diverged"):
         trained = training.fine_tune("convnext_mini.digits", (PIXELS, [0, 1] * 6), SHORT, **options)
@@ -160,7 +160,7 @@ def test_the_users_number_of_epochs_counts():
     assert override_config(preset, ["batch_size=4"]).min_steps == preset.min_steps
 
 
-def test_a_state_of_another_training_names_what_differs(tmp_path):
+def test_state_of_another_training_names_the_difference(tmp_path):
     data = (PIXELS, [0, 1] * 6)
     training.fine_tune("convnext_mini.digits", data, SHORT, state=tmp_path / "state")
     other = dataclasses.replace(SHORT, batch_size=4)

@@ -43,7 +43,7 @@ def peer_loss():
     return keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=TRAINING["label_smoothing"])
 
 
-def test_first_loss_and_gradients_are_pytorchs():
+def test_first_loss_and_gradients_equal_pytorch():
     model, expected = peer_model("timm_plain.safetensors"), peer_model("timm_gradients.safetensors")
     before = [value.copy() for value in model.get_weights()]
     model.compile(keras.optimizers.SGD(1.0), peer_loss())
@@ -57,7 +57,7 @@ def test_first_loss_and_gradients_are_pytorchs():
             np.testing.assert_allclose(old - new, gradient, atol=1e-4 * scale, err_msg=variable.path)
 
 
-def test_twenty_steps_are_pytorchs():
+def test_twenty_steps_equal_pytorch():
     """With layer decay, weight decay of kernels, smoothing and clipping."""
     model, expected = peer_model("timm_plain.safetensors"), peer_model("timm_trained.safetensors")
     inner = keras.optimizers.AdamW(
@@ -112,7 +112,7 @@ LONG = dataclasses.replace(SHORT, epochs=6, ema_decay=0.9)
 
 @pytest.mark.integration
 @pytest.mark.any_backend
-def test_a_killed_training_goes_on_as_if_it_had_not_been(tmp_path):
+def test_killed_training_resumes_exactly(tmp_path):
     paths = [path for path in sys.path if path.endswith(("tests", "scripts", "benchmarks"))] + [str(tmp_path.parent)]
     code = KILLED.replace("json_paths", json.dumps([str(REFERENCES.parent / "training"), *paths]))
     state = tmp_path / "state"
@@ -187,7 +187,7 @@ def test_a_state_of_another_training_is_refused(tmp_path):
 
 
 @pytest.mark.any_backend
-def test_what_is_trained_knows_its_classes_wherever_it_goes(tmp_path):
+def test_trained_model_keeps_its_classes(tmp_path):
     trained = training.fine_tune(DIGITS, digits(), "linear_probe")
     names = tuple(sorted({*digits()[1]}))
     trained.model.save(tmp_path / "mine.keras")
@@ -216,7 +216,7 @@ def test_classes_that_the_weights_know_keep_their_classifier():
 @pytest.mark.slow
 @pytest.mark.any_backend
 @pytest.mark.parametrize("form", ["sequential", "nested", "flat", "features"])
-def test_models_are_trained_themselves(form):
+def test_fine_tune_trains_a_given_model(form):
     backbone = create_model(DIGITS, include_top=False, pooling=None if form == "features" else "avg")
     dense = keras.layers.Dense(10, "softmax", name="mine")
     inputs = keras.Input((32, 32, 3))
@@ -268,7 +268,7 @@ def test_training_from_random_weights_needs_no_file():
 
 
 @pytest.mark.any_backend
-def test_wrong_arguments_are_told(tmp_path):
+def test_fine_tune_rejects_invalid_arguments(tmp_path):
     with pytest.raises(ValueError, match="'fine_tun'. Did you mean 'fine_tune'"):
         training.fine_tune(DIGITS, digits(), "fine_tun")
     with pytest.raises(ValueError, match="learning_rate must be .* Received: learning_rate=-1"):

@@ -101,7 +101,7 @@ def test_tables_of_classes_are_no_pairs(tmp_path):
     assert not is_image_text_data(tmp_path)
 
 
-def test_bad_pairs_are_told(tmp_path):
+def test_invalid_pairs_raise(tmp_path):
     (tmp_path / "bad.csv").write_text("path,words\na.png,a cat\n")
     with pytest.raises(ValueError, match="must have a column 'caption', 'text' or 'title'. Received: path, words"):
         training.load_image_text_pairs(tmp_path / "bad.csv")
@@ -120,7 +120,7 @@ def test_bad_pairs_are_told(tmp_path):
         training.fine_tune_clip(clip.create_model("shapes"), training.class_prompts(examples), freeze_tower="both")
 
 
-def test_batches_are_of_one_source_each_and_their_families_are_near(shapes_model):
+def test_batches_have_one_source_and_hard_negatives(shapes_model):
     first = training.load_image_text_pairs(
         (images(6)[0], [f"a {word} circle" for word in ("red", "blue", "green")] * 2)
     )
@@ -161,7 +161,7 @@ class CountingModel:
 
 
 @pytest.mark.parametrize("hard_negative_ratio", [0.0, 0.5])
-def test_the_first_batch_of_100_000_captions_takes_memory_by_their_number(hard_negative_ratio):
+def test_first_batch_of_100_000_captions_needs_linear_memory(hard_negative_ratio):
     count = 100_000
     captions = [f"caption {number}" for number in range(count)]
     pairs = training.load_image_text_pairs((np.broadcast_to(np.uint8(0), (count, 8, 8, 3)), captions))
@@ -194,7 +194,7 @@ def margin(model, examples):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("freeze_tower", [None, "image", "text"])
-def test_new_words_are_learned_and_a_locked_tower_stays(freeze_tower, shapes_model):
+def test_fine_tune_clip_learns_new_words_with_a_frozen_tower(freeze_tower, shapes_model):
     pixels, names = images(24)
     examples, unseen = training.load_dataset((pixels, names)), training.load_dataset(images(12, seed=1))
     callbacks = [
@@ -224,7 +224,7 @@ def test_new_words_are_learned_and_a_locked_tower_stays(freeze_tower, shapes_mod
     assert [row[0] for row in choice.metrics] == [0, 1]
 
 
-def test_low_rank_updates_of_both_towers(shapes_model):
+def test_fine_tune_clip_with_lora(shapes_model):
     examples = training.load_dataset(images(24))
     config = dataclasses.replace(RECIPE, lora_rank=4, learning_rate=1e-2)
     tuned = training.fine_tune_clip(shapes_model, training.class_prompts(examples), config)

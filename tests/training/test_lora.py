@@ -66,7 +66,7 @@ def test_only_updates_and_the_classifier_learn():
 
 
 @pytest.mark.any_backend
-def test_fine_tuning_by_updates_ends_in_an_ordinary_model(tmp_path):
+def test_fine_tuning_with_lora_returns_a_merged_model(tmp_path):
     examples = digits(60, "number ")
     config = training.TrainingConfig(epochs=3, batch_size=16, lora_rank=4, learning_rate=1e-2)
     trained = training.fine_tune(DIGITS, examples, config, state=tmp_path)

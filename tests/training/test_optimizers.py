@@ -46,7 +46,7 @@ def reference(values, steps, scales, decayed, average):
     return values, averages
 
 
-def test_ten_steps_are_those_of_float64():
+def test_ten_steps_equal_float64():
     model = two_layers()
     start, steps = [value.copy() for value in model.get_weights()], gradients(model, 10)
     inner = keras.optimizers.AdamW(RATE, weight_decay=DECAY, global_clipnorm=CLIP)
@@ -152,7 +152,7 @@ def test_averages_are_swapped_for_evaluation_and_left_in_the_model():
 
 
 @pytest.mark.skipif(BACKEND == "tensorflow", reason="the resumed steps are compiled in another order of sums")
-def test_a_saved_model_goes_on_as_if_it_had_not_been_saved(tmp_path):
+def test_saved_model_resumes_exactly(tmp_path):
     straight, saved = two_layers(), two_layers()
     for model in (straight, saved):
         schedule = keras.optimizers.schedules.CosineDecay(RATE, 24)
@@ -180,7 +180,7 @@ def test_layers_near_the_input_learn_slowly():
     assert 0 < stem < head / 100
 
 
-def test_wrong_arguments_are_told():
+def test_layerwise_optimizer_rejects_invalid_arguments():
     with pytest.raises(ValueError, match=r"ema_decay must be None.*ema_decay=1"):
         training.LayerwiseOptimizer(keras.optimizers.SGD(), ema_decay=1)
     with pytest.raises(ValueError, match="ask for ema_decay here"):

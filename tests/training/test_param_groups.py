@@ -37,7 +37,7 @@ def meta_name(layer: str) -> str:
 
 
 @pytest.mark.parametrize("form", ["block", "stage"])
-def test_depths_are_metas(form):
+def test_layer_depths_equal_meta(form):
     model = ConvNeXt(DEEP, (8, 8, 8, 8), name="deep", classes=3, input_shape=(32, 32, 3))
     found = layer_depths(model, form)
     assert len(found) > 180
@@ -77,7 +77,7 @@ def test_both_towers_of_a_clip_have_depths_of_their_own():
 
 
 @needs_training
-def test_transfer_models_in_their_usual_forms():
+def test_parameter_groups_of_transfer_models():
     backbone = create_model("convnext_mini.digits", include_top=False, pooling="avg")
     inputs = keras.Input((32, 32, 3))
     nested = keras.Model(inputs, keras.layers.Dense(2, name="mine")(backbone(inputs)))
@@ -94,7 +94,7 @@ def test_transfer_models_in_their_usual_forms():
     assert [path.rpartition("mine/")[2] for path in trained] == ["kernel", "bias"]
 
 
-def test_wrong_arguments_are_told():
+def test_parameter_groups_rejects_invalid_arguments():
     model = create_model("convnext_mini.digits")
     with pytest.raises(ValueError, match=r"layer_decay must be above 0.*layer_decay=1.5"):
         training.parameter_groups(model, 1.5)

@@ -44,7 +44,7 @@ def train(images, output, *others):
 
 
 @pytest.mark.slow
-def test_a_folder_of_images_becomes_a_classifier_that_every_command_takes(images, tmp_path):
+def test_train_writes_a_classifier_for_all_commands(images, tmp_path):
     output = tmp_path / "kinds"
     assert "validation images are right" in train(images, output).stdout
     assert not [path for path in tmp_path.iterdir() if path != output]
@@ -69,7 +69,7 @@ def test_a_folder_of_images_becomes_a_classifier_that_every_command_takes(images
     assert open_image(chart).height > 200
 
 
-def test_wrong_options_are_told_before_anything_is_trained(images, tmp_path):
+def test_train_rejects_invalid_options(images, tmp_path):
     (tmp_path / "taken").mkdir()
     with pytest.raises(ValueError, match="taken exists. Choose another folder"):
         train(images, tmp_path / "taken")
@@ -99,7 +99,7 @@ def test_the_worst_mistakes_are_shown_first():
 
 
 @pytest.mark.parametrize("step", ["savefig", "save_pretrained"])
-def test_a_full_disk_leaves_nothing(step, tmp_path, monkeypatch):
+def test_full_disk_leaves_no_files(step, tmp_path, monkeypatch):
     def full(*arguments, **options):
         raise OSError(28, os.strerror(28))
 
@@ -112,7 +112,7 @@ def test_a_full_disk_leaves_nothing(step, tmp_path, monkeypatch):
     assert not [*tmp_path.iterdir()]
 
 
-def test_a_folder_with_files_is_refused(tmp_path):
+def test_train_rejects_directories_with_files(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="exists and is not empty"):
         training.save_training_result(trained(), tmp_path)
