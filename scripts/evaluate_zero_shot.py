@@ -70,11 +70,11 @@ def accuracy(model: clip.CLIP, folder: Path, state: Path, batch_size: int, templ
     best = np.argsort(-(vectors @ classifier.classes.T), axis=1, kind="stable")[:, :5]
     hits = best == truth[:, None]
     return {
-        "num_images": len(truth),
+        "images": len(truth),
         "classes": len(classes),
         "templates": len(templates),
-        "top1_accuracy": 100 * hits[:, 0].mean(),
-        "top5_accuracy": 100 * hits.any(axis=1).mean(),
+        "top-1": 100 * hits[:, 0].mean(),
+        "top-5": 100 * hits.any(axis=1).mean(),
     }
 
 
@@ -94,7 +94,7 @@ def recall(model: clip.CLIP, folder: Path, captions: Path, state: Path, batch_si
     of_texts = (cosines > cosines[np.arange(len(owner)), owner][:, None]).sum(axis=1)
     own = np.where(owner[:, None] == np.arange(len(files)), cosines, -np.inf).max(axis=0)
     of_images = (cosines > own).sum(axis=0)
-    results = {"num_images": len(files), "captions": len(rows)}
+    results = {"images": len(files), "captions": len(rows)}
     results |= {f"text to image recall@{rank}": 100 * (of_texts < rank).mean() for rank in RANKS}
     return results | {f"image to text recall@{rank}": 100 * (of_images < rank).mean() for rank in RANKS}
 

@@ -40,7 +40,7 @@ COLORS = {
 BACKGROUNDS = {"white": (245, 245, 245), "black": (12, 12, 12), "grey": (128, 128, 128), "brown": (100, 62, 30)}
 RADII = {"small": 6.5, "large": 10.0}
 FREE_RADII = (4.0, 24.0)
-PLACES = {"left": (14, 32), "right": (50, 32), "top_k": (32, 14), "bottom": (32, 50), "middle": (32, 32)}
+PLACES = {"left": (14, 32), "right": (50, 32), "top": (32, 14), "bottom": (32, 50), "middle": (32, 32)}
 COUNTS = {"one": 1, "two": 2, "three": 3}
 # Corners on a circle of radius 1; a shape without them is drawn by itself.
 SHAPES = {
@@ -62,7 +62,7 @@ SYNONYMS = {
     "three": ("three", "a group of three"),
     "left": ("on the left", "at the left", "on the left side"),
     "right": ("on the right", "at the right", "on the right side"),
-    "top_k": ("at the top", "in the upper part"),
+    "top": ("at the top", "in the upper part"),
     "bottom": ("at the bottom", "in the lower part"),
     "middle": ("in the middle", "in the centre", "in the center"),
 }

@@ -69,10 +69,10 @@ def test_equal_layers_match_in_order():
 
 def test_unknown_keys_match_no_layout():
     fit = match_keys("safetensors", {"conv1.weight": (3,)}, {KERNEL: (7, 7, 1, 12)})
-    assert (fit.layout, fit.sources, fit.surplus) == (None, {}, ["conv1.weight"])
+    assert (fit.layout, fit.sources, fit.unexpected) == (None, {}, ["conv1.weight"])
 
 
 def test_ignored_keys_are_ignored_behind_a_prefix():
     name = "module.stages.2.1.dwconv.weight"
     fit = match_keys("safetensors", {name: (12, 1, 7, 7), "module.norm0.bias": (4,)}, {KERNEL: (7, 7, 1, 12)})
-    assert (fit.layout, fit.sources, fit.surplus, fit.torch) == ("meta", {KERNEL: name}, [], True)
+    assert (fit.layout, fit.sources, fit.unexpected, fit.torch) == ("meta", {KERNEL: name}, [], True)

@@ -41,7 +41,7 @@ def pairs(model):
 
 def new_clip():
     """The same numbers in every process, also where `randomize` leaves them alone."""
-    model = randomize(clip.CLIPConvNeXt(variant("custom_text")._replace(trunk=ConvNeXtConfig(**TRUNK))))
+    model = randomize(clip.CLIPConvNeXt(variant("custom_text")._replace(vision=ConvNeXtConfig(**TRUNK))))
     for weight in model.weights:
         if weight.name in ("embeddings", "projection"):
             weight.assign(np.random.default_rng(2).normal(0, 0.1, weight.shape).astype("float32"))

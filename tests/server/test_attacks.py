@@ -55,7 +55,7 @@ def test_structure_parsers_are_linear(case, monkeypatch, model):
     limits = ServerLimits()
     decoder = Decoder(model.transform, limits, threads=1)
     with pytest.raises(ApiError):
-        decoder.opened(content, "input.0")
+        decoder.open_header(content, "input.0")
     decoder.close()
     assert sum(searched) <= len(content) + len(searched)
     assert len(read) <= limits.max_image_parts + 1
@@ -112,7 +112,7 @@ def test_ten_thousand_mutated_images_give_answers_or_errors_of_the_server(model)
             place = draw.randrange(len(content))
             content[place : place + draw.randint(0, 3)] = draw.choice([b"", b"\xff", b"\xff\xff", bytes([place % 256])])
         try:
-            decoder.transform(decoder.opened(bytes(content), "input.0"))
+            decoder.transform(decoder.open_header(bytes(content), "input.0"))
             code = "ok"
         except (ApiError, ValueError) as error:
             code = getattr(error, "code", type(error).__name__)

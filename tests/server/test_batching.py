@@ -75,7 +75,7 @@ def test_failed_batcher_reports_its_state():
         raise KeyError("no such metric")
 
     async def request():
-        batcher = batcher_of(lambda rows: rows, observe=observe)
+        batcher = batcher_of(lambda rows: rows, on_batch=observe)
         batcher.start()
         before = batcher.is_alive
         await batcher([np.zeros(1)])
