@@ -235,7 +235,7 @@ def _all_datasets(root: h5py.Group) -> Iterator[tuple[str, h5py.Dataset]]:
                 continue
             address = h5py.h5o.get_info(member.id).addr
             if address in above:
-                raise WeightsError(f"its group {name!r} lies inside itself")
+                raise WeightsError(f"its group {name!r} contains itself")
             groups.append((f"{name}/", member, above | {address}))
 
 

@@ -15,7 +15,7 @@ from convnext_keras.configs import ConvNeXtConfig
 from convnext_keras.data.transforms import ImageTransform
 from convnext_keras.validation import suggestion
 
-# In a wheel the top-level folder `weights/` lies inside the package; in a checkout it lies beside it.
+# A wheel contains the top-level directory `weights/` inside the package; a checkout contains it beside the package.
 BUNDLED_WEIGHTS_DIR = next(
     folder
     for folder in (Path(__file__).parents[1] / "bundled_weights", Path(__file__).parents[2] / "weights")
@@ -104,7 +104,7 @@ class WeightSet(NamedTuple):
         statistics: The name of the statistics that the model embeds.
         license: License of the weights, as their publisher states it.
         source: Page that describes them.
-        top1_accuracy: Accuracy in percent with this recipe as published, of ImageNet-1k (of CLIP: zero-shot) or the
+        top1_accuracy: Accuracy in percent with this transform as published, of ImageNet-1k (of CLIP: zero-shot) or the
             set's own task; empty if none is.
         test_top1_accuracy: Accuracy at the test size.
     """

@@ -29,7 +29,7 @@ Size = Annotated[int, typer.Option(min=0, help="Height and width in pixels; 0 fo
 
 
 def override_config(config: TrainingConfig, changes: list[str]) -> TrainingConfig:
-    """Returns a recipe with fields set by `name=value`, where the value is as JSON has it.
+    """Returns a config with fields set by `name=value`, where the value is as JSON has it.
 
     Raises:
         ValueError: If there is no such field, or its value is not valid.
@@ -41,7 +41,7 @@ def override_config(config: TrainingConfig, changes: list[str]) -> TrainingConfi
     for change in changes:
         name, equals, value = change.partition("=")
         if not equals or name not in names:
-            raise ValueError(f"--set takes name=value with a field of the recipe: {', '.join(sorted(names))}.")
+            raise ValueError(f"--set takes name=value with a field of the config: {', '.join(sorted(names))}.")
         try:
             read = json.loads(value)
         except json.JSONDecodeError:

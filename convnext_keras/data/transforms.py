@@ -32,7 +32,7 @@ class NormalizationStats(NamedTuple):
 
 NORMALIZATION_STATS = {
     "imagenet": NormalizationStats((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    # OpenAI's CLIP and all models trained from its recipe.
+    # OpenAI's CLIP and all models that use its statistics.
     "clip": NormalizationStats((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
     "half": NormalizationStats((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }

@@ -1,4 +1,4 @@
-"""transformers' `preprocessor_config.json` as a recipe.
+"""transformers' `preprocessor_config.json` as a transform.
 
 Each processor there has two implementations, whose pixels differ by a level or two; matched is the one of Pillow.
 """

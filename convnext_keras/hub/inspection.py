@@ -76,23 +76,23 @@ def inspect_model(model: keras.Model) -> InspectedModel:
 def _read_classifier(model: keras.Model, named: NamedLayers) -> InspectedModel:
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise ValueError(f"{model.name!r} must have one input and one output to be described.")
-    preprocessing, trunk, after_backbone = _split_layers(model, named)
+    preprocessing, backbone, after_backbone = _split_layers(model, named)
     head = _read_head(model, after_backbone)
-    variant = _read_trunk(model, trunk, head)
+    variant = _read_trunk(model, backbone, head)
     classes = head.classifier.units if head.classifier else 0
     statistics, channels = _read_inputs(model, preprocessing)
     roles = {"head_layernorm": head.norm, "head_hidden": head.hidden, "head_dense": head.classifier}
-    tensors = _tensors(trunk) | _tensors([(LayerName(role), layer) for role, layer in roles.items() if layer])
+    tensors = _tensors(backbone) | _tensors([(LayerName(role), layer) for role, layer in roles.items() if layer])
     if head.classifier and not head.classifier.use_bias:  # Published classifiers have one.
         zeros = np.zeros(classes, "float32")
         tensors[Key(LayerName("head_dense"), "bias")] = LazyTensor((classes,), "float32", lambda: zeros)
     _check_count(model, tensors, count_params(variant, classes, channels))
-    stride = _output_stride(variant, trunk)
+    stride = _output_stride(variant, backbone)
     return InspectedModel(variant, classes, head.activation, statistics, channels, _size(model), stride, tensors)
 
 
 def _read_clip(model: keras.Model, images: NamedLayers, texts: NamedLayers) -> InspectedModel:
-    preprocessing, trunk, after_backbone = _split_layers(model, images)
+    preprocessing, backbone, after_backbone = _split_layers(model, images)
     own = {name.role: layer for name, layer in after_backbone}
     head = _read_head(model, [row for row in after_backbone if not row[0].role.startswith("projection")])
     text: dict[str, Any] = {name.role: layer for name, layer in texts if name.block == 0}
@@ -112,7 +112,7 @@ def _read_clip(model: keras.Model, images: NamedLayers, texts: NamedLayers) -> I
     size = _size(model.get_layer("image_encoder"))
     height, width = size or (224, 224)
     variant = CLIPConfig(
-        _read_trunk(model, trunk, head),
+        _read_trunk(model, backbone, head),
         tower,
         projection.units,
         height if height == width else (height, width),
@@ -122,7 +122,7 @@ def _read_clip(model: keras.Model, images: NamedLayers, texts: NamedLayers) -> I
     )
     norm: NamedLayers = [(LayerName("head_layernorm"), head.norm)]
     others: NamedLayers = [row for row in after_backbone if row[0].role.startswith("projection")]
-    tensors = _tensors([*trunk, *norm, *others, *texts, (LayerName("similarity"), similarity)])
+    tensors = _tensors([*backbone, *norm, *others, *texts, (LayerName("similarity"), similarity)])
     _check_count(model, tensors, count_clip_params(variant))
     statistics, channels = _read_inputs(model.get_layer("image_encoder"), preprocessing)
     stride = variant.vision.minimum_size
@@ -136,13 +136,13 @@ def _split_layers(model: keras.Model, named: NamedLayers) -> tuple[NamedLayers, 
     stems = [place for place in known if named[place][0].role.startswith("stem")]
     if not blocks or not stems:
         raise ValueError(f"{model.name!r} has no ConvNeXt in it. Give a model of this library, or one built on it.")
-    trunk = named[stems[0] : blocks[-1] + 1]
-    foreign = [layer for name, layer in trunk if name.is_custom and not _does_nothing(layer)]
+    backbone = named[stems[0] : blocks[-1] + 1]
+    foreign = [layer for name, layer in backbone if name.is_custom and not _does_nothing(layer)]
     changed = ("quantization_mode", "lora_enabled")
-    foreign += [layer for _, layer in trunk if any(getattr(layer, name, None) for name in changed)]
+    foreign += [layer for _, layer in backbone if any(getattr(layer, name, None) for name in changed)]
     if foreign:
         raise ValueError(f"{foreign[0].name!r} stands in no description. Remove it, or use model.save.")
-    return named[: stems[0]], [row for row in trunk if not row[0].is_custom], named[blocks[-1] + 1 :]
+    return named[: stems[0]], [row for row in backbone if not row[0].is_custom], named[blocks[-1] + 1 :]
 
 
 def _does_nothing(layer: keras.Layer) -> bool:
@@ -219,10 +219,10 @@ def _activation_name(function: Any) -> Any:
     return known[function]
 
 
-def _read_trunk(model: keras.Model, trunk: NamedLayers, head: HeadSpec) -> ConvNeXtConfig:
+def _read_trunk(model: keras.Model, backbone: NamedLayers, head: HeadSpec) -> ConvNeXtConfig:
     """Returns the architecture of stem and stages, with what the head says."""
     by_role: dict[str, list[tuple[LayerName, Any]]] = {}
-    for name, layer in trunk:
+    for name, layer in backbone:
         by_role.setdefault(name.role, []).append((name, layer))
     if any(role not in by_role for role in ("depthwise_conv", "layernorm", "pointwise_conv_1", "pointwise_conv_2")):
         raise ValueError(f"{model.name!r} lacks layers of its blocks. Give a model that is not folded.")
@@ -266,9 +266,9 @@ def _read_trunk(model: keras.Model, trunk: NamedLayers, head: HeadSpec) -> ConvN
     )
 
 
-def _output_stride(variant: ConvNeXtConfig, trunk: NamedLayers) -> int:
+def _output_stride(variant: ConvNeXtConfig, backbone: NamedLayers) -> int:
     """Returns the stride of the last feature map, by how far the last kernels are spread."""
-    spread = next(layer for name, layer in reversed(trunk) if name.role == "depthwise_conv").dilation_rate[0]
+    spread = next(layer for name, layer in reversed(backbone) if name.role == "depthwise_conv").dilation_rate[0]
     return variant.minimum_size // spread
 
 

@@ -105,8 +105,8 @@ class ModelInfo:
         """Raises WeightsError if the ConvNeXt-CLIP that is to be filled has other sizes."""
 
         def sizes(variant: CLIPConfig) -> CLIPConfig:
-            trunk = variant.vision._replace(num_params=None, input_size=0)
-            return variant._replace(vision=trunk, num_params=None, image_size=0)
+            backbone = variant.vision._replace(num_params=None, input_size=0)
+            return variant._replace(vision=backbone, num_params=None, image_size=0)
 
         if self.clip is None or sizes(self.clip) != sizes(variant):
             raise WeightsError(

@@ -85,10 +85,10 @@ TOP_FIELDS = {
 }
 
 
-def read_all(place: JsonObject, readings: dict[str, schema.Parser], others: tuple[str, ...] = ()) -> dict[str, Any]:
+def read_all(section: JsonObject, readings: dict[str, schema.Parser], others: tuple[str, ...] = ()) -> dict[str, Any]:
     """Returns the attributes that are there."""
-    place.reject_unknown_keys((*readings, *others), "attribute")
-    return {key: place.read(key, readings[key]) for key in place.values if key in readings}
+    section.reject_unknown_keys((*readings, *others), "attribute")
+    return {key: section.read(key, readings[key]) for key in section.values if key in readings}
 
 
 def read_model_info(repository: Repository, config: JsonObject, license: str | None) -> ModelInfo:
@@ -118,12 +118,12 @@ def read_model_info(repository: Repository, config: JsonObject, license: str | N
     )
 
 
-def read_clip(place: JsonObject, trunk: ConvNeXtConfig) -> CLIPConfig:
+def read_clip(section: JsonObject, backbone: ConvNeXtConfig) -> CLIPConfig:
     """Reads the config of both towers of a ConvNeXt-CLIP."""
-    text = CLIPTextConfig(**read_all(place.section("text"), TEXT_FIELDS))
+    text = CLIPTextConfig(**read_all(section.section("text"), TEXT_FIELDS))
     if text.width % text.heads:
-        raise place.section("text").error("heads", f"a divisor of the width, {text.width}")
-    return CLIPConfig(trunk, text, **read_all(place, CLIP_FIELDS, ("text",)))
+        raise section.section("text").error("heads", f"a divisor of the width, {text.width}")
+    return CLIPConfig(backbone, text, **read_all(section, CLIP_FIELDS, ("text",)))
 
 
 def to_json(description: ModelInfo) -> dict[str, Any]:

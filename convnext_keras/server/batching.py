@@ -121,7 +121,7 @@ class Batcher:
         try:
             rows = np.stack([row for row, _, _ in batch])
             vectors = await asyncio.get_running_loop().run_in_executor(self.executor, self.run, rows)
-        except Exception as error:  # Whatever a backend raises; its sender is told that something failed.
+        except Exception as error:  # A backend can raise anything. The client gets an error.
             for _, future, _ in batch:
                 if not future.done():
                     future.set_exception(error)

@@ -15,7 +15,7 @@ from convnext_keras.server.limits import ServerLimits
 from convnext_keras.server.middleware import LOOPBACK, configured_keys
 from convnext_keras.server.protocol import bounded_protocol
 
-DRAIN_SECONDS = 30  # that accepted requests have once the server is told to stop
+DRAIN_SECONDS = 30  # until a stopping server ends accepted requests
 
 
 def serve(

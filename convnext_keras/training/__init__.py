@@ -1,4 +1,4 @@
-"""Fine-tuning and training: recipes, data, optimizers, evaluation."""
+"""Fine-tuning and training: configs, data, optimizers, evaluation."""
 
 from convnext_keras.surgery import average_weights, merge_lora
 from convnext_keras.training.clip_finetuning import (

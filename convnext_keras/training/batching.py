@@ -36,7 +36,7 @@ def build_augmentation(config: TrainingConfig, transform: Transform) -> Augmenta
 def training_batches(
     examples: ImageDataset, config: TrainingConfig, transform: Transform, seed: int = 0, first_epoch: int = 0
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Returns batches without end, for `model.fit(..., steps_per_epoch=steps_per_epoch(examples, recipe))`.
+    """Returns batches without end, for `model.fit(..., steps_per_epoch=steps_per_epoch(examples, config))`.
 
     Everything that is random depends on the seed, the epoch and the image only, so the batches of an epoch are the
     same whether or not training was interrupted before it, and however many threads there are.

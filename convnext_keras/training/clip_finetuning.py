@@ -141,8 +141,8 @@ def fine_tune_clip(
         >>> from convnext_keras import clip, training
         >>> model = clip.create_model("convnext_mini.shapes")
         >>> images = [np.full((64, 64, 3), color, "uint8") for color in ((250, 150, 200), (90, 220, 230))]
-        >>> recipe = training.TrainingConfig(epochs=1, batch_size=2, learning_rate=1e-3)
-        >>> tuned = training.fine_tune_clip(model, (images, ["a pink background", "a cyan background"]), recipe)
+        >>> config = training.TrainingConfig(epochs=1, batch_size=2, learning_rate=1e-3)
+        >>> tuned = training.fine_tune_clip(model, (images, ["a pink background", "a cyan background"]), config)
         >>> tuned.embed_dim == model.embed_dim
         True
     """

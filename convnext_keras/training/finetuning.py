@@ -1,4 +1,4 @@
-"""Fine-tuning: from images and a recipe to a classifier, in steps that survive an interruption."""
+"""Fine-tuning: from images and a config to a classifier, in steps that survive an interruption."""
 
 import dataclasses
 import numbers
@@ -173,11 +173,11 @@ def fine_tune(
 
 
 def check_callbacks(callbacks: Sequence[keras.callbacks.Callback]) -> None:
-    """Raises ValueError for callbacks that set the learning rate, which the recipe's schedule does."""
+    """Raises ValueError for callbacks that set the learning rate, which the config's schedule does."""
     for callback in callbacks:
         if isinstance(callback, keras.callbacks.ReduceLROnPlateau | keras.callbacks.LearningRateScheduler):
             raise ValueError(
-                f"{type(callback).__name__} cannot be used: the recipe sets the learning rate, by learning_rate and "
+                f"{type(callback).__name__} cannot be used: the config sets the learning rate, by learning_rate and "
                 "warmup. Leave the callback out."
             )
 

@@ -28,7 +28,7 @@ class TrainingSetup:
 
     Attributes:
         model: Model from pixels to probabilities of the classes, or logits for a model that was given so.
-        trainee: Trainee with the same weights, to logits, with stochastic depth and in the precision of the recipe. A
+        train_model: Copy with the same weights, to logits, with stochastic depth and in the precision of the config. A
             loss of logits is exact for confident models too, and what serves inference stays as simple as it was.
         reuses_head: Whether the classifier knew these classes already.
         transform: Evaluation transform.

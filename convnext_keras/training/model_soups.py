@@ -16,7 +16,7 @@ def greedy_soup(models: Sequence[keras.Model], data: Any, **options: Any) -> ker
     least as good as the best of the models.
 
     Args:
-        models: Classifiers of one architecture, tuned from the same weights, such as by several seeds or recipes.
+        models: Classifiers of one architecture, tuned from the same weights, such as with several seeds or configs.
         data: Images that none was trained on; see `load_dataset`.
         **options: Options of `evaluate`.
 

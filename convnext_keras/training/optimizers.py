@@ -153,7 +153,7 @@ def layerwise_optimizer(
     model: keras.Model,
     optimizer: Any,
     layer_decay: float = 1.0,
-    form: str = "block",
+    mode: str = "block",
     ema_decay: float | None = None,
 ) -> LayerwiseOptimizer:
     """Returns an optimizer with a learning rate for each depth of a model; see `parameter_groups` for the groups.
@@ -162,7 +162,7 @@ def layerwise_optimizer(
         model: A model of this library, or one built on it.
         optimizer: Any of Keras' whose steps are proportional to its learning rate, not yet used.
         layer_decay: See `parameter_groups`.
-        form: See `parameter_groups`.
+        mode: See `parameter_groups`.
         ema_decay: See `LayerwiseOptimizer`.
 
     Raises:
@@ -175,6 +175,6 @@ def layerwise_optimizer(
         >>> optimizer = training.layerwise_optimizer(model, adamw, layer_decay=0.8)
         >>> model.compile(optimizer, "sparse_categorical_crossentropy")
     """
-    groups = parameter_groups(model, layer_decay, form)
+    groups = parameter_groups(model, layer_decay, mode)
     scales = {path: group.scale for group in groups if group.scale != 1 for path in group.variables}
     return LayerwiseOptimizer(optimizer, scales, ema_decay)

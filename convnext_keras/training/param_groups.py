@@ -9,7 +9,7 @@ from convnext_keras.layer_names import BLOCK_ROLES, DOWNSAMPLING_ROLES, TEXT_BLO
 from convnext_keras.surgery import flatten_layers
 from convnext_keras.validation import format_choices
 
-BLOCKS_PER_GROUP = 3  # of the third stage, in one group of the stage-wise form
+BLOCKS_PER_GROUP = 3  # of the third stage, in one group of the stage-wise mode
 
 
 class ParamGroup(NamedTuple):
@@ -36,7 +36,8 @@ class ParamGroup(NamedTuple):
 def is_decayed(variable: keras.Variable) -> bool:
     """Returns whether weight decay applies: to kernels, not to biases, norms, layer scale, GRN and scalars.
 
-    Every public recipe has this rule (Meta's and timm's `param_groups_weight_decay`, OpenCLIP's training script).
+    All public training configs have this rule (Meta's and timm's `param_groups_weight_decay`, OpenCLIP's training
+    script).
     """
     return len(variable.shape) > 1
 
@@ -46,13 +47,13 @@ def variable_key(variable: Any) -> str:
     return "/".join(variable.path.split("/")[-2:])
 
 
-def parameter_groups(model: keras.Model, layer_decay: float = 1.0, form: str = "block") -> list[ParamGroup]:
+def parameter_groups(model: keras.Model, layer_decay: float = 1.0, mode: str = "block") -> list[ParamGroup]:
     """Returns the groups that an optimizer of this model has, from the input to the head.
 
     Args:
         model: A model of this library, or one built on it, such as `Sequential([backbone, Dense(5)])`.
         layer_decay: Factor 0..1 between the learning rates of a depth and of the one above; the head's is 1.
-        form: `"block"` counts each block as a depth of its own; `"stage"` counts the first two stages and the last as
+        mode: `"block"` counts each block as a depth of its own; `"stage"` counts the first two stages and the last as
             one each, and three blocks of the third stage together.
 
     Raises:
@@ -66,7 +67,7 @@ def parameter_groups(model: keras.Model, layer_decay: float = 1.0, form: str = "
     """
     if not 0 < layer_decay <= 1:
         raise ValueError(f"layer_decay must be above 0 and at most 1. Received: layer_decay={layer_decay!r}")
-    places = layer_depths(model, form)
+    places = layer_depths(model, mode)
     trainable = {id(variable) for variable in model.trainable_variables}
     members: dict[tuple[str, int, float, bool], list[keras.Variable]] = {}
     for layer, (tower, depth, head) in places:
@@ -86,18 +87,18 @@ def _size(variable: keras.Variable) -> int:
     return size
 
 
-def layer_depths(model: keras.Model, form: str = "block") -> list[tuple[keras.Layer, tuple[str, int, int]]]:
+def layer_depths(model: keras.Model, mode: str = "block") -> list[tuple[keras.Layer, tuple[str, int, int]]]:
     """Returns each layer with weights, with its tower, its depth, and the depth of the tower's head.
 
-    "A ConvNet for the 2020s", appendix A, has the stage-wise form for 27 blocks in the third stage; the code of
+    "A ConvNet for the 2020s", appendix A, has the stage-wise mode for 27 blocks in the third stage; the code of
     ConvNeXt V2 has both (`facebookresearch/ConvNeXt-V2`, `optim_factory.py` at 2553895). A downsampling layer is as
     deep as the block behind it. What is in no tower is as deep as the head.
 
     Raises:
-        ValueError: If the form is unknown.
+        ValueError: If the mode is unknown.
     """
-    if form not in DECAY_MODES:
-        raise ValueError(f"form must be {format_choices(DECAY_MODES)}. Received: form={form!r}")
+    if mode not in DECAY_MODES:
+        raise ValueError(f"mode must be {format_choices(DECAY_MODES)}. Received: mode={mode!r}")
     layers = [layer for layer in flatten_layers(model) if layer.variables]
     readings = [parse_layer_name(layer.name) or ("", LayerName(layer.name, is_custom=True)) for layer in layers]
     towers: dict[str, list[LayerName]] = {}
@@ -105,7 +106,7 @@ def layer_depths(model: keras.Model, form: str = "block") -> list[tuple[keras.La
         if name.role in (*BLOCK_ROLES, *TEXT_BLOCK_ROLES):
             towers.setdefault(tower, []).append(name)
     heads = {
-        tower: _depth_of_block(names, form)(max(names, key=_depth_in_tower)) + 1 for tower, names in towers.items()
+        tower: _depth_of_block(names, mode)(max(names, key=_depth_in_tower)) + 1 for tower, names in towers.items()
     }
     alone = max(heads.values(), default=0)
     placed = []
@@ -113,7 +114,7 @@ def layer_depths(model: keras.Model, form: str = "block") -> list[tuple[keras.La
         if tower not in towers or name.is_custom:
             placed.append((layer, ("", alone, alone)))
         else:
-            depth = _depth(name, _depth_of_block(towers[tower], form), heads[tower])
+            depth = _depth(name, _depth_of_block(towers[tower], mode), heads[tower])
             placed.append((layer, (tower, depth, heads[tower])))
     return placed
 
@@ -135,12 +136,12 @@ def _depth(name: LayerName, depth_of_block: Callable[[LayerName], int], head: in
 STEM_ROLES = ("stem", "prestem", "channels_last", "text_token_embedding", "text_position_embedding")
 
 
-def _depth_of_block(names: list[LayerName], form: str) -> Callable[[LayerName], int]:
+def _depth_of_block(names: list[LayerName], mode: str) -> Callable[[LayerName], int]:
     """Gives the depth of a block of the tower with these blocks, from 1."""
     counts: dict[int, int] = {}
     for name in names:
         counts[name.stage] = max(counts.get(name.stage, 0), name.block + 1)
-    return DECAY_MODES[form](counts)
+    return DECAY_MODES[mode](counts)
 
 
 def _blockwise(counts: dict[int, int]) -> Callable[[LayerName], int]:

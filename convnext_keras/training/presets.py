@@ -130,7 +130,7 @@ CHOICES = {
     "precision": PRECISIONS,
 }
 
-SMALL_DATA_LIMIT = 10_000  # images below which the recipe for small data is the default
+SMALL_DATA_LIMIT = 10_000  # number of images below which the preset for small data is the default
 
 TRAINING_PRESETS = {
     # Logistic regression on the backbone's features; nothing else is trained, so the other fields have no meaning.
@@ -176,10 +176,10 @@ TRAINING_PRESETS = {
 
 
 def get_training_config(config: str | TrainingConfig | None, count: int) -> TrainingConfig:
-    """Returns a recipe by its name in `TRAINING_PRESETS`, or itself; None for the one that fits the number of images.
+    """Returns the preset of a name, a given config, or the default preset for a number of images.
 
     Raises:
-        ValueError: If there is none of that name.
+        ValueError: If no preset has the name.
 
     Example:
         >>> get_training_config(None, count=200) == TRAINING_PRESETS["fine_tune_small_data"]
@@ -191,6 +191,6 @@ def get_training_config(config: str | TrainingConfig | None, count: int) -> Trai
     if name not in TRAINING_PRESETS:
         hint = suggestion(name, TRAINING_PRESETS)
         raise ValueError(
-            f"config must be {format_choices(TRAINING_PRESETS)}, or a Recipe. Received: recipe={name!r}.{hint}"
+            f"config must be {format_choices(TRAINING_PRESETS)}, or a TrainingConfig. Received: config={name!r}.{hint}"
         )
     return TRAINING_PRESETS[name]

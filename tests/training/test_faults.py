@@ -112,7 +112,7 @@ def test_the_command_takes_a_class_with_one_image(folder, tmp_path):
     ids=lambda callback: type(callback).__name__,
 )
 def test_callbacks_that_cannot_work_are_refused_before_training(callback):
-    with pytest.raises(ValueError, match=f"{type(callback).__name__} cannot be used: the recipe sets"):
+    with pytest.raises(ValueError, match=f"{type(callback).__name__} cannot be used: the config sets"):
         training.fine_tune("convnext_mini.digits", (PIXELS, [0, 1] * 6), SHORT, callbacks=[callback])
 
 

@@ -12,11 +12,11 @@ pytestmark = pytest.mark.any_backend
 DEEP = (3, 3, 27, 3)
 
 
-def meta_depth(name: str, form: str) -> int:
+def meta_depth(name: str, mode: str) -> int:
     """The layer number of a variable by Meta's name for it, as the papers' recipes count; 27 blocks in the third."""
     kind, *numbers = name.split(".")
     stage = int(numbers[0]) if numbers else 0
-    if form == "stage":
+    if mode == "stage":
         if kind == "downsample_layers":
             return (0, 2, 3, 12)[stage]
         return (1, 2, 3 + int(numbers[1]) // 3, 12)[stage] if kind == "stages" else 13
@@ -36,14 +36,14 @@ def meta_name(layer: str) -> str:
     return "downsample_layers.0" if words[0] in ("stem", "prestem") else "head"
 
 
-@pytest.mark.parametrize("form", ["block", "stage"])
-def test_layer_depths_equal_meta(form):
+@pytest.mark.parametrize("mode", ["block", "stage"])
+def test_layer_depths_equal_meta(mode):
     model = ConvNeXt(DEEP, (8, 8, 8, 8), name="deep", classes=3, input_shape=(32, 32, 3))
-    found = layer_depths(model, form)
+    found = layer_depths(model, mode)
     assert len(found) > 180
     for layer, (_, depth, head) in found:
-        assert depth == meta_depth(meta_name(layer.name), form), layer.name
-        assert head == (13 if form == "stage" else 37)
+        assert depth == meta_depth(meta_name(layer.name), mode), layer.name
+        assert head == (13 if mode == "stage" else 37)
 
 
 def test_every_variable_is_in_one_group():
@@ -98,5 +98,5 @@ def test_parameter_groups_rejects_invalid_arguments():
     model = create_model("convnext_mini.digits")
     with pytest.raises(ValueError, match=r"layer_decay must be above 0.*layer_decay=1.5"):
         training.parameter_groups(model, 1.5)
-    with pytest.raises(ValueError, match=r"form must be 'block' or 'stage'.*form='blocks'"):
+    with pytest.raises(ValueError, match=r"mode must be 'block' or 'stage'.*mode='blocks'"):
         training.parameter_groups(model, 0.5, "blocks")

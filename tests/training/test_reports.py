@@ -73,7 +73,7 @@ def test_train_rejects_invalid_options(images, tmp_path):
     (tmp_path / "taken").mkdir()
     with pytest.raises(ValueError, match="taken exists. Choose another folder"):
         train(images, tmp_path / "taken")
-    with pytest.raises(ValueError, match="--set takes name=value with a field of the recipe: accumulation_steps"):
+    with pytest.raises(ValueError, match="--set takes name=value with a field of the config: accumulation_steps"):
         train(images, tmp_path / "new", "--set", "epoch=1")
     with pytest.raises(ValueError, match="epochs must be a whole number"):
         train(images, tmp_path / "new", "--set", "epochs=many")
