@@ -146,8 +146,13 @@ def charts() -> str:
 def commands() -> str:
     """The command pages, from the help of each."""
     group = typer.main.get_command(app)
-    lines = ["# Commands", "", "`convnext-keras COMMAND --help` says the same. `--version` tells the version, and", ""]
-    lines += ["`convnext-keras --install-completion` completes commands and options in your shell.", ""]
+    lines = [
+        "# Commands",
+        "",
+        "`convnext-keras COMMAND --help` prints the same. `convnext-keras --version` prints the version.",
+        "",
+    ]
+    lines += ["`convnext-keras --install-completion` installs completion for your shell.", ""]
     for name, command in group.commands.items():  # pyright: ignore[reportAttributeAccessIssue]
         text = re.sub(r"\[/?\w*\]", "", command.help or "")
         examples = [line.strip() for line in text.splitlines() if line.strip().startswith("convnext-keras ")]
@@ -166,7 +171,7 @@ def described(parameter: click.Parameter) -> str:
     is_option = parameter.param_type_name == "option"
     names = [*parameter.opts, *parameter.secondary_opts] if is_option else [(parameter.name or "").upper()]
     default = "" if parameter.default in (None, "", [], False) or callable(parameter.default) else parameter.default
-    text = (getattr(parameter, "help", "") or "").replace("|", "\\|")
+    text = (getattr(parameter, "help", "") or "").replace("|", "\\|").replace("*", "\\*")
     shown = ", ".join(default) if isinstance(default, list | tuple) else default
     return f"| {', '.join(f'`{name}`' for name in names)} | {text} | {f'`{shown}`' if shown != '' else ''} |"
 

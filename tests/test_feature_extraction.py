@@ -8,7 +8,8 @@ from make_references import SMALL
 
 from convnext_keras import ConvNeXt, feature_extractor
 
-PREDICTED = 2e-2 if BACKEND == "openvino" else 1e-4  # OpenVINO's `predict` may compute in bfloat16
+# Relative to the largest output. OpenVINO's `predict` computes in bfloat16 on some processors.
+PREDICTED = 2e-2 if BACKEND == "openvino" else 1e-4
 
 
 def backbone(**arguments):
@@ -69,7 +70,7 @@ def test_features_are_a_list_in_every_way(stages, tmp_path):
     ):
         assert isinstance(found, list)
         for one, two in zip(found, expected, strict=True):
-            np.testing.assert_allclose(to_numpy(one), two, rtol=PREDICTED, atol=PREDICTED)
+            np.testing.assert_allclose(to_numpy(one), two, rtol=0, atol=PREDICTED * np.abs(two).max())
     inputs = keras.Input((64, 64, 3))
     assert len(extractor(inputs)) == len(stages)
 

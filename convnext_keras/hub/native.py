@@ -118,12 +118,12 @@ def read_model_info(repository: Repository, config: JsonObject, license: str | N
     )
 
 
-def read_clip(section: JsonObject, backbone: ConvNeXtConfig) -> CLIPConfig:
+def read_clip(config: JsonObject, backbone: ConvNeXtConfig) -> CLIPConfig:
     """Reads the config of both towers of a ConvNeXt-CLIP."""
-    text = CLIPTextConfig(**read_all(section.section("text"), TEXT_FIELDS))
+    text = CLIPTextConfig(**read_all(config.section("text"), TEXT_FIELDS))
     if text.width % text.heads:
-        raise section.section("text").error("heads", f"a divisor of the width, {text.width}")
-    return CLIPConfig(backbone, text, **read_all(section, CLIP_FIELDS, ("text",)))
+        raise config.section("text").error("heads", f"a divisor of the width, {text.width}")
+    return CLIPConfig(backbone, text, **read_all(config, CLIP_FIELDS, ("text",)))
 
 
 def to_json(description: ModelInfo) -> dict[str, Any]:

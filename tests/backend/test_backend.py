@@ -370,8 +370,8 @@ def test_openvino_falls_back_without_private_names(monkeypatch):
     with monkeypatch.context() as absent:
         absent.setitem(sys.modules, "keras.src.backend.openvino", None)
         specification.loader.exec_module(module)
-    assert module.layer_norm is module.infer is None
-    for name in ("layer_norm", "compiled", "infer"):
+    assert module.layer_norm is module.predict_batch is None
+    for name in ("layer_norm", "compiled", "predict_batch"):
         monkeypatch.setattr(backend, name, getattr(module, name))
     again = clip.create_model("shapes")
     for vectors, wanted in zip((again.encode_image(images), again.encode_text(texts)), expected, strict=True):
