@@ -16,7 +16,7 @@ from backends import BACKEND, needs_training, to_numpy
 from keras import ops
 
 from convnext_keras import backend
-from convnext_keras import backend as kernels_package
+from convnext_keras import backend as backend_package
 from convnext_keras.backend import common
 from convnext_keras.layers import (
     DepthwiseConvolution,
@@ -228,21 +228,21 @@ def test_16_bit_models_run_on_any_processor(precision, activation, is_missing, m
     """Sums in float32, rounded once, on this processor and on one without instructions for such numbers."""
     import torch
 
-    from convnext_keras.backend import torch as torch_kernels
+    from convnext_keras.backend import torch as torch_backend
 
     dtype, random = getattr(torch, precision), torch.Generator().manual_seed(0)
     if is_missing:
-        monkeypatch.setattr(torch_kernels, "EMULATED_DTYPES", [dtype])
-        monkeypatch.setattr(torch_kernels, "LINEAR_OP", None)
+        monkeypatch.setattr(torch_backend, "EMULATED_DTYPES", [dtype])
+        monkeypatch.setattr(torch_backend, "LINEAR_OP", None)
     activate, shapes = keras.activations.get(activation), ((3, 5, 4, 48), (48, 9), (9,), (3, 3, 1, 48), (48,))
     tensors = [torch.randn(shape, generator=random).to(dtype) for shape in shapes]
     inputs, kernel, bias, window, of_channels = (tensor.double() for tensor in tensors)
-    found = torch_kernels.dense(*tensors[:3], activate)
+    found = torch_backend.dense(*tensors[:3], activate)
     assert found.dtype == dtype
     torch.testing.assert_close(found.double(), activate(inputs @ kernel + bias), rtol=1e-2, atol=2e-2)
-    found = torch_kernels.depthwise(tensors[0], *tensors[3:], 1)
+    found = torch_backend.depthwise(tensors[0], *tensors[3:], 1)
     assert found.dtype == dtype
-    wanted = torch_kernels.depthwise(inputs, window, of_channels, 1)
+    wanted = torch_backend.depthwise(inputs, window, of_channels, 1)
     torch.testing.assert_close(found.double(), wanted, rtol=1e-2, atol=2e-2)
 
 
@@ -252,7 +252,7 @@ def test_bfloat16_matmuls_accumulate_in_float32(activation):
     """Outputs and gradients round once, where products of bfloat16, biases and activations round three times."""
     import jax
 
-    from convnext_keras.backend import jax as jax_kernels
+    from convnext_keras.backend import jax as jax_backend
 
     activate, random = keras.activations.get(activation), np.random.default_rng(0)
     shapes = ((3, 5, 4, 48), (48, 9), (9,))
@@ -260,9 +260,9 @@ def test_bfloat16_matmuls_accumulate_in_float32(activation):
     wide = [ops.cast(array, "float32") for array in narrow]
 
     def loss(inputs, kernel, bias):
-        return ops.sum(ops.cast(jax_kernels.dense(inputs, kernel, bias, activate), "float32"))
+        return ops.sum(ops.cast(jax_backend.dense(inputs, kernel, bias, activate), "float32"))
 
-    found, expected = (jax_kernels.dense(*arrays, activate) for arrays in (narrow, wide))
+    found, expected = (jax_backend.dense(*arrays, activate) for arrays in (narrow, wide))
     assert found.dtype == "bfloat16"
     np.testing.assert_allclose(to_numpy(ops.cast(found, "float32")), expected, rtol=2**-8, atol=1e-6)
     gradients, wanted = (jax.grad(loss, argnums=(0, 1, 2))(*arrays) for arrays in (narrow, wide))
@@ -275,12 +275,12 @@ def test_bfloat16_matmuls_accumulate_in_float32(activation):
 def test_dense_supports_second_derivatives_vmap_and_export():
     import torch
 
-    from convnext_keras.backend import torch as torch_kernels
+    from convnext_keras.backend import torch as torch_backend
 
     random = torch.Generator().manual_seed(0)
     tensors = [torch.randn(shape, generator=random, requires_grad=True) for shape in ((2, 3, 4), (4, 5), (5,))]
     with torch.no_grad():
-        assert torch_kernels.has_fast_matmul(*tensors[:2])
+        assert torch_backend.has_fast_matmul(*tensors[:2])
 
     def plain(inputs, kernel, bias):
         return torch.nn.functional.linear(inputs, kernel.T, bias)
@@ -290,7 +290,7 @@ def test_dense_supports_second_derivatives_vmap_and_export():
         return torch.autograd.grad((first**2).sum(), tensors[:2])
 
     def linear(inputs, kernel, bias):
-        return torch_kernels.dense(inputs, kernel, bias, keras.activations.linear)
+        return torch_backend.dense(inputs, kernel, bias, keras.activations.linear)
 
     for found, wanted in zip(second(linear), second(plain), strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-4)
@@ -346,10 +346,10 @@ def test_pytorch_falls_back_without_private_names(absent, monkeypatch):
     """Slower, still right; the modules read the names by `getattr` with these defaults."""
     import torch
 
-    from convnext_keras.backend import torch as torch_kernels
+    from convnext_keras.backend import torch as torch_backend
 
-    monkeypatch.setattr(torch_kernels, absent, None if absent == "LINEAR_OP" else lambda: True)
-    assert not torch_kernels.has_fast_matmul(torch.ones(2, 6), torch.ones(6, 10))
+    monkeypatch.setattr(torch_backend, absent, None if absent == "LINEAR_OP" else lambda: True)
+    assert not torch_backend.has_fast_matmul(torch.ones(2, 6), torch.ones(6, 10))
     layer, inputs, upstream, expected, gradients = dense_example((2, 5, 7, 6), "gelu")
     results, found = run_with_gradients(layer, inputs, upstream, compiled=False)
     np.testing.assert_allclose(to_numpy(results), expected, atol=GELU_ERROR)
@@ -371,7 +371,7 @@ def test_openvino_falls_back_without_private_names(monkeypatch):
         absent.setitem(sys.modules, "keras.src.backend.openvino", None)
         specification.loader.exec_module(module)
     assert module.layer_norm is module.predict_batch is None
-    for name in ("layer_norm", "compiled", "predict_batch"):
+    for name in ("layer_norm", "compile_model", "predict_batch"):
         monkeypatch.setattr(backend, name, getattr(module, name))
     again = clip.create_model("shapes")
     for vectors, wanted in zip((again.encode_image(images), again.encode_text(texts)), expected, strict=True):
@@ -383,7 +383,7 @@ PRIVATE = re.compile(r"keras\.src|tensorflow\.python|torch\._C|torch\.ops\.|jax\
 
 @pytest.mark.any_backend
 def test_private_names_of_other_libraries_are_used_in_backend_only():
-    package = Path(kernels_package.__file__).parents[1]
+    package = Path(backend_package.__file__).parents[1]
     users = {path.relative_to(package).parts[0] for path in package.rglob("*.py") if PRIVATE.search(path.read_text())}
     assert users == {"backend"}
 
