@@ -158,7 +158,7 @@ def parse_layer_names(layers: Mapping[str, bool]) -> dict[str, LayerName]:
     own = next((prefix for prefix, layer in readings.values() if layer.role in BLOCK_ROLES), None)
     known = {name: layer for name, (prefix, layer) in readings.items() if layer.role in TEXT_TEMPLATES or prefix == own}
     names = [*layers]
-    blocks = [place for place, name in enumerate(names) if name in known and known[name].role in BLOCK_ROLES]
+    blocks = [index for index, name in enumerate(names) if name in known and known[name].role in BLOCK_ROLES]
     if blocks and LAST_NORM not in known.values():
         behind = [name for name in names[blocks[-1] + 1 :] if layers[name]]
         known |= dict.fromkeys(behind[:1], LAST_NORM)

@@ -170,8 +170,8 @@ def fold_for_inference(model: keras.Model) -> keras.Model:
     folded = _without_scales(to_functional(model))
     originals = {layer.name: layer for layer in flatten_layers(model)}
     for layer in (layer for layer in flatten_layers(folded) if layer.weights):
-        place, role = _block_key(layer)
-        block = blocks.get(place, {})
+        key, role = _block_key(layer)
+        block = blocks.get(key, {})
         if role in FOLDERS and isinstance(originals[layer.name], FusedDense):
             layer.set_weights(FOLDERS[role](block))
         else:
@@ -190,9 +190,9 @@ def _block_key(layer: keras.Layer) -> tuple[tuple[str, int, int], str]:
 def _group_by_block(model: keras.Model) -> Blocks:
     blocks: Blocks = {}
     for layer in flatten_layers(model):
-        place, role = _block_key(layer)
+        key, role = _block_key(layer)
         if role in BLOCK_ROLES:
-            blocks.setdefault(place, {})[role] = layer
+            blocks.setdefault(key, {})[role] = layer
     return blocks
 
 

@@ -56,9 +56,9 @@ def convert_to_nchw(graph: openvino.Model) -> None:
 
 def _connect(node: Node, inputs: list[Output], others: dict[Output, Output]) -> None:
     """Gives an operation others in place of some inputs."""
-    for place, port in enumerate(inputs):
+    for index, port in enumerate(inputs):
         if port in others:
-            node.input(place).replace_source_output(others[port])
+            node.input(index).replace_source_output(others[port])
 
 
 def _pointwise(node: Node, inputs: list[Output], first: NchwOutputs) -> bool:

@@ -176,8 +176,8 @@ def merge_pairs(symbols: list[str], ranks: dict[tuple[str, ...], int]) -> list[s
         if right >= 0 and (rank := ranks.get((symbols[left], symbols[right]))) is not None:
             heapq.heappush(heap, (rank, left, symbols[left], symbols[right]))
 
-    for place in range(len(symbols)):
-        push(place)
+    for index in range(len(symbols)):
+        push(index)
     while heap:
         best, changed = heap[0][0], []
         while heap and heap[0][0] == best:  # All pairs of one rank, from left to right, before any that they make.
@@ -190,9 +190,9 @@ def merge_pairs(symbols: list[str], ranks: dict[tuple[str, ...], int]) -> list[s
             if following[right] >= 0:
                 previous[following[right]] = left
             changed.append(left)
-        for place in changed:
-            push(previous[place])
-            push(place)
+        for index in changed:
+            push(previous[index])
+            push(index)
     return [symbol for symbol in symbols if symbol]
 
 

@@ -123,7 +123,7 @@ def adapt_statistics(statistics: NormalizationStats, channels: int) -> Normaliza
     rows = (statistics.mean, statistics.std)
     if channels == 1:
         return NormalizationStats(*((float(np.mean(row)),) for row in rows))
-    return NormalizationStats(*(tuple(row[place % len(row)] for place in range(channels)) for row in rows))
+    return NormalizationStats(*(tuple(row[index % len(row)] for index in range(channels)) for row in rows))
 
 
 # How the offset of a center crop is rounded where an odd number of pixels is cut off: timm and OpenCLIP round half to

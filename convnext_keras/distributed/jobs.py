@@ -273,11 +273,11 @@ def _remaining_shards(shards: list[Shard], output: Output, options: JobOptions) 
         raise ValueError(f"{output.path} has other images than the inputs. Retry errors with the inputs as they were.")
     known, numbers, alone, left = output.names(), itertools.count(max(done) + 1), [], []
     for shard in shards:
-        places = [place for place, name in enumerate(shard.names) if printable(name) not in known]
-        if places and (shard.is_archive or shard.columns is not None):
-            left.append(shard.select(places, next(numbers)))
+        indices = [index for index, name in enumerate(shard.names) if printable(name) not in known]
+        if indices and (shard.is_archive or shard.columns is not None):
+            left.append(shard.select(indices, next(numbers)))
         else:
-            alone += [shard.names[place] for place in places]
+            alone += [shard.names[index] for index in indices]
     size = options.shard_size
     starts = range(0, len(alone), size)
     return [*left, *(Shard(next(numbers), tuple(alone[start : start + size])) for start in starts)]

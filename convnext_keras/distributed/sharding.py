@@ -83,14 +83,14 @@ class Shard:
         """Returns 8 hexadecimal digits of the names, which identify a shard between runs."""
         return hashlib.sha256("\0".join(self.names).encode("utf-8", "surrogateescape")).hexdigest()[:8]
 
-    def select(self, places: Sequence[int], number: int) -> "Shard":
+    def select(self, indices: Sequence[int], number: int) -> "Shard":
         """Returns some of the images, as a shard with another number."""
         return dataclasses.replace(
             self,
             number=number,
-            names=tuple(self.names[place] for place in places),
-            columns=self.columns if self.columns is None else self.columns.take([*places]),
-            contents=self.contents and tuple(self.contents[place] for place in places),
+            names=tuple(self.names[index] for index in indices),
+            columns=self.columns if self.columns is None else self.columns.take([*indices]),
+            contents=self.contents and tuple(self.contents[index] for index in indices),
         )
 
     def items(self) -> Iterator[Item]:
@@ -249,15 +249,15 @@ def read_table(content: bytes) -> Any:
     texts = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(columns, pyarrow.string()), strings_can_be_null=False)
     as_text = pyarrow.csv.read_csv(io.BytesIO(content), parse_options=parse, convert_options=texts)
     guessed = pyarrow.csv.read_csv(io.BytesIO(content), parse_options=parse)
-    for place, name in enumerate(as_text.column_names):
-        column = guessed.column(place)
-        if pyarrow.types.is_integer(column.type) and column.cast(pyarrow.string()).equals(as_text.column(place)):
-            as_text = as_text.set_column(place, name, column)
+    for index, name in enumerate(as_text.column_names):
+        column = guessed.column(index)
+        if pyarrow.types.is_integer(column.type) and column.cast(pyarrow.string()).equals(as_text.column(index)):
+            as_text = as_text.set_column(index, name, column)
         elif pyarrow.types.is_floating(column.type) or (pyarrow.types.is_integer(column.type) and column.null_count):
-            lost = any(_loses_text(text) for text in as_text.column(place).to_pylist())
-            as_text = as_text if lost else as_text.set_column(place, name, column)
+            lost = any(_loses_text(text) for text in as_text.column(index).to_pylist())
+            as_text = as_text if lost else as_text.set_column(index, name, column)
         elif not (pyarrow.types.is_integer(column.type) or pyarrow.types.is_string(column.type)):
-            as_text = as_text.set_column(place, name, column)
+            as_text = as_text.set_column(index, name, column)
     return as_text
 
 
@@ -294,7 +294,7 @@ def _holds_images(kind: Any) -> bool:
     import pyarrow
 
     if pyarrow.types.is_struct(kind):
-        return "bytes" in [kind.field(place).name for place in range(kind.num_fields)]
+        return "bytes" in [kind.field(index).name for index in range(kind.num_fields)]
     return pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
 
 

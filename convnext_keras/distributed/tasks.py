@@ -145,7 +145,7 @@ class Worker:
         import pyarrow
 
         best = [row if row is None else np.argsort(-row, kind="stable")[: self.task.top_k] for row in scores]
-        labels = [order if order is None else [names[place] for place in order] for order in best]
+        labels = [order if order is None else [names[index] for index in order] for order in best]
         values = {
             key: pyarrow.array(
                 [row if order is None else row[order].tolist() for row, order in zip(rows, best, strict=True)],

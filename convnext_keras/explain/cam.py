@@ -36,8 +36,8 @@ class HeatMap:
     def overlay(self) -> Image.Image:
         """Returns the map in colors over the image."""
         values = self.upsampled()[..., None]
-        places = np.linspace(0, 1, len(COLOR_MAP))
-        color = np.stack([np.interp(values[..., 0], places, COLOR_MAP[:, channel]) for channel in range(3)], axis=-1)
+        positions = np.linspace(0, 1, len(COLOR_MAP))
+        color = np.stack([np.interp(values[..., 0], positions, COLOR_MAP[:, channel]) for channel in range(3)], axis=-1)
         mixed = (1 - OVERLAY_ALPHA * values) * self.pixels + OVERLAY_ALPHA * values * color
         return Image.fromarray(np.clip(np.rint(mixed), 0, 255).astype("uint8"))
 
@@ -77,9 +77,9 @@ def occlusion(score: Callable[[np.ndarray], np.ndarray], image: np.ndarray, grid
         raise ValueError(f"grid_size must be 2 to {min(height, width)}. Received: grid_size={grid_size}")
     rows, columns = (np.linspace(0, size, grid_size + 1).round().astype(int) for size in (height, width))
     covered = np.repeat(image[None], grid_size**2 + 1, axis=0)  # the last stays as it is
-    for place in range(grid_size**2):
-        row, column = divmod(place, grid_size)
-        part = np.s_[place, rows[row] : rows[row + 1], columns[column] : columns[column + 1]]
+    for index in range(grid_size**2):
+        row, column = divmod(index, grid_size)
+        part = np.s_[index, rows[row] : rows[row + 1], columns[column] : columns[column + 1]]
         covered[part] = np.median(image, axis=(0, 1))
     scores = score(covered)
     return normalize_to_peak(np.maximum(scores[-1] - scores[:-1], 0).reshape(1, grid_size, grid_size))[0]

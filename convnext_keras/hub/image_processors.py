@@ -118,11 +118,11 @@ def read_size(config: JsonObject, key: str, default: Size, square: bool) -> Size
     if not isinstance(value, dict):
         edge = config.read(key, schema.either(EDGE, schema.parse_object))
         return (edge, edge) if square else edge
-    place = config.section(key)
+    section = config.section(key)
     if set(value) == {"height", "width"}:
-        return place.read("height", EDGE), place.read("width", EDGE)
+        return section.read("height", EDGE), section.read("width", EDGE)
     if set(value) == {"shortest_edge"}:
-        edge = place.read("shortest_edge", EDGE)
+        edge = section.read("shortest_edge", EDGE)
         return (edge, edge) if key == "crop_size" else edge
     raise config.error(key, "an object with height and width, or with shortest_edge")
 
@@ -148,11 +148,13 @@ def collapse_square(size: Size) -> Size:
     return size[0] if isinstance(size, tuple) and size[0] == size[1] else size
 
 
-def read_statistics(place: JsonObject, keys: tuple[str, str], channels: int, default: str) -> str | NormalizationStats:
+def read_statistics(
+    section: JsonObject, keys: tuple[str, str], channels: int, default: str
+) -> str | NormalizationStats:
     """Reads mean and standard deviation of each channel; returns their name if they have one.
 
     Args:
-        place: Where they stand.
+        section: JSON object that contains the keys.
         keys: Keys of the means and of the deviations; a number, or a list of them.
         channels: Channels of the images. A single value applies to all; for gray images, three are averaged, as in
             timm.
@@ -160,7 +162,7 @@ def read_statistics(place: JsonObject, keys: tuple[str, str], channels: int, def
     """
     readings = (schema.float_range(-1e6, 1e6), schema.float_range(1e-6, 1e6))
     rows = [
-        _read_channels(place, key, reading, channels, row)
+        _read_channels(section, key, reading, channels, row)
         for key, reading, row in zip(keys, readings, NORMALIZATION_STATS[default], strict=True)
     ]
     return named_statistics(NormalizationStats(*rows))
@@ -172,13 +174,13 @@ def named_statistics(statistics: NormalizationStats) -> str | NormalizationStats
 
 
 def _read_channels(
-    place: JsonObject, key: str, reading: schema.Parser, channels: int, default: Any
+    section: JsonObject, key: str, reading: schema.Parser, channels: int, default: Any
 ) -> tuple[float, ...]:
     lengths = range(1, max(3, channels) + 1)
     one_or_many = schema.either(schema.list_of(reading, lengths), lambda value: (reading(value),))
-    values = place.read(key, schema.optional(one_or_many)) or default
+    values = section.read(key, schema.optional(one_or_many)) or default
     if channels == 1:
         return (sum(values) / len(values),)
     if len(values) not in (1, channels):
-        raise place.error(key, f"one number, or {channels}, one for each channel")
+        raise section.error(key, f"one number, or {channels}, one for each channel")
     return values * channels if len(values) == 1 else values

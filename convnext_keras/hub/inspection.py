@@ -131,9 +131,9 @@ def _read_clip(model: keras.Model, images: NamedLayers, texts: NamedLayers) -> I
 
 def _split_layers(model: keras.Model, named: NamedLayers) -> tuple[NamedLayers, NamedLayers, NamedLayers]:
     """Returns layers before the stem, of stem and stages, and behind them."""
-    known = [place for place, (name, _) in enumerate(named) if not name.is_custom]
-    blocks = [place for place in known if named[place][0].role in BLOCK_ROLES]
-    stems = [place for place in known if named[place][0].role.startswith("stem")]
+    known = [index for index, (name, _) in enumerate(named) if not name.is_custom]
+    blocks = [index for index in known if named[index][0].role in BLOCK_ROLES]
+    stems = [index for index in known if named[index][0].role.startswith("stem")]
     if not blocks or not stems:
         raise ValueError(f"{model.name!r} has no ConvNeXt in it. Give a model of this library, or one built on it.")
     backbone = named[stems[0] : blocks[-1] + 1]
@@ -171,8 +171,8 @@ def _read_head(model: keras.Model, after_backbone: NamedLayers) -> HeadSpec:
     """Reads the layers after the last block, in any of the orders that a format supports."""
     head = HeadSpec()
     rows = [(name.role, layer) for name, layer in after_backbone if not _does_nothing(layer)]
-    for place, (role, layer) in enumerate(rows):
-        is_last, kind = place == len(rows) - 1, _pooling_name(layer)
+    for index, (role, layer) in enumerate(rows):
+        is_last, kind = index == len(rows) - 1, _pooling_name(layer)
         if kind and not head.pooling and not head.hidden:
             head = head._replace(pooling=kind, norm_first=head.norm is not None)
         elif type(layer) in (*NORMS.values(), layers.LayerNormalization) and head.norm is None and not head.hidden:

@@ -147,12 +147,12 @@ def _write_weights(folder: Path, name: str, tensors: dict[str, LazyTensor], max_
             shards.append({})
             filled = 0
         shards[-1][key], filled = tensor, filled + sizes[key]
-    places = {}
+    weight_map = {}
     for number, shard in enumerate(shards, start=1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
         write_safetensors(folder / file, shard, metadata)
-        places |= dict.fromkeys(shard, file)
-    index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places}
+        weight_map |= dict.fromkeys(shard, file)
+    index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
     (folder / WEIGHTS_INDEX).write_text(json.dumps(index, indent=2), encoding="utf-8")
 
 

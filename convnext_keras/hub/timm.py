@@ -201,8 +201,8 @@ def read_labels(
     if names is None:
         assumed = LABEL_SETS.get(classes)
         return assumed, (f"No names of classes are given; {assumed} has as many, as timm assumes.",) if assumed else ()
-    place = config if "label_descriptions" in config.values else named
-    words = place.read("label_descriptions", schema.optional(parse_text_mapping)) or {}
+    section = config if "label_descriptions" in config.values else named
+    words = section.read("label_descriptions", schema.optional(parse_text_mapping)) or {}
     names = dict(enumerate(names)) if isinstance(names, tuple) else names
     if not names or max(names) >= classes or (len(names) != classes and max(names) + 1 == len(names)):
         raise named.error("label_names", f"names of the {classes} classes")

@@ -153,7 +153,7 @@ class ImageIndex:
         """
         path = Path(file_name(self.get_name(position)))
         moved = [new / path.relative_to(old) for old, new in self.moved if path.is_relative_to(old)]
-        path = next((place for place in (path, *moved) if place.exists()), path).resolve(strict=True)
+        path = next((candidate for candidate in (path, *moved) if candidate.exists()), path).resolve(strict=True)
         if not path.is_file() or not any(path.is_relative_to(folder) for folder in self.image_roots):
             raise ValueError(
                 f"{path} is no file below the folders of this index: {[*map(str, self.image_roots)]}. Name the "

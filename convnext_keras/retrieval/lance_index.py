@@ -234,7 +234,7 @@ class LanceIndex(ImageIndex):
         vector = self.check_search(vector, top_k)
         table: Any = self.table
         found = self._found(vector, top_k, where, get_nprobes(table))
-        return [SearchResult(name, 1 - distance, place) for name, distance, place in zip(*found, strict=True)]
+        return [SearchResult(name, 1 - distance, index) for name, distance, index in zip(*found, strict=True)]
 
     def _found(self, vector: np.ndarray, top_k: int, where: str | None, probes: int) -> tuple[list, list, list]:
         """Names, distances and row numbers; by all vectors if no partitions are to be probed."""

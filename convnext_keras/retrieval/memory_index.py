@@ -89,11 +89,11 @@ class InMemoryIndex(ImageIndex):
             room[: len(self.names)] = self.vectors
             self._rows = room
         for name, vector in zip(names, vectors, strict=True):
-            place = self._places.setdefault(name, len(self.names))
-            if place == len(self.names):
+            index = self._places.setdefault(name, len(self.names))
+            if index == len(self.names):
                 self.names.append(name)
-            self._rows[place] = vector
-            self._unsaved[place] = None
+            self._rows[index] = vector
+            self._unsaved[index] = None
         found = {parent(name) for name in names}
         if not found <= self._folders:
             self._folders |= found
@@ -137,7 +137,7 @@ class InMemoryIndex(ImageIndex):
         top_k = min(top_k, len(cosines))
         best = np.argpartition(-cosines, top_k - 1)[:top_k]
         best = best[np.argsort(-cosines[best], kind="stable")]
-        return [SearchResult(self.names[place], float(cosines[place]), int(place)) for place in best]
+        return [SearchResult(self.names[index], float(cosines[index]), int(index)) for index in best]
 
     def save(self, folder: str | os.PathLike) -> None:
         """Writes what is new since it was last saved to, or loaded from, this folder: one more pair of files.
@@ -154,10 +154,10 @@ class InMemoryIndex(ImageIndex):
         is_same = self._saved == folder.resolve()
         if present and not is_same:
             raise ValueError(f"{folder} holds another index. Choose another folder, or load that one and add to it.")
-        places = [*self._unsaved] if is_same else [*range(len(self))]
-        if not places:
+        indices = [*self._unsaved] if is_same else [*range(len(self))]
+        if not indices:
             return
-        names = [self.names[place] for place in places]
+        names = [self.names[index] for index in indices]
         source_dir = find_image_root(names)
         metadata = {
             **model_metadata(self.model),
@@ -166,7 +166,7 @@ class InMemoryIndex(ImageIndex):
         with atomic_path(folder / f"{len(present):04}.safetensors") as partial:
             with partial.with_suffix(".csv").open("w", encoding="utf-8", newline="") as stream:
                 csv.writer(stream, lineterminator="\n").writerows([["name"], *([name] for name in names)])
-            partial.write_bytes(safetensors.numpy.save({"vectors": self.vectors[places]}, metadata))
+            partial.write_bytes(safetensors.numpy.save({"vectors": self.vectors[indices]}, metadata))
         self._saved, self._unsaved = folder.resolve(), {}
 
     @classmethod

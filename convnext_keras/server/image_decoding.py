@@ -48,11 +48,11 @@ def jpeg_parts(content: bytes) -> Iterator[Part]:
     """
     array, position, has_scan = np.frombuffer(content, "uint8"), 2, False
     for start in range(2, len(content), BLOCK):
-        places = start + find_markers(array[start : start + BLOCK + 1])
-        while position < start + BLOCK and (at := int(np.searchsorted(places, position))) < len(places):
+        indices = start + find_markers(array[start : start + BLOCK + 1])
+        while position < start + BLOCK and (at := int(np.searchsorted(indices, position))) < len(indices):
             if not has_scan:
-                yield from [Part("gap")] * ((int(places[at]) - position) // GAP)
-            position = int(places[at]) + 2
+                yield from [Part("gap")] * ((int(indices[at]) - position) // GAP)
+            position = int(indices[at]) + 2
             kind = content[position - 1]
             if kind == END_OF_IMAGE:
                 return

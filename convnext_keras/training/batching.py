@@ -64,8 +64,8 @@ def training_batches(
 
     def order() -> Iterator[tuple[int, int]]:
         for epoch in itertools.count(first_epoch):
-            places = np.random.default_rng((seed, epoch)).permutation(len(examples))
-            yield from ((epoch, int(place)) for place in places[: steps * size])
+            indices = np.random.default_rng((seed, epoch)).permutation(len(examples))
+            yield from ((epoch, int(place)) for place in indices[: steps * size])
 
     def augmented(row: tuple[int, int]) -> np.ndarray:
         epoch, place = row

@@ -65,10 +65,10 @@ class ImageDataset:
         counts = np.bincount(self.labels, minlength=len(self.class_names))
         return dict(zip(self.class_names, counts.tolist(), strict=True))
 
-    def select(self, places: Iterable[int]) -> "ImageDataset":
+    def select(self, indices: Iterable[int]) -> "ImageDataset":
         """Returns those at some places, in their order."""
-        chosen = [*places]
-        images = [self.images[place] for place in chosen]
+        chosen = [*indices]
+        images = [self.images[index] for index in chosen]
         return dataclasses.replace(self, images=images, labels=self.labels[chosen])
 
 
@@ -274,11 +274,11 @@ def _to_indices(labels: list[Any], names: tuple[Any, ...]) -> np.ndarray:
         if min(labels) < 0 or max(labels) >= len(names):
             raise ValueError(f"Labels must be 0 to {len(names) - 1}. Received: {min(labels)} to {max(labels)}")
         return np.array(labels, "int64")
-    places = {str(name): place for place, name in enumerate(names)}
-    unknown = sorted({str(label) for label in labels} - places.keys())
+    indices = {str(name): index for index, name in enumerate(names)}
+    unknown = sorted({str(label) for label in labels} - indices.keys())
     if unknown:
         raise ValueError(f"class_names must name all classes. Missing: {', '.join(unknown[:5])}")
-    return np.array([places[str(label)] for label in labels], "int64")
+    return np.array([indices[str(label)] for label in labels], "int64")
 
 
 def _validate(examples: ImageDataset, name: str = "") -> ImageDataset:
@@ -315,7 +315,7 @@ def _drop_unreadable(examples: ImageDataset, on_error: str, name: str = "") -> I
         raise ValueError(bad[0] + others)
     if bad:
         warnings.warn(f"Left out {len(bad)} of {len(faults)} images that cannot be read: {bad[0]}", stacklevel=3)
-        kept = [place for place, text in enumerate(faults) if not text]
+        kept = [index for index, text in enumerate(faults) if not text]
         names = tuple(str(image) for image, text in zip(examples.images, faults, strict=True) if text)
         examples = dataclasses.replace(examples.select(kept), skipped=names)
     return _validate(examples, name)

@@ -80,8 +80,8 @@ class Evaluation:
     def reliability_bins(self) -> list[tuple[int, float, float]]:
         """Returns number of images, mean confidence and accuracy of each bin of confidence with images."""
         confidence, right = self.scores.max(axis=1), self.scores.argmax(axis=1) == self.labels
-        places = np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)
-        members = [places == place for place in range(NUM_BINS) if (places == place).any()]
+        bins = np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)
+        members = [bins == index for index in range(NUM_BINS) if (bins == index).any()]
         return [(int(own.sum()), float(confidence[own].mean()), float(right[own].mean())) for own in members]
 
     @property
@@ -192,15 +192,15 @@ def _class_columns(given: tuple[str, ...], known: Sequence[Any] | None, model: s
                 "Give class_names, in the order of its outputs."
             )
         return np.arange(count)
-    places: dict[str, int] = {}
-    for place, words in enumerate(known):
+    indices: dict[str, int] = {}
+    for index, words in enumerate(known):
         for word in (words,) if isinstance(words, str) else words:
-            places.setdefault(word, place)
-    unknown = [name for name in given if name not in places]
+            indices.setdefault(word, index)
+    unknown = [name for name in given if name not in indices]
     if unknown or len(known) != count:
         shown = ", ".join(unknown[:5]) or f"{len(known)} names for {count} classes"
         raise ValueError(f"Classes of the images that {model!r} does not know: {shown}.")
-    return np.array([places[name] for name in given])
+    return np.array([indices[name] for name in given])
 
 
 def predict_scores(

@@ -46,11 +46,11 @@ class ImageTextDataset:
     def __len__(self) -> int:
         return len(self.images)
 
-    def select(self, places: Iterable[int]) -> "ImageTextDataset":
+    def select(self, indices: Iterable[int]) -> "ImageTextDataset":
         """Returns some of the pairs, in the given order."""
-        places = [int(place) for place in places]
-        images, texts = [self.images[place] for place in places], tuple(self.texts[place] for place in places)
-        return ImageTextDataset(images, texts, self.groups[places])
+        indices = [int(index) for index in indices]
+        images, texts = [self.images[index] for index in indices], tuple(self.texts[index] for index in indices)
+        return ImageTextDataset(images, texts, self.groups[indices])
 
 
 def class_prompts(examples: ImageDataset, templates: Sequence[str] = PROMPT_TEMPLATES) -> ImageTextDataset:
@@ -157,13 +157,13 @@ class NearestGroups:
 
     def __init__(self, pairs: ImageTextDataset, model: CLIP) -> None:
         self.groups, first = np.unique(pairs.groups, return_index=True)
-        self.vectors = model.encode_text([pairs.texts[place][0] for place in first])
+        self.vectors = model.encode_text([pairs.texts[index][0] for index in first])
 
     def __call__(self, group: int) -> np.ndarray:
         """Returns at most `NUM_NEIGHBORS - 1` other groups, the nearest first."""
-        place = int(np.searchsorted(self.groups, group))
-        cosines = self.vectors @ self.vectors[place]
-        cosines[place] = -np.inf
+        index = int(np.searchsorted(self.groups, group))
+        cosines = self.vectors @ self.vectors[index]
+        cosines[index] = -np.inf
         count = min(NUM_NEIGHBORS, len(cosines)) - 1
         best = np.argpartition(-cosines, count - 1)[:count] if count else np.array([], int)
         return self.groups[best[np.argsort(-cosines[best], kind="stable")]]

@@ -160,8 +160,8 @@ def _class_permutation(class_names: tuple[str, ...], known: tuple[tuple[str, str
     """Returns the index of each class among the known ones; None if the classes differ."""
     if known is None or len(known) != len(class_names):
         return None
-    places = {word: place for place, words in enumerate(known) for word in words}
-    order = [places[name] for name in class_names if name in places]
+    indices = {word: index for index, words in enumerate(known) for word in words}
+    order = [indices[name] for name in class_names if name in indices]
     return order if len({*order}) == len(known) else None
 
 

@@ -67,10 +67,10 @@ def parameter_groups(model: keras.Model, layer_decay: float = 1.0, mode: str = "
     """
     if not 0 < layer_decay <= 1:
         raise ValueError(f"layer_decay must be above 0 and at most 1. Received: layer_decay={layer_decay!r}")
-    places = layer_depths(model, mode)
+    depths = layer_depths(model, mode)
     trainable = {id(variable) for variable in model.trainable_variables}
     members: dict[tuple[str, int, float, bool], list[keras.Variable]] = {}
-    for layer, (tower, depth, head) in places:
+    for layer, (tower, depth, head) in depths:
         for variable in layer.trainable_variables:
             if id(variable) in trainable:
                 key = (tower, depth, layer_decay ** (head - depth), is_decayed(variable))

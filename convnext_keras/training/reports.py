@@ -76,9 +76,9 @@ def plot_confusion_matrix(result: Evaluation) -> Any:
     axes.imshow(parts, cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="taken for", ylabel="is")
     if len(names) <= MAX_CLASS_LABELS:
-        places = range(len(names))
-        axes.set_xticks(places, names, rotation=90)
-        axes.set_yticks(places, names)
+        indices = range(len(names))
+        axes.set_xticks(indices, names, rotation=90)
+        axes.set_yticks(indices, names)
         for row, column in zip(*np.nonzero(counts), strict=True):
             color = "white" if parts[row, column] > 0.5 else "black"
             options = {"ha": "center", "va": "center", "fontsize": 7, "color": color}

