@@ -232,9 +232,9 @@ def ConvNeXt(  # noqa: N802 - named like the constructors of keras.applications
             of the hub, `"hf://owner/name"`, that describes the same architecture.
         input_tensor: Output of a Keras layer to start from.
         input_shape: `(H, W, 3)` in pixels; height and width may be None.
-        pooling: Without the top: None for the last feature map, or a key of `layers.POOLINGS` for one vector an image.
+        pooling: Without the top: None for the last feature map, or a key of `layers.POOLINGS` for one vector per image.
         classes: Width of the classifier.
-        classifier_activation: Classifier activation of the classifier; None for logits.
+        classifier_activation: Activation of the classifier; None for logits.
         name: Name of the model and, followed by `_`, of all its layers.
         drop_path_rate: Probability 0..1 of the last block; it rises linearly from 0 in the first one.
         layer_scale_init_value: See `LayerScale`; None for blocks without it.

@@ -1,4 +1,4 @@
-"""Files and folders that are written as a whole or not at all."""
+"""Atomic writing of files and folders."""
 
 import contextlib
 import shutil

@@ -224,7 +224,7 @@ class AverageMaxPooling2D(layers.Layer):
         return {**super().get_config(), "concatenate": self.concatenate, "data_format": self.data_format}
 
 
-# The words of `ConvNeXtConfig` for norms, poolings and activations, and what they stand for.
+# Norms, poolings and activations by their names in `ConvNeXtConfig`.
 NORMS = {"layer": LayerNormalization, "rms": layers.RMSNormalization, "simple": SimpleNormalization}
 POOLINGS = {
     "avg": layers.GlobalAveragePooling2D,
@@ -232,6 +232,12 @@ POOLINGS = {
     "avgmax": AverageMaxPooling2D,
     "catavgmax": functools.partial(AverageMaxPooling2D, concatenate=True),
 }
-# Those that Keras has stand for themselves.
+# Activations of Keras keep their names.
 OWN_ACTIVATIONS = {function.__name__: function for function in (gelu_tanh, quick_gelu, leaky_relu, hard_mish)}
 ACTIVATIONS = {name: OWN_ACTIVATIONS.get(name, name) for name in get_args(Activation)}
+
+
+def is_noop(layer: keras.Layer) -> bool:
+    """Returns whether a layer returns its input unchanged at inference: dropout, or a linear activation."""
+    is_linear = isinstance(layer, layers.Activation) and layer.activation is keras.activations.linear
+    return is_linear or isinstance(layer, layers.Dropout)

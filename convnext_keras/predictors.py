@@ -62,8 +62,8 @@ def load_predictor(name: str, runtime: str | None = None, streams: int = 1) -> c
 
     Args:
         name: Name of the model.
-        runtime: Runtime to run a ConvNeXt-CLIP by; see `create_app`.
-        streams: Streams of that engine; see `create_app`.
+        runtime: Runtime for a ConvNeXt-CLIP; see `create_app`.
+        streams: Number of parallel inference streams of the runtime; see `create_app`.
 
     Raises:
         ValueError: If there is no such model, or it cannot be run so.

@@ -5,10 +5,10 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import layers, ops
+from keras import ops
 
 from convnext_keras.layer_names import BLOCK_ROLES, HEAD_ROLES, TEXT_HEAD_ROLES, LayerName, parse_layer_name
-from convnext_keras.layers import FusedDense, LayerNormalization, LayerScale
+from convnext_keras.layers import FusedDense, LayerNormalization, LayerScale, is_noop
 from convnext_keras.model import ConvNeXtModel
 
 
@@ -208,15 +208,9 @@ def _without_scales(model: keras.Model) -> keras.Model:
         return type(layer).from_config(config)
 
     def called(layer: keras.Layer, *args: Any, **kwargs: Any) -> Any:
-        return args[0] if _does_nothing(layer) else layer(*args, **kwargs)
+        return args[0] if isinstance(layer, LayerScale) or is_noop(layer) else layer(*args, **kwargs)
 
     return clone_graph(model, made, called)
-
-
-def _does_nothing(layer: keras.Layer) -> bool:
-    """Returns whether inference gives what goes in, or does so once the layer is folded."""
-    linear = isinstance(layer, layers.Activation) and layer.activation is keras.activations.linear
-    return linear or isinstance(layer, layers.Dropout | LayerScale)
 
 
 def _fold_norm(block: dict[str, keras.Layer]) -> list[np.ndarray]:

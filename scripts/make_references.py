@@ -32,7 +32,7 @@ def arrays_of(path: Path) -> dict[str, np.ndarray]:
 
 
 def random_weights(shapes: list[tuple[str, tuple[int, ...]]], seed: int = 1) -> list[np.ndarray]:
-    """An array for each `(role, shape)`: kernels keep the size of activations, factors lie about 1, offsets about 0."""
+    """Returns a random array by role and shape: kernels keep the scale of activations, factors are near 1."""
     random = np.random.default_rng(seed)
     arrays = []
     for role, shape in shapes:
@@ -279,7 +279,7 @@ def meta() -> None:
 
 
 def meta_isotropic() -> None:
-    """The isotropic model of Meta's repository; no peer has it, so its few lines stand here, from the paper."""
+    """The isotropic model of Meta's repository, written from the paper because no peer has it."""
     import torch
     from torch import nn
 

@@ -98,7 +98,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub_server(tmp_path, monkeypatch):
-    """The stand-in, running; gives the folder of the client's cache."""
+    """Starts the local hub; returns the cache folder of the client."""
     monkeypatch.setenv("CONVNEXT_KERAS_OFFLINE", "0")
     monkeypatch.setattr(Hub, "fault", "")
     Hub.requests = []

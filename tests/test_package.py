@@ -97,7 +97,8 @@ def test_dir_lists_public_names_only():
 EXCLUDED = {
     r"\b[Pp]ictures?\b": "image",
     r"^(What|Whatever|Whether|Where|From|To|Of|In|By)\b": "a verb or a noun first",
-    r"\blies\b|\bstands\b": "is stored, appears",
+    r"\blies?\b|\bstands?\b": "is stored, appears",
+    r"whole or not at all": "atomically",
     r"\btells?\b|\btold\b": "reports, returns",
     r"\bso many\b|\bas many\b|\bfewest\b": "number, minimum",
     r"\b[Ll]icence|\b[Nn]ormalis|\b[Aa]rtefact|\b[Gg]rey\b|\b[Cc]olour": "American spelling",

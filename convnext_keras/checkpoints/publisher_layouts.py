@@ -15,7 +15,7 @@ class Layout(NamedTuple):
         rows: Rows for each role, the names that it may have, in order of preference. Fields: `{stage}`, `{block}`;
             `{next}`, the stage after a downsampling block; `{odd}`, `2 stage + 1`; `{even}`, twice the stage after;
             `{variable}`, PyTorch's name of the variable, and `{keras}`, Keras'.
-        prefixes: What may stand before every name.
+        prefixes: Prefixes that all names may have.
         dropped: Patterns of names that are not part of a ConvNeXt, each with the reason; without `module.` in front.
     """
 

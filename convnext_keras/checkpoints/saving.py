@@ -37,7 +37,7 @@ class LazyTensor(NamedTuple):
 
 
 def save_weights(model: keras.Model, path: str | os.PathLike) -> None:
-    """Writes a model's weights to a `.safetensors` file that `load_weights` reads, whole or not at all.
+    """Writes a model's weights to a `.safetensors` file that `load_weights` reads, atomically.
 
     A tensor is named by its layer, without the model's name, and its variable: `stage_0_block_0_depthwise_conv/kernel`.
     Numbers are stored as the variables have them; what an optimizer or a random generator keeps is left out.

@@ -30,7 +30,8 @@ def open_checkpoint(path: str | os.PathLike) -> Iterator[WeightsReader]:
     """Opens a weight file, or the shards of an index as one file.
 
     Args:
-        path: A weight file, or an index whose name ends in `.safetensors.index.json`; its shards lie beside it.
+        path: A weight file, or an index whose name ends in `.safetensors.index.json`; its shards are in the same
+            directory.
 
     Yields:
         A `WeightsReader`; of shards, one tensor at a time is read from its own file.

@@ -30,7 +30,7 @@ class SimilarityScores(NamedTuple):
 class DualEncoder:
     """Base class of models that encode images and texts to unit vectors of one space.
 
-    `CLIP` is one in Keras, `export.ExportedCLIP` one in the program of another format.
+    `CLIP` is one in Keras, `export.ExportedCLIP` one in another runtime.
 
     Attributes:
         name: Name of the model.

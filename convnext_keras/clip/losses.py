@@ -66,7 +66,7 @@ class CLIPTrainTransform:
 
 
 def interpolate_weights(zero_shot: CLIP, tuned: CLIP, weight: float) -> CLIP:
-    """Returns a new model whose weights lie between those of two: what is learned is kept, and little is forgotten.
+    """Returns a new model with interpolated weights of two models, which limits forgetting after fine-tuning.
 
     "Robust fine-tuning of zero-shot models" (https://arxiv.org/abs/2109.01903v3).
 

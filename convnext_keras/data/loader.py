@@ -29,7 +29,8 @@ def is_image_file(name: str | os.PathLike) -> bool:
 def list_images(folder: str | os.PathLike) -> list[Path]:
     """Lists the images in a folder and in the folders in it, sorted by name.
 
-    Files with another extension are left out, with one warning that counts them unless they usually lie beside images.
+    Files with another extension are left out, with one warning that counts them, except for file types that are common
+    in image datasets.
 
     Raises:
         ValueError: If there is no such folder, or no image in it.
@@ -45,7 +46,7 @@ def list_images(folder: str | os.PathLike) -> list[Path]:
 
 
 def warn_skipped_files(place: str, names: Sequence[str]) -> None:
-    """Warns of files that do not look like images, except hidden ones and those that usually lie beside images."""
+    """Warns of files that are not images, except hidden ones and file types that are common in image datasets."""
     left = [name for name in names if PurePath(name).suffix.lower() not in COMPANION_SUFFIXES and not is_hidden(name)]
     if left:
         shown = ", ".join(printable(name) for name in left[:3])

@@ -83,8 +83,8 @@ def embed(
     Args:
         weights: A ConvNeXt-CLIP by its name, see `clip.create_model`, or as `export` wrote it.
         inputs: See `make_shards`.
-        output: A folder for files of Parquet, one a shard; or a path that ends in `.lance`, see `retrieval.LanceIndex`.
-            With several machines, in a file system that they share.
+        output: Directory for Parquet files, one per shard; or a path with the suffix `.lance`, see
+            `retrieval.LanceIndex`. With several machines, in a file system that they share.
         dtype: Dtype of vectors, `"float32"` or `"float16"`.
         batch_size: Maximum number of images at a time.
         runtime: `"openvino"` or `"onnx"`, to run the model without Keras' backend; see
@@ -98,7 +98,7 @@ def embed(
         column: Column of a list that has the paths, addresses or images; see `make_shards`.
         exif_transpose: Whether images are rotated as their EXIF orientation says; see `open_image`.
         retry_errors: Whether shards with images that could not be read are done again.
-        verbose: Whether to show progress, with images a second and the time left.
+        verbose: Whether to show progress, with images per second and the remaining time.
 
     Raises:
         ValueError: If an argument is not valid, an input is not there, another run writes to the output, or it was

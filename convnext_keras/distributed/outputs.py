@@ -1,6 +1,6 @@
 """Outputs of a job: a directory of Parquet files or a LanceDB table, written shard by shard.
 
-What a shard gives becomes visible whole, and says which shard it is of.
+The rows of a shard become visible together, with the number of the shard.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ class Output:
         self.done: dict[int, str] = {}
 
     def names(self) -> set[str]:
-        """Returns the names of all images that are written, and of the archives that they lie in."""
+        """Returns the names of all images that are written, and of the archives that contain them."""
         keys = {*self._keys()}
         return keys | {key[: key.index(ARCHIVE + "/") + len(ARCHIVE)] for key in keys if ARCHIVE + "/" in key}
 
@@ -53,7 +53,7 @@ class Output:
         return None
 
     def write(self, shard: Shard, table: Any) -> None:
-        """Writes the rows of a shard, whole or not at all."""
+        """Writes the rows of a shard atomically."""
 
     def finish(self) -> None:
         """Completes the output after the last shard."""

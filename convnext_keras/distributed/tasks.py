@@ -167,7 +167,7 @@ def vectors_column(vectors: list[np.ndarray | None], width: int, dtype: str) -> 
 
 
 def write_part(folder: Path, shard: Shard, table: Any) -> None:
-    """Writes the rows of a shard to a file of Parquet, whole or not at all."""
+    """Writes the rows of a shard to a Parquet file, atomically."""
     import pyarrow.parquet
 
     with atomic_path(folder / part_name(shard)) as partial:

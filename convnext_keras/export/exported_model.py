@@ -1,4 +1,4 @@
-"""Exported models in the place of Keras' own, run by the program of their format."""
+"""Exported models with the interface of Keras models, run by their format's runtime."""
 
 import os
 from pathlib import Path

@@ -17,7 +17,7 @@ from convnext_keras.data.transforms import NormalizationStats
 from convnext_keras.hub.class_labels import CLASSIFIER_ACTIVATIONS
 from convnext_keras.hub.image_processors import named_statistics
 from convnext_keras.layer_names import BLOCK_ROLES, LayerName
-from convnext_keras.layers import ACTIVATIONS, NORMS, AverageMaxPooling2D
+from convnext_keras.layers import ACTIVATIONS, NORMS, AverageMaxPooling2D, is_noop
 
 NamedLayers = list[tuple[LayerName, keras.Layer]]
 DENSE_ROLES = {"head_hidden", "projection_hidden"}  # layers before the last one
@@ -137,30 +137,31 @@ def _split_layers(model: keras.Model, named: NamedLayers) -> tuple[NamedLayers, 
     if not blocks or not stems:
         raise ValueError(f"{model.name!r} has no ConvNeXt in it. Give a model of this library, or one built on it.")
     backbone = named[stems[0] : blocks[-1] + 1]
-    foreign = [layer for name, layer in backbone if name.is_custom and not _does_nothing(layer)]
+    foreign = [layer for name, layer in backbone if name.is_custom and not _is_ignored(layer)]
     changed = ("quantization_mode", "lora_enabled")
     foreign += [layer for _, layer in backbone if any(getattr(layer, name, None) for name in changed)]
     if foreign:
-        raise ValueError(f"{foreign[0].name!r} stands in no description. Remove it, or use model.save.")
+        raise ValueError(
+            f"Layer {foreign[0].name!r} cannot be represented in this format. Remove it, or use model.save."
+        )
     return named[: stems[0]], [row for row in backbone if not row[0].is_custom], named[blocks[-1] + 1 :]
 
 
-def _does_nothing(layer: keras.Layer) -> bool:
-    """Returns whether a layer gives what goes in when the model is used."""
-    linear = isinstance(layer, layers.Activation) and layer.activation is keras.activations.linear
-    kinds = layers.InputLayer | layers.Permute | layers.Identity | layers.Flatten | layers.Dropout
-    return linear or isinstance(layer, kinds) or type(layer).__name__.startswith("Random")
+def _is_ignored(layer: keras.Layer) -> bool:
+    """Returns whether no config has to describe a layer, because it does not change values at inference."""
+    kinds = layers.InputLayer | layers.Permute | layers.Identity | layers.Flatten
+    return is_noop(layer) or isinstance(layer, kinds) or type(layer).__name__.startswith("Random")
 
 
 def _read_inputs(model: keras.Model, preprocessing: NamedLayers) -> tuple[str | NormalizationStats | None, int]:
     """Returns the statistics that are embedded, and the number of channels."""
     shape = model.input_shape
     channels = shape[-1] if keras.config.image_data_format() == "channels_last" else shape[1]
-    steps = [layer for _, layer in preprocessing if not _does_nothing(layer)]
+    steps = [layer for _, layer in preprocessing if not _is_ignored(layer)]
     if not steps:
         return None, channels
     if len(steps) > 1 or not isinstance(steps[0], layers.Normalization):
-        raise ValueError(f"{steps[0].name!r} before the stem stands in no description.")
+        raise ValueError(f"Layer {steps[0].name!r} before the stem cannot be represented in this format.")
     rows = [np.ravel(np.asarray(row, "float64")) for row in (steps[0].input_mean, steps[0].input_variance)]
     mean, variance = (np.broadcast_to(row, channels) for row in rows)
     rounded = [[float(f"{value:.9g}") for value in row] for row in (mean / 255, np.sqrt(variance) / 255)]
@@ -170,7 +171,7 @@ def _read_inputs(model: keras.Model, preprocessing: NamedLayers) -> tuple[str | 
 def _read_head(model: keras.Model, after_backbone: NamedLayers) -> HeadSpec:
     """Reads the layers after the last block, in any of the orders that a format supports."""
     head = HeadSpec()
-    rows = [(name.role, layer) for name, layer in after_backbone if not _does_nothing(layer)]
+    rows = [(name.role, layer) for name, layer in after_backbone if not _is_ignored(layer)]
     for index, (role, layer) in enumerate(rows):
         is_last, kind = index == len(rows) - 1, _pooling_name(layer)
         if kind and not head.pooling and not head.hidden:
@@ -186,7 +187,9 @@ def _read_head(model: keras.Model, after_backbone: NamedLayers) -> HeadSpec:
         elif is_last and head.classifier and not head.activation and isinstance(layer, ACTIVATION_LAYERS):
             head = head._replace(activation=_classifier_activation(layer))
         else:
-            raise ValueError(f"{layer.name!r} of {model.name!r}, behind the blocks, stands in no description.")
+            raise ValueError(
+                f"Layer {layer.name!r} of {model.name!r}, after the blocks, cannot be represented in this format."
+            )
     if head.norm is None:
         raise ValueError(f"{model.name!r} has no norm behind its blocks, which every published ConvNeXt has.")
     return head
@@ -215,7 +218,9 @@ def _activation_name(function: Any) -> Any:
     """Returns the word of `ConvNeXtConfig` for an activation."""
     known = {keras.activations.get(activation): word for word, activation in ACTIVATIONS.items()}
     if function not in known:
-        raise ValueError(f"The activation {function} stands in no description. Known: {', '.join(known.values())}.")
+        raise ValueError(
+            f"The activation {function} cannot be represented in this format. Known: {', '.join(known.values())}."
+        )
     return known[function]
 
 

@@ -16,7 +16,7 @@ from convnext_keras.data.loader import as_image_list, list_images
 
 
 def common_root(folders: Iterable[str]) -> str:
-    """Returns the folder that all of these folders lie in; empty if there is none."""
+    """Returns the common parent of folders; empty if there is none."""
     distinct = {*folders}
     try:
         return os.path.commonpath(distinct) if distinct and "" not in distinct else ""
@@ -30,7 +30,7 @@ def parent(name: str) -> str:
 
 
 def find_image_root(names: Iterable[str]) -> Path | None:
-    """Returns the folder that the files among these names lie in, with links resolved; None if there are none."""
+    """Returns the common folder of the files among names, with links resolved; None if there are none."""
     folders = {parent(file_name(name)) for name in names if Path(file_name(name)).is_file()}
     common = common_root(str(Path(folder).resolve()) for folder in folders)
     return Path(common) if common else None
@@ -66,8 +66,8 @@ class ImageIndex:
         model: The ConvNeXt-CLIP that makes the vectors.
 
     Attributes:
-        image_roots: Image roots below which `image` gives files out.
-        moved: Folders that names begin with, and where their files lie now, if they were moved with the index.
+        image_roots: Directories below which `get_image_path` returns files.
+        moved: Pairs of the original and the present folder of images that were moved with the index.
     """
 
     def __init__(self, model: DualEncoder) -> None:
@@ -95,7 +95,7 @@ class ImageIndex:
 
     @property
     def folder(self) -> str:
-        """Returns the folder that all names lie in, as they are written; empty if there is none."""
+        """Returns the common folder of all names, as they are written; empty if there is none."""
         raise NotImplementedError
 
     def search(self, query: str | ImageSource, top_k: int = 10, where: str | None = None) -> list[SearchResult]:

@@ -1,7 +1,7 @@
-"""An index of images in LanceDB: for what does not fit into memory, changes, or has columns to filter by.
+"""Image index in LanceDB: for many images, frequent changes, and filters by columns.
 
-LanceDB (https://github.com/lancedb/lancedb) keeps a table as files in a folder: every change is a new version that is
-there whole or not at all, and readers go on with the version that they began with.
+LanceDB (https://github.com/lancedb/lancedb) keeps a table as files in a folder: every change is a new atomic version,
+and readers keep the version that they opened.
 """
 
 import datetime

@@ -36,7 +36,7 @@ class InMemoryIndex(ImageIndex):
     Attributes:
         names: Names of the images, in the order in which they were added.
         vectors: Unit vectors `(N, D)` float32, in the same order; read only.
-        image_roots: Image roots below which `image` gives files out.
+        image_roots: Directories below which `get_image_path` returns files.
 
     Example:
         >>> from convnext_keras import clip, retrieval
@@ -50,12 +50,12 @@ class InMemoryIndex(ImageIndex):
     def __init__(self, model: DualEncoder) -> None:
         super().__init__(model)
         self.names: list[str] = []
-        self._places: dict[str, int] = {}  # of the names
+        self._position_by_name: dict[str, int] = {}  # of the names
         self._rows = np.zeros((0, model.embed_dim), "float32")  # with room for more at the end
         self._folders: set[str] = set()  # that the names lie in
         self._common: str | None = None
         self._saved: Path | None = None  # the folder that it was saved to or loaded from
-        self._unsaved: dict[int, None] = {}  # places that are new since then, in order
+        self._unsaved: dict[int, None] = {}  # positions that are new since then, in order
 
     @property
     def vectors(self) -> np.ndarray:
@@ -71,7 +71,7 @@ class InMemoryIndex(ImageIndex):
         return self.names[position]
 
     def filter_new(self, names: Iterable[str]) -> list[str]:
-        return [name for name in names if name not in self._places]
+        return [name for name in names if name not in self._position_by_name]
 
     @property
     def folder(self) -> str:
@@ -81,7 +81,7 @@ class InMemoryIndex(ImageIndex):
 
     def _put(self, names: Sequence[str], vectors: np.ndarray) -> None:
         """Adds rows; those whose names are there already are replaced."""
-        new = sum(name not in self._places for name in names)
+        new = sum(name not in self._position_by_name for name in names)
         if len(self.names) + new > len(
             self._rows
         ):  # At least doubled, so that any number of calls copies each row twice.
@@ -89,7 +89,7 @@ class InMemoryIndex(ImageIndex):
             room[: len(self.names)] = self.vectors
             self._rows = room
         for name, vector in zip(names, vectors, strict=True):
-            index = self._places.setdefault(name, len(self.names))
+            index = self._position_by_name.setdefault(name, len(self.names))
             if index == len(self.names):
                 self.names.append(name)
             self._rows[index] = vector

@@ -24,7 +24,7 @@ def model_metadata(model: DualEncoder) -> dict[str, str]:
 
 
 def write_vectors(path: Path, batches: Iterable[tuple[list, np.ndarray]], model: DualEncoder) -> int:
-    """Streams vectors to a `.safetensors` or `.parquet` file, whole or not at all; returns how many.
+    """Streams vectors to a `.safetensors` or `.parquet` file, atomically; returns their number.
 
     A `.safetensors` file has the tensor `vectors` `(N, D)` float32, and in its metadata `names`, a JSON list, and what
     `model_metadata` says; a `.parquet` file has the columns `name` and `vector`, and the same metadata.

@@ -49,7 +49,7 @@ def create_app(
         api_keys: Api keys of which each request needs one; none to let everyone in.
         allowed_hosts: Names that the server is reached by, beside those of this machine; see `AllowedHosts`.
         indexes: Folders made by `convnext-keras index`, by the names that clients call them by.
-        image_roots: Image roots for an index of that name, the folder below which its images lie; see
+        image_roots: Directories of images by the name of their index; see
             `ImageIndex.get_image_path`.
         limits: Limits of what requests may cost.
         image_url_policy: Image url policy which addresses of images may be fetched.

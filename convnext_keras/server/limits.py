@@ -33,7 +33,7 @@ class ServerLimits(NamedTuple):
         wait_seconds: How long the first item of a batch waits for others.
         first_byte_seconds: First byte seconds for the first byte of a body to arrive.
         body_seconds: Body seconds for the whole body to arrive.
-        min_body_rate: Bytes a second that a body arrives with at least, after its first seconds.
+        min_body_rate: Minimum number of bytes per second of a body, after its first seconds.
         answer_seconds: Answer seconds for the answer to be ready.
         fetch_seconds: Fetch seconds for an image to be fetched from its address.
         cached_labels: Labels whose vectors are kept for the next request.

@@ -42,7 +42,7 @@ def serve(
         api_keys_file: See `configured_keys`.
         allowed_hosts: Names that the server is reached by, beside `host` and those of this machine.
         indexes: Folders made by `convnext-keras index`, each `NAME=FOLDER`.
-        image_roots: Folders below which the images of an index lie, each `NAME=FOLDER` with an index's name.
+        image_roots: Directories of images, each as `NAME=FOLDER` with the name of an index.
         image_urls: `"public"`, `"allowlist"` or `"off"`; see `ImageURLPolicy`.
         image_hosts: Image hosts for `"allowlist"`.
         batching: Whether items of different requests run together.

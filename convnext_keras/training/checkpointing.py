@@ -163,7 +163,7 @@ def history_to_csv(history: list[dict[str, float]]) -> str:
 
 
 def _atomic_write_text(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
+    """Writes a text file atomically."""
     with atomic_path(path) as partial:
         partial.write_text(text, encoding="utf-8")
 

@@ -66,7 +66,7 @@ class ImageDataset:
         return dict(zip(self.class_names, counts.tolist(), strict=True))
 
     def select(self, indices: Iterable[int]) -> "ImageDataset":
-        """Returns those at some places, in their order."""
+        """Returns the images at these positions, in this order."""
         chosen = [*indices]
         images = [self.images[index] for index in chosen]
         return dataclasses.replace(self, images=images, labels=self.labels[chosen])

@@ -214,7 +214,7 @@ def pair_batches(
 
 
 def _group_indices(groups: np.ndarray) -> dict[int, np.ndarray]:
-    """Returns the places of each group, in order."""
+    """Returns the positions of the members of each group, in order."""
     order = np.argsort(groups, kind="stable")
     names, starts = np.unique(groups[order], return_index=True)
     return dict(zip(names.tolist(), np.split(order, starts[1:]), strict=True))

@@ -139,7 +139,7 @@ def predictions_to_csv(trained: TrainingResult) -> str:
 
 
 def save_training_result(trained: TrainingResult, folder: str | os.PathLike, name: str = "") -> None:
-    """Writes a trained model with all that is to be known of it, whole or not at all.
+    """Writes a trained model with its charts, metrics and model card, atomically.
 
     The folder is a repository in this library's own form, so `create_model(folder)` and every command take it; it can
     be pushed to the hub as it is. With the weights come `model.keras`, `history.csv`, `predictions.csv`,

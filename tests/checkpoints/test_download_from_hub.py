@@ -103,7 +103,7 @@ def test_offline_and_missing(hub_server, monkeypatch):
 
 
 def stand_in(monkeypatch, tmp_path, **arguments):
-    """A small file and its architecture stand in for a weight set of the registry."""
+    """A small file and its architecture replace a weight set of the registry."""
     path = tmp_path / "small.safetensors"
     shutil.copy(REFERENCES / "timm_plain.safetensors", path)
     monkeypatch.setattr(checkpoints, "fetch_weights", lambda row, top: VerifiedFile(path, SHA256))

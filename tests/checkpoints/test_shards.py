@@ -1,4 +1,4 @@
-"""Weights cut into several files, and indexes that lie."""
+"""Sharded weights, and invalid indexes."""
 
 import json
 

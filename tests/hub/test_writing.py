@@ -187,7 +187,7 @@ def unlike(kind):
     ("kind", "message"),
     [
         ("folded", "folded"),
-        ("rescaled", "before the stem stands in no description"),
+        ("rescaled", "before the stem cannot be represented"),
         ("activation", "activation 'tanh'"),
         ("another", "has no ConvNeXt in it"),
     ],
