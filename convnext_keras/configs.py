@@ -1,5 +1,6 @@
 """Architectures of the family, one row each."""
 
+import math
 from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any, Literal, NamedTuple, TypedDict, get_args
@@ -349,6 +350,39 @@ def count_clip_params(variant: CLIPConfig) -> int:
     return count_params(vision) + projection + tokens + 1 + biases
 
 
+Decoder = Literal["upernet", "fpn", "unet"]
+NUM_SEGMENTATION_STAGES = 4
+AUXILIARY_STAGE = 2  # whose output the auxiliary classifier reads
+
+
+class SegmentationConfig(NamedTuple):
+    """Architecture of a segmentation model; see `segmentation.UPerNet` for its parts.
+
+    Attributes:
+        backbone: The ConvNeXt, of four stages.
+        decoder: `"upernet"`, `"fpn"` or `"unet"`.
+        hidden_size: Channels of the decoder; of a U-Net, those of its first step.
+        pool_scales: Grids of the pyramid pooling of an UPerNet.
+        output_norms: Whether the output of each stage is normalized.
+        auxiliary_head: Whether there is a second classifier on the third stage, which is used in training only.
+        auxiliary_channels: Channels of its convolutions.
+        auxiliary_num_convs: Number of its convolutions.
+        auxiliary_concat_input: Whether the stage's output is concatenated to that of the convolutions.
+        image_size: Height and width in pixels that the weights were trained at.
+    """
+
+    backbone: ConvNeXtConfig
+    decoder: Decoder = "upernet"
+    hidden_size: int = 512
+    pool_scales: tuple[int, ...] = (1, 2, 3, 6)
+    output_norms: bool = True
+    auxiliary_head: bool = True
+    auxiliary_channels: int = 256
+    auxiliary_num_convs: int = 1
+    auxiliary_concat_input: bool = False
+    image_size: int | tuple[int, int] = 512
+
+
 CLIP_MINI, CLIP_BASE, CLIP_LARGE, CLIP_XXLARGE = (
     CONVNEXT_CONFIGS[f"convnext_{size}"] for size in ("mini", "base", "large", "xxlarge")
 )
@@ -362,4 +396,81 @@ CLIP_CONFIGS = {
     "convnext_large_d_320": CLIPConfig(CLIP_LARGE, CLIPTextConfig(768, 12, 16), 768, 320, 351_772_609, 1536),
     "convnext_xxlarge": CLIPConfig(CLIP_XXLARGE, CLIPTextConfig(1024, 16, 24), 1024, 256, 1_200_576_385),
     "convnext_mini": CLIPConfig(CLIP_MINI, CLIPTextConfig(96, 4, 3, 40, 2048), 96, 64, 889_329),
+}
+
+def decoder_convolutions(config: SegmentationConfig) -> list[tuple[int, int, int]]:
+    """Returns kernel size, input and output channels of each convolution block of the decoder, without the auxiliary."""
+    dims, width = config.backbone.dims, config.hidden_size
+    if config.decoder == "unet":
+        steps = [(dims[-1], width), (width, width // 2), (width // 2, width // 4)]
+        pairs = [(before + skip, after) for (before, after), skip in zip(steps, dims[-2::-1], strict=True)]
+        return [row for inputs, after in pairs for row in ((3, inputs, after), (3, after, after))]
+    if config.decoder == "fpn":
+        return [(1, channels, width) for channels in dims] + [(3, width, width)] * NUM_SEGMENTATION_STAGES
+    pyramid = [(1, dims[-1], width)] * len(config.pool_scales)
+    bottleneck = (3, dims[-1] + len(config.pool_scales) * width, width)
+    laterals = [(1, channels, width) for channels in dims[:-1]]
+    levels = [(3, width, width)] * (NUM_SEGMENTATION_STAGES - 1)
+    return [*pyramid, bottleneck, *laterals, *levels, (3, NUM_SEGMENTATION_STAGES * width, width)]
+
+
+def auxiliary_convolutions(config: SegmentationConfig) -> list[tuple[int, int, int]]:
+    """Returns kernel size, input and output channels of each convolution block of the auxiliary classifier."""
+    channels, width = config.backbone.dims[AUXILIARY_STAGE], config.auxiliary_channels
+    widths = [channels, *[width] * config.auxiliary_num_convs]
+    rows = [(3, before, width) for before in widths[:-1]]
+    return rows + [(3, channels + widths[-1], width)] * config.auxiliary_concat_input
+
+
+def output_channels(config: SegmentationConfig, auxiliary: bool = False) -> int:
+    """Returns the channels that the classifier of the decoder, or the auxiliary one, reads."""
+    if auxiliary:
+        rows = auxiliary_convolutions(config)
+        return rows[-1][2] if rows else config.backbone.dims[AUXILIARY_STAGE]
+    return decoder_convolutions(config)[-1][2]
+
+
+def count_segmentation_params(
+    config: SegmentationConfig, classes: int, channels: int = 3, auxiliary: bool = False
+) -> int:
+    """Returns the number of weights of a model, with the statistics of its batch norms.
+
+    Args:
+        config: The architecture.
+        classes: Number of classes.
+        channels: Channels of the images.
+        auxiliary: Whether the auxiliary classifier is counted.
+
+    Example:
+        >>> count_segmentation_params(SEGMENTATION_CONFIGS["upernet_convnext_tiny"], 150, auxiliary=True)
+        60255436
+    """
+    backbone = config.backbone
+    count = count_params(backbone, 0, channels) - _last_norm_params(backbone)
+    count += 2 * sum(backbone.dims) * config.output_norms
+    heads = [(decoder_convolutions(config), output_channels(config))]
+    if auxiliary:
+        heads.append((auxiliary_convolutions(config), output_channels(config, auxiliary=True)))
+    for convolutions, width in heads:
+        count += sum(math.prod((size, size, before, after)) + 4 * after for size, before, after in convolutions)
+        count += (width + 1) * classes
+    return count
+
+
+def _last_norm_params(backbone: ConvNeXtConfig) -> int:
+    """Returns the weights of what `count_params` counts behind the last stage."""
+    hidden = backbone.head_hidden_size
+    features = backbone.dims[-1] * (2 if backbone.head_pooling == "catavgmax" else 1)
+    return (2 if backbone.norm == "layer" else 1) * backbone.dims[-1] + ((features + 1) * hidden if hidden else 0)
+
+
+# Meta's UPerNets for ADE20K (semantic_segmentation/ of facebookresearch/ConvNeXt); the last is this project's own.
+SEGMENTATION_CONFIGS = {
+    **{
+        f"upernet_convnext_{size}": SegmentationConfig(CONVNEXT_CONFIGS[f"convnext_{size}"], image_size=pixels)
+        for size, pixels in (("tiny", 512), ("small", 512), ("base", 512), ("large", 640), ("xlarge", 640))
+    },
+    "fpn_convnext_mini": SegmentationConfig(
+        CONVNEXT_CONFIGS["convnext_mini"], "fpn", 48, auxiliary_head=False, image_size=96
+    ),
 }

@@ -9,9 +9,10 @@ import keras
 
 from convnext_keras import checkpoints, hub
 from convnext_keras.checkpoints import WeightsError, WeightSet, WeightsSource
-from convnext_keras.configs import CONVNEXT_CONFIGS
+from convnext_keras.configs import CONVNEXT_CONFIGS, SEGMENTATION_CONFIGS
 from convnext_keras.convnext import ConvNeXt, InputShape, Pooling, Weights
 from convnext_keras.model import ConvNeXtModel
+from convnext_keras.upernet import create_segmentation_model
 from convnext_keras.validation import hint_foreign_arguments, suggestion
 
 
@@ -626,7 +627,17 @@ def create_model(name: str | os.PathLike | WeightsSource, **arguments: Any) -> C
     if isinstance(name, str):
         weight_set = checkpoints.find_weight_set(name) or checkpoints.default_weight_set(name)
     variant = weight_set.variant if weight_set else str(name)
+    segmentation_set = find_segmentation_set(name)
+    if segmentation_set or name in SEGMENTATION_CONFIGS:
+        variant = segmentation_set.variant if segmentation_set else str(name)
+        options = {"weights": segmentation_set, "name": variant, **arguments}
+        options.setdefault("classes", segmentation_set.classes if segmentation_set else 2)
+        options["weights"] = hub.resolve_weights(options["weights"], variant, checkpoints.SEGMENTATION_REGISTRY)
+        return create_segmentation_model(SEGMENTATION_CONFIGS[variant], **options)
     if variant not in CONVNEXT_CONFIGS and (description := hub.load_model_info(name)):
+        if description.segmentation:
+            options = {"weights": description, "classes": description.classes, **arguments}
+            return create_segmentation_model(description.segmentation, **options)
         described: dict[str, Any] = {"weights": description, **description.arguments, **arguments}
         return ConvNeXt(**described)
     if (
@@ -649,6 +660,17 @@ def create_model(name: str | os.PathLike | WeightsSource, **arguments: Any) -> C
             defaults["classifier_activation"] = None
     options: dict[str, Any] = {**defaults, **arguments, "weights": source}
     return ConvNeXt(**options)
+
+
+def find_segmentation_set(name: Any) -> WeightSet | None:
+    """Returns the weight set of a segmentation model by its name or that of its variant; None for other names."""
+    if isinstance(name, WeightSet):
+        return name if name.variant in SEGMENTATION_CONFIGS else None
+    if not isinstance(name, str):
+        return None
+    table = checkpoints.SEGMENTATION_REGISTRY
+    found = checkpoints.find_weight_set(name, table)
+    return found if found and {".", "/"} & set(name) else checkpoints.default_weight_set(name, table)
 
 
 def _load_saved_model(path: Path, arguments: dict[str, Any]) -> ConvNeXtModel:

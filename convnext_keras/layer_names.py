@@ -43,6 +43,29 @@ BLOCK_ROLES = (
     "identity",
     "add",
 )
+# Of segmentation models: one layer for each stage, one for each block, and one in all.
+STEPS = ("conv", "norm", "relu")
+SEGMENTATION_STAGE_ROLES = (
+    "output_norm",
+    *(f"{part}_{step}" for part in ("lateral", "fpn") for step in STEPS),
+    "top_down_resize",
+    "top_down_add",
+    "level_resize",
+    "skip_concat",
+)
+SEGMENTATION_BLOCK_ROLES = (
+    "pyramid_pool",
+    *(f"{part}_{step}" for part in ("pyramid", "auxiliary") for step in STEPS),
+)
+SEGMENTATION_ROLES = (
+    *(f"{part}_{step}" for part in ("pyramid_bottleneck", "fpn_bottleneck", "auxiliary_concat") for step in STEPS),
+    "level_sum",
+    "decoder_dense",
+    "auxiliary_dense",
+    "decoder_resize",
+    "auxiliary_resize",
+    "decoder_activation",
+)
 TEXT_BLOCK_ROLES = (
     "norm_1",
     "attention_in",
@@ -61,6 +84,12 @@ VISION_TEMPLATES = {
     **{role: role for role in SINGLETON_ROLES},
     **{role: f"{role}_{{stage}}" for role in DOWNSAMPLING_ROLES},
     **{role: f"stage_{{stage}}_block_{{block}}_{role}" for role in BLOCK_ROLES},
+    **{role: role for role in SEGMENTATION_ROLES},
+    **{role: f"{role}_{{stage}}" for role in SEGMENTATION_STAGE_ROLES},
+    **{role: f"{role}_{{block}}" for role in SEGMENTATION_BLOCK_ROLES},
+    "unet_conv": "unet_conv_{stage}_{block}",
+    "unet_norm": "unet_norm_{stage}_{block}",
+    "unet_relu": "unet_relu_{stage}_{block}",
 }
 TEXT_TEMPLATES = {
     **{role: role for role in TEXT_ROLES},
@@ -160,6 +189,6 @@ def parse_layer_names(layers: Mapping[str, bool]) -> dict[str, LayerName]:
     names = [*layers]
     blocks = [index for index, name in enumerate(names) if name in known and known[name].role in BLOCK_ROLES]
     if blocks and LAST_NORM not in known.values():
-        behind = [name for name in names[blocks[-1] + 1 :] if layers[name]]
+        behind = [name for name in names[blocks[-1] + 1 :] if layers[name] and name not in known]
         known |= dict.fromkeys(behind[:1], LAST_NORM)
     return {name: known.get(name) or LayerName(name, is_custom=True) for name in names}

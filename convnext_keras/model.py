@@ -1,6 +1,5 @@
 """The class of the models, which know where their weights come from."""
 
-import dataclasses
 from typing import Any
 
 import keras
@@ -70,9 +69,7 @@ def get_pretrained_info(model: keras.Model) -> PretrainedInfo | None:
     if isinstance(model, ConvNeXtModel):
         return model.pretrained_info
     inner = (layer.pretrained_info for layer in model.layers if isinstance(layer, ConvNeXtModel))
-    return next(
-        (dataclasses.replace(pretrained_info, class_names=None) for pretrained_info in inner if pretrained_info), None
-    )
+    return next((pretrained_info.without_classes() for pretrained_info in inner if pretrained_info), None)
 
 
 # Whole-model .h5 files name the class without its package.

@@ -30,6 +30,10 @@ class PretrainedInfo:
     transform: ImageTransform | None = None
     class_names: ClassNames | None = None
 
+    def without_classes(self) -> "PretrainedInfo":
+        """Returns the origin of a part of the model, without the names of its classes."""
+        return dataclasses.replace(self, class_names=None)
+
     def to_config(self) -> dict[str, Any]:
         """Returns plain data for a model's configuration, without the folder of the file.
 

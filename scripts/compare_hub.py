@@ -15,7 +15,7 @@ import numpy as np
 from make_hub_references import HUB, TOKENS
 from make_references import arrays_of
 
-from convnext_keras import clip, create_model
+from convnext_keras import clip, create_model, segmentation
 
 
 def outputs_of(folder: Path, image: Path) -> dict[str, Any]:
@@ -29,6 +29,9 @@ def outputs_of(folder: Path, image: Path) -> dict[str, Any]:
         return {"pixels": pixels, "outputs": vectors, "texts": texts, "logits": logits}
     model = create_model(folder)
     pixels = model.pretrained_info.transform(image)
+    if len(model.output_shape) == 4 and segmentation.is_segmentation_model(model):
+        outputs = model(pixels[None].astype("float32"))[:, ::3, ::3]
+        return {"pixels": pixels, "outputs": outputs, "labels": segmentation.segment(model, image)[0].labels}
     return {"pixels": pixels, "outputs": model(pixels[None].astype("float32"))}
 
 

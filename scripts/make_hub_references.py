@@ -5,7 +5,8 @@
 
 Each folder also contains what the peer computes from `image.png` with it: `pixels` in 0..255 as its own processor gives
 them, channels last, and `outputs` as scores (softmax or sigmoid) or features. With `--random`, folders of random kinds
-are written, to be compared by `scripts/compare_hub.py`.
+are written, to be compared by `scripts/compare_hub.py`. For segmentation, `outputs` are every third logit in both
+directions, and `labels` the classes at the size of the image.
 """
 
 import argparse
@@ -121,6 +122,51 @@ TRANSFORMERS: dict[str, tuple[str, dict, str, dict, str]] = {
         "",
     ),
 }
+# UPerNet of transformers: the backbone's model type and configuration, the whole configuration, the processor's, shard.
+UPERNET: dict[str, tuple[str, dict, dict, dict, str]] = {
+    "v1": (
+        "convnext",
+        SMALL,
+        {"hidden_size": 16, "auxiliary_channels": 8, "id2label": dict(enumerate(NAMES))},
+        {"size": {"height": 64, "width": 64}, "do_reduce_labels": True},
+        "",
+    ),
+    "wide_no_auxiliary": (
+        "convnext",
+        {**SMALL, "hidden_act": "gelu_new", "layer_norm_eps": 1e-2},
+        {"hidden_size": 20, "use_auxiliary_head": False, "pool_scales": [1, 4], "num_labels": 3},
+        {"size": {"height": 48, "width": 80}, "resample": 3, "image_mean": [0.4, 0.5, 0.6], "image_std": [0.2] * 3},
+        "",
+    ),
+    "v2_concatenated": (
+        "convnextv2",
+        {**SMALL, "hidden_sizes": [8, 12, 16, 20]},
+        {"hidden_size": 12, "auxiliary_channels": 8, "auxiliary_num_convs": 2, "auxiliary_concat_input": True},
+        {"size": {"height": 77, "width": 61}},
+        "20KB",
+    ),
+    "dinov3": (
+        "dinov3_convnext",
+        {**SMALL, "layer_norm_eps": 1e-3},
+        {"hidden_size": 8, "auxiliary_channels": 4, "num_labels": 5},
+        {"size": {"height": 64, "width": 64}},
+        "",
+    ),
+    "gray_patch_2": (
+        "convnext",
+        {**SMALL, "num_channels": 1, "patch_size": 2},
+        {"hidden_size": 8, "pool_scales": [1, 2, 3, 6, 7], "num_labels": 4, "use_auxiliary_head": False},
+        {"size": {"height": 40, "width": 64}, "image_mean": [0.4], "image_std": [0.3]},
+        "",
+    ),
+    "v2_bfloat16": (
+        "convnextv2",
+        {**SMALL, "hidden_act": "silu", "dtype": "bfloat16"},
+        {"hidden_size": 16, "auxiliary_num_convs": 0, "auxiliary_channels": 12, "auxiliary_in_channels": 12, "num_labels": 50},
+        {"size": {"height": 33, "width": 35}, "do_rescale": False, "image_mean": [120] * 3, "image_std": [60] * 3},
+        "",
+    ),
+}
 # OpenCLIP: its model_cfg and preprocess_cfg, and the type of the file.
 TEXT = {"context_length": 16, "vocab_size": 520, "width": 16, "heads": 2, "layers": 2}
 OPEN_CLIP: dict[str, tuple[dict, dict]] = {
@@ -223,6 +269,41 @@ def make_transformers(output: Path, kind: str, options: dict, processor: str, fa
     np.savez_compressed(output.with_suffix(".npz"), **arrays)
 
 
+def make_upernet(output: Path, kind: str, backbone: dict, options: dict, facts: dict, shard: str) -> None:
+    """A folder by `save_pretrained`, and what transformers computes after it has read the folder again."""
+    import torch
+    from transformers import AutoConfig, AutoImageProcessor, SegformerImageProcessor
+    from transformers import UperNetConfig, UperNetForSemanticSegmentation
+
+    backbone = {**backbone, "out_features": ["stage1", "stage2", "stage3", "stage4"]}
+    dtype, channels = backbone.pop("dtype", "float32"), backbone.get("num_channels", 3)
+    config = UperNetConfig(backbone_config=AutoConfig.for_model(kind, **backbone), **options)
+    model, random = randomised(UperNetForSemanticSegmentation(config)), np.random.default_rng(5)
+    for name, buffer in model.named_buffers():  # the statistics of the batch norms
+        if name.endswith("running_mean"):
+            buffer.copy_(torch.tensor(random.normal(size=buffer.shape)))
+        if name.endswith("running_var"):
+            buffer.copy_(torch.tensor(random.uniform(0.3, 3, buffer.shape)))
+    model = model.to(getattr(torch, dtype))
+    model.save_pretrained(output, **({"max_shard_size": shard} if shard else {}))
+    for path in output.iterdir():
+        path.chmod(0o644)
+    SegformerImageProcessor(**facts).save_pretrained(output)
+    model = UperNetForSemanticSegmentation.from_pretrained(output, dtype=torch.float32).eval()
+    reading = AutoImageProcessor.from_pretrained(output, backend="pil")
+    given = np.asarray(image().convert("L"))[..., None] if channels == 1 else image()
+    extra = {"input_data_format": "channels_last"} if channels == 1 else {}
+    pixels = reading(given, return_tensors="pt", **extra).pixel_values
+    with torch.no_grad():
+        outputs = model(pixels)
+    labels = reading.post_process_semantic_segmentation(outputs, target_sizes=[image().size[::-1]])[0]
+    scale = 1.0 if reading.do_rescale else 1 / 255
+    mean, std = (np.array(row) * scale for row in (reading.image_mean, reading.image_std))
+    logits = outputs.logits.permute(0, 2, 3, 1).numpy()
+    arrays = {"pixels": in_levels(pixels[0], mean, std), "outputs": logits[:, ::3, ::3]}
+    np.savez_compressed(output.with_suffix(".npz"), **arrays, labels=labels.numpy().astype("uint8"))
+
+
 def make_open_clip(output: Path, options: dict, facts: dict) -> None:
     """A folder in the form of OpenCLIP's own `push_to_hf_hub`, and what OpenCLIP computes after it has read it."""
     import open_clip
@@ -260,7 +341,10 @@ def make_open_clip(output: Path, options: dict, facts: dict) -> None:
 
 def make(output: Path, form: str, row: Any) -> None:
     shutil.rmtree(output, ignore_errors=True)
-    {"timm": make_timm, "transformers": make_transformers, "open_clip": make_open_clip}[form](output, *row)
+    MAKERS[form](output, *row)
+
+
+MAKERS = {"timm": make_timm, "transformers": make_transformers, "upernet": make_upernet, "open_clip": make_open_clip}
 
 
 def random_timm(random: np.random.Generator) -> tuple[str, dict, dict, dict]:
@@ -353,7 +437,7 @@ def random_transformers(random: np.random.Generator) -> tuple[str, dict, str, di
     return kind, options, processor, facts, one("", "20KB")
 
 
-TABLES = {"timm": TIMM, "transformers": TRANSFORMERS, "open_clip": OPEN_CLIP}
+TABLES = {"timm": TIMM, "transformers": TRANSFORMERS, "upernet": UPERNET, "open_clip": OPEN_CLIP}
 
 
 def main() -> None:

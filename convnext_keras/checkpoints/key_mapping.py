@@ -12,8 +12,12 @@ import numpy as np
 from convnext_keras.checkpoints.publisher_layouts import LAYOUTS, Layout
 from convnext_keras.layer_names import LayerName, parse_layer_names
 
-# The two variable names of PyTorch's modules, for each of Keras'.
-TORCH_VARIABLE: dict[str, str] = dict.fromkeys(("kernel", "gamma", "scale", "embeddings"), "weight")
+# The variable names of PyTorch's modules, for each of Keras'; all others are a bias.
+TORCH_VARIABLE: dict[str, str] = {
+    **dict.fromkeys(("kernel", "gamma", "scale", "embeddings"), "weight"),
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}
 # What Keras 2 called the variable of a layer that had given it no name, as its layer scale had not.
 UNNAMED = "variable"
 NORM_VARIABLES = {"gamma", "beta", "scale"}
@@ -22,6 +26,7 @@ NORM_VARIABLES = {"gamma", "beta", "scale"}
 KERAS_DROPPED = {
     r"optimizer/.*": "state of the optimizer",
     r".*seed_generator/.*": "state of the random generator of stochastic depth",
+    r"auxiliary_\w+/\w+": "classifier of segmentation models that is used in training only",
 }
 
 Shape = tuple[int, ...]

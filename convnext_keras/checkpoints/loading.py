@@ -27,9 +27,12 @@ CLASSIFIER = LayerName("head_dense")
 CLASSIFIER_KEYS = [Key(CLASSIFIER, variable) for variable in ("kernel", "bias")]
 # What a file may have for a model without a head.
 HEAD = [*(Key(LayerName("head_hidden"), variable) for variable in ("kernel", "bias")), *CLASSIFIER_KEYS]
+CLASSIFIERS = (CLASSIFIER, LayerName("decoder_dense"), LayerName("auxiliary_dense"))
+AUXILIARY = "auxiliary_"  # the roles of the classifier of segmentation models that is used in training only
+FRESH_WARNING = "The layer '{model}_{layer}' has fresh random weights: {file} has no classifier for these classes. Train "
 MISSING_HEAD_WARNINGS = {
-    CLASSIFIER: "The layer '{model}_{layer}' has fresh random weights: {file} has no classifier for these classes. "
-    "Train it, or set classes= to the weights', or include_top=False.",
+    CLASSIFIER: f"{FRESH_WARNING}it, or set classes= to the weights', or include_top=False.",
+    **dict.fromkeys(CLASSIFIERS[1:], f"{FRESH_WARNING}it, or set classes= to the weights'."),
     LAST_NORM: "The last norm of {model!r} keeps its initial 1 and 0: {file} has none.",
 }
 # The first convolution of each kind of stem, whose kernel depends on the number of input channels.
@@ -114,11 +117,16 @@ def _find_missing_head(
     file: WeightsReader, fit: key_mapping.KeyMatch, slots: Mapping[Key, VariableSlot]
 ) -> list[LayerName]:
     """Returns layers of the head that the file has no tensors for, or a classifier for other classes."""
-    head = {key: slots[key] for key in CLASSIFIER_KEYS if key in slots}
-    other = not all(key in fit.sources for key in head) or _shape_errors(file, fit, head)
-    fresh = [CLASSIFIER] if head and other else []
+    fresh = []
+    for layer in CLASSIFIERS:
+        head = {key: slot for key, slot in slots.items() if key.layer == layer}
+        if not all(key in fit.sources for key in head) or _shape_errors(file, fit, head):
+            fresh.append(layer)
+    auxiliary = dict.fromkeys(key.layer for key in slots if key.layer.role.startswith(AUXILIARY))
+    if not any(key.layer in auxiliary for key in fit.sources):
+        fresh += [layer for layer in auxiliary if layer not in fresh]
     # Files of self-supervised training end before the last norm.
-    has_norm = any(key.layer == LAST_NORM for key in fit.sources)
+    has_norm = any(key.layer == LAST_NORM for key in fit.sources) or all(key.layer != LAST_NORM for key in slots)
     return fresh if has_norm or CLASSIFIER_KEYS[0] in fit.sources else [*fresh, LAST_NORM]
 
 
@@ -287,7 +295,7 @@ def load_pretrained(
     unless nothing `allow_missing_head`.
     """
     fresh = load(model, file.path, is_new_model=True, allow_missing_head=allow_missing_head)
-    for layer in fresh:
+    for layer in (layer for layer in fresh if layer in MISSING_HEAD_WARNINGS):
         warnings.warn(
             MISSING_HEAD_WARNINGS[layer].format(layer=layer, file=file.path.name, model=model.name), stacklevel=5
         )

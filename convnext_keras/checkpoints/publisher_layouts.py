@@ -128,6 +128,60 @@ LAYOUTS = {
         prefixes=("", "model."),
     ),
 }
+# Segmentation: a backbone of one of the layouts above, and a decoder whose convolution blocks and classifiers have other
+# names with each publisher.
+DECODER_PARTS = {
+    "pyramid": "decode_head.psp_modules.{block}.1",
+    "pyramid_bottleneck": "decode_head.bottleneck",
+    "lateral": "decode_head.lateral_convs.{stage}",
+    "fpn": "decode_head.fpn_convs.{stage}",
+    "fpn_bottleneck": "decode_head.fpn_bottleneck",
+    "auxiliary": "auxiliary_head.convs.{block}",
+    "auxiliary_concat": "auxiliary_head.conv_cat",
+}
+
+
+def _decoder_rows(norm: str, classifier: str) -> dict[str, tuple[str, ...]]:
+    """Returns the names of the decoder's layers, for a publisher's words for batch norms and classifiers."""
+    rows = {f"{part}_conv": (f"/{name}.conv.{{variable}}",) for part, name in DECODER_PARTS.items()}
+    rows |= {f"{part}_norm": (f"/{name}.{norm}.{{variable}}",) for part, name in DECODER_PARTS.items()}
+    heads = {"decoder_dense": "decode_head", "auxiliary_dense": "auxiliary_head"}
+    return rows | {role: (f"/{head}.{classifier}.{{variable}}",) for role, head in heads.items()}
+
+
+DECODER_DROPPED = {
+    r"auxiliary_head\..*": "classifier that is used in training only",
+    r".*\.num_batches_tracked": "counters of batch norms",
+}
+MMPRETRAIN_WORDS = {"dwconv": "depthwise_conv", "pwconv1": "pointwise_conv1", "pwconv2": "pointwise_conv2"}
+LAYOUTS |= {
+    "transformers UPerNet": Layout(
+        {
+            **LAYOUTS["transformers"].rows,
+            "output_norm": ("hidden_states_norms.stage{next}.{variable}",),
+            **_decoder_rows("batch_norm", "classifier"),
+        },
+        ("backbone.",),
+        DECODER_DROPPED,
+    ),
+    "transformers DINOv3 UPerNet": Layout(
+        {**LAYOUTS["transformers DINOv3"].rows, **_decoder_rows("batch_norm", "classifier")},
+        ("backbone.model.", "backbone."),
+        DECODER_DROPPED,
+    ),
+    "mmsegmentation UPerNet": Layout(
+        {
+            **{
+                role: (*names, *(name.replace(old, new) for name in names for old, new in MMPRETRAIN_WORDS.items()))
+                for role, names in LAYOUTS["meta"].rows.items()
+            },
+            "output_norm": ("norm{stage}.{variable}",),
+            **_decoder_rows("bn", "conv_seg"),
+        },
+        ("backbone.",),
+        DECODER_DROPPED,
+    ),
+}
 # OpenCLIP: timm's ConvNeXt as the image tower, its projection, and a text tower with or without a prefix of its own.
 TEXT_BLOCK = "transformer.resblocks.{block}."
 TEXT_ROWS = {

@@ -21,7 +21,7 @@ BUNDLED_WEIGHTS_DIR = next(
     for folder in (Path(__file__).parents[1] / "bundled_weights", Path(__file__).parents[2] / "weights")
     if (folder / "registry.csv").is_file()
 )
-CLASSIFIER_REGISTRY, CLIP_REGISTRY = "registry", "clip"  # the tables
+CLASSIFIER_REGISTRY, CLIP_REGISTRY, SEGMENTATION_REGISTRY = "registry", "clip", "segmentation"  # the tables
 # By the form that a set is published in: what its processor does otherwise than timm's.
 TRANSFORMS = {"transformers": {"crop_rounding": "down"}, "transformers DINOv3": {"quantize": False}}
 # Licenses that do not allow any use, in a few words.

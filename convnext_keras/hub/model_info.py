@@ -10,13 +10,21 @@ from convnext_keras.checkpoints import WeightsError
 from convnext_keras.checkpoints.download import VerifiedFile
 from convnext_keras.checkpoints.registry import RESTRICTED_LICENSES, warn_restricted_license
 from convnext_keras.checkpoints.shards import open_checkpoint
-from convnext_keras.configs import CLIPConfig, ConvNeXtConfig, count_clip_params, count_params
+from convnext_keras.configs import (
+    CLIPConfig,
+    ConvNeXtConfig,
+    SegmentationConfig,
+    count_clip_params,
+    count_params,
+    count_segmentation_params,
+)
 from convnext_keras.data.transforms import ImageTransform
 from convnext_keras.hub.class_labels import CLASSIFIER_ACTIVATIONS
 from convnext_keras.hub.repository import Repository
 
 # Names of the weight file in order of preference; timm and OpenCLIP do not read shards.
 WEIGHTS_FILE, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
+UNCOUNTED = ".num_batches_tracked"  # tensors of PyTorch's batch norms that no inference needs
 METADATA_FIELDS = {"num_params", "input_size"}  # attributes of a variant that no layer has
 LICENSE_PATTERN = re.compile(r"^license:[ \t]*[\"']?([\w.+-]+)", re.MULTILINE)
 
@@ -38,6 +46,9 @@ class ModelInfo:
         license: License of the weights, None if the repository does not say it.
         output_stride: Pixels of the input for one of the last feature map, None for the architecture's own.
         clip: Both towers of a ConvNeXt-CLIP; None for others.
+        segmentation: Backbone and decoder of a segmentation model; None for others.
+        reduce_labels: Whether class 0 of the masks that a segmentation model was trained on is ignored, and class 1
+            there is its first.
         notes: What was assumed or left out, in sentences.
         include_preprocessing: Whether the model normalizes pixels itself.
     """
@@ -53,6 +64,8 @@ class ModelInfo:
     license: str | None = None
     output_stride: int | None = None
     clip: CLIPConfig | None = None
+    segmentation: SegmentationConfig | None = None
+    reduce_labels: bool = False
     notes: tuple[str, ...] = ()
     include_preprocessing: bool = True
 
@@ -81,12 +94,17 @@ class ModelInfo:
         """Returns the number of parameters in the weight file."""
         if self.clip:
             return count_clip_params(self.clip)
+        if self.segmentation:
+            channels, auxiliary = self.transform.channels, self.segmentation.auxiliary_head
+            return count_segmentation_params(self.segmentation, self.classes, channels, auxiliary)
         return count_params(self.variant, self.classes, self.transform.channels)
 
     def check(self, variant: ConvNeXtConfig, include_top: bool) -> None:
         """Raises ValueError if the model that is to be filled has another architecture."""
         if self.clip:
             raise WeightsError(f"{self.name} is a ConvNeXt-CLIP: use convnext_keras.clip.create_model.")
+        if self.segmentation:
+            raise WeightsError(f"{self.name} is a segmentation model: use create_model({self.name!r}).")
         if include_top and not self.classes:
             raise ValueError(f"{self.name} has no classifier. Use include_top=False. Received: include_top=True")
         mine, theirs = self.variant._asdict(), variant._asdict()
@@ -124,7 +142,8 @@ class ModelInfo:
             warn_restricted_license(self.license)
         file = self.repository.require(self.files)
         with open_checkpoint(file.path) as opened:
-            count = sum(math.prod(header.shape) for header in opened.headers.values())
+            headers = opened.headers.items()
+            count = sum(math.prod(header.shape) for name, header in headers if not name.endswith(UNCOUNTED))
         if count != self.num_params:
             raise WeightsError(
                 f"{file.path}: holds {count} numbers, but the description says {self.num_params}: "

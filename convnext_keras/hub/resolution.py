@@ -7,7 +7,7 @@ from pathlib import Path
 from convnext_keras import checkpoints
 from convnext_keras.checkpoints import CLASSIFIER_REGISTRY, CLIP_REGISTRY, WeightsError, WeightsSource
 from convnext_keras.hub import json_schema as schema
-from convnext_keras.hub import native, open_clip, timm, transformers
+from convnext_keras.hub import native, open_clip, timm, transformers, upernet
 from convnext_keras.hub.json_schema import JsonObject, read_json
 from convnext_keras.hub.model_info import ModelInfo, read_card_license
 from convnext_keras.hub.repository import Repository, parse_repository
@@ -20,6 +20,8 @@ def read_config_json(repository: Repository, config: JsonObject, license: str | 
     model_type = config.read("model_type", schema.parse_str)
     if model_type in transformers.MODEL_TYPES:
         return transformers.read_model_info(repository, config, license)
+    if model_type == upernet.MODEL_TYPE:
+        return upernet.read_model_info(repository, config, license)
     code = (
         " The repository asks for code of its own (auto_map), which is never run."
         if "auto_map" in config.values
@@ -27,7 +29,7 @@ def read_config_json(repository: Repository, config: JsonObject, license: str | 
     )
     raise WeightsError(
         f"{config.path}: is not of a ConvNeXt: model_type is {model_type!r} and there is no 'architecture'. Known are "
-        f"{', '.join(transformers.MODEL_TYPES)}, timm_wrapper, and timm's architectures.{code}"
+        f"{', '.join(transformers.MODEL_TYPES)}, {upernet.MODEL_TYPE}, timm_wrapper, and timm's architectures.{code}"
     )
 
 
