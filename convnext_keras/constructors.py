@@ -673,6 +673,20 @@ def find_segmentation_set(name: Any) -> WeightSet | None:
     return found if found and {".", "/"} & set(name) else checkpoints.default_weight_set(name, table)
 
 
+def is_segmentation_name(name: Any) -> bool:
+    """Returns whether a name is of a segmentation model: a weight set, variant, repository or folder.
+
+    Raises:
+        WeightsError: See `hub.load_model_info`.
+    """
+    if find_segmentation_set(name) or name in SEGMENTATION_CONFIGS:
+        return True
+    table = checkpoints.CLASSIFIER_REGISTRY
+    is_known = isinstance(name, str) and (name in CONVNEXT_CONFIGS or checkpoints.find_weight_set(name, table))
+    info = None if is_known else hub.load_model_info(name)
+    return info is not None and info.segmentation is not None
+
+
 def _load_saved_model(path: Path, arguments: dict[str, Any]) -> ConvNeXtModel:
     """Returns a model of this library from a file that `model.save` wrote."""
     if arguments:

@@ -60,12 +60,14 @@ SEGMENTATION_BLOCK_ROLES = (
 SEGMENTATION_ROLES = (
     *(f"{part}_{step}" for part in ("pyramid_bottleneck", "fpn_bottleneck", "auxiliary_concat") for step in STEPS),
     "level_sum",
-    "decoder_dense",
-    "auxiliary_dense",
+    "decoder_classifier",
+    "auxiliary_classifier",
     "decoder_resize",
     "auxiliary_resize",
     "decoder_activation",
 )
+UNET_ROLES = tuple(f"unet_{step}" for step in STEPS)
+DECODER_ROLES = {*SEGMENTATION_STAGE_ROLES, *SEGMENTATION_BLOCK_ROLES, *SEGMENTATION_ROLES, *UNET_ROLES}
 TEXT_BLOCK_ROLES = (
     "norm_1",
     "attention_in",
@@ -87,9 +89,7 @@ VISION_TEMPLATES = {
     **{role: role for role in SEGMENTATION_ROLES},
     **{role: f"{role}_{{stage}}" for role in SEGMENTATION_STAGE_ROLES},
     **{role: f"{role}_{{block}}" for role in SEGMENTATION_BLOCK_ROLES},
-    "unet_conv": "unet_conv_{stage}_{block}",
-    "unet_norm": "unet_norm_{stage}_{block}",
-    "unet_relu": "unet_relu_{stage}_{block}",
+    **{role: f"{role}_{{stage}}_{{block}}" for role in UNET_ROLES},
 }
 TEXT_TEMPLATES = {
     **{role: role for role in TEXT_ROLES},

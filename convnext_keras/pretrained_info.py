@@ -21,6 +21,8 @@ class PretrainedInfo:
         license: License of the weights; None if unknown.
         transform: Evaluation transform of the weight set; None if unknown.
         class_names: One `(identifier, name)` per class; None if unknown, or if the head has random weights.
+        reduce_labels: Whether class 0 of the masks that a segmentation model was trained on is ignored, and class 1
+            there is its first.
     """
 
     weights_file: Path | None = None
@@ -29,6 +31,7 @@ class PretrainedInfo:
     license: str | None = None
     transform: ImageTransform | None = None
     class_names: ClassNames | None = None
+    reduce_labels: bool = False
 
     def without_classes(self) -> "PretrainedInfo":
         """Returns the origin of a part of the model, without the names of its classes."""
@@ -52,7 +55,7 @@ class PretrainedInfo:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "PretrainedInfo":
         """Restores the object from the result of `to_config`. Other keys are ignored."""
-        config = {field.name: config[field.name] for field in dataclasses.fields(cls)}
+        config = {field.name: config.get(field.name, field.default) for field in dataclasses.fields(cls)}
         fields = {name: _lists_to_tuples(value) for name, value in (config["transform"] or {}).items()}
         if isinstance(fields.get("statistics"), tuple):
             fields["statistics"] = NormalizationStats(*fields["statistics"])

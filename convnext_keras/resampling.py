@@ -32,14 +32,12 @@ def pooling_matrix(size: Any, cells: int) -> Any:
         [[0.5, 0.5, 0.0], [0.0, 0.5, 0.5]]
     """
     module = _array_module(size)
-    positions = _positions(module, size)[None]
-    numbers = np.arange(cells)[:, None]
-    first, last = numbers * size // cells, ((numbers + 1) * size + cells - 1) // cells
+    positions, numbers = _positions(module, size)[None], np.arange(cells, dtype="float32")[:, None]
     if module is ops:
-        first, last = ops.cast(first, "float32"), ops.cast(last, "float32")
-        inside = ops.cast(ops.logical_and(positions >= first, positions < last), "float32")
-        return inside / (last - first)
-    return ((positions >= first) & (positions < last)) / (last - first)
+        size, numbers = ops.cast(size, "float32"), ops.convert_to_tensor(numbers)
+    first, last = module.floor(numbers * size / cells), module.ceil((numbers + 1) * size / cells)
+    inside = module.logical_and(positions >= first, positions < last)
+    return (ops.cast(inside, "float32") if module is ops else inside) / (last - first)
 
 
 def bilinear_matrix(size: Any, new_size: Any, shift: int = 0) -> Any:

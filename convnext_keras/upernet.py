@@ -22,7 +22,7 @@ from convnext_keras.data.transforms import ImageTransform
 from convnext_keras.feature_extraction import stage_outputs
 from convnext_keras.initializers import Normal
 from convnext_keras.layer_names import LayerName, parse_layer_name
-from convnext_keras.layers import FusedDense, LayerNormalization
+from convnext_keras.layers import LayerNormalization
 from convnext_keras.model import ConvNeXtModel, get_pretrained_info
 from convnext_keras.resampling import AdaptiveAveragePooling2D, MultiscaleConv2D, ResizeLike
 from convnext_keras.surgery import to_functional
@@ -115,6 +115,7 @@ def create_segmentation_model(
     layer_scale_init_value: float | None = 1e-6,
     output_stride: int | None = None,
     dtype: Any = None,
+    transform: ImageTransform | None = None,
 ) -> ConvNeXtModel:
     """Builds a segmentation model from its config, and loads its weights.
 
@@ -132,6 +133,7 @@ def create_segmentation_model(
         layer_scale_init_value: See `LayerScale`.
         output_stride: Pixels of the input for one of the last feature map.
         dtype: Type or policy of the layers.
+        transform: Transform whose statistics are embedded; by default that of the weights.
 
     Raises:
         ValueError: If an argument is not valid; nothing is downloaded in this case.
@@ -141,7 +143,7 @@ def create_segmentation_model(
     validate_decoder(config, classes, activation, auxiliary_output)
     variant = config.backbone
     published = None if weights is None or isinstance(weights, Path) else weights
-    transform = published.transform if published else ImageTransform(config.image_size, resize_mode="squash")
+    transform = transform or (published.transform if published else ImageTransform(config.image_size))
     stride = validation.resolve_output_stride(output_stride, variant.stride(0), variant.minimum_size)
     inputs = validation.get_input_tensor(input_tensor, input_shape, None, variant.minimum_size, transform.channels)
     file = None if weights is None else fetch_weights(weights)
@@ -207,8 +209,9 @@ def conv_block(x: Any, filters: int, kernel_size: int, part: str, design: Decode
 
 def _logits(x: Any, pixels: Any, classes: int, activation: str | None, part: str, design: DecoderContext):
     """Builds the classifier of each position, and the resize of its logits to the input's resolution."""
-    options: dict[str, Any] = {"kernel_initializer": Normal(), "dtype": design.head_dtype}
-    x = FusedDense(classes, name=design.layer_name(f"{part}_dense"), **options)(x)
+    options: dict[str, Any] = {"kernel_initializer": Normal(), "data_format": "channels_last"}
+    name = design.layer_name(f"{part}_classifier")
+    x = layers.Conv2D(classes, 1, name=name, dtype=design.head_dtype, **options)(x)
     x = ResizeLike(name=design.layer_name(f"{part}_resize"), dtype=design.head_dtype)([x, pixels])
     if activation:
         x = layers.Softmax(name=design.layer_name("decoder_activation"), dtype=design.head_dtype)(x)

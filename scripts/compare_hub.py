@@ -30,8 +30,8 @@ def outputs_of(folder: Path, image: Path) -> dict[str, Any]:
     model = create_model(folder)
     pixels = model.pretrained_info.transform(image)
     if len(model.output_shape) == 4 and segmentation.is_segmentation_model(model):
-        outputs = model(pixels[None].astype("float32"))[:, ::3, ::3]
-        return {"pixels": pixels, "outputs": outputs, "labels": segmentation.segment(model, image)[0].labels}
+        outputs = keras.ops.convert_to_numpy(model(pixels[None].astype("float32")))
+        return {"pixels": pixels, "outputs": outputs[:, ::3, ::3], "labels": segmentation.segment(model, image)[0].labels}
     return {"pixels": pixels, "outputs": model(pixels[None].astype("float32"))}
 
 

@@ -90,9 +90,20 @@ def _predict_batch(model: keras.Model, inputs: Any) -> Any:
 
 
 def _compile_model(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns the model as OpenVINO compiles it for any number of rows, in float32."""
-    program = openvino.compile_model(to_openvino_graph(model), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return lambda inputs: program(inputs)[0]
+    """Returns the model as OpenVINO compiles it for any number of rows, in float32; for free sizes, one at a time."""
+    programs: dict[tuple[int, ...], openvino.CompiledModel] = {}
+    has_free_sizes = None in model.inputs[0].shape[1:]
+
+    def run(inputs: np.ndarray) -> np.ndarray:
+        shape = inputs.shape[1:] if has_free_sizes else ()
+        if shape not in programs:
+            rows = keras.KerasTensor((None, *shape), model.inputs[0].dtype) if shape else None
+            programs.clear()
+            graph = to_openvino_graph(model, rows)
+            programs[shape] = openvino.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        return programs[shape](inputs)[0]
+
+    return run
 
 
 def _run_compiled(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:

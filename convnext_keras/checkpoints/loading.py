@@ -27,7 +27,7 @@ CLASSIFIER = LayerName("head_dense")
 CLASSIFIER_KEYS = [Key(CLASSIFIER, variable) for variable in ("kernel", "bias")]
 # What a file may have for a model without a head.
 HEAD = [*(Key(LayerName("head_hidden"), variable) for variable in ("kernel", "bias")), *CLASSIFIER_KEYS]
-CLASSIFIERS = (CLASSIFIER, LayerName("decoder_dense"), LayerName("auxiliary_dense"))
+CLASSIFIERS = (CLASSIFIER, LayerName("decoder_classifier"), LayerName("auxiliary_classifier"))
 AUXILIARY = "auxiliary_"  # the roles of the classifier of segmentation models that is used in training only
 FRESH_WARNING = "The layer '{model}_{layer}' has fresh random weights: {file} has no classifier for these classes. Train "
 MISSING_HEAD_WARNINGS = {
@@ -305,7 +305,8 @@ def load_pretrained(
             "weights_name": source.name,
             "license": source.license,
             "transform": source.transform,
-            "class_names": None if CLASSIFIER in fresh else resolve_class_names(source.labels),
+            "class_names": None if {*CLASSIFIERS[:2]} & {*fresh} else resolve_class_names(source.labels),
+            "reduce_labels": getattr(source, "reduce_labels", False),
         }
     model.pretrained_info = PretrainedInfo(file.path, file.sha256, **known)
     return model.pretrained_info

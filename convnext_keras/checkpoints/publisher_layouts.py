@@ -145,7 +145,7 @@ def _decoder_rows(norm: str, classifier: str) -> dict[str, tuple[str, ...]]:
     """Returns the names of the decoder's layers, for a publisher's words for batch norms and classifiers."""
     rows = {f"{part}_conv": (f"/{name}.conv.{{variable}}",) for part, name in DECODER_PARTS.items()}
     rows |= {f"{part}_norm": (f"/{name}.{norm}.{{variable}}",) for part, name in DECODER_PARTS.items()}
-    heads = {"decoder_dense": "decode_head", "auxiliary_dense": "auxiliary_head"}
+    heads = {"decoder_classifier": "decode_head", "auxiliary_classifier": "auxiliary_head"}
     return rows | {role: (f"/{head}.{classifier}.{{variable}}",) for role, head in heads.items()}
 
 

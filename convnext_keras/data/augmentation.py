@@ -205,6 +205,67 @@ class Augmentation:
         return random_erasing(pixels, rng) if rng.random() < self.random_erasing_prob else pixels
 
 
+@dataclasses.dataclass(frozen=True)
+class JointAugmentation:
+    """Training augmentation of an image and its mask together: scale, crop, flip, and colors of the image.
+
+    Attributes:
+        transform: Evaluation transform of the model; its size, interpolation and channels are kept.
+        scale_range: Smallest and largest factor by which the image is resized, after it was fitted to the size.
+        hflip_prob: Probability 0..1 to mirror left and right.
+        color_jitter: Strength 0..1 of changes of brightness, contrast and saturation.
+        ignore_index: Value of the mask where the crop is larger than the image.
+
+    Example:
+        >>> augment = JointAugmentation(ImageTransform(32), scale_range=(0.5, 2.0))
+        >>> image, mask = np.zeros((40, 50, 3), "uint8"), np.zeros((40, 50), "uint16")
+        >>> [part.shape for part in augment(image, mask, np.random.default_rng(0))]
+        [(32, 32, 3), (32, 32)]
+    """
+
+    transform: ImageTransform
+    scale_range: tuple[float, float] = (1.0, 1.0)
+    hflip_prob: float = 0.0
+    color_jitter: float = 0.0
+    ignore_index: int = 255
+
+    def __call__(self, image: ImageSource, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Returns pixels `(height, width, channels)` uint8 and the mask `(height, width)` uint16."""
+        height, width, channels = self.transform.shape
+        mode = PIL_MODES.get(channels)
+        if mode not in ("L", "RGB"):
+            raise ValueError(f"Segmentation is trained on images of 1 or 3 channels. Received: {channels}")
+        picture = self.transform._replace(exif_transpose=True).open(image, mode)
+        labels = Image.fromarray(mask)
+        # The scale 1 is that of the evaluation: squashed, or the larger factor that fills the size.
+        factors = width / picture.width, height / picture.height
+        if self.transform.resize_mode != "squash":
+            factors = (max(factors),) * 2
+        scale = math.exp(rng.uniform(*np.log(self.scale_range)))
+        size = max(1, round(picture.width * factors[0] * scale)), max(1, round(picture.height * factors[1] * scale))
+        left, top = (int(rng.integers(min(0, room), max(0, room) + 1)) for room in (size[0] - width, size[1] - height))
+        picture = picture.resize(size, INTERPOLATIONS[self.transform.interpolation])
+        labels = labels.resize(size, Image.Resampling.NEAREST)
+        if self.color_jitter and mode == "RGB":
+            picture = color_jitter(picture, self.color_jitter, rng)
+        box = (left, top, left + width, top + height)
+        pixels, targets = np.asarray(picture.crop(box)), np.asarray(labels.crop(box)).copy()
+        inside = np.zeros((height, width), bool)
+        inside[max(0, -top) : max(0, size[1] - top), max(0, -left) : max(0, size[0] - left)] = True
+        targets[~inside] = self.ignore_index
+        pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+        if rng.random() < self.hflip_prob:
+            pixels, targets = pixels[:, ::-1], targets[:, ::-1]
+        return np.ascontiguousarray(pixels), np.ascontiguousarray(targets)
+
+
+def color_jitter(image: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:
+    """Changes brightness, contrast and saturation by factors up to `1 + strength` or down to `1 / (1 + strength)`."""
+    for kind in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+        image = kind(image).enhance((1 + strength) ** rng.uniform(-1, 1))
+    return image
+
+
 def mixup_cutmix(
     pixels: np.ndarray, targets: np.ndarray, mixup: float, cutmix: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -13,9 +13,9 @@ import numpy as np
 from convnext_keras.checkpoints.key_mapping import Key, candidate_keys
 from convnext_keras.checkpoints.publisher_layouts import LAYOUTS
 from convnext_keras.checkpoints.saving import LazyTensor
-from convnext_keras.configs import ConvNeXtConfig
+from convnext_keras.configs import ConvNeXtConfig, SegmentationConfig
 from convnext_keras.data.transforms import ImageTransform, get_statistics
-from convnext_keras.hub import image_processors, native, timm, transformers
+from convnext_keras.hub import image_processors, native, timm, transformers, upernet
 from convnext_keras.hub.class_labels import PROBLEM_TYPES
 from convnext_keras.hub.model_info import METADATA_FIELDS, ModelInfo
 
@@ -54,6 +54,7 @@ def write_timm_config(description: ModelInfo) -> Files:
     """Builds `config.json` in timm's format, in a form that transformers reads too."""
     variant = description.variant
     require_supported(description.clip is None, "timm", "a ConvNeXt-CLIP")
+    require_supported(description.segmentation is None, "timm", "a segmentation model")
     architecture, arguments = timm_arguments(variant)
     if description.transform.channels != 3:
         arguments["in_chans"] = description.transform.channels
@@ -164,8 +165,8 @@ def get_crop_pct(transform: ImageTransform, format: str) -> float:
     )
 
 
-def write_transformers_config(description: ModelInfo) -> Files:
-    """Builds `config.json` and `preprocessor_config.json` in transformers' format."""
+def require_transformers_backbone(description: ModelInfo) -> None:
+    """Raises unless transformers has the architecture of stem and stages."""
     variant, form = description.variant, "transformers"
     require_supported(description.clip is None, form, "a ConvNeXt-CLIP of this kind")
     default = ConvNeXtConfig(variant.depths, variant.dims)
@@ -179,6 +180,8 @@ def write_transformers_config(description: ModelInfo) -> Files:
     }
     must |= {"first_downsampling": False, "head_norm_first": False, "head_pooling": "avg"}
     must |= {"kernel_sizes": default.kernel_sizes, "layer_scale": variant.layer_scale and not variant.use_grn}
+    if description.segmentation and not description.segmentation.output_norms:
+        must["epsilon"] = variant.epsilon  # DINOv3's has any
     for name, value in must.items():
         found = getattr(variant, name)
         found = found[:1] * 4 if name == "kernel_sizes" and len(set(found)) == 1 else found
@@ -187,11 +190,13 @@ def write_transformers_config(description: ModelInfo) -> Files:
     require_supported(
         description.output_stride in (None, variant.minimum_size), form, f"output_stride={description.output_stride}"
     )
-    kind = "convnextv2" if variant.use_grn else "convnext"
-    stem = "ConvNextV2" if variant.use_grn else "ConvNext"
+
+
+def to_transformers_backbone(description: ModelInfo) -> dict[str, Any]:
+    """Returns the keys of `config.json` that describe stem and stages."""
+    variant = description.variant
     content: dict[str, Any] = {
-        "architectures": [f"{stem}ForImageClassification" if description.classes else f"{stem}Model"],
-        "model_type": kind,
+        "model_type": "convnextv2" if variant.use_grn else "convnext",
         "num_channels": description.transform.channels,
         "patch_size": variant.patch_size,
         "num_stages": len(variant.depths),
@@ -205,12 +210,61 @@ def write_transformers_config(description: ModelInfo) -> Files:
     }
     if not variant.use_grn:
         content["layer_scale_init_value"] = 1e-6 if variant.layer_scale else 0.0
+    return content
+
+
+def write_transformers_config(description: ModelInfo) -> Files:
+    """Builds `config.json` and `preprocessor_config.json` in transformers' format."""
+    require_transformers_backbone(description)
+    if description.segmentation:
+        return write_upernet_config(description, description.segmentation)
+    stem = "ConvNextV2" if description.variant.use_grn else "ConvNext"
+    kind = f"{stem}ForImageClassification" if description.classes else f"{stem}Model"
+    content = {"architectures": [kind], **to_transformers_backbone(description)}
     if description.classes:
         named = class_name_list(description) or [(f"LABEL_{number}",) * 2 for number in range(description.classes)]
         content["id2label"] = {str(number): name for number, (_, name) in enumerate(named)}
         content["label2id"] = {name: number for number, (_, name) in enumerate(named)}
         content["problem_type"] = problem_type(description)
     return {"config.json": content, "preprocessor_config.json": to_image_processor(description.transform)}
+
+
+def write_upernet_config(description: ModelInfo, segmentation: SegmentationConfig) -> Files:
+    """Builds the two files of transformers' `UperNetForSemanticSegmentation`."""
+    variant, form = description.variant, "transformers"
+    require_supported(segmentation.decoder == "upernet", form, f"decoder={segmentation.decoder!r}")
+    backbone = to_transformers_backbone(description)
+    if not segmentation.output_norms:  # only the backbone of DINOv3 has none
+        is_dinov3 = variant.layer_scale and not variant.use_grn and variant.patch_size == 4
+        require_supported(is_dinov3, form, "stage outputs without norms, except for DINOv3's architecture")
+        backbone["model_type"] = "dinov3_convnext"
+        for key in ("num_stages", "patch_size"):  # which its configuration does not have
+            del backbone[key]
+    backbone |= {"out_features": upernet.STAGE_NAMES, "out_indices": [1, 2, 3, 4]}
+    named = class_name_list(description) or [(f"LABEL_{number}",) * 2 for number in range(description.classes)]
+    content = {
+        "architectures": ["UperNetForSemanticSegmentation"],
+        "model_type": upernet.MODEL_TYPE,
+        "backbone_config": backbone,
+        "hidden_size": segmentation.hidden_size,
+        "pool_scales": [*segmentation.pool_scales],
+        "use_auxiliary_head": segmentation.auxiliary_head,
+        "auxiliary_loss_weight": 0.4,
+        "auxiliary_channels": segmentation.auxiliary_channels,
+        "auxiliary_num_convs": segmentation.auxiliary_num_convs,
+        "auxiliary_concat_input": segmentation.auxiliary_concat_input,
+        "loss_ignore_index": 255,
+        "initializer_range": 0.02,
+        "id2label": {str(number): name for number, (_, name) in enumerate(named)},
+        "label2id": {name: number for number, (_, name) in enumerate(named)},
+    }
+    processor = to_image_processor(description.transform)
+    require_supported(processor["image_processor_type"] == "ViTImageProcessor", form, "a transform other than a squash")
+    processor |= {
+        "image_processor_type": "SegformerImageProcessor",
+        "do_reduce_labels": description.reduce_labels,
+    }
+    return {"config.json": content, "preprocessor_config.json": processor}
 
 
 def to_image_processor(transform: ImageTransform) -> dict[str, Any]:
@@ -307,7 +361,7 @@ STEM_NORM = {"patch": "stem.1", "overlap": "stem.2", "overlap_gelu": "stem.3"}
 
 def to_torch_tensors(layout: str, prefix: str, description: ModelInfo, tensors: Tensors) -> dict[str, LazyTensor]:
     """Returns tensors by a publisher's names, in PyTorch's order of axes."""
-    by_timm, variant, named = layout != "transformers", description.variant, {}
+    by_timm, variant, named = not layout.startswith("transformers"), description.variant, {}
     conv_mlp = by_timm and has_conv_mlp(variant)
     for key, tensor in tensors.items():
         names = candidate_keys(LAYOUTS[layout], key)
@@ -362,8 +416,23 @@ def timm_tensors(description: ModelInfo, tensors: Tensors) -> dict[str, LazyTens
 
 def transformers_tensors(description: ModelInfo, tensors: Tensors) -> dict[str, LazyTensor]:
     """Transformers' names."""
+    if description.segmentation:
+        return upernet_tensors(description, description.segmentation, tensors)
     prefix = "convnextv2." if description.variant.use_grn else "convnext."
     return to_torch_tensors("transformers", prefix if description.classes else "", description, tensors)
+
+
+def upernet_tensors(
+    description: ModelInfo, segmentation: SegmentationConfig, tensors: Tensors
+) -> dict[str, LazyTensor]:
+    """Returns the tensors of a segmentation model under transformers' names."""
+    if segmentation.output_norms:
+        named = to_torch_tensors("transformers UPerNet", "backbone.", description, tensors)
+    else:
+        named = to_torch_tensors("transformers DINOv3 UPerNet", "backbone.model.", description, tensors)
+    norms = [name.removesuffix(".running_mean") for name in named if name.endswith(".running_mean")]
+    counter = LazyTensor((), "int64", lambda: np.zeros((), "int64"))
+    return named | {f"{name}.num_batches_tracked": counter for name in norms}
 
 
 def open_clip_tensors(description: ModelInfo, tensors: Tensors) -> dict[str, LazyTensor]:

@@ -12,11 +12,20 @@ from keras import layers
 from convnext_keras.checkpoints.key_mapping import Key
 from convnext_keras.checkpoints.loading import named_layers
 from convnext_keras.checkpoints.saving import LazyTensor, to_lazy_tensor
-from convnext_keras.configs import CLIPConfig, CLIPTextConfig, ConvNeXtConfig, count_clip_params, count_params
+from convnext_keras.configs import (
+    AUXILIARY_STAGE,
+    CLIPConfig,
+    CLIPTextConfig,
+    ConvNeXtConfig,
+    SegmentationConfig,
+    count_clip_params,
+    count_params,
+    count_segmentation_params,
+)
 from convnext_keras.data.transforms import NormalizationStats
 from convnext_keras.hub.class_labels import CLASSIFIER_ACTIVATIONS
 from convnext_keras.hub.image_processors import named_statistics
-from convnext_keras.layer_names import BLOCK_ROLES, LayerName
+from convnext_keras.layer_names import BLOCK_ROLES, DECODER_ROLES, LayerName
 from convnext_keras.layers import ACTIVATIONS, NORMS, AverageMaxPooling2D, is_noop
 
 NamedLayers = list[tuple[LayerName, keras.Layer]]
@@ -37,6 +46,7 @@ class InspectedModel(NamedTuple):
         output_stride: Pixels of the input for one of the last feature map.
         tensors: Each variable by its role.
         clip: Clip of a ConvNeXt-CLIP: both towers.
+        segmentation: Backbone and decoder of a segmentation model.
     """
 
     variant: ConvNeXtConfig
@@ -48,6 +58,7 @@ class InspectedModel(NamedTuple):
     output_stride: int
     tensors: dict[Key, LazyTensor]
     clip: CLIPConfig | None = None
+    segmentation: SegmentationConfig | None = None
 
 
 class HeadSpec(NamedTuple):
@@ -70,7 +81,10 @@ def inspect_model(model: keras.Model) -> InspectedModel:
     towers = {layer.name: layer for layer in model.layers if isinstance(layer, keras.Model)}
     if {"image_encoder", "text_encoder"} <= towers.keys():
         return _read_clip(model, named_layers(towers["image_encoder"]), named_layers(towers["text_encoder"]))
-    return _read_classifier(model, named_layers(model))
+    named = named_layers(model)
+    if any(name.role == "decoder_classifier" for name, _ in named):
+        return _read_segmentation_model(model, named)
+    return _read_classifier(model, named)
 
 
 def _read_classifier(model: keras.Model, named: NamedLayers) -> InspectedModel:
@@ -89,6 +103,43 @@ def _read_classifier(model: keras.Model, named: NamedLayers) -> InspectedModel:
     _check_count(model, tensors, count_params(variant, classes, channels))
     stride = _output_stride(variant, backbone)
     return InspectedModel(variant, classes, head.activation, statistics, channels, _size(model), stride, tensors)
+
+
+def _read_segmentation_model(model: keras.Model, named: NamedLayers) -> InspectedModel:
+    decoder = [row for row in named if row[0].role in DECODER_ROLES]
+    preprocessing, backbone, after = _split_layers(model, [row for row in named if row[0].role not in DECODER_ROLES])
+    foreign = [layer.name for _, layer in after if not _is_ignored(layer)]
+    if foreign or len(model.inputs) != 1:
+        raise ValueError(f"{model.name!r} has layers that cannot be represented in this format, such as {foreign[:1]}.")
+    by_role: dict[str, list[Any]] = {}
+    for name, layer in decoder:
+        by_role.setdefault(name.role, []).append(layer)
+    # The norm after the last stage is not part of the model; its place takes one of the others.
+    norm = next(layer for name, layer in backbone if name.role == "layernorm")
+    variant = _read_trunk(model, backbone, HeadSpec("avg", norm))
+    kind: Any = "upernet" if "pyramid_pool" in by_role else "unet" if "unet_conv" in by_role else "fpn"
+    auxiliary = "auxiliary_classifier" in by_role
+    blocks = by_role.get("auxiliary_conv", []) + by_role.get("auxiliary_concat_conv", [])
+    segmentation = SegmentationConfig(
+        variant,
+        kind,
+        by_role["unet_conv" if kind == "unet" else "fpn_conv"][0].filters,
+        tuple(layer.cells for layer in by_role.get("pyramid_pool", [])) or (1, 2, 3, 6),
+        "output_norm" in by_role,
+        auxiliary,
+        blocks[0].filters if blocks else variant.dims[AUXILIARY_STAGE],
+        len(by_role.get("auxiliary_conv", [])),
+        "auxiliary_concat_conv" in by_role,
+    )
+    classes = by_role["decoder_classifier"][0].filters
+    statistics, channels = _read_inputs(model, preprocessing)
+    tensors = _tensors([*backbone, *decoder])
+    _check_count(model, tensors, count_segmentation_params(segmentation, classes, channels, auxiliary))
+    stride, activation = _output_stride(variant, backbone), "softmax" if "decoder_activation" in by_role else None
+    size = _size(model)
+    return InspectedModel(
+        variant, classes, activation, statistics, channels, size, stride, tensors, segmentation=segmentation
+    )
 
 
 def _read_clip(model: keras.Model, images: NamedLayers, texts: NamedLayers) -> InspectedModel:

@@ -12,6 +12,7 @@ LOADING_SNIPPETS = {
     "transformers": 'AutoModelForImageClassification.from_pretrained("OWNER/NAME")',
     "open_clip": 'open_clip.create_model_from_pretrained("hf-hub:OWNER/NAME")',
 }
+UPERNET_SNIPPET = 'UperNetForSemanticSegmentation.from_pretrained("OWNER/NAME")'
 
 
 def render_model_card(
@@ -33,6 +34,7 @@ def render_model_card(
     form, variant, transform = description.format, description.variant, description.transform
     task = "image-classification" if description.classes else "image-feature-extraction"
     task = "zero-shot-image-classification" if description.clip else task
+    task = "image-segmentation" if description.segmentation else task
     library = "convnext_keras" if form == "keras" else form  # Keras' own loader expects other files.
     head = [f"library_name: {library}", f"pipeline_tag: {task}", "tags:", "- convnext", "- convnext_keras"]
     if description.license:  # a stranger's text, which must not become more lines of YAML
@@ -53,7 +55,8 @@ def render_model_card(
         "Trained from": f"{where}{checked}",
     }
     calls = [f'convnext_keras.{"clip." if description.clip else ""}create_model("hf://OWNER/NAME")']
-    calls += [LOADING_SNIPPETS[form]] if form in LOADING_SNIPPETS else []
+    calls += [LOADING_SNIPPETS[form]] if form in LOADING_SNIPPETS and not description.segmentation else []
+    calls += [UPERNET_SNIPPET] if form == "transformers" and description.segmentation else []
     lines = ["---", *head, "---", "", f"# {name}", "", "| | |", "|---|---|"]
     lines += [f"| {key} | {value} |" for key, value in rows.items()]
     lines += ["", "## Use", "", "```python", *calls, "```", "", "## Intended use", ""]

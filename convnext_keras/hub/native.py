@@ -1,9 +1,17 @@
 """This library's own repositories: `convnext_keras.json`, which can say all that a model of the library can be."""
 
-from typing import Any
+from typing import Any, get_args
 
 from convnext_keras.checkpoints import WeightsError
-from convnext_keras.configs import CHOICES, CLIPConfig, CLIPTextConfig, ConvNeXtConfig, validate_config
+from convnext_keras.configs import (
+    CHOICES,
+    CLIPConfig,
+    CLIPTextConfig,
+    ConvNeXtConfig,
+    Decoder,
+    SegmentationConfig,
+    validate_config,
+)
 from convnext_keras.data import transforms
 from convnext_keras.data.transforms import INTERPOLATIONS, NORMALIZATION_STATS, ImageTransform, NormalizationStats
 from convnext_keras.hub import json_schema as schema
@@ -74,6 +82,17 @@ TRANSFORM_FIELDS = {
     "fill_color": schema.either(schema.int_range(0, 255), schema.list_of(schema.int_range(0, 255), range(1, 1025))),
     "quantize": FLAG,
 }
+SEGMENTATION_FIELDS = {
+    "decoder": str_choice(get_args(Decoder)),
+    "hidden_size": WIDTH,
+    "pool_scales": schema.list_of(schema.int_range(1, 64), range(1, 17)),
+    "output_norms": FLAG,
+    "auxiliary_head": FLAG,
+    "auxiliary_channels": WIDTH,
+    "auxiliary_num_convs": schema.int_range(0, 16),
+    "auxiliary_concat_input": FLAG,
+    "image_size": SIZE,
+}
 parse_class = schema.list_of(schema.parse_str, (2,))
 TOP_FIELDS = {
     "classes": parse_num_classes,
@@ -82,6 +101,7 @@ TOP_FIELDS = {
     "license": schema.optional(schema.parse_str),
     "output_stride": schema.optional(schema.int_range(1, 1024)),
     "include_preprocessing": schema.parse_bool,
+    "reduce_labels": schema.parse_bool,
 }
 
 
@@ -93,12 +113,15 @@ def read_all(section: JsonObject, readings: dict[str, schema.Parser], others: tu
 
 def read_model_info(repository: Repository, config: JsonObject, license: str | None) -> ModelInfo:
     """Returns the description in `convnext_keras.json`."""
-    top = read_all(config, TOP_FIELDS, ("architecture", "transform", "clip"))
+    top = read_all(config, TOP_FIELDS, ("architecture", "transform", "clip", "segmentation"))
     try:
         variant = ConvNeXtConfig(**read_all(config.section("architecture"), CONFIG_FIELDS))
         validate_config(variant)
         transform = ImageTransform(**read_all(config.section("transform"), TRANSFORM_FIELDS))
         clip = read_clip(config.section("clip"), variant) if "clip" in config.values else None
+        if "segmentation" in config.values:
+            fields = read_all(config.section("segmentation"), SEGMENTATION_FIELDS)
+            top["segmentation"] = SegmentationConfig(variant, **fields)
     except (TypeError, ValueError) as error:
         raise WeightsError(f"{config.path}: {str(error).removeprefix(f'{config.path}: ')}") from error
     if not isinstance(transform.statistics, str):
@@ -142,4 +165,7 @@ def to_json(description: ModelInfo) -> dict[str, Any]:
             **{name: tuples_to_lists(clip[name]) for name in CLIP_FIELDS},
             "text": {name: text[name] for name in TEXT_FIELDS},
         }
+    if description.segmentation:
+        segmentation = description.segmentation._asdict()
+        content["segmentation"] = {name: tuples_to_lists(segmentation[name]) for name in SEGMENTATION_FIELDS}
     return content

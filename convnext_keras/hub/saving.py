@@ -112,6 +112,8 @@ def _build_model_info(
     usual = ImageTransform(
         224, convert_rgb_first=reading.clip is None, crop_rounding="down" if format == "transformers" else "half_even"
     )
+    if reading.segmentation:
+        usual = ImageTransform(512, resize_mode="squash", interpolation="bilinear", crop_rounding="down")
     transform = transform or (origin and origin.transform) or usual
     if reading.size and transform.shape[:2] != reading.size:
         square = reading.size[0] == reading.size[1]
@@ -129,6 +131,8 @@ def _build_model_info(
         license=license or (origin and origin.license),
         output_stride=None if reading.output_stride == reading.variant.minimum_size else reading.output_stride,
         clip=reading.clip,
+        segmentation=reading.segmentation,
+        reduce_labels=bool(origin and origin.reduce_labels),
         include_preprocessing=reading.statistics is not None,
     )
 

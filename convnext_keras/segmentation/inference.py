@@ -91,6 +91,7 @@ class Segmenter:
     """A segmentation model as a function from an image to its label map; the arguments are those of `segment`.
 
     Attributes:
+        num_classes: Number of classes.
         class_names: Names of the classes.
         transform: The evaluation transform.
     """
@@ -117,18 +118,15 @@ class Segmenter:
         names = tuple(class_names or [name for _, name in (info and info.class_names) or ()])
         if names and len(names) != count:
             raise ValueError(f"class_names must be {count}, one for each class. Received: {len(names)}")
-        self.class_names = names or tuple(map(str, range(count)))
+        self.num_classes, self.class_names = count, names or tuple(map(str, range(count)))
 
     def __call__(
         self, image: Any, window_size: int | None = None, stride: int | None = None, with_scores: bool = True
     ) -> SegmentationMap:
         """Returns the label map of one image; the arguments are those of `segment`."""
-        mode = PIL_MODES.get(self.transform.channels)
-        opened = self.transform.open(image, mode) if mode else np.asarray(image)
-        height, width = opened.shape[:2] if isinstance(opened, np.ndarray) else (opened.height, opened.width)
+        opened, (height, width) = self._open(image)
         if window_size is None:
-            parts: Any = _resized_parts(self.run(self.transform(opened)[None])[0], (height, width))
-            return self._classify(parts, (height, width), with_scores)
+            return self._classify(self._whole_logits(opened, (height, width)), (height, width), with_scores)
         stride = self._check_window(window_size, stride)
         pixels = _enlarge(np.asarray(opened), window_size, self.transform.interpolation)
         pixels = pixels[..., None] if pixels.ndim == 2 else pixels
@@ -145,6 +143,24 @@ class Segmenter:
         )
         smaller = (None if values is None else values[np.ix_(rows, columns)] for values in found[:2])
         return SegmentationMap(*smaller, self.class_names)
+
+    def iter_logits(self, image: Any) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
+        """Yields the logits of an image that is seen as a whole, at its own size, some rows at a time.
+
+        Yields:
+            Rows and columns of a part, and its logits.
+        """
+        return self._whole_logits(*self._open(image))
+
+    def _open(self, image: Any) -> tuple[Any, tuple[int, int]]:
+        """Returns a decoded image, and its height and width."""
+        mode = PIL_MODES.get(self.transform.channels)
+        opened = self.transform.open(image, mode) if mode else np.asarray(image)
+        size = opened.shape[:2] if isinstance(opened, np.ndarray) else (opened.height, opened.width)
+        return opened, size
+
+    def _whole_logits(self, opened: Any, size: tuple[int, int]) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
+        return _resized_parts(self.run(self.transform(opened)[None])[0], size)
 
     def _check_window(self, window: int, stride: int | None) -> int:
         stride = max(1, window * 2 // 3) if stride is None else stride
@@ -195,7 +211,7 @@ def _enlarge(pixels: np.ndarray, window: int, interpolation: str) -> np.ndarray:
 
 def is_segmentation_model(model: keras.Model) -> bool:
     """Returns whether a model ends in a decoder of `UPerNet`."""
-    return any(reading and reading[1].role == "decoder_dense" for reading in _readings(model))
+    return any(reading and reading[1].role == "decoder_classifier" for reading in _readings(model))
 
 
 def _readings(model: keras.Model) -> list[Any]:
@@ -215,7 +231,7 @@ def _read_keras_model(model: keras.Model) -> tuple[tuple[int, int] | None, int, 
         raise ValueError("segment needs Keras' data format channels_last.")
     height, width = model.input_shape[1:3]
     size = None if None in (height, width) else (height, width)
-    return size, _layer(model, "decoder_dense").units, _layer(model, "decoder_activation") is not None
+    return size, _layer(model, "decoder_classifier").filters, _layer(model, "decoder_activation") is not None
 
 
 def main_output(model: keras.Model) -> keras.Model:
@@ -225,7 +241,7 @@ def main_output(model: keras.Model) -> keras.Model:
 
 def decoder_output(model: keras.Model) -> keras.Model:
     """Returns the model up to the logits before they are resized to the input's resolution."""
-    return keras.Model(model.inputs, _layer(model, "decoder_dense").output)
+    return keras.Model(model.inputs, _layer(model, "decoder_classifier").output)
 
 
 def _as_function(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:

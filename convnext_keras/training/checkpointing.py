@@ -6,6 +6,7 @@ import json
 import os
 import time
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,9 @@ import keras
 import numpy as np
 
 from convnext_keras.checkpoints import load_weights, save_weights
-from convnext_keras.data.transforms import ImageTransform as Transform
 from convnext_keras.files import atomic_path
 from convnext_keras.surgery import flatten_layers
 from convnext_keras.training.datasets import ImageDataset
-from convnext_keras.training.evaluation import Evaluation, predict_scores
 from convnext_keras.training.optimizers import LayerwiseOptimizer
 from convnext_keras.training.presets import TrainingConfig
 
@@ -201,9 +200,9 @@ class EpochCallback(keras.callbacks.Callback):
 
     Args:
         progress: Progress that keeps it.
-        held_out: The validation images.
-        transform: Evaluation transform.
-        config: Config with the batch size of the evaluation, and the patience.
+        validate: Function from the model to the metrics on validation images, `val_loss` first.
+        metrics: Metrics on training images that are kept, each with its key in the logs of `fit`.
+        config: Config with the patience.
         seed: Seed from which each epoch's random numbers are drawn anew, so that they do not depend on the epochs
             before.
     """
@@ -211,13 +210,13 @@ class EpochCallback(keras.callbacks.Callback):
     def __init__(
         self,
         progress: TrainingCheckpoint,
-        held_out: ImageDataset,
-        transform: Transform,
+        validate: Callable[[keras.Model], dict[str, float]],
+        metrics: Mapping[str, str],
         config: TrainingConfig,
         seed: int,
     ):
         super().__init__()
-        self.progress, self.held_out, self.transform = progress, held_out, transform
+        self.progress, self.validate, self.metrics = progress, validate, metrics
         self.config, self.seed, self.initial_epoch = config, seed, 0.0
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -237,11 +236,10 @@ class EpochCallback(keras.callbacks.Callback):
         state = _copy_weights(model)
         for variable, average in zip(model.trainable_variables, averages, strict=False):
             variable.assign(keras.ops.copy(average))
-        scores = predict_scores(model, self.held_out.images, self.transform, self.config.batch_size)
-        result = Evaluation(scores, self.held_out.labels, self.held_out.class_names)
-        logs["val_loss"], logs["val_accuracy"] = result.loss, result.accuracy()
-        row = {"epoch": epoch + 1, "loss": float(logs["loss"]), "accuracy": float(logs["accuracy"])}
-        row |= {name: logs[name] for name in ("val_loss", "val_accuracy")}
+        validated = self.validate(model)
+        logs |= validated
+        trained = {name: float(logs[key]) for name, key in {"loss": "loss", **self.metrics}.items()}
+        row = {"epoch": epoch + 1, **trained, **validated}
         row["learning_rate"] = current_learning_rate(model)
         self.progress.keep(model, {**row, "seconds": round(time.perf_counter() - self.initial_epoch, 3)}, state)
         if not np.isfinite([row["loss"], row["val_loss"]]).all():

@@ -3,13 +3,14 @@
 import dataclasses
 import numbers
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
+from convnext_keras.data.transforms import ImageTransform
 from convnext_keras.model import ConvNeXtModel
 from convnext_keras.training.batching import num_epochs, steps_per_epoch, training_batches
 from convnext_keras.training.checkpointing import EpochCallback, TrainingCheckpoint, run_fingerprint
@@ -145,7 +146,9 @@ def fine_tune(
         init_head_from_probe(start.model, training, start.transform, seed)
     epochs, is_complete, checkpoints = num_epochs(training, chosen_config), True, {}
     if epochs:
-        following = EpochCallback(progress, held_out, start.transform, chosen_config, seed)
+        following = EpochCallback(
+            progress, validation_metrics(held_out, start.transform, chosen_config), {"accuracy": "accuracy"}, chosen_config, seed
+        )
         options = {"callbacks": [following, *callbacks], "verbose": verbose}
         start.train_model.set_weights(start.model.get_weights())
         if chosen_config.lora_rank:
@@ -160,7 +163,7 @@ def fine_tune(
             batches = training_batches(training, chosen_config, start.transform, seed, initial_epoch)
             if initial_epoch < epochs and not progress.should_stop(chosen_config.patience):
                 steps = steps_per_epoch(training, chosen_config)
-                is_complete = _fit(start.train_model, batches, steps, initial_epoch, epochs, options)
+                is_complete = fit_epochs(start.train_model, batches, steps, initial_epoch, epochs, options)
             else:  # As `fit` ends: with the averages, if there are some.
                 start.train_model.optimizer.finalize_variable_values(start.train_model.trainable_variables)
         is_best = chosen_config.save_best or chosen_config.patience or not is_complete
@@ -170,6 +173,19 @@ def fine_tune(
     return TrainingResult(
         start.model, progress.history, evaluation, chosen_config, training, held_out, is_complete, checkpoints
     )
+
+
+def validation_metrics(
+    held_out: ImageDataset, transform: ImageTransform, config: TrainingConfig
+) -> Callable[[keras.Model], dict[str, float]]:
+    """Returns a function from a model to its loss and accuracy on the validation images."""
+
+    def validate(model: keras.Model) -> dict[str, float]:
+        scores = predict_scores(model, held_out.images, transform, config.batch_size)
+        result = Evaluation(scores, held_out.labels, held_out.class_names)
+        return {"val_loss": result.loss, "val_accuracy": result.accuracy()}
+
+    return validate
 
 
 def check_callbacks(callbacks: Sequence[keras.callbacks.Callback]) -> None:
@@ -217,20 +233,21 @@ def compile_model(
     model: keras.Model,
     config: TrainingConfig,
     steps: int,
-    loss: keras.losses.Loss,
-    metrics: Sequence[keras.Metric] = (),
+    loss: Any,
+    metrics: Sequence[Any] = (),
+    **options: Any,
 ) -> None:
-    """Compiles a model with the optimizer of a training config."""
+    """Compiles a model with the optimizer of a training config; other options are those of `compile`."""
     warmup_ratio = round(config.warmup_ratio * steps)
     rising = {"warmup_target": config.learning_rate, "warmup_steps": warmup_ratio} if warmup_ratio else {}
     first = config.learning_rate / 100 if warmup_ratio else config.learning_rate
     rate: Any = keras.optimizers.schedules.CosineDecay(first, max(1, steps - warmup_ratio), **rising)
     accumulation = config.accumulation_steps if config.accumulation_steps > 1 else None
-    options: dict[str, Any] = {"global_clipnorm": config.clip_norm, "gradient_accumulation_steps": accumulation}
-    inner = keras.optimizers.AdamW(rate, weight_decay=config.weight_decay, **options)
+    kinds: dict[str, Any] = {"global_clipnorm": config.clip_norm, "gradient_accumulation_steps": accumulation}
+    inner = keras.optimizers.AdamW(rate, weight_decay=config.weight_decay, **kinds)
     optimizer = layerwise_optimizer(model, inner, config.layer_decay, config.layer_decay_mode, config.ema_decay)
     optimizer.build(model.trainable_variables)  # TensorFlow traces a step twice that makes variables.
-    model.compile(optimizer, loss, metrics=[*metrics])
+    model.compile(optimizer, loss, metrics=[*metrics], **options)
 
 
 def _collect_checkpoints(
@@ -247,7 +264,7 @@ def _collect_checkpoints(
     return found
 
 
-def _fit(
+def fit_epochs(
     model: keras.Model, batches: Any, steps: int, initial_epoch: int, epochs: int, options: dict[str, Any]
 ) -> bool:
     """Runs the epochs that are left; whether it came to its end and was not interrupted by Ctrl-C."""
