@@ -398,8 +398,9 @@ CLIP_CONFIGS = {
     "convnext_mini": CLIPConfig(CLIP_MINI, CLIPTextConfig(96, 4, 3, 40, 2048), 96, 64, 889_329),
 }
 
+
 def decoder_convolutions(config: SegmentationConfig) -> list[tuple[int, int, int]]:
-    """Returns kernel size, input and output channels of each convolution block of the decoder, without the auxiliary."""
+    """Returns kernel size, input and output channels of each convolution block, without the auxiliary ones."""
     dims, width = config.backbone.dims, config.hidden_size
     if config.decoder == "unet":
         steps = [(dims[-1], width), (width, width // 2), (width // 2, width // 4)]

@@ -627,17 +627,13 @@ def create_model(name: str | os.PathLike | WeightsSource, **arguments: Any) -> C
     if isinstance(name, str):
         weight_set = checkpoints.find_weight_set(name) or checkpoints.default_weight_set(name)
     variant = weight_set.variant if weight_set else str(name)
-    segmentation_set = find_segmentation_set(name)
-    if segmentation_set or name in SEGMENTATION_CONFIGS:
-        variant = segmentation_set.variant if segmentation_set else str(name)
-        options = {"weights": segmentation_set, "name": variant, **arguments}
-        options.setdefault("classes", segmentation_set.classes if segmentation_set else 2)
-        options["weights"] = hub.resolve_weights(options["weights"], variant, checkpoints.SEGMENTATION_REGISTRY)
-        return create_segmentation_model(SEGMENTATION_CONFIGS[variant], **options)
+    if (segmentation_set := find_segmentation_set(name)) or name in SEGMENTATION_CONFIGS:
+        return _create_segmentation_model(str(name), segmentation_set, arguments)
     if variant not in CONVNEXT_CONFIGS and (description := hub.load_model_info(name)):
         if description.segmentation:
             options = {"weights": description, "classes": description.classes, **arguments}
-            return create_segmentation_model(description.segmentation, **options)
+            source = hub.resolve_weights(options.pop("weights"))
+            return create_segmentation_model(description.segmentation, source, **options)
         described: dict[str, Any] = {"weights": description, **description.arguments, **arguments}
         return ConvNeXt(**described)
     if (
@@ -660,6 +656,17 @@ def create_model(name: str | os.PathLike | WeightsSource, **arguments: Any) -> C
             defaults["classifier_activation"] = None
     options: dict[str, Any] = {**defaults, **arguments, "weights": source}
     return ConvNeXt(**options)
+
+
+def _create_segmentation_model(name: str, weight_set: WeightSet | None, arguments: dict[str, Any]) -> ConvNeXtModel:
+    """Returns a segmentation model of the registry, or one of its variants without weights."""
+    variant = weight_set.variant if weight_set else name
+    options = {"weights": weight_set, "name": variant, "classes": weight_set.classes if weight_set else 2, **arguments}
+    source = hub.resolve_weights(options.pop("weights"), variant, checkpoints.SEGMENTATION_REGISTRY)
+    if isinstance(source, WeightSet) and source.repository:  # Its own files know more: the names of the classes.
+        revision = f"@{source.revision}" if source.revision else ""
+        source = hub.load_model_info(f"hf://{source.repository}{revision}")
+    return create_segmentation_model(SEGMENTATION_CONFIGS[variant], source, **options)
 
 
 def find_segmentation_set(name: Any) -> WeightSet | None:

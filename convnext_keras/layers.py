@@ -92,6 +92,22 @@ class LayerNormalization(layers.LayerNormalization):
 
 
 @register
+class BatchNormalization(layers.BatchNormalization):
+    """`keras.layers.BatchNormalization` of the last axis with two operations per element at inference.
+
+    `(..., C)` -> `(..., C)`; arguments, weights and outputs are those of `keras.layers.BatchNormalization`.
+    """
+
+    def call(self, inputs, training=None, mask=None):
+        if training or self.axis not in (-1, len(inputs.shape) - 1) or not (self.scale and self.center):
+            return super().call(inputs, training=training, mask=mask)
+        mean, variance = to_float32(self.moving_mean), to_float32(self.moving_variance)
+        factor = to_float32(self.gamma) * ops.rsqrt(variance + self.epsilon)
+        offset = to_float32(self.beta) - mean * factor
+        return inputs * ops.cast(factor, inputs.dtype) + ops.cast(offset, inputs.dtype)
+
+
+@register
 class LayerScale(layers.Layer):
     """Multiplies each channel by a learned factor: `(..., C)` -> `(..., C)` (https://arxiv.org/abs/2103.17239v2).
 

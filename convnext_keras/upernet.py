@@ -22,7 +22,7 @@ from convnext_keras.data.transforms import ImageTransform
 from convnext_keras.feature_extraction import stage_outputs
 from convnext_keras.initializers import Normal
 from convnext_keras.layer_names import LayerName, parse_layer_name
-from convnext_keras.layers import LayerNormalization
+from convnext_keras.layers import BatchNormalization, LayerNormalization
 from convnext_keras.model import ConvNeXtModel, get_pretrained_info
 from convnext_keras.resampling import AdaptiveAveragePooling2D, MultiscaleConv2D, ResizeLike
 from convnext_keras.surgery import to_functional
@@ -79,7 +79,8 @@ def build_segmentation_model(
     inputs, stages = stage_outputs(to_functional(backbone))
     if sorted(stages) != [*range(NUM_SEGMENTATION_STAGES)]:
         raise ValueError(
-            f"backbone must be a ConvNeXt with {NUM_SEGMENTATION_STAGES} stages. Received: {backbone.name!r} with {len(stages)}"
+            f"backbone must be a ConvNeXt with {NUM_SEGMENTATION_STAGES} stages. "
+            f"Received: {backbone.name!r} with {len(stages)}"
         )
     last: Any = stages[NUM_SEGMENTATION_STAGES - 1]._keras_history.operation
     reading = parse_layer_name(last.name)
@@ -203,7 +204,7 @@ def conv_block(x: Any, filters: int, kernel_size: int, part: str, design: Decode
     else:
         options |= {"padding": "same", "use_bias": False, "data_format": "channels_last"}
         x = layers.Conv2D(filters, kernel_size, **options)(x)
-    x = layers.BatchNormalization(**BATCH_NORM, name=name(f"{part}_norm"), dtype=design.dtype)(x)
+    x = BatchNormalization(**BATCH_NORM, name=name(f"{part}_norm"), dtype=design.dtype)(x)
     return layers.ReLU(name=name(f"{part}_relu"), dtype=design.dtype)(x)
 
 

@@ -123,6 +123,7 @@ TRANSFORMERS: dict[str, tuple[str, dict, str, dict, str]] = {
     ),
 }
 # UPerNet of transformers: the backbone's model type and configuration, the whole configuration, the processor's, shard.
+AUXILIARY_12 = {"auxiliary_channels": 12, "auxiliary_in_channels": 12}
 UPERNET: dict[str, tuple[str, dict, dict, dict, str]] = {
     "v1": (
         "convnext",
@@ -162,7 +163,13 @@ UPERNET: dict[str, tuple[str, dict, dict, dict, str]] = {
     "v2_bfloat16": (
         "convnextv2",
         {**SMALL, "hidden_act": "silu", "dtype": "bfloat16"},
-        {"hidden_size": 16, "auxiliary_num_convs": 0, "auxiliary_channels": 12, "auxiliary_in_channels": 12, "num_labels": 50},
+        {
+            "hidden_size": 16,
+            "auxiliary_num_convs": 0,
+            "auxiliary_channels": 12,
+            "auxiliary_in_channels": 12,
+            "num_labels": 50,
+        },
         {"size": {"height": 33, "width": 35}, "do_rescale": False, "image_mean": [120] * 3, "image_std": [60] * 3},
         "",
     ),
@@ -272,8 +279,13 @@ def make_transformers(output: Path, kind: str, options: dict, processor: str, fa
 def make_upernet(output: Path, kind: str, backbone: dict, options: dict, facts: dict, shard: str) -> None:
     """A folder by `save_pretrained`, and what transformers computes after it has read the folder again."""
     import torch
-    from transformers import AutoConfig, AutoImageProcessor, SegformerImageProcessor
-    from transformers import UperNetConfig, UperNetForSemanticSegmentation
+    from transformers import (
+        AutoConfig,
+        AutoImageProcessor,
+        SegformerImageProcessor,
+        UperNetConfig,
+        UperNetForSemanticSegmentation,
+    )
 
     backbone = {**backbone, "out_features": ["stage1", "stage2", "stage3", "stage4"]}
     dtype, channels = backbone.pop("dtype", "float32"), backbone.get("num_channels", 3)

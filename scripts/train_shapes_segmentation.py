@@ -63,7 +63,9 @@ def texture(random: np.random.Generator, size: int = SIZE) -> np.ndarray:
         part = random.uniform(0, 1, (size, size))
     else:
         part = sum(
-            np.sin(2 * math.pi * (rows * random.normal() + columns * random.normal()) * 2**octave + random.uniform(0, 6))
+            np.sin(
+                2 * math.pi * (rows * random.normal() + columns * random.normal()) * 2**octave + random.uniform(0, 6)
+            )
             / 2**octave
             for octave in range(5)
         )
@@ -86,7 +88,7 @@ def outline(random: np.random.Generator, kind: int, center: np.ndarray, radius: 
     else:
         base = np.array([0, 2 * math.pi / 3, 4 * math.pi / 3]) + random.uniform(-0.35, 0.35, 3)
         points = np.stack([np.cos(base), np.sin(base)], axis=1)
-    if kind == 2 and random.random() < 0.4 or kind == 3 and random.random() < 0.3:
+    if (kind == 2 and random.random() < 0.4) or (kind == 3 and random.random() < 0.3):
         turn = random.choice([0, math.pi / 2, math.pi, 3 * math.pi / 2]) + random.normal(0, 0.03)
     rotation = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
     return [tuple(point) for point in (center + radius * points @ rotation.T).tolist()]

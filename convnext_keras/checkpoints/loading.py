@@ -29,7 +29,9 @@ CLASSIFIER_KEYS = [Key(CLASSIFIER, variable) for variable in ("kernel", "bias")]
 HEAD = [*(Key(LayerName("head_hidden"), variable) for variable in ("kernel", "bias")), *CLASSIFIER_KEYS]
 CLASSIFIERS = (CLASSIFIER, LayerName("decoder_classifier"), LayerName("auxiliary_classifier"))
 AUXILIARY = "auxiliary_"  # the roles of the classifier of segmentation models that is used in training only
-FRESH_WARNING = "The layer '{model}_{layer}' has fresh random weights: {file} has no classifier for these classes. Train "
+FRESH_WARNING = (
+    "The layer '{model}_{layer}' has fresh random weights: {file} has no classifier for these classes. Train "
+)
 MISSING_HEAD_WARNINGS = {
     CLASSIFIER: f"{FRESH_WARNING}it, or set classes= to the weights', or include_top=False.",
     **dict.fromkeys(CLASSIFIERS[1:], f"{FRESH_WARNING}it, or set classes= to the weights'."),

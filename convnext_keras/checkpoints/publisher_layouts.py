@@ -128,8 +128,8 @@ LAYOUTS = {
         prefixes=("", "model."),
     ),
 }
-# Segmentation: a backbone of one of the layouts above, and a decoder whose convolution blocks and classifiers have other
-# names with each publisher.
+# Segmentation: a backbone of one of the layouts above, and a decoder whose convolution blocks and classifiers have
+# other names with each publisher.
 DECODER_PARTS = {
     "pyramid": "decode_head.psp_modules.{block}.1",
     "pyramid_bottleneck": "decode_head.bottleneck",

@@ -78,7 +78,8 @@ class WeightsSource(Protocol):
 class WeightSet(NamedTuple):
     """Row of a registry: one published set of weights.
 
-    The registries are `weights/registry.csv`, of classifiers and backbones, and `weights/clip.csv`, of ConvNeXt-CLIP.
+    The registries are `weights/registry.csv`, of classifiers and backbones, `weights/clip.csv`, of ConvNeXt-CLIP, and
+    `weights/segmentation.csv`.
 
     Attributes:
         variant: The architecture it belongs to.
@@ -107,6 +108,9 @@ class WeightSet(NamedTuple):
         top1_accuracy: Accuracy in percent with this transform as published, of ImageNet-1k (of CLIP: zero-shot) or the
             set's own task; empty if none is.
         test_top1_accuracy: Accuracy at the test size.
+        mean_iou: Mean intersection over union in percent on the data that a segmentation model was trained for, as
+            published, by windows of its size; empty for others.
+        test_mean_iou: The same with several scales and mirrored images.
     """
 
     variant: str
@@ -133,6 +137,8 @@ class WeightSet(NamedTuple):
     source: str
     top1_accuracy: str
     test_top1_accuracy: str
+    mean_iou: str = ""
+    test_mean_iou: str = ""
 
     @property
     def name(self) -> str:
@@ -185,7 +191,9 @@ def load_registry(table: str = CLASSIFIER_REGISTRY) -> dict[str, WeightSet]:
     """Loads the weight sets of `weights/{table}.csv` by their names, in the order of the table."""
     types = WeightSet.__annotations__
     with (BUNDLED_WEIGHTS_DIR / f"{table}.csv").open(encoding="utf-8", newline="") as stream:
-        rows = [WeightSet(**{key: types[key](row[key]) for key in types}) for row in csv.DictReader(stream)]
+        rows = [
+            WeightSet(**{key: types[key](row[key]) for key in types if key in row}) for row in csv.DictReader(stream)
+        ]
     return {row.name: row for row in rows}
 
 

@@ -22,7 +22,7 @@ EXPORT_FORMATS = ("saved_model", "litert", "onnx", "torch", "openvino", "stableh
 EXPORT_PRECISIONS = ("float32", "float16", "bfloat16", "int8_weights", "int8")
 VECTOR_TYPES = ("float32", "float16")
 EXPLAIN_METHODS = ("grad_cam", "layer_cam", "occlusion")
-PRESETS = ("linear_probe", "fine_tune", "fine_tune_small_data", "from_scratch")
+PRESETS = ("linear_probe", "fine_tune", "fine_tune_small_data", "segmentation", "from_scratch")
 PRESET_FIELDS = (
     *("epochs", "min_steps", "batch_size", "accumulation_steps", "learning_rate", "warmup_ratio"),
     *("weight_decay", "layer_decay", "layer_decay_mode", "clip_norm", "ema_decay", "drop_path_rate"),
@@ -36,6 +36,7 @@ PRESET_FIELDS = (
         "rand_augment",
         "random_erasing_prob",
     ),
+    *("scale_range", "color_jitter", "auxiliary_weight", "dice_weight"),
     *("head_init", "pretrained", "frozen_stages", "lora_rank", "precision", "save_best", "patience"),
 )
 BUNDLED_CLIP = "convnext_mini.shapes"
@@ -62,6 +63,7 @@ Address = Annotated[str, typer.Option(help="Address of a running Ray cluster, su
 Devices = Annotated[
     str, typer.Option(help="Devices of the cluster, with an optional number of models: cpu, gpu, gpu:4.")
 ]
+Size = Annotated[int, typer.Option(min=0, help="Height and width in pixels; 0 for the size of the weights.")]
 TopK = Annotated[int, typer.Option(min=1, help="Number of results per image or query.")]
 
 

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from convnext_keras.cli.options import PRESET_FIELDS, PRESETS, TEMPLATE, AsJson, load_clip
+from convnext_keras.cli import segmentation
+from convnext_keras.cli.options import PRESET_FIELDS, PRESETS, TEMPLATE, AsJson, Size, load_clip
 
 if TYPE_CHECKING:
     from convnext_keras.training import TrainingConfig
@@ -25,7 +26,14 @@ Model = Annotated[
 ]
 Skipped = Annotated[bool, typer.Option("--skip", help="Skip unreadable images.")]
 Templates = Annotated[list[str], typer.Option(help="Prompt with {} for the class (ConvNeXt-CLIP only).")]
-Size = Annotated[int, typer.Option(min=0, help="Height and width in pixels; 0 for the size of the weights.")]
+Masks = Annotated[
+    Path | None, typer.Option(help="Directory of masks, named like the images: trains or measures segmentation.")
+]
+ClassNames = Annotated[str, typer.Option(help="Class names of masks, separated by commas, or a .txt file of lines.")]
+Colors = Annotated[str, typer.Option(help="Colors of the classes in RGB masks, such as '#000000,#ff0000'.")]
+ReduceLabels = Annotated[
+    bool | None, typer.Option("--reduce-labels/--no-reduce-labels", help="Ignore class 0 of masks, count from 1.")
+]
 
 
 def override_config(config: TrainingConfig, changes: list[str]) -> TrainingConfig:
@@ -83,12 +91,19 @@ def train(
             help="Weight of the fine-tuned ConvNeXt-CLIP in the average with the original; 1 for no average.",
         ),
     ] = 1.0,
+    masks: Masks = None,
+    classes: ClassNames = "",
+    colors: Colors = "",
+    reduce_labels: ReduceLabels = None,
+    decoder: Annotated[str, typer.Option(help="Decoder for a backbone: upernet, fpn or unet.")] = "upernet",
 ) -> None:
-    """Fine-tune a classifier on images, or a ConvNeXt-CLIP on image-text pairs.
+    """Fine-tune a classifier on images, a segmentation model on masks, or a ConvNeXt-CLIP on image-text pairs.
 
     The same command continues an interrupted training.
 
     [dim]convnext-keras train flowers/ --weights convnext_tiny.in12k_ft_in1k --output flowers-model[/]
+
+    [dim]convnext-keras train images/ --masks masks/ --weights convnext_tiny.in12k_ft_in1k --output segmenter[/]
 
     [dim]convnext-keras train captions.csv --weights convnext_base_w --output captions-model[/]
     """
@@ -99,6 +114,15 @@ def train(
     if output.exists():
         raise ValueError(f"{output} exists. Choose another folder.")
     part: Any = float(validation) if validation.replace(".", "", 1).isdigit() else Path(validation)
+    if masks or segmentation.is_mask_table(data):
+        if replay_data or freeze_tower or interpolate != 1 or skip:
+            raise ValueError("--replay-data, --freeze-tower, --interpolate and --skip are not for masks.")
+        chosen = override_config(training.get_training_config(preset or "segmentation", 0), changes or [])
+        options = {"class_names": segmentation.parse_classes(classes), "colors": segmentation.parse_colors(colors)}
+        options |= {"reduce_labels": reduce_labels, "decoder": decoder}
+        pairs = (data, masks) if masks else data
+        segmentation.train_on_masks(pairs, output, weights, chosen, part, seed, size, **options)
+        return
     if is_image_text_data(data):
         if preset or size or skip:
             raise ValueError("--preset, --size and --skip are for images with classes. Change fields with --set.")
@@ -197,6 +221,10 @@ def evaluate(
         bool,
         typer.Option("--tta-flip", help="Test-time augmentation: average the scores with those of mirrored images."),
     ] = False,
+    masks: Masks = None,
+    classes: ClassNames = "",
+    colors: Colors = "",
+    reduce_labels: ReduceLabels = None,
     confusion_matrix: Annotated[
         Path | None, typer.Option(help="Image file to write with the confusion matrix.")
     ] = None,
@@ -213,6 +241,11 @@ def evaluate(
     from convnext_keras import export, hub, training
     from convnext_keras.training import reports
 
+    if masks or segmentation.is_mask_table(data):
+        table, names = segmentation.parse_colors(colors), segmentation.parse_classes(classes)
+        pairs = (data, masks) if masks else data
+        segmentation.evaluate_on_masks(model, pairs, names, table, reduce_labels, as_json)
+        return
     on_error = "skip" if skip else "raise"
     chosen: Any = model
     if export.is_exported_model(model):

@@ -1,4 +1,4 @@
-"""Class names of the published label sets: ImageNet-1k, -12k and -22k, and the digits of the bundled checkpoint.
+"""Class names of the published label sets: ImageNet-1k, -12k and -22k, and those of the bundled checkpoints.
 
 `scripts/make_labels.py` makes the table of the ImageNet classes and names its source.
 """
@@ -15,7 +15,8 @@ import numpy as np
 ClassNames = tuple[tuple[str, str], ...]  # one (identifier, name) per class
 IMAGENET_FILE = Path(__file__).parent / "imagenet.tsv.gz"
 PUBLISHED_LABEL_SETS = {"imagenet-1k": 1000, "imagenet-12k": 11_821, "imagenet-22k": 21_841}  # number of classes
-LABEL_SETS = (*PUBLISHED_LABEL_SETS, "digits")
+LABEL_SETS = (*PUBLISHED_LABEL_SETS, "digits", "shapes")
+SHAPES = ("background", "circle", "square", "triangle")
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
@@ -38,6 +39,8 @@ def load_class_names(label_set: str) -> ClassNames:
     """
     if label_set == "digits":
         return tuple((str(digit), name) for digit, name in enumerate(DIGITS))
+    if label_set == "shapes":
+        return tuple((name, name) for name in SHAPES)
     if label_set not in LABEL_SETS:
         raise ValueError(f"label_set must be one of {LABEL_SETS}. Received: label_set={label_set!r}")
     with gzip.open(IMAGENET_FILE, "rt", encoding="utf-8") as stream:

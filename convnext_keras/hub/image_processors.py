@@ -45,7 +45,11 @@ PROCESSORS = {
     "SegformerFeatureExtractor": Processor((512, 512), 2, "imagenet"),
     "DINOv3ViTImageProcessor": Processor((224, 224), 2, "imagenet", levels=False),
 }
-DEFAULTS = {"dinov3_convnext": "DINOv3ViTImageProcessor", "upernet": "SegformerImageProcessor"}  # by the model's type, where no processor is named
+# By the model's type, where no processor is named.
+DEFAULTS = {
+    "dinov3_convnext": "DINOv3ViTImageProcessor",
+    "upernet": "SegformerImageProcessor",
+}
 RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 FLAGS = ("do_resize", "do_rescale", "do_normalize", "do_center_crop", "do_pad")
 EDGE = schema.int_range(1, MAX_SIZE)

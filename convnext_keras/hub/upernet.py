@@ -89,7 +89,5 @@ def read_classes(config: JsonObject) -> tuple[int, tuple[tuple[str, str], ...] |
 
 def read_reduce_labels(processor: JsonObject) -> bool:
     """Returns whether class 0 of the masks is what is ignored, and the others are counted from 1."""
-    values = [
-        processor.read(key, schema.optional(schema.parse_bool)) for key in ("do_reduce_labels", "reduce_labels")
-    ]
+    values = [processor.read(key, schema.optional(schema.parse_bool)) for key in ("do_reduce_labels", "reduce_labels")]
     return any(values)

@@ -188,9 +188,7 @@ class Segmenter:
         return SegmentationMap(labels, scores, self.class_names)
 
 
-def _resized_parts(
-    logits: np.ndarray, size: tuple[int, int]
-) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
+def _resized_parts(logits: np.ndarray, size: tuple[int, int]) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
     """Yields logits `(h, w, C)` resized to a size, some rows at a time."""
     rows, columns = (bilinear_taps(*pair) for pair in zip(logits.shape, size, strict=False))
     step = max(1, MAX_BLOCK // (size[1] * logits.shape[2]))
@@ -226,7 +224,9 @@ def _layer(model: keras.Model, role: str) -> Any:
 def _read_keras_model(model: keras.Model) -> tuple[tuple[int, int] | None, int, bool]:
     """Returns the fixed size of the images, the number of classes, and whether outputs are probabilities."""
     if not is_segmentation_model(model):
-        raise ValueError(f"{model.name!r} is not for segmentation. Give a model of create_model or segmentation.UPerNet.")
+        raise ValueError(
+            f"{model.name!r} is not for segmentation. Give a model of create_model or segmentation.UPerNet."
+        )
     if keras.config.image_data_format() == "channels_first":
         raise ValueError("segment needs Keras' data format channels_last.")
     height, width = model.input_shape[1:3]

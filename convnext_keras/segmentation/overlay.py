@@ -90,4 +90,3 @@ def _with_legend(image: Image.Image, found: SegmentationMap, colors: np.ndarray)
         draw.rectangle(box, fill=tuple(int(level) for level in colors[numbers[name]]), outline="black")
         draw.text((left + LEGEND_ROW, top + LEGEND_ROW // 2), text, fill="black", anchor="lm", font=font)
     return sheet
-

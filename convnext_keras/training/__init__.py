@@ -21,11 +21,20 @@ from convnext_keras.training.evaluation import Evaluation, evaluate
 from convnext_keras.training.finetuning import TrainingResult, fine_tune, train_val_split
 from convnext_keras.training.image_text import ImageTextDataset, class_prompts, load_image_text_pairs
 from convnext_keras.training.lora import enable_lora
+from convnext_keras.training.masks import SegmentationDataset, load_segmentation_dataset, read_mask
 from convnext_keras.training.model_soups import greedy_soup
 from convnext_keras.training.optimizers import LayerwiseOptimizer, layerwise_optimizer
 from convnext_keras.training.param_groups import ParamGroup, parameter_groups
 from convnext_keras.training.presets import TRAINING_PRESETS, TrainingConfig, get_training_config
 from convnext_keras.training.reports import save_training_result
+from convnext_keras.training.segmentation import SegmentationResult, fine_tune_segmentation
+from convnext_keras.training.segmentation_metrics import (
+    PixelAccuracy,
+    SegmentationEvaluation,
+    SegmentationLoss,
+    evaluate_segmentation,
+)
+from convnext_keras.training.segmentation_reports import save_segmentation_result
 
 __all__ = [
     "CLIP_CONFIG",
@@ -36,7 +45,12 @@ __all__ = [
     "InterpolationResult",
     "LayerwiseOptimizer",
     "ParamGroup",
+    "PixelAccuracy",
     "RetrievalRecall",
+    "SegmentationDataset",
+    "SegmentationEvaluation",
+    "SegmentationLoss",
+    "SegmentationResult",
     "TrainingConfig",
     "TrainingResult",
     "ZeroShotAccuracy",
@@ -44,16 +58,21 @@ __all__ = [
     "class_prompts",
     "enable_lora",
     "evaluate",
+    "evaluate_segmentation",
     "find_duplicates",
     "fine_tune",
     "fine_tune_clip",
+    "fine_tune_segmentation",
     "get_training_config",
     "greedy_soup",
     "layerwise_optimizer",
     "load_dataset",
     "load_image_text_pairs",
+    "load_segmentation_dataset",
     "merge_lora",
     "parameter_groups",
+    "read_mask",
+    "save_segmentation_result",
     "save_training_result",
     "select_interpolation",
     "stratified_split",

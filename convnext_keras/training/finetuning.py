@@ -147,7 +147,11 @@ def fine_tune(
     epochs, is_complete, checkpoints = num_epochs(training, chosen_config), True, {}
     if epochs:
         following = EpochCallback(
-            progress, validation_metrics(held_out, start.transform, chosen_config), {"accuracy": "accuracy"}, chosen_config, seed
+            progress,
+            validation_metrics(held_out, start.transform, chosen_config),
+            {"accuracy": "accuracy"},
+            chosen_config,
+            seed,
         )
         options = {"callbacks": [following, *callbacks], "verbose": verbose}
         start.train_model.set_weights(start.model.get_weights())

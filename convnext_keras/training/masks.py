@@ -12,7 +12,7 @@ from PIL import Image
 
 from convnext_keras.data.images import ImageError, ImageSource, open_image, source_name, to_array
 from convnext_keras.data.loader import list_images
-from convnext_keras.training.datasets import is_table, read_csv_columns
+from convnext_keras.training.datasets import is_table, read_csv, read_csv_columns
 from convnext_keras.validation import format_choices
 
 IGNORE_INDEX = 255  # of pixels that are not counted
@@ -184,15 +184,26 @@ def load_segmentation_dataset(
     return _checked(dataset, len(class_names) if class_names else len(table) if table else None, name)
 
 
+def has_masks(path: str | os.PathLike) -> bool:
+    """Returns whether a path is of a table with a column of masks, or of a folder with the folders images and masks."""
+    if is_table(path):
+        headings, _ = read_csv(Path(path))
+        return any(heading in ("mask", "segmentation", "annotation") for heading in headings)
+    return None not in _inner_folders(Path(path))
+
+
+def _inner_folders(folder: Path) -> list[Path | None]:
+    """Returns the folders of images and of masks in a folder."""
+    names = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()} if folder.is_dir() else {}
+    return [next((names[word] for word in words if word in names), None) for words in (IMAGE_FOLDERS, MASK_FOLDERS)]
+
+
 def _read_pairs(data: Any, keys: tuple[str, str] | None) -> tuple[list[Any], list[Any]]:
     if is_table(data):
         images, masks = read_csv_columns(Path(data), COLUMNS)
         return [Path(data).parent / row for row in images], [Path(data).parent / row for row in masks]
     if isinstance(data, str | os.PathLike):
-        names = {path.name.lower(): path for path in Path(data).iterdir()} if Path(data).is_dir() else {}
-        found = [
-            next((names[word] for word in words if word in names), None) for words in (IMAGE_FOLDERS, MASK_FOLDERS)
-        ]
+        found = _inner_folders(Path(data))
         if None in found:
             raise ValueError(f"{data} must be a folder with the folders images and masks, or a table with both.")
         data = tuple(found)
@@ -214,7 +225,9 @@ def _pair_folders(images: Path, masks: Path) -> tuple[list[Path], list[Path]]:
     missing = [path for path in found if path.relative_to(images).with_suffix("") not in by_stem]
     if missing:
         stem = missing[0].relative_to(images).with_suffix("")
-        raise ValueError(f"{len(missing)} of {len(found)} images have no mask, such as {missing[0]}: no {masks / stem}.*")
+        raise ValueError(
+            f"{len(missing)} of {len(found)} images have no mask, such as {missing[0]}: no {masks / stem}.*"
+        )
     return found, [by_stem[path.relative_to(images).with_suffix("")] for path in found]
 
 

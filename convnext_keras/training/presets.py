@@ -168,8 +168,8 @@ TRAINING_PRESETS = {
     # Up to ten thousand images: the one part that docs/training_results.md found to help on most of its data. With
     # as few steps, layer decay and a head that starts from the probe did not, nor did stronger changes of the images.
     "fine_tune_small_data": TrainingConfig(min_steps=120, affine=1.0),
-    # Of images with masks. Meta's UPerNets were trained so: AdamW 1e-4 at batch 16 with stage-wise layer decay 0.9, drop
-    # path 0.4, scale 0.5 to 2, flip and color changes, 160,000 steps (semantic_segmentation/ of
+    # Of images with masks. Meta's UPerNets were trained so: AdamW 1e-4 at batch 16 with stage-wise layer decay 0.9,
+    # drop path 0.4, scale 0.5 to 2, flip and color changes, 160,000 steps (semantic_segmentation/ of
     # facebookresearch/ConvNeXt). Fewer steps on smaller data need a higher rate and less drop path.
     "segmentation": TrainingConfig(
         epochs=50,

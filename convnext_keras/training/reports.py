@@ -19,6 +19,7 @@ from convnext_keras.training.checkpointing import HISTORY_FILE, history_to_csv
 from convnext_keras.training.datasets import ImageDataset
 from convnext_keras.training.evaluation import Evaluation, predict_scores
 from convnext_keras.training.finetuning import TrainingResult
+from convnext_keras.training.presets import TrainingConfig
 
 INSTALL_HINT = 'Curves and other charts need matplotlib: pip install "convnext-keras[training]"'
 MAX_CLASS_LABELS = 40  # of classes that a chart has room for
@@ -28,12 +29,16 @@ LOSSES = {"loss": "training", "val_loss": "validation"}
 ACCURACIES = {
     "accuracy": "accuracy, training",
     "val_accuracy": "accuracy, validation",
+    "pixel_accuracy": "pixel accuracy, training",
+    "val_pixel_accuracy": "pixel accuracy, validation",
+    "val_mean_iou": "mean IoU, validation",
     "recall_at_1": "recall at 1, validation",
     "zero_shot_accuracy": "zero-shot accuracy",
 }
 COLORS = {
     **{"training": "C0", "validation": "C1", "accuracy, training": "C0", "accuracy, validation": "C1"},
     **{"recall at 1, validation": "C1", "zero-shot accuracy": "C2"},
+    **{"pixel accuracy, training": "C0", "pixel accuracy, validation": "C1", "mean IoU, validation": "C2"},
 }
 MAX_ERRORS, ERRORS_PER_ROW, ERROR_CELL_SIZE = 24, 6, 150  # images on the sheet, in a row, and pixels of one
 
@@ -203,6 +208,12 @@ def _intended_use(trained: TrainingResult) -> str:
     return f"Classification of images into {len(names)} classes: {shown}."
 
 
+def changed_fields(config: TrainingConfig) -> dict[str, Any]:
+    """Returns the fields of a config that differ from their defaults."""
+    values = {field.name: (getattr(config, field.name), field.default) for field in dataclasses.fields(config)}
+    return {name: value for name, (value, default) in values.items() if value != default}
+
+
 def render_card(trained: TrainingResult, charts: list[str]) -> str:
     """Returns the part of a card that says how a model was trained, and how well it does on each class."""
     result, origin = trained.evaluation, get_pretrained_info(trained.model)
@@ -211,18 +222,13 @@ def render_card(trained: TrainingResult, charts: list[str]) -> str:
         trained.validation.class_counts,
         result.class_accuracy,
     )
-    changed = {
-        field.name: getattr(trained.config, field.name)
-        for field in dataclasses.fields(trained.config)
-        if getattr(trained.config, field.name) != field.default
-    }
     license = (origin and origin.license) or "not stated"
     facts = {
         "Started from": f"{(origin and origin.weights_name) or 'random weights'} (license: {license})",
         "Images": f"{len(trained.training)} to train on, {len(trained.validation)} to validate with",
         "Left out": f"{len(trained.training.skipped)} that could not be read",
         "Epochs": f"{len(trained.history)}{'' if trained.is_complete else ', interrupted'}",
-        "Recipe": ", ".join(f"{key}={value}" for key, value in changed.items()),
+        "Recipe": ", ".join(f"{key}={value}" for key, value in changed_fields(trained.config).items()),
         "Top-1": f"{100 * result.accuracy():.2f} %",
         "Mean over classes": f"{100 * result.mean_class_accuracy:.2f} %",
         "Expected calibration error": f"{100 * result.expected_calibration_error:.2f} %",

@@ -236,8 +236,12 @@ def _training_copy(model: ConvNeXtModel, config: TrainingConfig, transform: Imag
     if read.segmentation is None:
         raise ValueError(f"{model.name!r} has no decoder.")
     auxiliary = config.auxiliary_weight > 0
-    segmentation = read.segmentation if read.segmentation.auxiliary_head else read.segmentation._replace(
-        auxiliary_head=True, auxiliary_channels=min(256, read.segmentation.hidden_size), auxiliary_num_convs=1
+    segmentation = (
+        read.segmentation
+        if read.segmentation.auxiliary_head
+        else read.segmentation._replace(
+            auxiliary_head=True, auxiliary_channels=min(256, read.segmentation.hidden_size), auxiliary_num_convs=1
+        )
     )
     statistics = read.statistics or transform.statistics
     prefix = next(reading[0] for layer in model.layers if (reading := parse_layer_name(layer.name)) and reading[0])
