@@ -107,15 +107,19 @@ class ResizeLike(layers.Layer):
 
     def call(self, inputs):
         x, reference = inputs
-        sizes = ops.shape(reference)[1:3]
-        before = ops.shape(x)[1:3]
-        if _array_module(*sizes, *before) is np and sizes == before:
+        before, after = ops.shape(x)[1:3], ops.shape(reference)[1:3]
+        if _array_module(*before, *after) is ops:  # Keras' own resize takes known sizes only.
+            return apply_matrices(x, *(bilinear_matrix(*pair) for pair in zip(before, after, strict=True)))
+        if tuple(before) == tuple(after):
             return x
-        return ops.image.resize(x, sizes, interpolation="bilinear", data_format="channels_last")
+        return ops.image.resize(x, after, interpolation="bilinear", data_format="channels_last")
 
     def compute_output_shape(self, input_shape):
         x, reference = input_shape
         return (*reference[:3], x[-1])
+
+    def get_config(self):
+        return {**super().get_config()}  # Keras' own way does not store a policy.
 
 
 @register

@@ -45,6 +45,12 @@ class ExportedModel:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {str(self.path)!r}: {self.shape} -> {', '.join(self.outputs)}>"
 
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """Returns height and width of the images in pixels; None for any."""
+        height, width = self.shape[1:3] if self.layout == "nhwc" else self.shape[2:4]
+        return None if None in (height, width) else (height, width)
+
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
         """Returns the first output for pixels `(N, H, W, C)` in 0..255, or token ids `(N, L)`."""
         if self.statistics:

@@ -12,6 +12,7 @@ from convnext_keras.clip.text_encoder import PositionEmbedding
 from convnext_keras.data.transforms import NormalizationStats
 from convnext_keras.model import get_pretrained_info
 from convnext_keras.pretrained_info import PretrainedInfo
+from convnext_keras.segmentation import is_segmentation_model
 from convnext_keras.surgery import flatten_layers
 
 TOWERS = ("image_encoder", "text_encoder")
@@ -44,6 +45,8 @@ def output_names(model: keras.Model) -> list[str]:
     outputs = model.outputs
     if len(outputs) > 1:
         return [f"features_{number}" for number in range(len(outputs))]
+    if is_segmentation_model(model):
+        return ["probabilities" if isinstance(model.layers[-1], keras.layers.Softmax) else "logits"]
     if len(outputs[0].shape) == 4:
         return ["features"]
     last = model.layers[-1]

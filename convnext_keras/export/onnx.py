@@ -65,6 +65,8 @@ def quantize(path: Path, precision: str, batches: np.ndarray) -> None:
     else:
         from .nncf_quantization import quantize_activations
 
+        if any(node.op_type == "Resize" for node in model.graph.node):  # of a segmentation model
+            model = _fold_constants(path)
         name = model.graph.input[0].name
         depthwise = [
             node.name for node in model.graph.node if any(a.name == "group" and a.i > 1 for a in node.attribute)
@@ -72,6 +74,21 @@ def quantize(path: Path, precision: str, batches: np.ndarray) -> None:
         quantized = quantize_activations(model, [{name: batch} for batch in batches], names=depthwise)
     onnx.helper.set_model_props(quantized, {entry.key: entry.value for entry in model.metadata_props})
     onnx.save(quantized, path)
+
+
+def _fold_constants(path: Path) -> Any:
+    """Returns the model with what is computed of weights alone computed, such as parts of a kernel: NNCF needs it."""
+    import onnx
+    import onnxruntime
+
+    folded = path.with_name(f"folded-{path.name}")
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(folded)
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    model = onnx.load(folded)
+    folded.unlink()
+    return model
 
 
 def _quantize_weights(path: Path) -> Any:
