@@ -1,4 +1,4 @@
-"""Any model by its name: a ConvNeXt-CLIP, or a classifier with classes of its own, in Keras or exported."""
+"""Any model by its name: a ConvNeXt-CLIP, a classifier or a segmentation model, in Keras or exported."""
 
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from convnext_keras.export.exported_model import ExportedModel, is_exported_mode
 from convnext_keras.export.metadata import output_names
 from convnext_keras.inference import BatchRunner, pad_batch, softmax
 from convnext_keras.model import ConvNeXtModel
+from convnext_keras.segmentation import Segmenter, is_segmentation_model
 
 
 class Classifier:
@@ -57,7 +58,37 @@ class Classifier:
         return softmax(scores) if self.is_logits else scores
 
 
-def load_predictor(name: str, runtime: str | None = None, streams: int = 1) -> clip.DualEncoder | Classifier:
+class SegmentationPredictor:
+    """Segmentation model as a function from images to label maps, with its classes.
+
+    Args:
+        model: A segmentation model of this library, or an exported one.
+        name: Name that clients call it by.
+
+    Attributes:
+        segmenter: See `segmentation.Segmenter`.
+        transform: The evaluation transform.
+        classes: Each as `(identifier, name)`.
+        streams: Images that may run at a time.
+    """
+
+    streams = 1
+
+    def __init__(self, model: ConvNeXtModel | ExportedModel, name: str) -> None:
+        self.name, self.pretrained_info = name, model.pretrained_info
+        self.segmenter = Segmenter(model)
+        self.transform, names = self.segmenter.transform, self.segmenter.class_names
+        known = self.pretrained_info and self.pretrained_info.class_names
+        self.classes = known or tuple((name, name) for name in names)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.name!r}, {len(self.classes)} classes>"
+
+
+Predictor = clip.DualEncoder | Classifier | SegmentationPredictor
+
+
+def load_predictor(name: str, runtime: str | None = None, streams: int = 1) -> Predictor:
     """Returns a model by its name: a weight set, a `.keras` file, a repository or folder, or what `export` wrote.
 
     Args:
@@ -84,7 +115,8 @@ def load_predictor(name: str, runtime: str | None = None, streams: int = 1) -> c
             f"runtime requires a ConvNeXt-CLIP. Export {name} with `convnext-keras export` and serve the exported file."
         )
     model: Any = ExportedModel(name) if is_exported_model(name) else create_model(name)
-    return Classifier(model, Path(name).name)
+    is_segmentation = model.is_segmentation if is_exported_model(name) else is_segmentation_model(model)
+    return (SegmentationPredictor if is_segmentation else Classifier)(model, Path(name).name)
 
 
 def is_clip_name(name: str) -> bool:

@@ -93,7 +93,7 @@ def build_segmentation_model(
     outputs = [_logits(DECODERS[config.decoder](features, design), pixels, classes, activation, "decoder", design)]
     if auxiliary_output:
         x = auxiliary_decoder(features[AUXILIARY_STAGE], design)
-        outputs.append(_logits(x, pixels, classes, activation, "auxiliary", design))
+        outputs.append(_logits(x, pixels, classes, None, "auxiliary", design))
     name = name or f"{config.decoder}_{backbone.name}"
     model = ConvNeXtModel(inputs, outputs if auxiliary_output else outputs[0], name=name)
     info = get_pretrained_info(backbone)

@@ -39,6 +39,10 @@ def randomize(model, seed=1):
             values = random.normal(0, 0.3, weight.shape)
         elif weight.name in ("gamma", "scale"):
             values = random.normal(1, 0.3, weight.shape)
+        elif weight.name == "moving_mean":
+            values = random.normal(0, 0.5, weight.shape)
+        elif weight.name == "moving_variance":
+            values = random.uniform(0.3, 3, weight.shape)
         else:
             continue  # The state of a random generator.
         weight.assign(values.astype("float32"))

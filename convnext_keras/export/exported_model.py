@@ -20,6 +20,7 @@ class ExportedModel:
     Attributes:
         pretrained_info: Where the weights come from, with the transform and the classes.
         outputs: Names of the outputs.
+        is_segmentation: Whether the outputs are of each pixel.
 
     Raises:
         ValueError: If there is no metadata file, or the format does not support this number of streams.
@@ -38,6 +39,7 @@ class ExportedModel:
         description = read_metadata(path)
         self.pretrained_info = PretrainedInfo.from_config(description)
         self.outputs: list[str] = description["outputs"]
+        self.is_segmentation: bool = description.get("is_segmentation", False)
         self.shape, self.dtype, self.layout = description["shape"], description["dtype"], description["layout"]
         self.statistics = description["statistics"] and NormalizationStats(*map(tuple, description["statistics"]))
         self.run_raw = load_runtime(path, streams)

@@ -36,6 +36,7 @@ def build_metadata(model: keras.Model, ready: keras.Model, format: str, facts: d
         **({**facts, "layout": None} if is_text else facts),
         "tokenizer": get_tokenizer_config(model) if is_text else None,
         "outputs": output_names(model),
+        "is_segmentation": is_segmentation_model(model),
         **pretrained_info.to_config(),
     }
 

@@ -108,10 +108,10 @@ class Segmenter:
             self.run_window = self.run if self.gives_scores else _as_function(decoder_output(model))
         else:
             self.fixed_size, self.run = model.image_size, model
+            if not model.is_segmentation:
+                raise ValueError(f"{model!r} is not for segmentation.")
             edges = self.fixed_size or self.transform.shape[:2]
             shape = np.shape(model(np.zeros((1, *edges, self.transform.channels), "float32")))
-            if len(shape) != 4:
-                raise ValueError(f"{model!r} gives outputs {shape}. Give a model for segmentation.")
             count, self.gives_scores, self.run_window = shape[-1], model.outputs[0] == "probabilities", model
         if self.fixed_size and self.transform.shape[:2] != self.fixed_size:
             self.transform = self.transform._replace(size=self.fixed_size, resize_size=None)
@@ -236,12 +236,12 @@ def _read_keras_model(model: keras.Model) -> tuple[tuple[int, int] | None, int, 
 
 def main_output(model: keras.Model) -> keras.Model:
     """Returns a model without the auxiliary output; the model itself if it has none."""
-    return keras.Model(model.inputs, model.outputs[0]) if len(model.outputs) > 1 else model
+    return keras.Model(model.input, model.outputs[0]) if len(model.outputs) > 1 else model
 
 
 def decoder_output(model: keras.Model) -> keras.Model:
     """Returns the model up to the logits before they are resized to the input's resolution."""
-    return keras.Model(model.inputs, _layer(model, "decoder_classifier").output)
+    return keras.Model(model.input, _layer(model, "decoder_classifier").output)
 
 
 def _as_function(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from convnext_keras import clip, retrieval
 from convnext_keras.clip.constructors import BUNDLED_CLIP
-from convnext_keras.predictors import Classifier, load_predictor
+from convnext_keras.predictors import Predictor, load_predictor
 from convnext_keras.server import meta_routes, routes
 from convnext_keras.server.errors import ApiError
 from convnext_keras.server.image_fetching import ImageURLPolicy
@@ -25,7 +25,7 @@ STATUS_CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_l
 
 
 def create_app(
-    model: clip.DualEncoder | Classifier | str = BUNDLED_CLIP,
+    model: Predictor | str = BUNDLED_CLIP,
     *,
     runtime: str | None = None,
     streams: int = 1,
@@ -38,7 +38,7 @@ def create_app(
     image_url_policy: ImageURLPolicy = ImageURLPolicy(),  # noqa: B008 - immutable
     batching: bool = True,
 ) -> FastAPI:
-    """Returns an OpenAI-compatible server of a ConvNeXt-CLIP or a classifier, as an ASGI application.
+    """Returns an OpenAI-compatible server of a ConvNeXt-CLIP, a classifier or a segmentation model, as an application.
 
     Args:
         model: A model; or its name, see `load_predictor`.
@@ -97,7 +97,7 @@ def create_app(
         loaded = {key: retrieval.open_index(folder, served, image_roots.get(key)) for key, folder in indexes.items()}
         app.state.indexes = loaded
     elif indexes:
-        raise ValueError(f"indexes are of a ConvNeXt-CLIP; {served.name} is a classifier. Received: {sorted(indexes)}")
+        raise ValueError(f"indexes are of a ConvNeXt-CLIP; {served.name} is none. Received: {sorted(indexes)}")
     for kind in (ApiError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, error_response)
     for module in (meta_routes, routes):

@@ -175,6 +175,12 @@ class Decoder:
         """
         return await self._decoded(await self._opened(content, param), self.transform, param)
 
+    async def image(self, content: bytes, param: str) -> np.ndarray:
+        """Decodes an image to uint8 pixels of its own size, `(H, W)` or `(H, W, 3)`; errors are those of a call."""
+        mode = "L" if self.transform.channels == 1 else "RGB"
+        opened = await self._opened(content, param)
+        return await self._decoded(opened, lambda image: np.asarray(self.transform.open(image, mode)), param)
+
     async def file(self, path: Path) -> tuple[bytes, str]:
         """Returns an image file as it is, and its media type, once it has been decoded.
 

@@ -20,7 +20,8 @@ from convnext_keras.clip import DualEncoder
 from convnext_keras.clip.tokenizer import Tokenizer
 from convnext_keras.clip.zero_shot import class_embeddings, format_prompts
 from convnext_keras.inference import TEXT_LENGTHS
-from convnext_keras.predictors import Classifier
+from convnext_keras.predictors import Predictor, SegmentationPredictor
+from convnext_keras.segmentation import SegmentationMap
 from convnext_keras.server.batching import Batcher
 from convnext_keras.server.errors import ApiError, bad_request
 from convnext_keras.server.image_decoding import Decoder
@@ -45,7 +46,7 @@ class InferenceEngine:
     """Model behind one queue per tower; a classifier has one queue.
 
     Args:
-        model: The ConvNeXt-CLIP, or the classifier.
+        model: The ConvNeXt-CLIP, the classifier, or the segmentation model.
         limits: Limits of what requests may cost.
         policy: Policy which addresses may be fetched.
         metrics: Metrics to update.
@@ -54,7 +55,7 @@ class InferenceEngine:
 
     def __init__(
         self,
-        model: DualEncoder | Classifier,
+        model: Predictor,
         limits: ServerLimits,
         policy: ImageURLPolicy,
         metrics: Metrics,
@@ -66,9 +67,12 @@ class InferenceEngine:
         self.decoder = Decoder(model.transform, limits, os.cpu_count() or 1)
         self.runner = ThreadPoolExecutor(model.streams, thread_name_prefix="model")
         sizes = {"image": limits.image_batch if batching else 1, "text": limits.text_batch if batching else 1}
-        runs: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {"image": model.encode_pixels}
+        runs: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {}
+        if not isinstance(model, SegmentationPredictor):
+            runs["image"] = model.encode_pixels
         if isinstance(model, DualEncoder):
             runs["text"] = model.encode_tokens
+        self.segmenting = 0  # images that wait for a segmentation model, or are with it
         wait = limits.wait_seconds if batching else 0.0
         self.batchers = {
             tower: Batcher(
@@ -95,6 +99,9 @@ class InferenceEngine:
         for batcher in self.batchers.values():
             batcher.start()
         usual, others = self._shapes()
+        if isinstance(self.model, SegmentationPredictor):
+            pixels = np.zeros(self.model.transform.shape, "uint8")
+            await asyncio.get_running_loop().run_in_executor(self.runner, self.model.segmenter, pixels)
         await self._warm_up(usual, "usual")
         self.state = "ready"
         self.warming_up = asyncio.create_task(self._warm_up(others, "other"))
@@ -185,6 +192,33 @@ class InferenceEngine:
         counted = int((tokens == self._tokenizer.end).argmax(axis=-1).sum() + len(tokens)) if texts else 0
         return EmbeddingResult(vectors, counted, len(images))
 
+    async def segment(self, item: ImageItem, param: str) -> tuple[np.ndarray, SegmentationMap]:
+        """Returns an image at its own size, and the classes of its pixels; one image is with the model at a time.
+
+        Args:
+            item: The image.
+            param: Its path in the request, for errors.
+
+        Raises:
+            ApiError: If it cannot be used, too many wait already, or the answer takes too long.
+        """
+        if not isinstance(self.model, SegmentationPredictor):
+            raise bad_request(
+                "model_unsupported", "This model has no classes of pixels: POST to /v1/classify.", "model"
+            )
+        if self.segmenting >= self.limits.max_queued_maps:
+            raise ApiError(429, "queue_full", "Too many images wait for the model. Try again in a moment.")
+        self.segmenting += 1
+        try:
+            async with self.deadline():
+                pixels = await self._read(item, param, self.decoder.image)
+                with self.metrics.stage("segment"):
+                    loop, segmenter = asyncio.get_running_loop(), self.model.segmenter
+                    found = await loop.run_in_executor(self.runner, segmenter, pixels, None, None, False)
+        finally:
+            self.segmenting -= 1
+        return pixels, found
+
     async def _encode_concurrently(
         self, tokens: np.ndarray, images: list[tuple[ImageItem, str]]
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -236,23 +270,27 @@ class InferenceEngine:
         return await asyncio.get_running_loop().run_in_executor(self.decoder.pool, work, *arguments)
 
     async def _pixels(self, item: ImageItem, param: str) -> np.ndarray:
+        return await self._read(item, param, self.decoder)
+
+    async def _read(self, item: ImageItem, param: str, decode: Callable[..., Any]) -> np.ndarray:
+        """Returns what a function decodes of an image, fetched if it is named by its address."""
         try:
             if item.url is None:
-                pixels = await self._decoded(item.content or b"", param)
+                pixels = await self._decoded(item.content or b"", param, decode)
             else:
                 async with self.fetching:  # Few at a time, so that what strangers' servers send fits into memory.
                     with self.metrics.stage("fetch"):
                         content = await self.fetcher(item.url, param)
-                    pixels = await self._decoded(content, param)
+                    pixels = await self._decoded(content, param, decode)
         except ApiError as error:
             self.metrics.image(error.code)
             raise
         self.metrics.image("ok")
         return pixels
 
-    async def _decoded(self, content: bytes, param: str) -> np.ndarray:
+    async def _decoded(self, content: bytes, param: str, decode: Callable[..., Any]) -> np.ndarray:
         with self.metrics.stage("decode"):
-            return await self.decoder(content, param)
+            return await decode(content, param)
 
     async def class_embeddings(
         self, labels: tuple[str, ...], templates: tuple[str, ...], truncate: bool = True

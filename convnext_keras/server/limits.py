@@ -28,6 +28,7 @@ class ServerLimits(NamedTuple):
         max_requests: Max requests that are being answered at a time.
         max_fetches: Max fetches of images from addresses at a time.
         max_queue: Items that wait for a tower; more are refused with 429.
+        max_queued_maps: Images that wait for a segmentation model; more are refused with 429.
         image_batch: Maximum number of images that the model sees at a time.
         text_batch: Maximum number of texts that the model sees at a time.
         wait_seconds: How long the first item of a batch waits for others.
@@ -59,6 +60,7 @@ class ServerLimits(NamedTuple):
     max_requests: int = 1024
     max_fetches: int = 16
     max_queue: int = 4096
+    max_queued_maps: int = 32
     image_batch: int = 32
     text_batch: int = 64
     wait_seconds: float = 0.004

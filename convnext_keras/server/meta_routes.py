@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 
 from convnext_keras.clip.encoder import DualEncoder
+from convnext_keras.predictors import SegmentationPredictor
 from convnext_keras.server.errors import ApiError
 from convnext_keras.server.schemas import ERROR_RESPONSES
 
@@ -60,7 +61,8 @@ def openapi_schema(request: Request) -> dict:
         facts |= {"capabilities": ["text", "image", "similarity", "classify"], "dimensions": model.embed_dim}
         facts["context_length"] = model.tokenizer.context_length
     else:
-        facts |= {"capabilities": ["image", "classify"], "classes": [name for _, name in model.classes]}
+        task = "segment" if isinstance(model, SegmentationPredictor) else "classify"
+        facts |= {"capabilities": ["image", task], "classes": [name for _, name in model.classes]}
     return {**facts, "limits": state.engine.limits._asdict(), "indexes": sorted(state.indexes)}
 
 

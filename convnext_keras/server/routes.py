@@ -1,6 +1,7 @@
 """The routes: what each takes of a request and what it answers."""
 
 import base64
+import io
 import json
 import os
 import secrets
@@ -11,11 +12,13 @@ from typing import Any
 import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
+from PIL import Image
 
 from convnext_keras.clip.encoder import DualEncoder
 from convnext_keras.clip.zero_shot import DEFAULT_TEMPLATE, LABEL_PLACEHOLDER
-from convnext_keras.predictors import Classifier
+from convnext_keras.predictors import Classifier, SegmentationPredictor
 from convnext_keras.retrieval.index import ImageIndex
+from convnext_keras.segmentation import SegmentationMap, label_image, overlay
 from convnext_keras.server import schemas
 from convnext_keras.server.errors import ApiError, bad_request
 from convnext_keras.server.inference import EmbeddingResult, InferenceEngine
@@ -41,7 +44,9 @@ def get_clip_engine(request: Request, model: str | None = None) -> tuple[Inferen
     """Returns the engine and its ConvNeXt-CLIP, for what a classifier cannot do."""
     engine = get_engine(request, model)
     if not isinstance(engine.model, DualEncoder):
-        message = f"The model {request.app.state.name!r} is a classifier: POST images to /v1/classify."
+        kind = "for segmentation" if isinstance(engine.model, SegmentationPredictor) else "a classifier"
+        route = "/v1/segment" if isinstance(engine.model, SegmentationPredictor) else "/v1/classify"
+        message = f"The model {request.app.state.name!r} is {kind}: POST images to {route}."
         raise bad_request("model_unsupported", message, "model")
     return engine, engine.model
 
@@ -157,9 +162,9 @@ async def classify(request: Request, body: schemas.Classify) -> Response:
     engine = get_engine(request, body.model)
     if isinstance(engine.model, Classifier):
         return await classify_fixed(engine, engine.model, request.app.state.name, body)
+    engine, model = get_clip_engine(request, body.model)
     if body.labels is None:
         raise bad_request("missing_required_parameter", "labels: give the labels to tell apart.", "labels")
-    model = engine.model
     labels, templates = await engine.in_thread(check_prompts, body.labels, as_list(body.templates), engine.limits)
     items, params = await engine.in_thread(parse_items, as_list(body.input), "input", engine.limits)
     check_limit(len(items) * len(labels), engine.limits.max_scores, "scores, items times labels,", "labels")
@@ -214,6 +219,46 @@ def check_prompts(
     characters = len(templates) * sum(map(len, words)) + len(words) * sum(map(len, templates))
     check_limit(characters, limits.max_characters, "characters in all prompts", "labels")
     return words, tuple(templates)
+
+
+@router.post("/v1/segment", response_model=dict)
+async def segment(request: Request, body: schemas.Segment) -> Response:
+    """Returns the class of each pixel of an image at its own size, and the area of each class.
+
+    The map is a PNG whose pixels are class numbers, in base64, or run lengths `[class, length, ...]` row by row. With
+    `overlay`, the image with its classes in color comes as a PNG too.
+    """
+    engine = get_engine(request, body.model)
+    item = await engine.in_thread(parse_image, body.image, "image", engine.limits)
+    pixels, found = await engine.segment(item, "image")
+
+    def rendered() -> bytes:
+        height, width = found.labels.shape
+        answer = {"object": "segmentation", "model": request.app.state.name, "height": height, "width": width}
+        answer["classes"] = [*found.class_names]
+        answer["areas"] = [{"class": name, "area": part} for name, part in found.areas.items()]
+        answer |= (
+            {"png": encode_png(label_image(found.labels))} if body.format == "png" else {"rle": run_lengths(found)}
+        )
+        answer |= {"overlay": encode_png(overlay(pixels, found, legend=False))} if body.overlay else {}
+        return json.dumps({**answer, "usage": {"prompt_tokens": 0, "total_tokens": 0, "num_images": 1}}).encode()
+
+    return Response(await engine.in_thread(rendered), media_type="application/json")
+
+
+def encode_png(image: Image.Image) -> str:
+    """Returns an image as the base64 of a PNG file."""
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def run_lengths(found: SegmentationMap) -> list[int]:
+    """Returns class and length of each run of equal pixels, row by row: `[class, length, class, length, ...]`."""
+    values = found.labels.ravel()
+    starts = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]]))
+    lengths = np.diff(np.append(starts, len(values)))
+    return np.stack([values[starts].astype("int64"), lengths], axis=1).ravel().tolist()
 
 
 @router.post("/v1/rerank", response_model=dict)

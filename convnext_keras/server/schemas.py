@@ -67,6 +67,15 @@ class Classify(BaseRequest):
     top_k: Annotated[int, Field(ge=1)] | None = None
 
 
+class Segment(BaseRequest):
+    """`POST /v1/segment`."""
+
+    model_config = request_example(image=EXAMPLE_IMAGE["image_url"]["url"], format="rle")
+    image: ImageReference
+    format: Literal["png", "rle"] = "png"
+    overlay: bool = False
+
+
 class Rerank(BaseRequest):
     """`POST /v1/rerank`."""
 

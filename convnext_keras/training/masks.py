@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from convnext_keras.data.images import ImageError, ImageSource, open_image, source_name, to_array
+from convnext_keras.data.images import ImageSource, open_image, source_name, to_array
 from convnext_keras.data.loader import list_images
 from convnext_keras.training.datasets import is_table, read_csv, read_csv_columns
 from convnext_keras.validation import format_choices
@@ -88,7 +88,8 @@ def read_mask(source: Any, colors: Sequence[Color] | None = None, reduce_labels:
         `(H, W)` uint16, 255 where the pixel is ignored.
 
     Raises:
-        ImageError: If the mask cannot be read, has colors but no table of them, or a color that is not in it.
+        ImageError: If the mask cannot be read.
+        ValueError: If it has colors but no table of them, a color that is not in it, or numbers that are no classes.
 
     Example:
         >>> read_mask(np.array([[[255, 0, 0], [0, 0, 0]]], "uint8"), colors=[(255, 0, 0)]).tolist()
@@ -100,7 +101,7 @@ def read_mask(source: Any, colors: Sequence[Color] | None = None, reduce_labels:
         if colors is not None:
             opened = opened.convert("RGB")
         elif opened.mode not in ("P", "L", "1", "I", "I;16", "I;16B"):
-            raise ImageError(name, f"a mask of mode {opened.mode} needs the color of each class: give colors")
+            raise ValueError(f"{name}: a mask of mode {opened.mode} needs the color of each class: give colors.")
         values = np.asarray(opened)
     else:
         values = to_array(source)
@@ -108,11 +109,11 @@ def read_mask(source: Any, colors: Sequence[Color] | None = None, reduce_labels:
     if colors is not None:
         return _classes_of_colors(values, colors, name)
     if values.ndim != 2 or not values.size:
-        raise ImageError(name, f"a mask must be (H, W) numbers, or (H, W, 3) with colors. Received: {values.shape}")
+        raise ValueError(f"{name}: a mask must be (H, W) numbers, or (H, W, 3) with colors. Received: {values.shape}")
     if values.dtype.kind not in "buif" or (values.dtype.kind == "f" and (values != np.rint(values)).any()):
-        raise ImageError(name, "a mask must have whole numbers")
+        raise ValueError(f"{name}: a mask must have whole numbers.")
     if values.min() < 0 or values.max() > np.iinfo("uint16").max:
-        raise ImageError(name, f"a mask must have classes 0 to 65535. Received: {values.min()} to {values.max()}")
+        raise ValueError(f"{name}: a mask must have classes 0 to 65535. Received: {values.min()} to {values.max()}")
     values = values.astype("uint16")
     if reduce_labels:  # 0 and 255 are ignored, 1 is the first class
         values = np.where((values == 0) | (values == IGNORE_INDEX), IGNORE_INDEX, values - 1).astype("uint16")
@@ -123,7 +124,7 @@ def _classes_of_colors(values: np.ndarray, colors: Sequence[Color], name: str) -
     if values.ndim == 2:
         values = np.repeat(values[..., None], 3, axis=-1)
     if values.ndim != 3 or values.shape[-1] != 3:
-        raise ImageError(name, f"a mask of colors must be (H, W, 3). Received: {values.shape}")
+        raise ValueError(f"{name}: a mask of colors must be (H, W, 3). Received: {values.shape}")
 
     def coded(rows: np.ndarray) -> np.ndarray:
         return rows.astype("uint32") @ np.array([65536, 256, 1], "uint32")
@@ -137,7 +138,7 @@ def _classes_of_colors(values: np.ndarray, colors: Sequence[Color], name: str) -
     unknown = codes[~known & (codes != 0)]
     if unknown.size:
         red, green, blue = int(unknown[0]) >> 16, int(unknown[0]) >> 8 & 255, int(unknown[0]) & 255
-        raise ImageError(name, f"its color ({red}, {green}, {blue}) in {unknown.size} pixels is of no class")
+        raise ValueError(f"{name}: its color ({red}, {green}, {blue}) in {unknown.size} pixels is of no class.")
     return np.where(known, order[places], IGNORE_INDEX).astype("uint16")
 
 
@@ -226,7 +227,7 @@ def _pair_folders(images: Path, masks: Path) -> tuple[list[Path], list[Path]]:
     if missing:
         stem = missing[0].relative_to(images).with_suffix("")
         raise ValueError(
-            f"{len(missing)} of {len(found)} images have no mask, such as {missing[0]}: no {masks / stem}.*"
+            f"{len(missing)} of {len(found)} images have no mask, such as {missing[0]}: there is no {masks / stem}.*"
         )
     return found, [by_stem[path.relative_to(images).with_suffix("")] for path in found]
 

@@ -140,7 +140,7 @@ def fine_tune_segmentation(
     train_model = _training_copy(source, config, transform)
     start = source
     if len(source.outputs) > 1:
-        start = ConvNeXtModel(source.inputs, source.outputs[0], name=source.name)
+        start = ConvNeXtModel(source.input, source.outputs[0], name=source.name)
     start.pretrained_info = dataclasses.replace(
         known,
         transform=transform,

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from compare_hub import differences
-from make_hub_references import HUB, OPEN_CLIP, TIMM, TRANSFORMERS
+from make_hub_references import HUB, OPEN_CLIP, TABLES, TIMM, TRANSFORMERS, UPERNET
 
 from convnext_keras import WeightsError, clip, create_model, decode_predictions, hub
 from convnext_keras.checkpoints import WeightSet
@@ -25,8 +25,8 @@ def test_pixels_and_outputs_equal_the_peers(name):
 
 @pytest.mark.any_backend
 def test_there_are_at_least_five_of_each_form():
-    assert min(len(table) for table in (TIMM, TRANSFORMERS, OPEN_CLIP)) >= 5
-    assert len(FOLDERS) == len(TIMM) + len(TRANSFORMERS) + len(OPEN_CLIP)
+    assert min(len(table) for table in (TIMM, TRANSFORMERS, UPERNET, OPEN_CLIP)) >= 5
+    assert len(FOLDERS) == sum(map(len, TABLES.values()))
 
 
 @pytest.mark.any_backend

@@ -10,7 +10,7 @@ from hub_stand_in import Hub
 from make_hub_references import HUB, OPEN_CLIP
 from typer.testing import CliRunner
 
-from convnext_keras import ConvNeXt, clip, create_model, fold_for_inference, push_to_hub, save_pretrained
+from convnext_keras import ConvNeXt, clip, create_model, fold_for_inference, push_to_hub, save_pretrained, segmentation
 from convnext_keras.cli import app
 from convnext_keras.data.transforms import ImageTransform, NormalizationStats
 
@@ -37,6 +37,46 @@ KINDS = {
     "three_stages": ({"depths": (1, 2, 1), "dims": (4, 8, 12)}, "transformers"),
     "isotropic": ({"depths": (2,), "dims": (8,), "patch_size": 16, "stem_norm": False, "kernel_sizes": (7,)}, ""),
 }
+
+
+SEGMENTATION = sorted(path.stem for path in HUB.glob("upernet_*.npz"))
+
+
+@pytest.mark.parametrize("name", SEGMENTATION)
+@pytest.mark.parametrize("form", ["transformers", "keras"])
+@pytest.mark.parametrize("auxiliary", [False, True])
+def test_segmentation_models_are_read_back_with_the_same_bits(name, form, auxiliary, tmp_path):
+    has_auxiliary = json.loads((HUB / name / "config.json").read_text())["use_auxiliary_head"]
+    options = {"auxiliary_output": auxiliary and has_auxiliary}
+    model = create_model(HUB / name, **options)
+    save_pretrained(model, tmp_path / "saved", form)
+    again = create_model(tmp_path / "saved", **options)
+    channels = model.input_shape[-1]
+    pixels = np.random.default_rng(0).uniform(0, 255, (1, 64, 96, channels)).astype("float32")
+    for mine, theirs in zip(*(keras.tree.flatten(one(pixels)) for one in (model, again)), strict=True):
+        np.testing.assert_array_equal(*(np.asarray(keras.ops.convert_to_numpy(part)) for part in (mine, theirs)))
+    mine, theirs = model.pretrained_info, again.pretrained_info
+    assert mine.class_names == theirs.class_names
+    assert mine.reduce_labels == theirs.reduce_labels
+    assert mine.transform._replace(statistics="half") == theirs.transform._replace(statistics="half")
+    if form == "transformers":  # the names that transformers itself wrote
+        written = json.loads((tmp_path / "saved" / "config.json").read_text())
+        published = json.loads((HUB / name / "config.json").read_text())
+        assert written["hidden_size"] == published["hidden_size"]
+        assert written["id2label"] == published.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})
+        assert "UperNetForSemanticSegmentation" in (tmp_path / "saved" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("decoder", ["fpn", "unet"])
+def test_decoders_that_transformers_lacks(decoder, tmp_path):
+    sizes = {"depths": (1, 1, 2, 1), "dims": (4, 8, 12, 16), "include_top": False, "input_shape": (None, None, 3)}
+    model = randomize(segmentation.UPerNet(ConvNeXt(**sizes), 3, decoder=decoder, hidden_size=8))
+    save_pretrained(model, tmp_path / "saved", "keras", class_names=["a", "b", "c"])
+    again = create_model(tmp_path / "saved")
+    np.testing.assert_array_equal(outputs(again), outputs(model))
+    for form in ("timm", "transformers"):
+        with pytest.raises(ValueError, match=rf"The format '{form}' cannot say .*Use .*keras"):
+            save_pretrained(model, tmp_path / form, form)
 
 
 def outputs(model):
