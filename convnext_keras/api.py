@@ -1,6 +1,6 @@
 """The public names of the package; `convnext_keras/__init__.py` exports them."""
 
-from convnext_keras import clip, training
+from convnext_keras import clip, segmentation, training
 from convnext_keras.checkpoints import WeightsError, list_weights, load_weights, save_weights
 from convnext_keras.constructors import (
     ConvNeXtAtto,
@@ -63,5 +63,6 @@ __all__ = [
     "reuse_allocator_memory",
     "save_pretrained",
     "save_weights",
+    "segmentation",
     "training",
 ]

@@ -12,6 +12,11 @@ from keras import layers, ops
 from convnext_keras.layers import register
 
 
+def map_shape(inputs: Any) -> Any:
+    """Returns the shape of a map: numbers, or tensors for what is dynamic."""
+    return ops.shape(inputs)
+
+
 def _array_module(*sizes: Any) -> Any:
     """Returns NumPy for sizes that are known, and `keras.ops` for dynamic ones."""
     return np if all(isinstance(size, int) for size in sizes) else ops
@@ -32,7 +37,8 @@ def pooling_matrix(size: Any, cells: int) -> Any:
         [[0.5, 0.5, 0.0], [0.0, 0.5, 0.5]]
     """
     module = _array_module(size)
-    positions, numbers = _positions(module, size)[None], np.arange(cells, dtype="float32")[:, None]
+    positions = _positions(module, size)[None]
+    numbers: Any = np.arange(cells, dtype="float32")[:, None]
     if module is ops:
         size, numbers = ops.cast(size, "float32"), ops.convert_to_tensor(numbers)
     first, last = module.floor(numbers * size / cells), module.ceil((numbers + 1) * size / cells)
@@ -53,7 +59,8 @@ def bilinear_matrix(size: Any, new_size: Any, shift: int = 0) -> Any:
         [[1.0, 0.0], [0.75, 0.25], [0.25, 0.75], [0.0, 1.0]]
     """
     module = _array_module(size, new_size)
-    positions, sources = _positions(module, new_size) + shift, _positions(module, size)
+    positions: Any = _positions(module, new_size) + shift
+    sources: Any = _positions(module, size)
     if module is ops:
         size, new_size = ops.cast(size, "float32"), ops.cast(new_size, "float32")
     centers = module.clip((positions + 0.5) * (size / new_size) - 0.5, 0, size - 1)
@@ -91,7 +98,7 @@ class AdaptiveAveragePooling2D(layers.Layer):
         self.cells = cells
 
     def call(self, inputs):
-        _, height, width, _ = ops.shape(inputs)
+        _, height, width, _ = map_shape(inputs)
         return apply_matrices(inputs, pooling_matrix(height, self.cells), pooling_matrix(width, self.cells))
 
     def compute_output_shape(self, input_shape):
@@ -148,16 +155,17 @@ class MultiscaleConv2D(layers.Layer):
 
     def call(self, inputs):
         first, *others = inputs
-        kernel, start = ops.convert_to_tensor(self.kernel), first.shape[-1]
-        x = ops.conv(first, kernel[:, :, :start], padding="same", data_format="channels_last")
+        kernel: Any = ops.convert_to_tensor(self.kernel)
+        start = first.shape[-1]
+        x: Any = ops.conv(first, kernel[:, :, :start], padding="same", data_format="channels_last")
         for other in others:
-            x = x + self._resized(other, kernel[:, :, start : start + other.shape[-1]], ops.shape(first)[1:3])
+            x = x + self._resized(other, kernel[:, :, start : start + other.shape[-1]], map_shape(first)[1:3])
             start += other.shape[-1]
         return x
 
     def _resized(self, inputs: Any, kernel: Any, size: Any) -> Any:
         """Returns the convolution of a map that is resized: products, then columns, then rows."""
-        (height, width), (_, low_height, low_width, _) = size, ops.shape(inputs)
+        (height, width), (_, low_height, low_width, _) = size, map_shape(inputs)
         half = self.kernel_size // 2
         rows, columns = (
             _side_by_side([bilinear_matrix(before, after, shift) for shift in range(-half, half + 1)], inputs.dtype)

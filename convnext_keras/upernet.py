@@ -29,7 +29,7 @@ from convnext_keras.surgery import to_functional
 
 OUTPUT_NORM_EPSILON = 1e-6
 # Of PyTorch's default, whose momentum of 0.1 is Keras' 0.9.
-BATCH_NORM = {"epsilon": 1e-5, "momentum": 0.9}
+BATCH_NORM: dict[str, Any] = {"epsilon": 1e-5, "momentum": 0.9}
 LOGITS_ACTIVATIONS = (None, "softmax")
 
 

@@ -30,7 +30,7 @@ def outputs_of(folder: Path, image: Path) -> dict[str, Any]:
     model = create_model(folder)
     pixels = model.pretrained_info.transform(image)
     if len(model.output_shape) == 4 and segmentation.is_segmentation_model(model):
-        outputs = keras.ops.convert_to_numpy(model(pixels[None].astype("float32")))
+        outputs: Any = keras.ops.convert_to_numpy(model(pixels[None].astype("float32")))
         return {
             "pixels": pixels,
             "outputs": outputs[:, ::3, ::3],

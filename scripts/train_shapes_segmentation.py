@@ -20,8 +20,8 @@ from convnext_keras.checkpoints import BUNDLED_WEIGHTS_DIR
 from convnext_keras.checkpoints.download import file_sha256
 from convnext_keras.checkpoints.loading import variable_slots
 from convnext_keras.checkpoints.saving import LazyTensor, to_lazy_tensor, write_safetensors
+from convnext_keras.data.class_names import SHAPES
 
-CLASSES = ("background", "circle", "square", "triangle")
 SIZE, OVERSAMPLING = 96, 4
 CONFIG = training.TrainingConfig(
     epochs=30,
@@ -46,7 +46,7 @@ def texture(random: np.random.Generator, size: int = SIZE) -> np.ndarray:
     angle, period = random.uniform(0, math.pi), random.uniform(0.04, 0.5)
     along = rows * math.sin(angle) + columns * math.cos(angle)
     across = columns * math.sin(angle) - rows * math.cos(angle)
-    kind = random.integers(7)
+    kind, part = random.integers(7), np.zeros((size, size), "float64")
     if kind == 0:
         part = np.zeros((size, size))
     elif kind == 1:
@@ -62,13 +62,9 @@ def texture(random: np.random.Generator, size: int = SIZE) -> np.ndarray:
     elif kind == 5:
         part = random.uniform(0, 1, (size, size))
     else:
-        part = sum(
-            np.sin(
-                2 * math.pi * (rows * random.normal() + columns * random.normal()) * 2**octave + random.uniform(0, 6)
-            )
-            / 2**octave
-            for octave in range(5)
-        )
+        for octave in range(5):
+            waves = 2 * math.pi * 2**octave * (rows * random.normal() + columns * random.normal())
+            part = part + np.sin(waves + random.uniform(0, 6)) / 2**octave
         part = (part - part.min()) / np.ptp(part)
     if random.random() < 0.2:
         part = part > 0.5
@@ -142,10 +138,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=BUNDLED_WEIGHTS_DIR / "fpn_convnext_mini.shapes.safetensors")
     parser.add_argument("--state", type=Path, help="folder from which an interrupted training goes on")
     options = parser.parse_args()
-    held_out = training.load_segmentation_dataset(dataset(300, seed=1), CLASSES, name="validation")
+    held_out = training.load_segmentation_dataset(dataset(300, seed=1), SHAPES, name="validation")
     trained = training.fine_tune_segmentation(
         "convnext_mini.digits",
-        training.load_segmentation_dataset(dataset(options.images, seed=0), CLASSES),
+        training.load_segmentation_dataset(dataset(options.images, seed=0), SHAPES),
         dataclasses.replace(CONFIG, epochs=options.epochs),
         validation=held_out,
         decoder="fpn",

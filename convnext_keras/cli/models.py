@@ -1,5 +1,6 @@
 """Commands of weights: `models`, `fetch`, `inspect`, `save` and `convert`."""
 
+import fnmatch
 import json
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +19,9 @@ def models(
     labels: Annotated[str, typer.Option(help="Filter by label set, such as imagenet-1k.")] = "",
     size: Annotated[int, typer.Option(help="Filter by input size in pixels; 0 for all.")] = 0,
     clip_models: Annotated[bool, typer.Option("--clip", help="List the ConvNeXt-CLIP weight sets.")] = False,
+    segmentation_models: Annotated[
+        bool, typer.Option("--segmentation", help="List the weight sets for segmentation.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """List weight sets with size, parameters, license and published accuracy.
@@ -27,11 +31,19 @@ def models(
     [dim]convnext-keras models --clip[/]
     """
     from convnext_keras import clip, list_weights
-    from convnext_keras.checkpoints import CLIP_REGISTRY, RESTRICTED_LICENSES, load_registry
-    from convnext_keras.configs import CLIP_CONFIGS, CONVNEXT_CONFIGS
+    from convnext_keras.checkpoints import CLIP_REGISTRY, RESTRICTED_LICENSES, SEGMENTATION_REGISTRY, load_registry
+    from convnext_keras.configs import (
+        CLIP_CONFIGS,
+        CONVNEXT_CONFIGS,
+        SEGMENTATION_CONFIGS,
+        count_segmentation_params,
+    )
 
     wanted = {"license": license, "labels": labels, "input_size": size}
-    if clip_models:
+    if segmentation_models:
+        known = load_registry(SEGMENTATION_REGISTRY)
+        rows, variants = [known[name] for name in fnmatch.filter(known, pattern)], {}
+    elif clip_models:
         rows, variants = [load_registry(CLIP_REGISTRY)[name] for name in clip.list_weights(pattern)], CLIP_CONFIGS
     else:
         rows, variants = [load_registry()[name] for name in list_weights(pattern)], CONVNEXT_CONFIGS
@@ -39,12 +51,23 @@ def models(
     if as_json:
         print(json.dumps([{"name": row.name, **row._asdict()} for row in rows], indent=2))
         return
-    table = Table("weight set", "million parameters", "MB", "pixels", "classes", "top-1 %", "license")
+    accuracy = "mean IoU %" if segmentation_models else "top-1 %"
+    table = Table("weight set", "million parameters", "MB", "pixels", "classes", accuracy, "license")
     for row in rows:
-        million = f"{(variants[row.variant].num_params or 0) / 1e6:.1f}"
+        if segmentation_models:
+            count = count_segmentation_params(SEGMENTATION_CONFIGS[row.variant], row.classes)
+        else:
+            count = variants[row.variant].num_params or 0
+        million = f"{count / 1e6:.1f}"
         license = f"[yellow]{row.license}[/]" if row.license in RESTRICTED_LICENSES else row.license
         table.add_row(
-            row.name, million, str(row.size_mb), str(row.input_size), str(row.classes), row.top1_accuracy, license
+            row.name,
+            million,
+            str(row.size_mb),
+            str(row.input_size),
+            str(row.classes),
+            row.mean_iou or row.top1_accuracy,
+            license,
         )
     Console().print(table)
     restrictions = "; ".join(f"{name}: {meaning}" for name, meaning in RESTRICTED_LICENSES.items())

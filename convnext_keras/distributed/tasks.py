@@ -67,10 +67,11 @@ class Worker:
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self.model = load_predictor(task.weights, task.runtime)
-        if isinstance(self.model, Classifier) != (task.kind == "classify"):
+        model = load_predictor(task.weights, task.runtime)
+        if not isinstance(model, Classifier if task.kind == "classify" else DualEncoder):
             kind = "classifier" if task.kind == "classify" else "ConvNeXt-CLIP"
             raise ValueError(f"{task.kind} takes a {kind}; {task.weights} is none.")
+        self.model: Classifier | DualEncoder = model
         if isinstance(self.model, DualEncoder) and task.kind == "zero_shot":
             self.zero_shot = ZeroShotClassifier(self.model, task.labels, task.templates)
 

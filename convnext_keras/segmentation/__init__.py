@@ -1,4 +1,4 @@
-"""Semantic segmentation: models on any ConvNeXt, label maps of images, and pictures of them."""
+"""Semantic segmentation: models on any ConvNeXt, label maps of images, and overlays."""
 
 from convnext_keras.configs import SegmentationConfig
 from convnext_keras.segmentation.inference import SegmentationMap, Segmenter, is_segmentation_model, segment

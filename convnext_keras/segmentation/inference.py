@@ -141,8 +141,8 @@ class Segmenter:
         rows, columns = (
             np.arange(edge) * length // edge for edge, length in zip((height, width), pixels.shape, strict=False)
         )
-        smaller = (None if values is None else values[np.ix_(rows, columns)] for values in found[:2])
-        return SegmentationMap(*smaller, self.class_names)
+        scores = None if found.scores is None else found.scores[np.ix_(rows, columns)]
+        return SegmentationMap(found.labels[np.ix_(rows, columns)], scores, self.class_names)
 
     def iter_logits(self, image: Any) -> Iterator[tuple[tuple[slice, slice], np.ndarray]]:
         """Yields the logits of an image that is seen as a whole, at its own size, some rows at a time.

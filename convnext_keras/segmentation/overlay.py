@@ -1,4 +1,4 @@
-"""Pictures of label maps: a palette, an image with its classes in color, and a legend."""
+"""Images of label maps: a palette, an image with its classes in color, and a legend."""
 
 from typing import Any
 

@@ -184,7 +184,8 @@ class InferenceEngine:
             tokens = await self._tokens([(text, params[number]) for number, text in texts.items()], truncate)
             source_images = [(item, params[number]) for number, item in images.items()]
             of_texts, of_images = await self._encode_concurrently(tokens, source_images)
-        vectors = np.zeros((len(items), self.model.embed_dim), "float32")
+        model: Any = self.model  # not one for segmentation, which has a route of its own
+        vectors = np.zeros((len(items), model.embed_dim), "float32")
         if texts:
             vectors[[*texts]] = of_texts
         if images:

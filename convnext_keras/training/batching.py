@@ -1,7 +1,7 @@
 """Training batches, augmented in threads while the model is busy with the batch before."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 
 import numpy as np
 
@@ -12,12 +12,12 @@ from convnext_keras.training.datasets import ImageDataset
 from convnext_keras.training.presets import TrainingConfig
 
 
-def steps_per_epoch(examples: ImageDataset, config: TrainingConfig) -> int:
+def steps_per_epoch(examples: Sized, config: TrainingConfig) -> int:
     """Returns batches of one pass; the last images of a pass, too few for a batch, are left to others."""
     return max(1, len(examples) // config.batch_size)
 
 
-def num_epochs(examples: ImageDataset, config: TrainingConfig) -> int:
+def num_epochs(examples: Sized, config: TrainingConfig) -> int:
     """Returns the number of epochs, at least enough for the minimum number of steps."""
     if config.epochs == 0:
         return 0

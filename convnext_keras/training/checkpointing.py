@@ -228,7 +228,7 @@ class EpochCallback(keras.callbacks.Callback):
             drawn = np.random.default_rng((self.seed, epoch, number)).integers(0, 2**31, 2)
             generator.state.assign(drawn.astype(generator.state.dtype))
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch, logs: Any = None):
         """Evaluates and keeps."""
         model: Any = self.model
         optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
@@ -237,7 +237,7 @@ class EpochCallback(keras.callbacks.Callback):
         for variable, average in zip(model.trainable_variables, averages, strict=False):
             variable.assign(keras.ops.copy(average))
         validated = self.validate(model)
-        logs |= validated
+        logs.update(validated)
         trained = {name: float(logs[key]) for name, key in {"loss": "loss", **self.metrics}.items()}
         row = {"epoch": epoch + 1, **trained, **validated}
         row["learning_rate"] = current_learning_rate(model)

@@ -251,8 +251,8 @@ def _checked(dataset: SegmentationDataset, count: int | None, name: str) -> Segm
 
     def counts(index: int) -> np.ndarray:
         mask, source = dataset.mask(index), source_name(dataset.masks[index])
-        image = dataset.images[index]
-        opened = image if hasattr(image, "shape") else open_image(image, None, exif_transpose=True)
+        image: Any = dataset.images[index]
+        opened: Any = image if hasattr(image, "shape") else open_image(image, None, exif_transpose=True)
         size = opened.shape[:2] if hasattr(opened, "shape") else (opened.height, opened.width)
         if mask.shape != tuple(size):
             raise ValueError(

@@ -88,8 +88,8 @@ def fine_tune_segmentation(
 
     Args:
         model: Weights to start from, by the name of a weight set, variant, repository or folder: of a segmentation
-            model, whose classifier is kept if it has as many classes of the same names; or of a backbone, which gets a
-            decoder. Or a model of `UPerNet` for these classes, which is trained itself.
+            model, whose classifier is kept if its classes have the same names; or of a backbone, which gets a decoder.
+            Or a model of `UPerNet` for these classes, which is trained itself.
         data: Images with masks, see `load_segmentation_dataset`.
         config: A `TrainingConfig`, or a name in `TRAINING_PRESETS`; None for `"segmentation"`.
         validation: Part 0..1 of the images that is not trained on; or images with masks.
@@ -185,7 +185,7 @@ def split_masks(
         options: dict[str, Any] = {"colors": dataset.colors, "reduce_labels": dataset.reduce_labels}
         return dataset, load_segmentation_dataset(validation, dataset.class_names, **options, name="validation")
     count = round(float(validation) * len(dataset))
-    if not 0 < validation < 1 or not 0 < count < len(dataset):
+    if not 0 < float(validation) < 1 or not 0 < count < len(dataset):
         raise ValueError(
             f"validation must leave images on both sides. Received: validation={validation!r} of {len(dataset)} images"
         )
@@ -292,7 +292,7 @@ def _compile(model: keras.Model, config: TrainingConfig, steps: int) -> None:
 
 
 def _validation(segmenter: Segmenter, held_out: SegmentationDataset) -> Callable[[keras.Model], dict[str, float]]:
-    """Returns a function of no use of its argument, the model that the segmenter shares, to the validation metrics."""
+    """Returns a function that measures the segmenter, which shares the weights of the function's argument."""
 
     def validate(model: keras.Model) -> dict[str, float]:
         result = evaluate_segmentation(segmenter, held_out)

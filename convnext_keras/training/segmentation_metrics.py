@@ -115,7 +115,8 @@ class SegmentationLoss(keras.losses.Loss):
         self.dice_weight, self.label_smoothing = dice_weight, label_smoothing
 
     def call(self, y_true, y_pred):
-        logits, labels = ops.cast(y_pred, "float32"), ops.cast(y_true, "int32")
+        logits: Any = ops.cast(y_pred, "float32")
+        labels = ops.cast(y_true, "int32")
         count = logits.shape[-1]
         valid = ops.cast(ops.not_equal(labels, IGNORE_INDEX), "float32")
         total = ops.maximum(ops.sum(valid), 1.0)
@@ -124,8 +125,11 @@ class SegmentationLoss(keras.losses.Loss):
         loss = ops.sum(-ops.sum(smoothed * ops.log_softmax(logits), axis=-1) * valid) / total
         if self.dice_weight:
             probabilities, targets = ops.softmax(logits) * valid[..., None], targets * valid[..., None]
+            common: Any
+            sums: Any
             common, sums = ops.sum(probabilities * targets, (0, 1, 2)), ops.sum(probabilities + targets, (0, 1, 2))
-            loss = loss + self.dice_weight * (1 - ops.mean((2 * common + 1e-6) / (sums + 1e-6)))
+            dice: Any = ops.mean((2 * common + 1e-6) / (sums + 1e-6))
+            loss = loss + self.dice_weight * (1 - dice)
         return loss
 
     def get_config(self):
