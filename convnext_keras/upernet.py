@@ -34,14 +34,14 @@ LOGITS_ACTIVATIONS = (None, "softmax")
 
 
 class DecoderContext(NamedTuple):
-    """What the functions that build one decoder share: the config, the prefix of layer names, the type."""
+    """Config, prefix of layer names and type, shared by the functions that build one decoder."""
 
     config: SegmentationConfig
     prefix: str
     dtype: Any
 
     def layer_name(self, role: str, stage: int = 0, block: int = 0) -> str:
-        """Returns the name of a layer."""
+        """Returns the name of a layer of the decoder."""
         return f"{self.prefix}{LayerName(role, stage, block)}"
 
     @property
@@ -193,7 +193,7 @@ def conv_block(x: Any, filters: int, kernel_size: int, part: str, design: Decode
         filters: Number of output channels.
         kernel_size: Height and width of the kernel.
         part: First word of the role in the layer names.
-        design: What the decoder shares.
+        design: Design of the decoder.
         stage: Stage in the layer names.
         block: Block in the layer names.
     """

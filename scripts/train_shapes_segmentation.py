@@ -41,7 +41,7 @@ CONFIG = training.TrainingConfig(
 # Part of the shapes that are textured, and what the training config of the phase is otherwise.
 PHASES: tuple[tuple[float, dict[str, Any]], ...] = (
     (1.0, {}),
-    (0.25, {"epochs": 16, "learning_rate": 1.5e-3, "dice_weight": 1.0, "scale_range": (0.75, 1.35)}),
+    (0.25, {"epochs": 12, "learning_rate": 1.5e-3, "dice_weight": 1.0, "scale_range": (0.75, 1.35)}),
 )
 
 

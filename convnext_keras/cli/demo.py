@@ -1,4 +1,4 @@
-"""Command `demo`: the two bundled models on held-out images."""
+"""Command `demo`: the bundled models on images that they were not trained on."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +11,7 @@ from rich.table import Table
 
 from convnext_keras.cli.options import BUNDLED_CLIP
 
-DIGITS = "convnext_mini.digits"
+DIGITS, SEGMENTER = "convnext_mini.digits", "fpn_convnext_mini.shapes"
 MIN_CONTRAST = 250  # between the sums of red, green and blue of ink and paper
 SHAPE_QUERIES = (
     "three big green stars in the lower part on black",
@@ -26,7 +26,7 @@ def demo(
         bool, typer.Option("--train", help="Fine-tune the digits model on colored digits instead.")
     ] = False,
 ) -> None:
-    """Run the two bundled models on held-out images, offline.
+    """Run the three bundled models on images that they were not trained on, offline.
 
     [dim]convnext-keras demo[/]
 
@@ -37,6 +37,7 @@ def demo(
         shown = train_on_colors(output / "colored-digits", output / "colored-digits-model")
     else:
         shown = [*classify_digits(output / "predictions.png"), *search_shapes(output / "search.png")]
+        shown += segment_scenes(output / "segmentation.png")
     for part in shown:
         if isinstance(part, str):
             print(part)
@@ -78,6 +79,27 @@ def classify_digits(output: Path) -> list[Table | str]:
         table,
         f"{DIGITS}: {right} of {len(labels)} held-out digits right, {100 * right / len(labels):.2f} %",
         f"Look at {output}: each digit with its prediction below, green if right, red if wrong.",
+    ]
+
+
+def segment_scenes(output: Path) -> list[Table | str]:
+    """Draws scenes beside the classes of their pixels; returns the text to print."""
+    from convnext_keras import create_model, segmentation
+    from convnext_keras.contact_sheet import contact_sheet
+    from convnext_keras.samples import draw_scenes
+
+    scenes, masks = draw_scenes()
+    maps = segmentation.segment(create_model(SEGMENTER), scenes, with_scores=False)
+    rows: list[list[tuple]] = [[], []]
+    for scene, found in zip(scenes, maps, strict=True):
+        areas = [name for name in found.areas if name != "background"]
+        rows[0].append((scene, "", "black"))
+        rows[1].append((segmentation.overlay(scene, found, alpha=0.75, legend=False), ", ".join(areas), "black"))
+    contact_sheet(rows, cell_size=160).save(output)
+    right = np.mean([found.labels == mask for found, mask in zip(maps, masks, strict=True)])
+    return [
+        f"{SEGMENTER}: {100 * right:.1f} % of the pixels of {len(scenes)} drawn scenes right",
+        f"Look at {output}: each scene, and below it the classes of its pixels in color.",
     ]
 
 

@@ -70,7 +70,7 @@ def overlay(image: Any, found: SegmentationMap, *, alpha: float = 0.5, legend: b
 
 
 def _with_legend(image: Image.Image, found: SegmentationMap, colors: np.ndarray) -> Image.Image:
-    """Returns the image with one entry per class below, in as many rows as needed."""
+    """Returns the image with one entry per class below, in rows of its width."""
     entries = [(name, f"{name} {100 * part:.1f} %") for name, part in found.areas.items()]
     font = ImageFont.load_default(13)
     widths = [LEGEND_ROW + int(font.getlength(text)) + 10 for _, text in entries]

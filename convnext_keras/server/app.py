@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from convnext_keras import clip, retrieval
 from convnext_keras.clip.constructors import BUNDLED_CLIP
-from convnext_keras.predictors import Predictor, load_predictor
+from convnext_keras.predictors import Classifier, Predictor, load_predictor
 from convnext_keras.server import meta_routes, routes
 from convnext_keras.server.errors import ApiError
 from convnext_keras.server.image_fetching import ImageURLPolicy
@@ -97,7 +97,8 @@ def create_app(
         loaded = {key: retrieval.open_index(folder, served, image_roots.get(key)) for key, folder in indexes.items()}
         app.state.indexes = loaded
     elif indexes:
-        raise ValueError(f"indexes are of a ConvNeXt-CLIP; {served.name} is none. Received: {sorted(indexes)}")
+        kind = "a classifier" if isinstance(served, Classifier) else "a segmentation model"
+        raise ValueError(f"indexes are of a ConvNeXt-CLIP; {served.name} is {kind}. Received: {sorted(indexes)}")
     for kind in (ApiError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, error_response)
     for module in (meta_routes, routes):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -166,11 +167,11 @@ def load_segmentation_dataset(
 
     Raises:
         ValueError: If an image has no mask, or the form is none of these; of masks: if one has another size than its
-            image, a class that has no name, or nothing but ignored pixels, or if a class never occurs.
+            image, a class that has no name, or nothing but ignored pixels.
 
     Example:
         >>> images = np.zeros((2, 8, 8, 3), "uint8")
-        >>> load_segmentation_dataset((images, np.ones((2, 8, 8), "uint8"))).class_names
+        >>> load_segmentation_dataset((images, np.stack([np.eye(8, dtype="uint8")] * 2))).class_names
         ('0', '1')
     """
     if isinstance(data, SegmentationDataset):
@@ -286,5 +287,6 @@ def _checked(dataset: SegmentationDataset, count: int | None, name: str) -> Segm
     missing = [index for index in range(size) if not total[index]]
     names = dataset.class_names or tuple(map(str, range(size)))
     if missing and not name:
-        raise ValueError(f"No pixel is of the class {names[missing[0]]!r}. Leave it out, or add images that have it.")
+        shown = ", ".join(repr(names[index]) for index in missing[:3])
+        warnings.warn(f"No pixel is of the classes {shown}: nothing is learned of them.", stacklevel=3)
     return dataclasses.replace(dataset, class_names=names, pixel_counts=tuple(total[:size].tolist()))

@@ -111,6 +111,7 @@ def test_notop_models_ignore_the_classifier():
 
 def test_every_layout_has_a_case():
     layouts = {"timm", "meta", "meta isotropic", "torchvision", "transformers", "transformers DINOv3"}
+    layouts |= {f"{name} UPerNet" for name in ("transformers", "transformers DINOv3", "mmsegmentation")}
     assert set(LAYOUTS) == layouts | {"OpenCLIP", "OpenCLIP image tower", "OpenCLIP text tower"}
 
 

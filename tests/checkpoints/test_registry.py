@@ -5,9 +5,16 @@ import re
 
 import pytest
 
-from convnext_keras.checkpoints import BUNDLED_WEIGHTS_DIR, CLIP_REGISTRY, RESTRICTED_LICENSES, download, load_registry
+from convnext_keras.checkpoints import (
+    BUNDLED_WEIGHTS_DIR,
+    CLIP_REGISTRY,
+    RESTRICTED_LICENSES,
+    SEGMENTATION_REGISTRY,
+    download,
+    load_registry,
+)
 from convnext_keras.checkpoints.publisher_layouts import LAYOUTS
-from convnext_keras.configs import CLIP_CONFIGS, CONVNEXT_CONFIGS
+from convnext_keras.configs import CLIP_CONFIGS, CONVNEXT_CONFIGS, SEGMENTATION_CONFIGS
 from convnext_keras.data.class_names import LABEL_SETS, load_class_names
 from convnext_keras.data.transforms import INTERPOLATIONS, NORMALIZATION_STATS
 
@@ -52,6 +59,12 @@ def test_the_registry_is_complete():
     assert len(clip_rows) == len({row.name for row in clip_rows}) == 13
     assert all(row.license and row.source and row.file and row.top1_accuracy and row.size_mb for row in clip_rows)
     assert {row.variant for row in clip_rows} == set(CLIP_CONFIGS)
+    maps = load_registry(SEGMENTATION_REGISTRY).values()
+    assert {row.variant for row in maps} == set(SEGMENTATION_CONFIGS)
+    assert all(row.license and row.source and row.file and row.mean_iou and row.classes for row in maps)
+    assert [row.repository for row in maps if row.repository] == [
+        f"openmmlab/upernet-convnext-{size}" for size in ("tiny", "small", "base", "large", "xlarge")
+    ]
     assert {row.license for row in rows} <= {"apache-2.0", "mit", *RESTRICTED_LICENSES}
     trained = {row.variant for row in rows}
     untrained = {"convnext_atto_rms", "convnextv2_small"} | {name for name in CONVNEXT_CONFIGS if "isotropic" in name}

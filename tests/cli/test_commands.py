@@ -41,7 +41,10 @@ def test_demo_prints_accuracy_and_writes_images(tmp_path):
     assert "356 of 359 held-out digits right, 99.16 %" in result.stdout
     right = re.search(r"(\d+) of 48 held-out images have their own caption first", result.stdout)
     assert int(right[1]) >= 46
-    assert result.stdout.count("Look at") == 2
+    assert result.stdout.count("Look at") == 3
+    pixels = re.search(r"([\d.]+) % of the pixels of 4 drawn scenes right", result.stdout)
+    assert float(pixels[1]) > 95
+    assert np.asarray(Image.open(tmp_path / "images" / "segmentation.png")).shape[1] > 4 * 160
     digits = np.asarray(Image.open(tmp_path / "images" / "predictions.png")).astype(int)
     assert (digits @ (-1, 1, 0)).max() > 60  # There are green numbers and red ones.
     assert (digits @ (1, -1, 0)).max() > 120

@@ -7,7 +7,7 @@ from convnext_keras.data.class_names import LABEL_SETS, PUBLISHED_LABEL_SETS, lo
 
 pytestmark = pytest.mark.any_backend
 
-COUNTS = {"imagenet-1k": 1000, "imagenet-12k": 11821, "imagenet-22k": 21841, "digits": 10}
+COUNTS = {"imagenet-1k": 1000, "imagenet-12k": 11821, "imagenet-22k": 21841, "digits": 10, "shapes": 4}
 # From the list that every ImageNet classifier uses (index, WordNet identifier, name).
 KNOWN = [
     (0, "n01440764", "tench"),

@@ -98,7 +98,6 @@ def test_sixteen_bits(tmp_path):
         (lambda m: m * 1.5, {}, "whole numbers"),
         (lambda m: m.astype(int) - 1, {}, "classes 0 to 65535. Received: -1"),
         (lambda m: m[:3], {}, "as many masks as images"),
-        (lambda m: np.minimum(m, 1), {"class_names": ["a", "b", "c"]}, "No pixel is of the class 'c'"),
         (lambda m: np.array(COLORS, "uint8")[m], {"colors": COLORS[:2]}, r"color \(10, 200, 30\) in \d+ pixels"),
         (lambda m: np.array(COLORS, "uint8")[m], {}, r"must be \(H, W\) numbers"),
         (lambda m: np.array(COLORS, "uint8")[m], {"colors": [*COLORS[:2], COLORS[1]]}, "colors must differ"),
@@ -107,6 +106,11 @@ def test_sixteen_bits(tmp_path):
 def test_faults_are_reported(change, options, message):
     with pytest.raises(ValueError, match=message):
         training.load_segmentation_dataset((IMAGES, [*change(MASKS)]), **options)
+
+
+def test_classes_that_never_occur_are_named():
+    with pytest.warns(UserWarning, match="No pixel is of the classes 'c', 'd': nothing is learned"):
+        training.load_segmentation_dataset((IMAGES, np.minimum(MASKS, 1)), [*"abcd"])
 
 
 def test_faults_of_files_name_them(tmp_path):

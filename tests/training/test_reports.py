@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from typer.testing import CliRunner
 from convnext_keras import create_model, load_weights, training
 from convnext_keras.cli import app
 from convnext_keras.data.images import open_image
-from convnext_keras.training import checkpointing, reports
+from convnext_keras.training import finetuning, reports
 
 pytestmark = [needs_training, pytest.mark.any_backend]
 DIGITS = "convnext_mini.digits"
@@ -122,7 +121,7 @@ def test_train_rejects_directories_with_files(tmp_path):
 def test_the_best_epoch_and_the_last_are_both_kept(kept, other, tmp_path, monkeypatch):
     losses = iter((1.0, 2.0))
     monkeypatch.setattr(
-        checkpointing, "Evaluation", lambda *parts: SimpleNamespace(loss=next(losses), accuracy=lambda: 0.5)
+        finetuning, "validation_metrics", lambda *parts: lambda model: {"val_loss": next(losses), "val_accuracy": 0.5}
     )
     config = training.TrainingConfig(epochs=2, batch_size=8, save_best=kept == "best")
     trained = training.fine_tune(DIGITS, digits(40), config)

@@ -127,7 +127,7 @@ def test_loss_equals_its_definition():
 
 @pytest.mark.any_backend
 def test_metrics_equal_their_definitions():
-    """Of the maps of the model and the masks, pixel by pixel, without the ones that are ignored."""
+    """The definitions, pixel by pixel, without the ones that are ignored."""
     model = create_model(HUB / "upernet_v1")
     random = np.random.default_rng(1)
     images = random.integers(0, 256, (3, 40, 50, 3), "uint8")
@@ -149,7 +149,7 @@ def test_metrics_equal_their_definitions():
 
 @pytest.mark.any_backend
 def test_augmentation_moves_image_and_mask_together():
-    """Where the mask says so, the image is bright, whatever the crop, scale and flip."""
+    """The image is bright where the mask is of a class, after any crop, scale and flip."""
     images, masks = scenes(1)
     augment = JointAugmentation(TRANSFORM, (0.5, 2.0), 0.5)
     for seed in range(30):

@@ -1,4 +1,4 @@
-"""Label maps: their sizes, windows against the definition, bounded memory, pictures."""
+"""Label maps: their sizes, windows against the definition, bounded memory, overlays."""
 
 import weakref
 

@@ -30,7 +30,7 @@ def background(random, size):
 
 
 def inside(kind, x, y):
-    """Whether positions are in a shape of radius 1 around the origin."""
+    """Positions that are in a shape of radius 1 around the origin."""
     if kind == 1:
         return x**2 + y**2 <= 1
     if kind == 2:
