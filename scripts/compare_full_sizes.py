@@ -5,6 +5,7 @@ Run it in an environment that has the peers, with this package installed; it nee
     KERAS_BACKEND=torch python scripts/compare_full_sizes.py --peer timm [--write]
     KERAS_BACKEND=tensorflow python scripts/compare_full_sizes.py --peer keras --peer tf_keras [--write]
     KERAS_BACKEND=torch python scripts/compare_full_sizes.py --peer open_clip [--write]
+    KERAS_BACKEND=torch python scripts/compare_full_sizes.py --peer transformers [--write]
 
 Each peer builds its model with random weights far from their initial values and saves it in its own format. The file
 is loaded by `weights=`, and both compute a few images. The difference is that of the outputs (timm: the logits;
@@ -30,7 +31,7 @@ from PIL import Image
 
 import convnext_keras
 from convnext_keras.clip.text_encoder import build_text_encoder
-from convnext_keras.configs import CLIP_CONFIGS, CONVNEXT_CONFIGS
+from convnext_keras.configs import CLIP_CONFIGS, CONVNEXT_CONFIGS, SEGMENTATION_CONFIGS
 from convnext_keras.inference import l2_normalize
 
 PARITY = Path(__file__).parents[1] / "docs" / "parity.md"
@@ -97,6 +98,26 @@ def from_open_clip(name: str, towers: tuple[str, ...], path: Path) -> tuple[kera
     return ours, l2_normalize(vectors), np.concatenate(expected)
 
 
+def from_upernet(name: str, folder: Path) -> tuple[keras.Model, np.ndarray, np.ndarray]:
+    """Our model and its logits, and those of transformers' `UperNetForSemanticSegmentation`."""
+    import torch
+    from make_hub_references import randomise_statistics
+    from transformers import ConvNextConfig, SegformerImageProcessor, UperNetConfig, UperNetForSemanticSegmentation
+
+    config = SEGMENTATION_CONFIGS[name]
+    stages = ["stage1", "stage2", "stage3", "stage4"]
+    sizes = {"depths": [*config.backbone.depths], "hidden_sizes": [*config.backbone.dims]}
+    backbone = ConvNextConfig(out_features=stages, **sizes)
+    peer = randomised(UperNetForSemanticSegmentation(UperNetConfig(backbone_config=backbone, num_labels=150)))
+    randomise_statistics(peer)
+    peer.save_pretrained(folder)
+    SegformerImageProcessor().save_pretrained(folder)
+    ours = convnext_keras.create_model(folder)
+    with torch.no_grad():
+        expected = peer(normalized()).logits.numpy().transpose(0, 2, 3, 1)
+    return ours, keras.ops.convert_to_numpy(ours(random_images().astype("float32"))), expected
+
+
 def comparisons(peer: str, folder: Path) -> Iterator[tuple[str, keras.Model, np.ndarray, np.ndarray]]:
     """Name, model and both outputs of all models of a peer."""
     if peer == "timm":
@@ -108,6 +129,10 @@ def comparisons(peer: str, folder: Path) -> Iterator[tuple[str, keras.Model, np.
         for name in ("convnext_base_w", "convnext_large_d"):
             yield name, *from_open_clip(name, ("image", "text"), folder / "peer.safetensors")
         yield "convnext_xxlarge, text", *from_open_clip("convnext_xxlarge", ("text",), folder / "peer.safetensors")
+        return
+    if peer == "transformers":
+        for name in ("upernet_convnext_tiny", "upernet_convnext_base"):
+            yield name, *from_upernet(name, folder)
         return
     import tf_keras
 
@@ -121,7 +146,9 @@ def comparisons(peer: str, folder: Path) -> Iterator[tuple[str, keras.Model, np.
 def main() -> None:
     """Prints one row for each model, and fails after the last if one differs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peer", action="append", choices=["timm", "keras", "tf_keras", "open_clip"], required=True)
+    parser.add_argument(
+        "--peer", action="append", choices=["timm", "keras", "tf_keras", "open_clip", "transformers"], required=True
+    )
     parser.add_argument("--write", action="store_true", help="put the table into docs/parity.md")
     options = parser.parse_args()
     worst = 0.0

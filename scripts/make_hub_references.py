@@ -276,6 +276,18 @@ def make_transformers(output: Path, kind: str, options: dict, processor: str, fa
     np.savez_compressed(output.with_suffix(".npz"), **arrays)
 
 
+def randomise_statistics(model: Any) -> None:
+    """Gives the statistics of batch norms random values."""
+    import torch
+
+    random = np.random.default_rng(5)
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.copy_(torch.tensor(random.normal(size=buffer.shape)))
+        if name.endswith("running_var"):
+            buffer.copy_(torch.tensor(random.uniform(0.3, 3, buffer.shape)))
+
+
 def make_upernet(output: Path, kind: str, backbone: dict, options: dict, facts: dict, shard: str) -> None:
     """A folder by `save_pretrained`, and what transformers computes after it has read the folder again."""
     import torch
@@ -290,12 +302,8 @@ def make_upernet(output: Path, kind: str, backbone: dict, options: dict, facts: 
     backbone = {**backbone, "out_features": ["stage1", "stage2", "stage3", "stage4"]}
     dtype, channels = backbone.pop("dtype", "float32"), backbone.get("num_channels", 3)
     config = UperNetConfig(backbone_config=AutoConfig.for_model(kind, **backbone), **options)
-    model, random = randomised(UperNetForSemanticSegmentation(config)), np.random.default_rng(5)
-    for name, buffer in model.named_buffers():  # the statistics of the batch norms
-        if name.endswith("running_mean"):
-            buffer.copy_(torch.tensor(random.normal(size=buffer.shape)))
-        if name.endswith("running_var"):
-            buffer.copy_(torch.tensor(random.uniform(0.3, 3, buffer.shape)))
+    model = randomised(UperNetForSemanticSegmentation(config))
+    randomise_statistics(model)
     model = model.to(getattr(torch, dtype))
     model.save_pretrained(output, **({"max_shard_size": shard} if shard else {}))
     for path in output.iterdir():
