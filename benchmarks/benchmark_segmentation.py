@@ -1,4 +1,4 @@
-"""Measures UPerNet-ConvNeXt-Tiny against transformers, and the memory of the sliding window.
+"""Measures UPerNet-ConvNeXt-Tiny against transformers, the memory of the sliding window, and int8.
 
     python benchmarks/benchmark_segmentation.py --peers PEERS/bin/python --write    # into docs/benchmarks.md
 
@@ -12,6 +12,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from benchmark_report import machine, write_section
 SIZE, CLASSES = 512, 150
 BACKENDS = ("tensorflow", "jax", "torch", "openvino")
 PEERS = ("transformers", "transformers, channels last")
+EXPORTS = (("", ""), *((format, precision) for format in ("openvino", "onnx") for precision in ("float32", "int8")))
 EDGES = (1000, 2000, 4000, 8000)
 
 
@@ -122,6 +124,35 @@ def memory() -> str:
     return "\n".join(lines) + "\n"
 
 
+def precisions() -> str:
+    """The table of the bundled model's mean IoU on drawn images, in Keras and exported in int8."""
+    import numpy as np
+
+    sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+    from train_shapes_segmentation import draw
+
+    from convnext_keras import create_model, export, segmentation, training
+    from convnext_keras.data.class_names import SHAPES
+
+    pairs = [draw(np.random.default_rng((9, number)), 0.25) for number in range(300)]
+    dataset = training.load_segmentation_dataset(pairs[:200], SHAPES)
+    images = [image for image, _ in pairs[200:]]
+    model = create_model("fpn_convnext_mini.shapes", input_shape=(96, 96, 3))
+    lines = ["| model | mean IoU, % | file, MB |", "|---|---:|---:|"]
+    with tempfile.TemporaryDirectory() as folder:
+        for format, precision in EXPORTS:
+            source, size = model, ""
+            if format:
+                path = Path(folder) / f"{precision}{export.FORMATS[format].suffix}"
+                data = images if precision == "int8" else None
+                written = export.export(model, path, format, precision=precision, calibration_data=data)
+                source, size = export.ExportedModel(path), f"{written.size_bytes / 1e6:.2f}"
+            result = training.evaluate_segmentation(segmentation.Segmenter(source), dataset)
+            label = f"{format}, {precision}" if format else "Keras"
+            lines.append(f"| {label} | {100 * result.mean_iou:.1f} | {size} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", default=sys.executable)
@@ -134,7 +165,7 @@ def main() -> None:
         return work(options.worker)
     if options.memory:
         return memory_of(options.memory)
-    text = f"{machine()}\n\n{speed(options.peers, options.turns)}\n{memory()}"
+    text = f"{machine()}\n\n{speed(options.peers, options.turns)}\n{memory()}\n{precisions()}"
     print(text)
     if options.write:
         write_section("segmentation", text.splitlines())

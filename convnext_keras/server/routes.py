@@ -18,7 +18,7 @@ from convnext_keras.clip.encoder import DualEncoder
 from convnext_keras.clip.zero_shot import DEFAULT_TEMPLATE, LABEL_PLACEHOLDER
 from convnext_keras.predictors import Classifier, SegmentationPredictor
 from convnext_keras.retrieval.index import ImageIndex
-from convnext_keras.segmentation import SegmentationMap, label_image, overlay
+from convnext_keras.segmentation import SegmentationMap, label_image, overlay, palette
 from convnext_keras.server import schemas
 from convnext_keras.server.errors import ApiError, bad_request
 from convnext_keras.server.inference import EmbeddingResult, InferenceEngine
@@ -236,7 +236,10 @@ async def segment(request: Request, body: schemas.Segment) -> Response:
         height, width = found.labels.shape
         answer = {"object": "segmentation", "model": request.app.state.name, "height": height, "width": width}
         answer["classes"] = [*found.class_names]
-        answer["areas"] = [{"class": name, "area": part} for name, part in found.areas.items()]
+        numbers = {name: number for number, name in reversed([*enumerate(found.class_names)])}
+        colors = ["#{:02x}{:02x}{:02x}".format(*color) for color in palette(len(found.class_names)).tolist()]
+        rows = [(name, part, colors[numbers[name]]) for name, part in found.areas.items()]
+        answer["areas"] = [{"class": name, "area": part, "color": color} for name, part, color in rows]
         answer |= (
             {"png": encode_png(label_image(found.labels))} if body.format == "png" else {"rle": run_lengths(found)}
         )

@@ -1,6 +1,7 @@
 """Charts and model card of the training of a segmentation model."""
 
 import dataclasses
+import itertools
 import json
 import os
 from pathlib import Path
@@ -35,7 +36,8 @@ def plot_examples(model: Any, dataset: SegmentationDataset, evaluation: Segmenta
         pictures = [overlay(image, row, alpha=0.6, legend=False) for row in (truth_map, found)]
         name = Path(dataset.image_name(index)).name[:24]
         rows.append([(image, name, "black"), (pictures[0], "mask", "black"), (pictures[1], text, "black")])
-    return contact_sheet(rows, EXAMPLE_SIZE)
+    side_by_side = [[*itertools.chain(*rows[start : start + 2])] for start in range(0, len(rows), 2)]
+    return contact_sheet(side_by_side, EXAMPLE_SIZE)
 
 
 def save_segmentation_result(trained: SegmentationResult, folder: str | os.PathLike, name: str = "") -> None:

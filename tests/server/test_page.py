@@ -6,6 +6,8 @@ import shutil
 import pytest
 from serving import KEY, MODEL, png, running
 
+from convnext_keras.samples import draw_scenes
+
 pytestmark = [
     pytest.mark.any_backend,
     pytest.mark.integration,
@@ -73,6 +75,22 @@ def test_a_dropped_image_gets_bars_and_a_search_finds_images(browser, tmp_path, 
         asked = "return performance.getEntriesByType('resource').map(entry => entry.name)"
         assert all(name.startswith((address, "data:", "blob:")) for name in browser.execute_script(asked))
         assert browser.save_screenshot(str(tmp_path / "page.png"))
+
+
+def test_a_segmentation_model_shows_its_classes_in_color(browser, tmp_path):
+    scene = draw_scenes()[0][0]
+    with running(tmp_path / "log.txt", "--model", "fpn_convnext_mini.shapes", key="") as (address, _):
+        browser.get(address)
+        wait_for(browser, "#words[hidden]", 1)
+        assert browser.find_element("id", "classify").text == "Segment"
+        browser.execute_script(DROP, base64.b64encode(png(scene)).decode())
+        bars = wait_for(browser, "#bars .bar", 4)
+        assert bars[0].text.startswith("background")
+        shown = "const image = document.querySelector('#drop img'); return [image.naturalWidth, image.alt]"
+        width, alt = browser.execute_script(shown)
+        assert width == scene.shape[1]
+        assert "triangle" in alt
+        assert browser.save_screenshot(str(tmp_path / "segmented.png"))
 
 
 def test_page_asks_for_a_key_and_shows_errors(browser, address):
