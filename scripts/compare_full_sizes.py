@@ -115,7 +115,7 @@ def from_upernet(name: str, folder: Path) -> tuple[keras.Model, np.ndarray, np.n
     ours = convnext_keras.create_model(folder)
     with torch.no_grad():
         expected = peer(normalized()).logits.numpy().transpose(0, 2, 3, 1)
-    return ours, keras.ops.convert_to_numpy(ours(random_images().astype("float32"))), expected
+    return ours, np.asarray(keras.ops.convert_to_numpy(ours(random_images().astype("float32")))), expected
 
 
 def comparisons(peer: str, folder: Path) -> Iterator[tuple[str, keras.Model, np.ndarray, np.ndarray]]:

@@ -6,6 +6,7 @@ import http.server
 import json
 import re
 import threading
+import urllib.parse
 
 import pytest
 from huggingface_hub import constants
@@ -13,7 +14,7 @@ from make_references import REFERENCES
 
 CONTENT = (REFERENCES / "timm_plain.safetensors").read_bytes()
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
-COMMITS = {"main": "a" * 40, "v2": "b" * 40}
+COMMITS = {"main": "a" * 40, "v2": "b" * 40, "refs/pr/1": "c" * 40}
 CLIENT_REQUEST = "/api/agent-harnesses"  # Of the client itself, once a day, whatever is fetched.
 REPOSITORY, FILE = "timm/convnext_tiny.in12k_ft_in1k", "model.safetensors"
 
@@ -35,7 +36,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
     def answer(self, body):
         if self.path != CLIENT_REQUEST:
             type(self).requests.append(f"{self.command} {self.path}")
-        place = re.fullmatch(r"/([\w.-]+/[\w.-]+)/resolve/(\w+)/(.+)", self.path)
+        path = urllib.parse.unquote(self.path)
+        place = re.fullmatch(r"/([\w.-]+/[\w.-]+)/resolve/(refs/pr/\d+|\w+)/(.+)", path)
         content = self.files.get(f"{place[1]}/{place[3]}") if place and place[2] in COMMITS else None
         status = self.fault if isinstance(self.fault, int) else 404 if content is None else 200
         self.send_response(status)

@@ -34,6 +34,7 @@ from convnext_keras.cli.options import (
     job_options,
     load_saved_model,
     print_summary,
+    require_classifier,
     resolve_weights,
     restore_urls,
 )
@@ -81,6 +82,7 @@ def classify(
     images = expand_images(images)
     is_exported = export.is_exported_model(weights)
     source = export.ExportedModel(weights) if is_exported else load_saved_model(weights) or resolve_weights(weights)
+    require_classifier(source, weights)
     transform, class_names = _get_transform_and_classes(source)
     if not class_names:
         raise ValueError(f"{weights} has no classes. Choose a weight set with a classifier.")
@@ -134,6 +136,7 @@ def explain(
         model: Any = clip.create_model(weights)
     else:
         model = load_saved_model(weights) or create_model(resolve_weights(weights))
+        require_classifier(model, weights)
     targets: Any = text or [class_name or None]
     columns = [explain_images(model, paths, target, method=method) for target in targets]
     rows = []

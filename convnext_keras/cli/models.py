@@ -3,7 +3,7 @@
 import fnmatch
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -89,6 +89,12 @@ def fetch(
     print(checkpoints.fetch_weights(resolve_weights(name), include_top=top).path)
 
 
+def _decoder_facts(description: Any) -> dict[str, Any]:
+    """Returns the attributes of the decoder of a segmentation model; none for others."""
+    facts = description.segmentation._asdict() if description.segmentation else {}
+    return {name: value for name, value in facts.items() if name != "backbone"}
+
+
 def inspect(
     name: Annotated[str, typer.Argument(help="hf://owner/name[@revision], or a directory.")],
     as_json: AsJson = False,
@@ -116,6 +122,7 @@ def inspect(
         "dims": description.variant.dims,
         **others,
         **({"embedding": towers.embed_dim, **towers.text._asdict()} if towers else {}),
+        **_decoder_facts(description),
         "parameters": description.num_params,
         "classes": f"{description.classes} {shown or (description.labels or '')}".strip(),
         "activation": description.activation,

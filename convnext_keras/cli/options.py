@@ -80,13 +80,32 @@ def resolve_weights(name: str) -> WeightSet | hub.ModelInfo:
         ValueError: If there is none.
     """
     from convnext_keras import checkpoints, hub
+    from convnext_keras.constructors import find_segmentation_set
     from convnext_keras.validation import suggestion
 
-    weight_set = checkpoints.find_weight_set(name) or checkpoints.default_weight_set(name) or hub.load_model_info(name)
+    weight_set = checkpoints.find_weight_set(name) or checkpoints.default_weight_set(name)
+    weight_set = weight_set or find_segmentation_set(name) or hub.load_model_info(name)
     if weight_set is None:
         hint = suggestion(name, checkpoints.load_registry())
         raise ValueError(f"{name!r} is no weight set.{hint} 'convnext-keras models' lists them.")
     return weight_set
+
+
+def require_classifier(source: Any, name: str) -> None:
+    """Raises ValueError for a segmentation model: a weight set, a description, or a model in Keras or exported."""
+    from convnext_keras.checkpoints import WeightSet
+    from convnext_keras.constructors import find_segmentation_set
+    from convnext_keras.model import ConvNeXtModel
+    from convnext_keras.segmentation import is_segmentation_model
+
+    if isinstance(source, ConvNeXtModel):
+        is_segmentation = is_segmentation_model(source)
+    elif isinstance(source, WeightSet):
+        is_segmentation = find_segmentation_set(source) is not None
+    else:
+        is_segmentation = bool(getattr(source, "segmentation", None) or getattr(source, "is_segmentation", False))
+    if is_segmentation:
+        raise ValueError(f"{name} is a segmentation model. Use 'convnext-keras segment'.")
 
 
 def load_saved_model(name: str) -> ConvNeXtModel | None:

@@ -31,7 +31,9 @@ from convnext_keras.export.runtimes import METADATA_SUFFIX
 from convnext_keras.export.verification import verify_export
 from convnext_keras.export.writer import run_subprocess, write_model
 from convnext_keras.files import atomic_path
+from convnext_keras.model import get_pretrained_info
 from convnext_keras.pretrained_info import PretrainedInfo
+from convnext_keras.segmentation import is_segmentation_model
 from convnext_keras.surgery import cast_to_bfloat16, fold_for_inference, to_functional
 from convnext_keras.validation import format_choices
 
@@ -88,7 +90,8 @@ def export(
         format: `"saved_model"`, `"litert"`, `"onnx"`, `"torch"` (an `ExportedProgram`), `"openvino"` or `"stablehlo"`.
             None selects the format by the suffix of the path.
         batch_size: Fixed batch size. None for a dynamic one.
-        input_size: Height and width in pixels, or number of tokens of a text tower. None for those of the model.
+        input_size: Height and width in pixels, or number of tokens of a text tower. None for those of the model; of a
+            segmentation model for any size, those of its weights if the format needs a fixed one.
         layout: `"nhwc"`, or `"nchw"` for channels first. Defaults to `"nhwc"`.
         input_dtype: Type of the pixels, `"float32"` or `"uint8"`. Defaults to `"float32"`.
         normalized: Whether the exported model takes the result of `normalize` instead of pixels in 0..255.
@@ -245,7 +248,11 @@ def prepare_for_export(
         tokens = keras.Input((length,), batch_size=batch_size, dtype="int32", name="tokens")
         return keras.Model(tokens, folded(tokens), name=model.name)
     height, width = (input_size, input_size) if isinstance(input_size, int) else input_size or shape[:2]
-    if None in (height, width) and not FORMATS[format].supports_dynamic_size:
+    supports_dynamic_size = FORMATS[format].supports_dynamic_size
+    if None in (height, width) and not supports_dynamic_size and is_segmentation_model(model):
+        info = get_pretrained_info(model)
+        height, width = info.transform.shape[:2] if info and info.transform else (height, width)
+    if None in (height, width) and not supports_dynamic_size:
         dynamic = format_choices(name for name, row in FORMATS.items() if row.supports_dynamic_size)
         raise ValueError(f"{format} needs a fixed size, such as input_size=224. {dynamic} supports a dynamic size.")
     channels = shape[2]

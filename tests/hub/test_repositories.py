@@ -91,6 +91,13 @@ def test_the_license_of_the_card_comes_first(published, monkeypatch):
     assert hub.load_model_info(HUB / "timm_dilated_hidden").license == "cc-by-4.0"
 
 
+def test_segmentation_models_of_a_pull_request(published):
+    model = create_model("hf://someone/upernet_v1@refs/pr/1")
+    assert model.output_shape == (None, None, None, 5)
+    assert model.pretrained_info.weights_name == "hf://someone/upernet_v1@refs/pr/1"
+    assert any("refs%2Fpr%2F1" in request for request in Hub.requests)
+
+
 def test_inspect_fetches_no_weights(published):
     result = CliRunner().invoke(app, ["inspect", "hf://someone/timm_gray_relu", "--json"])
     facts = json.loads(result.stdout)
