@@ -77,6 +77,41 @@ def write_clips(output: Path) -> None:
         (output / f"{name}.open_clip.json").write_text(json.dumps({**row, "scores": vectors[0].tolist()}))
 
 
+def write_segmentation_models(output: Path) -> None:
+    """The small UPerNets of the references, written again, with every seventh logit of the image's own size."""
+    import keras
+    from make_hub_references import HUB, UPERNET
+
+    from convnext_keras import create_model, save_pretrained, segmentation
+
+    for kind in (kind for kind in UPERNET if not kind.startswith("gray")):
+        name = f"upernet_{kind}"
+        model, folder = create_model(HUB / name), output / f"{name}.upernet"
+        shutil.rmtree(folder, ignore_errors=True)
+        save_pretrained(model, folder, "transformers")
+        found = segmentation.segment(model, output / "image.png")[0].labels
+        again = segmentation.segment(create_model(folder), output / "image.png")[0].labels
+        pixels = model.pretrained_info.transform(output / "image.png")[None].astype("float32")
+        logits = np.asarray(keras.ops.convert_to_numpy(model(pixels)))
+        row = {"name": name, "form": "upernet", "parameters": model.count_params()}
+        row |= {"same_bits": bool((found == again).all()), "scores": logits[0].ravel()[::7].tolist()}
+        (output / f"{name}.upernet.json").write_text(json.dumps({**row, "labels": found.tolist()}))
+
+
+def by_upernet(folder: Path, path: Path) -> list[float]:
+    from PIL import Image
+    from transformers import AutoImageProcessor, UperNetForSemanticSegmentation
+
+    processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    image = Image.open(path)
+    outputs = UperNetForSemanticSegmentation.from_pretrained(folder).eval()(**processor(image, return_tensors="pt"))
+    (labels,) = processor.post_process_semantic_segmentation(outputs, target_sizes=[image.size[::-1]])
+    expected = json.loads(folder.with_name(f"{folder.name}.json").read_text())["labels"]
+    if (labels.numpy() != np.array(expected)).any():
+        raise ValueError(f"{folder}: {(labels.numpy() != np.array(expected)).sum()} pixels are of another class.")
+    return outputs.logits[0].permute(1, 2, 0).reshape(-1)[::7].tolist()
+
+
 def by_open_clip(folder: Path, path: Path) -> list[float]:
     import open_clip
     from PIL import Image
@@ -103,7 +138,7 @@ def by_transformers(folder: Path, path: Path) -> list[float]:
     return [scores[f"class {number}"] for number in range(CLASSES)]
 
 
-JUDGES = {"timm": by_timm, "transformers": by_transformers, "open_clip": by_open_clip}
+JUDGES = {"timm": by_timm, "transformers": by_transformers, "open_clip": by_open_clip, "upernet": by_upernet}
 
 
 def judge(output: Path) -> None:
@@ -135,6 +170,7 @@ def main() -> None:
         return
     write(options.output, options.pattern)
     write_clips(options.output)
+    write_segmentation_models(options.output)
 
 
 if __name__ == "__main__":
