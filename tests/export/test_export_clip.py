@@ -6,11 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
 from benchmark_report import processor
 from typer.testing import CliRunner
+from waiting import TIMEOUT
 
 from convnext_keras import clip, export, retrieval, samples
 from convnext_keras.cli import app
@@ -26,6 +28,27 @@ TEXTS = ["green", "a red star", "three small blue circles in the upper left corn
 @pytest.fixture(scope="module")
 def model():
     return clip.create_model(NAME)
+
+
+def test_processes_that_need_the_same_export_write_it_once(monkeypatch):
+    """Several callers come while the first one writes; all get the folder that it wrote."""
+    calls, entered, more = [], threading.Event(), threading.Event()
+
+    def slow(model, folder, format):
+        calls.append(folder)
+        entered.set()
+        more.wait(TIMEOUT)
+        folder.mkdir()
+        (folder / export_clip.CLIP_FILE).write_text("{}")
+
+    monkeypatch.setattr(export_clip, "export_clip", slow)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        first = pool.submit(export_clip.get_or_export_clip, NAME, "openvino")
+        assert entered.wait(TIMEOUT)
+        others = [pool.submit(export_clip.get_or_export_clip, NAME, "openvino") for _ in range(3)]
+        more.set()
+        assert {result.result(TIMEOUT) for result in (first, *others)} == {*calls}
+    assert len(calls) == 1
 
 
 @pytest.fixture(scope="module", params=export.CLIP_FORMATS)

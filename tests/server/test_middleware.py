@@ -109,6 +109,36 @@ def test_requests_and_bytes_in_flight_are_bounded():
         assert (guard.requests, guard.bytes, guard.clients) == (0, 0, {})
 
 
+def test_the_share_of_one_client_leaves_room_for_others():
+    """A client whose bytes are at their limit is refused, another one at the same time is answered."""
+
+    async def held(scope, receive, send):
+        await receive()
+        entered.set()
+        await left.wait()
+
+    async def answer(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": (await receive())["body"]})
+
+    async def together():
+        for number, (application, client) in enumerate(((held, "one"), (answer, "one"), (answer, "two"))):
+            guard.app = application
+            scope = {"type": "http", "method": "POST", "path": "/x", "headers": HEADERS, "client": (client, 1)}
+            task = asyncio.create_task(guard(scope, whole(b" " * 8), sent[number].append_async))
+            await (entered.wait() if application is held else task)
+        left.set()
+
+    class Messages(list):
+        async def append_async(self, message):
+            self.append(message)
+
+    entered, left, sent = asyncio.Event(), asyncio.Event(), [Messages() for _ in range(3)]
+    guard = GuardMiddleware(answer, ApiKeys(), AllowedHosts(), ServerLimits(max_client_bytes=10), lambda *told: None)
+    asyncio.run(together())
+    assert [messages[0]["status"] for messages in sent[1:]] == [429, 200]
+
+
 def test_declared_bytes_are_not_reserved():
     """Any number of requests that declare the most and send nothing leave room for others."""
 

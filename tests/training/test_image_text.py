@@ -185,6 +185,21 @@ def shapes_model():
 RECIPE = training.TrainingConfig(epochs=4, batch_size=6, learning_rate=2e-3, clip_norm=1.0)
 
 
+@needs_training
+def test_layers_that_the_caller_froze_stay_frozen(shapes_model):
+    frozen = shapes_model.image_encoder.layers[2]
+    frozen.trainable = False
+    try:
+        examples = training.class_prompts(training.load_dataset(images(6)))
+        config = training.TrainingConfig(epochs=1, batch_size=6, learning_rate=1e-5)
+        tuned = training.fine_tune_clip(shapes_model, examples, config, freeze_tower="text")
+        kept = next(layer for layer in tuned.image_encoder.layers if layer.name == frozen.name)
+        assert not kept.trainable_weights
+        assert all(layer.trainable for layer in tuned.text_encoder.layers)
+    finally:
+        frozen.trainable = True
+
+
 def margin(model, examples):
     """Returns the mean margin of the logits of the true classes."""
     scores = model.similarity(examples.images, [f"a {name} background" for name in examples.class_names]).logits
