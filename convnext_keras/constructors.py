@@ -12,7 +12,7 @@ from convnext_keras.checkpoints import WeightsError, WeightSet, WeightsSource
 from convnext_keras.configs import CONVNEXT_CONFIGS, SEGMENTATION_CONFIGS
 from convnext_keras.convnext import ConvNeXt, InputShape, Pooling, Weights
 from convnext_keras.model import ConvNeXtModel
-from convnext_keras.upernet import create_segmentation_model
+from convnext_keras.upernet import create_backbone, create_segmentation_model
 from convnext_keras.validation import hint_foreign_arguments, suggestion
 
 
@@ -634,6 +634,10 @@ def create_model(name: str | os.PathLike | WeightsSource, **arguments: Any) -> C
             options = {"weights": description, "classes": description.classes, **arguments}
             source = hub.resolve_weights(options.pop("weights"))
             return create_segmentation_model(description.segmentation, source, **options)
+        if description.stages is not None:
+            options = {"weights": description, "norms": description.stage_norms, **arguments}
+            source, transform = options.pop("weights"), description.transform
+            return create_backbone(description.variant, source, description.stages, transform=transform, **options)
         described: dict[str, Any] = {"weights": description, **description.arguments, **arguments}
         return ConvNeXt(**described)
     if (

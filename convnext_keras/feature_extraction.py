@@ -5,18 +5,21 @@ from typing import Any
 
 import keras
 
-from convnext_keras.layer_names import parse_layer_name
-from convnext_keras.layers import register
+from convnext_keras.layer_names import LayerName, parse_layer_name
+from convnext_keras.layers import LayerNormalization, register
 from convnext_keras.model import ConvNeXtModel
 from convnext_keras.surgery import clone_graph, to_functional
 
+OUTPUT_NORM_EPSILON = 1e-6  # of the norms of stage outputs, in Meta's and transformers' models
 
-def feature_extractor(model: keras.Model, stages: Sequence[int] = (0, 1, 2, 3)) -> ConvNeXtModel:
+
+def feature_extractor(model: keras.Model, stages: Sequence[int] = (0, 1, 2, 3), norms: bool = False) -> ConvNeXtModel:
     """Returns a model that gives the outputs of stages, which shares the layers and weights of `model`.
 
     Args:
         model: A model of this library, or one built on it, such as `Sequential([backbone, head])`.
         stages: Stages which ones, 0 to 3, in the order wanted.
+        norms: Whether each output is normalized by a new layer, as in models for dense prediction.
 
     Returns:
         A model with a list of outputs `(N, H / s, W / s, dims[stage])`, where `s` is 4, 8, 16, 32 (at most the model's
@@ -35,9 +38,22 @@ def feature_extractor(model: keras.Model, stages: Sequence[int] = (0, 1, 2, 3)) 
     missing = [stage for stage in stages if stage not in outputs]
     if missing or not stages:
         raise ValueError(f"stages must be some of {sorted(outputs)} for {model.name!r}. Received: {tuple(stages)}")
+    outputs = normalized_outputs(outputs, stages) if norms else outputs
     extractor = FeatureExtractor(inputs, [outputs[stage] for stage in stages], name=f"{model.name}_features")
     extractor.pretrained_info = model.pretrained_info if isinstance(model, ConvNeXtModel) else None
     return extractor
+
+
+def normalized_outputs(outputs: dict[int, Any], stages: Sequence[int]) -> dict[int, Any]:
+    """Returns the outputs of some stages, each behind a layer norm whose name begins like those of the backbone."""
+    last: Any = outputs[max(outputs)]._keras_history.operation
+    reading = parse_layer_name(last.name)
+    prefix, dtype = reading[0] if reading else "", last.dtype_policy
+    options: dict[str, Any] = {"epsilon": OUTPUT_NORM_EPSILON, "dtype": dtype}
+    return {
+        stage: LayerNormalization(name=f"{prefix}{LayerName('output_norm', stage)}", **options)(outputs[stage])
+        for stage in stages
+    }
 
 
 @register

@@ -16,18 +16,17 @@ from keras import layers
 
 from convnext_keras import validation
 from convnext_keras.checkpoints import WeightsSource, fetch_weights, load_pretrained
-from convnext_keras.configs import AUXILIARY_STAGE, NUM_SEGMENTATION_STAGES, SegmentationConfig
+from convnext_keras.configs import AUXILIARY_STAGE, NUM_SEGMENTATION_STAGES, ConvNeXtConfig, SegmentationConfig
 from convnext_keras.convnext import BuildContext, InputShape, convnext_model
 from convnext_keras.data.transforms import ImageTransform
-from convnext_keras.feature_extraction import stage_outputs
+from convnext_keras.feature_extraction import FeatureExtractor, feature_extractor, normalized_outputs, stage_outputs
 from convnext_keras.initializers import Normal
 from convnext_keras.layer_names import LayerName, parse_layer_name
-from convnext_keras.layers import BatchNormalization, LayerNormalization
+from convnext_keras.layers import BatchNormalization
 from convnext_keras.model import ConvNeXtModel, get_pretrained_info
 from convnext_keras.resampling import AdaptiveAveragePooling2D, MultiscaleConv2D, ResizeLike
 from convnext_keras.surgery import to_functional
 
-OUTPUT_NORM_EPSILON = 1e-6
 # Of PyTorch's default, whose momentum of 0.1 is Keras' 0.9.
 BATCH_NORM: dict[str, Any] = {"epsilon": 1e-5, "momentum": 0.9}
 LOGITS_ACTIVATIONS = (None, "softmax")
@@ -86,10 +85,8 @@ def build_segmentation_model(
     reading = parse_layer_name(last.name)
     design = DecoderContext(config, reading[0] if reading else "", last.dtype_policy)
     pixels = _channels_last(inputs)
+    stages = normalized_outputs(stages, range(NUM_SEGMENTATION_STAGES)) if config.output_norms else stages
     features = [stages[stage] for stage in range(NUM_SEGMENTATION_STAGES)]
-    if config.output_norms:
-        norm = functools.partial(LayerNormalization, epsilon=OUTPUT_NORM_EPSILON, dtype=design.dtype)
-        features = [norm(name=design.layer_name("output_norm", stage))(x) for stage, x in enumerate(features)]
     outputs = [_logits(DECODERS[config.decoder](features, design), pixels, classes, activation, "decoder", design)]
     if auxiliary_output:
         x = auxiliary_decoder(features[AUXILIARY_STAGE], design)
@@ -140,25 +137,103 @@ def create_segmentation_model(
         ValueError: If an argument is not valid; nothing is downloaded in this case.
         WeightsError: If the weight file is not available, or does not fit.
     """
-    validation.validate_name(name)
     validate_decoder(config, classes, activation, auxiliary_output)
-    variant = config.backbone
     published = None if weights is None or isinstance(weights, Path) else weights
     transform = transform or (published.transform if published else ImageTransform(config.image_size))
+    backbone = build_backbone(
+        config.backbone,
+        transform,
+        include_preprocessing=include_preprocessing,
+        input_tensor=input_tensor,
+        input_shape=input_shape,
+        name=name,
+        drop_path_rate=drop_path_rate,
+        layer_scale_init_value=layer_scale_init_value,
+        output_stride=output_stride,
+        dtype=dtype,
+    )
+    options: dict[str, Any] = {"activation": activation, "auxiliary_output": auxiliary_output, "name": name}
+    model = build_segmentation_model(backbone, config, classes, **options)
+    if weights is not None:
+        _load(model, weights)
+    return model
+
+
+def _load(model: ConvNeXtModel, weights: WeightsSource | Path) -> None:
+    """Fetches and loads weights, and notes their transform for the channels that the model has."""
+    known = load_pretrained(model, weights, fetch_weights(weights))
+    channels = model.input_shape[-1 if keras.config.image_data_format() == "channels_last" else 1]
+    if known.transform:
+        model.pretrained_info = dataclasses.replace(known, transform=known.transform.with_channels(channels))
+
+
+def build_backbone(
+    variant: ConvNeXtConfig,
+    transform: ImageTransform,
+    *,
+    include_preprocessing: bool = True,
+    input_tensor: Any = None,
+    input_shape: InputShape = None,
+    name: str = "convnext",
+    drop_path_rate: float = 0.0,
+    layer_scale_init_value: float | None = 1e-6,
+    output_stride: int | None = None,
+    dtype: Any = None,
+) -> ConvNeXtModel:
+    """Builds a ConvNeXt without a classifier, which embeds the statistics of a transform.
+
+    Args:
+        variant: The architecture.
+        transform: Transform whose statistics are embedded.
+        include_preprocessing: See `ConvNeXt`, as for all that follow.
+        input_tensor: Output of a Keras layer to start from.
+        input_shape: `(H, W, C)` in pixels; None for any height and width.
+        name: Name of the model, and prefix of all its layers.
+        drop_path_rate: Probability 0..1 of the last block.
+        layer_scale_init_value: See `LayerScale`.
+        output_stride: Pixels of the input for one of the last feature map.
+        dtype: Type or policy of the layers.
+    """
+    validation.validate_name(name)
     stride = validation.resolve_output_stride(output_stride, variant.stride(0), variant.minimum_size)
     inputs = validation.get_input_tensor(input_tensor, input_shape, None, variant.minimum_size, transform.channels)
-    file = None if weights is None else fetch_weights(weights)
     channels = inputs.shape[-1 if keras.config.image_data_format() == "channels_last" else 1]
     statistics = transform.with_channels(channels).statistics if include_preprocessing else None
     design = BuildContext(variant, name, drop_path_rate, layer_scale_init_value, stride, dtype)
-    backbone = convnext_model(design, inputs, statistics, None, None, None)
-    options: dict[str, Any] = {"activation": activation, "auxiliary_output": auxiliary_output, "name": name}
-    model = build_segmentation_model(backbone, config, classes, **options)
-    if weights is not None and file is not None:
-        known = load_pretrained(model, weights, file)
-        if known.transform:
-            model.pretrained_info = dataclasses.replace(known, transform=known.transform.with_channels(channels))
-    return model
+    return convnext_model(design, inputs, statistics, None, None, None)
+
+
+def create_backbone(
+    variant: ConvNeXtConfig,
+    weights: WeightsSource | None,
+    stages: Sequence[int],
+    *,
+    norms: bool,
+    transform: ImageTransform,
+    **arguments: Any,
+) -> ConvNeXtModel:
+    """Returns a `feature_extractor` with the weights of a backbone of transformers.
+
+    Args:
+        variant: The architecture.
+        weights: Weights of all stages; None for random ones.
+        stages: Stages whose outputs are wanted.
+        norms: Whether these outputs are normalized.
+        transform: Transform whose statistics are embedded.
+        **arguments: Arguments of `build_backbone`.
+
+    Raises:
+        WeightsError: If the weight file is not available, or does not fit.
+    """
+    backbone = build_backbone(variant, transform, **arguments)
+    extractor = feature_extractor(backbone, stages, norms)
+    # The file has all stages, also those after the last one that is wanted.
+    last = stage_outputs(backbone)[1][len(variant.depths) - 1]
+    whole = FeatureExtractor(backbone.input, [*extractor.outputs, last], name=extractor.name)
+    if weights is not None:
+        _load(whole, weights)
+        extractor.pretrained_info = whole.pretrained_info
+    return extractor
 
 
 def validate_decoder(config: SegmentationConfig, classes: int, activation: str | None, auxiliary_output: bool) -> None:

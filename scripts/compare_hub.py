@@ -16,6 +16,7 @@ from make_hub_references import HUB, TOKENS
 from make_references import arrays_of
 
 from convnext_keras import clip, create_model, segmentation
+from convnext_keras.feature_extraction import FeatureExtractor
 
 
 def outputs_of(folder: Path, image: Path) -> dict[str, Any]:
@@ -29,6 +30,9 @@ def outputs_of(folder: Path, image: Path) -> dict[str, Any]:
         return {"pixels": pixels, "outputs": vectors, "texts": texts, "logits": logits}
     model = create_model(folder)
     pixels = model.pretrained_info.transform(image)
+    if isinstance(model, FeatureExtractor):
+        maps = model(pixels[None].astype("float32"))
+        return {"pixels": pixels, **{f"outputs_{index}": row for index, row in enumerate(maps)}}
     if len(model.output_shape) == 4 and segmentation.is_segmentation_model(model):
         outputs: Any = keras.ops.convert_to_numpy(model(pixels[None].astype("float32")))
         return {

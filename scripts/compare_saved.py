@@ -86,7 +86,8 @@ def write_segmentation_models(output: Path) -> None:
 
     for kind in (kind for kind in UPERNET if not kind.startswith("gray")):
         name = f"upernet_{kind}"
-        model, folder = create_model(HUB / name), output / f"{name}.upernet"
+        model: Any = create_model(HUB / name)
+        folder = output / f"{name}.upernet"
         shutil.rmtree(folder, ignore_errors=True)
         save_pretrained(model, folder, "transformers")
         found = segmentation.segment(model, output / "image.png")[0].labels

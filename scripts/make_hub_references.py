@@ -174,6 +174,12 @@ UPERNET: dict[str, tuple[str, dict, dict, dict, str]] = {
         "",
     ),
 }
+# AutoBackbone of transformers: model type and configuration.
+BACKBONES: dict[str, tuple[str, dict]] = {
+    "v1": ("convnext", {**SMALL, "out_features": ["stage2", "stage4"]}),
+    "v2": ("convnextv2", {**SMALL, "out_features": ["stage1", "stage2", "stage3"], "hidden_act": "silu"}),
+    "dinov3": ("dinov3_convnext", {**SMALL, "out_features": ["stage3"], "layer_norm_eps": 1e-3}),
+}
 # OpenCLIP: its model_cfg and preprocess_cfg, and the type of the file.
 TEXT = {"context_length": 16, "vocab_size": 520, "width": 16, "heads": 2, "layers": 2}
 OPEN_CLIP: dict[str, tuple[dict, dict]] = {
@@ -324,6 +330,24 @@ def make_upernet(output: Path, kind: str, backbone: dict, options: dict, facts: 
     np.savez_compressed(output.with_suffix(".npz"), **arrays, labels=labels.numpy().astype("uint8"))
 
 
+def make_backbone(output: Path, kind: str, options: dict) -> None:
+    """A folder by `save_pretrained`, and the feature maps of transformers after it has read the folder again."""
+    import torch
+    from transformers import AutoBackbone, AutoConfig, AutoImageProcessor, ViTImageProcessor
+
+    model = randomised(AutoBackbone.from_config(AutoConfig.for_model(kind, **options)))
+    model.save_pretrained(output)
+    for path in output.iterdir():
+        path.chmod(0o644)
+    ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(output)
+    model = type(model).from_pretrained(output).eval()
+    pixels = AutoImageProcessor.from_pretrained(output, backend="pil")(image(), return_tensors="pt").pixel_values
+    with torch.no_grad():
+        maps = model(pixels).feature_maps
+    named = {f"outputs_{index}": row.permute(0, 2, 3, 1).numpy() for index, row in enumerate(maps)}
+    np.savez_compressed(output.with_suffix(".npz"), pixels=in_levels(pixels[0], [0.5] * 3, [0.5] * 3), **named)
+
+
 def make_open_clip(output: Path, options: dict, facts: dict) -> None:
     """A folder in the form of OpenCLIP's own `push_to_hf_hub`, and what OpenCLIP computes after it has read it."""
     import open_clip
@@ -364,7 +388,13 @@ def make(output: Path, form: str, row: Any) -> None:
     MAKERS[form](output, *row)
 
 
-MAKERS = {"timm": make_timm, "transformers": make_transformers, "upernet": make_upernet, "open_clip": make_open_clip}
+MAKERS = {
+    "timm": make_timm,
+    "transformers": make_transformers,
+    "upernet": make_upernet,
+    "backbone": make_backbone,
+    "open_clip": make_open_clip,
+}
 
 
 def random_timm(random: np.random.Generator) -> tuple[str, dict, dict, dict]:
@@ -457,7 +487,7 @@ def random_transformers(random: np.random.Generator) -> tuple[str, dict, str, di
     return kind, options, processor, facts, one("", "20KB")
 
 
-TABLES = {"timm": TIMM, "transformers": TRANSFORMERS, "upernet": UPERNET, "open_clip": OPEN_CLIP}
+TABLES = {"timm": TIMM, "transformers": TRANSFORMERS, "upernet": UPERNET, "backbone": BACKBONES, "open_clip": OPEN_CLIP}
 
 
 def main() -> None:

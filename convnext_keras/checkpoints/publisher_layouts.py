@@ -107,6 +107,7 @@ LAYOUTS = {
             "pointwise_conv_2": ("encoder.stages.{stage}.layers.{block}.pwconv2.{variable}",),
             "layer_scale": ("encoder.stages.{stage}.layers.{block}.layer_scale_parameter",),
             "head_layernorm": ("layernorm.{variable}",),
+            "output_norm": ("hidden_states_norms.stage{next}.{variable}",),
             # The one layer outside the prefix.
             "head_dense": ("/classifier.{variable}",),
         },
@@ -158,7 +159,6 @@ LAYOUTS |= {
     "transformers UPerNet": Layout(
         {
             **LAYOUTS["transformers"].rows,
-            "output_norm": ("hidden_states_norms.stage{next}.{variable}",),
             **_decoder_rows("batch_norm", "classifier"),
         },
         ("backbone.",),

@@ -47,6 +47,8 @@ class ModelInfo:
         output_stride: Pixels of the input for one of the last feature map, None for the architecture's own.
         clip: Both towers of a ConvNeXt-CLIP; None for others.
         segmentation: Backbone and decoder of a segmentation model; None for others.
+        stages: Stages whose outputs a backbone of transformers gives, from 0; None for others.
+        stage_norms: Whether these outputs are normalized.
         reduce_labels: Whether class 0 of the masks that a segmentation model was trained on is ignored, and class 1
             there is its first.
         notes: What was assumed or left out, in sentences.
@@ -65,6 +67,8 @@ class ModelInfo:
     output_stride: int | None = None
     clip: CLIPConfig | None = None
     segmentation: SegmentationConfig | None = None
+    stages: tuple[int, ...] | None = None
+    stage_norms: bool = True
     reduce_labels: bool = False
     notes: tuple[str, ...] = ()
     include_preprocessing: bool = True
@@ -97,14 +101,19 @@ class ModelInfo:
         if self.segmentation:
             channels, auxiliary = self.transform.channels, self.segmentation.auxiliary_head
             return count_segmentation_params(self.segmentation, self.classes, channels, auxiliary)
-        return count_params(self.variant, self.classes, self.transform.channels)
+        count = count_params(self.variant, self.classes, self.transform.channels)
+        if self.stages is None:
+            return count
+        norms = 2 * sum(self.variant.dims[stage] for stage in self.stages) if self.stage_norms else 0
+        return count - 2 * self.variant.dims[-1] + norms
 
     def check(self, variant: ConvNeXtConfig, include_top: bool) -> None:
         """Raises ValueError if the model that is to be filled has another architecture."""
         if self.clip:
             raise WeightsError(f"{self.name} is a ConvNeXt-CLIP: use convnext_keras.clip.create_model.")
-        if self.segmentation:
-            raise WeightsError(f"{self.name} is a segmentation model: use create_model({self.name!r}).")
+        if self.segmentation or self.stages is not None:
+            kind = "segmentation model" if self.segmentation else "backbone with outputs of its stages"
+            raise WeightsError(f"{self.name} is a {kind}: use create_model({self.name!r}).")
         if include_top and not self.classes:
             raise ValueError(f"{self.name} has no classifier. Use include_top=False. Received: include_top=True")
         mine, theirs = self.variant._asdict(), variant._asdict()

@@ -28,6 +28,9 @@ def read_model_info(repository: Repository, config: JsonObject, license: str | N
     model_type = config.values["model_type"]
     channels = config.read("num_channels", schema.int_range(1, 1024), 3)
     classes, labels = read_classes(config)
+    variant, stages = read_config(config, model_type), None
+    if is_backbone(config):
+        stages = read_stages(config, len(variant.depths))
     path, notes = repository.find("preprocessor_config.json"), ()
     if path is None:  # The processor's own defaults, at the size that the model was trained at.
         size = config.read("image_size", schema.optional(image_processors.EDGE), 224) or 224
@@ -38,7 +41,7 @@ def read_model_info(repository: Repository, config: JsonObject, license: str | N
     return ModelInfo(
         repository,
         "transformers",
-        read_config(config, model_type),
+        variant,
         classes,
         image_processors.read_transform(processor, model_type, channels),
         files=(WEIGHTS_FILE, WEIGHTS_INDEX),
@@ -46,7 +49,22 @@ def read_model_info(repository: Repository, config: JsonObject, license: str | N
         labels=labels,
         license=license,
         notes=notes,
+        stages=stages,
+        stage_norms=model_type != "dinov3_convnext",
     )
+
+
+def is_backbone(config: JsonObject) -> bool:
+    """Returns whether the model is one of transformers' `AutoBackbone`."""
+    names = config.values.get("architectures")
+    return isinstance(names, list) and bool(names) and str(names[0]).endswith("Backbone")
+
+
+def read_stages(config: JsonObject, count: int) -> tuple[int, ...]:
+    """Returns the stages whose outputs a backbone gives, from 0; the last one if nothing is said."""
+    names = {f"stage{number}": number - 1 for number in range(1, count + 1)}
+    words = schema.optional(schema.list_of(schema.choice(names), range(1, count + 1)))
+    return config.read("out_features", words) or (count - 1,)
 
 
 def read_config(config: JsonObject, model_type: str) -> ConvNeXtConfig:
@@ -89,14 +107,14 @@ def read_classes(config: JsonObject) -> tuple[int, tuple[tuple[str, str], ...] |
         "",
     )
     kind = next((kind for kind in CLASS_SUFFIXES if architectures[0].endswith(kind)), None)
-    if kind == "Backbone" or (kind is None and architectures[0]):
-        raise config.error("architectures", "a model that ends in ForImageClassification or Model")
+    if kind is None and architectures[0]:
+        raise config.error("architectures", "a model that ends in ForImageClassification, Model or Backbone")
     names = config.read("id2label", schema.optional(parse_id2label))
     count = config.read("num_labels", schema.optional(parse_num_classes))
     if names is not None and count not in (None, len(names)):
         raise config.error("num_labels", f"{len(names)}, as many as id2label has")
     # Without a class's name, a classifier is there if something is said of its classes.
-    if kind == "Model" or (kind is None and names is None and count is None):
+    if kind in ("Model", "Backbone") or (kind is None and names is None and count is None):
         return 0, None
     count = len(names) if names is not None else 2 if count is None else count
     if count > MAX_CLASSES:

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from compare_hub import differences
-from make_hub_references import HUB, OPEN_CLIP, TABLES, TIMM, TRANSFORMERS, UPERNET
+from make_hub_references import HUB, TABLES
 
 from convnext_keras import WeightsError, clip, create_model, decode_predictions, hub
 from convnext_keras.checkpoints import WeightSet
@@ -24,8 +24,18 @@ def test_pixels_and_outputs_equal_the_peers(name):
 
 
 @pytest.mark.any_backend
+def test_backbones_of_transformers_give_the_outputs_of_their_stages():
+    model = create_model(HUB / "backbone_v1")
+    assert [shape[-1] for shape in model.output_shape] == [8, 16]
+    assert model.pretrained_info.weights_name == str(HUB / "backbone_v1")
+    assert create_model(HUB / "backbone_v1", weights=None).pretrained_info is None
+    with pytest.raises(WeightsError, match="is a backbone with outputs of its stages"):
+        ConvNeXtTiny(weights=str(HUB / "backbone_v1"), include_top=False)
+
+
+@pytest.mark.any_backend
 def test_there_are_at_least_five_of_each_form():
-    assert min(len(table) for table in (TIMM, TRANSFORMERS, UPERNET, OPEN_CLIP)) >= 5
+    assert min(len(TABLES[form]) for form in ("timm", "transformers", "upernet", "open_clip")) >= 5
     assert len(FOLDERS) == sum(map(len, TABLES.values()))
 
 
@@ -161,7 +171,7 @@ def test_invalid_timm_configs_are_rejected(change, message, edited):
         (setting(layer_norm_eps=0), "layer_norm_eps is 0"),
         (setting(id2label={"a": "b"}), "id2label"),
         (setting(num_labels=4), "num_labels is 4; it must be 5"),
-        (setting(architectures=["ConvNextBackbone"]), "architectures is .*Backbone"),
+        (setting(architectures=["ConvNextForDepth"]), "architectures is .*ForDepth"),
         (setting(patch_size=[4, 2]), "patch_size"),
     ],
 )
