@@ -1,5 +1,6 @@
 """Images of label maps: a palette, an image with its classes in color, and a legend."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from convnext_keras.data.images import open_image
 from convnext_keras.segmentation.inference import SegmentationMap
 
+Color = tuple[int, int, int]
 PALETTE_SIZE = 256
 LEGEND_ROW = 22  # pixels
 
@@ -29,16 +31,28 @@ def palette(count: int) -> np.ndarray:
     return colors.astype("uint8")
 
 
-def label_image(labels: np.ndarray) -> Image.Image:
-    """Returns a label map as an image whose pixels are the class numbers: with a palette, or of 16 bits."""
+def label_image(labels: np.ndarray, colors: Sequence[Color] | None = None) -> Image.Image:
+    """Returns a label map as an image whose pixels are the class numbers: with a palette, or of 16 bits.
+
+    Args:
+        labels: `(H, W)`, uint8 or uint16.
+        colors: Red, green and blue 0..255 of the first classes; None for those of `palette`.
+    """
     if labels.dtype != np.uint8:
         return Image.fromarray(labels.astype("uint16"))
     image = Image.fromarray(labels)
-    image.putpalette(palette(PALETTE_SIZE).tobytes())
+    image.putpalette(_with_colors(PALETTE_SIZE, colors).tobytes())
     return image
 
 
-def overlay(image: Any, found: SegmentationMap, *, alpha: float = 0.5, legend: bool = True) -> Image.Image:
+def overlay(
+    image: Any,
+    found: SegmentationMap,
+    *,
+    alpha: float = 0.5,
+    legend: bool = True,
+    colors: Sequence[Color] | None = None,
+) -> Image.Image:
     """Draws the classes over an image.
 
     Args:
@@ -46,6 +60,7 @@ def overlay(image: Any, found: SegmentationMap, *, alpha: float = 0.5, legend: b
         found: Its label map.
         alpha: Part 0..1 of the colors of the classes.
         legend: Whether the names of the classes are written below, the largest area first.
+        colors: Red, green and blue 0..255 of each class; None for those of `palette`.
 
     Returns:
         An RGB image of the size of the label map, and the legend below it.
@@ -63,10 +78,20 @@ def overlay(image: Any, found: SegmentationMap, *, alpha: float = 0.5, legend: b
     pixels = np.asarray(open_image(image, "RGB", exif_transpose=True))
     if pixels.shape[:2] != found.labels.shape:
         raise ValueError(f"The image is {pixels.shape[:2]} pixels high and wide, its map {found.labels.shape}.")
-    colors = palette(max(PALETTE_SIZE, len(found.class_names)))
-    mixed = (1 - alpha) * pixels + alpha * colors[found.labels]
+    count = len(found.class_names)
+    if colors is not None and len(colors) != count:
+        raise ValueError(f"colors must be {count}, one for each class. Received: {len(colors)}")
+    table = _with_colors(max(PALETTE_SIZE, count), colors)
+    mixed = (1 - alpha) * pixels + alpha * table[found.labels]
     drawn = Image.fromarray(np.rint(mixed).astype("uint8"))
-    return _with_legend(drawn, found, colors) if legend else drawn
+    return _with_legend(drawn, found, table) if legend else drawn
+
+
+def _with_colors(count: int, colors: Sequence[Color] | None) -> np.ndarray:
+    """Returns `(count, 3)` colors, the first of them as given."""
+    table = palette(count)
+    table[: len(colors or ())] = np.reshape(np.array(colors or (), "uint8"), (-1, 3))
+    return table
 
 
 def _with_legend(image: Image.Image, found: SegmentationMap, colors: np.ndarray) -> Image.Image:

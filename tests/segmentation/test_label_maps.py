@@ -142,6 +142,10 @@ def test_overlays_mix_image_and_colors():
     assert drawn.height > 40  # the legend
     assert np.asarray(drawn)[5, 5].tolist() == [150, 150, 150]
     assert np.asarray(drawn)[5, 50].tolist() == [182, 150, 150]
+    own = segmentation.overlay(image, found, alpha=1, legend=False, colors=[(9, 8, 7), (1, 2, 3)])
+    assert np.asarray(own)[5, [5, 50]].tolist() == [[9, 8, 7], [1, 2, 3]]
+    with pytest.raises(ValueError, match="colors must be 2"):
+        segmentation.overlay(image, found, colors=[(0, 0, 0)])
     with pytest.raises(ValueError, match="pixels high and wide"):
         segmentation.overlay(np.zeros((3, 3, 3), "uint8"), found)
     with pytest.raises(ValueError, match="alpha must be 0 to 1"):
