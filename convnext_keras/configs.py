@@ -352,6 +352,7 @@ def count_clip_params(variant: CLIPConfig) -> int:
 
 Decoder = Literal["upernet", "fpn", "unet"]
 NUM_SEGMENTATION_STAGES = 4
+AUXILIARY_LOSS_WEIGHT = 0.4
 AUXILIARY_STAGE = 2  # whose output the auxiliary classifier reads
 
 

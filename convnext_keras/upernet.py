@@ -105,15 +105,9 @@ def create_segmentation_model(
     classes: int,
     activation: str | None = None,
     auxiliary_output: bool = False,
-    include_preprocessing: bool = True,
-    input_tensor: Any = None,
-    input_shape: InputShape = None,
     name: str = "upernet",
-    drop_path_rate: float = 0.0,
-    layer_scale_init_value: float | None = 1e-6,
-    output_stride: int | None = None,
-    dtype: Any = None,
     transform: ImageTransform | None = None,
+    **arguments: Any,
 ) -> ConvNeXtModel:
     """Builds a segmentation model from its config, and loads its weights.
 
@@ -123,15 +117,9 @@ def create_segmentation_model(
         classes: Number of classes; other classes than those of the weights leave the classifier with random weights.
         activation: See `build_segmentation_model`.
         auxiliary_output: See `build_segmentation_model`.
-        include_preprocessing: See `ConvNeXt`, as for all that follow.
-        input_tensor: Output of a Keras layer to start from.
-        input_shape: `(H, W, C)` in pixels; None for any height and width.
         name: Name of the model, and prefix of all its layers.
-        drop_path_rate: Probability 0..1 of the last block.
-        layer_scale_init_value: See `LayerScale`.
-        output_stride: Pixels of the input for one of the last feature map.
-        dtype: Type or policy of the layers.
         transform: Transform whose statistics are embedded; by default that of the weights.
+        **arguments: Other arguments of `build_backbone`.
 
     Raises:
         ValueError: If an argument is not valid; nothing is downloaded in this case.
@@ -140,18 +128,7 @@ def create_segmentation_model(
     validate_decoder(config, classes, activation, auxiliary_output)
     published = None if weights is None or isinstance(weights, Path) else weights
     transform = transform or (published.transform if published else ImageTransform(config.image_size))
-    backbone = build_backbone(
-        config.backbone,
-        transform,
-        include_preprocessing=include_preprocessing,
-        input_tensor=input_tensor,
-        input_shape=input_shape,
-        name=name,
-        drop_path_rate=drop_path_rate,
-        layer_scale_init_value=layer_scale_init_value,
-        output_stride=output_stride,
-        dtype=dtype,
-    )
+    backbone = build_backbone(config.backbone, transform, name=name, **arguments)
     options: dict[str, Any] = {"activation": activation, "auxiliary_output": auxiliary_output, "name": name}
     model = build_segmentation_model(backbone, config, classes, **options)
     if weights is not None:

@@ -119,7 +119,7 @@ def train(
             raise ValueError("--replay-data, --freeze-tower, --interpolate and --skip are not for masks.")
         chosen = override_config(training.get_training_config(preset or "segmentation", 0), changes or [])
         options = {"class_names": segmentation.parse_classes(classes), "colors": segmentation.parse_colors(colors)}
-        options |= {"reduce_labels": reduce_labels, "decoder": decoder}
+        options |= {"reduce_labels": bool(reduce_labels), "decoder": decoder}
         pairs = (data, masks) if masks else data
         segmentation.train_on_masks(pairs, output, weights, chosen, part, seed, size, **options)
         return

@@ -15,6 +15,7 @@ ERASING_AREA = (0.02, 1 / 3)  # part of the area
 ERASING_RATIOS = (0.3, 1 / 0.3)
 # The strongest of what `affine=1` does: degrees, part of the size, part of the edge.
 MAX_ANGLE, MAX_ZOOM, MAX_SHIFT = 15.0, 0.15, 0.1
+IGNORE_INDEX = 255  # of pixels in masks that are not counted
 MAX_MAGNITUDE = 10.0  # the magnitude of RandAugment at which an operation has its full strength
 
 Box = tuple[int, int, int, int]
@@ -227,7 +228,7 @@ class JointAugmentation:
     scale_range: tuple[float, float] = (1.0, 1.0)
     hflip_prob: float = 0.0
     color_jitter: float = 0.0
-    ignore_index: int = 255
+    ignore_index: int = IGNORE_INDEX
 
     def __call__(self, image: ImageSource, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Returns pixels `(height, width, channels)` uint8 and the mask `(height, width)` uint16."""
@@ -235,21 +236,21 @@ class JointAugmentation:
         mode = PIL_MODES.get(channels)
         if mode not in ("L", "RGB"):
             raise ValueError(f"Segmentation is trained on images of 1 or 3 channels. Received: {channels}")
-        picture = self.transform._replace(exif_transpose=True).open(image, mode)
+        opened = self.transform._replace(exif_transpose=True).open(image, mode)
         labels = Image.fromarray(mask)
         # The scale 1 is that of the evaluation: squashed, or the larger factor that fills the size.
-        factors = width / picture.width, height / picture.height
+        factors = width / opened.width, height / opened.height
         if self.transform.resize_mode != "squash":
             factors = (max(factors),) * 2
         scale = math.exp(rng.uniform(*np.log(self.scale_range)))
-        size = max(1, round(picture.width * factors[0] * scale)), max(1, round(picture.height * factors[1] * scale))
+        size = max(1, round(opened.width * factors[0] * scale)), max(1, round(opened.height * factors[1] * scale))
         left, top = (int(rng.integers(min(0, room), max(0, room) + 1)) for room in (size[0] - width, size[1] - height))
-        picture = picture.resize(size, INTERPOLATIONS[self.transform.interpolation])
+        opened = opened.resize(size, INTERPOLATIONS[self.transform.interpolation])
         labels = labels.resize(size, Image.Resampling.NEAREST)
         if self.color_jitter and mode == "RGB":
-            picture = color_jitter(picture, self.color_jitter, rng)
+            opened = color_jitter(opened, self.color_jitter, rng)
         box = (left, top, left + width, top + height)
-        pixels, targets = np.asarray(picture.crop(box)), np.asarray(labels.crop(box)).copy()
+        pixels, targets = np.asarray(opened.crop(box)), np.asarray(labels.crop(box)).copy()
         inside = np.zeros((height, width), bool)
         inside[max(0, -top) : max(0, size[1] - top), max(0, -left) : max(0, size[0] - left)] = True
         targets[~inside] = self.ignore_index

@@ -13,7 +13,8 @@ import numpy as np
 from convnext_keras.checkpoints.key_mapping import Key, candidate_keys
 from convnext_keras.checkpoints.publisher_layouts import LAYOUTS
 from convnext_keras.checkpoints.saving import LazyTensor
-from convnext_keras.configs import ConvNeXtConfig, SegmentationConfig
+from convnext_keras.configs import AUXILIARY_LOSS_WEIGHT, ConvNeXtConfig, SegmentationConfig
+from convnext_keras.data.augmentation import IGNORE_INDEX
 from convnext_keras.data.transforms import ImageTransform, get_statistics
 from convnext_keras.hub import image_processors, native, timm, transformers, upernet
 from convnext_keras.hub.class_labels import PROBLEM_TYPES
@@ -249,11 +250,11 @@ def write_upernet_config(description: ModelInfo, segmentation: SegmentationConfi
         "hidden_size": segmentation.hidden_size,
         "pool_scales": [*segmentation.pool_scales],
         "use_auxiliary_head": segmentation.auxiliary_head,
-        "auxiliary_loss_weight": 0.4,
+        "auxiliary_loss_weight": AUXILIARY_LOSS_WEIGHT,
         "auxiliary_channels": segmentation.auxiliary_channels,
         "auxiliary_num_convs": segmentation.auxiliary_num_convs,
         "auxiliary_concat_input": segmentation.auxiliary_concat_input,
-        "loss_ignore_index": 255,
+        "loss_ignore_index": IGNORE_INDEX,
         "initializer_range": 0.02,
         "id2label": {str(number): name for number, (_, name) in enumerate(named)},
         "label2id": {name: number for number, (_, name) in enumerate(named)},

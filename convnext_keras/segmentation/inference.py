@@ -38,10 +38,12 @@ class SegmentationMap(NamedTuple):
 
     @property
     def areas(self) -> dict[str, float]:
-        """Returns the part of the pixels 0..1 of each class that occurs, the largest first."""
-        counts = np.bincount(self.labels.ravel(), minlength=len(self.class_names))
-        order = sorted(np.nonzero(counts)[0].tolist(), key=lambda label: -counts[label])
-        return {self.class_names[label]: float(counts[label] / self.labels.size) for label in order}
+        """Returns the part of the pixels 0..1 of each class name that occurs, the largest first."""
+        parts: dict[str, float] = {}
+        for name, count in zip(self.class_names, np.bincount(self.labels.ravel()), strict=False):
+            if count:
+                parts[name] = parts.get(name, 0.0) + float(count / self.labels.size)
+        return dict(sorted(parts.items(), key=lambda row: -row[1]))
 
 
 def segment(

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from convnext_keras.data.augmentation import IGNORE_INDEX
 from convnext_keras.data.images import ImageSource, open_image, source_name, to_array
 from convnext_keras.data.loader import list_images
 from convnext_keras.training.datasets import is_table, read_csv, read_csv_columns
 from convnext_keras.validation import format_choices
 
-IGNORE_INDEX = 255  # of pixels that are not counted
 # Folders of images and of masks in one folder, columns of a table, and keys of dictionaries.
 IMAGE_FOLDERS, MASK_FOLDERS = ("images", "image", "imgs"), ("masks", "mask", "annotations", "labels", "segmentation")
 COLUMNS = {

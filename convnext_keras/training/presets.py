@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from convnext_keras.configs import AUXILIARY_LOSS_WEIGHT
 from convnext_keras.validation import format_choices, suggestion
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
@@ -182,7 +183,7 @@ TRAINING_PRESETS = {
         scale_range=(0.5, 2.0),
         hflip_prob=0.5,
         color_jitter=0.4,
-        auxiliary_weight=0.4,
+        auxiliary_weight=AUXILIARY_LOSS_WEIGHT,
         save_best=True,
     ),
     # "A ConvNet for the 2020s", table 5: ImageNet-1k in 300 epochs, 4e-3 at batch 4096, scaled here by the batch.

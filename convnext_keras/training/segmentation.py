@@ -14,11 +14,10 @@ import keras
 import numpy as np
 
 from convnext_keras.configs import Decoder
-from convnext_keras.constructors import create_model, find_segmentation_set, is_segmentation_name
+from convnext_keras.constructors import create_model, is_segmentation_name
 from convnext_keras.data.augmentation import JointAugmentation
 from convnext_keras.data.loader import iter_batches
 from convnext_keras.data.transforms import ImageTransform
-from convnext_keras.hub import load_model_info
 from convnext_keras.hub.inspection import inspect_model
 from convnext_keras.initializers import Normal
 from convnext_keras.layer_names import parse_layer_name
@@ -75,7 +74,7 @@ def fine_tune_segmentation(
     validation: Any = 0.2,
     class_names: Sequence[str] | None = None,
     colors: Sequence[tuple[int, int, int]] | None = None,
-    reduce_labels: bool | None = None,
+    reduce_labels: bool = False,
     decoder: Decoder = "upernet",
     hidden_size: int | None = None,
     size: int | None = None,
@@ -95,7 +94,7 @@ def fine_tune_segmentation(
         validation: Part 0..1 of the images that is not trained on; or images with masks.
         class_names: See `load_segmentation_dataset`.
         colors: See `load_segmentation_dataset`.
-        reduce_labels: See `load_segmentation_dataset`; None for what the weights were trained with.
+        reduce_labels: See `load_segmentation_dataset`.
         decoder: See `UPerNet`; of a backbone only.
         hidden_size: See `UPerNet`; of a backbone only.
         size: Height and width in pixels to train at, by default those of the weights.
@@ -128,8 +127,6 @@ def fine_tune_segmentation(
     for name, default in (("lora_rank", 0), ("mixup", 0), ("cutmix", 0), ("head_init", "random")):
         if getattr(config, name) != default:
             raise ValueError(f"{name} must be {default!r} for segmentation. Received: {getattr(config, name)!r}")
-    if reduce_labels is None:
-        reduce_labels = _reduces_labels(model)
     training, held_out = split_masks(data, validation, class_names, colors, reduce_labels, seed)
     names = training.class_names
     source = _initial_model(model, names, config, decoder, hidden_size)
@@ -191,14 +188,6 @@ def split_masks(
         )
     order = np.random.default_rng(seed).permutation(len(dataset))
     return dataset.select(sorted(order[count:].tolist())), dataset.select(sorted(order[:count].tolist()))
-
-
-def _reduces_labels(model: Any) -> bool:
-    """Returns whether the weights were trained on masks whose class 0 is ignored."""
-    info: Any = getattr(model, "pretrained_info", None)
-    if not isinstance(model, keras.Model) and is_segmentation_name(model):
-        info = load_model_info(model) if find_segmentation_set(model) is None else None
-    return bool(info and info.reduce_labels)
 
 
 def _initial_model(

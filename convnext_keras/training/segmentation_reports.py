@@ -33,9 +33,9 @@ def plot_examples(model: Any, dataset: SegmentationDataset, evaluation: Segmenta
         truth = np.where(mask == IGNORE_INDEX, 0, mask).astype(found.labels.dtype)
         truth_map = SegmentationMap(truth, None, found.class_names)
         text = f"IoU {100 * evaluation.image_ious[index]:.1f} %"
-        pictures = [overlay(image, row, alpha=0.6, legend=False) for row in (truth_map, found)]
+        overlays = [overlay(image, row, alpha=0.6, legend=False) for row in (truth_map, found)]
         name = Path(dataset.image_name(index)).name[:24]
-        rows.append([(image, name, "black"), (pictures[0], "mask", "black"), (pictures[1], text, "black")])
+        rows.append([(image, name, "black"), (overlays[0], "mask", "black"), (overlays[1], text, "black")])
     side_by_side = [[*itertools.chain(*rows[start : start + 2])] for start in range(0, len(rows), 2)]
     return contact_sheet(side_by_side, EXAMPLE_SIZE)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from convnext_keras import create_model, segmentation, training
+from convnext_keras.checkpoints import SEGMENTATION_REGISTRY, load_registry
 
 pytestmark = [pytest.mark.any_backend, pytest.mark.slow]
 CLASSES = ("background", "circle", "square", "triangle")
@@ -66,3 +67,5 @@ def test_mean_iou_on_images_of_another_routine():
     model = create_model("fpn_convnext_mini.shapes")
     result = training.evaluate_segmentation(segmentation.Segmenter(model), dataset)
     assert result.mean_iou >= 0.85, result.class_iou
+    row = load_registry(SEGMENTATION_REGISTRY)["fpn_convnext_mini.shapes"]
+    assert 100 * result.mean_iou == pytest.approx(float(row.mean_iou), abs=0.5)

@@ -130,6 +130,10 @@ def test_label_images_have_class_numbers_and_a_palette(tmp_path):
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "wide.png")), labels.astype("uint16") + 300)
 
 
+def test_classes_of_one_name_share_their_area():
+    assert SegmentationMap(np.array([[0, 1, 2, 2]], "uint8"), None, ("a", "b", "a")).areas == {"a": 0.75, "b": 0.25}
+
+
 def test_palette_colors_differ():
     assert len({tuple(color) for color in segmentation.palette(256).tolist()}) == 256
 
