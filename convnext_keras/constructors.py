@@ -626,6 +626,8 @@ def create_model(name: str | os.PathLike | WeightsSource, **arguments: Any) -> C
     weight_set = name if isinstance(name, WeightSet) else None
     if isinstance(name, str):
         weight_set = checkpoints.find_weight_set(name) or checkpoints.default_weight_set(name)
+    if weight_set and isinstance(described := hub.complete_weight_set(weight_set), hub.ModelInfo):
+        return create_model(described, **arguments)
     variant = weight_set.variant if weight_set else str(name)
     if (segmentation_set := find_segmentation_set(name)) or name in SEGMENTATION_CONFIGS:
         return _create_segmentation_model(str(name), segmentation_set, arguments)
@@ -638,8 +640,8 @@ def create_model(name: str | os.PathLike | WeightsSource, **arguments: Any) -> C
             options = {"weights": description, "norms": description.stage_norms, **arguments}
             source, transform = options.pop("weights"), description.transform
             return create_backbone(description.variant, source, description.stages, transform=transform, **options)
-        described: dict[str, Any] = {"weights": description, **description.arguments, **arguments}
-        return ConvNeXt(**described)
+        options = {"weights": description, **description.arguments, **arguments}
+        return ConvNeXt(**options)
     if (
         variant not in CONVNEXT_CONFIGS
         and isinstance(name, str)
@@ -667,9 +669,7 @@ def _create_segmentation_model(name: str, weight_set: WeightSet | None, argument
     variant = weight_set.variant if weight_set else name
     options = {"weights": weight_set, "name": variant, "classes": weight_set.classes if weight_set else 2, **arguments}
     source = hub.resolve_weights(options.pop("weights"), variant, checkpoints.SEGMENTATION_REGISTRY)
-    if isinstance(source, WeightSet) and source.repository:  # Its own files know more: the names of the classes.
-        revision = f"@{source.revision}" if source.revision else ""
-        source = hub.load_model_info(f"hf://{source.repository}{revision}")
+    source = hub.complete_weight_set(source) if isinstance(source, WeightSet) else source
     return create_segmentation_model(SEGMENTATION_CONFIGS[variant], source, **options)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from convnext_keras import backend
 from convnext_keras.layers import register
 from convnext_keras.pretrained_info import PretrainedInfo
+from convnext_keras.problem_types import MULTI_LABEL, SINGLE_LABEL
 
 DEFAULT_BATCH_SIZE = 32  # of Keras' `predict`, if none is given
 
@@ -70,6 +71,30 @@ def get_pretrained_info(model: keras.Model) -> PretrainedInfo | None:
         return model.pretrained_info
     inner = (layer.pretrained_info for layer in model.layers if isinstance(layer, ConvNeXtModel))
     return next((pretrained_info.without_classes() for pretrained_info in inner if pretrained_info), None)
+
+
+def output_layer(model: keras.Model) -> keras.Layer:
+    """Returns the layer that gives the outputs, inside of nested models too."""
+    layer = model.layers[-1]
+    return output_layer(layer) if isinstance(layer, keras.Model) else layer
+
+
+def get_problem_type(model: keras.Model) -> str:
+    """Returns the problem type of a classifier, a key of `PROBLEM_TYPES`.
+
+    A softmax means one label per image, a sigmoid several. Without activation, it is the one that the model stores, or
+    one label.
+
+    Example:
+        >>> from convnext_keras import create_model
+        >>> get_problem_type(create_model("convnext_mini.digits"))
+        'single_label_classification'
+    """
+    activation = getattr(output_layer(model), "activation", None)
+    if activation in (keras.activations.softmax, keras.activations.sigmoid):
+        return MULTI_LABEL if activation is keras.activations.sigmoid else SINGLE_LABEL
+    known = get_pretrained_info(model)
+    return (known and known.problem_type) or SINGLE_LABEL
 
 
 # Whole-model .h5 files name the class without its package.

@@ -10,14 +10,15 @@ from convnext_keras.constructors import create_model
 from convnext_keras.data.transforms import ImageTransform
 from convnext_keras.export.clip import ExportedCLIP, get_or_export_clip, is_exported_clip
 from convnext_keras.export.exported_model import ExportedModel, is_exported_model
-from convnext_keras.export.metadata import output_names
-from convnext_keras.inference import BatchRunner, pad_batch, softmax
-from convnext_keras.model import ConvNeXtModel
+from convnext_keras.export.metadata import CLASSIFIER_OUTPUTS, output_names
+from convnext_keras.inference import BatchRunner, pad_batch
+from convnext_keras.model import ConvNeXtModel, get_problem_type
+from convnext_keras.problem_types import DEFAULT_THRESHOLD, SINGLE_LABEL, to_scores
 from convnext_keras.segmentation import Segmenter, is_segmentation_model
 
 
 class Classifier:
-    """Classifier as a function from pixels to probabilities, with its classes.
+    """Classifier as a function from pixels to scores, with its classes.
 
     Args:
         model: A classifier of this library, or an exported one.
@@ -26,10 +27,12 @@ class Classifier:
     Attributes:
         transform: The evaluation transform.
         classes: Each as `(identifier, name)`.
+        problem_type: A key of `PROBLEM_TYPES`.
+        thresholds: Score of each class above which a multi-label classifier predicts it, `(classes,)`.
         streams: Batches that may run at a time.
 
     Raises:
-        ValueError: If the model is none.
+        ValueError: If the model is not a classifier.
     """
 
     streams = 1
@@ -40,22 +43,26 @@ class Classifier:
         self.transform = (known and known.transform) or ImageTransform(224)
         if isinstance(model, ExportedModel):
             kind, self.run = model.outputs[0], model
+            self.problem_type = (known and known.problem_type) or SINGLE_LABEL
         else:
             kind, run = output_names(model)[0], BatchRunner(model)
             self.run = lambda pixels: run(pixels.astype("float32"), len(pixels))
-        if kind not in ("probabilities", "logits"):
+            self.problem_type = get_problem_type(model)
+        if kind not in CLASSIFIER_OUTPUTS:
             raise ValueError(f"{name} gives {kind}. Name a classifier, or a ConvNeXt-CLIP.")
         self.is_logits = kind == "logits"
         self.embed_dim = self.run(np.zeros((1, *self.transform.shape), "uint8")).shape[1]
         self.classes = tuple((known and known.class_names) or ((str(number),) * 2 for number in range(self.embed_dim)))
+        thresholds = (known and known.thresholds) or [DEFAULT_THRESHOLD] * self.embed_dim
+        self.thresholds = np.array(thresholds, "float32")
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.name!r}, {len(self.classes)} classes>"
 
     def encode_pixels(self, pixels: np.ndarray, batch_size: int) -> np.ndarray:
-        """Returns probabilities `(N, classes)` of at most `batch_size` images."""
+        """Returns scores `(N, classes)` of at most `batch_size` images: probabilities, or values of a regression."""
         scores = self.run(pad_batch(pixels, batch_size))[: len(pixels)]
-        return softmax(scores) if self.is_logits else scores
+        return to_scores(scores, self.problem_type) if self.is_logits else scores
 
 
 class SegmentationPredictor:

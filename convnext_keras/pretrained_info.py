@@ -23,6 +23,10 @@ class PretrainedInfo:
         class_names: One `(identifier, name)` per class; None if unknown, or if the head has random weights.
         reduce_labels: Whether class 0 of the masks that a segmentation model was trained on is ignored, and class 1
             there is its first.
+        problem_type: Meaning of a classifier's outputs, a key of `PROBLEM_TYPES`. None for that of its activation; see
+            `get_problem_type`.
+        thresholds: Score of each class above which a multi-label classifier predicts it; None for 0.5.
+        categories: Category of each class, such as `"character"`; None if unknown.
     """
 
     weights_file: Path | None = None
@@ -32,10 +36,13 @@ class PretrainedInfo:
     transform: ImageTransform | None = None
     class_names: ClassNames | None = None
     reduce_labels: bool = False
+    problem_type: str | None = None
+    thresholds: tuple[float, ...] | None = None
+    categories: tuple[str, ...] | None = None
 
     def without_classes(self) -> "PretrainedInfo":
         """Returns the origin of a part of the model, without the names of its classes."""
-        return dataclasses.replace(self, class_names=None)
+        return dataclasses.replace(self, class_names=None, problem_type=None, thresholds=None, categories=None)
 
     def to_config(self) -> dict[str, Any]:
         """Returns plain data for a model's configuration, without the folder of the file.
@@ -49,6 +56,8 @@ class PretrainedInfo:
             **vars(self),
             "weights_file": self.weights_file and self.weights_file.name,
             "transform": transform,
+            "thresholds": tuples_to_lists(self.thresholds),
+            "categories": tuples_to_lists(self.categories),
             "class_names": self.class_names and (find_label_set(self.class_names) or tuples_to_lists(self.class_names)),
         }
 
@@ -63,6 +72,8 @@ class PretrainedInfo:
             "weights_file": config["weights_file"] and Path(config["weights_file"]),
             "class_names": resolve_class_names(_lists_to_tuples(config["class_names"])),
             "transform": ImageTransform(**fields) if fields else None,
+            "thresholds": _lists_to_tuples(config["thresholds"]),
+            "categories": _lists_to_tuples(config["categories"]),
         }
         return cls(**{**config, **known})
 

@@ -39,6 +39,8 @@ MISSING_HEAD_WARNINGS = {
 }
 # The first convolution of each kind of stem, whose kernel depends on the number of input channels.
 STEM_KERNELS = [Key(LayerName(role), "kernel") for role in ("stem_conv", "stem_conv_1")]
+# Facts that descriptions of repositories have, and rows of a registry do not.
+OPTIONAL_FACTS = ("reduce_labels", "problem_type", "thresholds", "categories")
 MAX_EXAMPLES = 3  # examples of each fault in an error
 
 # The classes of this library that stand for one of Keras' in models that keras.applications' ConvNeXt is part of.
@@ -307,8 +309,9 @@ def load_pretrained(
             "weights_name": source.name,
             "license": source.license,
             "transform": source.transform,
-            "class_names": None if {*CLASSIFIERS[:2]} & {*fresh} else resolve_class_names(source.labels),
-            "reduce_labels": getattr(source, "reduce_labels", False),
+            "class_names": resolve_class_names(source.labels),
+            **{name: getattr(source, name) for name in OPTIONAL_FACTS if hasattr(source, name)},
         }
-    model.pretrained_info = PretrainedInfo(file.path, file.sha256, **known)
+    info = PretrainedInfo(file.path, file.sha256, **known)
+    model.pretrained_info = info.without_classes() if {*CLASSIFIERS[:2]} & {*fresh} else info
     return model.pretrained_info

@@ -24,6 +24,10 @@ BUNDLED_WEIGHTS_DIR = next(
 CLASSIFIER_REGISTRY, CLIP_REGISTRY, SEGMENTATION_REGISTRY = "registry", "clip", "segmentation"  # the tables
 # By the form that a set is published in: what its processor does otherwise than timm's.
 TRANSFORMS = {"transformers": {"crop_rounding": "down"}, "transformers DINOv3": {"quantize": False}}
+# Value of `labels` of the sets whose labels are in the `selected_tags.csv` of their repository, and the preparation of
+# their images beside the columns of the table; see `hub.tagger`.
+TAGGER_LABELS = "selected_tags"
+TAGGER_TRANSFORM: dict[str, Any] = {"fill_color": 255, "background": (255, 255, 255), "bgr": True}
 # Licenses that do not allow any use, in a few words.
 RESTRICTED_LICENSES = {
     "cc-by-nc-4.0": "not for commercial use (https://creativecommons.org/licenses/by-nc/4.0/)",
@@ -95,7 +99,7 @@ class WeightSet(NamedTuple):
         notop_sha256: Notop sha256 of that file.
         size_mb: About how large the file is.
         classes: Width of the classifier, 0 if there is none.
-        labels: Name of the label set of the classes.
+        labels: Name of the label set of the classes, or `TAGGER_LABELS`.
         input_size: Height and width in pixels that the set is evaluated at.
         crop: See `ImageTransform.crop_pct`.
         test_input_size: A larger size that was evaluated too, with `test_crop` and `test_top1`; empty if none was.
@@ -148,7 +152,7 @@ class WeightSet(NamedTuple):
     @property
     def transform(self) -> ImageTransform:
         """Returns the evaluation transform: an image in, the model's pixels out."""
-        others: dict[str, Any] = TRANSFORMS.get(self.layout, {})
+        others: dict[str, Any] = TAGGER_TRANSFORM if self.labels == TAGGER_LABELS else TRANSFORMS.get(self.layout, {})
         return ImageTransform(self.input_size, self.crop, self.resize, self.interpolation, self.statistics, **others)
 
     @property

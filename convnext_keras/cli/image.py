@@ -24,10 +24,10 @@ from convnext_keras.cli.options import (
     Column,
     Devices,
     ExifTranspose,
+    Flip,
     Images,
     JobOutput,
     RetryErrors,
-    TopK,
     WeightSetName,
     expand_images,
     format_choices,
@@ -50,7 +50,14 @@ if TYPE_CHECKING:
 def classify(
     images: Images,
     weights: WeightSetName = "convnext_tiny.imagenet",
-    top_k: TopK = 5,
+    top_k: Annotated[
+        int | None,
+        typer.Option(min=1, help="Maximum number of labels per image. Default: 5, or all above the thresholds."),
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Score above which a multi-label classifier predicts a label.")
+    ] = None,
+    flip: Flip = False,
     as_json: AsJson = False,
     exif_transpose: ExifTranspose = True,
     output: JobOutput = None,
@@ -60,7 +67,7 @@ def classify(
     address: Address = "",
     devices: Devices = "",
 ) -> None:
-    """Classify images.
+    """Classify images: the best classes, the tags above the thresholds, or the values of a regression.
 
     [dim]convnext-keras classify cat.jpg dog.jpg --weights convnext_base --top-k 3[/]
 
@@ -69,14 +76,18 @@ def classify(
     import keras
     import numpy as np
 
-    from convnext_keras import create_model, decode_predictions, distributed, export
+    from convnext_keras import create_model, distributed, export
+    from convnext_keras.data.class_names import resolve_class_names
     from convnext_keras.data.loader import iter_batches
     from convnext_keras.export.metadata import output_names
-    from convnext_keras.inference import softmax
+    from convnext_keras.model import get_problem_type
+    from convnext_keras.problem_types import REGRESSION, SINGLE_LABEL, select_labels, to_scores
 
     job = job_options(output, cluster, address, devices)
     job |= {"column": column, "retry_errors": retry_errors, "exif_transpose": exif_transpose}
     if output:
+        if flip or threshold is not None:
+            raise ValueError("--tta-flip and --threshold cannot be combined with --output.")
         print_summary(output, distributed.classify(weights, restore_urls(images), output, top_k=top_k, **job))
         return
     images = expand_images(images)
@@ -89,25 +100,54 @@ def classify(
     batches = iter_batches(images, transform._replace(exif_transpose=exif_transpose), batch_size=32)
     first = next(batches)  # before anything is downloaded
     if isinstance(source, export.ExportedModel):
-        predict: Any = source
-        kind = source.outputs[0]
+        predict, kind, known = source, source.outputs[0], source.pretrained_info
+        problem_type = (known and known.problem_type) or SINGLE_LABEL
     else:
         model = source if isinstance(source, keras.Model) else create_model(source)
-        predict, kind = model.predict_on_batch, output_names(model)[0]
-    scores = np.concatenate([predict(pixels) for _, pixels in itertools.chain([first], batches)])
-    scores = softmax(scores) if kind == "logits" else scores
-    decoded = decode_predictions(scores, top=top_k, class_names=class_names)
+        predict, kind, known = model.predict_on_batch, output_names(model)[0], model.pretrained_info
+        problem_type = get_problem_type(model)
+
+    def score(pixels: np.ndarray) -> np.ndarray:
+        outputs = np.asarray(predict(pixels))
+        return to_scores(outputs, problem_type) if kind == "logits" else outputs
+
+    views = (lambda pixels: [pixels, np.ascontiguousarray(pixels[:, :, ::-1])]) if flip else (lambda pixels: [pixels])
+    scores = np.concatenate(
+        [np.mean([score(view) for view in views(pixels)], axis=0) for _, pixels in itertools.chain([first], batches)]
+    )
+    thresholds = known.thresholds if known and threshold is None else threshold
+    limits = None if thresholds is None else np.broadcast_to(np.array(thresholds), scores.shape[1:])
+    categories = known and known.categories
+    names = resolve_class_names(class_names) or ()
+    if len(names) != scores.shape[1]:
+        raise ValueError(f"{weights} has {scores.shape[1]} outputs and {len(names)} class names.")
+    results = []
+    for image, row in zip(images, scores, strict=True):
+        chosen = select_labels(row, problem_type, limits, top_k).tolist()
+        found = [{**_class_fields(names[index], categories, index), "score": float(row[index])} for index in chosen]
+        results.append({"image": str(image), "predictions": found})
     if as_json:
-        keys = ("id", "name", "score")
-        rows = [[dict(zip(keys, row, strict=True)) for row in rows] for rows in decoded]
-        results = [{"image": str(image), "predictions": row} for image, row in zip(images, rows, strict=True)]
         print(json.dumps(results, indent=2))
         return
-    table = Table("image", "class", "id", "score")
-    for image, rows in zip(images, decoded, strict=True):
-        for rank, (identifier, name, score) in enumerate(rows):
-            shown, last = "" if rank else str(image), rank == len(rows) - 1
-            table.add_row(Text(shown), Text(name), Text(identifier), f"{score:.4f}", end_section=last)
+    _print_predictions(results, "value" if problem_type == REGRESSION else "score", bool(categories))
+
+
+def _class_fields(name: tuple[str, str], categories: tuple[str, ...] | None, index: int) -> dict[str, str]:
+    """Returns identifier, name and category of a class."""
+    fields = dict(zip(("id", "name"), name, strict=True))
+    return fields | {"category": categories[index]} if categories else fields
+
+
+def _print_predictions(results: list[dict[str, Any]], heading: str, with_category: bool) -> None:
+    """Prints a table with one section per image."""
+    table = Table("image", "class", "id", *(["category"] if with_category else []), heading)
+    for result in results:
+        rows = result["predictions"] or [{"name": "no label above its threshold", "id": "", "category": ""}]
+        for rank, row in enumerate(rows):
+            cells = ["" if rank else result["image"], row["name"], row["id"]]
+            cells += [row["category"]] if with_category else []
+            score = f"{row['score']:.4f}" if "score" in row else ""
+            table.add_row(*map(Text, cells), score, end_section=rank == len(rows) - 1)
     Console().print(table)
 
 
@@ -158,11 +198,13 @@ def _get_transform_and_classes(
     from convnext_keras import export
     from convnext_keras.checkpoints import WeightSet
     from convnext_keras.data.transforms import ImageTransform
+    from convnext_keras.export.metadata import CLASSIFIER_OUTPUTS
     from convnext_keras.pretrained_info import PretrainedInfo
 
     if isinstance(source, export.ExportedModel):
         info: Any = source.pretrained_info
-        is_classifier = source.outputs[0] in ("probabilities", "logits")
+        is_classifier = source.outputs[0] in CLASSIFIER_OUTPUTS
+        info = info or PretrainedInfo()
         return info.transform or ImageTransform(224), info.class_names if is_classifier else ()
     if isinstance(source, keras.Model):
         known: Any = source.pretrained_info or PretrainedInfo()
@@ -170,7 +212,7 @@ def _get_transform_and_classes(
         transform, class_names = known.transform or ImageTransform(224), known.class_names
     else:
         classes, transform, class_names = source.classes, source.transform, source.labels
-    unnamed = () if isinstance(source, WeightSet) else tuple(map(str, range(classes)))
+    unnamed = () if isinstance(source, WeightSet) else tuple((str(number),) * 2 for number in range(classes))
     return transform, class_names or unnamed
 
 

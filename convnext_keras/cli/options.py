@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from convnext_keras import clip, distributed, hub
-    from convnext_keras.checkpoints import WeightSet
+    from convnext_keras import clip, distributed
+    from convnext_keras.checkpoints import WeightsSource
     from convnext_keras.model import ConvNeXtModel
 
 EXPORT_FORMATS = ("saved_model", "litert", "onnx", "torch", "openvino", "stablehlo")
@@ -64,6 +64,10 @@ Devices = Annotated[
     str, typer.Option(help="Devices of the cluster, with an optional number of models: cpu, gpu, gpu:4.")
 ]
 Size = Annotated[int, typer.Option(min=0, help="Height and width in pixels; 0 for the size of the weights.")]
+Flip = Annotated[
+    bool,
+    typer.Option("--tta-flip", help="Test-time augmentation: average the scores with those of mirrored images."),
+]
 TopK = Annotated[int, typer.Option(min=1, help="Number of results per image or query.")]
 
 
@@ -73,7 +77,7 @@ def format_choices(words: Iterable[str]) -> str:
     return f"{', '.join(others)} or {last}"
 
 
-def resolve_weights(name: str) -> WeightSet | hub.ModelInfo:
+def resolve_weights(name: str) -> WeightsSource:
     """Returns the registry's row of that name, or of a variant's first weight set, or what a repository describes.
 
     Raises:
@@ -84,7 +88,9 @@ def resolve_weights(name: str) -> WeightSet | hub.ModelInfo:
     from convnext_keras.validation import suggestion
 
     weight_set = checkpoints.find_weight_set(name) or checkpoints.default_weight_set(name)
-    weight_set = weight_set or find_segmentation_set(name) or hub.load_model_info(name)
+    if weight_set:
+        return hub.complete_weight_set(weight_set)
+    weight_set = find_segmentation_set(name) or hub.load_model_info(name)
     if weight_set is None:
         hint = suggestion(name, checkpoints.load_registry())
         raise ValueError(f"{name!r} is no weight set.{hint} 'convnext-keras models' lists them.")

@@ -183,17 +183,20 @@ class Augmentation:
 
     def __call__(self, image: ImageSource, rng: np.random.Generator) -> np.ndarray:
         """Returns pixels `(height, width, channels)` in 0..255; see `ImageTransform`."""
-        height, width, channels = self.transform.shape
+        return self.transform.order_channels(self._augment(image, self.transform._replace(bgr=False), rng))
+
+    def _augment(self, image: ImageSource, transform: ImageTransform, rng: np.random.Generator) -> np.ndarray:
+        height, width, channels = transform.shape
         if self.crop_scale == (1, 1):
-            pixels = self.transform(image)
+            pixels = transform(image)
             if not (self.hflip_prob or self.affine or self.rand_augment):
                 return random_erasing(pixels, rng) if rng.random() < self.random_erasing_prob else pixels
             levels = np.clip(np.rint(pixels), 0, 255).astype("uint8")
             source_image = Image.fromarray(levels[..., 0] if channels == 1 else levels)
         else:
-            source_image = self.transform.open(image, PIL_MODES[channels])
+            source_image = transform.open(image, PIL_MODES[channels])
             source_image = random_resized_crop(
-                source_image, (height, width), self.crop_scale, rng, self.transform.interpolation
+                source_image, (height, width), self.crop_scale, rng, transform.interpolation
             )
         if rng.random() < self.hflip_prob:
             source_image = ImageOps.mirror(source_image)

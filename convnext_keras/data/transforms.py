@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from convnext_keras.data.images import (
+    MAX_PIXELS,
     PIL_MODES,
     ImageError,
     ImageSource,
@@ -56,6 +57,7 @@ def get_statistics(statistics: str | NormalizationStats) -> NormalizationStats:
 INTERPOLATIONS = {
     name: Image.Resampling[name.upper()] for name in ("bicubic", "bilinear", "nearest", "lanczos", "box", "hamming")
 }
+RESIZE_MODES = ("shortest", "longest", "squash", "pad", "none")
 MAX_UPSCALED_AREA = 64  # times the area of the result, above which an enlarged image is not made as a whole
 
 
@@ -159,6 +161,27 @@ def center_crop(
     return cropped
 
 
+def pad_to_square(image: Image.Image, fill_color: int | tuple[int, ...] = 0) -> Image.Image:
+    """Pads the shorter sides of an image equally; the right and the bottom one get an odd pixel.
+
+    Raises:
+        ValueError: If the square has more pixels than an image may have.
+
+    Example:
+        >>> pad_to_square(Image.new("RGB", (4, 1))).size
+        (4, 4)
+    """
+    edge = max(image.size)
+    if edge * edge > MAX_PIXELS:
+        raise ValueError(f"Padded to a square it has {edge * edge} pixels, more than {MAX_PIXELS}.")
+    left, top = (edge - image.width) // 2, (edge - image.height) // 2
+    bands = len(image.getbands())
+    levels = (fill_color,) * bands if isinstance(fill_color, int) else fill_color[:bands]
+    square = Image.new(image.mode, (edge, edge), levels[0] if bands == 1 else levels)
+    square.paste(image, (left, top))
+    return square
+
+
 class ImageTransform(NamedTuple):
     """Evaluation transform of a weight set: converts an image to the pixels of its model.
 
@@ -166,7 +189,8 @@ class ImageTransform(NamedTuple):
         size: Height and width of the result in pixels, one number for both or `(height, width)`.
         crop_pct: The part of the resized image's edge that the center crop keeps, 0..1.
         resize_mode: `"shortest"` keeps the proportions and covers the result, `"longest"` keeps them and fits into it,
-            `"squash"` does not keep them; `"none"` only crops.
+            `"squash"` does not keep them, `"pad"` first pads the image to a square with `fill_color`; `"none"` only
+            crops.
         interpolation: A name in `INTERPOLATIONS`; always antialiased.
         statistics: The name of the statistics that the model embeds, or others.
         convert_rgb_first: Whether other modes become RGB before resizing, as timm does, or after cropping, as OpenCLIP
@@ -180,6 +204,7 @@ class ImageTransform(NamedTuple):
             the server set it.
         background: See `open_image`.
         scale_levels: See `open_image`; off gives what the publishers' transforms give for 16-bit images.
+        bgr: Whether the channels of the result are in the order blue, green, red.
 
     Example:
         >>> ImageTransform(size=224, crop_pct=0.875)(np.zeros((300, 451, 3), "uint8")).shape
@@ -200,6 +225,7 @@ class ImageTransform(NamedTuple):
     exif_transpose: bool = False
     background: tuple[int, int, int] | None = None
     scale_levels: bool = True
+    bgr: bool = False
 
     def with_channels(self, channels: int) -> "ImageTransform":
         """Returns the transform for images with another number of channels; see `adapt_statistics`."""
@@ -239,7 +265,13 @@ class ImageTransform(NamedTuple):
             pixels = np.asarray(convert_mode(self._transformed(opened, self.fill_color), mode))
         except MemoryError as error:
             raise ImageError(name, "it needs more memory than there is") from error
-        return pixels if pixels.ndim == 3 else pixels[..., None]
+        except ValueError as error:
+            raise ImageError(name, str(error)) from error
+        return self.order_channels(pixels if pixels.ndim == 3 else pixels[..., None])
+
+    def order_channels(self, pixels: np.ndarray) -> np.ndarray:
+        """Returns pixels `(H, W, C)` of RGB in the order of `bgr`; the same function reverses it."""
+        return np.ascontiguousarray(pixels[..., ::-1]) if self.bgr else pixels
 
     def open(self, image: ImageSource, mode: str | None, name: str | None = None) -> Image.Image:
         """Decodes an image with the options of this transform; see `open_image`."""
@@ -252,6 +284,8 @@ class ImageTransform(NamedTuple):
         return np.stack([np.asarray(self._transformed(*row)) for row in zip(bands, fills, strict=True)], axis=-1)
 
     def _transformed(self, image: Image.Image, fill: int | tuple[int, ...]) -> Image.Image:
+        if self.resize_mode == "pad":
+            image = pad_to_square(image, fill)
         target = self.resize_size_for(image.size)
         resample = INTERPOLATIONS[self.interpolation]
         height, width = self.shape[:2]
@@ -274,7 +308,7 @@ class ImageTransform(NamedTuple):
         rows, columns = edges if isinstance(edges, tuple) else (edges, edges)
         if self.resize_mode == "none":
             return size
-        if self.resize_mode == "squash":
+        if self.resize_mode in ("squash", "pad"):
             return columns, rows
         if self.resize_mode == "shortest" and rows == columns:
             # The shorter edge exactly, the longer one cut off, as torchvision rounds.

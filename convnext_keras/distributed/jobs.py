@@ -126,7 +126,7 @@ def classify(
     inputs: str | os.PathLike | Sequence[str | os.PathLike],
     output: str | os.PathLike,
     *,
-    top_k: int = 5,
+    top_k: int | None = None,
     batch_size: int = 32,
     cluster: str | None = None,
     address: str | None = None,
@@ -137,15 +137,16 @@ def classify(
     retry_errors: bool = False,
     verbose: bool = False,
 ) -> JobSummary:
-    """Returns the classes of any number of images, in files of Parquet.
+    """Writes the classes of any number of images into Parquet files.
 
     The rows are those of `embed` with `labels`, the names of the best classes, and `scores`, their probabilities 0..1.
+    A multi-label classifier gives the labels above its thresholds, and a regression the values of all outputs.
 
     Args:
         weights: A classifier by its name, a file or folder of one, or an exported one.
         inputs: See `embed`.
         output: A folder.
-        top_k: Number of classes of each image.
+        top_k: Maximum number of classes per image; None for 5, or for all above the thresholds.
         batch_size: See `embed`.
         cluster: See `embed`.
         address: See `embed`.
@@ -230,8 +231,8 @@ def zero_shot(
     return _run(task, inputs, output, options)
 
 
-def _validate_top_k(top_k: int) -> int:
-    if top_k < 1:
+def _validate_top_k(top_k: int | None) -> int | None:
+    if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be 1 or more. Received: top_k={top_k}")
     return top_k
 

@@ -13,6 +13,7 @@ from convnext_keras.distributed.sharding import Item, Shard
 from convnext_keras.files import atomic_path
 from convnext_keras.inference import softmax
 from convnext_keras.predictors import Classifier, load_predictor
+from convnext_keras.problem_types import SINGLE_LABEL, select_labels
 
 PRECISIONS = ("float32", "float16")
 
@@ -26,7 +27,7 @@ class Task:
         weights: The model's name, see `load_predictor`; other machines must find the same under it.
         batch_size: Maximum number of images at a time.
         dtype: Dtype of vectors, one of `PRECISIONS`.
-        top_k: Number of classes or labels of each image.
+        top_k: Maximum number of classes or labels per image; None for the default of `select_labels`.
         labels: Labels of `zero_shot`.
         templates: Templates of `zero_shot`.
         runtime: See `load_predictor`.
@@ -37,7 +38,7 @@ class Task:
     weights: str
     batch_size: int = 32
     dtype: str = "float32"
-    top_k: int = 5
+    top_k: int | None = None
     labels: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
     runtime: str | None = None
@@ -48,8 +49,8 @@ class ShardResult(NamedTuple):
     """Result of one shard.
 
     Attributes:
-        images: Number of it has.
-        errors: Number of of them could not be read.
+        images: Number of images in the shard.
+        errors: Number of images that could not be read.
         table: The rows, as an Arrow table; None if they are written.
     """
 
@@ -135,26 +136,32 @@ class Worker:
         if self.task.kind == "embed":
             return {"vector": vectors_column(results, self.model.embed_dim, self.task.dtype)}
         if isinstance(self.model, Classifier):
-            return self._ranked(results, [name for _, name in self.model.classes], {"scores": results})
+            names, model = [name for _, name in self.model.classes], self.model
+            best = [
+                row if row is None else select_labels(row, model.problem_type, model.thresholds, self.task.top_k)
+                for row in results
+            ]
+            return _ranked(best, names, {"scores": results})
         classifier = self.zero_shot
         cosines = [row if row is None else row @ classifier.classes.T for row in results]
         scores = [row if row is None else softmax(classifier.logit_scale * row) for row in cosines]
-        return self._ranked(scores, list(classifier.labels), {"scores": scores, "cosines": cosines})
+        best = [row if row is None else select_labels(row, SINGLE_LABEL, top_k=self.task.top_k) for row in scores]
+        return _ranked(best, list(classifier.labels), {"scores": scores, "cosines": cosines})
 
-    def _ranked(self, scores: list, names: list[str], columns: dict[str, list]) -> dict[str, Any]:
-        """Returns the best of each row: their names, and their values in each of the columns."""
-        import pyarrow
 
-        best = [row if row is None else np.argsort(-row, kind="stable")[: self.task.top_k] for row in scores]
-        labels = [order if order is None else [names[index] for index in order] for order in best]
-        values = {
-            key: pyarrow.array(
-                [row if order is None else row[order].tolist() for row, order in zip(rows, best, strict=True)],
-                pyarrow.list_(pyarrow.float32()),
-            )
-            for key, rows in columns.items()
-        }
-        return {"labels": pyarrow.array(labels, pyarrow.list_(pyarrow.string())), **values}
+def _ranked(best: list[np.ndarray | None], names: list[str], columns: dict[str, list]) -> dict[str, Any]:
+    """Returns the names of the selected labels of each image, and their values in each of the columns."""
+    import pyarrow
+
+    labels = [order if order is None else [names[index] for index in order] for order in best]
+    values = {
+        key: pyarrow.array(
+            [row if order is None else row[order].tolist() for row, order in zip(rows, best, strict=True)],
+            pyarrow.list_(pyarrow.float32()),
+        )
+        for key, rows in columns.items()
+    }
+    return {"labels": pyarrow.array(labels, pyarrow.list_(pyarrow.string())), **values}
 
 
 def vectors_column(vectors: list[np.ndarray | None], width: int, dtype: str) -> Any:

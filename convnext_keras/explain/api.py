@@ -78,7 +78,8 @@ def explain_images(
         weigh = {"grad_cam": grad_cam, "layer_cam": layer_cam}[method]
         values = weigh(features, gradients(after, features, lambda rows: explained.score_tensor(rows, targets)))
     results = explained.format_results(outputs, targets)
-    return [HeatMap(*row, *words) for row, words in zip(zip(values, pixels, strict=True), results, strict=True)]
+    shown = [explained.transform.order_channels(image) for image in pixels]
+    return [HeatMap(*row, *words) for row, words in zip(zip(values, shown, strict=True), results, strict=True)]
 
 
 def gradients(model: keras.Model, features: np.ndarray, score: Callable[[Any], Any]) -> np.ndarray:

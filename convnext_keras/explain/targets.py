@@ -9,8 +9,9 @@ from keras import ops
 
 from convnext_keras.clip import CLIP
 from convnext_keras.data.transforms import ImageTransform
-from convnext_keras.inference import l2_normalize, softmax
-from convnext_keras.model import get_pretrained_info
+from convnext_keras.inference import l2_normalize
+from convnext_keras.model import get_pretrained_info, get_problem_type
+from convnext_keras.problem_types import to_scores
 from convnext_keras.surgery import clone_graph, to_functional
 
 # What all texts share (https://arxiv.org/abs/2304.05653v2) is taken out of the one asked for.
@@ -36,7 +37,7 @@ class TextTarget:
         return np.zeros(len(outputs), int)
 
     def scores(self, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """Returns one number a row: how much of it there is."""
+        """Returns the target score of each row."""
         return l2_normalize(outputs) @ self.vector
 
     def score_tensor(self, outputs: Any, targets: np.ndarray) -> Any:
@@ -45,7 +46,7 @@ class TextTarget:
         return ops.sum(unit_outputs * ops.convert_to_tensor(self.direction), axis=-1)
 
     def format_results(self, outputs: np.ndarray, targets: np.ndarray) -> list[tuple[str, float]]:
-        """Returns names and scores, for people."""
+        """Returns display names and scores."""
         return [(self.text, float(cosine)) for cosine in self.scores(outputs, targets)]
 
 
@@ -64,7 +65,7 @@ class ClassTarget:
 
     def adapt_head(self, after: keras.Model) -> keras.Model:
         """Returns the second part of the model, whose outputs `scores` takes."""
-        return remove_softmax(after)
+        return remove_activation(after)
 
     def _resolve_class_index(self, target: Any, named: Sequence[tuple[str, str]], count: int) -> int:
         for column in (self.names, [identifier for identifier, _ in named]):
@@ -80,7 +81,7 @@ class ClassTarget:
         return outputs.argmax(axis=1) if self.target is None else np.full(len(outputs), self.target)
 
     def scores(self, outputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
-        """Returns one number a row: how much of it there is."""
+        """Returns the target score of each row."""
         return np.take_along_axis(outputs, targets[:, None], axis=1)[:, 0]
 
     def score_tensor(self, outputs: Any, targets: np.ndarray) -> Any:
@@ -89,12 +90,12 @@ class ClassTarget:
         return ops.sum(outputs * ops.convert_to_tensor(one_hot), axis=1)
 
     def format_results(self, outputs: np.ndarray, targets: np.ndarray) -> list[tuple[str, float]]:
-        """Returns names and scores, for people."""
-        rows = zip(softmax(outputs), targets, strict=True)
+        """Returns display names and scores."""
+        rows = zip(to_scores(outputs, get_problem_type(self.model)), targets, strict=True)
         return [(self.names[target], float(row[target])) for row, target in rows]
 
 
-def remove_softmax(model: keras.Model) -> keras.Model:
+def remove_activation(model: keras.Model) -> keras.Model:
     """Returns the model with its last dense layer's outputs before the activation; it shares the other layers."""
     last: Any = model.layers[-1]
     if not isinstance(last, keras.layers.Dense) or last.activation is keras.activations.linear:

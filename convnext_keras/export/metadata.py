@@ -10,11 +10,13 @@ from keras import ops
 
 from convnext_keras.clip.text_encoder import PositionEmbedding
 from convnext_keras.data.transforms import NormalizationStats
-from convnext_keras.model import get_pretrained_info
+from convnext_keras.model import get_pretrained_info, get_problem_type
 from convnext_keras.pretrained_info import PretrainedInfo
+from convnext_keras.problem_types import REGRESSION
 from convnext_keras.segmentation import is_segmentation_model
 from convnext_keras.surgery import flatten_layers
 
+CLASSIFIER_OUTPUTS = ("probabilities", "logits", "values")  # names of the output of a classifier or regressor
 TOWERS = ("image_encoder", "text_encoder")
 
 
@@ -27,6 +29,9 @@ def build_metadata(model: keras.Model, ready: keras.Model, format: str, facts: d
         pretrained_info = dataclasses.replace(
             pretrained_info, transform=transform._replace(size=edges, resize_size=None)
         )
+    outputs = output_names(model)
+    if outputs[0] in CLASSIFIER_OUTPUTS and not is_segmentation_model(model):
+        pretrained_info = dataclasses.replace(pretrained_info, problem_type=get_problem_type(model))
     return {
         "convnext_keras": importlib.metadata.version("convnext-keras"),
         "format": format,
@@ -35,7 +40,7 @@ def build_metadata(model: keras.Model, ready: keras.Model, format: str, facts: d
         "dtype": row.dtype,
         **({**facts, "layout": None} if is_text else facts),
         "tokenizer": get_tokenizer_config(model) if is_text else None,
-        "outputs": output_names(model),
+        "outputs": outputs,
         "is_segmentation": is_segmentation_model(model),
         **pretrained_info.to_config(),
     }
@@ -53,6 +58,8 @@ def output_names(model: keras.Model) -> list[str]:
     last = model.layers[-1]
     if not isinstance(last, keras.layers.Dense) or model.name in TOWERS:
         return ["embeddings"]
+    if get_problem_type(model) == REGRESSION:
+        return ["values"]
     return ["logits" if last.activation is keras.activations.linear else "probabilities"]
 
 

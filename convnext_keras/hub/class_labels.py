@@ -4,28 +4,21 @@ from typing import Any
 
 from convnext_keras.hub import json_schema as schema
 from convnext_keras.hub.json_schema import JsonObject
+from convnext_keras.problem_types import MULTI_LABEL, PROBLEM_TYPES, SINGLE_LABEL
 
 MAX_CLASSES = 1_000_000
 parse_num_classes = schema.int_range(0, MAX_CLASSES)
-# transformers' words for what a classifier was trained for, and the activation that makes scores of its outputs.
-PROBLEM_TYPES = {
-    "single_label_classification": "softmax",
-    "multi_label_classification": "sigmoid",
-    "regression": None,
-}
-
-
 # Those that a classifier may have; outputs are logits in all formats.
 CLASSIFIER_ACTIVATIONS = ("softmax", "sigmoid")
 
 
-def read_activation(config: JsonObject, classes: int) -> str | None:
-    """Reads the activation of the classifier: softmax, unless the config states a multi-label problem."""
+def read_problem_type(config: JsonObject, classes: int) -> str | None:
+    """Reads the problem type of a classifier: one label, unless the config states another; None without classes."""
     words = schema.choice({name: name for name in PROBLEM_TYPES})
-    kind = config.read("problem_type", schema.optional(words)) or "single_label_classification"
-    if classes == 1 and PROBLEM_TYPES[kind] == "softmax":
-        return "sigmoid"  # The softmax of one number is always 1.
-    return PROBLEM_TYPES[kind] if classes else None
+    kind = config.read("problem_type", schema.optional(words)) or SINGLE_LABEL
+    if not classes:
+        return None
+    return MULTI_LABEL if (classes, kind) == (1, SINGLE_LABEL) else kind  # The softmax of one number is always 1.
 
 
 def parse_names(value: Any) -> tuple[str, ...]:

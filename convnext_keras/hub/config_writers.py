@@ -17,11 +17,10 @@ from convnext_keras.configs import AUXILIARY_LOSS_WEIGHT, ConvNeXtConfig, Segmen
 from convnext_keras.data.augmentation import IGNORE_INDEX
 from convnext_keras.data.transforms import ImageTransform, get_statistics
 from convnext_keras.hub import image_processors, native, timm, transformers, upernet
-from convnext_keras.hub.class_labels import PROBLEM_TYPES
 from convnext_keras.hub.model_info import METADATA_FIELDS, ModelInfo
+from convnext_keras.problem_types import SINGLE_LABEL
 
 Files = dict[str, dict[str, Any]]
-PROBLEMS = {activation: kind for kind, activation in PROBLEM_TYPES.items()}
 ACTIVATION_TO_TIMM = {word: name for name, word in reversed(timm.ACTIVATIONS.items())}
 ACTIVATION_TO_TRANSFORMERS = {word: name for name, word in reversed(transformers.ACTIVATIONS.items())}
 
@@ -35,14 +34,6 @@ def require_supported(is_said: bool, format: str, what: str) -> None:
     if not is_said:
         others = {"timm": "keras, and for patch stems of other sizes transformers", "transformers": "timm or keras"}
         raise UnsupportedByFormatError(f"The format {format!r} cannot say {what}. Use {others.get(format, 'keras')}.")
-
-
-def problem_type(description: ModelInfo) -> str | None:
-    """Transformers' word for what the classifier was trained for; outputs are logits in all formats."""
-    if not description.classes:
-        return None
-    logits = None if description.classes == 1 else "softmax"  # what is to be made of the outputs of no activation
-    return PROBLEMS[description.activation or logits]
 
 
 def class_name_list(description: ModelInfo) -> list[tuple[str, str]] | None:
@@ -79,8 +70,8 @@ def write_timm_config(description: ModelInfo) -> Files:
         content["label_names"] = [identifier for identifier, _ in names]
         described = {identifier: name for identifier, name in names if identifier != name}
         content |= {"label_descriptions": described} if described else {}
-    if description.classes and problem_type(description) != PROBLEMS["softmax"]:
-        content["problem_type"] = problem_type(description)
+    if description.classes and description.problem_type != SINGLE_LABEL:
+        content["problem_type"] = description.problem_type
     return {"config.json": content}
 
 
@@ -226,7 +217,7 @@ def write_transformers_config(description: ModelInfo) -> Files:
         named = class_name_list(description) or [(f"LABEL_{number}",) * 2 for number in range(description.classes)]
         content["id2label"] = {str(number): name for number, (_, name) in enumerate(named)}
         content["label2id"] = {name: number for number, (_, name) in enumerate(named)}
-        content["problem_type"] = problem_type(description)
+        content["problem_type"] = description.problem_type
     return {"config.json": content, "preprocessor_config.json": to_image_processor(description.transform)}
 
 

@@ -42,6 +42,9 @@ class ModelInfo:
         files: Names that the weight file may have, in order of preference.
         activation: Activation of the classifier: `"softmax"`, `"sigmoid"` for classes that do not exclude each other,
             or None.
+        problem_type: Meaning of the classifier's outputs, a key of `PROBLEM_TYPES`; None without a classifier.
+        thresholds: See `PretrainedInfo`.
+        categories: See `PretrainedInfo`.
         labels: The label set of the classes, or each class as `(identifier, name)`; None if unknown.
         license: License of the weights, None if the repository does not say it.
         output_stride: Pixels of the input for one of the last feature map, None for the architecture's own.
@@ -62,6 +65,9 @@ class ModelInfo:
     transform: ImageTransform
     files: tuple[str, ...] = (WEIGHTS_FILE,)
     activation: str | None = None
+    problem_type: str | None = None
+    thresholds: tuple[float, ...] | None = None
+    categories: tuple[str, ...] | None = None
     labels: str | tuple[tuple[str, str], ...] | None = None
     license: str | None = None
     output_stride: int | None = None

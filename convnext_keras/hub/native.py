@@ -22,6 +22,7 @@ from convnext_keras.hub.model_info import WEIGHTS_FILE, WEIGHTS_INDEX, ModelInfo
 from convnext_keras.hub.repository import Repository
 from convnext_keras.hub.timm import MAX_BLOCKS, MAX_WIDTH
 from convnext_keras.pretrained_info import tuples_to_lists
+from convnext_keras.problem_types import PROBLEM_TYPES
 
 NATIVE_FILE = "convnext_keras.json"
 
@@ -70,7 +71,7 @@ CLIP_FIELDS = {
 TRANSFORM_FIELDS = {
     "size": SIZE,
     "crop_pct": schema.float_range(0.05, 1),
-    "resize_mode": str_choice(("shortest", "longest", "squash", "none")),
+    "resize_mode": str_choice(transforms.RESIZE_MODES),
     "interpolation": str_choice(INTERPOLATIONS),
     "statistics": schema.either(str_choice(NORMALIZATION_STATS), schema.list_of(LEVELS, (2,))),
     "convert_rgb_first": FLAG,
@@ -81,6 +82,8 @@ TRANSFORM_FIELDS = {
     "channels": schema.int_range(1, 1024),
     "fill_color": schema.either(schema.int_range(0, 255), schema.list_of(schema.int_range(0, 255), range(1, 1025))),
     "quantize": FLAG,
+    "bgr": FLAG,
+    "background": schema.optional(schema.list_of(schema.int_range(0, 255), (3,))),
 }
 SEGMENTATION_FIELDS = {
     "decoder": str_choice(get_args(Decoder)),
@@ -101,6 +104,9 @@ TOP_FIELDS = {
     "license": schema.optional(schema.parse_str),
     "output_stride": schema.optional(schema.int_range(1, 1024)),
     "include_preprocessing": schema.parse_bool,
+    "problem_type": schema.optional(str_choice(PROBLEM_TYPES)),
+    "thresholds": schema.optional(schema.list_of(schema.float_range(0, 1), range(1, MAX_CLASSES + 1))),
+    "categories": schema.optional(schema.list_of(schema.parse_str, range(1, MAX_CLASSES + 1))),
     "reduce_labels": schema.parse_bool,
 }
 
@@ -128,8 +134,9 @@ def read_model_info(repository: Repository, config: JsonObject, license: str | N
         transform = transform._replace(statistics=NormalizationStats(*transform.statistics))
     if len(transforms.get_statistics(transform.statistics).mean) != transform.channels:
         raise config.error("transform", f"with statistics of {transform.channels} channels")
-    if isinstance(top.get("labels"), tuple) and len(top["labels"]) != top.get("classes"):
-        raise config.error("labels", "as many as there are classes")
+    for key in ("labels", "thresholds", "categories"):
+        if isinstance(top.get(key), tuple) and len(top[key]) != top.get("classes"):
+            raise config.error(key, "as many as there are classes")
     known = {**top, "license": license or top.get("license"), "clip": clip}
     return ModelInfo(
         repository,

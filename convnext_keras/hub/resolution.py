@@ -5,7 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from convnext_keras import checkpoints
-from convnext_keras.checkpoints import CLASSIFIER_REGISTRY, CLIP_REGISTRY, WeightsError, WeightsSource
+from convnext_keras.checkpoints import (
+    CLASSIFIER_REGISTRY,
+    CLIP_REGISTRY,
+    SEGMENTATION_REGISTRY,
+    WeightsError,
+    WeightSet,
+    WeightsSource,
+    load_registry,
+)
+from convnext_keras.checkpoints.registry import TAGGER_LABELS
 from convnext_keras.hub import json_schema as schema
 from convnext_keras.hub import native, open_clip, timm, transformers, upernet
 from convnext_keras.hub.json_schema import JsonObject, read_json
@@ -74,9 +83,17 @@ def resolve_weights(
     """
     known = checkpoints.find_weight_set(weights, table, variant) if isinstance(weights, str) and variant else None
     if known:
-        return known
+        return complete_weight_set(known)
     description = None if weights is None else load_model_info(weights)
     return description or checkpoints.resolve_weights(weights, variant, table)
+
+
+def complete_weight_set(row: WeightSet) -> WeightsSource:
+    """Returns a row of a registry, or the description of its repository if that knows the names of the classes."""
+    if not row.repository or not (row.labels == TAGGER_LABELS or row.name in load_registry(SEGMENTATION_REGISTRY)):
+        return row
+    description = load_model_info(f"hf://{row.repository}{f'@{row.revision}' if row.revision else ''}")
+    return row if description is None else description
 
 
 def is_clip_repo(name: str) -> bool:

@@ -21,8 +21,9 @@ from convnext_keras.hub.inspection import InspectedModel, inspect_model
 from convnext_keras.hub.model_card import render_model_card
 from convnext_keras.hub.model_info import WEIGHTS_FILE, WEIGHTS_INDEX, ModelInfo
 from convnext_keras.hub.repository import Repository
-from convnext_keras.model import get_pretrained_info
+from convnext_keras.model import get_pretrained_info, get_problem_type
 from convnext_keras.pretrained_info import PretrainedInfo
+from convnext_keras.problem_types import REGRESSION
 
 MAX_SHARD_BYTES = 5_000_000_000
 
@@ -74,7 +75,8 @@ def save_pretrained(
         raise ValueError(f"{folder} exists and is not an empty folder. Choose another one, or remove it.")
     reading = inspect_model(model)
     origin = get_pretrained_info(model)
-    description = _build_model_info(reading, folder, format, origin, class_names, transform, license)
+    problem_type = _problem_type(model, reading)
+    description = _build_model_info(reading, problem_type, folder, format, origin, class_names, transform, license)
     form = REPO_FORMATS[format]
     if not description.include_preprocessing and format != "keras":
         warnings.warn(
@@ -92,8 +94,16 @@ def save_pretrained(
         _write_weights(partial, form.weights, tensors, max_shard_bytes if form.shards else None)
 
 
+def _problem_type(model: keras.Model, reading: InspectedModel) -> str | None:
+    """Returns the problem type of a classifier; one output without activation is a regression."""
+    if not reading.classes or reading.segmentation or reading.clip:
+        return None
+    return REGRESSION if (reading.classes, reading.activation) == (1, None) else get_problem_type(model)
+
+
 def _build_model_info(
     reading: InspectedModel,
+    problem_type: str | None,
     folder: Path,
     format: str,
     origin: PretrainedInfo | None,
@@ -127,6 +137,9 @@ def _build_model_info(
         reading.classes,
         transform,
         activation=reading.activation,
+        problem_type=problem_type,
+        thresholds=origin.thresholds if origin else None,
+        categories=origin.categories if origin else None,
         labels=labels,
         license=license or (origin and origin.license),
         output_stride=None if reading.output_stride == reading.variant.minimum_size else reading.output_stride,

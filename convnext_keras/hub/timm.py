@@ -10,17 +10,19 @@ from typing import Any
 from convnext_keras.configs import CONVNEXT_CONFIGS, ConvNeXtConfig
 from convnext_keras.data.transforms import INTERPOLATIONS, ImageTransform, get_statistics
 from convnext_keras.hub import json_schema as schema
+from convnext_keras.hub import tagger
 from convnext_keras.hub.class_labels import (
     parse_id2label,
     parse_names,
     parse_num_classes,
     parse_text_mapping,
-    read_activation,
+    read_problem_type,
 )
 from convnext_keras.hub.image_processors import MAX_EDGE, MAX_SIZE, read_statistics
 from convnext_keras.hub.json_schema import JsonObject
 from convnext_keras.hub.model_info import WEIGHTS_FILE, ModelInfo
 from convnext_keras.hub.repository import Repository
+from convnext_keras.problem_types import PROBLEM_TYPES
 
 MAX_WIDTH, MAX_BLOCKS = 8_192, 1_000  # channels of a stage, blocks in all
 # timm's architectures: all of the table but Meta's isotropic ones and this project's own.
@@ -66,19 +68,22 @@ def read_model_info(repository: Repository, config: JsonObject, license: str | N
     classes = read_classes(config, arguments, facts)
     channels = arguments.read("in_chans", schema.int_range(1, 1024), 3)
     labels, notes = read_labels(config if "label_names" in config.values else facts, config, classes)
-    return ModelInfo(
+    problem_type = read_problem_type(config, classes)
+    info = ModelInfo(
         repository,
         "timm",
         variant,
         classes,
         read_transform(facts, channels),
         files=(WEIGHTS_FILE,),
-        activation=read_activation(config, classes),
+        activation=problem_type and PROBLEM_TYPES[problem_type],
+        problem_type=problem_type,
         labels=labels,
         license=license or facts.read("license", schema.optional(schema.parse_str)),
         output_stride=output_stride,
         notes=notes,
     )
+    return tagger.with_tags(info)
 
 
 def read_config(config: JsonObject, arguments: JsonObject) -> tuple[ConvNeXtConfig, int]:

@@ -6,11 +6,12 @@ The form is that of transformers 5 (https://github.com/huggingface/transformers)
 from convnext_keras.configs import ConvNeXtConfig
 from convnext_keras.hub import image_processors
 from convnext_keras.hub import json_schema as schema
-from convnext_keras.hub.class_labels import MAX_CLASSES, parse_id2label, parse_num_classes, read_activation
+from convnext_keras.hub.class_labels import MAX_CLASSES, parse_id2label, parse_num_classes, read_problem_type
 from convnext_keras.hub.json_schema import JsonObject, read_json
 from convnext_keras.hub.model_info import WEIGHTS_FILE, WEIGHTS_INDEX, ModelInfo
 from convnext_keras.hub.repository import Repository
 from convnext_keras.hub.timm import MAX_BLOCKS, MAX_WIDTH
+from convnext_keras.problem_types import PROBLEM_TYPES
 
 MODEL_TYPES = ("convnext", "convnextv2", "dinov3_convnext")
 ACTIVATIONS = {
@@ -28,6 +29,7 @@ def read_model_info(repository: Repository, config: JsonObject, license: str | N
     model_type = config.values["model_type"]
     channels = config.read("num_channels", schema.int_range(1, 1024), 3)
     classes, labels = read_classes(config)
+    problem_type = read_problem_type(config, classes)
     variant, stages = read_config(config, model_type), None
     if is_backbone(config):
         stages = read_stages(config, len(variant.depths))
@@ -45,7 +47,8 @@ def read_model_info(repository: Repository, config: JsonObject, license: str | N
         classes,
         image_processors.read_transform(processor, model_type, channels),
         files=(WEIGHTS_FILE, WEIGHTS_INDEX),
-        activation=read_activation(config, classes),
+        activation=problem_type and PROBLEM_TYPES[problem_type],
+        problem_type=problem_type,
         labels=labels,
         license=license,
         notes=notes,

@@ -17,6 +17,7 @@ from PIL import Image
 from convnext_keras.clip.encoder import DualEncoder
 from convnext_keras.clip.zero_shot import DEFAULT_TEMPLATE, LABEL_PLACEHOLDER
 from convnext_keras.predictors import Classifier, SegmentationPredictor
+from convnext_keras.problem_types import MULTI_LABEL, SINGLE_LABEL, select_labels
 from convnext_keras.retrieval.index import ImageIndex
 from convnext_keras.segmentation import SegmentationMap, label_image, overlay, palette
 from convnext_keras.server import schemas
@@ -187,9 +188,25 @@ async def classify_fixed(engine: InferenceEngine, model: Classifier, name: str, 
     items, params = await engine.in_thread(parse_items, as_list(body.input), "input", engine.limits)
     check_limit(len(items) * len(model.classes), engine.limits.max_scores, "scores, items times classes,", "input")
     result = await engine.vectors(items, params)
-    rows = [{"label": label, "id": identifier} for identifier, label in model.classes]
     answer = {"object": "list", "model": name, "usage": usage(result)}
-    return await json_response(engine, answer, lambda: rank(result.vectors, rows, body.top_k))
+    return await json_response(engine, answer, lambda: classifications(model, result.vectors, body.top_k))
+
+
+def classifications(model: Classifier, scores: np.ndarray, top_k: int | None) -> Iterator[dict]:
+    """Yields one answer per row of scores `(N, classes)`, by the model's problem type."""
+    rows = [{"label": label, "id": identifier} for identifier, label in model.classes]
+    if model.problem_type == SINGLE_LABEL:
+        yield from rank(scores, rows, top_k)
+        return
+    for position, row in enumerate(scores):
+        order = select_labels(row, model.problem_type, model.thresholds, top_k)
+        found = [{**rows[number], "score": float(row[number])} for number in order]
+        if model.problem_type == MULTI_LABEL:
+            labels = [one["label"] for one in found]
+            yield {"object": "classification", "index": position, "labels": labels, "predictions": found}
+        else:
+            values = {one["label"]: one["score"] for one in found}
+            yield {"object": "regression", "index": position, "values": values}
 
 
 def rank(probabilities: np.ndarray, rows: list[dict[str, str]], top_k: int | None) -> Iterator[dict]:

@@ -14,6 +14,7 @@ from convnext_keras.checkpoints import (
     load_registry,
 )
 from convnext_keras.checkpoints.publisher_layouts import LAYOUTS
+from convnext_keras.checkpoints.registry import TAGGER_LABELS
 from convnext_keras.configs import CLIP_CONFIGS, CONVNEXT_CONFIGS, SEGMENTATION_CONFIGS
 from convnext_keras.data.class_names import LABEL_SETS, load_class_names
 from convnext_keras.data.transforms import INTERPOLATIONS, NORMALIZATION_STATS
@@ -26,10 +27,10 @@ def test_no_row_of_the_registry_misses_a_field(variant):
     for row in (row for row in load_registry().values() if row.variant == variant):
         assert all([row.tag, row.layout, row.file, row.license, row.source, row.size_mb]), row
         assert row.layout in {*LAYOUTS, "Keras .h5", "convnext_keras"}, row
-        assert row.labels == COUNTS.get(row.classes, ""), row
+        assert row.labels == (COUNTS | {10_861: TAGGER_LABELS}).get(row.classes, ""), row
         assert row.statistics in NORMALIZATION_STATS, row
         assert row.interpolation in INTERPOLATIONS, row
-        assert row.resize in ("shortest", "squash"), row
+        assert row.resize in ("pad" if row.labels == TAGGER_LABELS else "shortest", "squash"), row
         assert 32 <= row.input_size <= 512, row
         assert 0 < row.crop <= 1, row
         assert bool(row.test_input_size) == bool(row.test_crop), row
@@ -48,12 +49,13 @@ def test_no_row_of_the_registry_misses_a_field(variant):
 
 
 def test_the_registry_is_complete():
-    """Keras' five, timm's 101, the hub's 37 of Meta, and this project's."""
+    """Keras' five, timm's 101, the hub's 37 of Meta, one tagger in timm's layout, and this project's."""
     rows = load_registry().values()
     assert len({row.name for row in rows}) == len(rows)
     by_layout = collections.Counter(row.layout for row in rows)
     assert by_layout["Keras .h5"] == 5
-    assert by_layout["timm"] == 101
+    assert by_layout["timm"] == 101 + 1
+    assert [row.name for row in rows if row.labels == TAGGER_LABELS] == ["convnext_base.wd_tagger_v3"]
     assert by_layout["transformers"] + by_layout["transformers DINOv3"] == 37
     clip_rows = load_registry(CLIP_REGISTRY).values()
     assert len(clip_rows) == len({row.name for row in clip_rows}) == 13

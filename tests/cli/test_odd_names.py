@@ -9,8 +9,9 @@ from convnext_keras import clip, retrieval
 from convnext_keras.cli import app
 from convnext_keras.data.transforms import ImageTransform
 from convnext_keras.explain.targets import ClassTarget
-from convnext_keras.hub.class_labels import read_activation
+from convnext_keras.hub.class_labels import read_problem_type
 from convnext_keras.hub.json_schema import JsonObject
+from convnext_keras.problem_types import PROBLEM_TYPES
 from convnext_keras.training import ImageDataset, class_prompts
 
 pytestmark = pytest.mark.any_backend
@@ -59,8 +60,8 @@ def test_classes_are_found_by_name_before_number():
 
 
 def test_one_class_has_no_softmax():
-    assert read_activation(JsonObject("config.json", {}), 1) == "sigmoid"
-    assert read_activation(JsonObject("config.json", {}), 2) == "softmax"
+    assert PROBLEM_TYPES[read_problem_type(JsonObject("config.json", {}), 1)] == "sigmoid"
+    assert PROBLEM_TYPES[read_problem_type(JsonObject("config.json", {}), 2)] == "softmax"
 
 
 def test_fill_color_is_per_channel():
