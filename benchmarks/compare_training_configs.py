@@ -155,7 +155,7 @@ def measured(task: Task, examples: ImageDataset, size: int | None) -> dict[str, 
     begun = time.perf_counter()
     trained = training.fine_tune(START, training_images, config, size=size, seed=task.seed)
     seconds = time.perf_counter() - begun
-    result = training.evaluate(trained.model, tested)
+    result: Any = training.evaluate(trained.model, tested)
     return {**task._asdict(), "accuracy": 100 * result.mean_class_accuracy, "seconds": round(seconds, 1)}
 
 

@@ -24,7 +24,8 @@ def contact_sheet(rows: list[list[tuple]], cell_size: int, titles: Sequence[str]
         An RGB image.
     """
     title_height = LABEL_HEIGHT if titles else 0
-    row_height = title_height + cell_size + LABEL_HEIGHT + GAP
+    label_height = LABEL_HEIGHT * max(1, *(str(text).count("\n") + 1 for cells in rows for _, text, *_ in cells))
+    row_height = title_height + cell_size + label_height + GAP
     width, height = max(map(len, rows)) * (cell_size + GAP), len(rows) * row_height
     sheet = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(sheet)
@@ -33,8 +34,8 @@ def contact_sheet(rows: list[list[tuple]], cell_size: int, titles: Sequence[str]
     for row, cells in enumerate(rows):
         for column, (image, text, color, *name) in enumerate(cells):
             left, top = column * (cell_size + GAP), row * row_height + title_height
-            label_at = (left + cell_size // 2, top + cell_size + LABEL_HEIGHT // 2)
-            draw.text(label_at, text, fill=color, anchor="mm", font_size=12)
+            label_at = (left + cell_size // 2, top + cell_size + label_height // 2)
+            draw.text(label_at, text, fill=color, anchor="mm", font_size=12, align="center")
             if image is None:
                 missing = f"missing: {Path(*name).name}"[: cell_size // 6]
                 center = (left + cell_size // 2, top + cell_size // 2)

@@ -125,12 +125,12 @@ def train_on_colors(images: Path, model: Path) -> list[Table | str]:
     from convnext_keras import training
     from convnext_keras.data.class_names import load_class_names
     from convnext_keras.samples import load_digits
-    from convnext_keras.training import reports
+    from convnext_keras.training import charts, reports
 
     for folder in (images, model):
         if folder.exists():
             raise ValueError(f"{folder} exists. Move it away, or choose another place with --output.")
-    reports.new_figure(1, 1)  # Before minutes of training.
+    charts.new_figure(1, 1)  # Before minutes of training.
     rng = np.random.default_rng(0)
     names = [name for _, name in load_class_names("digits")]
     for number, (digit, label) in enumerate(zip(*load_digits(), strict=True)):
@@ -143,7 +143,7 @@ def train_on_colors(images: Path, model: Path) -> list[Table | str]:
     reports.save_training_result(trained, model)
     table = Table("model", f"right of {len(held_out)} digits in color")
     for name, result in ((DIGITS, before), (str(model), trained.evaluation)):
-        table.add_row(name, f"{100 * result.accuracy():.1f} %")
+        table.add_row(name, training.format_metrics(result)["accuracy"])
     return [
         table,
         f"Look at {images} for the images, and at {model}/README.md for the card with its charts.",

@@ -118,7 +118,7 @@ def classify(
     thresholds = known.thresholds if known and threshold is None else threshold
     limits = None if thresholds is None else np.broadcast_to(np.array(thresholds), scores.shape[1:])
     categories = known and known.categories
-    names = resolve_class_names(class_names) or ()
+    names: Any = resolve_class_names(class_names) or ()
     if len(names) != scores.shape[1]:
         raise ValueError(f"{weights} has {scores.shape[1]} outputs and {len(names)} class names.")
     results = []
@@ -134,7 +134,7 @@ def classify(
 
 def _class_fields(name: tuple[str, str], categories: tuple[str, ...] | None, index: int) -> dict[str, str]:
     """Returns identifier, name and category of a class."""
-    fields = dict(zip(("id", "name"), name, strict=True))
+    fields = {"id": name[0], "name": name[1]}
     return fields | {"category": categories[index]} if categories else fields
 
 

@@ -26,6 +26,7 @@ PRESETS = ("linear_probe", "fine_tune", "fine_tune_small_data", "segmentation", 
 PRESET_FIELDS = (
     *("epochs", "min_steps", "batch_size", "accumulation_steps", "learning_rate", "warmup_ratio"),
     *("weight_decay", "layer_decay", "layer_decay_mode", "clip_norm", "ema_decay", "drop_path_rate"),
+    *("loss", "optimizer", "class_weights", "sampling"),
     *(
         "label_smoothing",
         "mixup",
@@ -38,6 +39,12 @@ PRESET_FIELDS = (
     ),
     *("scale_range", "color_jitter", "auxiliary_weight", "dice_weight"),
     *("head_init", "pretrained", "frozen_stages", "lora_rank", "precision", "save_best", "patience"),
+)
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
+OPTIMIZERS = ("adamw", "adam", "lion", "sgd", "rmsprop")
+LOSS_NAMES = (
+    *("cross_entropy", "bce", "focal", "asymmetric", "generalized_cross_entropy"),
+    *("mse", "mae", "huber"),
 )
 BUNDLED_CLIP = "convnext_mini.shapes"
 TEMPLATE = "a photo of a {}."

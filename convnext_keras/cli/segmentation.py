@@ -125,9 +125,9 @@ def train_on_masks(
 ) -> None:
     """Trains a segmentation model and writes it as a repository of this library."""
     from convnext_keras import training
-    from convnext_keras.training import reports
+    from convnext_keras.training import charts
 
-    reports.new_figure(1, 1)  # Before hours of training.
+    charts.new_figure(1, 1)  # Before hours of training.
     state = output.with_name(f"{output.name}.partial")
     options |= {"validation": validation, "size": size or None, "seed": seed, "state": state, "verbose": 2}
     trained = training.fine_tune_segmentation(weights, data, config, **options)

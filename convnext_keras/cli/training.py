@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import functools
+import importlib.util
 import json
 import shutil
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,50 +18,67 @@ from rich.table import Table
 from rich.text import Text
 
 from convnext_keras.cli import segmentation
-from convnext_keras.cli.options import PRESET_FIELDS, PRESETS, TEMPLATE, AsJson, Size, load_clip
+from convnext_keras.cli.options import (
+    LOSS_NAMES,
+    OPTIMIZERS,
+    PRESET_FIELDS,
+    PRESETS,
+    PROBLEM_TYPES,
+    TEMPLATE,
+    AsJson,
+    Flip,
+    Size,
+    format_choices,
+    load_clip,
+)
 
 if TYPE_CHECKING:
-    from convnext_keras.training import TrainingConfig
+    from convnext_keras.training import ImageDataset, TrainingConfig
+    from convnext_keras.training.evaluation import AnyEvaluation
+
+DATA_PANEL, RUN_PANEL = "Data (images with labels)", "Training"
+MASK_PANEL, CLIP_PANEL = "Masks (segmentation)", "Image-text pairs (ConvNeXt-CLIP)"
+LOGGERS = {"csv": "", "tensorboard": "tensorboard", "wandb": "wandb"}  # each with its package
 
 DATA_HELP = "Directory with one subdirectory per class, or a .csv or .tsv table with path and class."
 Data = Annotated[Path, typer.Argument(help=DATA_HELP)]
 Model = Annotated[
     str, typer.Argument(help="Weight set, directory, hf://owner/name or .keras file.", show_default=False)
 ]
-Skipped = Annotated[bool, typer.Option("--skip", help="Skip unreadable images.")]
+Skipped = Annotated[bool, typer.Option("--skip", help="Skip unreadable images.", rich_help_panel=DATA_PANEL)]
+ProblemType = Annotated[
+    str, typer.Option(help=f"{', '.join(PROBLEM_TYPES)}. Default: by the labels.", rich_help_panel=DATA_PANEL)
+]
+ImageColumn = Annotated[str, typer.Option(help="Column of the paths. Default: path.", rich_help_panel=DATA_PANEL)]
+LabelColumn = Annotated[
+    list[str] | None,
+    typer.Option(help="Column of the labels; repeatable. Default: label.", rich_help_panel=DATA_PANEL),
+]
+SplitColumn = Annotated[
+    str, typer.Option(help="Column with train and val. Default: split.", rich_help_panel=DATA_PANEL)
+]
+WeightColumn = Annotated[
+    str, typer.Option(help="Column of sample weights. Default: weight.", rich_help_panel=DATA_PANEL)
+]
+GroupColumn = Annotated[
+    str, typer.Option(help="Column of groups that a split keeps together.", rich_help_panel=DATA_PANEL)
+]
+Separator = Annotated[str, typer.Option(help="Separator of several labels, as |.", rich_help_panel=DATA_PANEL)]
+LabelDepth = Annotated[
+    int, typer.Option(min=1, help="Levels of directories that name a class.", rich_help_panel=DATA_PANEL)
+]
 Templates = Annotated[list[str], typer.Option(help="Prompt with {} for the class (ConvNeXt-CLIP only).")]
 Masks = Annotated[
-    Path | None, typer.Option(help="Directory of masks, named like the images: trains or measures segmentation.")
+    Path | None, typer.Option(help="Directory of masks, named like the images.", rich_help_panel=MASK_PANEL)
 ]
-ClassNames = Annotated[str, typer.Option(help="Class names of masks, separated by commas, or a .txt file of lines.")]
-Colors = Annotated[str, typer.Option(help="Colors of the classes in RGB masks, such as '#000000,#ff0000'.")]
+ClassNames = Annotated[
+    str, typer.Option(help="Class names, separated by commas, or a .txt file.", rich_help_panel=MASK_PANEL)
+]
+Colors = Annotated[str, typer.Option(help="Colors in RGB masks, as '#000000,#ff0000'.", rich_help_panel=MASK_PANEL)]
 ReduceLabels = Annotated[
-    bool | None, typer.Option("--reduce-labels/--no-reduce-labels", help="Ignore class 0 of masks, count from 1.")
+    bool | None,
+    typer.Option("--reduce-labels/--no-reduce-labels", help="Ignore class 0.", rich_help_panel=MASK_PANEL),
 ]
-
-
-def override_config(config: TrainingConfig, changes: list[str]) -> TrainingConfig:
-    """Returns a config with fields set by `name=value`, where the value is as JSON has it.
-
-    Raises:
-        ValueError: If there is no such field, or its value is not valid.
-    """
-    from convnext_keras.training import TrainingConfig
-
-    values: dict[str, Any] = {}
-    names = {field.name for field in dataclasses.fields(TrainingConfig)}
-    for change in changes:
-        name, equals, value = change.partition("=")
-        if not equals or name not in names:
-            raise ValueError(f"--set takes name=value with a field of the config: {', '.join(sorted(names))}.")
-        try:
-            read = json.loads(value)
-        except json.JSONDecodeError:
-            read = value
-        values[name] = tuple(read) if isinstance(read, list) else read
-    if "epochs" in values:  # The user's number counts, not the least that the preset trains for.
-        values.setdefault("min_steps", 0)
-    return dataclasses.replace(config, **values)
 
 
 def train(
@@ -68,92 +89,305 @@ def train(
     weights: Annotated[
         str, typer.Option(help="Initial weights: weight set, directory, hf://owner/name or .keras file.")
     ],
-    preset: Annotated[str, typer.Option(help=f"{', '.join(PRESETS)}; default: by the number of images.")] = "",
+    validation: Annotated[
+        str, typer.Option(help="Validation fraction of each class, or validation data.", rich_help_panel=DATA_PANEL)
+    ] = "0.2",
+    problem_type: ProblemType = "",
+    image_column: ImageColumn = "",
+    label_column: LabelColumn = None,
+    split_column: SplitColumn = "",
+    weight_column: WeightColumn = "",
+    group_column: GroupColumn = "",
+    separator: Separator = "",
+    label_depth: LabelDepth = 1,
+    skip: Skipped = False,
+    drop_duplicates: Annotated[
+        bool,
+        typer.Option("--drop-duplicates", help="Drop training images that validate too.", rich_help_panel=DATA_PANEL),
+    ] = False,
+    folds: Annotated[
+        int, typer.Option(min=0, help="Cross-validation with this number of folds.", rich_help_panel=DATA_PANEL)
+    ] = 0,
+    preset: Annotated[
+        str, typer.Option(help=f"{', '.join(PRESETS)}. Default: by the number of images.", rich_help_panel=RUN_PANEL)
+    ] = "",
+    config: Annotated[
+        Path | None, typer.Option(help="TOML or YAML file of fields of the preset.", rich_help_panel=RUN_PANEL)
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Number of epochs.", rich_help_panel=RUN_PANEL)] = None,
+    batch_size: Annotated[
+        str, typer.Option(help="Images per step; auto halves it when memory runs out.", rich_help_panel=RUN_PANEL)
+    ] = "",
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.", rich_help_panel=RUN_PANEL)] = None,
+    optimizer: Annotated[str, typer.Option(help=f"{', '.join(OPTIMIZERS)}.", rich_help_panel=RUN_PANEL)] = "",
+    loss: Annotated[str, typer.Option(help=f"{', '.join(LOSS_NAMES)}.", rich_help_panel=RUN_PANEL)] = "",
     changes: Annotated[
         list[str] | None,
-        typer.Option("--set", help=f"Changes a field of the preset, as in epochs=5: {', '.join(PRESET_FIELDS)}."),
+        typer.Option("--set", help="Other field, as in ema_decay=0.99; 'help' lists them.", rich_help_panel=RUN_PANEL),
     ] = None,
-    validation: Annotated[
-        str, typer.Option(help="Validation fraction of each class, or a validation directory.")
-    ] = "0.2",
-    size: Size = 0,
-    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
-    skip: Skipped = False,
-    replay_data: Annotated[
-        list[Path] | None, typer.Option(help="Image-text pairs from the original domain, replayed to limit forgetting.")
-    ] = None,
-    freeze_tower: Annotated[str, typer.Option(help="Tower to freeze (ConvNeXt-CLIP only): image or text.")] = "",
-    interpolate: Annotated[
-        float,
+    size: Annotated[
+        int,
         typer.Option(
+            "--image-size",
+            "--size",
             min=0,
-            max=1,
-            help="Weight of the fine-tuned ConvNeXt-CLIP in the average with the original; 1 for no average.",
+            help="Height and width in pixels. Default: of the weights.",
+            rich_help_panel=RUN_PANEL,
         ),
-    ] = 1.0,
+    ] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed.", rich_help_panel=RUN_PANEL)] = 0,
+    log: Annotated[
+        list[str] | None, typer.Option(help=f"Log to {', '.join(LOGGERS)}; repeatable.", rich_help_panel=RUN_PANEL)
+    ] = None,
     masks: Masks = None,
     classes: ClassNames = "",
     colors: Colors = "",
     reduce_labels: ReduceLabels = None,
-    decoder: Annotated[str, typer.Option(help="Decoder for a backbone: upernet, fpn or unet.")] = "upernet",
+    decoder: Annotated[
+        str, typer.Option(help="Decoder of a backbone: upernet, fpn or unet.", rich_help_panel=MASK_PANEL)
+    ] = "upernet",
+    replay_data: Annotated[
+        list[Path] | None, typer.Option(help="Old pairs, replayed to limit forgetting.", rich_help_panel=CLIP_PANEL)
+    ] = None,
+    freeze_tower: Annotated[str, typer.Option(help="image or text.", rich_help_panel=CLIP_PANEL)] = "",
+    interpolate: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Weight of the new model in the average.", rich_help_panel=CLIP_PANEL),
+    ] = 1.0,
 ) -> None:
-    """Fine-tune a classifier on images, a segmentation model on masks, or a ConvNeXt-CLIP on image-text pairs.
+    """Fine-tune a classifier or a regression on images, a segmentation model on masks, or a ConvNeXt-CLIP on pairs.
 
     The same command continues an interrupted training.
 
     [dim]convnext-keras train flowers/ --weights convnext_tiny.in12k_ft_in1k --output flowers-model[/]
 
-    [dim]convnext-keras train images/ --masks masks/ --weights convnext_tiny.in12k_ft_in1k --output segmenter[/]
+    [dim]convnext-keras train tags.csv --separator "|" --weights convnext_tiny --output tagger[/]
+
+    [dim]convnext-keras train images/ --masks masks/ --weights convnext_tiny --output segmenter[/]
 
     [dim]convnext-keras train captions.csv --weights convnext_base_w --output captions-model[/]
     """
     from convnext_keras import training
-    from convnext_keras.training import reports
+    from convnext_keras.training import charts
     from convnext_keras.training.image_text import is_image_text_data
 
+    if changes == ["help"]:
+        print("\n".join(PRESET_FIELDS))
+        return
     if output.exists():
         raise ValueError(f"{output} exists. Choose another folder.")
+    charts.new_figure(1, 1)  # Before hours of training.
     part: Any = float(validation) if validation.replace(".", "", 1).isdigit() else Path(validation)
+    own: dict[str, Any] = {"epochs": epochs, "learning_rate": learning_rate, "optimizer": optimizer, "loss": loss}
+    own["batch_size"] = int(batch_size) if batch_size.isdigit() else None
+    if batch_size not in ("", "auto") and not batch_size.isdigit():
+        raise ValueError(f"--batch-size must be a number or auto. Received: {batch_size}")
+    settings = RunSettings(preset, config, changes or [], {name: value for name, value in own.items() if value})
+    columns = {"image_column": image_column, "split_column": split_column, "weight_column": weight_column}
+    columns |= {"group_column": group_column, "separator": separator, "problem_type": problem_type}
+    data_options = {name: value for name, value in columns.items() if value}
+    data_options |= {"label_column": label_column} if label_column else {}
+    data_options |= {"label_depth": label_depth} if label_depth != 1 else {}
+    for_classes = {**data_options, "skip": skip, "folds": folds, "drop_duplicates": drop_duplicates, "log": log}
     if masks or segmentation.is_mask_table(data):
-        if replay_data or freeze_tower or interpolate != 1 or skip:
-            raise ValueError("--replay-data, --freeze-tower, --interpolate and --skip are not for masks.")
-        chosen = override_config(training.get_training_config(preset or "segmentation", 0), changes or [])
+        _refuse("masks", {"replay_data": replay_data, "freeze_tower": freeze_tower, **for_classes})
+        chosen = settings.resolve(training.get_training_config(preset or "segmentation", 0))
         options = {"class_names": segmentation.parse_classes(classes), "colors": segmentation.parse_colors(colors)}
         options |= {"reduce_labels": bool(reduce_labels), "decoder": decoder}
         pairs = (data, masks) if masks else data
         segmentation.train_on_masks(pairs, output, weights, chosen, part, seed, size, **options)
-        return
-    if is_image_text_data(data):
-        if preset or size or skip:
-            raise ValueError("--preset, --size and --skip are for images with classes. Change fields with --set.")
-        chosen = override_config(training.CLIP_CONFIG, changes or [])
+    elif not data_options and is_image_text_data(data):
+        _refuse("image-text pairs", {"preset": preset, "image_size": size, **for_classes})
+        chosen = settings.resolve(training.CLIP_CONFIG)
         train_on_pairs(data, output, weights, chosen, part, seed, replay_data or [], freeze_tower or None, interpolate)
-        return
-    if replay_data or freeze_tower or interpolate != 1:
-        raise ValueError(
-            "--replay-data, --freeze-tower and --interpolate are for pairs: a .csv with path and caption, or a .tar. "
-            f"Received: {data}"
+    else:
+        clip_only = {"replay_data": replay_data, "freeze_tower": freeze_tower, "interpolate": interpolate != 1}
+        _refuse("images with labels", clip_only)
+        options = {"size": size or None, "seed": seed, "auto_batch_size": batch_size == "auto"}
+        load = functools.partial(
+            training.train_val_split, data, part, None, seed, "skip" if skip else "raise", **data_options
         )
-    on_error = "skip" if skip else "raise"
-    reports.new_figure(1, 1)  # Before hours of training.
-    kept, held_out = training.train_val_split(data, part, None, seed, on_error)
-    chosen = override_config(training.get_training_config(preset or None, len(kept)), changes or [])
-    console = Console()
-    balance = Table("class", "train", "validate")
-    for name, count in kept.class_counts.items():
-        balance.add_row(Text(name), str(count), str(held_out.class_counts[name]))
-    console.print(balance)
+        if folds:
+            cross_validate(data, output, weights, settings, folds, skip, data_options, options)
+        else:
+            train_on_labels(load, output, weights, settings, drop_duplicates, log or [], options)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSettings:
+    """Sources of a training config: preset, file, `--set` and options, each stronger than the one before."""
+
+    preset: str
+    file: Path | None
+    changes: list[str]
+    options: dict[str, Any]
+
+    def resolve(self, config: TrainingConfig) -> TrainingConfig:
+        """Returns a config with the changes of the file, of `--set` and of the options."""
+        values = {**(read_config_file(self.file) if self.file else {}), **parse_changes(self.changes), **self.options}
+        if "epochs" in values:  # The user's number counts, not the minimum of the preset.
+            values.setdefault("min_steps", 0)
+        return dataclasses.replace(config, **values)
+
+
+def _refuse(kind: str, options: dict[str, Any]) -> None:
+    """Raises ValueError if an option is given that is not for a kind of data."""
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise ValueError(f"--{given[0].replace('_', '-')} is not for {kind}.")
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """Reads fields of a training config from a TOML or YAML file.
+
+    Raises:
+        ValueError: If the file cannot be parsed, or has other keys.
+    """
+    try:
+        if path.suffix.lower() == ".toml":
+            values: Any = tomllib.loads(path.read_text(encoding="utf-8"))
+        elif path.suffix.lower() in (".yaml", ".yml"):
+            import yaml
+
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        else:
+            raise ValueError("its name must end in .toml, .yaml or .yml")
+    except Exception as error:  # Parsers have their own types.
+        raise ValueError(f"--config {path} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"--config {path} must have fields with values, such as epochs = 10.")
+    return parse_fields(values, f"--config {path}")
+
+
+def parse_changes(changes: list[str]) -> dict[str, Any]:
+    """Returns fields set by `name=value`, where the value is JSON or a word.
+
+    Raises:
+        ValueError: If there is no such field.
+    """
+    values: dict[str, Any] = {}
+    for change in changes:
+        name, equals, value = change.partition("=")
+        try:
+            values[name] = json.loads(value) if equals else None
+        except json.JSONDecodeError:
+            values[name] = value
+        if not equals:
+            raise ValueError(f"--set takes name=value with a field of the config: {', '.join(sorted(PRESET_FIELDS))}.")
+    return parse_fields(values, "--set")
+
+
+def parse_fields(values: dict[str, Any], source: str) -> dict[str, Any]:
+    """Returns fields of a config with tuples in place of lists; raises ValueError for an unknown field."""
+    unknown = [name for name in values if name not in PRESET_FIELDS]
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], PRESET_FIELDS, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(
+            f"{source} takes name=value with a field of the config: {', '.join(sorted(PRESET_FIELDS))}. "
+            f"Received: {unknown[0]!r}.{hint}"
+        )
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+def train_on_labels(
+    load: Any,
+    output: Path,
+    weights: str,
+    settings: RunSettings,
+    drop_duplicates: bool,
+    loggers: list[str],
+    options: dict[str, Any],
+) -> None:
+    """Fine-tunes a classifier or a regression and writes it as a repository of this library."""
+    from convnext_keras import training
+
+    kept, held_out = load()
+    if drop_duplicates:
+        count = len(kept)
+        kept = training.drop_duplicates(kept, held_out)
+        print(f"Dropped {count - len(kept)} training images that are in the validation data.")
+    chosen = settings.resolve(training.get_training_config(settings.preset or None, len(kept)))
+    _print_dataset(kept, held_out)
     state = output.with_name(f"{output.name}.partial")
-    options: dict[str, Any] = {"size": size or None, "seed": seed, "state": state, "verbose": 2}
+    options |= {"state": state, "verbose": 2, "callbacks": build_loggers(loggers, output)}
     trained = training.fine_tune(weights, kept, chosen, validation=held_out, **options)
     if not trained.is_complete:
         raise ValueError(f"Interrupted after epoch {len(trained.history)}. The same command goes on from {state}.")
     training.save_training_result(trained, output)
     shutil.rmtree(state)
-    result = trained.evaluation
     for note in trained.notes:
         print(f"Note: {note}")
-    print(f"{100 * result.accuracy():.1f} % of {len(held_out)} validation images are right: {output}")
+    metrics = ", ".join(f"{name} {value}" for name, value in training.format_metrics(trained.evaluation).items())
+    print(f"{metrics} on {len(held_out)} validation images: {output}")
+
+
+def _print_dataset(kept: ImageDataset, held_out: ImageDataset) -> None:
+    """Prints the number of images per class, or the range of each value of a regression."""
+    if kept.class_counts:
+        table = Table("class", "train", "validate")
+        for name, count in kept.class_counts.items():
+            table.add_row(Text(name), str(count), str(held_out.class_counts[name]))
+    else:
+        table = Table("value", "minimum", "mean", "maximum")
+        for name, column in zip(kept.class_names, kept.labels.T, strict=True):
+            table.add_row(Text(name), *(f"{value:g}" for value in (column.min(), column.mean(), column.max())))
+    Console().print(table)
+
+
+def build_loggers(names: list[str], output: Path) -> list[Any]:
+    """Returns the Keras callbacks of loggers, which write next to the output.
+
+    Raises:
+        ValueError: If a name is unknown.
+        ImportError: If the package of a logger is missing.
+    """
+    import keras
+
+    folder = output.with_name(f"{output.name}-logs")
+    callbacks: list[Any] = []
+    for name in names:
+        if name not in LOGGERS:
+            raise ValueError(f"--log must be {format_choices(LOGGERS)}. Received: {name!r}")
+        if LOGGERS[name] and importlib.util.find_spec(LOGGERS[name]) is None:
+            raise ImportError(f"--log {name} needs a package: pip install {LOGGERS[name]}")
+        folder.mkdir(parents=True, exist_ok=True)
+        if name == "csv":
+            callbacks.append(keras.callbacks.CSVLogger(str(folder / "log.csv"), append=True))
+        elif name == "tensorboard":
+            callbacks.append(keras.callbacks.TensorBoard(str(folder)))
+        else:
+            import wandb  # type: ignore[import-not-found]
+
+            run = wandb.init(project="convnext-keras", name=output.name, dir=folder)
+            callbacks.append(keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs, run=run: run.log(logs)))
+    return callbacks
+
+
+def cross_validate(
+    data: Path,
+    output: Path,
+    weights: str,
+    settings: RunSettings,
+    folds: int,
+    skip: bool,
+    data_options: dict[str, Any],
+    options: dict[str, Any],
+) -> None:
+    """Trains one model per fold, and writes each with a table of the results."""
+    from convnext_keras import training
+
+    examples = training.load_dataset(data, None, "skip" if skip else "raise", **data_options)
+    chosen = settings.resolve(training.get_training_config(settings.preset or None, len(examples)))
+    state = output.with_name(f"{output.name}.partial")
+    result = training.cross_validate(weights, examples, chosen, folds=folds, state=state, verbose=2, **options)
+    training.save_cross_validation(result, output)
+    shutil.rmtree(state)
+    table = Table("metric", "mean", "standard deviation", *(f"fold {number}" for number in range(1, folds + 1)))
+    for name, row in result.summary().items():
+        table.add_row(name, *(f"{value:.4g}" for value in (row["mean"], row["std"], *row["folds"])))
+    Console().print(table)
+    print(output)
 
 
 def train_on_pairs(
@@ -173,7 +407,7 @@ def train_on_pairs(
     from convnext_keras import clip, training
     from convnext_keras.files import atomic_path
     from convnext_keras.hub import save_pretrained
-    from convnext_keras.training import checkpointing, reports
+    from convnext_keras.training import charts, checkpointing
 
     pairs = training.load_image_text_pairs(data)
     if isinstance(validation, Path):
@@ -185,7 +419,6 @@ def train_on_pairs(
         raise ValueError(
             f"--validation {validation} leaves {len(kept)} pairs to train on, and {len(held_out)} to validate."
         )
-    reports.new_figure(1, 1)  # Before hours of training.
     recall = training.RetrievalRecall(held_out)
     measured = {
         "validation": recall,
@@ -204,7 +437,7 @@ def train_on_pairs(
         save_pretrained(tuned, whole, "keras", metrics=metrics)
         history = checkpointing.read_history(state)
         (whole / checkpointing.HISTORY_FILE).write_text(checkpointing.history_to_csv(history), encoding="utf-8")
-        reports.plot_curves(history).savefig(whole / "curves.png", dpi=110)
+        charts.plot_curves(history).savefig(whole / "curves.png", dpi=110)
         whole.rename(partial)
     shutil.rmtree(state)
     for name, value in after.items():
@@ -216,11 +449,13 @@ def train_on_pairs(
 def evaluate(
     model: Model,
     data: Data,
+    problem_type: ProblemType = "",
+    image_column: ImageColumn = "",
+    label_column: LabelColumn = None,
+    separator: Separator = "",
+    label_depth: LabelDepth = 1,
     size: Size = 0,
-    flip: Annotated[
-        bool,
-        typer.Option("--tta-flip", help="Test-time augmentation: average the scores with those of mirrored images."),
-    ] = False,
+    flip: Flip = False,
     masks: Masks = None,
     classes: ClassNames = "",
     colors: Colors = "",
@@ -228,46 +463,99 @@ def evaluate(
     confusion_matrix: Annotated[
         Path | None, typer.Option(help="Image file to write with the confusion matrix.")
     ] = None,
+    predictions: Annotated[Path | None, typer.Option(help=".csv file to write with one row per image.")] = None,
     template: Templates = [TEMPLATE],  # noqa: B006
     skip: Skipped = False,
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate a classifier or a ConvNeXt-CLIP on images: top-1, top-5, accuracy per class, calibration.
+    """Evaluate a classifier, a regression, an exported model, a segmentation model or a ConvNeXt-CLIP on images.
 
     [dim]convnext-keras evaluate convnext_tiny.imagenet imagenet/val[/]
 
-    [dim]convnext-keras evaluate flowers-model more-flowers/[/]
+    [dim]convnext-keras evaluate tagger more.csv --separator "|" --predictions predictions.csv[/]
     """
     from convnext_keras import export, hub, training
-    from convnext_keras.training import reports
+    from convnext_keras.training.image_text import is_image_text_data
 
     if masks or segmentation.is_mask_table(data):
         table, names = segmentation.parse_colors(colors), segmentation.parse_classes(classes)
         pairs = (data, masks) if masks else data
         segmentation.evaluate_on_masks(model, pairs, names, table, reduce_labels, as_json)
         return
-    on_error = "skip" if skip else "raise"
     chosen: Any = model
     if export.is_exported_model(model):
         chosen = export.ExportedModel(model)
     elif export.is_exported_clip(model) or hub.is_clip_repo(model):
         chosen = load_clip(model)
-    held_out = training.validation_part(data)
+        if is_image_text_data(data):
+            metrics = training.retrieval_metrics(chosen, training.load_image_text_pairs(data))
+            print(json.dumps(metrics, indent=2) if as_json else _format_retrieval(metrics))
+            return
+    columns: dict[str, Any] = {"problem_type": problem_type, "image_column": image_column, "separator": separator}
+    columns |= {"label_column": label_column, "label_depth": label_depth if label_depth != 1 else None}
+    data_options = {name: value for name, value in columns.items() if value}
+    held_out = training.validation_part(data, **data_options)
     if held_out is not data:
-        typer.echo(f"Measured on the validation part of {data}.", err=True)
-    options: Any = {"size": size or None, "flip": flip, "on_error": on_error, "templates": template}
-    result = training.evaluate(chosen, held_out, **options)
-    if confusion_matrix:
-        reports.plot_confusion_matrix(result).savefig(confusion_matrix, dpi=110)
-    summary = result.summary()
+        typer.echo(f"Evaluated on the validation part of {data}, if it has one.", err=True)
+        data_options = {}
+    options: Any = {"size": size or None, "flip": flip, "on_error": "skip" if skip else "raise", "templates": template}
+    result = training.evaluate(chosen, held_out, **options, **data_options)
+    _write_results(result, held_out, confusion_matrix, predictions, data_options)
     if as_json:
-        print(json.dumps(summary, indent=2))
+        print(json.dumps(result.summary(), indent=2))
         return
+    _print_evaluation(result)
+
+
+def _format_retrieval(metrics: dict[str, float]) -> str:
+    return "\n".join(f"{name}: {value:.4g}" for name, value in metrics.items())
+
+
+def _write_results(
+    result: AnyEvaluation, data: Any, matrix: Path | None, predictions: Path | None, data_options: dict[str, Any]
+) -> None:
+    """Writes the confusion matrix and the predictions of an evaluation."""
+    from convnext_keras import training
+    from convnext_keras.training import charts
+    from convnext_keras.training.predictions import prediction_rows, predictions_to_csv
+
+    if matrix and not isinstance(result, training.Evaluation):
+        raise ValueError("--confusion-matrix is for classifiers with one label per image.")
+    if matrix and isinstance(result, training.Evaluation):
+        charts.plot_confusion_matrix(result).savefig(matrix, dpi=110)
+    if predictions:
+        loaded = training.load_dataset(data, name="data", on_error="skip", **data_options)
+        examples = dataclasses.replace(loaded, labels=result.labels, class_names=result.class_names)
+        text = predictions_to_csv(prediction_rows(examples, result.scores, result, "evaluation"))
+        predictions.write_text(text, encoding="utf-8", errors="surrogateescape")
+
+
+def _print_evaluation(result: AnyEvaluation) -> None:
+    """Prints the metrics of an evaluation, with a table of the classes or values."""
+    from convnext_keras import training
+
     console = Console()
-    for name in ("top1_accuracy", "top5_accuracy", "mean_class_accuracy", "expected_calibration_error"):
-        console.print(f"{name}: {100 * summary[name]:.2f} %")
-    table = Table("class", "right")
-    seen = {name: part for name, part in summary["class_accuracy"].items() if part is not None}
-    for name, part in sorted(seen.items(), key=lambda row: row[1]):
-        table.add_row(Text(name), f"{100 * part:.1f} %")
+    for name, value in training.format_metrics(result).items():
+        console.print(f"{name}: {value}")
+    if isinstance(result, training.RegressionEvaluation):
+        table = Table("value", "R2", "mean absolute error", "correlation")
+        for name, row in result.summary()["values"].items():
+            table.add_row(Text(name), *(f"{value:.4g}" for value in row.values()))
+        console.print(table)
+        return
+    if isinstance(result, training.Evaluation):
+        summary = result.summary()
+        for name in ("top5_accuracy", "mean_class_accuracy", "expected_calibration_error"):
+            console.print(f"{name}: {100 * summary[name]:.2f} %")
+        seen = {name for name, part in result.class_accuracy.items() if part is not None}
+        metrics = result.precision_recall_f1
+    else:
+        seen, metrics = (
+            {name for name, part in result.average_precisions.items() if part is not None},
+            (result.class_metrics),
+        )
+    table = Table("class", "precision", "recall", "F1")
+    for name, row in sorted(metrics.items(), key=lambda item: item[1]["recall"]):
+        if name in seen:
+            table.add_row(Text(name), *(f"{100 * value:.1f} %" for value in row.values()))
     console.print(table)

@@ -1,15 +1,20 @@
 """Training batches, augmented in threads while the model is busy with the batch before."""
 
 import itertools
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sized
 
 import numpy as np
 
 from convnext_keras.data.augmentation import Augmentation, mixup_cutmix
+from convnext_keras.data.images import ImageSource
 from convnext_keras.data.loader import iter_batches
 from convnext_keras.data.transforms import ImageTransform as Transform
+from convnext_keras.problem_types import MULTI_LABEL, REGRESSION
 from convnext_keras.training.datasets import ImageDataset
 from convnext_keras.training.presets import TrainingConfig
+from convnext_keras.training.splits import strata
+
+AugmentFunction = Callable[[ImageSource, np.random.Generator], np.ndarray]
 
 
 def steps_per_epoch(examples: Sized, config: TrainingConfig) -> int:
@@ -33,10 +38,45 @@ def build_augmentation(config: TrainingConfig, transform: Transform) -> Augmenta
     )
 
 
+def class_weights(examples: ImageDataset, config: TrainingConfig) -> np.ndarray | None:
+    """Returns the weight of each class in the loss, `(C,)`; None without weights.
+
+    One label per image: number of images / (number of classes x images of the class), as in scikit-learn. Several
+    labels: negatives / positives, for the positives of each label.
+
+    Raises:
+        ValueError: If a regression has class weights or balanced sampling.
+    """
+    if examples.problem_type == REGRESSION and (config.class_weights or config.sampling):
+        raise ValueError("class_weights and sampling are for classes. Leave them out for a regression.")
+    if config.class_weights is None:
+        return None
+    counts = np.maximum(1, np.array([*examples.class_counts.values()], "float64"))
+    if examples.problem_type == MULTI_LABEL:
+        return (np.maximum(1, len(examples) - counts) / counts).astype("float32")
+    return (len(examples) / (len(counts) * counts)).astype("float32")
+
+
+def _epoch_order(examples: ImageDataset, config: TrainingConfig) -> Callable[[np.random.Generator], np.ndarray]:
+    """Returns a function that draws the order of the images of an epoch."""
+    if config.sampling is None:
+        return lambda rng: rng.permutation(len(examples))
+    members = strata(examples)
+    shares = 1 / np.bincount(members)[members]
+    return lambda rng: rng.choice(len(examples), len(examples), p=shares / shares.sum())
+
+
 def training_batches(
-    examples: ImageDataset, config: TrainingConfig, transform: Transform, seed: int = 0, first_epoch: int = 0
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Returns batches without end, for `model.fit(..., steps_per_epoch=steps_per_epoch(examples, config))`.
+    examples: ImageDataset,
+    config: TrainingConfig,
+    transform: Transform,
+    seed: int = 0,
+    first_epoch: int = 0,
+    *,
+    targets: np.ndarray | None = None,
+    augmentation: AugmentFunction | None = None,
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yields batches without end, for `model.fit(..., steps_per_epoch=steps_per_epoch(examples, config))`.
 
     Everything that is random depends on the seed, the epoch and the image only, so the batches of an epoch are the
     same whether or not training was interrupted before it, and however many threads there are.
@@ -47,9 +87,13 @@ def training_batches(
         transform: Evaluation transform of the model.
         seed: Seed of the order and of all changes.
         first_epoch: First epoch with which to begin.
+        targets: Targets `(N, C)` in place of those of the images.
+        augmentation: Function from an image and a random generator to pixels `(height, width, channels)` in 0..255, in
+            place of that of the config.
 
     Yields:
-        Pixels `(batch, height, width, channels)` in 0..255 and targets `(batch, classes)` that sum to 1, float32.
+        Pixels `(batch, height, width, channels)` in 0..255, targets `(batch, C)`, and weights `(batch,)` if the images
+        or the classes have some, float32.
 
     Example:
         >>> from convnext_keras import training
@@ -58,21 +102,28 @@ def training_batches(
         >>> [array.shape for array in next(batches)]
         [(4, 16, 16, 3), (4, 2)]
     """
-    augmentation = build_augmentation(config, transform)
+    augment = augmentation or build_augmentation(config, transform)
+    targets = examples.targets if targets is None else targets
+    by_class = None if examples.problem_type == MULTI_LABEL else class_weights(examples, config)
+    own_weights, draw = examples.sample_weights, _epoch_order(examples, config)
     steps = steps_per_epoch(examples, config)
     size = min(config.batch_size, len(examples))
 
     def order() -> Iterator[tuple[int, int]]:
         for epoch in itertools.count(first_epoch):
-            indices = np.random.default_rng((seed, epoch)).permutation(len(examples))
-            yield from ((epoch, int(place)) for place in indices[: steps * size])
+            indices = draw(np.random.default_rng((seed, epoch)))
+            yield from ((epoch, int(index)) for index in indices[: steps * size])
 
     def augmented(row: tuple[int, int]) -> np.ndarray:
-        epoch, place = row
-        return augmentation(examples.images[place], np.random.default_rng((seed, epoch, place)))
+        epoch, index = row
+        return augment(examples.images[index], np.random.default_rng((seed, epoch, index)))
 
-    identity = np.eye(len(examples.class_names), dtype="float32")
     for number, (rows, pixels) in enumerate(iter_batches(order(), augmented, size), start=first_epoch * steps):
-        targets = identity[examples.labels[[place for _, place in rows]]]
+        indices = [index for _, index in rows]
         rng = np.random.default_rng((seed, 1, number))
-        yield mixup_cutmix(pixels, targets, config.mixup, config.cutmix, rng)
+        batch = mixup_cutmix(pixels, targets[indices], config.mixup, config.cutmix, rng)
+        if by_class is None and own_weights is None:
+            yield batch
+            continue
+        weights = np.ones(len(rows), "float32") if own_weights is None else own_weights[indices]
+        yield (*batch, weights if by_class is None else weights * (batch[1] @ by_class))

@@ -1,12 +1,10 @@
-"""Images with classes, from a folder, a table, arrays or any loader, and their split."""
+"""Images with labels: from directories, tables, DataFrames, arrays and loaders."""
 
 import collections
-import csv
 import dataclasses
-import hashlib
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,30 +13,32 @@ import numpy as np
 
 from convnext_keras.data.images import PIL_MODES, ImageSource, open_image, scale_to_uint8, to_array
 from convnext_keras.data.loader import list_images
-from convnext_keras.validation import format_choices
+from convnext_keras.problem_types import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from convnext_keras.training.labels import encode_labels
+from convnext_keras.training.tables import COLUMNS, Table, is_data_frame, is_table
 
-TABLE_SUFFIXES = (".csv", ".tsv")
-TRAINING_NAMES, VALIDATION_NAMES = ("train", "training"), ("val", "valid", "validation", "test")
-COLUMNS = {
-    "path": ("path", "file", "filepath", "file_path", "filename", "file_name", "image"),
-    "class": ("class", "label", "category"),
-}
-SPLIT_COLUMNS = ("split", "subset", "partition")  # columns that say what a row is for
+SPLIT_COLUMNS = ("split", "subset", "partition")  # columns that assign rows to training and validation
+WEIGHT_COLUMNS = ("weight", "sample_weight")
 DICT_KEYS = {
     "image": ("image", "images", "pixels", "pixel_values", "img", "jpg", "png"),
-    "class": ("label", "labels", "class", "fine_label", "cls", "target"),
+    "class": ("label", "labels", "class", "fine_label", "cls", "target", "tags"),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageDataset:
-    """Images with class labels.
+    """Images with labels.
 
     Attributes:
-        images: What `open_image` takes: paths, or arrays `(H, W, C)` of pixels in 0..255.
-        labels: `(N,)`, the number of each image's class.
-        class_names: Class names of the classes, in the order of their numbers.
-        skipped: What could not be read and was left out.
+        images: Paths, or arrays `(H, W, C)` of pixels in 0..255; see `open_image`.
+        labels: Class indices `(N,)`; or `(N, C)` float32: 0 and 1 per class (multi-label), probabilities that sum to 1
+            (soft labels), or values (regression).
+        class_names: Names of the classes, or of the values of a regression, in order.
+        skipped: Images that cannot be read and were left out.
+        problem_type: A key of `PROBLEM_TYPES`.
+        sample_weights: Weight of each image in the loss, `(N,)`; None for 1.
+        groups: Group of each image, such as a patient; None for none. A split keeps each group on one side.
+        splits: Word of the split column of each image, such as `"train"`; None for none.
 
     Example:
         >>> examples = ImageDataset([np.zeros((8, 8, 3), "uint8")] * 3, np.array([0, 1, 1]), ("cat", "dog"))
@@ -50,6 +50,10 @@ class ImageDataset:
     labels: np.ndarray
     class_names: tuple[str, ...]
     skipped: tuple[str, ...] = ()
+    problem_type: str = SINGLE_LABEL
+    sample_weights: np.ndarray | None = None
+    groups: tuple[Any, ...] | None = None
+    splits: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -60,16 +64,52 @@ class ImageDataset:
         return str(image) if isinstance(image, str | os.PathLike) else f"image {index}"
 
     @property
+    def targets(self) -> np.ndarray:
+        """Returns the labels as `(N, C)` float32; class indices become one-hot rows."""
+        if self.labels.ndim == 2:
+            return self.labels
+        return np.eye(len(self.class_names), dtype="float32")[self.labels]
+
+    @property
+    def class_indices(self) -> np.ndarray:
+        """Returns the most probable class of each image, `(N,)`."""
+        return self.labels if self.labels.ndim == 1 else self.labels.argmax(axis=1)
+
+    @property
     def class_counts(self) -> dict[str, int]:
-        """Returns the number of images per class."""
-        counts = np.bincount(self.labels, minlength=len(self.class_names))
+        """Returns the number of images per class; empty for a regression."""
+        if self.problem_type == REGRESSION:
+            return {}
+        if self.problem_type == MULTI_LABEL:
+            counts = (self.labels >= 0.5).sum(axis=0)
+        else:
+            counts = np.bincount(self.class_indices, minlength=len(self.class_names))
         return dict(zip(self.class_names, counts.tolist(), strict=True))
 
+    def label_text(self, index: int) -> str:
+        """Returns the label of an image as text: class names joined by `|`, or values."""
+        row = self.labels[index]
+        if self.problem_type == REGRESSION:
+            return "|".join(f"{value:g}" for value in row)
+        if self.problem_type == MULTI_LABEL:
+            return "|".join(name for name, value in zip(self.class_names, row, strict=True) if value >= 0.5)
+        return self.class_names[int(self.class_indices[index])]
+
     def select(self, indices: Iterable[int]) -> "ImageDataset":
-        """Returns the images at these positions, in this order."""
+        """Returns the images at these indices, in this order."""
         chosen = [*indices]
-        images = [self.images[index] for index in chosen]
-        return dataclasses.replace(self, images=images, labels=self.labels[chosen])
+
+        def pick(values: Sequence[Any] | None) -> tuple[Any, ...] | None:
+            return None if values is None else tuple(values[index] for index in chosen)
+
+        return dataclasses.replace(
+            self,
+            images=[self.images[index] for index in chosen],
+            labels=self.labels[chosen],
+            sample_weights=None if self.sample_weights is None else self.sample_weights[chosen],
+            groups=pick(self.groups),
+            splits=pick(self.splits),
+        )
 
 
 def load_dataset(
@@ -77,26 +117,43 @@ def load_dataset(
     class_names: Sequence[str] | None = None,
     on_error: str = "raise",
     *,
+    problem_type: str | None = None,
+    image_column: str | None = None,
+    label_column: str | Sequence[str] | None = None,
+    split_column: str | None = None,
+    weight_column: str | None = None,
+    group_column: str | None = None,
+    separator: str | None = None,
+    label_depth: int = 1,
     keys: tuple[str, str] | None = None,
     name: str = "",
 ) -> ImageDataset:
-    """Returns images with their classes, in any of the usual forms.
+    """Loads images with their labels.
 
     Args:
-        data: A folder with a folder of images for each class; a `.csv` or `.tsv` file with columns `path`, relative
-            to the file's folder, and `class`; arrays `(pixels (N, H, W, C), labels)`, where labels are numbers, names,
-            or rows of one 1 and zeros; `ImageDataset`; or an iterable of pairs, or of batches, or of dictionaries with
-            `image` and `label`, such as a `tf.data.Dataset`, PyTorch `DataLoader` or grain loader, which is read once
-            into memory.
-        class_names: The classes in order; by default those that the loader knows as `class_names`, or those that there
-            are, sorted.
+        data: A directory with one subdirectory per class; a `.csv` or `.tsv` file with a column of paths, relative to
+            the file's directory, and one of labels; a DataFrame of pandas or polars, whose paths are relative to the
+            working directory; arrays `(pixels (N, H, W, C), labels)` or `(pixels, labels, sample_weights)`; an
+            `ImageDataset`; or an iterable of pairs, batches or dictionaries, such as a `datasets.Dataset`, a
+            `tf.data.Dataset`, a PyTorch `DataLoader` or a grain loader, which is read once into memory.
+        class_names: Class names in order. None for those that the loader knows, or those that occur, sorted.
+        on_error: `"raise"`, or `"skip"` to leave out images that cannot be read, with a warning.
+        problem_type: A key of `PROBLEM_TYPES`; None detects it, see `encode_labels`. A regression must be named.
+        image_column: Column of the paths or images. None for a usual name, such as `path`.
+        label_column: Column of the labels, or several columns: 0 and 1 per class, or the values of a regression. None
+            for a usual name, such as `label`.
+        split_column: Column that assigns rows to `train` and `val`. None for a usual name, such as `split`.
+        weight_column: Column of the sample weights. None for `weight`, if it exists.
+        group_column: Column of groups that a split must not divide.
+        separator: Separator of several labels in one column, such as `"|"`.
+        label_depth: Number of levels of subdirectories that name a class: 2 for `animals/cat/1.jpg`, whose class is
+            `animals/cat`. Defaults to 1.
         keys: Keys of the image and of the label in dictionaries, such as `("img", "fine_label")`.
         name: Name of validation data in errors, such as `"val"`, whose classes may be fewer; empty for training data.
-        on_error: `"raise"`, or `"skip"` to leave out images that cannot be read, with a warning.
 
     Raises:
-        ValueError: If there are fewer than two classes, a class has no images, an image cannot be read, or the form
-            is none of these.
+        ValueError: If there are fewer than two classes, a class has no images, an image cannot be read, or the data
+            or labels have none of these forms.
 
     Example:
         >>> load_dataset((np.zeros((4, 8, 8, 3), "uint8"), ["dog", "cat", "dog", "dog"])).class_counts
@@ -106,100 +163,118 @@ def load_dataset(
         raise ValueError(f"on_error must be 'raise' or 'skip'. Received: on_error={on_error!r}")
     if isinstance(data, ImageDataset):
         return _validate(data, name)
-    if isinstance(data, str | os.PathLike):
-        images, labels = _from_path(Path(data))
-        known = class_names or sorted({*labels, *_class_folders(Path(data))})
+    columns = {"image": image_column, "split": split_column, "weight": weight_column, "group": group_column}
+    if is_data_frame(data) or is_table(data):
+        images, labels, names, others = _from_table(Table(data), columns, label_column, separator)
+        if is_table(data):
+            images = [Path(data).parent / str(image) for image in images]
+        problem_type = _problem_type_of_columns(problem_type, labels, names)
     else:
-        images, labels = _from_arrays(data) if _is_pair(data) else _from_loader(data, keys)
-        known = class_names or getattr(data, "class_names", None) or _infer_class_names(labels)
-    numbers = _to_indices(labels, tuple(known))
-    return _drop_unreadable(ImageDataset(images, numbers, tuple(map(str, known))), on_error, name)
+        given = {**columns, "label": label_column, "separator": separator}
+        if unused := [key for key, value in given.items() if value is not None]:
+            raise ValueError(f"{unused[0]}_column and the like are for tables. Received: {type(data).__name__}")
+        others: dict[str, Any] = {}
+        if isinstance(data, str | os.PathLike):
+            images, labels = _from_directory(Path(data), label_depth)
+            names = sorted({*labels, *(class_folders(Path(data)) if label_depth == 1 else ())})
+        elif _is_arrays(data):
+            images, labels, names, others = *_from_arrays(data), None, _weights_of(data[2:])
+        else:
+            images, labels = _from_loader(data, keys)
+            names = _loader_class_names(data, keys)
+    encoded = encode_labels(labels, class_names or names, problem_type)
+    examples = ImageDataset(images, encoded.labels, encoded.class_names, problem_type=encoded.problem_type, **others)
+    return _drop_unreadable(examples, on_error, name)
 
 
-def _class_folders(folder: Path) -> list[str]:
-    """Returns names of the folders in a folder; none for a file."""
+def class_folders(folder: Path) -> list[str]:
+    """Returns the names of the subdirectories; none for a file."""
     if not folder.is_dir():
         return []
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def split_folders(folder: Any) -> tuple[Path, Path] | None:
-    """Returns the folders of training and validation, where a folder is divided so; None for others."""
-    if not isinstance(folder, str | os.PathLike):
-        return None
-    names = {name.lower(): Path(folder) / name for name in _class_folders(Path(folder))}
-    training = next((names[name] for name in TRAINING_NAMES if name in names), None)
-    validation = next((names[name] for name in VALIDATION_NAMES if name in names), None)
-    return (training, validation) if training and validation else None
-
-
-def is_table(path: Any) -> bool:
-    """Returns whether a path names an existing `.csv` or `.tsv` file."""
-    is_path = isinstance(path, str | os.PathLike)
-    return is_path and Path(path).suffix.lower() in TABLE_SUFFIXES and Path(path).is_file()
-
-
-def read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Reads a table whose columns are separated by commas, semicolons or tabs.
-
-    Returns:
-        The headings in lower case, and the other rows.
-    """
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        first = stream.readline()
-        stream.seek(0)
-        rows = [*csv.reader(stream, delimiter=max(",;\t", key=first.count))]
-    return [heading.strip().lower() for heading in (rows or [[]])[0]], [row for row in rows[1:] if row]
-
-
-def _from_path(path: Path) -> tuple[list[Path], list[str]]:
-    if is_table(path):
-        return _from_table(path)
+def _from_directory(path: Path, depth: int) -> tuple[list[ImageSource], list[str]]:
     if not path.is_dir():
-        raise ValueError(f"{path} is neither a folder with a folder for each class nor a .csv or .tsv file.")
-    classes = _class_folders(path)
+        raise ValueError(f"{path} is neither a directory with one subdirectory per class nor a .csv or .tsv file.")
+    if depth < 1:
+        raise ValueError(f"label_depth must be 1 or more. Received: label_depth={depth}")
+    classes = [""]
+    for _ in range(depth):
+        classes = [f"{name}/{inner}".lstrip("/") for name in classes for inner in class_folders(path / name)]
     if not classes:
-        raise ValueError(f"{path} has no folders. Put the images of each class into a folder that is called like it.")
+        level = "subdirectories" if depth == 1 else f"subdirectories of {depth} levels"
+        raise ValueError(f"{path} has no {level}. Put the images of each class into a directory of its name.")
     rows = [(image, name) for name in classes for image in list_images(path / name)]
     return [image for image, _ in rows], [name for _, name in rows]
 
 
-def read_csv_columns(path: Path, columns: Mapping[str, Sequence[str]]) -> list[list[str]]:
-    """Returns columns of a `.csv` or `.tsv` file, each found by one of some headings, whatever their case.
-
-    Args:
-        path: Path of the file.
-        columns: The headings that each wanted column may have.
-
-    Raises:
-        ValueError: If a column is not there, or no row.
-    """
-    headings, rows = read_csv(path)
-    found = [next((headings.index(name) for name in names if name in headings), None) for names in columns.values()]
-    for column, names in zip(found, columns.values(), strict=True):
-        if column is None:
-            raise ValueError(f"{path} must have a column {format_choices(names)}. Received: {', '.join(headings)}")
-    if not rows:
-        raise ValueError(f"{path} has no rows below its heading.")
-    if short := [number for number, row in enumerate(rows, start=2) if len(row) < len(headings)]:
-        raise ValueError(f"{path}: row {short[0]} has fewer columns than the heading.")
-    return [[row[column] for row in rows] for column in found if column is not None]
-
-
-def _from_table(path: Path) -> tuple[list[Path], list[str]]:
-    names, classes = read_csv_columns(path, COLUMNS)
-    return [path.parent / name for name in names], classes
+def _from_table(
+    table: Table, columns: dict[str, str | None], label_column: str | Sequence[str] | None, separator: str | None
+) -> tuple[list[ImageSource], list[Any], list[str] | None, dict[str, Any]]:
+    """Returns images, labels, names of several label columns, and weights, groups and splits."""
+    images = table.column(columns["image"] or COLUMNS["path"])
+    several = [label_column] if isinstance(label_column, str) else [*(label_column or ())]
+    names: list[str] | None = None
+    if len(several) > 1:
+        names = several
+        labels = [[*row] for row in zip(*(_to_numbers(table, name) for name in several), strict=True)]
+    else:
+        labels = table.column(several or COLUMNS["class"])
+        if separator is not None:
+            labels = [[part.strip() for part in str(label).split(separator) if part.strip()] for label in labels]
+    split = columns["split"] or table.find(SPLIT_COLUMNS)
+    weight = columns["weight"] or table.find(WEIGHT_COLUMNS)
+    others: dict[str, Any] = _weights_of([_to_numbers(table, weight)] if weight else ())
+    if split:
+        others["splits"] = tuple(str(cell).strip().lower() for cell in table.column(split))
+    if columns["group"]:
+        others["groups"] = tuple(table.column(columns["group"]))
+    return images, labels, names, others
 
 
-def _is_pair(data: Any) -> bool:
-    return isinstance(data, tuple) and len(data) == 2 and len(np.shape(data[1])) in (1, 2)
+def _to_numbers(table: Table, name: str) -> list[float]:
+    values = table.column(name)
+    try:
+        return [float(value) for value in values]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{table.name}: the column {name!r} must have numbers only: {error}.") from error
+
+
+def _problem_type_of_columns(problem_type: str | None, labels: list[Any], names: list[str] | None) -> str | None:
+    """Returns the problem type of a table; text in one column becomes numbers for a regression."""
+    if problem_type == REGRESSION and names is None:
+        try:
+            labels[:] = [float(label) for label in labels]
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"A regression needs numbers as labels: {error}.") from error
+    if problem_type is None and names and np.isin(labels, (0, 1)).all():
+        return MULTI_LABEL
+    return problem_type
+
+
+def _weights_of(given: Sequence[Any]) -> dict[str, Any]:
+    """Returns sample weights as a keyword argument of `ImageDataset`; empty without them."""
+    if not given or given[0] is None:
+        return {}
+    weights = np.asarray(given[0], "float32")
+    if weights.ndim != 1 or not np.isfinite(weights).all() or (weights < 0).any() or not weights.sum():
+        raise ValueError("Sample weights must be finite numbers of 0 or more, one per image, not all 0.")
+    return {"sample_weights": weights}
+
+
+def _is_arrays(data: Any) -> bool:
+    """Returns whether data are images and labels, with sample weights or not."""
+    if not isinstance(data, tuple) or len(data) not in (2, 3):
+        return False
+    return isinstance(data[1], list | tuple) or len(np.shape(data[1])) in (1, 2)
 
 
 def _from_arrays(data: Any) -> tuple[list[ImageSource], list[Any]]:
-    images, labels = data
+    images, labels = data[0], data[1]
     if not isinstance(images, list):
         images = _to_pixels(images)
-    labels = _parse_labels(labels)
+    labels = [*(labels if isinstance(labels, list | tuple) else to_array(labels))]
     if len(images) != len(labels):
         raise ValueError(f"There must be as many labels as images. Received: {len(images)} and {len(labels)}")
     return [*images], labels
@@ -208,8 +283,8 @@ def _from_arrays(data: Any) -> tuple[list[ImageSource], list[Any]]:
 def _from_loader(data: Any, keys: tuple[str, str] | None) -> tuple[list[ImageSource], list[Any]]:
     if not isinstance(data, Iterable):
         raise ValueError(
-            "data must be a folder, a .csv file, arrays (pixels, labels), or an iterable of images with labels. "
-            f"Received: {type(data).__name__}"
+            "data must be a directory, a .csv file, a DataFrame, arrays (pixels, labels), or an iterable of images "
+            f"with labels. Received: {type(data).__name__}"
         )
     images: list[ImageSource] = []
     labels: list[Any] = []
@@ -218,8 +293,20 @@ def _from_loader(data: Any, keys: tuple[str, str] | None) -> tuple[list[ImageSou
         pixels = _to_pixels(image)
         is_batch = pixels.ndim == 4
         images += [*pixels] if is_batch else [pixels]
-        labels += _parse_labels(label if is_batch else [label])
+        labels += [*(label if isinstance(label, list | tuple) else to_array(label))] if is_batch else [label]
     return images, labels
+
+
+def _loader_class_names(data: Any, keys: tuple[str, str] | None) -> Sequence[str] | None:
+    """Returns the `class_names` of a `tf.data.Dataset`, or the names of a `datasets.ClassLabel`; None for others."""
+    if names := getattr(data, "class_names", None):
+        return names
+    features = getattr(data, "features", None)
+    if not isinstance(features, dict):
+        return None
+    key = keys[1] if keys else next((key for key in DICT_KEYS["class"] if key in features), None)
+    feature = features.get(key)
+    return getattr(getattr(feature, "feature", feature), "names", None)
 
 
 def _unpack_item(item: Any, keys: tuple[str, str] | None) -> tuple[Any, Any]:
@@ -232,8 +319,8 @@ def _unpack_item(item: Any, keys: tuple[str, str] | None) -> tuple[Any, Any]:
         return item[0], item[1]
     shown = f"keys {', '.join(map(str, item))}" if isinstance(item, dict) else type(item).__name__
     raise ValueError(
-        f"A loader must give pairs (pixels, labels), or dictionaries with image and label. Got: {shown}. Name the "
-        "keys: read_examples(..., keys=(IMAGE, LABEL))."
+        f"A loader must give pairs (pixels, labels), or dictionaries with image and label. Received: {shown}. Name the "
+        "keys: load_dataset(..., keys=(IMAGE, LABEL))."
     )
 
 
@@ -245,58 +332,32 @@ def _to_pixels(images: Any) -> np.ndarray:
     return scale_to_uint8(pixels, "the array of images") if pixels.size else pixels
 
 
-def _parse_labels(labels: Any) -> list[Any]:
-    """Returns numbers or names, from them or from rows of one 1 and zeros."""
-    rows = np.asarray(labels)
-    if rows.ndim == 2:
-        if not (np.all((rows == 0) | (rows == 1)) and np.all(rows.sum(axis=1) == 1)):
-            raise ValueError("Labels in rows must have one 1 and zeros: each image is of one class.")
-        rows = rows.argmax(axis=1)
-    if np.issubdtype(rows.dtype, np.floating):
-        if not np.all(rows == np.rint(rows)):
-            raise ValueError(
-                f"Labels must be whole numbers or names. Received: {rows[rows != np.rint(rows)][0]}. Other numbers are "
-                "for regression, which is not trained here."
-            )
-        rows = rows.astype("int64")
-    return rows.tolist()
-
-
-def _infer_class_names(labels: list[Any]) -> list[Any]:
-    """Returns the classes that there are: all numbers from 0 on, or the names, sorted."""
-    if labels and all(isinstance(label, int) for label in labels):
-        return [*range(max(labels) + 1)]
-    return sorted({*map(str, labels)})
-
-
-def _to_indices(labels: list[Any], names: tuple[Any, ...]) -> np.ndarray:
-    if labels and all(isinstance(label, int) for label in labels):
-        if min(labels) < 0 or max(labels) >= len(names):
-            raise ValueError(f"Labels must be 0 to {len(names) - 1}. Received: {min(labels)} to {max(labels)}")
-        return np.array(labels, "int64")
-    indices = {str(name): index for index, name in enumerate(names)}
-    unknown = sorted({str(label) for label in labels} - indices.keys())
-    if unknown:
-        raise ValueError(f"class_names must name all classes. Missing: {', '.join(unknown[:5])}")
-    return np.array([indices[str(label)] for label in labels], "int64")
-
-
 def _validate(examples: ImageDataset, name: str = "") -> ImageDataset:
-    repeated = [name for name, count in collections.Counter(examples.class_names).items() if count > 1]
+    """Raises ValueError for classes that cannot be trained, and warns of those without images."""
+    names, counts = examples.class_names, examples.class_counts
+    repeated = [name for name, count in collections.Counter(names).items() if count > 1]
     if repeated:
         raise ValueError(f"Names of classes must differ. Received twice: {', '.join(repeated)}")
-    if len(examples.class_names) < 2:
-        raise ValueError(f"There must be two or more classes. Received: {', '.join(examples.class_names) or 'none'}")
-    empty = [name for name, count in examples.class_counts.items() if not count]
-    if empty and not name:
+    weights = examples.sample_weights
+    if weights is not None and len(weights) != len(examples):
+        raise ValueError(f"There must be one sample weight per image. Received: {len(weights)} for {len(examples)}")
+    if examples.problem_type == REGRESSION:
+        if not len(examples):
+            raise ValueError("There are no images.")
+        return examples
+    if len(names) < 2 and examples.problem_type == SINGLE_LABEL:
+        raise ValueError(f"There must be two or more classes. Received: {', '.join(names) or 'none'}")
+    empty = [name for name, count in counts.items() if not count]
+    if empty and not name and examples.problem_type == SINGLE_LABEL:
         raise ValueError(f"Classes without images that can be read: {', '.join(empty)}. Add some, or leave them out.")
     if empty:
-        warnings.warn(f"{name} has no images of {', '.join(empty[:5])}: nothing is measured of these.", stacklevel=4)
+        subject = name or "The data"
+        warnings.warn(f"{subject} has no images of {', '.join(empty[:5])}: nothing is measured of these.", stacklevel=4)
     return examples
 
 
 def _drop_unreadable(examples: ImageDataset, on_error: str, name: str = "") -> ImageDataset:
-    """Returns the examples whose files can be decoded, all of which is tried once, in threads."""
+    """Returns the images whose files can be decoded, all of which is tried once, in threads."""
 
     def decode_error(image: ImageSource) -> str | None:
         if not isinstance(image, str | os.PathLike):
@@ -319,112 +380,3 @@ def _drop_unreadable(examples: ImageDataset, on_error: str, name: str = "") -> I
         names = tuple(str(image) for image, text in zip(examples.images, faults, strict=True) if text)
         examples = dataclasses.replace(examples.select(kept), skipped=names)
     return _validate(examples, name)
-
-
-def split_rows(path: Any) -> tuple[list[int], list[int]] | None:
-    """Returns the rows of a table to train on and those to validate with, by its column `split`; None for others.
-
-    Raises:
-        ValueError: If the column has other words than these, or leaves nothing for one of them.
-    """
-    if not is_table(path):
-        return None
-    headings, _ = read_csv(Path(path))
-    column = next((name for name in SPLIT_COLUMNS if name in headings), None)
-    if column is None:
-        return None
-    (cells,) = read_csv_columns(Path(path), {"split": (column,)})
-    words = [cell.strip().lower() for cell in cells]
-    unknown = sorted({*words} - {*TRAINING_NAMES, *VALIDATION_NAMES})
-    if unknown:
-        valid = format_choices((*TRAINING_NAMES, *VALIDATION_NAMES))
-        raise ValueError(f"{path}: the column {column} must be {valid}. Received: {unknown[0]!r}")
-    chosen = next((name for name in VALIDATION_NAMES if name in words), None)
-    training = [row for row, word in enumerate(words) if word in TRAINING_NAMES]
-    validation = [row for row, word in enumerate(words) if word == chosen]
-    if not training or not validation:
-        raise ValueError(
-            f"{path}: the column {column} must have rows of {TRAINING_NAMES[0]!r} and of {VALIDATION_NAMES[0]!r}."
-        )
-    return training, validation
-
-
-def validation_part(data: Any) -> Any:
-    """Returns the validation part of data that is divided into training and validation; other data as it is.
-
-    Args:
-        data: See `load_dataset`. A folder with `train` and `val` in it, or a table with a column `split`, is divided.
-
-    Example:
-        >>> arrays = (np.zeros((4, 8, 8, 3), "uint8"), [0, 1, 0, 1])
-        >>> validation_part(arrays) is arrays
-        True
-    """
-    folders, rows = split_folders(data), split_rows(data)
-    if folders:
-        return folders[1]
-    return load_dataset(data).select(rows[1]) if rows else data
-
-
-def find_duplicates(training: ImageDataset, held_out: ImageDataset) -> list[tuple[str, str]]:
-    """Finds images of the validation part that occur in the training part too, byte by byte.
-
-    Args:
-        training: The training part.
-        held_out: The validation part.
-
-    Returns:
-        One pair of names (validation, training) per duplicate, in the order of the validation part.
-
-    Example:
-        >>> examples = ImageDataset([np.zeros((8, 8, 3), "uint8")] * 2, np.array([0, 1]), ("cat", "dog"))
-        >>> find_duplicates(examples.select([0]), examples.select([1]))
-        [('image 0', 'image 0')]
-    """
-    known: dict[str, int] = {}
-    for index, image in enumerate(training.images):
-        known.setdefault(_content_hash(image), index)
-    hashes = enumerate(map(_content_hash, held_out.images))
-    pairs = [(index, known[digest]) for index, digest in hashes if digest in known]
-    return [(held_out.image_name(mine), training.image_name(theirs)) for mine, theirs in pairs]
-
-
-def _content_hash(image: ImageSource) -> str:
-    """Returns the SHA-256 of a file's bytes, or of an array's shape and values."""
-    if isinstance(image, str | os.PathLike):
-        with Path(image).open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    array = np.ascontiguousarray(image)
-    return hashlib.sha256(repr((array.shape, array.dtype.str)).encode() + array.tobytes()).hexdigest()
-
-
-def stratified_split(
-    examples: ImageDataset, validation: float = 0.2, seed: int = 0
-) -> tuple[ImageDataset, ImageDataset]:
-    """Splits a dataset into training and validation, with the same fraction of each class.
-
-    Args:
-        examples: All of them.
-        validation: The part 0..1 for validation; of a class with two images or more, one at least in each.
-        seed: Seed of the choice; the same one chooses the same.
-
-    Raises:
-        ValueError: If nothing is left for one of them.
-
-    Example:
-        >>> examples = load_dataset((np.zeros((10, 8, 8, 3), "uint8"), [0, 1] * 5))
-        >>> [part.class_counts for part in stratified_split(examples, 0.2)]
-        [{'0': 4, '1': 4}, {'0': 1, '1': 1}]
-    """
-    if not 0 < validation < 1:
-        raise ValueError(f"validation must be above 0 and below 1. Received: validation={validation!r}")
-    rng = np.random.default_rng(seed)
-    chosen: list[int] = []
-    for label in range(len(examples.class_names)):
-        members = rng.permutation(np.flatnonzero(examples.labels == label))
-        count = min(max(1, round(validation * len(members))), len(members) - 1)
-        chosen += members[:count].tolist()
-    if not chosen:
-        raise ValueError("No class has two images, so none is left to validate with. Add images.")
-    rest = sorted({*range(len(examples))} - {*chosen})
-    return examples.select(rest), examples.select(sorted(chosen))

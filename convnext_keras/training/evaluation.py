@@ -1,4 +1,4 @@
-"""How good a classifier is: accuracy by class, confusion, calibration."""
+"""Evaluation of models on images with known labels."""
 
 import dataclasses
 import os
@@ -17,10 +17,15 @@ from convnext_keras.data.loader import iter_batches
 from convnext_keras.data.transforms import ImageTransform as Transform
 from convnext_keras.hub import is_clip_repo
 from convnext_keras.inference import BatchRunner, softmax
-from convnext_keras.model import get_pretrained_info
+from convnext_keras.model import get_pretrained_info, get_problem_type, output_layer
 from convnext_keras.pretrained_info import PretrainedInfo
-from convnext_keras.training.datasets import load_dataset, validation_part
+from convnext_keras.problem_types import DEFAULT_THRESHOLD, MULTI_LABEL, REGRESSION, SINGLE_LABEL, to_scores
+from convnext_keras.training.datasets import ImageDataset, load_dataset
+from convnext_keras.training.multi_label import MultiLabelEvaluation
+from convnext_keras.training.regression import RegressionEvaluation
+from convnext_keras.training.splits import validation_part
 
+CLASSIFIER_ACTIVATIONS = (keras.activations.softmax, keras.activations.sigmoid)
 NUM_BINS = 15  # of confidence, as in https://arxiv.org/abs/1706.04599v2
 
 
@@ -90,8 +95,27 @@ class Evaluation:
         total = len(self.labels)
         return sum(count * abs(confidence - right) for count, confidence, right in self.reliability_bins) / total
 
+    @property
+    def precision_recall_f1(self) -> dict[str, dict[str, float]]:
+        """Returns precision, recall and F1 of each class; 0 where nothing is predicted."""
+        counts = self.confusion_matrix
+        rows = zip(self.class_names, np.diag(counts), counts.sum(axis=0), counts.sum(axis=1), strict=True)
+        return {
+            name: {
+                "precision": float(hits / max(1, predicted)),
+                "recall": float(hits / max(1, positives)),
+                "f1": float(2 * hits / max(1, predicted + positives)),
+            }
+            for name, hits, predicted, positives in rows
+        }
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Returns the most important metrics, the first of all first."""
+        return {"accuracy": self.accuracy()}
+
     def summary(self) -> dict[str, Any]:
-        """Returns the figures as plain data."""
+        """Returns all metrics as plain data."""
         return {
             "num_images": len(self.labels),
             "top1_accuracy": self.accuracy(),
@@ -100,9 +124,13 @@ class Evaluation:
             "loss": self.loss,
             "expected_calibration_error": self.expected_calibration_error,
             "class_accuracy": self.class_accuracy,
+            "class_metrics": self.precision_recall_f1,
             "class_names": [*self.class_names],
             "confusion_matrix": self.confusion_matrix.tolist(),
         }
+
+
+AnyEvaluation = Evaluation | MultiLabelEvaluation | RegressionEvaluation  # which have loss, metrics and summary
 
 
 def evaluate(
@@ -116,8 +144,9 @@ def evaluate(
     batch_size: int = 32,
     on_error: str = "raise",
     templates: str | Sequence[str] = DEFAULT_TEMPLATE,
-) -> Evaluation:
-    """Measures a classifier, or the zero-shot classification of a ConvNeXt-CLIP, on images.
+    **data_options: Any,
+) -> AnyEvaluation:
+    """Measures a classifier, a regression, or the zero-shot classification of a ConvNeXt-CLIP, on images.
 
     Args:
         model: A classifier, or what `create_model` takes for one: the name of a weight set, a folder, a repository, a
@@ -133,6 +162,11 @@ def evaluate(
         batch_size: Images at a time.
         on_error: See `load_dataset`.
         templates: Prompts of the class names for a ConvNeXt-CLIP, see `clip.ZeroShotClassifier`.
+        **data_options: Other arguments of `load_dataset`, such as `label_column`.
+
+    Returns:
+        An `Evaluation`; of a multi-label classifier a `MultiLabelEvaluation`, of a regression a
+        `RegressionEvaluation`.
 
     Raises:
         ValueError: If the classes are not the model's, the model knows no transform and none is given, or its input has
@@ -143,13 +177,12 @@ def evaluate(
         >>> evaluate("convnext_mini.digits", digits).scores.shape
         (2, 10)
     """
-    data = validation_part(data)
     if isinstance(model, str | os.PathLike) and is_clip_repo(str(model)):
         model = create_clip(str(model))
     if isinstance(model, DualEncoder):
         if class_names or transform or size or flip:
             raise ValueError("class_names, transform, size and flip are of classifiers, not of a ConvNeXt-CLIP.")
-        examples = load_dataset(data, on_error=on_error)
+        examples = load_dataset(validation_part(data, **data_options), on_error=on_error, **data_options)
         classifier = ZeroShotClassifier(model, examples.class_names, templates)
         cosines = classifier.cosine_similarity(examples.images, batch_size, exif_transpose=True)
         return Evaluation(softmax(classifier.logit_scale * cosines), examples.labels, examples.class_names)
@@ -158,24 +191,52 @@ def evaluate(
     run: Any = model
     if isinstance(model, keras.Model):
         pretrained_info, shape = get_pretrained_info(model), model.output_shape
+        problem_type = get_problem_type(model)
     else:  # an exported one
         pretrained_info = run.pretrained_info
+        problem_type = (pretrained_info and pretrained_info.problem_type) or SINGLE_LABEL
         edges = (transform or (pretrained_info and pretrained_info.transform) or Transform(224)).shape
         shape = (None, *run(np.zeros((1, *edges), "float32")).shape[1:])
     name = getattr(model, "name", "The exported model")
     transform = transform or (pretrained_info and pretrained_info.transform)
     if transform is None:
-        raise ValueError(f"{name!r} knows no transform of its own. Give one, such as preprocessing.Recipe(224).")
+        raise ValueError(f"{name!r} has no transform. Pass one, such as transform=ImageTransform(224).")
     if size:
         transform = transform._replace(size=size, resize_size=None)
     if len(shape) != 2:
         raise ValueError(f"A classifier has outputs (N, classes). Those of {name!r} are {shape}.")
-    examples = load_dataset(data, on_error=on_error)
+    if problem_type != SINGLE_LABEL:
+        data_options.setdefault("problem_type", problem_type)
+    examples = load_dataset(validation_part(data, **data_options), on_error=on_error, name="data", **data_options)
+    if examples.problem_type != problem_type:
+        raise ValueError(f"{name!r} is for {problem_type}, the labels are for {examples.problem_type}.")
     names = class_names or get_class_names(pretrained_info)
+    if problem_type == REGRESSION and len(examples.class_names) == shape[-1] == 1:
+        names = examples.class_names  # The only value needs no name.
     columns = _class_columns(examples.class_names, names, name, shape[-1])
-    scores = predict_scores(model, examples.images, transform, batch_size, flip)
-    shown = tuple(name for _, name in names) if names and not class_names else tuple(class_names or ())
-    return Evaluation(scores, columns[examples.labels], shown or examples.class_names)
+    scores = predict_scores(model, examples.images, transform, batch_size, flip, problem_type)
+    shown = tuple(word if isinstance(word, str) else word[1] for word in names or examples.class_names)
+    if problem_type == SINGLE_LABEL:
+        return Evaluation(scores, columns[examples.class_indices], shown)
+    if problem_type == REGRESSION:
+        return RegressionEvaluation(scores[:, columns], examples.labels, examples.class_names)
+    labels = np.zeros(scores.shape, "float32")
+    labels[:, columns] = examples.labels
+    info = pretrained_info or PretrainedInfo()
+    thresholds = info.thresholds or (DEFAULT_THRESHOLD,) * scores.shape[1]
+    return MultiLabelEvaluation(scores, labels, shown, thresholds)
+
+
+def evaluate_scores(
+    scores: np.ndarray, examples: ImageDataset, thresholds: tuple[float, ...] | None = None
+) -> AnyEvaluation:
+    """Returns the evaluation of scores `(N, C)` in the order of the classes of a dataset."""
+    if examples.problem_type == REGRESSION:
+        return RegressionEvaluation(scores, examples.labels, examples.class_names)
+    if examples.problem_type == MULTI_LABEL:
+        thresholds = thresholds or (DEFAULT_THRESHOLD,) * scores.shape[1]
+        return MultiLabelEvaluation(scores, examples.labels, examples.class_names, thresholds)
+    return Evaluation(scores, examples.class_indices, examples.class_names)
 
 
 def get_class_names(pretrained_info: PretrainedInfo | None) -> tuple[tuple[str, str], ...] | None:
@@ -204,25 +265,24 @@ def _class_columns(given: tuple[str, ...], known: Sequence[Any] | None, model: s
 
 
 def predict_scores(
-    model: Any, images: Sequence[ImageSource], transform: Transform, batch_size: int = 32, flip: bool = False
+    model: Any,
+    images: Sequence[ImageSource],
+    transform: Transform,
+    batch_size: int = 32,
+    flip: bool = False,
+    problem_type: str = SINGLE_LABEL,
 ) -> np.ndarray:
-    """Returns probabilities `(N, classes)` float32 of images; logits of a model become probabilities."""
+    """Returns the scores of images, `(N, classes)` float32; logits of a model become probabilities."""
     is_keras, batches = isinstance(model, keras.Model), []
     run: Any = BatchRunner(model) if is_keras else lambda pixels, size: model(pixels)
-    gives_scores = is_softmax(model) if is_keras else model.outputs[0] == "probabilities"
+    gives_scores = has_activation(model) if is_keras else model.outputs[0] in ("probabilities", "values")
     for _, pixels in iter_batches(images, transform._replace(exif_transpose=True), batch_size):
         views = [pixels, pixels[:, :, ::-1]] if flip else [pixels]
         outputs = [run(np.ascontiguousarray(view, "float32"), batch_size) for view in views]
-        batches.append(np.mean([out if gives_scores else softmax(out) for out in outputs], axis=0))
+        batches.append(np.mean([out if gives_scores else to_scores(out, problem_type) for out in outputs], axis=0))
     return np.concatenate(batches)
 
 
-def is_softmax(model: keras.Model) -> bool:
+def has_activation(model: keras.Model) -> bool:
     """Returns whether the outputs are probabilities already."""
-    return getattr(output_layer(model), "activation", None) is keras.activations.softmax
-
-
-def output_layer(model: keras.Model) -> keras.Layer:
-    """Returns the layer that gives the outputs, inside of nested models too."""
-    layer = model.layers[-1]
-    return output_layer(layer) if isinstance(layer, keras.Model) else layer
+    return getattr(output_layer(model), "activation", None) in CLASSIFIER_ACTIVATIONS

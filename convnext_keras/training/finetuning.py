@@ -1,8 +1,8 @@
-"""Fine-tuning: from images and a config to a classifier, in steps that survive an interruption."""
+"""Fine-tuning: from images and a config to a classifier or a regression, in steps that survive an interruption."""
 
 import dataclasses
-import numbers
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,27 +10,32 @@ from typing import Any
 import keras
 import numpy as np
 
-from convnext_keras.data.transforms import ImageTransform
 from convnext_keras.model import ConvNeXtModel
-from convnext_keras.training.batching import num_epochs, steps_per_epoch, training_batches
-from convnext_keras.training.checkpointing import EpochCallback, TrainingCheckpoint, run_fingerprint
-from convnext_keras.training.datasets import (
-    ImageDataset,
-    find_duplicates,
-    load_dataset,
-    split_folders,
-    split_rows,
-    stratified_split,
+from convnext_keras.problem_types import MULTI_LABEL, SINGLE_LABEL
+from convnext_keras.training.batching import (
+    AugmentFunction,
+    class_weights,
+    num_epochs,
+    steps_per_epoch,
+    training_batches,
 )
-from convnext_keras.training.evaluation import Evaluation, predict_scores
+from convnext_keras.training.checkpointing import EpochCallback, TrainingCheckpoint, run_fingerprint
+from convnext_keras.training.datasets import ImageDataset
+from convnext_keras.training.evaluation import AnyEvaluation, evaluate_scores, predict_scores
 from convnext_keras.training.initialization import TrainingSetup, freeze_stages, prepare_model
 from convnext_keras.training.linear_probe import init_head_from_probe
 from convnext_keras.training.lora import enable_lora
-from convnext_keras.training.optimizers import layerwise_optimizer
+from convnext_keras.training.losses import build_loss
+from convnext_keras.training.multi_label import choose_thresholds
+from convnext_keras.training.optimizers import build_optimizer, layerwise_optimizer
 from convnext_keras.training.presets import TrainingConfig, get_training_config
+from convnext_keras.training.splits import find_duplicates, train_val_split
 
 MAX_GAP = 0.1  # between training and validation accuracy, above which a note names both
 MAX_LOSS_RISE = 1.2  # of the validation loss over its lowest value, above which a note says so
+MIN_BATCH_SIZE = 1
+# Words of the backends' errors when memory is exhausted.
+OUT_OF_MEMORY = ("out of memory", "resource_exhausted", "oom when allocating", "can't allocate memory")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,20 +43,20 @@ class TrainingResult:
     """Result of `fine_tune`.
 
     Attributes:
-        model: The classifier; it knows its classes and its transform, also after `model.save`.
-        history: One row per epoch with loss and accuracy on training and validation images, learning rate, and seconds.
+        model: The trained model; it knows its classes and its transform, also after `model.save`.
+        history: One row per epoch with loss and metrics on training and validation images, learning rate, and seconds.
         evaluation: Evaluation of the model on the validation images.
-        config: Config that was followed.
-        training: The images that were trained on.
-        validation: The images that were not.
-        is_complete: Whether training went on to its end, or was interrupted.
-        checkpoints: Weights of the model after the epoch with the least validation loss, `"best"`, and after the last,
-            `"last"`; the model has those that `TrainingConfig.save_best` says.
+        config: Config of the run.
+        training: The training images.
+        validation: The validation images.
+        is_complete: Whether training came to its end; False if it was interrupted.
+        checkpoints: Weights of the model after the epoch with the lowest validation loss, `"best"`, and after the last,
+            `"last"`; the model has those that `TrainingConfig.save_best` selects.
     """
 
     model: ConvNeXtModel
     history: list[dict[str, float]]
-    evaluation: Evaluation
+    evaluation: AnyEvaluation
     config: TrainingConfig
     training: ImageDataset
     validation: ImageDataset
@@ -71,8 +76,7 @@ class TrainingResult:
         if not self.history:
             return found
         last, losses = self.history[-1], [row["val_loss"] for row in self.history]
-        gap = last["accuracy"] - last["val_accuracy"]
-        if gap > MAX_GAP:
+        if last.get("accuracy", 0) - last.get("val_accuracy", 0) > MAX_GAP:
             found.append(
                 f"The accuracy of the last epoch is {100 * last['accuracy']:.1f} % on training images and "
                 f"{100 * last['val_accuracy']:.1f} % on validation images. Add images, or use a stronger augmentation."
@@ -87,6 +91,16 @@ class TrainingResult:
         return found
 
 
+@dataclasses.dataclass(frozen=True)
+class TrainingOverrides:
+    """Objects that replace parts of a `TrainingConfig`; see `fine_tune`."""
+
+    loss: keras.losses.Loss | None = None
+    metrics: Sequence[keras.metrics.Metric] = ()
+    optimizer: keras.optimizers.Optimizer | None = None
+    augmentation: AugmentFunction | None = None
+
+
 def fine_tune(
     model: keras.Model | str | os.PathLike,
     data: Any,
@@ -94,33 +108,47 @@ def fine_tune(
     *,
     validation: Any = 0.2,
     class_names: Sequence[str] | None = None,
+    problem_type: str | None = None,
     size: int | None = None,
     seed: int = 0,
     on_error: str = "raise",
     state: str | os.PathLike | None = None,
+    loss: keras.losses.Loss | None = None,
+    metrics: Sequence[keras.metrics.Metric] = (),
+    optimizer: keras.optimizers.Optimizer | None = None,
+    augmentation: AugmentFunction | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
+    auto_batch_size: bool = False,
     verbose: int = 0,
 ) -> TrainingResult:
-    """Trains a classifier for classes of your own.
+    """Trains a classifier, a multi-label classifier or a regression on images.
 
     Args:
-        model: Weights to start from, by the name of a weight set, variant, repository or folder; or a model, which is
+        model: Initial weights, by the name of a weight set, variant, repository or directory; or a model, which is
             trained itself: a classifier for these classes, or a backbone (`include_top=False`), which gets a head.
-        data: See `load_dataset`; a folder with the folders `train` and `val` in it is split so.
+        data: See `load_dataset`; a directory with the directories `train` and `val` is split accordingly.
         config: A `TrainingConfig`, or a name in `TRAINING_PRESETS`; None for the one that fits the number of images.
-        validation: Part 0..1 of each class that is not trained on; or images, see `load_dataset`.
+        validation: Fraction 0..1 of each class for validation; or images, see `load_dataset`.
         class_names: See `load_dataset`.
-        size: Height and width in pixels to train at, by default those of the weights.
-        seed: Seed of the split, the head, the order and all that is random: with one backend on one machine, the same
+        problem_type: See `load_dataset`.
+        size: Height and width in pixels for training. None for those of the weights.
+        seed: Seed of the split, the head, the order and everything random: with one backend on one machine, the same
             seed gives the same history.
         on_error: See `load_dataset`.
-        state: A folder in which each epoch is kept, so that training goes on from there if it was interrupted, or is
-            not done again if it was not.
-        callbacks: Callbacks of Keras, which see `val_loss` and `val_accuracy` at the end of each epoch.
-        verbose: Verbose of `fit`.
+        state: Directory in which each epoch is stored, from which an interrupted training continues.
+        loss: Loss of targets and logits `(N, C)`, in place of `config.loss`; a regression's are standardized.
+        metrics: Metrics of targets and logits on the training images, stored in the history.
+        optimizer: Optimizer with its own learning rate, in place of `config.optimizer` and the schedule.
+        augmentation: Function from an image and a NumPy random generator to pixels `(height, width, channels)` in
+            0..255, in place of the augmentation of the config.
+        callbacks: Keras callbacks, which see `val_loss` and the validation metrics at the end of each epoch.
+        auto_batch_size: Whether the batch size is halved after running out of memory, with twice as many accumulation
+            steps, so that the number of images per step stays.
+        verbose: Verbosity of `fit`.
 
     Returns:
-        The model and its story. Ctrl-C after the first epoch ends training early, with the best model so far.
+        The model, its history and its evaluation. Ctrl-C after the first epoch ends training early, with the best
+        model so far.
 
     Raises:
         ValueError: If an argument is not valid, or see `load_dataset`.
@@ -135,59 +163,127 @@ def fine_tune(
         >>> trained.evaluation.accuracy() > 0.8
         True
     """
-    keras.utils.set_random_seed(seed)
     check_callbacks(callbacks)
-    training, held_out = train_val_split(data, validation, class_names, seed, on_error)
-    chosen_config = get_training_config(config, len(training))
-    start = prepare_model(model, training.class_names, chosen_config, size)
-    settings = run_fingerprint(training, held_out, config=vars(chosen_config), transform=start.transform, seed=seed)
-    progress = TrainingCheckpoint(None if state is None else Path(state), {**settings, "start": start.origin})
-    if chosen_config.head_init == "linear_probe" and not (start.reuses_head and chosen_config.epochs):
-        init_head_from_probe(start.model, training, start.transform, seed)
-    epochs, is_complete, checkpoints = num_epochs(training, chosen_config), True, {}
-    if epochs:
-        following = EpochCallback(
-            progress,
-            validation_metrics(held_out, start.transform, chosen_config),
-            {"accuracy": "accuracy"},
-            chosen_config,
-            seed,
-        )
-        options = {"callbacks": [following, *callbacks], "verbose": verbose}
-        start.train_model.set_weights(start.model.get_weights())
-        if chosen_config.lora_rank:
-            enable_lora(start.train_model, chosen_config.lora_rank)
-        with freeze_stages(start.train_model, chosen_config.frozen_stages):
-            loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=chosen_config.label_smoothing)
-            accuracy = keras.metrics.CategoricalAccuracy(name="accuracy")
-            compile_model(
-                start.train_model, chosen_config, epochs * steps_per_epoch(training, chosen_config), loss, [accuracy]
+    training, held_out = train_val_split(data, validation, class_names, seed, on_error, problem_type=problem_type)
+    config = get_training_config(config, len(training))
+    overrides = TrainingOverrides(loss, metrics, optimizer, augmentation)
+    options = {"callbacks": [*callbacks], "verbose": verbose}
+    while True:
+        try:
+            return _train(model, (training, held_out), config, overrides, size, seed, state, options)
+        except Exception as error:
+            if not (auto_batch_size and is_out_of_memory(error) and config.batch_size > MIN_BATCH_SIZE):
+                raise
+            half = max(MIN_BATCH_SIZE, config.batch_size // 2)
+            accumulation = config.accumulation_steps * config.batch_size // half
+            warnings.warn(
+                f"A batch of {config.batch_size} images needs too much memory. Training restarts with "
+                f"batch_size={half} and accumulation_steps={accumulation}.",
+                stacklevel=2,
             )
-            initial_epoch = progress.resume(start.train_model)
-            batches = training_batches(training, chosen_config, start.transform, seed, initial_epoch)
-            if initial_epoch < epochs and not progress.should_stop(chosen_config.patience):
-                steps = steps_per_epoch(training, chosen_config)
-                is_complete = fit_epochs(start.train_model, batches, steps, initial_epoch, epochs, options)
-            else:  # As `fit` ends: with the averages, if there are some.
-                start.train_model.optimizer.finalize_variable_values(start.train_model.trainable_variables)
-        is_best = chosen_config.save_best or chosen_config.patience or not is_complete
-        checkpoints = _collect_checkpoints(start, progress, "best" if is_best else "last")
-    scores = predict_scores(start.model, held_out.images, start.transform, chosen_config.batch_size)
-    evaluation = Evaluation(scores, held_out.labels, held_out.class_names)
+            config = dataclasses.replace(config, batch_size=half, accumulation_steps=accumulation)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether a backend's error says that memory is exhausted."""
+    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in OUT_OF_MEMORY)
+
+
+def _train(
+    model: Any,
+    parts: tuple[ImageDataset, ImageDataset],
+    config: TrainingConfig,
+    overrides: TrainingOverrides,
+    size: int | None,
+    seed: int,
+    state: Any,
+    options: dict[str, Any],
+) -> TrainingResult:
+    """Trains with one config; see `fine_tune`."""
+    keras.utils.set_random_seed(seed)
+    training, held_out = parts
+    setup = prepare_model(model, training, config, size)
+    settings = run_fingerprint(training, held_out, config=vars(config), transform=setup.transform, seed=seed)
+    progress = TrainingCheckpoint(None if state is None else Path(state), {**settings, "start": setup.origin})
+    if config.head_init == "linear_probe" and not (setup.reuses_head and config.epochs):
+        init_head_from_probe(setup.model, training, setup.transform, seed)
+    is_complete, checkpoints = True, {}
+    if num_epochs(training, config):
+        is_complete = _fit(setup, progress, parts, config, overrides, seed, options)
+        is_best = config.save_best or config.patience or not is_complete
+        checkpoints = _collect_checkpoints(setup, progress, "best" if is_best else "last")
+    scores = predict_scores(
+        setup.model, held_out.images, setup.transform, config.batch_size, problem_type=training.problem_type
+    )
+    thresholds = None
+    if training.problem_type == MULTI_LABEL:
+        thresholds = choose_thresholds(scores, held_out.labels)
+        info: Any = setup.model.pretrained_info  # which `prepare_model` sets
+        setup.model.pretrained_info = dataclasses.replace(info, thresholds=thresholds)
+    evaluation = evaluate_scores(scores, held_out, thresholds)
     return TrainingResult(
-        start.model, progress.history, evaluation, chosen_config, training, held_out, is_complete, checkpoints
+        setup.model, progress.history, evaluation, config, training, held_out, is_complete, checkpoints
     )
 
 
+def _fit(
+    setup: TrainingSetup,
+    progress: TrainingCheckpoint,
+    parts: tuple[ImageDataset, ImageDataset],
+    config: TrainingConfig,
+    overrides: TrainingOverrides,
+    seed: int,
+    options: dict[str, Any],
+) -> bool:
+    """Runs the epochs that are left; returns whether training came to its end."""
+    training, held_out = parts
+    epochs, steps = num_epochs(training, config), steps_per_epoch(training, config)
+    weights = class_weights(training, config)
+    is_multi_label = training.problem_type == MULTI_LABEL
+    positive_weights = weights.tolist() if is_multi_label and weights is not None else None
+    loss = overrides.loss or build_loss(config.loss, training.problem_type, config.label_smoothing, positive_weights)
+    metrics = [*overrides.metrics]
+    if training.problem_type == SINGLE_LABEL:
+        metrics.insert(0, keras.metrics.CategoricalAccuracy(name="accuracy"))
+    names = {metric.name: metric.name for metric in metrics}
+    following = EpochCallback(progress, validation_metrics(held_out, setup, config), names, config, seed)
+    setup.begin()
+    if config.lora_rank:
+        enable_lora(setup.train_model, config.lora_rank)
+    with freeze_stages(setup.train_model, config.frozen_stages):
+        compile_model(setup.train_model, config, epochs * steps, loss, metrics, overrides.optimizer)
+        first = progress.resume(setup.train_model)
+        if first >= epochs or progress.should_stop(config.patience):
+            # As `fit` ends: with the averages, if there are some.
+            setup.train_model.optimizer.finalize_variable_values(setup.train_model.trainable_variables)
+            return True
+        standardization = setup.standardization
+        batches = training_batches(
+            training,
+            config,
+            setup.transform,
+            seed,
+            first,
+            targets=standardization(training.labels) if standardization else None,
+            augmentation=overrides.augmentation,
+        )
+        options = {**options, "callbacks": [following, *options["callbacks"]]}
+        return fit_epochs(setup.train_model, batches, steps, first, epochs, options)
+
+
 def validation_metrics(
-    held_out: ImageDataset, transform: ImageTransform, config: TrainingConfig
+    held_out: ImageDataset, setup: TrainingSetup, config: TrainingConfig
 ) -> Callable[[keras.Model], dict[str, float]]:
-    """Returns a function from a model to its loss and accuracy on the validation images."""
+    """Returns a function from `setup.train_model` to its loss and metrics on the validation images."""
 
     def validate(model: keras.Model) -> dict[str, float]:
-        scores = predict_scores(model, held_out.images, transform, config.batch_size)
-        result = Evaluation(scores, held_out.labels, held_out.class_names)
-        return {"val_loss": result.loss, "val_accuracy": result.accuracy()}
+        scores = predict_scores(
+            model, held_out.images, setup.transform, config.batch_size, problem_type=held_out.problem_type
+        )
+        if setup.standardization:
+            scores = setup.standardization.invert(scores)
+        result = evaluate_scores(scores, held_out)
+        return {"val_loss": result.loss, **{f"val_{name}": value for name, value in result.metrics.items()}}
 
     return validate
 
@@ -198,39 +294,8 @@ def check_callbacks(callbacks: Sequence[keras.callbacks.Callback]) -> None:
         if isinstance(callback, keras.callbacks.ReduceLROnPlateau | keras.callbacks.LearningRateScheduler):
             raise ValueError(
                 f"{type(callback).__name__} cannot be used: the config sets the learning rate, by learning_rate and "
-                "warmup. Leave the callback out."
+                "warmup_ratio. Leave the callback out."
             )
-
-
-def train_val_split(
-    data: Any,
-    validation: Any = 0.2,
-    class_names: Sequence[str] | None = None,
-    seed: int = 0,
-    on_error: str = "raise",
-) -> tuple[ImageDataset, ImageDataset]:
-    """Returns the training and the validation images of a training run.
-
-    The arguments are those of `fine_tune`.
-
-    Example:
-        >>> arrays = (np.zeros((10, 8, 8, 3), "uint8"), [0, 1] * 5)
-        >>> [len(part) for part in train_val_split(arrays)]
-        [8, 2]
-    """
-    folders, rows = split_folders(data), split_rows(data)
-    if folders:
-        data, validation = folders
-    examples = load_dataset(data, class_names, on_error)
-    if rows and examples.skipped:
-        raise ValueError(f"{data} has images that cannot be read, and a column for the split. Take their rows out.")
-    if rows:
-        training, held_out = map(examples.select, rows)
-        return load_dataset(training), load_dataset(held_out, name="validation")
-    if isinstance(validation, numbers.Real):
-        return stratified_split(examples, float(validation), seed)
-    name = str(validation) if isinstance(validation, str | os.PathLike) else "validation"
-    return examples, load_dataset(validation, examples.class_names, on_error, name=name)
 
 
 def compile_model(
@@ -239,39 +304,34 @@ def compile_model(
     steps: int,
     loss: Any,
     metrics: Sequence[Any] = (),
+    optimizer: keras.optimizers.Optimizer | None = None,
     **options: Any,
 ) -> None:
     """Compiles a model with the optimizer of a training config; other options are those of `compile`."""
-    warmup_ratio = round(config.warmup_ratio * steps)
-    rising = {"warmup_target": config.learning_rate, "warmup_steps": warmup_ratio} if warmup_ratio else {}
-    first = config.learning_rate / 100 if warmup_ratio else config.learning_rate
-    rate: Any = keras.optimizers.schedules.CosineDecay(first, max(1, steps - warmup_ratio), **rising)
-    accumulation = config.accumulation_steps if config.accumulation_steps > 1 else None
-    kinds: dict[str, Any] = {"global_clipnorm": config.clip_norm, "gradient_accumulation_steps": accumulation}
-    inner = keras.optimizers.AdamW(rate, weight_decay=config.weight_decay, **kinds)
-    optimizer = layerwise_optimizer(model, inner, config.layer_decay, config.layer_decay_mode, config.ema_decay)
-    optimizer.build(model.trainable_variables)  # TensorFlow traces a step twice that makes variables.
-    model.compile(optimizer, loss, metrics=[*metrics], **options)
+    inner = build_optimizer(config, steps) if optimizer is None else type(optimizer).from_config(optimizer.get_config())
+    layerwise = layerwise_optimizer(model, inner, config.layer_decay, config.layer_decay_mode, config.ema_decay)
+    layerwise.build(model.trainable_variables)  # TensorFlow traces a step twice that makes variables.
+    model.compile(layerwise, loss, metrics=[*metrics], **options)
 
 
 def _collect_checkpoints(
-    start: TrainingSetup, progress: TrainingCheckpoint, chosen: str
+    setup: TrainingSetup, progress: TrainingCheckpoint, chosen: str
 ) -> dict[str, list[np.ndarray]]:
     """Returns weights of the model after the best epoch and after the last; the model ends with the chosen ones."""
-    last, found = start.train_model.get_weights(), {}
+    last, found = setup.train_model.get_weights(), {}
     for name in sorted(("best", "last"), key=lambda name: name == chosen):
-        start.train_model.set_weights(last)
+        setup.train_model.set_weights(last)
         if name == "best":
-            progress.restore_best(start.train_model)
-        start.commit()
-        found[name] = start.model.get_weights()
+            progress.restore_best(setup.train_model)
+        setup.commit()
+        found[name] = setup.model.get_weights()
     return found
 
 
 def fit_epochs(
     model: keras.Model, batches: Any, steps: int, initial_epoch: int, epochs: int, options: dict[str, Any]
 ) -> bool:
-    """Runs the epochs that are left; whether it came to its end and was not interrupted by Ctrl-C."""
+    """Runs the epochs that are left; returns False if Ctrl-C interrupted them."""
     try:
         model.fit(batches, steps_per_epoch=steps, initial_epoch=initial_epoch, epochs=epochs, shuffle=False, **options)
     except KeyboardInterrupt:

@@ -15,10 +15,11 @@ from convnext_keras.clip.model import CLIP
 from convnext_keras.data.augmentation import Augmentation
 from convnext_keras.data.images import ImageSource, open_image
 from convnext_keras.data.loader import is_image_file, iter_batches
-from convnext_keras.training.datasets import COLUMNS as CLASS_COLUMNS
-from convnext_keras.training.datasets import ImageDataset, is_table, read_csv, read_csv_columns
+from convnext_keras.training.datasets import ImageDataset
+from convnext_keras.training.tables import COLUMNS as TABLE_COLUMNS
+from convnext_keras.training.tables import is_table, read_csv, read_csv_columns
 
-COLUMNS = {"path": CLASS_COLUMNS["path"], "text": ("caption", "text", "title")}
+COLUMNS = {"path": TABLE_COLUMNS["path"], "text": ("caption", "text", "title")}
 PROMPT_TEMPLATES = ("a {}", "a photo of a {}", "a picture of a {}", "{}")
 NUM_NEIGHBORS, CLUSTER_SIZE = 16, 8  # groups that count as near, and how many pairs of a batch belong together by that
 
@@ -116,7 +117,7 @@ def is_image_text_data(path: Path) -> bool:
     if not is_table(path):
         return path.suffix.lower() == ".tar"
     headings = {*read_csv(path)[0]}
-    return bool(headings & {*COLUMNS["text"]}) and not headings & {*CLASS_COLUMNS["class"]}
+    return bool(headings & {*COLUMNS["text"]}) and not headings & {*TABLE_COLUMNS["class"]}
 
 
 def _from_table(path: Path) -> tuple[list[Path], list[str]]:

@@ -1,4 +1,4 @@
-"""The model that training starts from: a classifier for the classes at hand, out of a name or of a model."""
+"""Initial model of a training run: a classifier for the classes of the data, from a name or a model."""
 
 import contextlib
 import dataclasses
@@ -15,11 +15,14 @@ from convnext_keras.data.transforms import ImageTransform as Transform
 from convnext_keras.hub import is_clip_repo
 from convnext_keras.initializers import Normal
 from convnext_keras.layer_names import BLOCK_ROLES, DOWNSAMPLING_ROLES, LayerName, parse_layer_name
-from convnext_keras.model import ConvNeXtModel, get_pretrained_info
+from convnext_keras.model import ConvNeXtModel, get_pretrained_info, output_layer
 from convnext_keras.pretrained_info import PretrainedInfo
+from convnext_keras.problem_types import PROBLEM_TYPES, REGRESSION, SINGLE_LABEL
 from convnext_keras.surgery import clone_graph, flatten_layers, merge_lora, to_functional
-from convnext_keras.training.evaluation import get_class_names, is_softmax, output_layer
+from convnext_keras.training.datasets import ImageDataset
+from convnext_keras.training.evaluation import get_class_names, has_activation
 from convnext_keras.training.presets import TrainingConfig
+from convnext_keras.training.regression import Standardization
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +30,13 @@ class TrainingSetup:
     """Classifier, and its copy for training.
 
     Attributes:
-        model: Model from pixels to probabilities of the classes, or logits for a model that was given so.
+        model: Model from pixels to scores of the classes, or logits for a model that was given so.
         train_model: Copy with the same weights, to logits, with stochastic depth and in the precision of the config. A
             loss of logits is exact for confident models too, and what serves inference stays as simple as it was.
         reuses_head: Whether the classifier knew these classes already.
         transform: Evaluation transform.
         origin: Where the weights come from, as plain data.
+        standardization: Of the targets of a regression, which `train_model` predicts standardized; None for others.
     """
 
     model: ConvNeXtModel
@@ -40,44 +44,56 @@ class TrainingSetup:
     reuses_head: bool
     transform: Transform
     origin: tuple[str, str]
+    standardization: Standardization | None = None
+
+    def begin(self) -> None:
+        """Copies the weights of the model into `train_model`."""
+        self.train_model.set_weights(self.model.get_weights())
+        if self.standardization:
+            self.standardization.unfold_from(output_layer(self.train_model))
 
     def commit(self) -> None:
-        """Gives the model the weights that its twin learned."""
+        """Copies the weights of `train_model` into the model."""
         self.model.set_weights(merge_lora(self.train_model).get_weights())
+        if self.standardization:
+            self.standardization.fold_into(output_layer(self.model))
 
 
 def prepare_model(
-    given: keras.Model | str | Any, class_names: tuple[str, ...], config: TrainingConfig, size: int | None = None
+    given: keras.Model | str | Any, examples: ImageDataset, config: TrainingConfig, size: int | None = None
 ) -> TrainingSetup:
-    """Returns a classifier for these classes.
+    """Returns a classifier for the classes of a dataset.
 
     Args:
         given: The name of a weight set, variant, repository or folder; or a model: a classifier for these classes, or
             a backbone, which gets a new head.
-        class_names: Class names of the classes in order.
+        examples: The training images.
         config: How it is going to be trained.
         size: Height and width in pixels, by default those of the weights.
 
     Raises:
         ValueError: If a model is of other classes, or ends otherwise.
     """
+    class_names, problem_type = examples.class_names, examples.problem_type
+    standardization = Standardization.fit(examples.labels) if problem_type == REGRESSION else None
     is_named = not isinstance(given, keras.Model) and Path(str(given)).suffix != ".keras"
     if is_named and is_clip_repo(str(given)):
         raise ValueError(
             f"{given} is a ConvNeXt-CLIP, which is trained on images with texts: use fine_tune_clip with "
-            "prompts(read_examples(DATA)), or a .csv of paths and captions. For a classifier, start from the weights "
-            "of a classifier."
+            "class_prompts(load_dataset(DATA)), or a .csv of paths and captions. For a classifier, start from the "
+            "weights of a classifier."
         )
     if is_named:
         random = {"weights": None} if not config.pretrained else {}
-        model = _build(str(given), len(class_names), size, **random)
+        activation = PROBLEM_TYPES[problem_type]
+        model = _build(str(given), len(class_names), size, classifier_activation=activation, **random)
         dtype = None if config.precision == "float32" else config.precision
         options = {"drop_path_rate": config.drop_path_rate or 0.0, "classifier_activation": None, "dtype": dtype}
         train_model = _build(str(given), len(class_names), size, **options, **random)
     elif not config.pretrained:
         raise ValueError("pretrained=False needs the name of an architecture. A model is trained with its own weights.")
     else:
-        model = _with_head(given if isinstance(given, keras.Model) else create_model(given), len(class_names))
+        model = _with_head(given if isinstance(given, keras.Model) else create_model(given), examples)
         train_model = _with_logits(model)
         if config.precision != "float32" and config.precision not in {x.dtype_policy.name for x in model.layers}:
             raise ValueError(
@@ -85,7 +101,8 @@ def prepare_model(
                 f"dtype={config.precision!r}."
             )
     pretrained_info = get_pretrained_info(model)
-    known = get_class_names(pretrained_info)
+    same_problem = pretrained_info is not None and (pretrained_info.problem_type or SINGLE_LABEL) == problem_type
+    known = get_class_names(pretrained_info) if same_problem else None
     order = _class_permutation(class_names, known)
     if not is_named and known and order is None:
         shown = ", ".join(name for _, name in known[:5])
@@ -95,27 +112,32 @@ def prepare_model(
         )
     if is_named:
         _init_head(model, order)
+        if standardization and order is None:
+            standardization.fold_into(output_layer(model))
     transform = _transform(model, pretrained_info, size)
     model.pretrained_info = dataclasses.replace(
         pretrained_info or PretrainedInfo(),
         class_names=tuple((name, name) for name in class_names),
         transform=transform,
+        problem_type=problem_type,
+        thresholds=None,
+        categories=None,
     )
     origin = (model.pretrained_info.weights_name or model.name, model.pretrained_info.sha256)
-    return TrainingSetup(model, train_model, order is not None, transform, origin)
+    return TrainingSetup(model, train_model, order is not None, transform, origin, standardization)
 
 
 def _build(name: str, classes: int, size: int | None, **others: Any) -> ConvNeXtModel:
-    options = {"classes": classes, "include_top": True, "classifier_activation": "softmax", **others}
+    options = {"classes": classes, "include_top": True, **others}
     options |= {"input_shape": (size, size, 3)} if size else {}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*fresh random weights")  # That is what is wanted.
         return create_model(name, **options)
 
 
-def _with_head(model: keras.Model, classes: int) -> ConvNeXtModel:
+def _with_head(model: keras.Model, examples: ImageDataset) -> ConvNeXtModel:
     """Returns the model itself, or with a classifier on a backbone, as one that keeps its pretrained_info."""
-    model = to_functional(model)
+    model, classes, activation = to_functional(model), len(examples.class_names), PROBLEM_TYPES[examples.problem_type]
     outputs: Any = model.output
     end: Any = output_layer(model)
     ends_in_dense = isinstance(end, keras.layers.Dense)
@@ -123,8 +145,8 @@ def _with_head(model: keras.Model, classes: int) -> ConvNeXtModel:
         ends_in_dense and end is not model.layers[-1]
     ):
         raise ValueError(
-            f"The classifier of {model.name!r} must be a Dense layer, the last of the model itself, with its softmax "
-            "inside. Received: " + ("an activation" if not ends_in_dense else "one in a model that is a layer")
+            f"The classifier of {model.name!r} must be a Dense layer, the last of the model itself, with its "
+            f"activation inside. Received: {'one in a model that is a layer' if ends_in_dense else 'an activation'}"
         )
     if ends_in_dense and outputs.shape[-1] != classes:
         raise ValueError(
@@ -133,9 +155,12 @@ def _with_head(model: keras.Model, classes: int) -> ConvNeXtModel:
         )
     if not ends_in_dense:
         outputs = keras.layers.GlobalAveragePooling2D()(outputs) if len(outputs.shape) == 4 else outputs
-        outputs = keras.layers.Dense(classes, "softmax", name="classifier", dtype="float32")(outputs)
-    elif end.activation not in (keras.activations.softmax, keras.activations.linear):
-        raise ValueError(f"The last layer of {model.name!r} must have softmax or no activation.")
+        outputs = keras.layers.Dense(classes, activation, name="classifier", dtype="float32")(outputs)
+    elif end.activation not in (keras.activations.get(activation), keras.activations.linear):
+        raise ValueError(
+            f"The last layer of {model.name!r} must have {activation or 'no activation'} for {examples.problem_type}. "
+            f"Received: {keras.activations.serialize(end.activation)}"
+        )
     elif isinstance(model, ConvNeXtModel):
         return model
     whole = ConvNeXtModel(model.input, outputs, name=model.name)
@@ -145,11 +170,11 @@ def _with_head(model: keras.Model, classes: int) -> ConvNeXtModel:
 
 
 def _with_logits(model: keras.Model) -> keras.Model:
-    """Returns a copy of a model without the last softmax, with weights of its own."""
+    """Returns a copy of a model without the last activation, with weights of its own."""
 
     def made(layer: keras.Layer) -> keras.Layer:
         config = layer.get_config()
-        if layer is model.layers[-1] and is_softmax(model):
+        if layer is model.layers[-1] and has_activation(model):
             config |= {"activation": "linear"}
         return type(layer).from_config(config)
 

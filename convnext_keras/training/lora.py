@@ -2,8 +2,8 @@
 
 import keras
 
+from convnext_keras.model import output_layer
 from convnext_keras.surgery import flatten_layers, to_functional
-from convnext_keras.training.evaluation import output_layer
 
 
 def enable_lora(model: keras.Model, rank: int, alpha: float | None = None) -> keras.Model:

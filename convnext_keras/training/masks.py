@@ -14,7 +14,7 @@ from PIL import Image
 from convnext_keras.data.augmentation import IGNORE_INDEX
 from convnext_keras.data.images import ImageSource, open_image, source_name, to_array
 from convnext_keras.data.loader import list_images
-from convnext_keras.training.datasets import is_table, read_csv, read_csv_columns
+from convnext_keras.training.tables import is_table, read_csv, read_csv_columns
 from convnext_keras.validation import format_choices
 
 # Folders of images and of masks in one folder, columns of a table, and keys of dictionaries.

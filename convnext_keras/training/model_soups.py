@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from convnext_keras.surgery import average_weights
 from convnext_keras.training.evaluation import evaluate
@@ -33,12 +34,13 @@ def greedy_soup(models: Sequence[keras.Model], data: Any, **options: Any) -> ker
         >>> soup.output_shape
         (None, 10)
     """
-    measured = sorted(
-        ((evaluate(model, data, **options), model) for model in models), key=lambda row: -row[0].accuracy()
-    )
-    chosen, best = [], -1.0
-    for _, model in measured:
-        accuracy = evaluate(average_weights([*chosen, model]), data, **options).accuracy()
-        if accuracy >= best:
-            chosen, best = [*chosen, model], accuracy
+
+    def measure(model: keras.Model) -> float:
+        return next(iter(evaluate(model, data, **options).metrics.values()))  # the most important one
+
+    chosen, best = [], -np.inf
+    for model in sorted(models, key=measure, reverse=True):
+        value = measure(average_weights([*chosen, model]))
+        if value >= best:
+            chosen, best = [*chosen, model], value
     return average_weights(chosen)

@@ -1,5 +1,6 @@
 """Layer-wise learning rates, and averages of the weights, around any optimizer of Keras."""
 
+import functools
 import types
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +10,16 @@ from keras import ops
 
 from convnext_keras.layers import register
 from convnext_keras.training.param_groups import is_decayed, parameter_groups, variable_key
+from convnext_keras.training.presets import TrainingConfig
 
+# One per name in `presets.OPTIMIZERS`.
+OPTIMIZER_CLASSES: dict[str, Any] = {
+    "adamw": keras.optimizers.AdamW,
+    "adam": keras.optimizers.Adam,
+    "lion": keras.optimizers.Lion,
+    "sgd": functools.partial(keras.optimizers.SGD, momentum=0.9, nesterov=True),
+    "rmsprop": keras.optimizers.RMSprop,
+}
 # Their steps are no multiple of the learning rate.
 UNSUPPORTED_OPTIMIZERS = ("Ftrl", "ScheduleFreeAdamW", "LossScaleOptimizer", "MultiOptimizer")
 
@@ -147,6 +157,17 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         """Returns the reverse of `get_config`."""
         inner = keras.saving.deserialize_keras_object(config["optimizer"], custom_objects=custom_objects)
         return cls(**{**config, "optimizer": inner})
+
+
+def build_optimizer(config: TrainingConfig, steps: int) -> keras.optimizers.Optimizer:
+    """Builds the optimizer of a training config, with linear warm-up and cosine decay over a number of steps."""
+    warmup_steps = round(config.warmup_ratio * steps)
+    warmup = {"warmup_target": config.learning_rate, "warmup_steps": warmup_steps} if warmup_steps else {}
+    first = config.learning_rate / 100 if warmup_steps else config.learning_rate
+    rate: Any = keras.optimizers.schedules.CosineDecay(first, max(1, steps - warmup_steps), **warmup)
+    accumulation = config.accumulation_steps if config.accumulation_steps > 1 else None
+    shared: dict[str, Any] = {"global_clipnorm": config.clip_norm, "gradient_accumulation_steps": accumulation}
+    return OPTIMIZER_CLASSES[config.optimizer](rate, weight_decay=config.weight_decay, **shared)
 
 
 def layerwise_optimizer(

@@ -27,6 +27,13 @@ class TrainingConfig:
         clip_norm: Maximum global norm of the gradients; None for no limit.
         ema_decay: See `LayerwiseOptimizer`.
         drop_path_rate: See `ConvNeXt`; None for 0. A model object keeps its own rate.
+        loss: Name of the loss, see `losses.LOSSES`; None for cross-entropy, binary cross-entropy or mean squared error
+            by the problem type.
+        optimizer: A name in `OPTIMIZERS`. Defaults to `"adamw"`.
+        class_weights: `"balanced"` weighs each class in the loss by the inverse of its number of images; None for no
+            weights.
+        sampling: `"balanced"` draws images of all classes with the same probability; None takes each image once per
+            epoch.
         label_smoothing: Fraction of the target that is spread over all classes.
         mixup: See `augmentation.mixup_cutmix`.
         cutmix: See `augmentation.mixup_cutmix`.
@@ -69,6 +76,10 @@ class TrainingConfig:
     clip_norm: float | None = None
     ema_decay: float | None = None
     drop_path_rate: float | None = None
+    loss: str | None = None
+    optimizer: str = "adamw"
+    class_weights: str | None = None
+    sampling: str | None = None
     label_smoothing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
@@ -138,7 +149,15 @@ RANGES: dict[str, tuple[float, float]] = {
     "patience": (1, 100_000),
     **dict.fromkeys(FRACTION_FIELDS, (0, 1)),
 }
-CHOICES = {
+OPTIMIZERS = ("adamw", "adam", "lion", "sgd", "rmsprop")
+CHOICES: dict[str, tuple[str | None, ...]] = {
+    "loss": (
+        *(None, "cross_entropy", "bce", "focal", "asymmetric", "generalized_cross_entropy"),
+        *("mse", "mae", "huber"),
+    ),
+    "optimizer": OPTIMIZERS,
+    "class_weights": (None, "balanced"),
+    "sampling": (None, "balanced"),
     "layer_decay_mode": ("block", "stage"),
     "head_init": HEAD_INITS,
     "precision": PRECISIONS,

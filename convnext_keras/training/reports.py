@@ -1,146 +1,26 @@
-"""Charts, tables and model card of a training run."""
+"""Directory of a training run: model, charts, predictions and model card."""
 
-import csv
 import dataclasses
-import io
 import json
 import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from convnext_keras.checkpoints import save_weights
-from convnext_keras.contact_sheet import contact_sheet
 from convnext_keras.files import atomic_path
 from convnext_keras.hub import save_pretrained
 from convnext_keras.model import get_pretrained_info
+from convnext_keras.problem_types import MULTI_LABEL, REGRESSION
+from convnext_keras.training.charts import plot_curves, plot_errors, plot_results
 from convnext_keras.training.checkpointing import HISTORY_FILE, history_to_csv
-from convnext_keras.training.datasets import ImageDataset
 from convnext_keras.training.evaluation import Evaluation, predict_scores
 from convnext_keras.training.finetuning import TrainingResult
+from convnext_keras.training.multi_label import MultiLabelEvaluation
+from convnext_keras.training.predictions import format_metrics, prediction_rows, predictions_to_csv
 from convnext_keras.training.presets import TrainingConfig
+from convnext_keras.training.regression import RegressionEvaluation
 
-INSTALL_HINT = 'Curves and other charts need matplotlib: pip install "convnext-keras[training]"'
-MAX_CLASS_LABELS = 40  # of classes that a chart has room for
 PREDICTIONS_FILE = "predictions.csv"
-# Columns of the history in each chart, with their labels.
-LOSSES = {"loss": "training", "val_loss": "validation"}
-ACCURACIES = {
-    "accuracy": "accuracy, training",
-    "val_accuracy": "accuracy, validation",
-    "pixel_accuracy": "pixel accuracy, training",
-    "val_pixel_accuracy": "pixel accuracy, validation",
-    "val_mean_iou": "mean IoU, validation",
-    "recall_at_1": "recall at 1, validation",
-    "zero_shot_accuracy": "zero-shot accuracy",
-}
-COLORS = {
-    **{"training": "C0", "validation": "C1", "accuracy, training": "C0", "accuracy, validation": "C1"},
-    **{"recall at 1, validation": "C1", "zero-shot accuracy": "C2"},
-    **{"pixel accuracy, training": "C0", "pixel accuracy, validation": "C1", "mean IoU, validation": "C2"},
-}
-MAX_ERRORS, ERRORS_PER_ROW, ERROR_CELL_SIZE = 24, 6, 150  # images on the sheet, in a row, and pixels of one
-
-
-def new_figure(width: float, height: float) -> Any:
-    """Returns an empty chart of matplotlib, in inches.
-
-    Raises:
-        ImportError: If matplotlib is missing.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(INSTALL_HINT) from error
-    return Figure((width, height), layout="constrained")
-
-
-def plot_curves(history: list[dict[str, float]]) -> Any:
-    """Draws loss and accuracy, or recall of a ConvNeXt-CLIP, by epoch."""
-    figure = new_figure(9, 3.5)
-    losses, accuracies = figure.subplots(1, 2)
-    epochs = [row["epoch"] for row in history]
-    for axes, names, factor in ((losses, LOSSES, 1), (accuracies, ACCURACIES, 100)):
-        for name in (name for name in names if name in history[0]):
-            axes.plot(epochs, [factor * row[name] for row in history], label=names[name], color=COLORS[names[name]])
-        axes.grid(alpha=0.3)
-        axes.legend()
-    losses.set(xlabel="epoch", ylabel="loss (cross-entropy)", yscale="log")
-    accuracies.set(xlabel="epoch", ylabel="%", ylim=(0, 101))
-    return figure
-
-
-def plot_confusion_matrix(result: Evaluation) -> Any:
-    """Plots the confusion matrix."""
-    names, counts = result.class_names, result.confusion_matrix
-    edge = min(12.0, 3 + 0.35 * len(names))
-    figure = new_figure(edge + 1, edge)
-    axes = figure.subplots()
-    parts = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    axes.imshow(parts, cmap="Blues", vmin=0, vmax=1)
-    axes.set(xlabel="taken for", ylabel="is")
-    if len(names) <= MAX_CLASS_LABELS:
-        indices = range(len(names))
-        axes.set_xticks(indices, names, rotation=90)
-        axes.set_yticks(indices, names)
-        for row, column in zip(*np.nonzero(counts), strict=True):
-            color = "white" if parts[row, column] > 0.5 else "black"
-            options = {"ha": "center", "va": "center", "fontsize": 7, "color": color}
-            axes.text(column, row, counts[row, column], **options)
-    return figure
-
-
-def plot_reliability(result: Evaluation) -> Any:
-    """Plots accuracy against confidence."""
-    figure = new_figure(4.5, 4)
-    axes = figure.subplots()
-    counts, confidences, right = zip(*result.reliability_bins, strict=True)
-    axes.plot([0, 1], [0, 1], color="gray", linestyle="--", label="calibrated")
-    sizes = [20 + 300 * count / sum(counts) for count in counts]
-    axes.scatter(confidences, right, s=sizes, label="images, by confidence")
-    axes.set(xlabel="confidence", ylabel="right", xlim=(0, 1.03), ylim=(-0.03, 1.03))
-    axes.set_title(f"expected calibration error {100 * result.expected_calibration_error:.1f} %", fontsize=10)
-    axes.legend(loc="lower right")
-    return figure
-
-
-def plot_errors(examples: ImageDataset, result: Evaluation) -> Any:
-    """Returns a sheet of the images that the model was most sure of and wrong; None if there are none."""
-    taken = result.scores.argmax(axis=1)
-    wrong = np.flatnonzero(taken != result.labels)
-    worst = wrong[np.argsort(-result.scores.max(axis=1)[wrong], kind="stable")][:MAX_ERRORS]
-    cells = []
-    for place in worst.tolist():
-        true, said = (result.class_names[number] for number in (result.labels[place], taken[place]))
-        text = f"{true[:9]}, not {said[:9]} {result.scores[place].max():.2f}"
-        cells.append((examples.images[place], text, "black"))
-    rows = [cells[start : start + ERRORS_PER_ROW] for start in range(0, len(cells), ERRORS_PER_ROW)]
-    return contact_sheet(rows, ERROR_CELL_SIZE) if rows else None
-
-
-def predictions_to_csv(trained: TrainingResult) -> str:
-    """Returns a `.csv` text with one row per image: path, label, prediction, score, and split.
-
-    Args:
-        trained: The result of `fine_tune`. Its model predicts the training images once more; validation images have
-            the scores of its evaluation.
-    """
-    known: Any = trained.model.pretrained_info  # which `fine_tune` sets
-    names = trained.evaluation.class_names
-    training = predict_scores(trained.model, trained.training.images, known.transform, trained.config.batch_size)
-    parts = {
-        "train": (trained.training, training),
-        "validation": (trained.validation, trained.evaluation.scores),
-    }
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["path", "label", "prediction", "score", "split"])
-    for split, (examples, scores) in parts.items():
-        for index, (label, row) in enumerate(zip(examples.labels, scores, strict=True)):
-            best = int(row.argmax())
-            writer.writerow([examples.image_name(index), names[label], names[best], f"{row[best]:.6f}", split])
-    return stream.getvalue()
 
 
 def save_training_result(trained: TrainingResult, folder: str | os.PathLike, name: str = "") -> None:
@@ -168,14 +48,11 @@ def save_training_result(trained: TrainingResult, folder: str | os.PathLike, nam
     with atomic_path(folder) as partial:
         whole = partial.with_name(name or folder.name)
         results = trained.evaluation.summary()
-        figures: Any = {"validation accuracy": f"{100 * results['top1_accuracy']:.2f} %"}
+        figures: Any = {f"validation {name}": value for name, value in format_metrics(trained.evaluation).items()}
         save_pretrained(trained.model, whole, "keras", metrics=figures, intended_use=_intended_use(trained))
         trained.model.save(whole / "model.keras")
         _save_others(trained, whole)
-        charts = {
-            "confusion_matrix": plot_confusion_matrix(trained.evaluation),
-            "reliability": plot_reliability(trained.evaluation),
-        }
+        charts = plot_results(trained.evaluation)
         if trained.history:
             charts["curves"] = plot_curves(trained.history)
             (whole / HISTORY_FILE).write_text(history_to_csv(trained.history), encoding="utf-8")
@@ -184,7 +61,7 @@ def save_training_result(trained: TrainingResult, folder: str | os.PathLike, nam
         sheet = plot_errors(trained.validation, trained.evaluation)
         if sheet:
             sheet.save(whole / "mistakes.png", optimize=True)
-        (whole / PREDICTIONS_FILE).write_text(predictions_to_csv(trained), encoding="utf-8", errors="surrogateescape")
+        (whole / PREDICTIONS_FILE).write_text(training_predictions(trained), encoding="utf-8", errors="surrogateescape")
         settings = {"config": dataclasses.asdict(trained.config), "validation": results}
         (whole / "results.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
         with (whole / "README.md").open("a", encoding="utf-8") as stream:
@@ -205,6 +82,10 @@ def _save_others(trained: TrainingResult, folder: Path) -> None:
 def _intended_use(trained: TrainingResult) -> str:
     names = trained.training.class_names
     shown = ", ".join(names[:20]) + (f" and {len(names) - 20} others" if len(names) > 20 else "")
+    if trained.training.problem_type == REGRESSION:
+        return f"Regression of images to {len(names)} value{'s' if len(names) > 1 else ''}: {shown}."
+    if trained.training.problem_type == MULTI_LABEL:
+        return f"Labels of images, any number of {len(names)}: {shown}."
     return f"Classification of images into {len(names)} classes: {shown}."
 
 
@@ -217,30 +98,56 @@ def changed_fields(config: TrainingConfig) -> dict[str, Any]:
 def render_card(trained: TrainingResult, charts: list[str]) -> str:
     """Returns the part of a card that says how a model was trained, and how well it does on each class."""
     result, origin = trained.evaluation, get_pretrained_info(trained.model)
-    counts, tested, class_accuracy = (
-        trained.training.class_counts,
-        trained.validation.class_counts,
-        result.class_accuracy,
-    )
     license = (origin and origin.license) or "not stated"
     facts = {
         "Started from": f"{(origin and origin.weights_name) or 'random weights'} (license: {license})",
         "Images": f"{len(trained.training)} to train on, {len(trained.validation)} to validate with",
         "Left out": f"{len(trained.training.skipped)} that could not be read",
         "Epochs": f"{len(trained.history)}{'' if trained.is_complete else ', interrupted'}",
-        "Recipe": ", ".join(f"{key}={value}" for key, value in changed_fields(trained.config).items()),
-        "Top-1": f"{100 * result.accuracy():.2f} %",
-        "Mean over classes": f"{100 * result.mean_class_accuracy:.2f} %",
-        "Expected calibration error": f"{100 * result.expected_calibration_error:.2f} %",
+        "Config": ", ".join(f"{key}={value}" for key, value in changed_fields(trained.config).items()),
+        **{name[0].upper() + name[1:]: value for name, value in format_metrics(result).items()},
     }
+    if isinstance(result, Evaluation):
+        facts["Mean over classes"] = f"{100 * result.mean_class_accuracy:.2f} %"
+        facts["Expected calibration error"] = f"{100 * result.expected_calibration_error:.2f} %"
     lines = ["", "## Training", "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items())]
     chosen = ", by which the epoch was chosen too" if trained.config.save_best or trained.config.patience else ""
     lines += ["", f"The results are those on the validation images{chosen}.", ""]
     lines += [line for note in trained.notes for line in (note, "")]
-    lines += ["| class | trained on | validated with | right |", "|---|---:|---:|---:|"]
-    for name in result.class_names:
-        part = class_accuracy[name]
-        right = "" if part is None else f"{100 * part:.1f} %"
-        lines.append(f"| {name.replace('|', '/')} | {counts.get(name, 0)} | {tested.get(name, 0)} | {right} |")
+    if isinstance(result, MultiLabelEvaluation):
+        lines += ["The threshold of each label was chosen on the same validation images.", ""]
+    lines += _class_table(trained)
     lines += ["", *(f"![{chart}]({chart}.png)" for chart in charts), ""]
     return "\n".join(lines)
+
+
+def _class_table(trained: TrainingResult) -> list[str]:
+    """Returns the results of each class, or each value of a regression, as lines of a Markdown table."""
+    result = trained.evaluation
+    if isinstance(result, RegressionEvaluation):
+        rows = [[name, *(f"{value:.4g}" for value in row.values())] for name, row in result.summary()["values"].items()]
+        heading = ["value", "R2", "mean absolute error", "correlation"]
+    else:
+        is_single = isinstance(result, Evaluation)
+        metrics = result.precision_recall_f1 if is_single else result.class_metrics
+        counts, tested = trained.training.class_counts, trained.validation.class_counts
+        rows = []
+        for name, row in metrics.items():
+            cells = [f"{100 * value:.1f} %" if tested.get(name) else "" for value in row.values()]
+            rows.append([name.replace("|", "/"), str(counts.get(name, 0)), str(tested.get(name, 0)), *cells])
+        heading = ["class", "training images", "validation images", "precision", "recall", "F1"]
+    lines = [heading, ["---", *["---:"] * (len(heading) - 1)], *rows]
+    return [f"| {' | '.join(cells)} |" for cells in lines]
+
+
+def training_predictions(trained: TrainingResult) -> str:
+    """Returns the predictions of all images of a run as the text of a `.csv` file.
+
+    The model predicts the training images once more; validation images have the scores of the evaluation.
+    """
+    known: Any = trained.model.pretrained_info  # which `fine_tune` sets
+    options: Any = {"batch_size": trained.config.batch_size, "problem_type": trained.training.problem_type}
+    scores = predict_scores(trained.model, trained.training.images, known.transform, **options)
+    rows = [*prediction_rows(trained.training, scores, trained.evaluation, "train")]
+    rows += prediction_rows(trained.validation, trained.evaluation.scores, trained.evaluation, "validation")
+    return predictions_to_csv(rows)

@@ -15,9 +15,10 @@ from convnext_keras.files import atomic_path
 from convnext_keras.hub import save_pretrained
 from convnext_keras.model import get_pretrained_info
 from convnext_keras.segmentation import SegmentationMap, Segmenter, overlay
+from convnext_keras.training.charts import plot_curves
 from convnext_keras.training.checkpointing import HISTORY_FILE, history_to_csv
 from convnext_keras.training.masks import IGNORE_INDEX, SegmentationDataset
-from convnext_keras.training.reports import changed_fields, plot_curves
+from convnext_keras.training.reports import changed_fields
 from convnext_keras.training.segmentation import SegmentationResult
 from convnext_keras.training.segmentation_metrics import SegmentationEvaluation
 

@@ -123,9 +123,9 @@ def test_unreadable_images_raise_or_are_skipped(tmp_path):
 
 
 def test_load_dataset_rejects_invalid_input(tmp_path):
-    with pytest.raises(ValueError, match="neither a folder with a folder for each class nor a .csv"):
+    with pytest.raises(ValueError, match="neither a directory with one subdirectory per class nor a .csv"):
         training.load_dataset(tmp_path / "missing")
-    with pytest.raises(ValueError, match="has no folders"):
+    with pytest.raises(ValueError, match="has no subdirectories"):
         training.load_dataset(tmp_path)
     write_images(tmp_path, {"cat": 1})
     with pytest.raises(ValueError, match="two or more classes. Received: cat"):
@@ -143,11 +143,11 @@ def test_load_dataset_rejects_invalid_input(tmp_path):
         training.load_dataset((PIXELS / 127.5 - 1, [0, 1] * 3))
     with pytest.raises(ValueError, match="as many labels as images. Received: 6 and 4"):
         training.load_dataset((PIXELS, [0, 1] * 2))
-    with pytest.raises(ValueError, match="one 1 and zeros"):
-        training.load_dataset((PIXELS, np.full((6, 2), 0.5)))
+    with pytest.raises(ValueError, match="must sum to 1. Received: a sum of 0.6"):
+        training.load_dataset((PIXELS, np.full((6, 2), 0.3)))
     with pytest.raises(ValueError, match="A loader must give pairs.*keys x, y"):
         training.load_dataset([{"x": PIXELS[0], "y": 0}])
-    with pytest.raises(ValueError, match="data must be a folder.*Received: int"):
+    with pytest.raises(ValueError, match="data must be a directory.*Received: int"):
         training.load_dataset(5)
     with pytest.raises(ValueError, match="validation must be above 0 and below 1"):
         training.stratified_split(training.load_dataset((PIXELS, [0, 1] * 3)), 1.0)

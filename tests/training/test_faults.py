@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from convnext_keras import create_model, training
 from convnext_keras.cli import app
-from convnext_keras.cli.training import override_config
+from convnext_keras.cli.training import RunSettings
 from convnext_keras.training.checkpointing import TrainingCheckpoint, history_to_csv
-from convnext_keras.training.finetuning import train_val_split
+from convnext_keras.training.splits import train_val_split
 
 pytestmark = [pytest.mark.any_backend, needs_training]
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), "uint8")
@@ -74,7 +74,7 @@ def test_split_column_defines_the_parts(heading, words, folder):
 def test_unknown_split_values_raise(folder):
     data = folder({"a": 2, "b": 2})
     (data / "list.csv").write_text("path,label,split\na/0.png,a,dev\n")
-    with pytest.raises(ValueError, match="column split must be .*Received: 'dev'"):
+    with pytest.raises(ValueError, match="split column must have .*Received: 'dev'"):
         train_val_split(data / "list.csv", 0.2, None, 0, "raise")
 
 
@@ -155,9 +155,9 @@ def test_histories_with_numbers_that_are_not_finite_are_read(written, tmp_path):
 
 def test_the_users_number_of_epochs_counts():
     preset = training.TrainingConfig(min_steps=9)
-    assert override_config(preset, ["epochs=10"]).min_steps == 0
-    assert override_config(preset, ["epochs=10", "min_steps=7"]).min_steps == 7
-    assert override_config(preset, ["batch_size=4"]).min_steps == preset.min_steps
+    assert RunSettings("", None, ["epochs=10"], {}).resolve(preset).min_steps == 0
+    assert RunSettings("", None, ["epochs=10", "min_steps=7"], {}).resolve(preset).min_steps == 7
+    assert RunSettings("", None, ["batch_size=4"], {}).resolve(preset).min_steps == preset.min_steps
 
 
 def test_state_of_another_training_names_the_difference(tmp_path):

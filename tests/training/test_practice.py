@@ -52,7 +52,7 @@ def test_find_duplicates_compares_contents_of_files_and_arrays(tmp_path):
 
 def test_find_duplicates_reads_each_image_once(monkeypatch):
     reads = []
-    monkeypatch.setattr("convnext_keras.training.datasets._content_hash", lambda image: reads.append(1) or str(image))
+    monkeypatch.setattr("convnext_keras.training.splits._content_hash", lambda image: reads.append(1) or str(image))
     examples = training.ImageDataset([*map(str, range(10_000))], np.arange(10_000) % 2, ("a", "b"))
     assert training.find_duplicates(examples, examples.select(range(5_000, 10_000)))[0] == ("5000", "5000")
     assert len(reads) == 15_000
