@@ -77,6 +77,36 @@ def write_clips(output: Path) -> None:
         (output / f"{name}.open_clip.json").write_text(json.dumps({**row, "scores": vectors[0].tolist()}))
 
 
+def write_problem_types(output: Path) -> None:
+    """A multi-label classifier and a regression in the formats of timm and transformers."""
+    import keras
+    from make_references import keras_roles, random_weights
+
+    from convnext_keras import create_model, save_pretrained
+    from convnext_keras.data.transforms import ImageTransform
+    from convnext_keras.pretrained_info import PretrainedInfo
+    from convnext_keras.problem_types import MULTI_LABEL, PROBLEM_TYPES, REGRESSION
+
+    for problem_type in (MULTI_LABEL, REGRESSION):
+        options: dict[str, Any] = {"classes": CLASSES, "classifier_activation": PROBLEM_TYPES[problem_type]}
+        model: Any = create_model("convnext_atto", weights=None, input_shape=(SIZE, SIZE, 3), **options)
+        model.set_weights(random_weights(keras_roles(model)))
+        names = tuple((f"class {number}",) * 2 for number in range(CLASSES))
+        model.pretrained_info = PretrainedInfo(class_names=names, problem_type=problem_type)
+        for form in ("timm", "transformers"):
+            name, rounding = f"atto_{problem_type}", "down" if form == "transformers" else "half_even"
+            folder = output / f"{name}.{form}"
+            shutil.rmtree(folder, ignore_errors=True)
+            transform = ImageTransform(SIZE, resize_size=SIZE + 16, crop_rounding=rounding)
+            save_pretrained(model, folder, form, transform=transform)
+            again: Any = create_model(folder)
+            pixels = again.pretrained_info.transform(output / "image.png")[None].astype("float32")
+            scores, back = (np.asarray(keras.ops.convert_to_numpy(one(pixels))) for one in (model, again))
+            row = {"name": name, "form": form, "parameters": model.count_params(), "scores": scores[0].tolist()}
+            row["same_bits"] = bool((scores == back).all())
+            (output / f"{name}.{form}.json").write_text(json.dumps(row))
+
+
 def write_segmentation_models(output: Path) -> None:
     """The small UPerNets of the references, written again, with every seventh logit of the image's own size."""
     import keras
@@ -127,7 +157,10 @@ def by_timm(folder: Path, path: Path) -> list[float]:
 
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=model))
-    return model(transform(Image.open(path).convert("RGB"))[None]).softmax(1)[0].tolist()
+    outputs = model(transform(Image.open(path).convert("RGB"))[None])
+    problem_type = json.loads((folder / "config.json").read_text()).get("problem_type")
+    activation = {"multi_label_classification": outputs.sigmoid, "regression": lambda: outputs}
+    return activation.get(problem_type, lambda: outputs.softmax(1))()[0].tolist()
 
 
 def by_transformers(folder: Path, path: Path) -> list[float]:
@@ -171,6 +204,7 @@ def main() -> None:
         return
     write(options.output, options.pattern)
     write_clips(options.output)
+    write_problem_types(options.output)
     write_segmentation_models(options.output)
 
 

@@ -122,6 +122,13 @@ TRANSFORMERS: dict[str, tuple[str, dict, str, dict, str]] = {
         "",
     ),
 }
+# WD taggers: model_args and pretrained_cfg.
+TAGGERS: dict[str, tuple[dict, dict]] = {
+    "wd": (
+        {**OWN, "act_layer": "gelu_tanh", "num_classes": 40},
+        {"input_size": [3, 64, 64], "mean": [0.5] * 3, "std": [0.5] * 3, "crop_pct": 1.0},
+    ),
+}
 # UPerNet of transformers: the backbone's model type and configuration, the whole configuration, the processor's, shard.
 AUXILIARY_12 = {"auxiliary_channels": 12, "auxiliary_in_channels": 12}
 UPERNET: dict[str, tuple[str, dict, dict, dict, str]] = {
@@ -247,6 +254,34 @@ def make_timm(output: Path, architecture: str, arguments: dict, facts: dict, top
         outputs = outputs.permute(0, 2, 3, 1)
     arrays = {"pixels": in_levels(pixels, data["mean"], data["std"]), "outputs": outputs.numpy()}
     np.savez_compressed(output.with_suffix(".npz"), **arrays)
+
+
+def make_tagger(output: Path, arguments: dict, facts: dict) -> None:
+    """A folder by timm with a `selected_tags.csv` like those of the WD taggers, and the scores of their procedure.
+
+    The procedure: opacity on white, white square, timm's transform, channels in reverse, sigmoid (neggles/wdv3-timm).
+    """
+    import timm
+    import timm.models
+    import torch
+    from PIL import Image
+
+    model = randomised(timm.models.model_entrypoint("convnext_base")(**arguments))
+    model.pretrained_cfg = {"architecture": "convnext_base", "first_conv": "stem.0", **facts}
+    timm.models.save_for_hf(model, output, model_args=arguments, safe_serialization=True)
+    categories = [9] * 4 + [4 if number % 3 == 0 else 0 for number in range(4, arguments["num_classes"])]
+    rows = [f"{9000 + number},tag_{number},{kind},{100 - number}" for number, kind in enumerate(categories)]
+    (output / "selected_tags.csv").write_text("\n".join(["tag_id,name,category,count", *rows, ""]))
+    model = timm.create_model(f"local-dir:{output}", pretrained=True).eval()
+    data = timm.data.resolve_data_config({}, model=model)
+    edge = max(image().size)
+    square = Image.new("RGB", (edge, edge), (255, 255, 255))
+    square.paste(image(), ((edge - image().width) // 2, (edge - image().height) // 2))
+    pixels = timm.data.create_transform(**data)(square)[[2, 1, 0]]
+    with torch.no_grad():
+        outputs = model(pixels[None]).sigmoid()
+    levels = in_levels(pixels, data["mean"], data["std"])
+    np.savez_compressed(output.with_suffix(".npz"), pixels=levels, outputs=outputs.numpy())
 
 
 def make_transformers(output: Path, kind: str, options: dict, processor: str, facts: dict, shard: str) -> None:
@@ -390,6 +425,7 @@ def make(output: Path, form: str, row: Any) -> None:
 
 MAKERS = {
     "timm": make_timm,
+    "tagger": make_tagger,
     "transformers": make_transformers,
     "upernet": make_upernet,
     "backbone": make_backbone,
@@ -487,7 +523,14 @@ def random_transformers(random: np.random.Generator) -> tuple[str, dict, str, di
     return kind, options, processor, facts, one("", "20KB")
 
 
-TABLES = {"timm": TIMM, "transformers": TRANSFORMERS, "upernet": UPERNET, "backbone": BACKBONES, "open_clip": OPEN_CLIP}
+TABLES = {
+    "timm": TIMM,
+    "tagger": TAGGERS,
+    "transformers": TRANSFORMERS,
+    "upernet": UPERNET,
+    "backbone": BACKBONES,
+    "open_clip": OPEN_CLIP,
+}
 
 
 def main() -> None:

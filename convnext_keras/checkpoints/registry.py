@@ -158,7 +158,7 @@ class WeightSet(NamedTuple):
     @property
     def activations(self) -> tuple[str | None, ...]:
         """Returns those that the classifier can be used with."""
-        return (None, "softmax")
+        return (None, "softmax", "sigmoid")
 
     def check(self, variant: ConvNeXtConfig, include_top: bool) -> None:
         """Raises ValueError if there is no classifier where one is wanted; the architecture is the row's own."""

@@ -73,7 +73,7 @@ def test_split_column_defines_the_parts(heading, words, folder):
 
 def test_unknown_split_values_raise(folder):
     data = folder({"a": 2, "b": 2})
-    (data / "list.csv").write_text("path,label,split\na/0.png,a,dev\n")
+    (data / "list.csv").write_text("path,label,split\na/0.png,a,dev\nb/0.png,b,train\n")
     with pytest.raises(ValueError, match="split column must have .*Received: 'dev'"):
         train_val_split(data / "list.csv", 0.2, None, 0, "raise")
 
