@@ -91,10 +91,10 @@ TOGETHER = "layer decay, drop path, affine, clipping at 1"
 PLAIN = TrainingConfig(min_steps=120, epochs=1)
 PARTS: dict[str, dict[str, Any]] = {
     "layer decay 0.8": {"layer_decay": 0.8},
-    "head from the probe": {"head": "probe"},
+    "head from the probe": {"head_init": "linear_probe"},
     "drop path 0.1": {"drop_path_rate": 0.1},
     "affine": {"affine": 1.0},
-    "flip": {"flip": 0.5},
+    "flip": {"hflip_prob": 0.5},
     "crop 0.35 to 1": {"crop_scale": (0.35, 1.0)},
     "RandAugment 9": {"rand_augment": 9.0},
     "erasing 0.25": {"random_erasing_prob": 0.25},

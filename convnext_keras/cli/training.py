@@ -136,6 +136,9 @@ def train(
         ),
     ] = 0,
     seed: Annotated[int, typer.Option(help="Random seed.", rich_help_panel=RUN_PANEL)] = 0,
+    teacher: Annotated[
+        str, typer.Option(help="Classifier or ConvNeXt-CLIP to learn from.", rich_help_panel=RUN_PANEL)
+    ] = "",
     log: Annotated[
         list[str] | None, typer.Option(help=f"Log to {', '.join(LOGGERS)}; repeatable.", rich_help_panel=RUN_PANEL)
     ] = None,
@@ -203,7 +206,12 @@ def train(
     else:
         clip_only = {"replay_data": replay_data, "freeze_tower": freeze_tower, "interpolate": interpolate != 1}
         _refuse("images with labels", clip_only)
-        options = {"size": size or None, "seed": seed, "auto_batch_size": batch_size == "auto"}
+        options: Any = {"size": size or None, "seed": seed, "auto_batch_size": batch_size == "auto"}
+        if teacher:
+            _refuse("--teacher", {"folds": folds, "drop_duplicates": drop_duplicates, **data_options})
+            load = functools.partial(_load_teacher_labels, data, teacher, part, seed)
+            train_on_labels(load, output, weights, settings, False, log or [], options)
+            return
         load = functools.partial(
             training.train_val_split, data, part, None, seed, "skip" if skip else "raise", **data_options
         )
@@ -320,6 +328,16 @@ def train_on_labels(
         print(f"Note: {note}")
     metrics = ", ".join(f"{name} {value}" for name, value in training.format_metrics(trained.evaluation).items())
     print(f"{metrics} on {len(held_out)} validation images: {output}")
+
+
+def _load_teacher_labels(data: Path, teacher: str, validation: Any, seed: int) -> tuple[ImageDataset, ImageDataset]:
+    """Returns the training and the validation part of images with the outputs of a teacher as labels."""
+    from convnext_keras import training
+
+    examples = training.teacher_labels(teacher, str(data))
+    if isinstance(validation, float):
+        return training.stratified_split(examples, validation, seed)
+    return examples, training.load_dataset(validation, examples.class_names, name="validation")
 
 
 def _print_dataset(kept: ImageDataset, held_out: ImageDataset) -> None:

@@ -12,6 +12,7 @@ from convnext_keras.training.clip_finetuning import (
 )
 from convnext_keras.training.cross_validation import CrossValidationResult, cross_validate, save_cross_validation
 from convnext_keras.training.datasets import ImageDataset, load_dataset
+from convnext_keras.training.distillation import distill, remove_head, teacher_labels
 from convnext_keras.training.evaluation import Evaluation, evaluate
 from convnext_keras.training.finetuning import TrainingResult, fine_tune
 from convnext_keras.training.image_text import ImageTextDataset, class_prompts, load_image_text_pairs
@@ -74,6 +75,7 @@ __all__ = [
     "choose_thresholds",
     "class_prompts",
     "cross_validate",
+    "distill",
     "drop_duplicates",
     "enable_lora",
     "evaluate",
@@ -94,12 +96,14 @@ __all__ = [
     "merge_lora",
     "parameter_groups",
     "read_mask",
+    "remove_head",
     "retrieval_metrics",
     "save_cross_validation",
     "save_segmentation_result",
     "save_training_result",
     "select_interpolation",
     "stratified_split",
+    "teacher_labels",
     "train_val_split",
     "validation_part",
     "zero_shot_accuracy",

@@ -348,6 +348,8 @@ def _validate(examples: ImageDataset, name: str = "") -> ImageDataset:
     if len(names) < 2 and examples.problem_type == SINGLE_LABEL:
         raise ValueError(f"There must be two or more classes. Received: {', '.join(names) or 'none'}")
     empty = [name for name, count in counts.items() if not count]
+    if examples.problem_type == SINGLE_LABEL and examples.labels.ndim == 2:
+        return examples  # Soft labels: each image has a part of every class.
     if empty and not name and examples.problem_type == SINGLE_LABEL:
         raise ValueError(f"Classes without images that can be read: {', '.join(empty)}. Add some, or leave them out.")
     if empty:

@@ -222,9 +222,8 @@ def evaluate(
         return RegressionEvaluation(scores[:, columns], examples.labels, examples.class_names)
     labels = np.zeros(scores.shape, "float32")
     labels[:, columns] = examples.labels
-    info = pretrained_info or PretrainedInfo()
-    thresholds = info.thresholds or (DEFAULT_THRESHOLD,) * scores.shape[1]
-    return MultiLabelEvaluation(scores, labels, shown, thresholds)
+    known: Any = pretrained_info and pretrained_info.thresholds
+    return MultiLabelEvaluation(scores, labels, shown, known or (DEFAULT_THRESHOLD,) * scores.shape[1])
 
 
 def evaluate_scores(

@@ -76,6 +76,7 @@ def prepare_model(
     """
     class_names, problem_type = examples.class_names, examples.problem_type
     standardization = Standardization.fit(examples.labels) if problem_type == REGRESSION else None
+    has_head = False
     is_named = not isinstance(given, keras.Model) and Path(str(given)).suffix != ".keras"
     if is_named and is_clip_repo(str(given)):
         raise ValueError(
@@ -93,7 +94,9 @@ def prepare_model(
     elif not config.pretrained:
         raise ValueError("pretrained=False needs the name of an architecture. A model is trained with its own weights.")
     else:
-        model = _with_head(given if isinstance(given, keras.Model) else create_model(given), examples)
+        source = given if isinstance(given, keras.Model) else create_model(given)
+        has_head = isinstance(output_layer(source), keras.layers.Dense)
+        model = _with_head(source, examples)
         train_model = _with_logits(model)
         if config.precision != "float32" and config.precision not in {x.dtype_policy.name for x in model.layers}:
             raise ValueError(
@@ -112,8 +115,8 @@ def prepare_model(
         )
     if is_named:
         _init_head(model, order)
-        if standardization and order is None:
-            standardization.fold_into(output_layer(model))
+    if standardization and (order is None if is_named else not has_head):
+        standardization.fold_into(output_layer(model))
     transform = _transform(model, pretrained_info, size)
     model.pretrained_info = dataclasses.replace(
         pretrained_info or PretrainedInfo(),
