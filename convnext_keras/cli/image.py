@@ -73,15 +73,8 @@ def classify(
 
     [dim]convnext-keras classify "shards/*.tar" --output classes/ --cluster ray[/]
     """
-    import keras
-    import numpy as np
-
-    from convnext_keras import create_model, distributed, export
-    from convnext_keras.data.class_names import resolve_class_names
-    from convnext_keras.data.loader import iter_batches
-    from convnext_keras.export.metadata import output_names
-    from convnext_keras.model import get_problem_type
-    from convnext_keras.problem_types import REGRESSION, SINGLE_LABEL, select_labels, to_scores
+    from convnext_keras import distributed
+    from convnext_keras.problem_types import REGRESSION
 
     job = job_options(output, cluster, address, devices)
     job |= {"column": column, "retry_errors": retry_errors, "exif_transpose": exif_transpose}
@@ -90,7 +83,27 @@ def classify(
             raise ValueError("--tta-flip and --threshold cannot be combined with --output.")
         print_summary(output, distributed.classify(weights, restore_urls(images), output, top_k=top_k, **job))
         return
-    images = expand_images(images)
+    results, problem_type = _classify(weights, expand_images(images), top_k, threshold, flip, exif_transpose)
+    if as_json:
+        print(json.dumps(results, indent=2))
+        return
+    _print_predictions(results, "value" if problem_type == REGRESSION else "score")
+
+
+def _classify(
+    weights: str, images: list[Path], top_k: int | None, threshold: float | None, flip: bool, exif_transpose: bool
+) -> tuple[list[dict[str, Any]], str]:
+    """Returns the predictions of each image, and the problem type."""
+    import keras
+    import numpy as np
+
+    from convnext_keras import create_model, export
+    from convnext_keras.data.class_names import resolve_class_names
+    from convnext_keras.data.loader import iter_batches
+    from convnext_keras.export.metadata import output_names
+    from convnext_keras.model import get_problem_type
+    from convnext_keras.problem_types import SINGLE_LABEL, select_labels, to_scores
+
     is_exported = export.is_exported_model(weights)
     source = export.ExportedModel(weights) if is_exported else load_saved_model(weights) or resolve_weights(weights)
     require_classifier(source, weights)
@@ -126,10 +139,7 @@ def classify(
         chosen = select_labels(row, problem_type, limits, top_k).tolist()
         found = [{**_class_fields(names[index], categories, index), "score": float(row[index])} for index in chosen]
         results.append({"image": str(image), "predictions": found})
-    if as_json:
-        print(json.dumps(results, indent=2))
-        return
-    _print_predictions(results, "value" if problem_type == REGRESSION else "score", bool(categories))
+    return results, problem_type
 
 
 def _class_fields(name: tuple[str, str], categories: tuple[str, ...] | None, index: int) -> dict[str, str]:
@@ -138,8 +148,9 @@ def _class_fields(name: tuple[str, str], categories: tuple[str, ...] | None, ind
     return fields | {"category": categories[index]} if categories else fields
 
 
-def _print_predictions(results: list[dict[str, Any]], heading: str, with_category: bool) -> None:
+def _print_predictions(results: list[dict[str, Any]], heading: str) -> None:
     """Prints a table with one section per image."""
+    with_category = any("category" in row for result in results for row in result["predictions"])
     table = Table("image", "class", "id", *(["category"] if with_category else []), heading)
     for result in results:
         rows = result["predictions"] or [{"name": "no label above its threshold", "id": "", "category": ""}]

@@ -32,12 +32,14 @@ class Command(TyperCommand):
         return hide_flag_types(super().get_params(ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parses the arguments, with a hint at `--set` for `--epochs` and the like."""
+        """Parses the arguments, with a hint at `--set` for `--patience` and the like."""
         try:
             return super().parse_args(ctx, args)
         except Exception as error:
             field = getattr(error, "option_name", "").lstrip("-").replace("-", "_")  # of click's NoSuchOption
-            close = difflib.get_close_matches(field, PRESET_FIELDS, n=1, cutoff=0.8)
-            if close and any("--set" in parameter.opts for parameter in self.params):
+            options = {option for parameter in self.params for option in parameter.opts}
+            fields = [name for name in PRESET_FIELDS if f"--{name.replace('_', '-')}" not in options]
+            close = difflib.get_close_matches(field, fields, n=1, cutoff=0.8)
+            if close and "--set" in options:
                 error.message += f". {close[0]} is a field of the preset: --set {close[0]}=VALUE"  # type: ignore
             raise

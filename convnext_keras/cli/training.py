@@ -1,14 +1,10 @@
-"""Commands of training: `train` and `evaluate`."""
+"""Command `train`."""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import functools
 import importlib.util
-import json
 import shutil
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,67 +14,39 @@ from rich.table import Table
 from rich.text import Text
 
 from convnext_keras.cli import segmentation
+from convnext_keras.cli.data_options import (
+    CLIP_PANEL,
+    DATA_HELP,
+    DATA_PANEL,
+    MASK_PANEL,
+    RUN_PANEL,
+    ClassNames,
+    Colors,
+    GroupColumn,
+    ImageColumn,
+    LabelColumn,
+    LabelDepth,
+    Masks,
+    ProblemType,
+    ReduceLabels,
+    Separator,
+    Skipped,
+    SplitColumn,
+    WeightColumn,
+)
 from convnext_keras.cli.options import (
     LOSS_NAMES,
     OPTIMIZERS,
     PRESET_FIELDS,
     PRESETS,
-    PROBLEM_TYPES,
-    TEMPLATE,
-    AsJson,
-    Flip,
-    Size,
     format_choices,
-    load_clip,
 )
+from convnext_keras.cli.run_settings import RunSettings
 
 if TYPE_CHECKING:
     from convnext_keras.training import ImageDataset, TrainingConfig
-    from convnext_keras.training.evaluation import AnyEvaluation
 
-DATA_PANEL, RUN_PANEL = "Data (images with labels)", "Training"
-MASK_PANEL, CLIP_PANEL = "Masks (segmentation)", "Image-text pairs (ConvNeXt-CLIP)"
 LOGGERS = {"csv": "", "tensorboard": "tensorboard", "wandb": "wandb"}  # each with its package
-
-DATA_HELP = "Directory with one subdirectory per class, or a .csv or .tsv table with path and class."
-Data = Annotated[Path, typer.Argument(help=DATA_HELP)]
-Model = Annotated[
-    str, typer.Argument(help="Weight set, directory, hf://owner/name or .keras file.", show_default=False)
-]
-Skipped = Annotated[bool, typer.Option("--skip", help="Skip unreadable images.", rich_help_panel=DATA_PANEL)]
-ProblemType = Annotated[
-    str, typer.Option(help=f"{', '.join(PROBLEM_TYPES)}. Default: by the labels.", rich_help_panel=DATA_PANEL)
-]
-ImageColumn = Annotated[str, typer.Option(help="Column of the paths. Default: path.", rich_help_panel=DATA_PANEL)]
-LabelColumn = Annotated[
-    list[str] | None,
-    typer.Option(help="Column of the labels; repeatable. Default: label.", rich_help_panel=DATA_PANEL),
-]
-SplitColumn = Annotated[
-    str, typer.Option(help="Column with train and val. Default: split.", rich_help_panel=DATA_PANEL)
-]
-WeightColumn = Annotated[
-    str, typer.Option(help="Column of sample weights. Default: weight.", rich_help_panel=DATA_PANEL)
-]
-GroupColumn = Annotated[
-    str, typer.Option(help="Column of groups that a split keeps together.", rich_help_panel=DATA_PANEL)
-]
-Separator = Annotated[str, typer.Option(help="Separator of several labels, as |.", rich_help_panel=DATA_PANEL)]
-LabelDepth = Annotated[
-    int, typer.Option(min=1, help="Levels of directories that name a class.", rich_help_panel=DATA_PANEL)
-]
-Templates = Annotated[list[str], typer.Option(help="Prompt with {} for the class (ConvNeXt-CLIP only).")]
-Masks = Annotated[
-    Path | None, typer.Option(help="Directory of masks, named like the images.", rich_help_panel=MASK_PANEL)
-]
-ClassNames = Annotated[
-    str, typer.Option(help="Class names, separated by commas, or a .txt file.", rich_help_panel=MASK_PANEL)
-]
-Colors = Annotated[str, typer.Option(help="Colors in RGB masks, as '#000000,#ff0000'.", rich_help_panel=MASK_PANEL)]
-ReduceLabels = Annotated[
-    bool | None,
-    typer.Option("--reduce-labels/--no-reduce-labels", help="Ignore class 0.", rich_help_panel=MASK_PANEL),
-]
 
 
 def train(
@@ -221,81 +189,11 @@ def train(
             train_on_labels(load, output, weights, settings, drop_duplicates, log or [], options)
 
 
-@dataclasses.dataclass(frozen=True)
-class RunSettings:
-    """Sources of a training config: preset, file, `--set` and options, each stronger than the one before."""
-
-    preset: str
-    file: Path | None
-    changes: list[str]
-    options: dict[str, Any]
-
-    def resolve(self, config: TrainingConfig) -> TrainingConfig:
-        """Returns a config with the changes of the file, of `--set` and of the options."""
-        values = {**(read_config_file(self.file) if self.file else {}), **parse_changes(self.changes), **self.options}
-        if "epochs" in values:  # The user's number counts, not the minimum of the preset.
-            values.setdefault("min_steps", 0)
-        return dataclasses.replace(config, **values)
-
-
 def _refuse(kind: str, options: dict[str, Any]) -> None:
     """Raises ValueError if an option is given that is not for a kind of data."""
     given = [name for name, value in options.items() if value]
     if given:
         raise ValueError(f"--{given[0].replace('_', '-')} is not for {kind}.")
-
-
-def read_config_file(path: Path) -> dict[str, Any]:
-    """Reads fields of a training config from a TOML or YAML file.
-
-    Raises:
-        ValueError: If the file cannot be parsed, or has other keys.
-    """
-    try:
-        if path.suffix.lower() == ".toml":
-            values: Any = tomllib.loads(path.read_text(encoding="utf-8"))
-        elif path.suffix.lower() in (".yaml", ".yml"):
-            import yaml
-
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        else:
-            raise ValueError("its name must end in .toml, .yaml or .yml")
-    except Exception as error:  # Parsers have their own types.
-        raise ValueError(f"--config {path} cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"--config {path} must have fields with values, such as epochs = 10.")
-    return parse_fields(values, f"--config {path}")
-
-
-def parse_changes(changes: list[str]) -> dict[str, Any]:
-    """Returns fields set by `name=value`, where the value is JSON or a word.
-
-    Raises:
-        ValueError: If there is no such field.
-    """
-    values: dict[str, Any] = {}
-    for change in changes:
-        name, equals, value = change.partition("=")
-        try:
-            values[name] = json.loads(value) if equals else None
-        except json.JSONDecodeError:
-            values[name] = value
-        if not equals:
-            raise ValueError(f"--set takes name=value with a field of the config: {', '.join(sorted(PRESET_FIELDS))}.")
-    return parse_fields(values, "--set")
-
-
-def parse_fields(values: dict[str, Any], source: str) -> dict[str, Any]:
-    """Returns fields of a config with tuples in place of lists; raises ValueError for an unknown field."""
-    unknown = [name for name in values if name not in PRESET_FIELDS]
-    if unknown:
-        close = difflib.get_close_matches(unknown[0], PRESET_FIELDS, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(
-            f"{source} takes name=value with a field of the config: {', '.join(sorted(PRESET_FIELDS))}. "
-            f"Received: {unknown[0]!r}.{hint}"
-        )
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def train_on_labels(
@@ -462,118 +360,3 @@ def train_on_pairs(
         figures = f"{100 * before[name]:.1f} % before, {100 * value:.1f} % after"
         print(f"recall at 1 among {len(measured[name].pairs)} pairs ({name}): {figures}")
     print(output)
-
-
-def evaluate(
-    model: Model,
-    data: Data,
-    problem_type: ProblemType = "",
-    image_column: ImageColumn = "",
-    label_column: LabelColumn = None,
-    separator: Separator = "",
-    label_depth: LabelDepth = 1,
-    size: Size = 0,
-    flip: Flip = False,
-    masks: Masks = None,
-    classes: ClassNames = "",
-    colors: Colors = "",
-    reduce_labels: ReduceLabels = None,
-    confusion_matrix: Annotated[
-        Path | None, typer.Option(help="Image file to write with the confusion matrix.")
-    ] = None,
-    predictions: Annotated[Path | None, typer.Option(help=".csv file to write with one row per image.")] = None,
-    template: Templates = [TEMPLATE],  # noqa: B006
-    skip: Skipped = False,
-    as_json: AsJson = False,
-) -> None:
-    """Evaluate a classifier, a regression, an exported model, a segmentation model or a ConvNeXt-CLIP on images.
-
-    [dim]convnext-keras evaluate convnext_tiny.imagenet imagenet/val[/]
-
-    [dim]convnext-keras evaluate tagger more.csv --separator "|" --predictions predictions.csv[/]
-    """
-    from convnext_keras import export, hub, training
-    from convnext_keras.training.image_text import is_image_text_data
-
-    if masks or segmentation.is_mask_table(data):
-        table, names = segmentation.parse_colors(colors), segmentation.parse_classes(classes)
-        pairs = (data, masks) if masks else data
-        segmentation.evaluate_on_masks(model, pairs, names, table, reduce_labels, as_json)
-        return
-    chosen: Any = model
-    if export.is_exported_model(model):
-        chosen = export.ExportedModel(model)
-    elif export.is_exported_clip(model) or hub.is_clip_repo(model):
-        chosen = load_clip(model)
-        if is_image_text_data(data):
-            metrics = training.retrieval_metrics(chosen, training.load_image_text_pairs(data))
-            print(json.dumps(metrics, indent=2) if as_json else _format_retrieval(metrics))
-            return
-    columns: dict[str, Any] = {"problem_type": problem_type, "image_column": image_column, "separator": separator}
-    columns |= {"label_column": label_column, "label_depth": label_depth if label_depth != 1 else None}
-    data_options = {name: value for name, value in columns.items() if value}
-    held_out = training.validation_part(data, **data_options)
-    if held_out is not data:
-        typer.echo(f"Evaluated on the validation part of {data}, if it has one.", err=True)
-        data_options = {}
-    options: Any = {"size": size or None, "flip": flip, "on_error": "skip" if skip else "raise", "templates": template}
-    result = training.evaluate(chosen, held_out, **options, **data_options)
-    _write_results(result, held_out, confusion_matrix, predictions, data_options)
-    if as_json:
-        print(json.dumps(result.summary(), indent=2))
-        return
-    _print_evaluation(result)
-
-
-def _format_retrieval(metrics: dict[str, float]) -> str:
-    return "\n".join(f"{name}: {value:.4g}" for name, value in metrics.items())
-
-
-def _write_results(
-    result: AnyEvaluation, data: Any, matrix: Path | None, predictions: Path | None, data_options: dict[str, Any]
-) -> None:
-    """Writes the confusion matrix and the predictions of an evaluation."""
-    from convnext_keras import training
-    from convnext_keras.training import charts
-    from convnext_keras.training.predictions import prediction_rows, predictions_to_csv
-
-    if matrix and not isinstance(result, training.Evaluation):
-        raise ValueError("--confusion-matrix is for classifiers with one label per image.")
-    if matrix and isinstance(result, training.Evaluation):
-        charts.plot_confusion_matrix(result).savefig(matrix, dpi=110)
-    if predictions:
-        loaded = training.load_dataset(data, name="data", on_error="skip", **data_options)
-        examples = dataclasses.replace(loaded, labels=result.labels, class_names=result.class_names)
-        text = predictions_to_csv(prediction_rows(examples, result.scores, result, "evaluation"))
-        predictions.write_text(text, encoding="utf-8", errors="surrogateescape")
-
-
-def _print_evaluation(result: AnyEvaluation) -> None:
-    """Prints the metrics of an evaluation, with a table of the classes or values."""
-    from convnext_keras import training
-
-    console = Console()
-    for name, value in training.format_metrics(result).items():
-        console.print(f"{name}: {value}")
-    if isinstance(result, training.RegressionEvaluation):
-        table = Table("value", "R2", "mean absolute error", "correlation")
-        for name, row in result.summary()["values"].items():
-            table.add_row(Text(name), *(f"{value:.4g}" for value in row.values()))
-        console.print(table)
-        return
-    if isinstance(result, training.Evaluation):
-        summary = result.summary()
-        for name in ("top5_accuracy", "mean_class_accuracy", "expected_calibration_error"):
-            console.print(f"{name}: {100 * summary[name]:.2f} %")
-        seen = {name for name, part in result.class_accuracy.items() if part is not None}
-        metrics = result.precision_recall_f1
-    else:
-        seen, metrics = (
-            {name for name, part in result.average_precisions.items() if part is not None},
-            (result.class_metrics),
-        )
-    table = Table("class", "precision", "recall", "F1")
-    for name, row in sorted(metrics.items(), key=lambda item: item[1]["recall"]):
-        if name in seen:
-            table.add_row(Text(name), *(f"{100 * value:.1f} %" for value in row.values()))
-    console.print(table)

@@ -222,8 +222,8 @@ def evaluate(
         return RegressionEvaluation(scores[:, columns], examples.labels, examples.class_names)
     labels = np.zeros(scores.shape, "float32")
     labels[:, columns] = examples.labels
-    known: Any = pretrained_info and pretrained_info.thresholds
-    return MultiLabelEvaluation(scores, labels, shown, known or (DEFAULT_THRESHOLD,) * scores.shape[1])
+    thresholds: Any = pretrained_info and pretrained_info.thresholds
+    return MultiLabelEvaluation(scores, labels, shown, thresholds or (DEFAULT_THRESHOLD,) * scores.shape[1])
 
 
 def evaluate_scores(
@@ -233,8 +233,8 @@ def evaluate_scores(
     if examples.problem_type == REGRESSION:
         return RegressionEvaluation(scores, examples.labels, examples.class_names)
     if examples.problem_type == MULTI_LABEL:
-        thresholds = thresholds or (DEFAULT_THRESHOLD,) * scores.shape[1]
-        return MultiLabelEvaluation(scores, examples.labels, examples.class_names, thresholds)
+        chosen = (DEFAULT_THRESHOLD,) * scores.shape[1] if thresholds is None else thresholds
+        return MultiLabelEvaluation(scores, examples.labels, examples.class_names, chosen)
     return Evaluation(scores, examples.class_indices, examples.class_names)
 
 

@@ -131,8 +131,8 @@ class MultiLabelEvaluation:
     @property
     def macro_f1(self) -> float:
         """Returns the mean F1 over the labels with images."""
-        has_images = self.positives.any(axis=0).tolist()
-        values = [row["f1"] for row, seen in zip(self.class_metrics.values(), has_images, strict=True) if seen]
+        metrics = self.class_metrics
+        values = [metrics[name]["f1"] for name, value in self.average_precisions.items() if value is not None]
         return float(np.mean(values)) if values else float("nan")
 
     @property

@@ -349,8 +349,8 @@ def test_help_lists_the_names_of_the_library():
     ("arguments", "hint"),
     [
         (["classify", "--wieghts", "x"], "--weights"),
-        (["train", "--epochs", "3"], "--set epochs=VALUE"),
-        (["train", "--learning-rte=3"], "--set learning_rate=VALUE"),
+        (["train", "--patience", "3"], "--set patience=VALUE"),
+        (["train", "--learning-rte=3"], "--learning-rate"),
         (["train", "--see", "3"], "--seed"),
     ],
 )

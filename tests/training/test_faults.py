@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from convnext_keras import create_model, training
 from convnext_keras.cli import app
-from convnext_keras.cli.training import RunSettings
+from convnext_keras.cli.run_settings import RunSettings
 from convnext_keras.training.checkpointing import TrainingCheckpoint, history_to_csv
 from convnext_keras.training.splits import train_val_split
 

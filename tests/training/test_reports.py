@@ -45,7 +45,7 @@ def train(images, output, *others):
 @pytest.mark.slow
 def test_train_writes_a_classifier_for_all_commands(images, tmp_path):
     output = tmp_path / "kinds"
-    assert "validation images are right" in train(images, output).stdout
+    assert "on 5 validation images" in train(images, output).stdout
     assert not [path for path in tmp_path.iterdir() if path != output]
     with (output / "history.csv").open() as stream:
         assert [row["epoch"] for row in csv.DictReader(stream)] == ["1", "2"]
