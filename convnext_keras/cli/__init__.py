@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from convnext_keras import __version__, fast_import
-from convnext_keras.cli import clip, demo, evaluation, image, models, segmentation, server, training
+from convnext_keras.cli import averaging, clip, demo, evaluation, image, models, segmentation, server, training
 from convnext_keras.cli.parsing import Command, Group
 
 app = typer.Typer(cls=Group, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
@@ -33,6 +33,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "search": clip.search,
     "train": training.train,
     "evaluate": evaluation.evaluate,
+    "average": averaging.average,
     "serve": server.serve,
 }
 

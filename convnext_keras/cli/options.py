@@ -44,7 +44,7 @@ PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "r
 OPTIMIZERS = ("adamw", "adam", "lion", "sgd", "rmsprop")
 LOSS_NAMES = (
     *("cross_entropy", "bce", "focal", "asymmetric", "generalized_cross_entropy"),
-    *("mse", "mae", "huber"),
+    *("mse", "mae", "huber", "sigmoid"),
 )
 BUNDLED_CLIP = "convnext_mini.shapes"
 TEMPLATE = "a photo of a {}."

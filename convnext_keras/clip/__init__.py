@@ -12,7 +12,7 @@ from convnext_keras.clip.constructors import (
     list_weights,
 )
 from convnext_keras.clip.encoder import DualEncoder, SimilarityScores
-from convnext_keras.clip.losses import CLIPTrainTransform, ContrastiveLoss, interpolate_weights
+from convnext_keras.clip.losses import CLIPTrainTransform, ContrastiveLoss, SigmoidContrastiveLoss, interpolate_weights
 from convnext_keras.clip.model import CLIP
 from convnext_keras.clip.tokenizer import Tokenizer
 from convnext_keras.clip.zero_shot import (
@@ -38,6 +38,7 @@ __all__ = [
     "ContrastiveLoss",
     "DualEncoder",
     "Prediction",
+    "SigmoidContrastiveLoss",
     "SimilarityScores",
     "Tokenizer",
     "ZeroShotClassifier",

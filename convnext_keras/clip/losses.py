@@ -1,4 +1,4 @@
-"""Contrastive loss, training augmentation, and interpolation of weights."""
+"""Contrastive losses, training augmentation, and interpolation of weights."""
 
 from typing import Any
 
@@ -36,6 +36,28 @@ class ContrastiveLoss(keras.losses.Loss):
         by_image = ops.sum(targets * ops.log_softmax(y_pred, axis=-1), axis=-1)
         by_text = ops.sum(targets * ops.log_softmax(ops.transpose(y_pred), axis=-1), axis=-1)
         return -(by_image + by_text) / 2
+
+
+@register
+class SigmoidContrastiveLoss(keras.losses.Loss):
+    """SigLIP's loss for a batch of N pairs: the binary cross-entropy of each image with each text.
+
+    Targets `(N,)` are numbers of groups, whose images and texts all match. Predictions are the logits `(N, N)` of a
+    model with a logit bias.
+
+    Source: https://arxiv.org/abs/2303.15343v4, algorithm 1.
+
+    Example:
+        >>> logits = np.array([[5.0, -5.0], [-5.0, 5.0]], "float32")
+        >>> round(float(SigmoidContrastiveLoss()(np.array([0, 1]), logits)), 4)
+        0.0134
+    """
+
+    def call(self, y_true, y_pred):
+        """Returns the sum over the texts for each image, `(N,)`."""
+        groups = ops.reshape(y_true, (-1,))
+        signs = 2 * ops.cast(groups[:, None] == groups[None], y_pred.dtype) - 1
+        return ops.sum(ops.softplus(-signs * y_pred), axis=-1)
 
 
 class CLIPTrainTransform:

@@ -156,7 +156,7 @@ def plot_errors(examples: ImageDataset, result: AnyEvaluation) -> Any:
     for index in worst_images(result, MAX_ERRORS):
         true, predicted = examples.label_text(index), prediction_text(examples, result.scores[index], result)
         name = Path(examples.image_name(index)).name
-        text = f"{_shorten(name, 22)}\n{_shorten(true, 10)}, not {_shorten(predicted or 'none', 10)}"
+        text = f"{_shorten(name, 22)}\n{_shorten(true or 'none', 10)}, not {_shorten(predicted or 'none', 10)}"
         cells.append((examples.images[index], text, "black"))
     rows = [cells[start : start + ERRORS_PER_ROW] for start in range(0, len(cells), ERRORS_PER_ROW)]
     return contact_sheet(rows, ERROR_CELL_SIZE) if rows else None

@@ -20,9 +20,11 @@ from convnext_keras.training.finetuning import check_callbacks, compile_model
 from convnext_keras.training.image_text import ImageTextDataset, load_image_text_pairs, pair_batches
 from convnext_keras.training.lora import enable_lora
 from convnext_keras.training.presets import TrainingConfig
+from convnext_keras.validation import format_choices
 
 # Of FLYP's appendix (https://arxiv.org/abs/2212.00638v1) with clipping; a small model takes a higher rate.
 CLIP_CONFIG = TrainingConfig(epochs=10, batch_size=64, learning_rate=1e-5, weight_decay=0.1, clip_norm=1.0)
+LOSSES: dict[str | None, Any] = {None: clip.ContrastiveLoss, "sigmoid": clip.SigmoidContrastiveLoss}
 TOWERS = {"image": "image_encoder", "text": "text_encoder"}
 
 
@@ -122,7 +124,8 @@ def fine_tune_clip(
     Args:
         model: Model to start from; it stays as it is.
         data: The new pairs, see `load_image_text_pairs`; `class_prompts(examples)` makes them of images with classes.
-        config: Training config; its fields of augmentation, optimizer, duration and `lora_rank` apply. With
+        config: Training config; `loss` is None for the softmax loss, or `"sigmoid"` for a model with a logit bias. Its
+            fields of augmentation, optimizer, duration and `lora_rank` apply. With
             `accumulation_steps`, batches are larger by this factor and encoded in parts, see `CLIP.micro_batches`.
         replay_data: Pairs, or several sets of pairs, from the original domain, replayed to limit forgetting.
         freeze_tower: `"image"` or `"text"`, the tower that keeps its weights ("LiT",
@@ -150,6 +153,10 @@ def fine_tune_clip(
         raise ValueError(f"freeze_tower must be None, 'image' or 'text'. Received: freeze_tower={freeze_tower!r}")
     if not 0 <= hard_negative_ratio <= 1:
         raise ValueError(f"hard_negative_ratio must be 0 to 1. Received: hard_negative_ratio={hard_negative_ratio!r}")
+    if config.loss not in LOSSES:
+        raise ValueError(f"loss must be {format_choices(LOSSES)} for a ConvNeXt-CLIP. Received: loss={config.loss!r}")
+    if config.loss == "sigmoid" and not model.get_layer("similarity").use_bias:
+        raise ValueError("loss='sigmoid' needs a model with a logit bias. Use loss=None.")
     check_callbacks(callbacks)
     keras.utils.set_random_seed(seed)
     others = (
@@ -168,7 +175,7 @@ def fine_tune_clip(
     size = min(config.batch_size, max(1, len(sources[0]) // tuned.micro_batches)) * tuned.micro_batches
     steps = max(1, len(sources[0]) // size) * len(sources)
     epochs = max(config.epochs, -(-config.min_steps // steps))
-    compile_model(tuned, dataclasses.replace(config, accumulation_steps=1), epochs * steps, clip.ContrastiveLoss())
+    compile_model(tuned, dataclasses.replace(config, accumulation_steps=1), epochs * steps, LOSSES[config.loss]())
     settings = {
         "pairs": _digest(sources),
         "config": vars(config),

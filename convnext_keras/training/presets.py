@@ -28,7 +28,7 @@ class TrainingConfig:
         ema_decay: See `LayerwiseOptimizer`.
         drop_path_rate: See `ConvNeXt`; None for 0. A model object keeps its own rate.
         loss: Name of the loss, see `losses.LOSSES`; None for cross-entropy, binary cross-entropy or mean squared error
-            by the problem type.
+            by the problem type. `"sigmoid"` is for a ConvNeXt-CLIP, see `fine_tune_clip`.
         optimizer: A name in `OPTIMIZERS`. Defaults to `"adamw"`.
         class_weights: `"balanced"` weighs each class in the loss by the inverse of its number of images; None for no
             weights.
@@ -153,7 +153,7 @@ OPTIMIZERS = ("adamw", "adam", "lion", "sgd", "rmsprop")
 CHOICES: dict[str, tuple[str | None, ...]] = {
     "loss": (
         *(None, "cross_entropy", "bce", "focal", "asymmetric", "generalized_cross_entropy"),
-        *("mse", "mae", "huber"),
+        *("mse", "mae", "huber", "sigmoid"),
     ),
     "optimizer": OPTIMIZERS,
     "class_weights": (None, "balanced"),

@@ -93,3 +93,13 @@ def test_augmentation_crops_and_erases():
     gradient = np.tile(np.linspace(0, 255, 80).astype("uint8")[None, :, None], (60, 1, 3))
     means = [clip.CLIPTrainTransform(32, random_erasing_prob=0.0, seed=seed)(gradient).mean() for seed in range(20)]
     assert np.std(means) > 5
+
+
+@pytest.mark.cross_backend
+@needs_training
+def test_sigmoid_loss_equals_its_definition():
+    random = np.random.default_rng(0)
+    logits, groups = random.normal(0, 4, (6, 6)).astype("float32"), np.array([0, 1, 1, 2, 3, 0])
+    signs = np.where(groups[:, None] == groups[None], 1, -1)
+    expected = np.log1p(np.exp(-signs * logits.astype("float64"))).sum() / 6
+    assert float(to_numpy(clip.SigmoidContrastiveLoss()(groups, logits))) == pytest.approx(expected, rel=1e-5)

@@ -10,6 +10,7 @@ import tracemalloc
 import numpy as np
 import pytest
 from backends import needs_training
+from make_hub_references import HUB
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -245,3 +246,19 @@ def test_fine_tune_clip_with_lora(shapes_model):
     tuned = training.fine_tune_clip(shapes_model, training.class_prompts(examples), config)
     assert isinstance(tuned, clip.CLIP)
     assert len(tuned.weights) == len(shapes_model.weights)
+
+
+@pytest.mark.slow
+def test_sigmoid_loss_trains_models_with_a_logit_bias_only():
+    pixels = [np.full((64, 64, 3), level, "uint8") for level in (10, 90, 170, 250)]
+    pairs, config = (pixels, ["a", "b", "c", "d"]), training.TrainingConfig(epochs=3, batch_size=4, loss="sigmoid")
+    with pytest.raises(ValueError, match="needs a model with a logit bias"):
+        training.fine_tune_clip(clip.create_model("convnext_mini.shapes"), pairs, config)
+    plain = training.TrainingConfig(loss="mse")
+    with pytest.raises(ValueError, match="loss must be None or 'sigmoid'"):
+        training.fine_tune_clip(clip.create_model("convnext_mini.shapes"), pairs, plain)
+    model = clip.create_model(HUB / "open_clip_sigmoid_loss")
+    before = model.logit_bias
+    tuned = training.fine_tune_clip(model, pairs, config)
+    assert tuned.logit_bias != before
+    assert np.isfinite(tuned.logit_bias)

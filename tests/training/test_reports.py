@@ -137,3 +137,20 @@ def test_the_best_epoch_and_the_last_are_both_kept(kept, other, tmp_path, monkey
     for mine, expected in zip(model.get_weights(), trained.checkpoints[other], strict=True):
         np.testing.assert_allclose(mine, expected, atol=1e-6)
     assert any((a != b).any() for a, b in zip(*trained.checkpoints.values(), strict=True))
+
+
+@pytest.mark.slow
+def test_average_writes_the_mean_or_the_greedy_soup(images, tmp_path):
+    for seed in range(2):
+        train(images, tmp_path / f"kinds-{seed}", "--seed", seed)
+    folders = [tmp_path / "kinds-0", tmp_path / "kinds-1"]
+    assert "average of 2 models" in run("average", *folders, "--output", tmp_path / "mean").stdout
+    assert "greedy soup" in run("average", *folders, "--output", tmp_path / "soup", "--data", images).stdout
+    models = [create_model(folder) for folder in (*folders, tmp_path / "mean")]
+    kernels = [model.layers[-1].get_weights()[0] for model in models]
+    np.testing.assert_allclose(kernels[2], (kernels[0] + kernels[1]) / 2, rtol=1e-5, atol=1e-7)
+    assert models[2].pretrained_info.class_names == models[0].pretrained_info.class_names
+    accuracies = [
+        training.evaluate(model, images).accuracy() for model in (*models[:2], create_model(tmp_path / "soup"))
+    ]
+    assert accuracies[2] >= max(accuracies[:2])
