@@ -260,7 +260,7 @@ def test_fit_learns(jit_compile):
         ({"weights": "dinov3_lvd1689m"}, "no classifier. Use include_top=False"),
         ({"weights": "imagenet@main"}, r"one of \["),
         ({"weights": 3}, "None, the name of a weight set, or a path.*3"),
-        ({"weights": "imagenet", "classifier_activation": "relu"}, "None or 'softmax'.*'relu'"),
+        ({"weights": "imagenet", "classifier_activation": "relu"}, "None, 'softmax' or 'sigmoid'.*'relu'"),
     ],
 )
 def test_constructors_reject_invalid_arguments(arguments, message):

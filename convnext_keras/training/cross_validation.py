@@ -92,6 +92,12 @@ def save_cross_validation(result: CrossValidationResult, folder: str | os.PathLi
 
     Raises:
         ValueError: If the directory exists.
+
+    Example:
+        >>> save_cross_validation(CrossValidationResult(()), ".")
+        Traceback (most recent call last):
+        ...
+        ValueError: . exists. Choose another directory.
     """
     folder = Path(folder)
     if folder.exists():

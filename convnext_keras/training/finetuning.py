@@ -142,8 +142,8 @@ def fine_tune(
         augmentation: Function from an image and a NumPy random generator to pixels `(height, width, channels)` in
             0..255, in place of the augmentation of the config.
         callbacks: Keras callbacks, which see `val_loss` and the validation metrics at the end of each epoch.
-        auto_batch_size: Whether the batch size is halved after running out of memory, with twice as many accumulation
-            steps, so that the number of images per step stays.
+        auto_batch_size: Whether the batch size is halved after running out of memory, and the accumulation steps
+            doubled, so that the number of images per step stays.
         verbose: Verbosity of `fit`.
 
     Returns:
