@@ -24,7 +24,13 @@ METRIC_NAMES = {  # as text; True for percent
 
 
 def format_metrics(result: AnyEvaluation) -> dict[str, str]:
-    """Returns the most important metrics by their names, as text."""
+    """Returns the most important metrics by their names, as text.
+
+    Example:
+        >>> result = Evaluation(np.array([[0.9, 0.1]]), np.array([0]), ("cat", "dog"))
+        >>> format_metrics(result)
+        {'accuracy': '100.00 %'}
+    """
     values = ((METRIC_NAMES[name], value) for name, value in result.metrics.items())
     return {name: f"{100 * value:.2f} %" if percent else f"{value:.4g}" for (name, percent), value in values}
 
