@@ -47,6 +47,8 @@ RECORDS = {
     "TRAINING_PRESETS",
     "ParamGroup",
     "TrainingResult",
+    "CrossValidationResult",
+    "LearningRateTest",
     "save_training_result",
     "CLIPConfig",
     "SearchResult",
