@@ -31,6 +31,7 @@ from convnext_keras.layers import (
     LayerScale,
 )
 from convnext_keras.model import ConvNeXtModel
+from convnext_keras.problem_types import CLASSIFIER_ACTIVATIONS
 from convnext_keras.validation import hint_foreign_arguments
 
 Weights = str | os.PathLike | checkpoints.WeightsSource | None
@@ -261,7 +262,7 @@ def ConvNeXt(  # noqa: N802 - named like the constructors of keras.applications
     variant = build_config(depths, dims, architecture, others=inspect.signature(ConvNeXt).parameters)
     source = hub.resolve_weights(weights)
     published = None if isinstance(source, Path) else source
-    trained_with = published.activations if published else (None, "softmax")
+    trained_with = published.activations if published else (None, *CLASSIFIER_ACTIVATIONS)
     valid = trained_with if include_top and source is not None else None
     validation.validate_constructor_args(pooling, POOLINGS, classes, classifier_activation, valid, drop_path_rate)
     classes = int(classes)  # Keras takes no number of NumPy.

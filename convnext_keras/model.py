@@ -8,7 +8,7 @@ import numpy as np
 from convnext_keras import backend
 from convnext_keras.layers import register
 from convnext_keras.pretrained_info import PretrainedInfo
-from convnext_keras.problem_types import MULTI_LABEL, SINGLE_LABEL
+from convnext_keras.problem_types import CLASSIFIER_ACTIVATIONS, MULTI_LABEL, SINGLE_LABEL
 
 DEFAULT_BATCH_SIZE = 32  # of Keras' `predict`, if none is given
 
@@ -79,6 +79,12 @@ def output_layer(model: keras.Model) -> keras.Layer:
     return output_layer(layer) if isinstance(layer, keras.Model) else layer
 
 
+def has_activation(model: keras.Model) -> bool:
+    """Returns whether the outputs of a classifier are probabilities, by softmax or sigmoid."""
+    activation = getattr(output_layer(model), "activation", None)
+    return activation in [keras.activations.get(word) for word in CLASSIFIER_ACTIVATIONS]
+
+
 def get_problem_type(model: keras.Model) -> str:
     """Returns the problem type of a classifier, a key of `PROBLEM_TYPES`.
 
@@ -90,9 +96,9 @@ def get_problem_type(model: keras.Model) -> str:
         >>> get_problem_type(create_model("convnext_mini.digits"))
         'single_label_classification'
     """
-    activation = getattr(output_layer(model), "activation", None)
-    if activation in (keras.activations.softmax, keras.activations.sigmoid):
-        return MULTI_LABEL if activation is keras.activations.sigmoid else SINGLE_LABEL
+    if has_activation(model):
+        layer: Any = output_layer(model)
+        return MULTI_LABEL if layer.activation is keras.activations.sigmoid else SINGLE_LABEL
     known = get_pretrained_info(model)
     return (known and known.problem_type) or SINGLE_LABEL
 

@@ -11,7 +11,8 @@ SINGLE_LABEL, MULTI_LABEL, REGRESSION = (
 )
 # The names are those of transformers, each with the activation of the classifier.
 PROBLEM_TYPES: dict[str, str | None] = {SINGLE_LABEL: "softmax", MULTI_LABEL: "sigmoid", REGRESSION: None}
-DEFAULT_TOP_K = 5
+CLASSIFIER_ACTIVATIONS = tuple(word for word in PROBLEM_TYPES.values() if word)
+DEFAULT_TOP_K = 5  # labels per image of a classifier with one label
 DEFAULT_THRESHOLD = 0.5  # above which a label of a multi-label classifier is predicted
 
 

@@ -101,8 +101,8 @@ def validate_constructor_args(
     given = keras.activations.get(classifier_activation)
     if activations is not None and given not in [keras.activations.get(activation) for activation in activations]:
         raise ValueError(
-            f"classifier_activation must be {format_choices(activations)} with pretrained weights, which were trained "
-            f"so. Received: classifier_activation={classifier_activation!r}. "
+            f"classifier_activation must be {format_choices(activations)} with pretrained weights. "
+            f"Received: classifier_activation={classifier_activation!r}. "
             "Put other activations on top of the logits."
         )
 

@@ -13,6 +13,7 @@ from convnext_keras.checkpoints.download import VerifiedFile
 from convnext_keras.checkpoints.formats import WeightsError
 from convnext_keras.configs import ConvNeXtConfig
 from convnext_keras.data.transforms import ImageTransform
+from convnext_keras.problem_types import CLASSIFIER_ACTIVATIONS
 from convnext_keras.validation import suggestion
 
 # A wheel contains the top-level directory `weights/` inside the package; a checkout contains it beside the package.
@@ -158,7 +159,7 @@ class WeightSet(NamedTuple):
     @property
     def activations(self) -> tuple[str | None, ...]:
         """Returns those that the classifier can be used with."""
-        return (None, "softmax", "sigmoid")
+        return (None, *CLASSIFIER_ACTIVATIONS)
 
     def check(self, variant: ConvNeXtConfig, include_top: bool) -> None:
         """Raises ValueError if there is no classifier where one is wanted; the architecture is the row's own."""

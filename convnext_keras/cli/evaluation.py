@@ -31,6 +31,7 @@ from convnext_keras.cli.data_options import (
 from convnext_keras.cli.options import TEMPLATE, AsJson, Flip, Size, load_clip
 
 if TYPE_CHECKING:
+    from convnext_keras.training import ImageDataset
     from convnext_keras.training.evaluation import AnyEvaluation
 
 
@@ -62,7 +63,9 @@ def evaluate(
 
     [dim]convnext-keras evaluate tagger more.csv --separator "|" --predictions predictions.csv[/]
     """
-    from convnext_keras import export, hub, training
+    from convnext_keras import training
+    from convnext_keras.clip import DualEncoder
+    from convnext_keras.problem_types import SINGLE_LABEL
     from convnext_keras.training.image_text import is_image_text_data
 
     if masks or segmentation.is_mask_table(data):
@@ -70,38 +73,48 @@ def evaluate(
         pairs = (data, masks) if masks else data
         segmentation.evaluate_on_masks(model, pairs, names, table, reduce_labels, as_json)
         return
-    chosen: Any = model
-    if export.is_exported_model(model):
-        chosen = export.ExportedModel(model)
-    elif export.is_exported_clip(model) or hub.is_clip_repo(model):
-        chosen = load_clip(model)
-        if is_image_text_data(data):
-            metrics = training.retrieval_metrics(chosen, training.load_image_text_pairs(data))
-            print(json.dumps(metrics, indent=2) if as_json else _format_retrieval(metrics))
-            return
-    columns: dict[str, Any] = {"problem_type": problem_type, "image_column": image_column, "separator": separator}
-    columns |= {"label_column": label_column, "label_depth": label_depth if label_depth != 1 else None}
+    chosen, known_type = _load_model(model, size)
+    if isinstance(chosen, DualEncoder) and is_image_text_data(data):
+        metrics = training.retrieval_metrics(chosen, training.load_image_text_pairs(data))
+        print(json.dumps(metrics, indent=2) if as_json else _format_retrieval(metrics))
+        return
+    columns: dict[str, Any] = {"image_column": image_column, "separator": separator, "label_column": label_column}
+    columns["problem_type"] = problem_type or (known_type if known_type != SINGLE_LABEL else None)
+    columns["label_depth"] = label_depth if label_depth != 1 else None
     data_options = {name: value for name, value in columns.items() if value}
-    held_out = training.validation_part(data, **data_options)
-    if held_out is not data:
-        typer.echo(f"Evaluated on the validation part of {data}, if it has one.", err=True)
-        data_options = {}
-    options: Any = {"size": size or None, "flip": flip, "on_error": "skip" if skip else "raise", "templates": template}
-    result = training.evaluate(chosen, held_out, **options, **data_options)
-    _write_results(result, held_out, confusion_matrix, predictions, data_options)
+    on_error = "skip" if skip else "raise"
+    part = training.validation_part(data, on_error=on_error, **data_options)
+    if (isinstance(part, Path) and part != data) or getattr(part, "splits", None):
+        typer.echo(f"Evaluated on the validation part of {data}.", err=True)
+    if not isinstance(part, training.ImageDataset):
+        part = training.load_dataset(part, None, on_error, name="data", **data_options)
+    result = training.evaluate(chosen, part, size=size or None, flip=flip, templates=template)
+    _write_results(result, part, confusion_matrix, predictions)
     if as_json:
         print(json.dumps(result.summary(), indent=2))
         return
     _print_evaluation(result)
 
 
+def _load_model(name: str, size: int) -> tuple[Any, str | None]:
+    """Returns a model of any kind, and the problem type of a classifier; None for a ConvNeXt-CLIP."""
+    from convnext_keras import create_model, export, hub
+    from convnext_keras.model import get_problem_type
+
+    if export.is_exported_model(name):
+        exported = export.ExportedModel(name)
+        return exported, exported.pretrained_info.problem_type
+    if export.is_exported_clip(name) or hub.is_clip_repo(name):
+        return load_clip(name), None
+    model = create_model(name, **({"input_shape": (size, size, 3)} if size else {}))
+    return model, get_problem_type(model)
+
+
 def _format_retrieval(metrics: dict[str, float]) -> str:
     return "\n".join(f"{name}: {value:.4g}" for name, value in metrics.items())
 
 
-def _write_results(
-    result: AnyEvaluation, data: Any, matrix: Path | None, predictions: Path | None, data_options: dict[str, Any]
-) -> None:
+def _write_results(result: AnyEvaluation, data: ImageDataset, matrix: Path | None, predictions: Path | None) -> None:
     """Writes the confusion matrix and the predictions of an evaluation."""
     from convnext_keras import training
     from convnext_keras.training import charts
@@ -112,8 +125,8 @@ def _write_results(
     if matrix and isinstance(result, training.Evaluation):
         charts.plot_confusion_matrix(result).savefig(matrix, dpi=110)
     if predictions:
-        loaded = training.load_dataset(data, name="data", on_error="skip", **data_options)
-        examples = dataclasses.replace(loaded, labels=result.labels, class_names=result.class_names)
+        # Labels in the order of the model's classes, which may be more than those of the data.
+        examples = dataclasses.replace(data, labels=result.labels, class_names=result.class_names)
         text = predictions_to_csv(prediction_rows(examples, result.scores, result, "evaluation"))
         predictions.write_text(text, encoding="utf-8", errors="surrogateescape")
 
@@ -138,10 +151,8 @@ def _print_evaluation(result: AnyEvaluation) -> None:
         seen = {name for name, part in result.class_accuracy.items() if part is not None}
         metrics = result.precision_recall_f1
     else:
-        seen, metrics = (
-            {name for name, part in result.average_precisions.items() if part is not None},
-            (result.class_metrics),
-        )
+        seen = {name for name, part in result.average_precisions.items() if part is not None}
+        metrics = result.class_metrics
     table = Table("class", "precision", "recall", "F1")
     for name, row in sorted(metrics.items(), key=lambda item: item[1]["recall"]):
         if name in seen:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import shutil
 from pathlib import Path
@@ -37,7 +36,6 @@ from convnext_keras.cli.data_options import (
 from convnext_keras.cli.options import (
     LOSS_NAMES,
     OPTIMIZERS,
-    PRESET_FIELDS,
     PRESETS,
     format_choices,
 )
@@ -91,7 +89,7 @@ def train(
     loss: Annotated[str, typer.Option(help=f"{', '.join(LOSS_NAMES)}.", rich_help_panel=RUN_PANEL)] = "",
     changes: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Other field, as in ema_decay=0.99; 'help' lists them.", rich_help_panel=RUN_PANEL),
+        typer.Option("--set", help="Other field, as in ema_decay=0.99.", rich_help_panel=RUN_PANEL),
     ] = None,
     size: Annotated[
         int,
@@ -142,51 +140,55 @@ def train(
     from convnext_keras.training import charts
     from convnext_keras.training.image_text import is_image_text_data
 
-    if changes == ["help"]:
-        print("\n".join(PRESET_FIELDS))
-        return
     if output.exists():
         raise ValueError(f"{output} exists. Choose another folder.")
     charts.new_figure(1, 1)  # Before hours of training.
     part: Any = float(validation) if validation.replace(".", "", 1).isdigit() else Path(validation)
+    is_auto = batch_size == "auto"
+    if batch_size and not is_auto and not batch_size.isdigit():
+        raise ValueError(f"--batch-size must be a number or auto. Received: {batch_size}")
     own: dict[str, Any] = {"epochs": epochs, "learning_rate": learning_rate, "optimizer": optimizer, "loss": loss}
     own["batch_size"] = int(batch_size) if batch_size.isdigit() else None
-    if batch_size not in ("", "auto") and not batch_size.isdigit():
-        raise ValueError(f"--batch-size must be a number or auto. Received: {batch_size}")
-    settings = RunSettings(preset, config, changes or [], {name: value for name, value in own.items() if value})
-    columns = {"image_column": image_column, "split_column": split_column, "weight_column": weight_column}
+    given = {name: value for name, value in own.items() if value not in (None, "")}
+    settings = RunSettings(preset, config, changes or [], given)
+    columns: dict[str, Any] = {
+        "image_column": image_column,
+        "split_column": split_column,
+        "weight_column": weight_column,
+    }
     columns |= {"group_column": group_column, "separator": separator, "problem_type": problem_type}
     data_options = {name: value for name, value in columns.items() if value}
     data_options |= {"label_column": label_column} if label_column else {}
     data_options |= {"label_depth": label_depth} if label_depth != 1 else {}
-    for_classes = {**data_options, "skip": skip, "folds": folds, "drop_duplicates": drop_duplicates, "log": log}
+    single_run = {"drop_duplicates": drop_duplicates, "log": log, "teacher": teacher}
+    for_labels = {**data_options, "skip": skip, "folds": folds, "batch_size auto": is_auto, **single_run}
+    for_clip = {"replay_data": replay_data, "freeze_tower": freeze_tower, "interpolate": interpolate != 1}
     if masks or segmentation.is_mask_table(data):
-        _refuse("masks", {"replay_data": replay_data, "freeze_tower": freeze_tower, **for_classes})
+        _refuse("masks", {**for_clip, **for_labels})
         chosen = settings.resolve(training.get_training_config(preset or "segmentation", 0))
         options = {"class_names": segmentation.parse_classes(classes), "colors": segmentation.parse_colors(colors)}
         options |= {"reduce_labels": bool(reduce_labels), "decoder": decoder}
         pairs = (data, masks) if masks else data
         segmentation.train_on_masks(pairs, output, weights, chosen, part, seed, size, **options)
     elif not data_options and is_image_text_data(data):
-        _refuse("image-text pairs", {"preset": preset, "image_size": size, **for_classes})
+        _refuse("image-text pairs", {"preset": preset, "image_size": size, **for_labels})
         chosen = settings.resolve(training.CLIP_CONFIG)
         train_on_pairs(data, output, weights, chosen, part, seed, replay_data or [], freeze_tower or None, interpolate)
     else:
-        clip_only = {"replay_data": replay_data, "freeze_tower": freeze_tower, "interpolate": interpolate != 1}
-        _refuse("images with labels", clip_only)
-        options: Any = {"size": size or None, "seed": seed, "auto_batch_size": batch_size == "auto"}
-        if teacher:
-            _refuse("--teacher", {"folds": folds, "drop_duplicates": drop_duplicates, **data_options})
-            load = functools.partial(_load_teacher_labels, data, teacher, part, seed)
-            train_on_labels(load, output, weights, settings, False, log or [], options)
-            return
-        load = functools.partial(
-            training.train_val_split, data, part, None, seed, "skip" if skip else "raise", **data_options
-        )
+        _refuse("images with labels", for_clip)
+        options: Any = {"size": size or None, "seed": seed, "auto_batch_size": is_auto}
+        on_error = "skip" if skip else "raise"
         if folds:
-            cross_validate(data, output, weights, settings, folds, skip, data_options, options)
+            _refuse("--folds", single_run)
+            examples = training.load_dataset(data, None, on_error, **data_options)
+            cross_validate(examples, output, weights, settings, folds, options)
+            return
+        if teacher:
+            _refuse("--teacher", {"skip": skip, "drop_duplicates": drop_duplicates, **data_options})
+            parts = _load_teacher_labels(data, teacher, part, seed)
         else:
-            train_on_labels(load, output, weights, settings, drop_duplicates, log or [], options)
+            parts = training.train_val_split(data, part, None, seed, on_error, **data_options)
+        train_on_labels(*parts, output, weights, settings, drop_duplicates, log or [], options)
 
 
 def _refuse(kind: str, options: dict[str, Any]) -> None:
@@ -197,7 +199,8 @@ def _refuse(kind: str, options: dict[str, Any]) -> None:
 
 
 def train_on_labels(
-    load: Any,
+    kept: ImageDataset,
+    held_out: ImageDataset,
     output: Path,
     weights: str,
     settings: RunSettings,
@@ -208,7 +211,6 @@ def train_on_labels(
     """Fine-tunes a classifier or a regression and writes it as a repository of this library."""
     from convnext_keras import training
 
-    kept, held_out = load()
     if drop_duplicates:
         count = len(kept)
         kept = training.drop_duplicates(kept, held_out)
@@ -281,19 +283,16 @@ def build_loggers(names: list[str], output: Path) -> list[Any]:
 
 
 def cross_validate(
-    data: Path,
+    examples: ImageDataset,
     output: Path,
     weights: str,
     settings: RunSettings,
     folds: int,
-    skip: bool,
-    data_options: dict[str, Any],
     options: dict[str, Any],
 ) -> None:
     """Trains one model per fold, and writes each with a table of the results."""
     from convnext_keras import training
 
-    examples = training.load_dataset(data, None, "skip" if skip else "raise", **data_options)
     chosen = settings.resolve(training.get_training_config(settings.preset or None, len(examples)))
     state = output.with_name(f"{output.name}.partial")
     result = training.cross_validate(weights, examples, chosen, folds=folds, state=state, verbose=2, **options)

@@ -56,7 +56,8 @@ class SigmoidContrastiveLoss(keras.losses.Loss):
     def call(self, y_true, y_pred):
         """Returns the sum over the texts for each image, `(N,)`."""
         groups = ops.reshape(y_true, (-1,))
-        signs = 2 * ops.cast(groups[:, None] == groups[None], y_pred.dtype) - 1
+        together: Any = ops.cast(groups[:, None] == groups[None], y_pred.dtype)
+        signs = 2 * together - 1
         return ops.sum(ops.softplus(-signs * y_pred), axis=-1)
 
 

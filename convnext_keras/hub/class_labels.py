@@ -8,8 +8,6 @@ from convnext_keras.problem_types import MULTI_LABEL, PROBLEM_TYPES, SINGLE_LABE
 
 MAX_CLASSES = 1_000_000
 parse_num_classes = schema.int_range(0, MAX_CLASSES)
-# Those that a classifier may have; outputs are logits in all formats.
-CLASSIFIER_ACTIVATIONS = ("softmax", "sigmoid")
 
 
 def read_problem_type(config: JsonObject, classes: int) -> str | None:

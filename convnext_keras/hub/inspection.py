@@ -23,10 +23,10 @@ from convnext_keras.configs import (
     count_segmentation_params,
 )
 from convnext_keras.data.transforms import NormalizationStats
-from convnext_keras.hub.class_labels import CLASSIFIER_ACTIVATIONS
 from convnext_keras.hub.image_processors import named_statistics
 from convnext_keras.layer_names import BLOCK_ROLES, DECODER_ROLES, LayerName
 from convnext_keras.layers import ACTIVATIONS, NORMS, AverageMaxPooling2D, is_noop
+from convnext_keras.problem_types import CLASSIFIER_ACTIVATIONS
 
 NamedLayers = list[tuple[LayerName, keras.Layer]]
 DENSE_ROLES = {"head_hidden", "projection_hidden"}  # layers before the last one

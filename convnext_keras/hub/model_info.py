@@ -19,8 +19,8 @@ from convnext_keras.configs import (
     count_segmentation_params,
 )
 from convnext_keras.data.transforms import ImageTransform
-from convnext_keras.hub.class_labels import CLASSIFIER_ACTIVATIONS
 from convnext_keras.hub.repository import Repository
+from convnext_keras.problem_types import CLASSIFIER_ACTIVATIONS
 
 # Names of the weight file in order of preference; timm and OpenCLIP do not read shards.
 WEIGHTS_FILE, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"

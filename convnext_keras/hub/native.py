@@ -15,14 +15,14 @@ from convnext_keras.configs import (
 from convnext_keras.data import transforms
 from convnext_keras.data.transforms import INTERPOLATIONS, NORMALIZATION_STATS, ImageTransform, NormalizationStats
 from convnext_keras.hub import json_schema as schema
-from convnext_keras.hub.class_labels import CLASSIFIER_ACTIVATIONS, MAX_CLASSES, parse_num_classes
+from convnext_keras.hub.class_labels import MAX_CLASSES, parse_num_classes
 from convnext_keras.hub.image_processors import MAX_EDGE, MAX_SIZE, named_statistics
 from convnext_keras.hub.json_schema import JsonObject
 from convnext_keras.hub.model_info import WEIGHTS_FILE, WEIGHTS_INDEX, ModelInfo
 from convnext_keras.hub.repository import Repository
 from convnext_keras.hub.timm import MAX_BLOCKS, MAX_WIDTH
 from convnext_keras.pretrained_info import tuples_to_lists
-from convnext_keras.problem_types import PROBLEM_TYPES
+from convnext_keras.problem_types import CLASSIFIER_ACTIVATIONS, PROBLEM_TYPES
 
 NATIVE_FILE = "convnext_keras.json"
 

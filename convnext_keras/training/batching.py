@@ -103,7 +103,6 @@ def training_batches(
         [(4, 16, 16, 3), (4, 2)]
     """
     augment = augmentation or build_augmentation(config, transform)
-    targets = examples.targets if targets is None else targets
     by_class = None if examples.problem_type == MULTI_LABEL else class_weights(examples, config)
     own_weights, draw = examples.sample_weights, _epoch_order(examples, config)
     steps = steps_per_epoch(examples, config)
@@ -121,7 +120,8 @@ def training_batches(
     for number, (rows, pixels) in enumerate(iter_batches(order(), augmented, size), start=first_epoch * steps):
         indices = [index for _, index in rows]
         rng = np.random.default_rng((seed, 1, number))
-        batch = mixup_cutmix(pixels, targets[indices], config.mixup, config.cutmix, rng)
+        rows_of_targets = examples.targets(indices) if targets is None else targets[indices]
+        batch = mixup_cutmix(pixels, rows_of_targets, config.mixup, config.cutmix, rng)
         if by_class is None and own_weights is None:
             yield batch
             continue

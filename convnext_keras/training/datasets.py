@@ -63,12 +63,14 @@ class ImageDataset:
         image = self.images[index]
         return str(image) if isinstance(image, str | os.PathLike) else f"image {index}"
 
-    @property
-    def targets(self) -> np.ndarray:
-        """Returns the labels as `(N, C)` float32; class indices become one-hot rows."""
-        if self.labels.ndim == 2:
-            return self.labels
-        return np.eye(len(self.class_names), dtype="float32")[self.labels]
+    def targets(self, indices: Sequence[int]) -> np.ndarray:
+        """Returns the labels of some images as `(N, C)` float32; class indices become one-hot rows."""
+        labels = self.labels[[*indices]]
+        if labels.ndim == 2:
+            return labels
+        rows = np.zeros((len(labels), len(self.class_names)), "float32")
+        rows[np.arange(len(labels)), labels] = 1
+        return rows
 
     @property
     def class_indices(self) -> np.ndarray:
@@ -163,16 +165,18 @@ def load_dataset(
         raise ValueError(f"on_error must be 'raise' or 'skip'. Received: on_error={on_error!r}")
     if isinstance(data, ImageDataset):
         return _validate(data, name)
-    columns = {"image": image_column, "split": split_column, "weight": weight_column, "group": group_column}
+    columns = {"image_column": image_column, "split_column": split_column, "weight_column": weight_column}
+    columns["group_column"] = group_column
     if is_data_frame(data) or is_table(data):
-        images, labels, names, others = _from_table(Table(data), columns, label_column, separator)
+        table = Table(data)
+        images, others = _table_images(table, columns)
         if is_table(data):
             images = [Path(data).parent / str(image) for image in images]
-        problem_type = _problem_type_of_columns(problem_type, labels, names)
+        labels, names, problem_type = _table_labels(table, label_column, separator, problem_type)
     else:
-        given = {**columns, "label": label_column, "separator": separator}
+        given = {**columns, "label_column": label_column, "separator": separator}
         if unused := [key for key, value in given.items() if value is not None]:
-            raise ValueError(f"{unused[0]}_column and the like are for tables. Received: {type(data).__name__}")
+            raise ValueError(f"{unused[0]} is for tables and DataFrames. Received: {type(data).__name__}")
         others: dict[str, Any] = {}
         if isinstance(data, str | os.PathLike):
             images, labels = _from_directory(Path(data), label_depth)
@@ -209,28 +213,35 @@ def _from_directory(path: Path, depth: int) -> tuple[list[ImageSource], list[str
     return [image for image, _ in rows], [name for _, name in rows]
 
 
-def _from_table(
-    table: Table, columns: dict[str, str | None], label_column: str | Sequence[str] | None, separator: str | None
-) -> tuple[list[ImageSource], list[Any], list[str] | None, dict[str, Any]]:
-    """Returns images, labels, names of several label columns, and weights, groups and splits."""
-    images = table.column(columns["image"] or COLUMNS["path"])
-    several = [label_column] if isinstance(label_column, str) else [*(label_column or ())]
-    names: list[str] | None = None
-    if len(several) > 1:
-        names = several
-        labels = [[*row] for row in zip(*(_to_numbers(table, name) for name in several), strict=True)]
-    else:
-        labels = table.column(several or COLUMNS["class"])
-        if separator is not None:
-            labels = [[part.strip() for part in str(label).split(separator) if part.strip()] for label in labels]
-    split = columns["split"] or table.find(SPLIT_COLUMNS)
-    weight = columns["weight"] or table.find(WEIGHT_COLUMNS)
+def _table_images(table: Table, columns: dict[str, str | None]) -> tuple[list[ImageSource], dict[str, Any]]:
+    """Returns the images of a table, and sample weights, groups and splits as arguments of `ImageDataset`."""
+    images = table.column(columns["image_column"] or COLUMNS["path"])
+    split = columns["split_column"] or table.find(SPLIT_COLUMNS)
+    weight = columns["weight_column"] or table.find(WEIGHT_COLUMNS)
     others: dict[str, Any] = _weights_of([_to_numbers(table, weight)] if weight else ())
     if split:
         others["splits"] = tuple(str(cell).strip().lower() for cell in table.column(split))
-    if columns["group"]:
-        others["groups"] = tuple(table.column(columns["group"]))
-    return images, labels, names, others
+    if columns["group_column"]:
+        others["groups"] = tuple(table.column(columns["group_column"]))
+    return images, others
+
+
+def _table_labels(
+    table: Table, label_column: str | Sequence[str] | None, separator: str | None, problem_type: str | None
+) -> tuple[list[Any], list[str] | None, str | None]:
+    """Returns the labels of a table, the names of several label columns, and the problem type if it is known."""
+    names = [label_column] if isinstance(label_column, str) else [*(label_column or ())]
+    if len(names) > 1:
+        rows = [[*row] for row in zip(*(_to_numbers(table, name) for name in names), strict=True)]
+        is_binary = np.isin(rows, (0, 1)).all()
+        return rows, names, MULTI_LABEL if problem_type is None and is_binary else problem_type
+    heading = names[0] if names else table.find(COLUMNS["class"])
+    labels = table.column(heading or COLUMNS["class"])
+    if problem_type == REGRESSION and heading:
+        return _to_numbers(table, heading), None, problem_type
+    if separator is not None:
+        labels = [[part.strip() for part in str(label).split(separator) if part.strip()] for label in labels]
+    return labels, None, problem_type
 
 
 def _to_numbers(table: Table, name: str) -> list[float]:
@@ -239,18 +250,6 @@ def _to_numbers(table: Table, name: str) -> list[float]:
         return [float(value) for value in values]
     except (TypeError, ValueError) as error:
         raise ValueError(f"{table.name}: the column {name!r} must have numbers only: {error}.") from error
-
-
-def _problem_type_of_columns(problem_type: str | None, labels: list[Any], names: list[str] | None) -> str | None:
-    """Returns the problem type of a table; text in one column becomes numbers for a regression."""
-    if problem_type == REGRESSION and names is None:
-        try:
-            labels[:] = [float(label) for label in labels]
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"A regression needs numbers as labels: {error}.") from error
-    if problem_type is None and names and np.isin(labels, (0, 1)).all():
-        return MULTI_LABEL
-    return problem_type
 
 
 def _weights_of(given: Sequence[Any]) -> dict[str, Any]:

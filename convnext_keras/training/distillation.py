@@ -117,7 +117,7 @@ def _align(examples: ImageDataset, known: Sequence[tuple[str, str]]) -> np.ndarr
     if unknown:
         raise ValueError(f"The teacher does not know the classes {', '.join(unknown[:5])}. Set label_weight=0.")
     targets = np.zeros((len(examples), len(known)), "float32")
-    targets[:, [indices[name] for name in examples.class_names]] = examples.targets
+    targets[:, [indices[name] for name in examples.class_names]] = examples.targets(range(len(examples)))
     return targets
 
 

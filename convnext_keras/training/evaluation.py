@@ -17,7 +17,7 @@ from convnext_keras.data.loader import iter_batches
 from convnext_keras.data.transforms import ImageTransform as Transform
 from convnext_keras.hub import is_clip_repo
 from convnext_keras.inference import BatchRunner, softmax
-from convnext_keras.model import get_pretrained_info, get_problem_type, output_layer
+from convnext_keras.model import get_pretrained_info, get_problem_type, has_activation
 from convnext_keras.pretrained_info import PretrainedInfo
 from convnext_keras.problem_types import DEFAULT_THRESHOLD, MULTI_LABEL, REGRESSION, SINGLE_LABEL, to_scores
 from convnext_keras.training.datasets import ImageDataset, load_dataset
@@ -25,7 +25,6 @@ from convnext_keras.training.multi_label import MultiLabelEvaluation
 from convnext_keras.training.regression import RegressionEvaluation
 from convnext_keras.training.splits import validation_part
 
-CLASSIFIER_ACTIVATIONS = (keras.activations.softmax, keras.activations.sigmoid)
 NUM_BINS = 15  # of confidence, as in https://arxiv.org/abs/1706.04599v2
 
 
@@ -182,7 +181,7 @@ def evaluate(
     if isinstance(model, DualEncoder):
         if class_names or transform or size or flip:
             raise ValueError("class_names, transform, size and flip are of classifiers, not of a ConvNeXt-CLIP.")
-        examples = load_dataset(validation_part(data, **data_options), on_error=on_error, **data_options)
+        examples = _load_validation_part(data, on_error, data_options)
         classifier = ZeroShotClassifier(model, examples.class_names, templates)
         cosines = classifier.cosine_similarity(examples.images, batch_size, exif_transpose=True)
         return Evaluation(softmax(classifier.logit_scale * cosines), examples.labels, examples.class_names)
@@ -207,7 +206,7 @@ def evaluate(
         raise ValueError(f"A classifier has outputs (N, classes). Those of {name!r} are {shape}.")
     if problem_type != SINGLE_LABEL:
         data_options.setdefault("problem_type", problem_type)
-    examples = load_dataset(validation_part(data, **data_options), on_error=on_error, name="data", **data_options)
+    examples = _load_validation_part(data, on_error, data_options)
     if examples.problem_type != problem_type:
         raise ValueError(f"{name!r} is for {problem_type}, the labels are for {examples.problem_type}.")
     names = class_names or get_class_names(pretrained_info)
@@ -224,6 +223,12 @@ def evaluate(
     labels[:, columns] = examples.labels
     thresholds: Any = pretrained_info and pretrained_info.thresholds
     return MultiLabelEvaluation(scores, labels, shown, thresholds or (DEFAULT_THRESHOLD,) * scores.shape[1])
+
+
+def _load_validation_part(data: Any, on_error: str, data_options: dict[str, Any]) -> ImageDataset:
+    """Returns the validation part of data, or all of them; their classes may be some of the model's."""
+    part = validation_part(data, on_error=on_error, **data_options)
+    return part if isinstance(part, ImageDataset) else load_dataset(part, None, on_error, name="data", **data_options)
 
 
 def evaluate_scores(
@@ -280,8 +285,3 @@ def predict_scores(
         outputs = [run(np.ascontiguousarray(view, "float32"), batch_size) for view in views]
         batches.append(np.mean([out if gives_scores else to_scores(out, problem_type) for out in outputs], axis=0))
     return np.concatenate(batches)
-
-
-def has_activation(model: keras.Model) -> bool:
-    """Returns whether the outputs are probabilities already."""
-    return getattr(output_layer(model), "activation", None) in CLASSIFIER_ACTIVATIONS

@@ -238,10 +238,7 @@ def _fit(
     """Runs the epochs that are left; returns whether training came to its end."""
     training, held_out = parts
     epochs, steps = num_epochs(training, config), steps_per_epoch(training, config)
-    weights = class_weights(training, config)
-    is_multi_label = training.problem_type == MULTI_LABEL
-    positive_weights = weights.tolist() if is_multi_label and weights is not None else None
-    loss = overrides.loss or build_loss(config.loss, training.problem_type, config.label_smoothing, positive_weights)
+    loss = overrides.loss or training_loss(training, config)
     metrics = [*overrides.metrics]
     if training.problem_type == SINGLE_LABEL:
         metrics.insert(0, keras.metrics.CategoricalAccuracy(name="accuracy"))
@@ -269,6 +266,14 @@ def _fit(
         )
         options = {**options, "callbacks": [following, *options["callbacks"]]}
         return fit_epochs(setup.train_model, batches, steps, first, epochs, options)
+
+
+def training_loss(examples: ImageDataset, config: TrainingConfig) -> keras.losses.Loss:
+    """Returns the loss of a config for a dataset; see `build_loss`."""
+    weights = class_weights(examples, config)
+    is_multi_label = examples.problem_type == MULTI_LABEL
+    positive_weights = weights.tolist() if is_multi_label and weights is not None else None
+    return build_loss(config.loss, examples.problem_type, config.label_smoothing, positive_weights)
 
 
 def validation_metrics(

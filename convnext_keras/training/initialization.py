@@ -15,12 +15,12 @@ from convnext_keras.data.transforms import ImageTransform as Transform
 from convnext_keras.hub import is_clip_repo
 from convnext_keras.initializers import Normal
 from convnext_keras.layer_names import BLOCK_ROLES, DOWNSAMPLING_ROLES, LayerName, parse_layer_name
-from convnext_keras.model import ConvNeXtModel, get_pretrained_info, output_layer
+from convnext_keras.model import ConvNeXtModel, get_pretrained_info, has_activation, output_layer
 from convnext_keras.pretrained_info import PretrainedInfo
 from convnext_keras.problem_types import PROBLEM_TYPES, REGRESSION, SINGLE_LABEL
 from convnext_keras.surgery import clone_graph, flatten_layers, merge_lora, to_functional
 from convnext_keras.training.datasets import ImageDataset
-from convnext_keras.training.evaluation import get_class_names, has_activation
+from convnext_keras.training.evaluation import get_class_names
 from convnext_keras.training.presets import TrainingConfig
 from convnext_keras.training.regression import Standardization
 

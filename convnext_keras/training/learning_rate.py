@@ -7,12 +7,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from convnext_keras.problem_types import MULTI_LABEL
-from convnext_keras.training.batching import class_weights, training_batches
+from convnext_keras.training.batching import training_batches
 from convnext_keras.training.charts import new_figure
 from convnext_keras.training.datasets import load_dataset
+from convnext_keras.training.finetuning import training_loss
 from convnext_keras.training.initialization import prepare_model
-from convnext_keras.training.losses import build_loss
 from convnext_keras.training.optimizers import build_optimizer, layerwise_optimizer
 from convnext_keras.training.presets import TrainingConfig, get_training_config
 
@@ -98,9 +97,7 @@ def find_learning_rate(
     inner: Any = build_optimizer(dataclasses.replace(config, warmup_ratio=0.0), steps)
     inner = type(inner).from_config({**inner.get_config(), "learning_rate": low})
     optimizer = layerwise_optimizer(network, inner, config.layer_decay, config.layer_decay_mode)
-    weights = class_weights(examples, config) if examples.problem_type == MULTI_LABEL else None
-    positive_weights = None if weights is None else weights.tolist()
-    network.compile(optimizer, build_loss(config.loss, examples.problem_type, config.label_smoothing, positive_weights))
+    network.compile(optimizer, training_loss(examples, config))
     targets = standardization(examples.labels) if standardization else None
     batches = training_batches(examples, config, setup.transform, seed, targets=targets)
     rates, losses, average = np.geomspace(low, high, steps), [], 0.0

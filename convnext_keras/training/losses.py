@@ -1,5 +1,6 @@
 """Losses of classifiers and regressions, on logits."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -122,6 +123,8 @@ LOSSES: dict[str, tuple[str, ...]] = {
     MULTI_LABEL: ("bce", "focal", "asymmetric"),
     REGRESSION: tuple(REGRESSION_LOSSES),
 }
+
+LOSS_NAMES = (*dict.fromkeys(itertools.chain(*LOSSES.values())), "sigmoid")  # the last one is for a ConvNeXt-CLIP
 
 
 def build_loss(

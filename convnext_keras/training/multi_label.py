@@ -131,8 +131,8 @@ class MultiLabelEvaluation:
     @property
     def macro_f1(self) -> float:
         """Returns the mean F1 over the labels with images."""
-        metrics = self.class_metrics
-        values = [metrics[name]["f1"] for name, value in self.average_precisions.items() if value is not None]
+        metrics = [*self.class_metrics.values()]
+        values = [metrics[index]["f1"] for index in np.flatnonzero(self.positives.any(axis=0))]
         return float(np.mean(values)) if values else float("nan")
 
     @property

@@ -1,9 +1,10 @@
-"""How to train: one record of the field's usual terms, and named ones with their sources."""
+"""Training configs and presets, with their sources."""
 
 import dataclasses
 from typing import Any
 
 from convnext_keras.configs import AUXILIARY_LOSS_WEIGHT
+from convnext_keras.training.losses import LOSS_NAMES
 from convnext_keras.validation import format_choices, suggestion
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
@@ -151,10 +152,7 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 OPTIMIZERS = ("adamw", "adam", "lion", "sgd", "rmsprop")
 CHOICES: dict[str, tuple[str | None, ...]] = {
-    "loss": (
-        *(None, "cross_entropy", "bce", "focal", "asymmetric", "generalized_cross_entropy"),
-        *("mse", "mae", "huber", "sigmoid"),
-    ),
+    "loss": (None, *LOSS_NAMES),
     "optimizer": OPTIMIZERS,
     "class_weights": (None, "balanced"),
     "sampling": (None, "balanced"),

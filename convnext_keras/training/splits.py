@@ -153,8 +153,9 @@ def stratified_split(
     rng = np.random.default_rng(seed)
     chosen: list[int] = []
     members_of = strata(examples)
-    for stratum in range(members_of.max(initial=0) + 1):
-        members = rng.permutation(np.flatnonzero(members_of == stratum))
+    ends = np.cumsum(np.bincount(members_of))[:-1]
+    for own in np.split(np.argsort(members_of, kind="stable"), ends):
+        members = rng.permutation(own)
         count = min(max(1, round(validation * len(members))), len(members) - 1)
         chosen += members[: max(0, count)].tolist()
     if not chosen:
@@ -221,7 +222,11 @@ def find_duplicates(training: ImageDataset, held_out: ImageDataset) -> list[tupl
         >>> find_duplicates(examples.select([0]), examples.select([1]))
         [('image 0', 'image 0')]
     """
-    pairs = _duplicate_indices(training, held_out)
+    known: dict[str, int] = {}
+    for index, image in enumerate(training.images):
+        known.setdefault(_content_hash(image), index)
+    hashes = enumerate(map(_content_hash, held_out.images))
+    pairs = [(index, known[digest]) for index, digest in hashes if digest in known]
     return [(held_out.image_name(mine), training.image_name(theirs)) for mine, theirs in pairs]
 
 
@@ -241,14 +246,6 @@ def drop_duplicates(training: ImageDataset, held_out: ImageDataset) -> ImageData
     held = {_content_hash(image) for image in held_out.images}
     kept = [index for index, image in enumerate(training.images) if _content_hash(image) not in held]
     return load_dataset(training.select(kept))
-
-
-def _duplicate_indices(training: ImageDataset, held_out: ImageDataset) -> list[tuple[int, int]]:
-    known: dict[str, int] = {}
-    for index, image in enumerate(training.images):
-        known.setdefault(_content_hash(image), index)
-    hashes = enumerate(map(_content_hash, held_out.images))
-    return [(index, known[digest]) for index, digest in hashes if digest in known]
 
 
 def _content_hash(image: ImageSource) -> str:

@@ -334,6 +334,9 @@ def test_help_lists_the_names_of_the_library():
     from convnext_keras.clip.constructors import BUNDLED_CLIP
     from convnext_keras.clip.zero_shot import DEFAULT_TEMPLATE
     from convnext_keras.distributed import tasks
+    from convnext_keras.problem_types import PROBLEM_TYPES
+    from convnext_keras.training import presets
+    from convnext_keras.training.losses import LOSS_NAMES
 
     assert tuple(export.FORMATS) == options.EXPORT_FORMATS
     assert export.PRECISIONS == options.EXPORT_PRECISIONS
@@ -341,6 +344,9 @@ def test_help_lists_the_names_of_the_library():
     assert explain.METHODS == options.EXPLAIN_METHODS
     assert tuple(training.TRAINING_PRESETS) == options.PRESETS
     assert tuple(field.name for field in dataclasses.fields(training.TrainingConfig)) == options.PRESET_FIELDS
+    assert (tuple(PROBLEM_TYPES), LOSS_NAMES, presets.OPTIMIZERS) == (
+        *(options.PROBLEM_TYPES, options.LOSS_NAMES, options.OPTIMIZERS),
+    )
     assert (BUNDLED_CLIP, DEFAULT_TEMPLATE) == (options.BUNDLED_CLIP, options.TEMPLATE)
 
 

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import json
 import re
 import tarfile
 import tracemalloc
@@ -19,6 +20,7 @@ from convnext_keras.cli import app
 from convnext_keras.data.augmentation import Augmentation
 from convnext_keras.data.transforms import ImageTransform
 from convnext_keras.training.image_text import NUM_NEIGHBORS, NearestGroups, is_image_text_data, pair_batches
+from convnext_keras.training.retrieval_metrics import retrieval_ranks
 
 pytestmark = [needs_training, pytest.mark.any_backend]
 COLORS = {"pink": (245, 130, 190), "cyan": (40, 220, 230), "olive": (120, 130, 10)}
@@ -262,3 +264,26 @@ def test_sigmoid_loss_trains_models_with_a_logit_bias_only():
     tuned = training.fine_tune_clip(model, pairs, config)
     assert tuned.logit_bias != before
     assert np.isfinite(tuned.logit_bias)
+
+
+@pytest.mark.any_backend
+def test_retrieval_ranks_equal_a_full_sort():
+    rng = np.random.default_rng(0)
+    queries, rows, groups = rng.normal(size=(40, 5)), rng.normal(size=(40, 5)), rng.integers(0, 15, 40)
+    expected = []
+    for query, group in zip(queries, groups, strict=True):
+        order = np.argsort(-(rows @ query))
+        expected.append(1 + int(np.flatnonzero(groups[order] == group)[0]))
+    assert retrieval_ranks(queries, rows, groups, block=7).tolist() == expected
+
+
+@pytest.mark.slow
+def test_the_command_evaluates_retrieval_on_pairs(tmp_path):
+    table = written(tmp_path / "pairs", 12)
+    shown = CliRunner().invoke(app, ["evaluate", "convnext_mini.shapes", str(table), "--json"], catch_exceptions=False)
+    found = json.loads(shown.stdout)
+    expected = training.retrieval_metrics(
+        clip.create_model("convnext_mini.shapes"), training.load_image_text_pairs(table)
+    )
+    assert found == pytest.approx(expected)
+    assert 0 < found["text_to_image_recall_at_1"] <= found["text_to_image_recall_at_5"] <= 1

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from backends import BACKEND, needs_training
+from backends import needs_training
 from PIL import Image
 from serving import asked, data_uri
 from typer.testing import CliRunner
@@ -112,9 +112,8 @@ def test_evaluate_gives_the_same_metrics_for_folder_and_exports(trained, table, 
     if suffix:
         source = tmp_path / f"model{suffix}"
         run("export", trained / problem_type, "--output", source, "--precision", "float32")
-    found = json.loads(
-        run("evaluate", source, table, *OPTIONS[problem_type], "--json", "--predictions", tmp_path / "p.csv")
-    )
+    columns = [option for option in OPTIONS[problem_type] if option not in ("--problem-type", REGRESSION)]
+    found = json.loads(run("evaluate", source, table, *columns, "--json", "--predictions", tmp_path / "p.csv"))
     scores = training.evaluate(model, table, label_column="tags" if problem_type == MULTI_LABEL else "length",
                                separator="|" if problem_type == MULTI_LABEL else None)  # fmt: skip
     for name, value in scores.metrics.items():
@@ -226,7 +225,6 @@ def test_config_file_and_options_override_the_preset(table, tmp_path):
 
 
 def test_batch_size_is_halved_when_memory_runs_out(monkeypatch):
-    assert BACKEND != "openvino"
     import keras
 
     sizes, fit = [], keras.Model.fit
@@ -291,3 +289,27 @@ def test_find_learning_rate_suggests_a_rate_and_draws_a_chart(table, tmp_path):
     assert len(test.losses) == len(test.learning_rates) <= 40
     test.plot(tmp_path / "rates.png")
     assert open_image(tmp_path / "rates.png").width > 300
+
+
+def test_classify_averages_the_scores_of_mirrored_images(trained, table):
+    model, image = create_model(trained / REGRESSION), table.parent / "3.png"
+    pixels = model.pretrained_info.transform(image)[None].astype("float32")
+    both = np.concatenate([pixels, pixels[:, :, ::-1]])
+    expected = np.asarray(model.predict_on_batch(both)).mean()
+    (found,) = json.loads(run("classify", image, "--weights", trained / REGRESSION, "--tta-flip", "--json"))
+    assert found["predictions"][0]["score"] == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *(["--folds", "2", "--log", "csv"], ["--folds", "2", "--teacher", START], ["--freeze-tower", "image"]),
+        *(["--teacher", START, "--skip"], ["--batch-size", "many"]),
+    ],
+    ids=" ".join,
+)
+def test_train_refuses_options_that_it_would_ignore(table, options, tmp_path):
+    arguments = ["train", str(table), "--weights", START, "--output", str(tmp_path / "x")]
+    result = CliRunner().invoke(app, [*arguments, "--label-column", "tags", "--separator", "|", *options])
+    assert "is not for" in str(result.exception) or "must be a number or auto" in str(result.exception)
+    assert not (tmp_path / "x").exists()

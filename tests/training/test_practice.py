@@ -50,6 +50,12 @@ def test_find_duplicates_compares_contents_of_files_and_arrays(tmp_path):
     assert training.find_duplicates(arrays.select([0, 1]), arrays.select([2, 3])) == [("image 1", "image 0")]
 
 
+def test_drop_duplicates_leaves_the_other_training_images():
+    examples = training.load_dataset((PIXELS[[0, 1, 2, 3, 0, 4]], [0, 1, 0, 1, 0, 1]))
+    kept = training.drop_duplicates(examples.select([0, 1, 2, 3]), examples.select([4, 5]))
+    assert [image.tobytes() for image in kept.images] == [PIXELS[index].tobytes() for index in (1, 2, 3)]
+
+
 def test_find_duplicates_reads_each_image_once(monkeypatch):
     reads = []
     monkeypatch.setattr("convnext_keras.training.splits._content_hash", lambda image: reads.append(1) or str(image))
