@@ -173,6 +173,7 @@ def pairs_of(count):
     return images, [f"gray level {number}" for number in range(count)]
 
 
+@pytest.mark.slow
 def test_clip_training_goes_on_after_an_interruption(tmp_path):
     config = training.TrainingConfig(epochs=3, batch_size=2, learning_rate=1e-4)
     model = clip.create_model("convnext_mini.shapes")
