@@ -19,6 +19,7 @@ def average(
 ) -> None:
     """Average the weights of fine-tuned models, or find the best average on validation data (greedy soup).
 
+    [dim]convnext-keras average flowers-0 flowers-1 flowers-2 --output average[/]
     [dim]convnext-keras average flowers-0 flowers-1 flowers-2 --output soup --data flowers/val[/]
     """
     from convnext_keras import create_model, save_pretrained, training
