@@ -102,7 +102,8 @@ def address(index_folder, tmp_path_factory):
 def client(address):
     import openai  # For nearly a second: few processes need it.
 
-    return openai.OpenAI(base_url=f"{address}/v1", api_key=KEY, max_retries=0)
+    with openai.OpenAI(base_url=f"{address}/v1", api_key=KEY, max_retries=0) as client:
+        yield client
 
 
 get = functools.partial(httpx.get, timeout=TIMEOUT)

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from convnext_keras import clip, retrieval
 from convnext_keras.clip.constructors import BUNDLED_CLIP
 from convnext_keras.predictors import Classifier, Predictor, load_predictor
-from convnext_keras.server import meta_routes, routes
+from convnext_keras.server import embedding_routes, meta_routes, routes
 from convnext_keras.server.errors import ApiError
 from convnext_keras.server.image_fetching import ImageURLPolicy
 from convnext_keras.server.inference import InferenceEngine
@@ -101,7 +101,7 @@ def create_app(
         raise ValueError(f"indexes are of a ConvNeXt-CLIP; {served.name} is {kind}. Received: {sorted(indexes)}")
     for kind in (ApiError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, error_response)
-    for module in (meta_routes, routes):
+    for module in (meta_routes, embedding_routes, routes):
         app.include_router(module.router)
     return app
 
@@ -111,6 +111,9 @@ async def error_response(request: Request, error: Exception) -> Response:
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
         param = ".".join(str(part) for part in first["loc"][1:]) or None
+        if first["type"] == "extra_forbidden":
+            message = f"{param}: is not a field of this route, and would change nothing. Leave it out; see /docs."
+            return ApiError(400, "unknown_parameter", message, param).response()
         code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
         error = ApiError(400, code, f"{param or 'body'}: {first['msg']}.", param)
     elif isinstance(error, HTTPException):

@@ -1,4 +1,4 @@
-"""Errors in OpenAI's form: `{"error": {"message", "type", "param", "code"}}`."""
+"""Errors in OpenAI's form, `{"error": {"message", "type", "param", "code"}}`, with the message once more for others."""
 
 import json
 from collections.abc import Mapping
@@ -26,9 +26,10 @@ class ApiError(Exception):
 
     @property
     def body(self) -> dict:
-        """Returns the JSON of the response."""
+        """Returns the JSON of the response: OpenAI's, and the message where clients of Cohere and Voyage read it."""
         kind = TYPES.get(self.status, "invalid_request_error")
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+        error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        return {"error": error, "message": self.message, "detail": self.message}
 
     @property
     def headers(self) -> Mapping[str, str]:

@@ -6,132 +6,36 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from PIL import Image
 
-from convnext_keras.clip.encoder import DualEncoder
 from convnext_keras.clip.zero_shot import DEFAULT_TEMPLATE, LABEL_PLACEHOLDER
-from convnext_keras.predictors import Classifier, SegmentationPredictor
+from convnext_keras.predictors import Classifier
 from convnext_keras.problem_types import MULTI_LABEL, SINGLE_LABEL, select_labels
-from convnext_keras.retrieval.index import ImageIndex
 from convnext_keras.segmentation import SegmentationMap, label_image, overlay, palette
 from convnext_keras.server import schemas
 from convnext_keras.server.errors import ApiError, bad_request
-from convnext_keras.server.inference import EmbeddingResult, InferenceEngine
+from convnext_keras.server.inference import InferenceEngine
 from convnext_keras.server.limits import ServerLimits
-from convnext_keras.server.schemas import ImageItem, TextItem, parse_image, parse_item, parse_text
+from convnext_keras.server.route_helpers import (
+    as_list,
+    check_limit,
+    get_clip_engine,
+    get_engine,
+    get_index,
+    json_response,
+    parse_items,
+    usage,
+)
+from convnext_keras.server.schemas import parse_image, parse_item, parse_text
 
 router = APIRouter(responses=schemas.ERROR_RESPONSES)
 # An image is never taken for a page.
 IMAGE_HEADERS = {"x-content-type-options": "nosniff", "content-security-policy": "default-src 'none'; sandbox"}
-
-
-def get_engine(request: Request, model: str | None = None) -> InferenceEngine:
-    """Returns the engine, if the request asks for the model that it has."""
-    state = request.app.state
-    if model is not None and model != state.name:
-        message = f"The model {model!r} is not served here. GET /v1/models lists what is."
-        raise ApiError(404, "model_not_found", message, "model")
-    state.engine.check_ready()
-    return state.engine
-
-
-def get_clip_engine(request: Request, model: str | None = None) -> tuple[InferenceEngine, DualEncoder]:
-    """Returns the engine and its ConvNeXt-CLIP, for what a classifier cannot do."""
-    engine = get_engine(request, model)
-    if not isinstance(engine.model, DualEncoder):
-        kind = "for segmentation" if isinstance(engine.model, SegmentationPredictor) else "a classifier"
-        route = "/v1/segment" if isinstance(engine.model, SegmentationPredictor) else "/v1/classify"
-        message = f"The model {request.app.state.name!r} is {kind}: POST images to {route}."
-        raise bad_request("model_unsupported", message, "model")
-    return engine, engine.model
-
-
-def get_index(request: Request, name: str) -> ImageIndex:
-    """Returns the index of a name."""
-    index = request.app.state.indexes.get(name)
-    if index is None:
-        raise ApiError(404, "not_found", f"There is no index {name!r} here.", "name")
-    return index
-
-
-def as_list(value: Any) -> list:
-    """Returns a list as it is, anything else as a list of one."""
-    return value if isinstance(value, list) else [value]
-
-
-def check_limit(count: int, limit: int, what: str, param: str) -> None:
-    """Raises ApiError if there is more of something than one request may have."""
-    if count > limit:
-        raise bad_request("too_many_inputs", f"{param}: has {count} {what}; the limit is {limit}.", param)
-
-
-def parse_items(
-    values: Sequence[Any], param: str, limits: ServerLimits, is_image: bool = False
-) -> tuple[list, list[str]]:
-    """Returns items and their paths, few enough of each kind."""
-    if not values:
-        raise bad_request("invalid_value", f"{param}: must not be empty.", param)
-    params = [f"{param}.{position}" for position in range(len(values))]
-    items = [parse_item(value, path, limits, is_image) for value, path in zip(values, params, strict=True)]
-    texts = [item.text for item in items if isinstance(item, TextItem)]
-    check_limit(len(texts), limits.max_texts, "texts", param)
-    check_limit(sum(map(len, texts)), limits.max_characters, "characters", param)
-    check_limit(sum(isinstance(item, ImageItem) for item in items), limits.max_images, "images", param)
-    return items, params
-
-
-def usage(*parts: EmbeddingResult, tokens: int = 0) -> dict[str, int]:
-    """Returns tokens and images of a request, counted as OpenAI reports them."""
-    tokens += sum(part.tokens for part in parts)
-    return {"prompt_tokens": tokens, "total_tokens": tokens, "num_images": sum(part.images for part in parts)}
-
-
-def encode_vectors(vector: np.ndarray, encoding_format: str) -> str | list[float]:
-    """Returns a vector as numbers, or as base64 of little-endian float32."""
-    if encoding_format == "base64":
-        return base64.b64encode(vector.astype("<f4").tobytes()).decode("ascii")
-    return [float(value) for value in vector]
-
-
-async def json_response(
-    engine: InferenceEngine, answer: dict[str, Any], rows: Callable[[], Iterable[dict]], key: str = "data"
-) -> Response:
-    """Returns the answer with its rows as JSON, made in a thread.
-
-    Row by row, since the interpreter can let the event loop go on only between two of them.
-    """
-
-    def rendered() -> bytes:
-        inner = ",".join(json.dumps(row) for row in rows())
-        return f'{json.dumps(answer)[:-1]},"{key}":[{inner}]}}'.encode()
-
-    return Response(await engine.in_thread(rendered), media_type="application/json")
-
-
-@router.post("/v1/embeddings", response_model=dict)
-async def embeddings(request: Request, body: schemas.Embeddings) -> Response:
-    """Returns vectors of texts and images, in the order of the request."""
-    engine, model = get_clip_engine(request, body.model)
-    width = model.embed_dim
-    if body.dimensions not in (None, width):
-        message = f"dimensions: this model has {width}; vectors cannot be shortened."
-        raise bad_request("dimensions_unsupported", message, "dimensions")
-    is_image = body.modality == "image"
-    items, params = await engine.in_thread(parse_items, as_list(body.input), "input", engine.limits, is_image)
-    result = await engine.vectors(items, params, body.truncate == "end")
-
-    def data() -> Iterator[dict]:
-        for position, vector in enumerate(result.vectors):
-            yield {"object": "embedding", "index": position, "embedding": encode_vectors(vector, body.encoding_format)}
-
-    answer = {"object": "list", "model": request.app.state.name, "usage": usage(result)}
-    return await json_response(engine, answer, data)
 
 
 @router.post("/v1/similarity", response_model=dict)
@@ -323,6 +227,9 @@ async def hugging_face(request: Request, body: schemas.HuggingFaceZeroShot) -> R
     """Returns labels with probabilities, the best first, in the form of the Hugging Face inference API."""
     engine, model = get_clip_engine(request)
     image = body.inputs.get("image") if isinstance(body.inputs, dict) else body.inputs
+    if unknown := sorted(body.parameters.keys() - {"candidate_labels", "hypothesis_template"}):
+        message = f"parameters.{unknown[0]}: is not known. Known are candidate_labels and hypothesis_template."
+        raise bad_request("unknown_parameter", message, f"parameters.{unknown[0]}")
     labels = body.parameters.get("candidate_labels")
     labels = [label.strip() for label in labels.split(",")] if isinstance(labels, str) else labels
     if not isinstance(labels, list):

@@ -21,8 +21,8 @@ StrOrList = str | list[str]
 
 
 def request_example(**body: Any) -> ConfigDict:
-    """Returns the example body of a route."""
-    return ConfigDict(extra="ignore", json_schema_extra={"examples": [body]})
+    """Returns the configuration of a body: its example, and that a field which is not known is an error."""
+    return ConfigDict(extra="forbid", json_schema_extra={"examples": [body]})
 
 
 class BaseRequest(BaseModel):
@@ -32,16 +32,107 @@ class BaseRequest(BaseModel):
     truncate: Literal["end", "none"] = "end"
 
 
+EmbeddingType = Literal["float", "int8", "uint8", "binary", "ubinary"]
+# What a vector is for. The model has one kind of vector for every purpose.
+JinaTask = Literal[
+    "retrieval.query", "retrieval.passage", "text-matching", "classification", "clustering", "separation"
+]
+VoyageInputType = Literal["query", "document"]
+CohereInputType = Literal["search_document", "search_query", "classification", "clustering", "image"]
+
+
 class Embeddings(BaseRequest):
-    """`POST /v1/embeddings`."""
+    """`POST /v1/embeddings` in the forms of OpenAI, Infinity, vLLM (`messages`), Jina and Voyage.
+
+    Attributes:
+        input: Texts and images; or `messages`.
+        messages: vLLM's form: one message of a user, whose content is a text, or one part with a text or an image.
+        embedding_type: Jina's type of vectors.
+        output_dtype: Voyage's type of vectors.
+        encoding_format: How a vector is written; base64 is of its little-endian bytes.
+        dimensions: The width of the model's vectors, which cannot be shortened; `output_dimension` is the same.
+        task: What Jina's clients say that a vector is for, and Voyage's as `input_type`: it changes nothing, since the
+            model has one kind of vector.
+        user: OpenAI's, as `request_id` and `priority` of vLLM: it changes nothing.
+    """
 
     model_config = request_example(input=["a red kayak", EXAMPLE_IMAGE], encoding_format="float")
-    input: Any
+    truncate: Literal["end", "none"] | bool = "end"  # a boolean in Jina's form
+    input: Any = None
+    messages: list[Any] | None = None
     encoding_format: Literal["float", "base64"] = "float"
+    embedding_type: EmbeddingType | Literal["base64"] | None = None
+    output_dtype: EmbeddingType | None = None
     dimensions: int | None = None
+    output_dimension: int | None = None
     normalize: Literal[True] = True
+    normalized: Literal[True] = True
+    use_activation: Literal[True] | None = None
+    late_chunking: Literal[False] = False
     modality: Literal["text", "image"] | None = None
+    task: JinaTask | None = None
+    input_type: VoyageInputType | None = None
+    truncation: bool | None = None
+    add_generation_prompt: Literal[False] = False
+    continue_final_message: Literal[False] = False
+    add_special_tokens: bool | None = None
+    embed_dtype: Literal["float32"] = "float32"
+    endianness: Literal["native", "little"] = "native"
     user: str | None = None
+    request_id: str | None = None
+    priority: Literal[0] | None = None
+
+
+class MultimodalEmbeddings(BaseModel):
+    """`POST /v1/multimodalembeddings`, Voyage's form.
+
+    Attributes:
+        inputs: Objects whose `content` has one part with a text or an image.
+        input_type: What a vector is for; it changes nothing, since the model has one kind of vector.
+        truncation: Whether texts that are too long are cut, or an error.
+        output_encoding: `"base64"` for the vectors' bytes; `encoding_format` is the same.
+        output_dtype: Type of vectors.
+        output_dimension: The width of the model's vectors, which cannot be shortened.
+    """
+
+    model_config = request_example(
+        inputs=[{"content": [{"type": "text", "text": "a red kayak"}]}, {"content": [EXAMPLE_IMAGE]}],
+        model=None,
+    )
+    inputs: list[Any]
+    model: str | None = None
+    input_type: VoyageInputType | None = None
+    truncation: bool = True
+    output_encoding: Literal["base64"] | None = None
+    encoding_format: Literal["base64"] | None = None
+    output_dtype: EmbeddingType | None = None
+    output_dimension: int | None = None
+
+
+class CohereEmbed(BaseModel):
+    """`POST /v2/embed`, Cohere's form: one of `texts`, `images` and `inputs`.
+
+    Attributes:
+        texts: Texts.
+        images: Data URIs of images.
+        inputs: Objects whose `content` has one part with a text or an image.
+        input_type: What a vector is for; it changes nothing, since the model has one kind of vector.
+        embedding_types: Types of vectors, each of which is in the answer.
+        output_dimension: The width of the model's vectors, which cannot be shortened.
+        truncate: Whether texts that are too long are cut at their end, or an error.
+        priority: 0, since requests are answered in their order.
+    """
+
+    model_config = request_example(texts=["a red kayak"], input_type="search_query", embedding_types=["float", "int8"])
+    model: str | None = None
+    texts: list[str] | None = None
+    images: list[str] | None = None
+    inputs: list[Any] | None = None
+    input_type: CohereInputType | None = None
+    embedding_types: Annotated[list[EmbeddingType | Literal["base64"]], Field(min_length=1)] | None = None
+    output_dimension: int | None = None
+    truncate: Literal["NONE", "END"] = "END"
+    priority: Literal[0] | None = None
 
 
 class Similarity(BaseRequest):
@@ -120,9 +211,14 @@ class ErrorObject(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """Body of every response with another status than 200."""
+    """Body of every response with another status than 200.
+
+    The message is there once more as `message`, where Cohere's client reads it, and as `detail`, where Voyage's does.
+    """
 
     error: ErrorObject
+    message: str
+    detail: str
 
 
 # What a route may answer beside its own.
@@ -136,7 +232,8 @@ DATA_URI = re.compile(
 SURROGATE = re.compile("[\ud800-\udfff]")
 URL = re.compile(r"https?://", re.IGNORECASE)
 # Keys of an object that hold an image, in the forms of OpenAI, Jina, SGLang and Voyage.
-IMAGE_KEYS = ("image_url", "image", "image_base64", "input_image")
+IMAGE_KEYS = ("image_url", "image", "image_base64", "input_image", "url", "bytes")
+ITEM_KEYS = ("content", *IMAGE_KEYS, "text")
 
 
 class TextItem(NamedTuple):
@@ -178,18 +275,29 @@ def parse_item(value: Any, param: str, limits: ServerLimits, is_image: bool = Fa
         )
     if not isinstance(value, dict):
         raise bad_request("invalid_value", f"{param}: must be a string or an object.", param)
-    if isinstance(value.get("content"), list):
-        if len(value["content"]) != 1:
-            message = f"{param}: must have exactly one part; CLIP has no vector for a text and an image together."
-            raise bad_request("interleaved_input_unsupported", message, param)
-        return parse_item(value["content"][0], f"{param}.content.0", limits, is_image)
-    for key in IMAGE_KEYS:
-        if key in value:
-            inner = value[key]
-            return parse_image(inner.get("url") if isinstance(inner, dict) else inner, f"{param}.{key}", limits)
-    if "text" in value:
+    check_keys(value, ("type", *ITEM_KEYS), param)
+    (key, *others) = [key for key in ITEM_KEYS if key in value] or [""]
+    content = value.get("content")
+    if others or (key == "content" and isinstance(content, list) and len(content) != 1):
+        message = f"{param}: must have exactly one part; CLIP has no vector for a text and an image together."
+        raise bad_request("interleaved_input_unsupported", message, param)
+    if key == "content" and isinstance(content, list):
+        return parse_item(content[0], f"{param}.content.0", limits, is_image)
+    if key in IMAGE_KEYS:
+        inner = value[key]
+        if isinstance(inner, dict):
+            check_keys(inner, ("url", "detail"), f"{param}.{key}")  # one size of image, whatever detail is asked for
+        return parse_image(inner.get("url") if isinstance(inner, dict) else inner, f"{param}.{key}", limits)
+    if key == "text":
         return parse_text(value["text"], f"{param}.text", limits)
     raise bad_request("invalid_value", f"{param}: must have 'text' or 'image_url'.", param)
+
+
+def check_keys(value: dict, known: tuple[str, ...], param: str) -> None:
+    """Raises ApiError for the first key of an object that is not known, since nothing of a request is dropped."""
+    if unknown := sorted(map(str, value.keys() - {*known})):
+        path = f"{param}.{unknown[0]}"
+        raise bad_request("unknown_parameter", f"{path}: is not known. Known are {', '.join(known)}.", path)
 
 
 def parse_text(value: Any, param: str, limits: ServerLimits) -> TextItem:

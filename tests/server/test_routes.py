@@ -218,6 +218,7 @@ def test_bodies_that_are_no_json(body, address):
 
 ROUTES = {
     *("/health", "/health/ready", "/metrics", "/v1/models", "/v1/models/{model}", "/v1/embeddings", "/v1/similarity"),
+    *("/v1/multimodalembeddings", "/v2/embed"),
     *("/v1/classify", "/v1/segment", "/v1/rerank", "/v1/score", "/hf/zero-shot-image-classification"),
     *("/v1/indexes/{name}/search", "/v1/indexes/{name}/images/{index}"),
 }
