@@ -1,7 +1,7 @@
 """Search among a million vectors: NumPy, FAISS and LanceDB, at the same recall.
 
 python benchmarks/benchmark_search.py            # one million vectors of 640; half an hour and 12 GB of disk
-python benchmarks/benchmark_search.py --rows 50000
+python benchmarks/benchmark_search.py --rows 100000 --engines numpy "numpy binary" "lance int8" "lance binary"
 
 The vectors are made up: clusters within clusters, in 64 of the 640 dimensions, with noise in all of them, as embeddings
 of images have; queries come from the same clusters and are not in the table. Each engine is a process of its own, so
@@ -24,7 +24,8 @@ from benchmark_report import machine
 WIDTH, INNER, TOP = 640, 64, 10
 QUERIES = 200
 RECALLS = (0.95, 0.99)
-ENGINES = ("numpy", "faiss ivf", "faiss hnsw", "lance")
+ENGINES = ("numpy", "numpy binary", "faiss ivf", "faiss hnsw", "lance int8", "lance binary")
+CANDIDATES = (40, 100, 200, 400, 1000, 2000)  # of a search by bits, whose exact cosines are taken
 
 
 def vectors(rows: int, seed: int) -> np.ndarray:
@@ -70,6 +71,32 @@ def engine_numpy(folder: Path, queries: np.ndarray) -> tuple[float, Iterable[tup
     return 0.0, [("exact", exact_search(np.load(folder / "table.npy")))]
 
 
+def engine_numpy_binary(folder: Path, queries: np.ndarray) -> tuple[float, Iterable[tuple[str, Callable]]]:
+    """One bit a value in memory; the floats stay in their file, from which those of the candidates are read."""
+    from convnext_keras.retrieval import quantize
+
+    table = np.load(folder / "table.npy", mmap_mode="r")
+    start = time.perf_counter()
+    starts = range(0, len(table), 50_000)
+    codes = np.concatenate([quantize(table[first : first + 50_000], "ubinary") for first in starts])
+    codes = codes.view("uint64")
+    built = time.perf_counter() - start
+
+    def settings():
+        for count in CANDIDATES:
+
+            def search(query: np.ndarray, count: int = count) -> list[int]:
+                wanted = quantize(query[None], "ubinary").view("uint64")
+                distances = np.bitwise_count(codes ^ wanted).sum(axis=1, dtype="uint16")
+                near = np.sort(np.argpartition(distances, count)[:count])
+                cosines = table[near] @ query
+                return near[np.argsort(-cosines)[:TOP]].tolist()
+
+            yield f"{count} candidates", search
+
+    return built, settings()
+
+
 def engine_faiss(folder: Path, kind: str) -> tuple[float, Iterable[tuple[str, Callable]]]:
     import faiss
 
@@ -96,7 +123,7 @@ def engine_faiss(folder: Path, kind: str) -> tuple[float, Iterable[tuple[str, Ca
     return built, settings()
 
 
-def engine_lance(folder: Path, queries: np.ndarray) -> tuple[float, Iterable[tuple[str, Callable]]]:
+def engine_lance(folder: Path, quantization: str) -> tuple[float, Iterable[tuple[str, Callable]]]:
     import pyarrow
 
     from convnext_keras.retrieval import lance_index
@@ -112,7 +139,8 @@ def engine_lance(folder: Path, queries: np.ndarray) -> tuple[float, Iterable[tup
             return "0" * 64
 
     table = np.load(folder / "table.npy", mmap_mode="r")
-    index = lance_index.LanceIndex(folder / "table.lance", Named())
+    path = folder / f"{quantization}.lance"
+    index = lance_index.LanceIndex(path, Named(), quantization)
     start = time.perf_counter()
     for first in range(0, len(table), 50_000):
         part = np.ascontiguousarray(table[first : first + 50_000])
@@ -131,7 +159,7 @@ def engine_lance(folder: Path, queries: np.ndarray) -> tuple[float, Iterable[tup
             tuned = index.tune_nprobes(wanted)
             print(f"lance: {tuned}", file=sys.stderr, flush=True)
             yield (
-                f"{tuned.probes} of {tuned.partitions} partitions",
+                f"{tuned.probes} of {tuned.partitions} partitions, {tuned.refine_factor * TOP} candidates",
                 lambda query: [int(hit.name) for hit in index.search_by_vector(query, TOP)],
             )
 
@@ -141,11 +169,11 @@ def engine_lance(folder: Path, queries: np.ndarray) -> tuple[float, Iterable[tup
 def measured(engine: str, folder: Path) -> dict:
     """Seconds to build, and the first setting that reaches each recall."""
     queries, exact = np.load(folder / "queries.npy"), np.load(folder / "exact.npy")
-    kind = engine.partition(" ")[2]
-    if kind:
-        built, settings = engine_faiss(folder, kind)
+    program, _, kind = engine.partition(" ")
+    if program == "numpy":
+        built, settings = (engine_numpy_binary if kind else engine_numpy)(folder, queries)
     else:
-        built, settings = (engine_numpy if engine == "numpy" else engine_lance)(folder, queries)
+        built, settings = {"faiss": engine_faiss, "lance": engine_lance}[program](folder, kind)
     rows, wanted = [], list(RECALLS)
     for name, search in settings:
         found, milliseconds = timed(search, queries)
@@ -154,7 +182,9 @@ def measured(engine: str, folder: Path) -> dict:
         while wanted and reached >= wanted[0]:
             rows.append({"wanted": wanted.pop(0), "setting": name, "recall": reached, "ms": milliseconds})
     memory = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
-    return {"engine": engine, "built": built, "rows": rows, "MB": memory}
+    indices = [*folder.glob(f"{kind}.lance/**/_indices/**/*")] if program == "lance" else []
+    size = sum(file.stat().st_size for file in indices if file.is_file()) / 2**20
+    return {"engine": engine, "built": built, "rows": rows, "MB": memory, "index": size}
 
 
 def main() -> None:
@@ -176,14 +206,15 @@ def main() -> None:
         print(
             f"{machine()}\n\n{options.rows:,} vectors of {WIDTH}, {QUERIES} queries one after another, {TOP} nearest.\n"
         )
-        print("|  | built in s | recall wanted | setting | recall | ms (median) | MB at most |")
-        print("|---|---:|---:|---|---:|---:|---:|")
+        print("|  | built in s | recall wanted | setting | recall | ms (median) | MB at most | MB of index files |")
+        print("|---|---:|---:|---|---:|---:|---:|---:|")
         for engine in options.engines:
             command = [sys.executable, __file__, "--in", name, "--engines", engine]
             result = json.loads(subprocess.check_output(command, text=True))
             for row in result["rows"]:
                 values = f"{row['wanted']} | {row['setting']} | {row['recall']:.3f} | {row['ms']:.1f}"
-                print(f"| {engine} | {result['built']:.0f} | {values} | {result['MB']:.0f} |", flush=True)
+                size = f"{result['index']:.0f}" if result["index"] else ""
+                print(f"| {engine} | {result['built']:.0f} | {values} | {result['MB']:.0f} | {size} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from convnext_keras.cli.options import (
     DEFAULT_CLIP,
+    QUANTIZATIONS,
     TEMPLATE,
     VECTOR_TYPES,
     Address,
@@ -114,7 +115,7 @@ def embed(
     batch_size: Annotated[int, typer.Option(min=1, help="Number of images or texts per batch.")] = 32,
     skip: Skip = False,
     dtype: Annotated[
-        str, typer.Option(help=f"Type of embeddings in a directory or .lance table: {format_choices(VECTOR_TYPES)}.")
+        str, typer.Option(help=f"Type of the vectors: {format_choices(VECTOR_TYPES)}; of a .lance table, of its index.")
     ] = "float32",
     exif_transpose: ExifTranspose = True,
     column: Column = "",
@@ -142,8 +143,8 @@ def embed(
             output, distributed.embed(weights, restore_urls(inputs), output, dtype=dtype, batch_size=batch_size, **job)
         )
         return
-    if cluster or address or devices or dtype != "float32":
-        raise ValueError(f"{output} is one file. For a cluster, or another --dtype, write to a folder or a .lance.")
+    if cluster or address or devices:
+        raise ValueError(f"{output} is one file. For a cluster, write to a folder or a .lance.")
     of_texts = [path for path in inputs if path.suffix == ".txt"]
     if of_texts and len(of_texts) < len(inputs):
         raise ValueError("Embed texts and images by two commands. Received .txt files and others.")
@@ -161,7 +162,7 @@ def embed(
         starts = range(0, len(texts), batch_size)
         parts = (texts[start : start + batch_size] for start in tqdm(starts, disable=None))
         batches = ((part, model.encode_text(part)) for part in parts)
-    print(f"{output}: {write_vectors(output, batches, model)} vectors of {model.embed_dim}")
+    print(f"{output}: {write_vectors(output, batches, model, dtype)} vectors of {model.embed_dim}")
 
 
 def index(
@@ -172,12 +173,15 @@ def index(
     ],
     weights: ClipName = DEFAULT_CLIP,
     skip: Skip = False,
+    quantization: Annotated[
+        str, typer.Option(help=f"Type of the vectors in the index of a .lance table: {format_choices(QUANTIZATIONS)}.")
+    ] = "",
 ) -> None:
     """Build a search index of a directory of images, or add its new images.
 
     [dim]convnext-keras index photos/ --output photos.index[/]
 
-    [dim]convnext-keras index photos/ --output photos.lance --weights convnext_base_w --skip[/]
+    [dim]convnext-keras index photos/ --output photos.lance --weights convnext_base_w --quantization binary[/]
     """
     from convnext_keras import retrieval
     from convnext_keras.data.loader import list_images
@@ -185,9 +189,12 @@ def index(
     from convnext_keras.retrieval.lance_index import is_lance_path
 
     paths, model = list_images(folder), load_clip(weights)
-    images: Any = retrieval.LanceIndex(output, model) if is_lance_path(output) else retrieval.InMemoryIndex(model)
-    if output.is_dir():
-        images = retrieval.open_index(output, model)
+    if quantization and not is_lance_path(output):
+        raise ValueError(f"--quantization is of a .lance table; {output} keeps floats.")
+    if is_lance_path(output):
+        images: Any = retrieval.LanceIndex(output, model, quantization or None)
+    else:
+        images = retrieval.open_index(output, model) if output.is_dir() else retrieval.InMemoryIndex(model)
     by_name = {item_name(path, 0): path for path in paths}
     new = [by_name[name] for name in images.filter_new(by_name)]
     added = images.add(tqdm(new, disable=None), on_error="skip" if skip else "raise")

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 EXPORT_FORMATS = ("saved_model", "litert", "onnx", "torch", "openvino", "stablehlo")
 EXPORT_PRECISIONS = ("float32", "float16", "bfloat16", "int8_weights", "int8")
-VECTOR_TYPES = ("float32", "float16")
+VECTOR_TYPES = ("float32", "float16", "int8", "uint8", "binary", "ubinary")
+QUANTIZATIONS = ("int8", "binary")
 EXPLAIN_METHODS = ("grad_cam", "layer_cam", "occlusion")
 PRESETS = ("linear_probe", "fine_tune", "fine_tune_small_data", "segmentation", "from_scratch")
 PRESET_FIELDS = (

@@ -18,7 +18,10 @@ from convnext_keras.data.item_names import printable
 from convnext_keras.distributed.outputs import Output, open_output
 from convnext_keras.distributed.ray_cluster import ActorPool
 from convnext_keras.distributed.sharding import Shard, make_shards
-from convnext_keras.distributed.tasks import PRECISIONS, ShardResult, Task, Worker
+from convnext_keras.distributed.tasks import ShardResult, Task, Worker
+from convnext_keras.retrieval.ivf_tuning import QUANTIZATIONS
+from convnext_keras.retrieval.lance_index import is_lance_path
+from convnext_keras.retrieval.vector_types import FLOAT_TYPES, VECTOR_TYPES
 from convnext_keras.validation import format_choices
 
 CLUSTERS = (None, "ray")
@@ -85,7 +88,9 @@ def embed(
         inputs: See `make_shards`.
         output: Directory for Parquet files, one per shard; or a path with the suffix `.lance`, see
             `retrieval.LanceIndex`. With several machines, in a file system that they share.
-        dtype: Dtype of vectors, `"float32"` or `"float16"`.
+        dtype: Type of vectors, see `retrieval.quantize`: `"float32"`, `"float16"`, `"int8"`, `"uint8"`, `"binary"` or
+            `"ubinary"`. A table of Lance keeps floats, for exact cosines; `"int8"` and `"binary"` are of its index of
+            the vectors then.
         batch_size: Maximum number of images at a time.
         runtime: `"openvino"` or `"onnx"`, to run the model without Keras' backend; see
             `export.get_or_export_clip`.
@@ -114,9 +119,12 @@ def embed(
         >>> pyarrow.parquet.read_table("vectors").column("vector").type
         FixedSizeListType(fixed_size_list<element: float>[96])
     """
-    if dtype not in PRECISIONS:
-        raise ValueError(f"dtype must be {format_choices(PRECISIONS)}. Received: dtype={dtype!r}")
-    task = Task("embed", weights, batch_size, dtype, runtime=runtime, exif_transpose=exif_transpose)
+    known = (*FLOAT_TYPES, *QUANTIZATIONS) if is_lance_path(output) else VECTOR_TYPES
+    if dtype not in known:
+        raise ValueError(f"dtype must be {format_choices(known)} for this output. Received: dtype={dtype!r}")
+    quantization = dtype if is_lance_path(output) and dtype in QUANTIZATIONS else None
+    stored: dict[str, Any] = {"dtype": "float32" if quantization else dtype, "quantization": quantization}
+    task = Task("embed", weights, batch_size, runtime=runtime, exif_transpose=exif_transpose, **stored)
     options = JobOptions(cluster, address, devices, shard_size, column, retry_errors, verbose)
     return _run(task, inputs, output, options)
 

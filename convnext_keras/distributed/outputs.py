@@ -105,7 +105,7 @@ class LanceOutput(Output):
 
     def __init__(self, path: Path, settings: dict[str, Any], model: DualEncoder) -> None:
         super().__init__(path)
-        self.index = LanceIndex(path, model)
+        self.index = LanceIndex(path, model, settings["quantization"])
         if self.index.table is not None:
             if "shard" not in self.index.columns:
                 raise ValueError(f"{path} was not written by a job. Choose another output.")

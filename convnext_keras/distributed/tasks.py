@@ -14,8 +14,7 @@ from convnext_keras.files import atomic_path
 from convnext_keras.inference import softmax
 from convnext_keras.predictors import Classifier, load_predictor
 from convnext_keras.problem_types import SINGLE_LABEL, select_labels
-
-PRECISIONS = ("float32", "float16")
+from convnext_keras.retrieval.vector_types import quantize, vector_width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +25,8 @@ class Task:
         kind: `"embed"`, `"classify"` or `"zero_shot"`.
         weights: The model's name, see `load_predictor`; other machines must find the same under it.
         batch_size: Maximum number of images at a time.
-        dtype: Dtype of vectors, one of `PRECISIONS`.
+        dtype: Type of vectors, one of `VECTOR_TYPES`.
+        quantization: Type of the vectors in the index of a table of Lance, see `LanceIndex`.
         top_k: Maximum number of classes or labels per image; None for the default of `select_labels`.
         labels: Labels of `zero_shot`.
         templates: Templates of `zero_shot`.
@@ -38,6 +38,7 @@ class Task:
     weights: str
     batch_size: int = 32
     dtype: str = "float32"
+    quantization: str | None = None
     top_k: int | None = None
     labels: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
@@ -169,9 +170,9 @@ def vectors_column(vectors: list[np.ndarray | None], width: int, dtype: str) -> 
     import pyarrow
 
     filled = [np.zeros(width) if vector is None else vector for vector in vectors]
-    flat = pyarrow.array(np.asarray(filled, dtype).reshape(-1))
+    flat = pyarrow.array(quantize(np.asarray(filled, "float32").reshape(-1, width), dtype).reshape(-1))
     mask = pyarrow.array([vector is None for vector in vectors], pyarrow.bool_())
-    return pyarrow.FixedSizeListArray.from_arrays(flat, width, mask=mask)
+    return pyarrow.FixedSizeListArray.from_arrays(flat, vector_width(width, dtype), mask=mask)
 
 
 def write_part(folder: Path, shard: Shard, table: Any) -> None:

@@ -12,7 +12,11 @@ MIN_ROWS = 1000  # rows, from which partitions can be learned
 RECALL_K = 10  # that are looked for where recall is measured
 DEFAULT_RECALL = 0.95
 SAMPLE_SIZE = 100  # vectors, by which it is measured
-NPROBES_KEY = "probes"  # in the metadata of the column of vectors: how many partitions a search looks into
+REFINE_FACTOR = 4  # times as many rows as are wanted, whose exact cosines are taken in the end
+# In the metadata of the column of vectors: how many partitions a search looks into, how many rows it looks at exactly
+# for each that is wanted, and the type of the vectors in the partitions.
+NPROBES_KEY, REFINE_KEY, QUANTIZATION_KEY = "probes", "refine", "quantization"
+QUANTIZATIONS = ("int8", "binary")
 
 
 class VectorIndexStats(NamedTuple):
@@ -22,37 +26,51 @@ class VectorIndexStats(NamedTuple):
         rows: Rows that it covers.
         partitions: Partitions that it has.
         probes: Partitions that a search looks into.
+        refine_factor: Rows for each one that is wanted, whose exact cosines are taken in the end.
         recall: Part 0..1 of the ten nearest that a search finds, measured on vectors beside those of the table.
     """
 
     rows: int
     partitions: int
     probes: int
+    refine_factor: int
     recall: float
 
 
-def create_partitions(table: Any, rows: int) -> None:
-    """Trains one partition per square root of the number of rows, and stores vectors with 8 bits per value."""
-    from lancedb.index import IvfSq
+def create_partitions(table: Any, rows: int, quantization: str) -> None:
+    """Trains one partition per square root of the number of rows, of vectors with 8 bits or 1 bit per value."""
+    from lancedb.index import IvfRq, IvfSq
 
-    table.create_index("vector", config=IvfSq(distance_type="dot", num_partitions=round(rows**0.5)))
+    kind = IvfRq if quantization == "binary" else IvfSq  # RabitQ, arXiv:2405.12497, or scalar quantization
+    table.create_index("vector", config=kind(distance_type="dot", num_partitions=round(rows**0.5)))
 
 
-def get_nprobes(table: Any) -> int:
-    """Returns the number of partitions that a search probes; 0 if none was chosen."""
-    return int((table.schema.field("vector").metadata or {}).get(NPROBES_KEY.encode(), b"0"))
+def get_search_options(table: Any) -> tuple[int, int]:
+    """Returns the number of partitions that a search probes, 0 if none was chosen, and the factor of refinement."""
+    chosen = table.schema.field("vector").metadata or {}
+    return int(chosen.get(NPROBES_KEY.encode(), b"0")), int(chosen.get(REFINE_KEY.encode(), REFINE_FACTOR))
+
+
+def get_quantization(table: Any) -> str:
+    """Returns the type of the vectors in the partitions, as it was chosen for the table."""
+    return (table.schema.field("vector").metadata or {}).get(QUANTIZATION_KEY.encode(), b"int8").decode()
 
 
 def tune_nprobes(
-    table: Any, partitions: int, search: Callable[[np.ndarray, int], Collection[str]], recall: float = DEFAULT_RECALL
+    table: Any,
+    partitions: int,
+    search: Callable[[np.ndarray, int, int], Collection[str]],
+    recall: float = DEFAULT_RECALL,
+    quantization: str = "int8",
 ) -> VectorIndexStats:
-    """Chooses the minimum number of partitions to probe for a recall, and stores it in the table.
+    """Chooses the factor of refinement and the minimum number of partitions for a recall; stores them in the table.
 
     Args:
         table: Table of Lance.
         partitions: Partitions that it has.
-        search: A vector and a number of partitions to the names that are found.
+        search: A vector, a number of partitions and a factor of refinement to the names that are found.
         recall: Part 0..1 of the nearest that is to be found.
+        quantization: Type of the vectors in the partitions.
 
     Raises:
         ValueError: If `recall` is not valid.
@@ -62,15 +80,20 @@ def tune_nprobes(
     rows = table.count_rows()
     sample = table.take_offsets([*range(0, rows, max(1, rows // SAMPLE_SIZE))]).select(["vector"]).to_arrow()
     queries = perturb(to_matrix(sample.column("vector").combine_chunks().drop_null()))
-    exact, probes = exact_neighbors(table, queries), 1
-    while True:
-        found = [{*search(query, probes)} for query in queries]
-        measured = float(np.mean([len(one & best) / len(best) for one, best in zip(found, exact, strict=True)]))
-        if measured >= recall or probes == partitions:
-            break
+    exact, probes, refine = exact_neighbors(table, queries), 1, REFINE_FACTOR
+
+    def measure(probes: int, refine: int) -> float:
+        found = [{*search(query, probes, refine)} for query in queries]
+        return float(np.mean([len(one & best) / len(best) for one, best in zip(found, exact, strict=True)]))
+
+    # One bit a value orders the nearest roughly: as many rows are looked at again as the recall needs.
+    while quantization == "binary" and refine * RECALL_K < rows and measure(partitions, refine) < recall:
+        refine *= 2
+    while (measured := measure(probes, refine)) < recall and probes < partitions:
         probes = min(partitions, math.ceil(probes * 1.5))
-    table.update_field_metadata({"path": "vector", "metadata": {NPROBES_KEY: str(probes)}})
-    return VectorIndexStats(rows, partitions, probes, measured)
+    chosen = {NPROBES_KEY: str(probes), REFINE_KEY: str(refine), QUANTIZATION_KEY: quantization}
+    table.update_field_metadata({"path": "vector", "metadata": chosen})
+    return VectorIndexStats(rows, partitions, probes, refine, measured)
 
 
 def exact_neighbors(table: Any, queries: np.ndarray) -> list[set[str]]:

@@ -27,18 +27,20 @@ from convnext_keras.retrieval.index import (
 from convnext_keras.retrieval.ivf_tuning import (
     DEFAULT_RECALL,
     MIN_ROWS,
+    QUANTIZATIONS,
     RECALL_K,
     VectorIndexStats,
     create_partitions,
-    get_nprobes,
+    get_quantization,
+    get_search_options,
     tune_nprobes,
 )
 from convnext_keras.retrieval.vector_files import model_metadata
+from convnext_keras.validation import format_choices
 
 SUFFIX = ".lance"
 BUILD_THRESHOLD = 50_000  # rows from which a search is through an index of the vectors; below, all are looked at
 REBUILD_FRACTION = 0.2  # part of rows that may lie outside that index, where a search is exact, before it is built on
-REFINE_FACTOR = 4  # times as many rows as are wanted, whose exact cosines are taken in the end
 
 
 def is_lance_path(path: str | os.PathLike) -> bool:
@@ -68,12 +70,15 @@ class LanceIndex(ImageIndex):
     Args:
         path: Path of the table, a folder that ends in `.lance`; made by the first `add`.
         model: The ConvNeXt-CLIP that makes the vectors.
+        quantization: Type of the vectors in the index of the vectors, `"int8"` or `"binary"` (an eighth of the bytes);
+            the exact cosines of what it finds are taken from the table's floats. None for the table's own, or
+            `"int8"`.
 
     Attributes:
         image_roots: Image roots below which `image` gives files out: of what was added by this object.
 
     Raises:
-        ValueError: If the path ends otherwise, or LanceDB is missing.
+        ValueError: If the path ends otherwise, `quantization` is not valid, or LanceDB is missing.
         WeightsError: If the table was made by another model.
 
     Example:
@@ -86,13 +91,17 @@ class LanceIndex(ImageIndex):
         ['black']
     """
 
-    def __init__(self, path: str | os.PathLike, model: DualEncoder) -> None:
+    def __init__(self, path: str | os.PathLike, model: DualEncoder, quantization: str | None = None) -> None:
         super().__init__(model)
         self.path = Path(path)
+        if quantization not in (None, *QUANTIZATIONS):
+            choices = format_choices(QUANTIZATIONS)
+            raise ValueError(f"quantization must be {choices}. Received: quantization={quantization!r}")
         if not is_lance_path(path):
             raise ValueError(f"The path of an index in Lance must end in {SUFFIX}. Received: {path}")
         self.table = _open_table(self.path)
         self._folder = (-1, "")
+        self.quantization = quantization or (get_quantization(self.table) if self.table is not None else "int8")
         if self.table is not None and read_lance_metadata(path).get("model") != model.fingerprint():
             raise WeightsError(f"{path}: was made by another model than {model.name!r}. Index the images anew.")
 
@@ -210,7 +219,7 @@ class LanceIndex(ImageIndex):
         """
         if self.table is None or len(self) < MIN_ROWS:
             raise ValueError(f"An index of vectors is of {MIN_ROWS:,} images or more. {self.path} has {len(self)}.")
-        create_partitions(self.table, len(self))
+        create_partitions(self.table, len(self), self.quantization)
         return self.tune_nprobes(recall)
 
     def tune_nprobes(self, recall: float = DEFAULT_RECALL) -> VectorIndexStats:
@@ -226,21 +235,25 @@ class LanceIndex(ImageIndex):
         if self.table is None or self.num_unindexed() == len(self):
             raise ValueError(f"No index of the vectors in {self.path} was built.")
         partitions = round((len(self) - self.num_unindexed()) ** 0.5)
-        return tune_nprobes(
-            self.table, partitions, lambda *query: self._found(query[0], RECALL_K, None, query[1])[0], recall
-        )
+
+        def found(vector: np.ndarray, probes: int, refine: int) -> list[str]:
+            return self._found(vector, RECALL_K, None, probes, refine)[0]
+
+        return tune_nprobes(self.table, partitions, found, recall, self.quantization)
 
     def search_by_vector(self, vector: np.ndarray, top_k: int = 10, where: str | None = None) -> list[SearchResult]:
         vector = self.check_search(vector, top_k)
         table: Any = self.table
-        found = self._found(vector, top_k, where, get_nprobes(table))
+        found = self._found(vector, top_k, where, *get_search_options(table))
         return [SearchResult(name, 1 - distance, index) for name, distance, index in zip(*found, strict=True)]
 
-    def _found(self, vector: np.ndarray, top_k: int, where: str | None, probes: int) -> tuple[list, list, list]:
+    def _found(
+        self, vector: np.ndarray, top_k: int, where: str | None, probes: int, refine: int
+    ) -> tuple[list, list, list]:
         """Names, distances and row numbers; by all vectors if no partitions are to be probed."""
         table: Any = self.table
         query = table.search(np.asarray(vector, "float32"), vector_column_name="vector").distance_type("dot")
-        query = query.nprobes(probes).refine_factor(REFINE_FACTOR) if probes else query.bypass_vector_index()
+        query = query.nprobes(probes).refine_factor(refine) if probes else query.bypass_vector_index()
         if where is not None:
             query = query.where(where)
         try:

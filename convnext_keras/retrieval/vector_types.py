@@ -33,9 +33,11 @@ def quantize(vectors: np.ndarray, dtype: str) -> np.ndarray:
         ValueError: If the type is unknown.
 
     Example:
-        >>> quantize(np.array([[0.5, -1.0, 0.25, 0, 0, 0, 0, 0.1]], "float32"), "int8").tolist()
+        >>> from convnext_keras import retrieval
+        >>> vectors = np.array([[0.5, -1.0, 0.25, 0, 0, 0, 0, 0.1]], "float32")
+        >>> retrieval.quantize(vectors, "int8").tolist()
         [[64, -127, 32, 0, 0, 0, 0, 13]]
-        >>> quantize(np.array([[0.5, -1.0, 0.25, 0, 0, 0, 0, 0.1]], "float32"), "ubinary").tolist()
+        >>> retrieval.quantize(vectors, "ubinary").tolist()
         [[161]]
     """
     if dtype not in VECTOR_TYPES:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import safetensors.numpy
 from backends import BACKEND, needs_training, outputs, randomize
@@ -106,6 +107,24 @@ def test_embed_images_and_texts(shapes, tmp_path):
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
         assert len(names) == count
     assert names == ["a red circle", "a blue star"]
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize("dtype", ["float16", "int8", "ubinary"])
+@pytest.mark.parametrize("suffix", [".safetensors", ".parquet"])
+def test_embed_writes_other_types_of_vectors(suffix, dtype, tmp_path):
+    texts = ["a red circle", "a blue star"]
+    (tmp_path / "texts.txt").write_text("\n".join(texts))
+    output = tmp_path / f"texts{suffix}"
+    run("embed", tmp_path / "texts.txt", "--output", output, "--weights", "shapes", "--dtype", dtype)
+    if suffix == ".parquet":
+        table = pyarrow.parquet.read_table(output)
+        vectors, metadata = np.array(table.column("vector").to_pylist()), table.schema.metadata
+        assert metadata[b"dtype"] == dtype.encode()
+    else:
+        vectors = safetensors.numpy.load_file(output)["vectors"]
+    expected = retrieval.quantize(clip.create_model("shapes").encode_text(texts), dtype)
+    np.testing.assert_allclose(vectors.astype("float32"), expected.astype("float32"), atol=1e-3)
 
 
 @pytest.mark.any_backend
@@ -333,14 +352,15 @@ def test_help_lists_the_names_of_the_library():
     from convnext_keras.cli import options
     from convnext_keras.clip.constructors import BUNDLED_CLIP
     from convnext_keras.clip.zero_shot import DEFAULT_TEMPLATE
-    from convnext_keras.distributed import tasks
     from convnext_keras.problem_types import PROBLEM_TYPES
+    from convnext_keras.retrieval import ivf_tuning, vector_types
     from convnext_keras.training import presets
     from convnext_keras.training.losses import LOSS_NAMES
 
     assert tuple(export.FORMATS) == options.EXPORT_FORMATS
     assert export.PRECISIONS == options.EXPORT_PRECISIONS
-    assert tasks.PRECISIONS == options.VECTOR_TYPES
+    assert vector_types.VECTOR_TYPES == options.VECTOR_TYPES
+    assert ivf_tuning.QUANTIZATIONS == options.QUANTIZATIONS
     assert explain.METHODS == options.EXPLAIN_METHODS
     assert tuple(training.TRAINING_PRESETS) == options.PRESETS
     assert tuple(field.name for field in dataclasses.fields(training.TrainingConfig)) == options.PRESET_FIELDS

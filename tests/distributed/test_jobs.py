@@ -68,8 +68,29 @@ def test_embed_rows_equal_the_model(held_out, shards, tmp_path):
     np.testing.assert_allclose(vectors_of(rows), clip.create_model(MODEL).encode_image(held_out[0]), atol=SAME)
     assert rows.column("key")[13].as_py().endswith("00001.tar/00013.png")
     assert rows.column("error").null_count == 48
-    distributed.embed(MODEL, shards, tmp_path / "half", dtype="float16")
-    assert rows_of(tmp_path / "half").schema.field("vector").type.value_type == pyarrow.float16()
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize("dtype", ["float16", "int8", "uint8", "binary", "ubinary"])
+def test_embed_writes_other_types_of_vectors(dtype, held_out, shards, tmp_path):
+    distributed.embed(MODEL, shards, tmp_path / "vectors", dtype=dtype)
+    expected = retrieval.quantize(clip.create_model(MODEL).encode_image(held_out[0]), dtype)
+    vectors = vectors_of(rows_of(tmp_path / "vectors"))
+    assert vectors.shape == expected.shape
+    if dtype.endswith("binary"):  # bytes of bits; those of values near 0 may differ
+        assert np.mean(vectors == expected) > 0.99
+    else:
+        np.testing.assert_allclose(vectors, expected, atol=1e-3 if dtype == "float16" else 1)
+
+
+@pytest.mark.any_backend
+def test_a_table_of_lance_keeps_floats_beside_its_bits(held_out, shards, tmp_path):
+    distributed.embed(MODEL, shards, tmp_path / "bits.lance", dtype="binary")
+    index = retrieval.LanceIndex.load(tmp_path / "bits.lance", clip.create_model(MODEL))
+    hit = index.search_by_vector(clip.create_model(MODEL).encode_image(held_out[0][:1])[0], 1)[0]
+    assert hit.cosine == pytest.approx(1, abs=SAME)
+    with pytest.raises(ValueError, match="'int8' or 'binary' for this output"):
+        distributed.embed(MODEL, shards, tmp_path / "unsigned.lance", dtype="ubinary")
 
 
 @pytest.mark.any_backend
@@ -175,7 +196,7 @@ def test_embed_rejects_invalid_arguments(shards, tmp_path, monkeypatch):
     before = sorted(path.stat().st_mtime_ns for path in (tmp_path / "vectors").glob("[_p]*"))
     for message, arguments in {
         "was begun with dtype 'float32'": {"dtype": "float16"},
-        "dtype must be": {"dtype": "int8"},
+        "dtype must be": {"dtype": "int4"},
         "no such file": {"inputs": str(tmp_path / "nowhere")},
         "cluster must be": {"cluster": "spark"},
         "address and devices are of a cluster": {"address": "auto"},

@@ -91,9 +91,10 @@ def test_reader_sees_new_versions(model, index):
     assert hit.cosine == pytest.approx(1, abs=SAME)
 
 
-def test_vector_index_reaches_its_recall(model, tmp_path, monkeypatch):
+@pytest.mark.parametrize("quantization", ["int8", "binary"])
+def test_vector_index_reaches_its_recall(quantization, model, tmp_path, monkeypatch):
     monkeypatch.setattr(lance_index, "BUILD_THRESHOLD", 20_000)
-    index, width = retrieval.LanceIndex(tmp_path / "many.lance", model), model.embed_dim
+    index, width = retrieval.LanceIndex(tmp_path / "many.lance", model, quantization), model.embed_dim
     vectors = clustered(20_000, width)
     index.append(unit_rows(vectors, [str(number) for number in range(20_000)]))
     index.maybe_build_index()
@@ -112,6 +113,9 @@ def test_vector_index_reaches_its_recall(model, tmp_path, monkeypatch):
     built = index.build_vector_index(recall=1.0)
     assert built.rows == 21_000
     assert built.recall >= 0.99
+    assert retrieval.LanceIndex(index.path, model).quantization == quantization  # kept for the next time
+    (kind,) = {entry.index_type for entry in index.table.list_indices()}
+    assert kind.lower() == {"int8": "ivfsq", "binary": "ivfrq"}[quantization]
 
 
 def test_image_paths_outside_the_roots_are_rejected(model, tmp_path):
@@ -142,6 +146,8 @@ def test_lance_index_rejects_invalid_arguments(model, small_clip, held_out, inde
         retrieval.open_index(tmp_path / "none.lance")
     with pytest.raises(ValueError, match=r"must end in \.lance"):
         retrieval.LanceIndex(tmp_path / "none", model)
+    with pytest.raises(ValueError, match="quantization must be 'int8' or 'binary'"):
+        retrieval.LanceIndex(tmp_path / "none.lance", model, "int4")
     with pytest.raises(ValueError, match=r"has the columns \['name', 'year'\]"):
         index.add(held_out[0][:1], ["one"])
     with pytest.raises(ValueError, match="fewer values"):
