@@ -14,7 +14,8 @@ from rich.text import Text
 
 from convnext_keras.cli.options import (
     EXPLAIN_METHODS,
-    EXPORT_FORMATS,
+    EXPORT_CHOICES,
+    EXPORT_FOLDERS,
     EXPORT_PRECISIONS,
     TEMPLATE,
     WEIGHTS_HELP,
@@ -231,7 +232,7 @@ def export_model(
     weights: Annotated[str, typer.Argument(help=WEIGHTS_HELP)],
     output: Annotated[Path, typer.Option(help="File to write; a directory for a SavedModel or a ConvNeXt-CLIP.")],
     file_format: Annotated[
-        str, typer.Option("--format", help=f"{format_choices(EXPORT_FORMATS)}. Default: by the file suffix.")
+        str, typer.Option("--format", help=f"{format_choices(EXPORT_CHOICES)}. Default: by the file suffix.")
     ] = "",
     input_size: Annotated[
         int, typer.Option(min=0, help="Height and width in pixels, or number of tokens. 0 for those of the model.")
@@ -263,6 +264,8 @@ def export_model(
     [dim]convnext-keras export convnext_base_w --labels "a cat, a dog" --output pets.xml[/]
 
     [dim]convnext-keras export convnext_tiny --output tiny.xml --precision int8 --calibration-data photos/[/]
+
+    [dim]convnext-keras export convnext_base_w --format immich --output base-w[/]
     """
     import keras
 
@@ -270,6 +273,14 @@ def export_model(
     from convnext_keras.data.loader import list_images
     from convnext_keras.export import FORMATS
 
+    if file_format in EXPORT_FOLDERS:
+        others = (input_size, batch_size, layout != "nhwc", input_dtype != "float32", normalized, opset, features)
+        if any((*others, tower, calibration_data)) or (file_format == "immich" and labels):
+            known = "--precision, --overwrite and --no-verify, onnx-web --labels and --template too"
+            raise ValueError(f"--format {file_format} takes {known}.")
+        options = {"precision": precision, "overwrite": overwrite, "verify": verify}
+        export_folder(file_format, weights, output, labels, template, options)
+        return
     name = export.resolve_format(file_format or None, output)  # before anything is downloaded
     if features and (labels or tower == "text"):
         raise ValueError("--features requires a classifier or an image tower. Remove --labels and --tower text.")
@@ -290,6 +301,29 @@ def export_model(
     if FORMATS[name].backend != keras.backend.backend():
         print(f"A process with the {FORMATS[name].backend} backend writes {name}.")
     print_export(export.export(feature_extractor(model) if features else model, output, name, **options))
+
+
+def export_folder(
+    file_format: str, weights: str, output: Path, labels: str, template: list[str], options: dict[str, Any]
+) -> None:
+    """Writes a model for Immich, or as a web page."""
+    from convnext_keras import clip, create_model, export, hub
+
+    is_clip = hub.is_clip_repo(weights)
+    if file_format == "immich":
+        if not is_clip:
+            raise ValueError(f"Immich takes a ConvNeXt-CLIP (see 'convnext-keras models --clip'). Received: {weights}")
+        print_export(export.export_immich(clip.create_model(weights), output, **options))
+        return
+    if is_clip:
+        words = [label.strip() for label in labels.split(",") if label.strip()]
+        options |= {"template": template[0], **({"labels": words} if words else {})}
+    elif labels:
+        raise ValueError(f"--labels are of a ConvNeXt-CLIP; {weights} has classes of its own.")
+    model = (
+        clip.create_model(weights) if is_clip else load_saved_model(weights) or create_model(resolve_weights(weights))
+    )
+    print_export(export.export_onnx_web(model, output, **options))
 
 
 def print_export(result: export.ExportResult) -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from convnext_keras.model import ConvNeXtModel
 
 EXPORT_FORMATS = ("saved_model", "litert", "onnx", "torch", "openvino", "stablehlo")
+EXPORT_FOLDERS = ("immich", "onnx-web")  # for an application: several files in a folder
+EXPORT_CHOICES = (*EXPORT_FORMATS, *EXPORT_FOLDERS)
 EXPORT_PRECISIONS = ("float32", "float16", "bfloat16", "int8_weights", "int8")
 VECTOR_TYPES = ("float32", "float16", "int8", "uint8", "binary", "ubinary")
 QUANTIZATIONS = ("int8", "binary")

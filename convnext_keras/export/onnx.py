@@ -103,6 +103,18 @@ def _quantize_weights(path: Path) -> Any:
     return quantized
 
 
+def rename_input(path: Path, name: str) -> None:
+    """Renames the only input of an ONNX file."""
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    (row,) = model.graph.input
+    for node in model.graph.node:
+        node.input[:] = [name if known == row.name else known for known in node.input]
+    row.name = name
+    onnx.save(model, path)
+
+
 def load_runtime(path: Path, outputs: Sequence[str], streams: int = 1) -> Callable[[np.ndarray], list[np.ndarray]]:
     """Loads an ONNX file as a function from an array to the named outputs.
 
