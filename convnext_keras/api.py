@@ -24,7 +24,7 @@ from convnext_keras.data.class_names import decode_predictions
 from convnext_keras.data.images import ImageError
 from convnext_keras.data.transforms import preprocess_input
 from convnext_keras.export import fold_for_inference
-from convnext_keras.feature_extraction import feature_extractor
+from convnext_keras.feature_extraction import feature_extractor, feature_info, pyramid_outputs, reset_classifier
 from convnext_keras.hub import push_to_hub, save_pretrained
 from convnext_keras.malloc import reuse_allocator_memory
 
@@ -54,12 +54,15 @@ __all__ = [
     "create_model",
     "decode_predictions",
     "feature_extractor",
+    "feature_info",
     "fold_for_inference",
     "list_models",
     "list_weights",
     "load_weights",
     "preprocess_input",
     "push_to_hub",
+    "pyramid_outputs",
+    "reset_classifier",
     "reuse_allocator_memory",
     "save_pretrained",
     "save_weights",

@@ -1,13 +1,13 @@
 """Models out of models: the outputs of stages, the layers inside, low-rank updates merged, and averages."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
 from convnext_keras.layer_names import LayerName, parse_layer_name
 from convnext_keras.layers import LayerNormalization, register
-from convnext_keras.model import ConvNeXtModel
+from convnext_keras.model import ConvNeXtModel, get_pretrained_info, output_layer
 from convnext_keras.surgery import clone_graph, to_functional
 
 OUTPUT_NORM_EPSILON = 1e-6  # of the norms of stage outputs, in Meta's and transformers' models
@@ -42,6 +42,109 @@ def feature_extractor(model: keras.Model, stages: Sequence[int] = (0, 1, 2, 3), 
     extractor = FeatureExtractor(inputs, [outputs[stage] for stage in stages], name=f"{model.name}_features")
     extractor.pretrained_info = model.pretrained_info if isinstance(model, ConvNeXtModel) else None
     return extractor
+
+
+class FeatureInfo(NamedTuple):
+    """One stage, as timm's `feature_info` describes it.
+
+    Attributes:
+        num_chs: Channels of its output.
+        reduction: Pixels of the input per pixel of the output, along each axis.
+        module: Name of the layer that gives the output.
+    """
+
+    num_chs: int
+    reduction: int
+    module: str
+
+
+def feature_info(model: keras.Model) -> list[FeatureInfo]:
+    """Returns channels, strides and layers of the stages, like `model.feature_info` of timm.
+
+    Args:
+        model: See `feature_extractor`.
+
+    Raises:
+        ValueError: If the model has no stages.
+
+    Example:
+        >>> from convnext_keras import ConvNeXtTiny, feature_info
+        >>> [(row.num_chs, row.reduction) for row in feature_info(ConvNeXtTiny(weights=None))]
+        [(96, 4), (192, 8), (384, 16), (768, 32)]
+    """
+    model = to_functional(model)
+    _, outputs = stage_outputs(model)
+    if not outputs:
+        raise ValueError(f"{model.name!r} has no stages of a ConvNeXt.")
+    height, width, channels = (side or 512 for side in model.inputs[0].shape[1:])
+    extractor = feature_extractor(model, tuple(outputs))
+    shapes = extractor.compute_output_spec(keras.KerasTensor((1, height, width, channels)))
+    strides = [1 << (height // row.shape[1]).bit_length() - 1 for row in shapes]  # powers of two, rounded down
+    layers: list[Any] = [tensor._keras_history.operation for tensor in outputs.values()]
+    rows = zip(shapes, strides, layers, strict=True)
+    return [FeatureInfo(shape.shape[-1], stride, layer.name) for shape, stride, layer in rows]
+
+
+def pyramid_outputs(model: keras.Model) -> dict[str, Any]:
+    """Returns the symbolic outputs of the stages as `P2` to `P5`, like `backbone.pyramid_outputs` of keras-hub.
+
+    The number is the power of two of the stride; of stages with the same stride, the last one is taken.
+
+    Args:
+        model: See `feature_extractor`.
+
+    Example:
+        >>> import keras
+        >>> from convnext_keras import ConvNeXtTiny, pyramid_outputs
+        >>> backbone = ConvNeXtTiny(weights=None, include_top=False)
+        >>> outputs = pyramid_outputs(backbone)
+        >>> keras.Model(backbone.input, [outputs["P3"], outputs["P5"]]).output_shape[1][-1]
+        768
+    """
+    model = to_functional(model)
+    strides = [row.reduction for row in feature_info(model)]
+    return {
+        f"P{stride.bit_length() - 1}": tensor
+        for stride, tensor in zip(strides, stage_outputs(model)[1].values(), strict=True)
+    }
+
+
+def reset_classifier(model: keras.Model, num_classes: int, activation: str | None = "softmax") -> ConvNeXtModel:
+    """Returns a model with a new classifier on the layers of `model`, like `model.reset_classifier` of timm.
+
+    Args:
+        model: A classifier of this library, or one built on it, whose last layer is dense.
+        num_classes: Outputs of the new classifier; 0 for the features in front of it, `(N, D)`.
+        activation: Activation of the new classifier, `"softmax"`, `"sigmoid"` or None.
+
+    Returns:
+        A new model, which shares all layers but the last; `model` stays as it is.
+
+    Raises:
+        ValueError: If the last layer is not dense, or `num_classes` is negative.
+
+    Example:
+        >>> from convnext_keras import create_model, reset_classifier
+        >>> reset_classifier(create_model("convnext_mini.digits"), num_classes=3).output_shape
+        (None, 3)
+    """
+    model = to_functional(model)
+    head: Any = output_layer(model)
+    if not isinstance(head, keras.layers.Dense) or num_classes < 0:
+        raise ValueError(
+            "reset_classifier takes a model whose last layer is dense, and 0 or more classes. Received: "
+            f"{type(head).__name__} {head.name!r}, num_classes={num_classes}"
+        )
+    if head is not model.layers[-1]:
+        raise ValueError(f"The classifier {head.name!r} is inside of {model.layers[-1].name!r}. Pass that model.")
+    outputs = head.input
+    if num_classes:
+        new = keras.layers.Dense(num_classes, activation=activation, name=head.name, dtype=head.dtype_policy)
+        outputs = new(outputs)
+    result = ConvNeXtModel(model.inputs[0], outputs, name=model.name)
+    known = get_pretrained_info(model)
+    result.pretrained_info = known and known.without_classes()
+    return result
 
 
 def normalized_outputs(outputs: dict[int, Any], stages: Sequence[int]) -> dict[int, Any]:

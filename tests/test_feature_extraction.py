@@ -6,7 +6,7 @@ import pytest
 from backends import BACKEND, randomize, to_numpy
 from make_references import SMALL
 
-from convnext_keras import ConvNeXt, feature_extractor
+from convnext_keras import ConvNeXt, feature_extractor, feature_info, pyramid_outputs, reset_classifier
 
 # Relative to the largest output. OpenVINO's `predict` computes in bfloat16 on some processors.
 PREDICTED = 2e-2 if BACKEND == "openvino" else 1e-4
@@ -82,3 +82,40 @@ def test_missing_stages_raise():
         feature_extractor(keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]), [0])
     with pytest.raises(ValueError, match=r"no input shape yet. Call it once"):
         feature_extractor(keras.Sequential([keras.layers.Dense(2)]), [0])
+
+
+def test_feature_info_and_pyramid_outputs():
+    base = backbone()
+    rows = feature_info(base)
+    assert [(row.num_chs, row.reduction) for row in rows] == [
+        (dims, stride) for dims, stride in zip(SMALL["dims"], (4, 8, 16, 32), strict=True)
+    ]
+    assert [row.num_chs for row in feature_info(nested_once(base))] == [row.num_chs for row in rows]
+    dilated = feature_info(backbone(output_stride=16))
+    assert [row.reduction for row in dilated] == [4, 8, 16, 16]
+    outputs = pyramid_outputs(base)
+    assert [*outputs] == ["P2", "P3", "P4", "P5"]
+    images = pixels(1, 64, 64)
+    expected = feature_extractor(base)(images)
+    for found, wanted in zip(keras.Model(base.input, [*outputs.values()])(images), expected, strict=True):
+        np.testing.assert_allclose(to_numpy(found), to_numpy(wanted), rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="no stages"):
+        feature_info(keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()]))
+
+
+def test_reset_classifier_keeps_all_but_the_last_layer():
+    model = randomize(ConvNeXt(**SMALL, classes=5, input_shape=(64, 64, 3)))
+    images = pixels(2, 64, 64)
+    before = to_numpy(model(images))
+    features = reset_classifier(model, 0)
+    new = reset_classifier(model, 3, "sigmoid")
+    assert new.output_shape == (None, 3)
+    assert new.layers[-1].name == model.layers[-1].name
+    kernel, bias = new.layers[-1].get_weights()
+    logits = to_numpy(features(images)) @ kernel + bias
+    np.testing.assert_allclose(to_numpy(new(images)), 1 / (1 + np.exp(-logits)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(to_numpy(model(images)), before)
+    with pytest.raises(ValueError, match="last layer is dense"):
+        reset_classifier(backbone(), 3)
+    with pytest.raises(ValueError, match="0 or more"):
+        reset_classifier(model, -1)

@@ -14,6 +14,7 @@ from convnext_keras.clip.constructors import (
 from convnext_keras.clip.encoder import DualEncoder, SimilarityScores
 from convnext_keras.clip.losses import CLIPTrainTransform, ContrastiveLoss, SigmoidContrastiveLoss, interpolate_weights
 from convnext_keras.clip.model import CLIP
+from convnext_keras.clip.open_clip_names import create_model_and_transforms, get_tokenizer, list_pretrained
 from convnext_keras.clip.tokenizer import Tokenizer
 from convnext_keras.clip.zero_shot import (
     Prediction,
@@ -43,8 +44,11 @@ __all__ = [
     "Tokenizer",
     "ZeroShotClassifier",
     "create_model",
+    "create_model_and_transforms",
+    "get_tokenizer",
     "imagenet_classes",
     "imagenet_templates",
     "interpolate_weights",
+    "list_pretrained",
     "list_weights",
 ]

@@ -126,18 +126,21 @@ class DualEncoder:
         for batch, pixels in iter_batches(images, lambda item: transform(image(item)), batch_size, on_error):
             yield batch, self.encode_pixels(pixels, batch_size)
 
-    def encode_text(self, texts: str | Sequence[str], batch_size: int = 256, truncate: str = "warn") -> np.ndarray:
+    def encode_text(
+        self, texts: str | Sequence[str] | np.ndarray, batch_size: int = 256, truncate: str = "warn"
+    ) -> np.ndarray:
         """Embeddings of texts.
 
         Args:
-            texts: One or several strings.
+            texts: One or several strings; or ids `(N, L)` that `tokenizer` made of them.
             batch_size: Maximum number of texts at a time.
             truncate: What to do with texts over the context length; see `Tokenizer`.
 
         Returns:
             Unit vectors `(N, D)` float32; `(0, D)` if there are none.
         """
-        tokens = self.tokenizer(texts, truncate=truncate)
+        is_tokens = isinstance(texts, np.ndarray) and texts.ndim == 2 and np.issubdtype(texts.dtype, np.integer)
+        tokens: Any = texts if is_tokens else self.tokenizer(texts, truncate=truncate)
         batches = (tokens[start : start + batch_size] for start in range(0, len(tokens), batch_size))
         parts = [self.encode_tokens(batch, batch_size) for batch in batches]
         return np.concatenate([np.zeros((0, self.embed_dim), "float32"), *parts])

@@ -8,11 +8,16 @@ from convnext_keras.hub.model_info import ModelInfo
 from convnext_keras.pretrained_info import PretrainedInfo
 
 LOADING_SNIPPETS = {
-    "timm": 'timm.create_model("hf-hub:OWNER/NAME", pretrained=True)',
-    "transformers": 'AutoModelForImageClassification.from_pretrained("OWNER/NAME")',
-    "open_clip": 'open_clip.create_model_from_pretrained("hf-hub:OWNER/NAME")',
+    "timm": 'import timm\n\nmodel = timm.create_model("hf-hub:OWNER/NAME", pretrained=True)',
+    "transformers": 'from transformers import {kind}\n\nmodel = {kind}.from_pretrained("OWNER/NAME")',
+    "open_clip": 'import open_clip\n\nmodel, preprocess = open_clip.create_model_from_pretrained("hf-hub:OWNER/NAME")',
 }
-UPERNET_SNIPPET = 'UperNetForSemanticSegmentation.from_pretrained("OWNER/NAME")'
+# transformers' class for each task of the hub.
+TRANSFORMERS_CLASSES = {
+    "image-classification": "AutoModelForImageClassification",
+    "image-feature-extraction": "AutoModel",
+    "image-segmentation": "UperNetForSemanticSegmentation",
+}
 
 
 def render_model_card(
@@ -54,12 +59,16 @@ def render_model_card(
         "License": description.license or "not stated",
         "Trained from": f"{where}{checked}",
     }
-    calls = [f'convnext_keras.{"clip." if description.clip else ""}create_model("hf://OWNER/NAME")']
-    calls += [LOADING_SNIPPETS[form]] if form in LOADING_SNIPPETS and not description.segmentation else []
-    calls += [UPERNET_SNIPPET] if form == "transformers" and description.segmentation else []
+    module = "clip" if description.clip else "convnext_keras"
+    start = "from convnext_keras import clip" if description.clip else "import convnext_keras"
+    calls = [f'{start}\n\nmodel = {module}.create_model("hf://OWNER/NAME")']
+    if form in LOADING_SNIPPETS:
+        calls.append(LOADING_SNIPPETS[form].format(kind=TRANSFORMERS_CLASSES.get(task, "")))
     lines = ["---", *head, "---", "", f"# {name}", "", "| | |", "|---|---|"]
     lines += [f"| {key} | {value} |" for key, value in rows.items()]
-    lines += ["", "## Use", "", "```python", *calls, "```", "", "## Intended use", ""]
+    lines += ["", "## Use", ""]
+    lines += [line for call in calls for line in ("```python", call, "```", "")]
+    lines += ["## Intended use", ""]
     lines += [intended_use or "Not stated by whoever saved it."]
     if metrics:
         lines += ["", "## Results", "", "| | |", "|---|---|"]

@@ -29,7 +29,7 @@ needs_chromium = pytest.mark.skipif(
 
 
 def node(program, value):
-    """What a program that imports the page's modules prints, given a value as `input`."""
+    """Runs a program that imports the page's modules, with a value as `input`; gives what it prints."""
     script = f"const input = JSON.parse(require('fs').readFileSync(0)); (async () => {{ {program} }})()"
     done = subprocess.run(
         ["node", "-e", script], input=json.dumps(value), capture_output=True, text=True, timeout=TIMEOUT
