@@ -45,7 +45,7 @@ def voyage_client(address):
 
 
 def nearly(found, vectors, kind):
-    """Compares vectors with those of the library; rounding may differ by one where a value lies between two."""
+    """Compares vectors with those of the library; rounding may differ by one."""
     wanted = quantize(vectors, kind).astype(int)
     if kind in ("int8", "uint8"):
         return np.abs(np.asarray(found) - wanted).max() <= 1
