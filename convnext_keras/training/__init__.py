@@ -12,13 +12,14 @@ from convnext_keras.training.clip_finetuning import (
 )
 from convnext_keras.training.cross_validation import CrossValidationResult, cross_validate, save_cross_validation
 from convnext_keras.training.datasets import ImageDataset, load_dataset
-from convnext_keras.training.distillation import distill, remove_head, teacher_labels
+from convnext_keras.training.distillation import distill, teacher_labels
 from convnext_keras.training.evaluation import Evaluation, evaluate
 from convnext_keras.training.finetuning import TrainingResult, fine_tune
 from convnext_keras.training.image_text import ImageTextDataset, class_prompts, load_image_text_pairs
 from convnext_keras.training.learning_rate import LearningRateTest, find_learning_rate
 from convnext_keras.training.lora import enable_lora
 from convnext_keras.training.losses import GeneralizedCrossEntropy, MultiLabelLoss
+from convnext_keras.training.masked_pretraining import PRETRAINING_CONFIG, PretrainingResult, pretrain
 from convnext_keras.training.masks import SegmentationDataset, load_segmentation_dataset, read_mask
 from convnext_keras.training.model_soups import greedy_soup
 from convnext_keras.training.multi_label import MultiLabelEvaluation, average_precision, choose_thresholds
@@ -48,6 +49,7 @@ from convnext_keras.training.splits import (
 
 __all__ = [
     "CLIP_CONFIG",
+    "PRETRAINING_CONFIG",
     "TRAINING_PRESETS",
     "CrossValidationResult",
     "Evaluation",
@@ -61,6 +63,7 @@ __all__ = [
     "MultiLabelLoss",
     "ParamGroup",
     "PixelAccuracy",
+    "PretrainingResult",
     "RegressionEvaluation",
     "RetrievalRecall",
     "SegmentationDataset",
@@ -95,8 +98,8 @@ __all__ = [
     "load_segmentation_dataset",
     "merge_lora",
     "parameter_groups",
+    "pretrain",
     "read_mask",
-    "remove_head",
     "retrieval_metrics",
     "save_cross_validation",
     "save_segmentation_result",

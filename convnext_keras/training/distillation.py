@@ -15,7 +15,7 @@ from convnext_keras.data.images import ImageSource
 from convnext_keras.data.loader import list_images
 from convnext_keras.data.transforms import ImageTransform
 from convnext_keras.export.metadata import CLASSIFIER_OUTPUTS, output_names
-from convnext_keras.model import ConvNeXtModel, get_pretrained_info, get_problem_type, output_layer
+from convnext_keras.model import get_pretrained_info, get_problem_type
 from convnext_keras.predictors import is_clip_name
 from convnext_keras.problem_types import MULTI_LABEL, REGRESSION
 from convnext_keras.training.datasets import ImageDataset, load_dataset
@@ -60,7 +60,7 @@ def teacher_labels(
     loaded: Any = teacher
     if isinstance(teacher, str):
         loaded = clip.create_model(teacher) if is_clip_name(teacher) else create_model(teacher)
-    examples = _to_images(images, label_weight > 0)
+    examples = to_images(images, label_weight > 0)
     sources = examples.images if isinstance(examples, ImageDataset) else examples
     if isinstance(loaded, DualEncoder):
         return _with_values(sources, loaded.encode_image(sources, batch_size, exif_transpose=True))
@@ -82,7 +82,7 @@ def teacher_labels(
     return ImageDataset(sources, labels.astype("float32"), names, problem_type=problem_type)
 
 
-def _to_images(images: Any, with_labels: bool) -> Any:
+def to_images(images: Any, with_labels: bool = False) -> Any:
     """Returns a dataset, or a list of images without labels."""
     if isinstance(images, ImageDataset):
         return images
@@ -135,7 +135,7 @@ def distill(
     """Trains a student on the outputs of a teacher.
 
     A classifier as teacher gives a classifier with the same classes. Features of a backbone or a ConvNeXt-CLIP give a
-    network with these features as outputs in the teacher's units; `remove_head` makes a backbone of it.
+    network with these features as outputs in the teacher's units; `reset_classifier(model, 0)` makes a backbone of it.
 
     Args:
         student: See `fine_tune`.
@@ -166,21 +166,3 @@ def distill(
     else:
         held_out = load_dataset(validation, examples.class_names, name="validation")
     return fine_tune(student, examples, config, validation=held_out, **options)
-
-
-def remove_head(model: ConvNeXtModel) -> ConvNeXtModel:
-    """Returns the backbone of a model: all layers before its classifier, with the same weights.
-
-    Args:
-        model: A classifier or a regression whose last layer is dense.
-
-    Example:
-        >>> from convnext_keras import create_model
-        >>> remove_head(create_model("convnext_mini.digits")).output_shape
-        (None, 128)
-    """
-    head: Any = output_layer(model)
-    backbone = ConvNeXtModel(model.input, head.input, name=model.name)
-    info = get_pretrained_info(model)
-    backbone.pretrained_info = info and info.without_classes()
-    return backbone

@@ -6,7 +6,7 @@ from backends import needs_training
 from PIL import Image
 from typer.testing import CliRunner
 
-from convnext_keras import clip, create_model, samples, training
+from convnext_keras import clip, create_model, reset_classifier, samples, training
 from convnext_keras.cli import app
 from convnext_keras.convnext import ConvNeXt
 from convnext_keras.problem_types import MULTI_LABEL, REGRESSION
@@ -72,11 +72,11 @@ def test_multi_label_teachers_keep_their_problem_type():
 @pytest.mark.slow
 def test_a_student_learns_features_in_the_teachers_units():
     images, _ = digits(48)
-    teacher = training.remove_head(create_model(TEACHER))
+    teacher = reset_classifier(create_model(TEACHER), 0)
     config = training.TrainingConfig(epochs=8, batch_size=8, learning_rate=3e-3)
     result = training.distill(small(), images, teacher, config, size=32)
     assert result.evaluation.r2 > 0.2
-    student = training.remove_head(result.model)
+    student = reset_classifier(result.model, 0)
     assert student.output_shape == (None, 32)
 
 
