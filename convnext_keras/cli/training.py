@@ -120,9 +120,12 @@ def train(
     ] = None,
     freeze_tower: Annotated[str, typer.Option(help="image or text.", rich_help_panel=CLIP_PANEL)] = "",
     interpolate: Annotated[
-        float,
-        typer.Option(min=0, max=1, help="Weight of the new model in the average.", rich_help_panel=CLIP_PANEL),
-    ] = 1.0,
+        str,
+        typer.Option(
+            help="Weight 0..1 of the new model in the average with the old one; auto: best on all pairs.",
+            rich_help_panel=CLIP_PANEL,
+        ),
+    ] = "1",
 ) -> None:
     """Fine-tune a classifier or a regression on images, a segmentation model on masks, or a ConvNeXt-CLIP on pairs.
 
@@ -162,7 +165,7 @@ def train(
     data_options |= {"label_depth": label_depth} if label_depth != 1 else {}
     single_run = {"drop_duplicates": drop_duplicates, "log": log, "teacher": teacher}
     for_labels = {**data_options, "skip": skip, "folds": folds, "batch_size auto": is_auto, **single_run}
-    for_clip = {"replay_data": replay_data, "freeze_tower": freeze_tower, "interpolate": interpolate != 1}
+    for_clip = {"replay_data": replay_data, "freeze_tower": freeze_tower, "interpolate": interpolate != "1"}
     if masks or segmentation.is_mask_table(data):
         _refuse("masks", {**for_clip, **for_labels})
         chosen = settings.resolve(training.get_training_config(preset or "segmentation", 0))
@@ -314,7 +317,7 @@ def train_on_pairs(
     seed: int,
     replay_data: list[Path],
     freeze_tower: str | None,
-    interpolate: float,
+    interpolate: str,
 ) -> None:
     """Fine-tunes a ConvNeXt-CLIP and writes it as a repository of this library."""
     import numpy as np
@@ -324,6 +327,7 @@ def train_on_pairs(
     from convnext_keras.hub import save_pretrained
     from convnext_keras.training import charts, checkpointing
 
+    weight = parse_interpolation(interpolate, replay_data)
     pairs = training.load_image_text_pairs(data)
     if isinstance(validation, Path):
         kept, held_out = pairs, training.load_image_text_pairs(validation)
@@ -334,19 +338,24 @@ def train_on_pairs(
         raise ValueError(
             f"--validation {validation} leaves {len(kept)} pairs to train on, and {len(held_out)} to validate."
         )
-    recall = training.RetrievalRecall(held_out)
-    measured = {
-        "validation": recall,
-        **{str(path): training.RetrievalRecall(training.load_image_text_pairs(path)) for path in replay_data},
-    }
-    model = clip.create_model(weights)
-    before = {name: each.evaluate(model) for name, each in measured.items()}
+    measured = {"validation": held_out, **{str(path): training.load_image_text_pairs(path) for path in replay_data}}
+    model, recall = clip.create_model(weights), training.RetrievalRecall(held_out)
+    before = {name: training.retrieval_metrics(model, part) for name, part in measured.items()}
     state = output.with_name(f"{output.name}.partial")
     options: Any = {"freeze_tower": freeze_tower, "seed": seed, "state": state, "callbacks": [recall], "verbose": 2}
     tuned = training.fine_tune_clip(model, kept, config, replay_data=replay_data, **options)
-    tuned = clip.interpolate_weights(model, tuned, interpolate) if interpolate < 1 else tuned
-    after = {name: each.evaluate(tuned) for name, each in measured.items()}
-    metrics: Any = {f"{name} recall at 1": f"{100 * value:.1f} %" for name, value in after.items()}
+    if weight is None:
+        chosen = training.select_interpolation(model, tuned, held_out, measured[str(replay_data[0])])
+        tuned, weight = chosen.model, chosen.weight
+        print(f"weight of the new model: {weight:g}")
+    elif weight < 1:
+        tuned = clip.interpolate_weights(model, tuned, weight)
+    after = {name: training.retrieval_metrics(tuned, part) for name, part in measured.items()}
+    metrics: Any = {
+        f"{name}: {key.replace('_', ' ')}": f"{value:.3g}"
+        for name, values in after.items()
+        for key, value in values.items()
+    }
     with atomic_path(output) as partial:
         whole = partial.with_name(output.name)
         save_pretrained(tuned, whole, "keras", metrics=metrics)
@@ -355,7 +364,36 @@ def train_on_pairs(
         charts.plot_curves(history).savefig(whole / "curves.png", dpi=110)
         whole.rename(partial)
     shutil.rmtree(state)
-    for name, value in after.items():
-        figures = f"{100 * before[name]:.1f} % before, {100 * value:.1f} % after"
-        print(f"recall at 1 among {len(measured[name].pairs)} pairs ({name}): {figures}")
+    print_retrieval(measured, before, after)
     print(output)
+
+
+def parse_interpolation(text: str, replay_data: list[Path]) -> float | None:
+    """Returns the weight of the new model; None if it is to be chosen."""
+    if text == "auto":
+        if not replay_data:
+            raise ValueError("--interpolate auto compares new and old pairs. Name the old ones by --replay-data.")
+        return None
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = -1.0
+    if not 0 <= weight <= 1:
+        raise ValueError(f"--interpolate must be auto, or 0 to 1. Received: {text}")
+    return weight
+
+
+def print_retrieval(
+    pairs: dict[str, Any], before: dict[str, dict[str, float]], after: dict[str, dict[str, float]]
+) -> None:
+    """Prints recall and median rank of each set of pairs, before and after the training."""
+    table = Table("pairs", "", "recall at 1", "at 5", "at 10", "median rank")
+    for name, part in pairs.items():
+        for when, values in (("before", before[name]), ("after", after[name])):
+            means = [
+                (values[f"image_to_text_{key}"] + values[f"text_to_image_{key}"]) / 2
+                for key in ("recall_at_1", "recall_at_5", "recall_at_10", "median_rank")
+            ]
+            first = (Text(f"{name} ({len(part)})"), when) if when == "before" else (Text(""), when)
+            table.add_row(*first, *(f"{100 * value:.1f} %" for value in means[:3]), f"{means[3]:g}")
+    Console().print(table)

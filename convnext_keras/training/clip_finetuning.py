@@ -215,7 +215,7 @@ class InterpolationResult:
     Attributes:
         model: The average that was chosen.
         weight: Weight of the tuned model in it, 0..1.
-        measured: Measured for each weight, the figures of both kinds of images.
+        metrics: Each weight that was tried, with the figures of the new and of the old data, 0..1.
     """
 
     model: CLIP
@@ -226,21 +226,22 @@ class InterpolationResult:
 def select_interpolation(
     before: CLIP,
     tuned: CLIP,
-    new: ImageDataset,
-    old: ImageDataset,
+    new: ImageDataset | ImageTextDataset,
+    old: ImageDataset | ImageTextDataset,
     weights: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0),
     templates: Any = "a photo of a {}",
 ) -> InterpolationResult:
-    """Returns the average of a model before and after fine-tuning that is best on new and old images together.
+    """Returns the average of a model before and after fine-tuning that is best on new and old data together.
 
-    "Robust fine-tuning of zero-shot models" (https://arxiv.org/abs/2109.01903v3), its weight chosen by the mean of the
-    two zero-shot accuracies; the larger weight, where two are equal.
+    "Robust fine-tuning of zero-shot models" (https://arxiv.org/abs/2109.01903v3), its weight chosen by the mean of two
+    figures, the zero-shot accuracy of images with classes or the recall at 1 of pairs; the larger weight, where two are
+    equal.
 
     Args:
         before: The model before fine-tuning.
         tuned: The same after it.
-        new: Validation images of what was learned.
-        old: Validation images of what was known.
+        new: Validation images, or pairs, of what was learned.
+        old: Validation images, or pairs, of what was known.
         weights: Weights of the tuned model, that are tried.
         templates: See `clip.ZeroShotClassifier`.
 
@@ -255,6 +256,13 @@ def select_interpolation(
     measured = []
     for weight in weights:
         mixed = clip.interpolate_weights(before, tuned, weight)
-        measured.append((weight, *(zero_shot_accuracy(mixed, part, templates) for part in (new, old))))
+        measured.append((weight, *(_accuracy_or_recall(mixed, part, templates) for part in (new, old))))
     best = max(measured, key=lambda row: (row[1] + row[2], row[0]))[0]
     return InterpolationResult(clip.interpolate_weights(before, tuned, best), best, measured)
+
+
+def _accuracy_or_recall(model: CLIP, data: ImageDataset | ImageTextDataset, templates: Any) -> float:
+    """Returns the zero-shot accuracy of images with classes, or the recall at 1 of pairs."""
+    if isinstance(data, ImageTextDataset):
+        return RetrievalRecall(data).evaluate(model)
+    return zero_shot_accuracy(model, data, templates)

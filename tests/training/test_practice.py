@@ -200,7 +200,8 @@ def test_clip_training_goes_on_after_an_interruption(tmp_path):
         training.fine_tune_clip(model, pairs, other, state=tmp_path / "cut", callbacks=recall)
 
 
-def test_train_on_pairs_writes_history_and_interpolates(tmp_path):
+@pytest.mark.parametrize("interpolate", ["0", "auto"])
+def test_train_on_pairs_writes_history_and_interpolates(interpolate, tmp_path):
     images, texts = pairs_of(8)
     for number, image in enumerate(images):
         Image.fromarray(image).save(tmp_path / f"{number}.png")
@@ -217,14 +218,20 @@ def test_train_on_pairs_writes_history_and_interpolates(tmp_path):
         "--replay-data",
         data,
     ]
-    options = ["--interpolate", "0", "--set", "epochs=1", "--set", "batch_size=4"]
+    options = ["--interpolate", interpolate, "--set", "epochs=1", "--set", "batch_size=4"]
     run = CliRunner().invoke(app, [*arguments, *options], catch_exceptions=False)
     assert run.exit_code == 0, run.output
-    assert run.output.count("% before") == 2
+    assert run.output.count("before") == run.output.count("after") == 2
+    assert "median rank" in run.output
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "validation: text to image recall at 10" in card
     assert (tmp_path / "out" / "curves.png").exists()
     assert len(read_history(tmp_path / "out")) == 1
     assert (tmp_path / "out" / HISTORY_FILE).exists()
     assert not (tmp_path / "out.partial").exists()
+    if interpolate == "auto":
+        assert "weight of the new model: " in run.output
+        return
     same, original = clip.create_model(tmp_path / "out"), clip.create_model("convnext_mini.shapes")
     for mine, theirs in zip(same.get_weights(), original.get_weights(), strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-6)
