@@ -7,7 +7,7 @@ import numpy as np
 
 from convnext_keras.contact_sheet import contact_sheet
 from convnext_keras.training.datasets import ImageDataset
-from convnext_keras.training.evaluation import AnyEvaluation, Evaluation
+from convnext_keras.training.evaluation import MAX_CONFUSED, AnyEvaluation, Evaluation
 from convnext_keras.training.multi_label import MultiLabelEvaluation, precision_recall
 from convnext_keras.training.predictions import prediction_text, worst_images
 from convnext_keras.training.regression import RegressionEvaluation
@@ -147,7 +147,8 @@ def plot_results(result: AnyEvaluation) -> dict[str, Any]:
         return {"precision_recall": plot_precision_recall(result)}
     if isinstance(result, RegressionEvaluation):
         return {"scatter": plot_scatter(result)}
-    return {"confusion_matrix": plot_confusion_matrix(result), "reliability": plot_reliability(result)}
+    confusion = {"confusion_matrix": plot_confusion_matrix(result)} if len(result.class_names) <= MAX_CONFUSED else {}
+    return {**confusion, "reliability": plot_reliability(result)}
 
 
 def plot_errors(examples: ImageDataset, result: AnyEvaluation) -> Any:

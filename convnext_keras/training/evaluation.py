@@ -26,6 +26,7 @@ from convnext_keras.training.regression import RegressionEvaluation
 from convnext_keras.training.splits import validation_part
 
 NUM_BINS = 15  # of confidence, as in https://arxiv.org/abs/1706.04599v2
+MAX_CONFUSED = 2000  # classes, above which a summary leaves out the matrix, whose size is their square
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +53,12 @@ class Evaluation:
         return f"<{type(self).__name__}: {size}, accuracy={self.accuracy():.4f}>"
 
     def accuracy(self, top_k: int = 1) -> float:
-        """Returns the top-k accuracy in [0, 1]."""
-        best = np.argsort(-self.scores, axis=1, kind="stable")[:, :top_k]
-        return float(np.mean((best == self.labels[:, None]).any(axis=1)))
+        """Returns the top-k accuracy in [0, 1]; of equal scores, the first class counts as the better one."""
+        scores = np.where(np.isnan(self.scores), -np.inf, self.scores)
+        right = scores[np.arange(len(self.labels)), self.labels][:, None]
+        is_before = np.arange(scores.shape[1]) < self.labels[:, None]
+        better = (scores > right).sum(axis=1) + ((scores == right) & is_before).sum(axis=1)
+        return float(np.mean(better < top_k))
 
     @property
     def loss(self) -> float:
@@ -70,10 +74,18 @@ class Evaluation:
         return counts
 
     @property
+    def _class_counts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns the numbers of right predictions, of predictions and of images of each class, `(classes,)` each."""
+        predicted, count = self.scores.argmax(axis=1), len(self.class_names)
+        hits = np.bincount(self.labels[predicted == self.labels], minlength=count)
+        return hits, np.bincount(predicted, minlength=count), np.bincount(self.labels, minlength=count)
+
+    @property
     def class_accuracy(self) -> dict[str, float | None]:
         """Returns the accuracy 0..1 on each class; None for one without images."""
-        rows = zip(self.class_names, self.confusion_matrix, np.eye(len(self.class_names), dtype=bool), strict=True)
-        return {name: float(row[own][0] / row.sum()) if row.sum() else None for name, row, own in rows}
+        hits, _, positives = self._class_counts
+        rows = zip(self.class_names, hits.tolist(), positives.tolist(), strict=True)
+        return {name: right / total if total else None for name, right, total in rows}
 
     @property
     def mean_class_accuracy(self) -> float:
@@ -97,8 +109,7 @@ class Evaluation:
     @property
     def precision_recall_f1(self) -> dict[str, dict[str, float]]:
         """Returns precision, recall and F1 of each class; 0 where nothing is predicted."""
-        counts = self.confusion_matrix
-        rows = zip(self.class_names, np.diag(counts), counts.sum(axis=0), counts.sum(axis=1), strict=True)
+        rows = zip(self.class_names, *self._class_counts, strict=True)
         return {
             name: {
                 "precision": float(hits / max(1, predicted)),
@@ -125,7 +136,7 @@ class Evaluation:
             "class_accuracy": self.class_accuracy,
             "class_metrics": self.precision_recall_f1,
             "class_names": [*self.class_names],
-            "confusion_matrix": self.confusion_matrix.tolist(),
+            "confusion_matrix": self.confusion_matrix.tolist() if len(self.class_names) <= MAX_CONFUSED else None,
         }
 
 

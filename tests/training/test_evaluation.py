@@ -1,5 +1,7 @@
 """Figures of an evaluation against scikit-learn's, and classes found by their names."""
 
+import tracemalloc
+
 import digit_images
 import keras
 import numpy as np
@@ -118,3 +120,34 @@ def test_linear_probe_equals_scikit_learn(classes):
     judge = make_pipeline(StandardScaler(), LogisticRegressionCV(**options))
     theirs = np.mean(judge.fit(seen, kept.labels).predict(unseen) == held_out.labels)
     assert ours >= theirs - 0.01
+
+
+def test_metrics_of_many_classes_need_linear_memory():
+    count = 20_000  # whose confusion matrix would have 3.2 GB
+    names, rng = tuple(map(str, range(count))), np.random.default_rng(0)
+    labels = rng.integers(0, count, 20)
+    scores = rng.uniform(size=(20, count)).astype("float32")
+    scores[:10, labels[:10]] = 2 + np.arange(10, dtype="float32")
+    result = training.Evaluation(scores, labels, names)
+    tracemalloc.start()
+    summary = result.summary()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2000 * count
+    assert summary["confusion_matrix"] is None
+    assert 0 < summary["top1_accuracy"] <= summary["top5_accuracy"] <= 1
+    predicted = scores.argmax(axis=1)
+    for label in labels.tolist():
+        own = labels == label
+        assert summary["class_accuracy"][str(label)] == pytest.approx(np.mean(predicted[own] == label))
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 5])
+def test_accuracy_counts_the_first_of_equal_scores_and_no_nan(top_k):
+    rng = np.random.default_rng(0)
+    scores = rng.integers(0, 4, (200, 6)).astype("float32")
+    scores[rng.uniform(size=scores.shape) < 0.1] = np.nan
+    labels = rng.integers(0, 6, 200)
+    best = np.argsort(-np.where(np.isnan(scores), -np.inf, scores), axis=1, kind="stable")[:, :top_k]
+    expected = np.mean((best == labels[:, None]).any(axis=1))
+    assert training.Evaluation(scores, labels, tuple("abcdef")).accuracy(top_k) == pytest.approx(expected)
