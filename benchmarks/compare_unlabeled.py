@@ -11,7 +11,7 @@ import dataclasses
 
 import numpy as np
 
-from convnext_keras import create_model, training
+from convnext_keras import create_model, reset_classifier, training
 from convnext_keras.training import ImageDataset, TrainingConfig
 
 LABELED, UNLABELED, TESTED, SEEDS = 10, 2000, 100, (0, 1, 2)
@@ -50,6 +50,8 @@ def main() -> None:
         )
         student = create_model("convnext_mini", weights=None, **ARCHITECTURE)
         options = {"seed": seed, "verbose": 0}
+        teacher = create_model("convnext_mini.digits")
+        distilled = training.distill(student, unlabeled, teacher, DISTILLATION, temperature=2, **options)
         models = {
             "from scratch": training.fine_tune(
                 backbones["scratch"], labeled, FINE_TUNING, validation=watched, **options
@@ -58,18 +60,7 @@ def main() -> None:
                 pretrained.model, labeled, FINE_TUNING, validation=watched, **options
             ).model,
             "distillation, then fine-tuning": training.fine_tune(
-                training.distill(
-                    student,
-                    unlabeled,
-                    create_model("convnext_mini.digits"),
-                    DISTILLATION,
-                    temperature=2,
-                    **options,
-                ).model,
-                labeled,
-                FINE_TUNING,
-                validation=watched,
-                **options,
+                reset_classifier(distilled.model, 0), labeled, FINE_TUNING, validation=watched, **options
             ).model,
         }
         print(seed, "loss of masked pre-training", *(f"{pretrained.history[row]:.3f}" for row in (0, -1)), flush=True)
