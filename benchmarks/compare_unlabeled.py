@@ -8,6 +8,7 @@ teacher of the distillation is the bundled classifier, which was trained on othe
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -65,7 +66,8 @@ def main() -> None:
         }
         print(seed, "loss of masked pre-training", *(f"{pretrained.history[row]:.3f}" for row in (0, -1)), flush=True)
         for name, model in models.items():
-            accuracy = 100 * training.evaluate(model, tested).accuracy
+            evaluation: Any = training.evaluate(model, tested)
+            accuracy = 100 * evaluation.accuracy()
             results.setdefault(name, []).append(accuracy)
             print(seed, name, f"{accuracy:.1f}", flush=True)
     print("\n| method | test accuracy, three seeds | mean | gain per seed |\n|---|---|---:|---:|")

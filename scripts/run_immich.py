@@ -32,7 +32,7 @@ def embed_texts(folder: Path, texts: list[str]) -> np.ndarray:
     tokenizer.enable_truncation(max_length=length)
     model = session(folder / "textual" / "model.onnx")
     rows = [np.array([tokenizer.encode(" ".join(text.split())).ids], "int32") for text in texts]
-    return np.stack([model.run(None, {"text": row})[0][0] for row in rows])
+    return np.stack([np.asarray(model.run(None, {"text": row})[0])[0] for row in rows])
 
 
 def prepare(image: Image.Image, settings: dict) -> Image.Image:
@@ -54,7 +54,8 @@ def embed_images(folder: Path, paths: list[Path]) -> np.ndarray:
     model, rows = session(folder / "visual" / "model.onnx"), []
     for path in paths:
         pixels = np.asarray(prepare(Image.open(path).convert("RGB"), settings), "float32") / 255
-        rows.append(model.run(None, {"image": ((pixels - mean) / std).transpose(2, 0, 1)[None]})[0][0])
+        outputs = model.run(None, {"image": ((pixels - mean) / std).transpose(2, 0, 1)[None]})
+        rows.append(np.asarray(outputs[0])[0])
     return np.stack(rows)
 
 

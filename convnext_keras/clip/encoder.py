@@ -140,7 +140,8 @@ class DualEncoder:
             Unit vectors `(N, D)` float32; `(0, D)` if there are none.
         """
         is_tokens = isinstance(texts, np.ndarray) and texts.ndim == 2 and np.issubdtype(texts.dtype, np.integer)
-        tokens: Any = texts if is_tokens else self.tokenizer(texts, truncate=truncate)
+        words: Any = texts
+        tokens: Any = texts if is_tokens else self.tokenizer(words, truncate=truncate)
         batches = (tokens[start : start + batch_size] for start in range(0, len(tokens), batch_size))
         parts = [self.encode_tokens(batch, batch_size) for batch in batches]
         return np.concatenate([np.zeros((0, self.embed_dim), "float32"), *parts])

@@ -129,7 +129,7 @@ async def cohere_embed(request: Request, body: schemas.CohereEmbed) -> Response:
     values = check_contents(values, param) if param == "inputs" else values
     result = await embed(engine, values, param, body.truncate == "END", param == "images")
     kinds = [*dict.fromkeys(body.embedding_types or ["float"])]
-    answer = {"id": secrets.token_hex(16), "response_type": "embeddings_by_type"}
+    answer: dict[str, Any] = {"id": secrets.token_hex(16), "response_type": "embeddings_by_type"}
     answer |= {"texts": values} if param == "texts" else {}
     answer["meta"] = {
         "api_version": {"version": "2"},

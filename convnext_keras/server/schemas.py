@@ -25,10 +25,15 @@ def request_example(**body: Any) -> ConfigDict:
     return ConfigDict(extra="forbid", json_schema_extra={"examples": [body]})
 
 
-class BaseRequest(BaseModel):
-    """Fields of all request bodies."""
+class ModelRequest(BaseModel):
+    """Field of all request bodies."""
 
     model: str | None = None
+
+
+class BaseRequest(ModelRequest):
+    """Fields of request bodies with texts."""
+
     truncate: Literal["end", "none"] = "end"
 
 
@@ -41,7 +46,7 @@ VoyageInputType = Literal["query", "document"]
 CohereInputType = Literal["search_document", "search_query", "classification", "clustering", "image"]
 
 
-class Embeddings(BaseRequest):
+class Embeddings(ModelRequest):
     """`POST /v1/embeddings` in the forms of OpenAI, Infinity, vLLM (`messages`), Jina and Voyage.
 
     Attributes:

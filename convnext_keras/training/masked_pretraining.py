@@ -44,6 +44,10 @@ class PretrainingResult(NamedTuple):
     Attributes:
         model: The backbone, whose layers were trained; the decoder is discarded.
         history: Mean loss of each epoch: the squared error of hidden pixels, where 1 is that of each patch's mean.
+
+    Example:
+        >>> PretrainingResult(keras.Sequential(), [0.9, 0.7]).history[-1]
+        0.7
     """
 
     model: keras.Model
@@ -95,7 +99,7 @@ def pretrain(
     decoder_dim: int = DECODER_DIM,
     image_size: int | None = None,
     seed: int = 0,
-    verbose: int | str = "auto",
+    verbose: Any = "auto",
 ) -> PretrainingResult:
     """Trains a backbone to predict the hidden parts of images, which need no labels.
 
@@ -120,7 +124,7 @@ def pretrain(
         >>> from convnext_keras import training
         >>> images = [np.full((32, 32, 3), level, "uint8") for level in range(0, 240, 30)]
         >>> config = training.TrainingConfig(epochs=1, batch_size=4)
-        >>> result = training.pretrain("convnext_mini", images, config, image_size=64, decoder_dim=32)
+        >>> result = training.pretrain("convnext_mini", images, config, image_size=64, decoder_dim=32, verbose=0)
         >>> result.model.output_shape, len(result.history)
         ((None, 128), 1)
     """

@@ -9,7 +9,8 @@ import cohere
 import numpy as np
 import openai
 import pytest
-import voyageai
+import voyageai.client
+import voyageai.error
 from PIL import Image
 from serving import KEY, MODEL, SAME, data_uri, png, post
 from voyageai.api_resources import api_requestor
@@ -40,7 +41,7 @@ def cohere_client(address):
 
 @pytest.fixture
 def voyage_client(address):
-    yield voyageai.Client(api_key=KEY, base_url=f"{address}/v1", max_retries=0)
+    yield voyageai.client.Client(api_key=KEY, base_url=f"{address}/v1", max_retries=0)
     api_requestor._thread_context.session.close()
 
 
@@ -153,7 +154,9 @@ def test_clients_raise_their_own_errors(client, cohere_client, voyage_client, ad
     with pytest.raises(voyageai.error.InvalidRequestError, match=r"inputs\.0.*exactly one part"):
         voyage_client.multimodal_embed([["a", "b"]], MODEL)
     with pytest.raises(voyageai.error.AuthenticationError):
-        voyageai.Client(api_key="wrong", base_url=f"{address}/v1", max_retries=0).multimodal_embed([["a"]], MODEL)
+        voyageai.client.Client(api_key="wrong", base_url=f"{address}/v1", max_retries=0).multimodal_embed(
+            [["a"]], MODEL
+        )
 
 
 UNKNOWN = {
