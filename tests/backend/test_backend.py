@@ -246,6 +246,27 @@ def test_16_bit_models_run_on_any_processor(precision, activation, is_missing, m
     torch.testing.assert_close(found.double(), wanted, rtol=1e-2, atol=2e-2)
 
 
+@pytest.mark.skipif(BACKEND != "torch", reason="the choice is our own under PyTorch only")
+@pytest.mark.parametrize("activation", ["linear", "gelu", "silu"])
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize("prefers_mkl", [True, False])
+def test_both_libraries_of_matmuls_equal_float64(prefers_mkl, has_bias, activation, monkeypatch):
+    import torch
+
+    from convnext_keras.backend import torch as torch_backend
+
+    monkeypatch.setattr(torch_backend, "PREFERS_MKL", prefers_mkl)
+    random, activate = torch.Generator().manual_seed(0), keras.activations.get(activation)
+    inputs, kernel, bias = (torch.randn(shape, generator=random) for shape in ((3, 5, 4, 48), (48, 96), (96,)))
+    bias, before = bias if has_bias else None, inputs.clone()
+    expected = inputs.double() @ kernel.double() + (bias.double() if has_bias else 0)
+    for given in (inputs, inputs.permute(0, 2, 1, 3).contiguous().permute(0, 2, 1, 3)):
+        with torch.no_grad():
+            found = torch_backend.dense(given, kernel, bias, activate)
+        torch.testing.assert_close(found.double(), activate(expected), rtol=1e-5, atol=1e-4)
+    assert torch.equal(inputs, before)
+
+
 @pytest.mark.skipif(BACKEND != "jax", reason="the product is our own under JAX only")
 @pytest.mark.parametrize("activation", ["linear", "gelu", "silu"])
 def test_bfloat16_matmuls_accumulate_in_float32(activation):
