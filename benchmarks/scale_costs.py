@@ -31,7 +31,7 @@ def measured(page: str) -> dict[str, float]:
     """Images a second of two processors, and seconds to build an index of a million vectors on them."""
     rates = {row[0]: float(row[1]) for row in table_of(page, "### clip image, predict, batch 8")}
     search = {row[0]: float(row[1]) for row in table_of(page, "## Search among a million vectors")}
-    return {"rate": max(rate for name, rate in rates.items() if name.startswith("ours")), "index": search["lance"]}
+    return {"rate": max(rate for name, rate in rates.items() if name.startswith("ours")), "index": search["lance int8"]}
 
 
 def amount(seconds: float) -> str:

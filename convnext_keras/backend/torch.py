@@ -1,4 +1,4 @@
-"""PyTorch: convolution without a copy of its input, and dense layers through oneDNN.
+"""PyTorch: convolution without a copy of its input, and dense layers through oneDNN or MKL.
 
 On CPUs, `torch.nn.functional.linear` multiplies float32 matrices with MKL, which on AMD's processors with AVX-512 takes
 twice as long as oneDNN. PyTorch has oneDNN's product, with an activation appended, as an operation of its own compiler
@@ -26,8 +26,8 @@ EMULATED_DTYPES = [
 ]
 # Whether vmap and the like are at work; where PyTorch does not tell, they are taken to be.
 is_transformed: Any = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
-# Without AVX-512, MKL's product with GELU in its place takes 0.6 to 1 times as long as oneDNN's; with it, MKL is the
-# slower one on AMD's processors. Measured on EPYCs of both kinds.
+# Without AVX-512, MKL's product with GELU in its place is faster than oneDNN's; with it, MKL is the slower one on AMD's
+# processors.
 PREFERS_MKL = torch.backends.cpu.get_cpu_capability() == "AVX2" and torch.backends.mkl.is_available()
 # Keras' activation -> name, numbers and algorithm of what the operation appends to the product.
 FUSED_ACTIVATIONS = {keras.activations.linear: ("none", [], ""), keras.activations.gelu: ("gelu", [], "none")}

@@ -301,11 +301,16 @@ class ImageTransform(NamedTuple):
             image = image.resize(target, resample)
         return center_crop(image, self.size, self.crop_rounding, fill)
 
+    @property
+    def resize_edges(self) -> tuple[int, int]:
+        """Returns the height and width of the resize, which `resize_mode` fits to an image."""
+        edges = self.resize_size or tuple(math.floor(side / self.crop_pct) for side in self.shape[:2])
+        return edges if isinstance(edges, tuple) else (edges, edges)
+
     def resize_size_for(self, size: tuple[int, int]) -> tuple[int, int]:
         """Returns width and height after the resize and before the crop, for an image of this width and height."""
         width, height = size
-        edges = self.resize_size or tuple(math.floor(side / self.crop_pct) for side in self.shape[:2])
-        rows, columns = edges if isinstance(edges, tuple) else (edges, edges)
+        rows, columns = self.resize_edges
         if self.resize_mode == "none":
             return size
         if self.resize_mode in ("squash", "pad"):

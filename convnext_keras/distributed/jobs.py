@@ -21,7 +21,7 @@ from convnext_keras.distributed.sharding import Shard, make_shards
 from convnext_keras.distributed.tasks import ShardResult, Task, Worker
 from convnext_keras.retrieval.ivf_tuning import QUANTIZATIONS
 from convnext_keras.retrieval.lance_index import is_lance_path
-from convnext_keras.retrieval.vector_types import FLOAT_TYPES, VECTOR_TYPES
+from convnext_keras.retrieval.vector_types import FLOAT_TYPES, VECTOR_TYPES, check_vector_type
 from convnext_keras.validation import format_choices
 
 CLUSTERS = (None, "ray")
@@ -120,8 +120,7 @@ def embed(
         FixedSizeListType(fixed_size_list<element: float>[96])
     """
     known = (*FLOAT_TYPES, *QUANTIZATIONS) if is_lance_path(output) else VECTOR_TYPES
-    if dtype not in known:
-        raise ValueError(f"dtype must be {format_choices(known)} for this output. Received: dtype={dtype!r}")
+    check_vector_type(dtype, known)
     quantization = dtype if is_lance_path(output) and dtype in QUANTIZATIONS else None
     stored: dict[str, Any] = {"dtype": "float32" if quantization else dtype, "quantization": quantization}
     task = Task("embed", weights, batch_size, runtime=runtime, exif_transpose=exif_transpose, **stored)

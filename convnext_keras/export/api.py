@@ -197,6 +197,19 @@ def _check_output_path(path: Path, overwrite: bool) -> None:
         raise ValueError(f"{path} is a directory that `export` did not write. Choose another path, or remove it.")
 
 
+def check_output_folder(folder: Path, overwrite: bool, is_own: bool) -> None:
+    """Raises a ValueError if a folder exists and is not to be replaced.
+
+    Args:
+        folder: The folder to write.
+        overwrite: Whether a folder that the same function wrote may be replaced.
+        is_own: Whether the same function wrote what is there.
+    """
+    if folder.exists() and not (overwrite and is_own):
+        remedy = ", or set overwrite" if is_own else ""
+        raise ValueError(f"{folder} exists. Choose another folder{remedy}.")
+
+
 def _check_precision(name: str, precision: str, calibration_data: Any, opset: int | None) -> None:
     _check_choices(precision=(precision, FORMATS[name].precisions))
     if calibration_data is not None and precision != "int8":

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import keras
 import numpy as np
 
 from convnext_keras import checkpoints
@@ -19,7 +20,7 @@ from convnext_keras.clip.encoder import DualEncoder
 from convnext_keras.clip.model import CLIP
 from convnext_keras.clip.tokenizer import Tokenizer
 from convnext_keras.data.transforms import ImageTransform
-from convnext_keras.export.api import ExportResult, export
+from convnext_keras.export.api import ExportResult, check_output_folder, export
 from convnext_keras.export.exported_model import ExportedModel
 from convnext_keras.export.formats import FORMATS
 from convnext_keras.export.metadata import get_tokenizer_config
@@ -74,9 +75,7 @@ def export_clip(
     folder = Path(folder)
     if format not in CLIP_FORMATS:
         raise ValueError(f"format must be {format_choices(CLIP_FORMATS)} for both towers. Received: format={format!r}")
-    if folder.exists() and not (overwrite and is_exported_clip(folder)):
-        remedy = "Choose another, or overwrite it." if is_exported_clip(folder) else "Choose another."
-        raise ValueError(f"{folder} exists. {remedy}")
+    check_output_folder(folder, overwrite, is_own=is_exported_clip(folder))
     suffix = FORMATS[format].suffix
     with atomic_path(folder) as whole:
         of_text = "int8_weights" if precision == "int8" else precision
@@ -110,6 +109,12 @@ def export_clip(
         images.size_bytes + texts.size_bytes,
         images.latency_seconds,
     )
+
+
+def with_unit_vectors(tower: keras.Model) -> keras.Model:
+    """Returns a tower whose vectors have the length 1."""
+    inputs = keras.Input(tower.inputs[0].shape[1:], dtype=tower.inputs[0].dtype, name=tower.inputs[0].name)
+    return keras.Model(inputs, keras.layers.UnitNormalization()(tower(inputs)), name=tower.name)
 
 
 class ExportedCLIP(DualEncoder):

@@ -10,11 +10,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-import keras
-
 from convnext_keras.clip.model import CLIP
 from convnext_keras.data.transforms import ImageTransform, get_statistics
-from convnext_keras.export.api import ExportResult, export
+from convnext_keras.export.api import ExportResult, check_output_folder, export
+from convnext_keras.export.clip import with_unit_vectors
 from convnext_keras.export.onnx import rename_input
 from convnext_keras.export.runtimes import METADATA_SUFFIX
 from convnext_keras.export.tokenizer_file import tokenizer_config_json, tokenizer_json
@@ -52,8 +51,7 @@ def export_immich(
         ['model.onnx', 'tokenizer.json', 'tokenizer_config.json']
     """
     folder = Path(folder)
-    if folder.exists() and not (overwrite and (folder / "visual" / "model.onnx").is_file()):
-        raise ValueError(f"{folder} exists. Choose another folder{'' if overwrite else ', or set overwrite'}.")
+    check_output_folder(folder, overwrite, is_own=(folder / "visual" / "model.onnx").is_file())
     transform, tokenizer = model.transform, model.tokenizer
     preprocessing = preprocess_config(transform)
     with atomic_path(folder) as whole:
@@ -105,9 +103,3 @@ def preprocess_config(transform: ImageTransform) -> dict[str, Any]:
         "resize_mode": transform.resize_mode,
         "fill_color": 0,
     }
-
-
-def with_unit_vectors(tower: keras.Model) -> keras.Model:
-    """Returns a tower whose vectors have the length 1."""
-    inputs = keras.Input(tower.inputs[0].shape[1:], dtype=tower.inputs[0].dtype, name=tower.inputs[0].name)
-    return keras.Model(inputs, keras.layers.UnitNormalization()(tower(inputs)), name=tower.name)

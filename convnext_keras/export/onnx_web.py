@@ -1,7 +1,6 @@
 """A model as a web page without a build step: ONNX files, what prepares their input, and ONNX Runtime Web."""
 
 import json
-import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -15,8 +14,8 @@ from convnext_keras.clip.model import CLIP
 from convnext_keras.clip.zero_shot import DEFAULT_TEMPLATE, validate_labels, validate_templates
 from convnext_keras.constructors import create_model
 from convnext_keras.data.transforms import ImageTransform
-from convnext_keras.export.api import ExportResult, export
-from convnext_keras.export.immich import with_unit_vectors
+from convnext_keras.export.api import ExportResult, check_output_folder, export
+from convnext_keras.export.clip import with_unit_vectors
 from convnext_keras.export.metadata import CLASSIFIER_OUTPUTS, output_names
 from convnext_keras.export.runtimes import METADATA_SUFFIX
 from convnext_keras.export.tokenizer_file import tokenizer_json
@@ -79,8 +78,7 @@ def export_onnx_web(
         ['app.js', 'image.js', 'model.json', 'tokenizer.js']
     """
     folder = Path(folder)
-    if folder.exists() and not (overwrite and (folder / MODEL_FILE).is_file()):
-        raise ValueError(f"{folder} exists. Choose another folder{'' if overwrite else ', or set overwrite'}.")
+    check_output_folder(folder, overwrite, is_own=(folder / MODEL_FILE).is_file())
     model = create_model(model) if isinstance(model, str) else model
     facts = clip_facts(model, labels, template) if isinstance(model, CLIP) else classifier_facts(model)
     with atomic_path(folder) as whole:
@@ -96,9 +94,8 @@ def export_onnx_web(
             towers["image"] = model, {"input_dtype": "uint8", "input_size": size}
         options: dict[str, Any] = {"precision": precision, "batch_size": 1, "verify": verify}
         results = [export(tower, whole / f"{name}.onnx", **options, **form) for name, (tower, form) in towers.items()]
-        for metadata in whole.glob(f"*{METADATA_SUFFIX}"):
-            if metadata.name.endswith(f".onnx{METADATA_SUFFIX}"):
-                metadata.unlink()
+        for metadata in whole.glob(f"*.onnx{METADATA_SUFFIX}"):
+            metadata.unlink()
         content = json.dumps({**facts, "runtime": runtime_url}, indent=2, ensure_ascii=False)
         (whole / MODEL_FILE).write_text(content, encoding="utf-8")
         (whole / "README.md").write_text(README.format(name=facts["name"], runtime=runtime_url), encoding="utf-8")
@@ -150,8 +147,7 @@ def image_facts(transform: ImageTransform) -> dict[str, Any]:
     Raises:
         ValueError: If the page does not know this way.
     """
-    edges = transform.resize_size or tuple(math.floor(side / transform.crop_pct) for side in transform.shape[:2])
-    rows, columns = edges if isinstance(edges, tuple) else (edges, edges)
+    rows, columns = transform.resize_edges
     known = (
         transform.resize_mode in ("shortest", "squash")
         and transform.interpolation in ("bilinear", "bicubic")

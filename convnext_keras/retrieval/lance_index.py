@@ -191,8 +191,10 @@ class LanceIndex(ImageIndex):
         return data
 
     def maybe_build_index(self) -> None:
-        """Builds a vector index if enough rows are not indexed."""
-        if len(self) >= BUILD_THRESHOLD and self.num_unindexed() > REBUILD_FRACTION * len(self):
+        """Builds a vector index if enough rows are not indexed, or it holds vectors of another type."""
+        if self.table is None or len(self) < BUILD_THRESHOLD:
+            return
+        if self.num_unindexed() > REBUILD_FRACTION * len(self) or get_quantization(self.table) != self.quantization:
             self.build_vector_index()
 
     def delete(self, names: Iterable[str]) -> int:
@@ -220,7 +222,7 @@ class LanceIndex(ImageIndex):
         if self.table is None or len(self) < MIN_ROWS:
             raise ValueError(f"An index of vectors is of {MIN_ROWS:,} images or more. {self.path} has {len(self)}.")
         create_partitions(self.table, len(self), self.quantization)
-        return self.tune_nprobes(recall)
+        return self._tune(recall, self.quantization)
 
     def tune_nprobes(self, recall: float = DEFAULT_RECALL) -> VectorIndexStats:
         """Chooses the minimum number of partitions to probe for a recall, and stores it in the table.
@@ -234,12 +236,15 @@ class LanceIndex(ImageIndex):
         """
         if self.table is None or self.num_unindexed() == len(self):
             raise ValueError(f"No index of the vectors in {self.path} was built.")
+        return self._tune(recall, get_quantization(self.table))
+
+    def _tune(self, recall: float, quantization: str) -> VectorIndexStats:
         partitions = round((len(self) - self.num_unindexed()) ** 0.5)
 
         def found(vector: np.ndarray, probes: int, refine: int) -> list[str]:
             return self._found(vector, RECALL_K, None, probes, refine)[0]
 
-        return tune_nprobes(self.table, partitions, found, recall, self.quantization)
+        return tune_nprobes(self.table, partitions, found, recall, quantization)
 
     def search_by_vector(self, vector: np.ndarray, top_k: int = 10, where: str | None = None) -> list[SearchResult]:
         vector = self.check_search(vector, top_k)

@@ -12,7 +12,7 @@ import safetensors
 from convnext_keras.checkpoints import WeightsError
 from convnext_keras.clip.encoder import DualEncoder
 from convnext_keras.files import atomic_path
-from convnext_keras.retrieval.vector_types import numpy_dtype, quantize, vector_width
+from convnext_keras.retrieval.vector_types import check_vector_type, numpy_dtype, quantize, vector_width
 
 VECTOR_FILES = (".safetensors", ".parquet")
 
@@ -39,6 +39,7 @@ def write_vectors(
     writers = dict(zip(VECTOR_FILES, (_write_safetensors, _write_parquet), strict=True))
     if path.suffix not in writers:
         raise ValueError(f"The output must end in {' or '.join(writers)}, or be a folder or .lance. Received: {path}")
+    check_vector_type(dtype)
     with atomic_path(path) as partial:
         return writers[path.suffix](partial, batches, model, dtype)
 
@@ -47,8 +48,8 @@ SAFETENSORS_TYPES = {"float32": "F32", "float16": "F16", "int8": "I8", "uint8": 
 
 
 def _write_safetensors(path: Path, batches: Iterable[tuple[list, np.ndarray]], model: DualEncoder, dtype: str) -> int:
-    """Returns the header needs the number of rows, so the data go to a file of their own first."""
     names: list[str] = []
+    # The header contains the number of rows, so the data are written to a file of their own first.
     with tempfile.TemporaryFile(dir=path.parent) as rows, path.open("wb") as output:
         for items, vectors in batches:
             names += [str(item) for item in items]

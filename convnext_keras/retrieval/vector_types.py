@@ -40,8 +40,7 @@ def quantize(vectors: np.ndarray, dtype: str) -> np.ndarray:
         >>> retrieval.quantize(vectors, "ubinary").tolist()
         [[161]]
     """
-    if dtype not in VECTOR_TYPES:
-        raise ValueError(f"dtype must be {format_choices(VECTOR_TYPES)}. Received: dtype={dtype!r}")
+    check_vector_type(dtype)
     if dtype in FLOAT_TYPES:
         return vectors.astype(dtype)
     if dtype in BIT_TYPES:
@@ -50,6 +49,12 @@ def quantize(vectors: np.ndarray, dtype: str) -> np.ndarray:
     largest = np.maximum(np.abs(vectors).max(axis=-1, keepdims=True, initial=0), np.finfo("float32").tiny)
     values = np.rint(vectors / largest * INT8_MAX).astype("int16")
     return (values + UNSIGNED_OFFSET).astype("uint8") if dtype == "uint8" else values.astype("int8")
+
+
+def check_vector_type(dtype: str, known: tuple[str, ...] = VECTOR_TYPES) -> None:
+    """Raises a ValueError if a type of vectors is not among those that an output has."""
+    if dtype not in known:
+        raise ValueError(f"dtype must be {format_choices(known)} for this output. Received: dtype={dtype!r}")
 
 
 def vector_width(embed_dim: int, dtype: str) -> int:

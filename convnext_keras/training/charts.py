@@ -70,7 +70,12 @@ def plot_curves(history: list[dict[str, float]]) -> Any:
 
 
 def plot_confusion_matrix(result: Evaluation) -> Any:
-    """Plots the confusion matrix."""
+    """Plots the confusion matrix, of at most `MAX_CONFUSED` classes."""
+    if len(result.class_names) > MAX_CONFUSED:
+        raise ValueError(
+            f"A confusion matrix is drawn for at most {MAX_CONFUSED:,} classes. Received: {len(result.class_names):,}. "
+            "See `result.precision_recall_f1` for the classes one by one."
+        )
     names, counts = result.class_names, result.confusion_matrix
     edge = min(12.0, 3 + 0.35 * len(names))
     figure = new_figure(edge + 1, edge)

@@ -3,7 +3,7 @@
 "ConvNeXt V2: Co-designing and Scaling ConvNets with Masked Autoencoders" (https://arxiv.org/abs/2301.00808v1): 60 % of
 the patches are hidden, a decoder of one block predicts their pixels, and is discarded afterwards. The paper computes
 with sparse convolutions; multiplying by the mask in front of each spatial operation gives the same numbers (its section
-3.1 and appendix), and needs no other library.
+3), and needs no other library.
 """
 
 import dataclasses
@@ -30,7 +30,8 @@ from convnext_keras.training.distillation import to_images
 from convnext_keras.training.finetuning import compile_model
 from convnext_keras.training.presets import TrainingConfig
 
-# Section A.1 of the paper, for batches of the size at hand: a learning rate of 1.5e-4 for 256 images.
+# Optimizer, weight decay and crops are those of the paper's appendix, which trains for 800 or 1600 epochs with batches
+# of 4096 images and a learning rate of 1.5e-4 for each 256. These values are for a small data set on one machine.
 PRETRAINING_CONFIG = TrainingConfig(
     epochs=100, batch_size=64, learning_rate=1e-3, warmup_ratio=0.05, weight_decay=0.05, crop_scale=(0.2, 1.0)
 )
@@ -109,12 +110,12 @@ def pretrain(
         model: A model of this library, whose layers up to its last stage are trained in place; or the name of a
             variant, such as `"convnextv2_atto"`, for a new one with random weights.
         images: A directory of images with its subdirectories, a sequence of images, or see `load_dataset`.
-        config: Duration, batches, optimizer, and augmentation; None for `PRETRAINING_CONFIG`, that of the paper for 100
-            epochs. Losses, labels and heads have no effect.
+        config: Duration, batches, optimizer, and augmentation; None for `PRETRAINING_CONFIG`, 100
+            epochs at a learning rate of 0.001. Losses, labels and heads have no effect.
         mask_ratio: Fraction 0..1 of the patches that are hidden, at least one of them and not all.
         decoder_dim: Channels of the decoder.
         image_size: Height and width in pixels of a new model, a multiple of its stride; None for that of the variant.
-        seed: Seed of everything that is random.
+        seed: Seed of batches, augmentation and masks. For the initial weights use `keras.utils.set_random_seed`.
         verbose: See `keras.Model.fit`.
 
     Raises:
@@ -187,6 +188,8 @@ def masked_autoencoder(model: keras.Model, decoder_dim: int) -> tuple[keras.Mode
         rows and columns of patches; and the height and width of a patch, the stride of the backbone.
     """
     model = to_functional(model)
+    if keras.config.image_data_format() == "channels_first":
+        raise ValueError("Pre-training takes models with the channels last. Call keras.config.set_image_data_format.")
     _, outputs = stage_outputs(model)
     last = max(outputs, default=None)
     if last is None or not any(parse_layer_name(layer.name) for layer in model.layers):

@@ -91,6 +91,12 @@ def test_reader_sees_new_versions(model, index):
     assert hit.cosine == pytest.approx(1, abs=SAME)
 
 
+def index_type(index):
+    """Type of the index of the vectors, as LanceDB names it."""
+    (kind,) = {entry.index_type for entry in index.table.list_indices()}
+    return kind.lower()
+
+
 @pytest.mark.parametrize("quantization", ["int8", "binary"])
 def test_vector_index_reaches_its_recall(quantization, model, tmp_path, monkeypatch):
     monkeypatch.setattr(lance_index, "BUILD_THRESHOLD", 20_000)
@@ -114,8 +120,14 @@ def test_vector_index_reaches_its_recall(quantization, model, tmp_path, monkeypa
     assert built.rows == 21_000
     assert built.recall >= 0.99
     assert retrieval.LanceIndex(index.path, model).quantization == quantization  # kept for the next time
-    (kind,) = {entry.index_type for entry in index.table.list_indices()}
-    assert kind.lower() == {"int8": "ivfsq", "binary": "ivfrq"}[quantization]
+    assert index_type(index) == {"int8": "ivfsq", "binary": "ivfrq"}[quantization]
+    other = {"int8": "binary", "binary": "int8"}[quantization]
+    changed = retrieval.LanceIndex(index.path, model, other)
+    changed.tune_nprobes(0.5)  # the index of the vectors is not built anew
+    assert retrieval.LanceIndex(index.path, model).quantization == quantization
+    changed.maybe_build_index()
+    assert index_type(changed) == {"int8": "ivfsq", "binary": "ivfrq"}[other]
+    assert retrieval.LanceIndex(index.path, model).quantization == other
 
 
 def test_image_paths_outside_the_roots_are_rejected(model, tmp_path):

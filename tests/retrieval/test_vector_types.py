@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from convnext_keras.inference import l2_normalize
+from convnext_keras.retrieval.vector_files import VECTOR_FILES, write_vectors
 from convnext_keras.retrieval.vector_types import VECTOR_TYPES, numpy_dtype, quantize, vector_width
 
 pytestmark = pytest.mark.any_backend
@@ -47,3 +48,16 @@ def test_zeros_and_odd_widths(dtype):
 def test_unknown_types_are_an_error(vectors):
     with pytest.raises(ValueError, match="dtype must be"):
         quantize(vectors, "int4")
+
+
+@pytest.mark.parametrize("name", VECTOR_FILES)
+def test_unknown_types_are_refused_before_anything_is_computed(name, tmp_path):
+    with pytest.raises(ValueError, match="dtype must be 'float32'"):
+        write_vectors(tmp_path / f"vectors{name}", never(), None, "int4")
+    assert not [*tmp_path.iterdir()]
+
+
+def never():
+    """Batches that are not asked for."""
+    raise AssertionError("computed")
+    yield

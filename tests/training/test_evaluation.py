@@ -11,7 +11,7 @@ from sklearn import metrics
 
 from convnext_keras import create_model, training
 from convnext_keras.data.transforms import ImageTransform
-from convnext_keras.training import Evaluation
+from convnext_keras.training import Evaluation, charts
 from convnext_keras.training.linear_probe import extract_features, fit_logistic_regression
 
 DIGITS = "convnext_mini.digits"
@@ -135,6 +135,8 @@ def test_metrics_of_many_classes_need_linear_memory():
     tracemalloc.stop()
     assert peak < 2000 * count
     assert summary["confusion_matrix"] is None
+    with pytest.raises(ValueError, match="at most 2,000 classes. Received: 20,000"):
+        charts.plot_confusion_matrix(result)
     assert 0 < summary["top1_accuracy"] <= summary["top5_accuracy"] <= 1
     predicted = scores.argmax(axis=1)
     for label in labels.tolist():

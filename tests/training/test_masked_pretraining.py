@@ -1,5 +1,6 @@
 """Masked pre-training: hidden pixels have no effect, the loss is the paper's, and the backbone learns."""
 
+import keras
 import numpy as np
 import pytest
 from backends import needs_training, randomize, to_numpy
@@ -61,6 +62,7 @@ def test_targets_are_the_patches_of_the_pixels():
 
 @pytest.mark.cross_backend
 def test_pretraining_trains_the_backbone_in_place():
+    keras.utils.set_random_seed(0)
     images = [*samples.load_digits()[0][:32]]
     model = backbone(output_stride=16)
     before = [to_numpy(weight).copy() for weight in model.weights]
@@ -90,3 +92,12 @@ def test_invalid_arguments_are_an_error():
         training.pretrain(backbone(), images, image_size=64)
     with pytest.raises(ValueError, match="two patches or more"):
         training.pretrain(backbone(input_shape=(32, 32, 3)), images)
+    with pytest.raises(ValueError, match="no stages of a ConvNeXt. Pass the backbone itself"):
+        training.pretrain(keras.Sequential([backbone(), keras.layers.Dense(2)]), images)
+
+
+def test_models_with_the_channels_first_are_refused(monkeypatch):
+    model = backbone()
+    monkeypatch.setattr(keras.config, "image_data_format", lambda: "channels_first")
+    with pytest.raises(ValueError, match="channels last"):
+        training.pretrain(model, [np.zeros((64, 64, 3), "uint8")] * 4)

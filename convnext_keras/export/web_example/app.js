@@ -5,7 +5,8 @@ import { Tokenizer } from "./tokenizer.js";
 
 const $ = (id) => document.getElementById(id);
 const softmax = (values) => {
-  const powers = values.map((value) => Math.exp(value - Math.max(...values)));
+  const largest = values.reduce((a, b) => Math.max(a, b), -Infinity);
+  const powers = values.map((value) => Math.exp(value - largest));
   const sum = powers.reduce((a, b) => a + b, 0);
   return powers.map((power) => power / sum);
 };
