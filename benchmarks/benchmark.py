@@ -1,8 +1,7 @@
 """Measures this library against keras.applications, timm and OpenCLIP, and against the machine's own limit.
 
-    python benchmarks/benchmark.py predict --peers PEERS/bin/python --write    # into docs/benchmarks.md; a quarter of
-    an hour python benchmarks/benchmark.py predict --quick                             # ConvNeXt-Tiny, batch 8, fewer
-    turns
+    python benchmarks/benchmark.py predict --peers PEERS/bin/python --write  # into docs/benchmarks.md; 15 minutes
+    python benchmarks/benchmark.py predict --quick  # ConvNeXt-Tiny, batch 8, fewer turns
 
 `large` measures Base and CLIP, `call` direct calls, `train` a training step, `transform` one of fine-tuning with all
 that belongs to it, `groups` one with an optimizer of 30 groups, `gpu` calls and steps on a GPU.

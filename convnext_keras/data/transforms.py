@@ -304,7 +304,8 @@ class ImageTransform(NamedTuple):
     @property
     def resize_edges(self) -> tuple[int, int]:
         """Returns the height and width of the resize, which `resize_mode` fits to an image."""
-        edges = self.resize_size or tuple(math.floor(side / self.crop_pct) for side in self.shape[:2])
+        height, width = (math.floor(side / self.crop_pct) for side in self.shape[:2])
+        edges = self.resize_size or (height, width)
         return edges if isinstance(edges, tuple) else (edges, edges)
 
     def resize_size_for(self, size: tuple[int, int]) -> tuple[int, int]:
