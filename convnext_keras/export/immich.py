@@ -12,7 +12,7 @@ from typing import Any
 
 from convnext_keras.clip.model import CLIP
 from convnext_keras.data.transforms import ImageTransform, get_statistics
-from convnext_keras.export.api import ExportResult, check_output_folder, export
+from convnext_keras.export.api import ExportResult, check_model, check_output_folder, export
 from convnext_keras.export.clip import with_unit_vectors
 from convnext_keras.export.onnx import rename_input
 from convnext_keras.export.runtimes import METADATA_SUFFIX
@@ -42,6 +42,7 @@ def export_immich(
         What was written: all bytes, the larger difference, and the seconds for one image.
 
     Raises:
+        TypeError: If the model is no ConvNeXt-CLIP.
         ValueError: If the folder exists, or images are prepared in a way that Immich does not know; or see `export`.
 
     Example:
@@ -50,6 +51,7 @@ def export_immich(
         >>> sorted(path.name for path in (written.path / "textual").iterdir())
         ['model.onnx', 'tokenizer.json', 'tokenizer_config.json']
     """
+    check_model(model, CLIP, "a ConvNeXt-CLIP")
     folder = Path(folder)
     check_output_folder(folder, overwrite, is_own=(folder / "visual" / "model.onnx").is_file())
     transform, tokenizer = model.transform, model.tokenizer

@@ -14,7 +14,7 @@ from convnext_keras.clip.model import CLIP
 from convnext_keras.clip.zero_shot import DEFAULT_TEMPLATE, validate_labels, validate_templates
 from convnext_keras.constructors import create_model
 from convnext_keras.data.transforms import ImageTransform
-from convnext_keras.export.api import ExportResult, check_output_folder, export
+from convnext_keras.export.api import ExportResult, check_model, check_output_folder, export
 from convnext_keras.export.clip import with_unit_vectors
 from convnext_keras.export.metadata import CLASSIFIER_OUTPUTS, output_names
 from convnext_keras.export.runtimes import METADATA_SUFFIX
@@ -68,6 +68,7 @@ def export_onnx_web(
         What was written: all bytes, the largest difference, and the seconds for one image.
 
     Raises:
+        TypeError: If the model is none of these.
         ValueError: If the folder exists, the model is of another kind, or its images are prepared in a way that the
             page does not know; or see `export`.
 
@@ -80,6 +81,7 @@ def export_onnx_web(
     folder = Path(folder)
     check_output_folder(folder, overwrite, is_own=(folder / MODEL_FILE).is_file())
     model = create_model(model) if isinstance(model, str) else model
+    check_model(model, (keras.Model, CLIP), "a classifier, its name, or a ConvNeXt-CLIP")
     facts = clip_facts(model, labels, template) if isinstance(model, CLIP) else classifier_facts(model)
     with atomic_path(folder) as whole:
         whole.mkdir()

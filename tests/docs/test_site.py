@@ -63,6 +63,13 @@ def test_links_lead_to_files(page):
 
 
 @pytest.mark.any_backend
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.stem)
+def test_code_fits_the_page(page):
+    blocks = re.findall(r"^```(?:python|py|console)\n(.*?)^```", page.read_text(), flags=re.S | re.M)
+    assert [line for block in blocks for line in block.splitlines() if len(line) > 88] == []
+
+
+@pytest.mark.any_backend
 def test_every_command_shows_two_examples():
     for name, command in typer.main.get_command(app).commands.items():
         examples = re.findall(rf"convnext-keras {name} ?.*\[/\]", command.help)

@@ -212,6 +212,15 @@ def test_transform_has_the_exported_size(tmp_path):
 
 
 @pytest.mark.any_backend
+@pytest.mark.parametrize("model", [None, 3, np.zeros(2)], ids=["none", "number", "array"])
+@pytest.mark.parametrize("function", ["export", "export_clip", "export_immich", "export_onnx_web"])
+def test_what_is_no_model_is_a_clear_error(function, model, tmp_path):
+    with pytest.raises(TypeError, match=f"^model must be .* Received: {type(model).__name__}"):
+        getattr(export, function)(model, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.any_backend
 def test_overwrite_is_required_to_replace_a_file(tmp_path):
     path = tmp_path / "x.pt2"
     path.write_bytes(b"precious")
