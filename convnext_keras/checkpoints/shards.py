@@ -20,7 +20,7 @@ from convnext_keras.checkpoints.formats import (
     reject_duplicate_keys,
 )
 
-INDEX_SUFFIX = ".safetensors.index.json"
+INDEX_PATTERN = re.compile(r".+\.safetensors\.index(\.\w+)?\.json")  # with the variant, such as `fp16`
 MAX_SHARDS = 1_000
 SHARD_PATTERN = re.compile(r"[\w.-]+\.safetensors")  # a bare name: an index that names other folders is never followed
 
@@ -30,7 +30,7 @@ def open_checkpoint(path: str | os.PathLike) -> Iterator[WeightsReader]:
     """Opens a weight file, or the shards of an index as one file.
 
     Args:
-        path: A weight file, or an index whose name ends in `.safetensors.index.json`; its shards are in the same
+        path: A weight file, or an index with a name like `model.safetensors.index.json`; its shards are in the same
             directory.
 
     Yields:
@@ -46,7 +46,7 @@ def open_checkpoint(path: str | os.PathLike) -> Iterator[WeightsReader]:
     """
     path = Path(path)
     with contextlib.ExitStack() as stack:
-        if not path.name.endswith(INDEX_SUFFIX):
+        if not INDEX_PATTERN.fullmatch(path.name):
             yield stack.enter_context(open_weights(path))
             return
         wanted = _read_weight_map(path)

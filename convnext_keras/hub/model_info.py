@@ -24,6 +24,12 @@ from convnext_keras.problem_types import CLASSIFIER_ACTIVATIONS
 
 # Names of the weight file in order of preference; timm and OpenCLIP do not read shards.
 WEIGHTS_FILE, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
+WEIGHTS_FILES = (  # the last four as `save_pretrained(variant=...)` of transformers names them
+    WEIGHTS_FILE,
+    WEIGHTS_INDEX,
+    *(f"model.{variant}.safetensors" for variant in ("fp16", "bf16")),
+    *(f"model.safetensors.index.{variant}.json" for variant in ("fp16", "bf16")),
+)
 UNCOUNTED = ".num_batches_tracked"  # tensors of PyTorch's batch norms that no inference needs
 METADATA_FIELDS = {"num_params", "input_size"}  # attributes of a variant that no layer has
 LICENSE_PATTERN = re.compile(r"^license:[ \t]*[\"']?([\w.+-]+)", re.MULTILINE)

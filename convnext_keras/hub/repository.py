@@ -9,7 +9,7 @@ from typing import NamedTuple
 from convnext_keras.checkpoints import WeightsError, download
 from convnext_keras.checkpoints.download import VerifiedFile
 from convnext_keras.checkpoints.formats import CONVERT_HINT
-from convnext_keras.checkpoints.shards import INDEX_SUFFIX, shard_names
+from convnext_keras.checkpoints.shards import INDEX_PATTERN, shard_names
 
 HUB = "hf://"
 REPO_NAME = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
@@ -59,7 +59,7 @@ class Repository(NamedTuple):
             return VerifiedFile(self._inside(present[0]), download.file_sha256(present[0]))
         try:
             found = download.fetch_from_hub(self.owner_and_name, files, self.revision)
-            for shard in shard_names(found.path) if found.path.name.endswith(INDEX_SUFFIX) else ():
+            for shard in shard_names(found.path) if INDEX_PATTERN.fullmatch(found.path.name) else ():
                 download.fetch_from_hub(self.owner_and_name, [shard], self.revision)
         except OSError as error:
             raise WeightsError(f"{self.name}: {error}") from error

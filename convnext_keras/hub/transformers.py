@@ -8,7 +8,7 @@ from convnext_keras.hub import image_processors
 from convnext_keras.hub import json_schema as schema
 from convnext_keras.hub.class_labels import MAX_CLASSES, parse_id2label, parse_num_classes, read_problem_type
 from convnext_keras.hub.json_schema import JsonObject, read_json
-from convnext_keras.hub.model_info import WEIGHTS_FILE, WEIGHTS_INDEX, ModelInfo
+from convnext_keras.hub.model_info import WEIGHTS_FILES, ModelInfo
 from convnext_keras.hub.repository import Repository
 from convnext_keras.hub.timm import MAX_BLOCKS, MAX_WIDTH
 from convnext_keras.problem_types import PROBLEM_TYPES
@@ -46,7 +46,7 @@ def read_model_info(repository: Repository, config: JsonObject, license: str | N
         variant,
         classes,
         image_processors.read_transform(processor, model_type, channels),
-        files=(WEIGHTS_FILE, WEIGHTS_INDEX),
+        files=WEIGHTS_FILES,
         activation=problem_type and PROBLEM_TYPES[problem_type],
         problem_type=problem_type,
         labels=labels,

@@ -5,7 +5,7 @@ from convnext_keras.hub import image_processors, transformers
 from convnext_keras.hub import json_schema as schema
 from convnext_keras.hub.class_labels import MAX_CLASSES, parse_id2label, parse_num_classes
 from convnext_keras.hub.json_schema import JsonObject, read_json
-from convnext_keras.hub.model_info import WEIGHTS_FILE, WEIGHTS_INDEX, ModelInfo
+from convnext_keras.hub.model_info import WEIGHTS_FILES, ModelInfo
 from convnext_keras.hub.repository import Repository
 from convnext_keras.hub.timm import MAX_WIDTH
 
@@ -35,7 +35,7 @@ def read_model_info(repository: Repository, config: JsonObject, license: str | N
         segmentation.backbone,
         classes,
         transform,
-        files=(WEIGHTS_FILE, WEIGHTS_INDEX),
+        files=WEIGHTS_FILES,
         labels=labels,
         license=license,
         notes=notes,

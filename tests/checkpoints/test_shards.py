@@ -9,7 +9,7 @@ from backends import outputs
 from make_references import CLASSES, REFERENCES, SMALL, arrays_of
 
 from convnext_keras import ConvNeXt, WeightsError, load_weights
-from convnext_keras.checkpoints.shards import INDEX_SUFFIX, open_checkpoint
+from convnext_keras.checkpoints.shards import open_checkpoint
 
 pytestmark = pytest.mark.any_backend
 
@@ -28,7 +28,7 @@ def index(tmp_path):
 
 
 def written(folder, files, **others):
-    path = folder / f"model{INDEX_SUFFIX}"
+    path = folder / "model.safetensors.index.json"
     path.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": files, **others}))
     return path
 

@@ -1,6 +1,7 @@
 """Repositories that the peers wrote, read from their own files and compared with what the peers computed."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -240,6 +241,22 @@ def test_hostile_json_is_rejected(content, message, tmp_path):
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(WeightsError, match=rf"config\.json: .*({message})"):
         create_model(tmp_path)
+
+
+@pytest.mark.any_backend
+@pytest.mark.parametrize("name", ["transformers_gray", "transformers_headless_shards", "upernet_v1"])
+def test_files_of_a_variant_are_read(name, edited):
+    """`save_pretrained(variant="fp16")` of transformers puts the variant into all names of weight files."""
+    folder = edited(name, setting())
+    for path in [*folder.glob("model*.safetensors"), *folder.glob("model*.json")]:
+        if path.suffix == ".json":
+            path.write_text(re.sub(r"model(-[\d-]+of-\d+)", r"model.fp16\1", path.read_text()))
+            new = "model.safetensors.index.fp16.json"
+        else:
+            new = path.name.replace("model", "model.fp16", 1)
+        path.rename(folder / new)
+    for mine, expected in zip(create_model(folder).weights, create_model(HUB / name).weights, strict=True):
+        np.testing.assert_array_equal(mine, expected)
 
 
 @pytest.mark.any_backend
