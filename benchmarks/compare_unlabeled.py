@@ -18,7 +18,7 @@ from convnext_keras.training import ImageDataset, TrainingConfig
 
 LABELED, UNLABELED, TESTED, SEEDS = 10, 2000, 100, (0, 1, 2)
 # A small ConvNeXt V2: its paper found that masked pre-training needs global response normalization.
-ARCHITECTURE = {"depths": (1, 1, 3, 1), "projection_dims": (32, 48, 64, 128), "use_grn": True, "patch_size": 2}
+ARCHITECTURE = {"depths": (1, 1, 3, 1), "dims": (32, 48, 64, 128), "use_grn": True, "patch_size": 2}
 BACKBONE = {"include_top": False, "pooling": "avg", "input_shape": (32, 32, 3), "output_stride": 8}
 FINE_TUNING = TrainingConfig(epochs=1, min_steps=300, batch_size=32, affine=1.0)
 DISTILLATION = TrainingConfig(epochs=5, batch_size=32, affine=1.0)
