@@ -4,7 +4,7 @@
     python benchmarks/benchmark.py predict --quick  # ConvNeXt-Tiny, batch 8, fewer turns
 
 `large` measures Base and CLIP, `call` direct calls, `train` a training step, `transform` one of fine-tuning with all
-that belongs to it, `groups` one with an optimizer of 30 groups, `gpu` calls and steps on a GPU.
+that belongs to it, `groups` one with an optimizer of 30 groups. `gpu.py` measures on a GPU.
 
 Every contender runs in a process of its own. The contenders of one task take turns, so that a machine that gets slower
 or faster meanwhile changes all of them; figures are medians of the turns, and ratios are medians of the turns' ratios.
@@ -59,21 +59,17 @@ ON_EACH = [Contender("ours", backend) for backend in ("tensorflow", "jax", "torc
 TRAINED = [row for row in KERAS if row.backend != "openvino" and row.setting != "jit_compile"]
 
 
-def contenders(task: Task, gpu: bool) -> list[Contender]:
+def contenders(task: Task) -> list[Contender]:
     """Who takes part in a task on this machine; OpenVINO computes in float32 where bfloat16 has no instructions."""
-    rows = all_contenders(task, gpu)
-    if gpu or processor()[1] != "AVX2":
+    rows = all_contenders(task)
+    if processor()[1] != "AVX2":
         return rows
     rows = [row._replace(precision="float32") if row in OPENVINO_DEFAULT else row for row in rows]
     return [row for row in rows if row.precision == "float32"]
 
 
-def all_contenders(task: Task, gpu: bool) -> list[Contender]:
+def all_contenders(task: Task) -> list[Contender]:
     """Who takes part in a task where every precision is at home."""
-    if gpu:
-        rows = [Contender("ours", backend, kind) for backend in ("jax", "torch") for kind in ("tf32", "bfloat16")]
-        rows += [Contender("timm", "torch", kind, "channels_last") for kind in ("tf32", "bfloat16")]
-        return [*rows, *(Contender("timm", "torch", kind, "compiled") for kind in ("tf32", "bfloat16")), *GPU_LIMITS]
     if task.model.startswith("clip"):
         return [*ON_EACH, Contender("open_clip", "torch"), *LIMITS]
     if task.action == "train":
@@ -95,7 +91,6 @@ def all_contenders(task: Task, gpu: bool) -> list[Contender]:
 
 OPENVINO_DEFAULT = [row for row in (*KERAS, *FOLDED) if row.backend == "openvino" and row.setting != "exported"]
 SMALL_INPUTS = {"atto": 1, "tiny at 64": 4}
-GPU_LIMITS = [Contender("limit", "torch", "tf32"), Contender("limit", "torch", "bfloat16")]
 PREDICT_TASKS = [
     *(Task("tiny", "predict", batch) for batch in (8, 1)),
     *(Task(model, "predict", batch) for model, batch in SMALL_INPUTS.items()),
@@ -105,9 +100,6 @@ LARGE_TASKS = [
     *(Task(model, "predict", batch) for model in ("clip image", "clip text") for batch in (1, 8)),
 ]
 TRAIN_TASKS = [Task("tiny", "train", 8, backend) for backend in ("tensorflow", "jax", "torch")]
-GPU_TASKS = [
-    Task(model, action, batch) for model in ("tiny", "base") for action in ("predict", "train") for batch in (64, 256)
-]
 GROUPS_TASKS = [task._replace(action="groups") for task in TRAIN_TASKS]
 RECIPE_TASKS = [task._replace(action="transform") for task in TRAIN_TASKS]
 TASKS = {
@@ -117,7 +109,6 @@ TASKS = {
     "large": LARGE_TASKS,
     "call": [Task("tiny", "call", 8)],
     "train": TRAIN_TASKS,
-    "gpu": GPU_TASKS,
 }
 
 
@@ -125,21 +116,13 @@ def started(contender: Contender, task: Task, options) -> subprocess.Popen:
     """A contender's process."""
     peer = contender.library in ("timm", "open_clip")
     python = options.peers if peer else sys.executable
-    hidden = {} if options.gpu else {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
-    backend = {
-        "KERAS_BACKEND": contender.backend,
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        "BENCHMARK_GPU": "1" if options.gpu else "",
-    }
-    precision = {"NVIDIA_TF32_OVERRIDE": "1"} if contender.precision == "tf32" else {}
-    if contender.backend == "jax":
-        precision |= {"JAX_DEFAULT_MATMUL_PRECISION": "tensorfloat32"} if contender.precision == "tf32" else {}
-        precision |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    hidden = {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
+    backend = {"KERAS_BACKEND": contender.backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
     kept = {"GLIBC_TUNABLES": KEEP_MEMORY} if contender.setting == "kept_memory" else {}
     worker = str(Path(__file__).with_name("benchmark_worker.py"))
     return subprocess.Popen(
         [python, worker, json.dumps([contender, task])],
-        env={**os.environ, **hidden, **backend, **precision, **kept},
+        env={**os.environ, **hidden, **backend, **kept},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -159,7 +142,7 @@ def measure(task: Task, options) -> dict[Contender, dict]:
     """Seconds of each turn, start-up and peak memory of all who could take part."""
     found = {}
     try:
-        for contender in contenders(task, options.gpu):
+        for contender in contenders(task):
             if contender.library in ("timm", "open_clip") and not options.peers:
                 continue
             process = started(contender, task, options)
@@ -185,8 +168,7 @@ def limit_of(found: dict[Contender, dict], precision: str) -> float | None:
     """10^9 multiply-adds a second of large matrix products in the same run."""
     for contender, row in found.items():
         if contender.library == "limit" and contender.precision == precision:
-            size = LIMIT_SIZE * (4 if "tf32" in {other.precision for other in found} else 1)
-            return size**3 / 1e9 / statistics.median(row["seconds"])
+            return LIMIT_SIZE**3 / 1e9 / statistics.median(row["seconds"])
     return None
 
 
@@ -216,7 +198,7 @@ def table(task: Task, found: dict[Contender, dict]) -> list[str]:
         cells = [who.name, f"{statistics.median(speeds):.1f}", f"{min(speeds):.1f} - {max(speeds):.1f}", against]
         cells += [ratio(row, eager), share, f"{row['built']:.1f} s, {row['first']:.1f} s", f"{row['memory']:.0f}"]
         lines.append(f"| {' | '.join(cells)} |")
-    rates = {kind: limit_of(found, kind) for kind in ("float32", "tf32", "bfloat16")}
+    rates = {kind: limit_of(found, kind) for kind in ("float32", "bfloat16")}
     limits = [f"{kind} {2 * rate:.0f}" for kind, rate in rates.items() if rate]
     return [*lines, "", f"Matrix limit in this run, GFLOP/s: {', '.join(limits)}."]
 
@@ -270,11 +252,10 @@ def main() -> None:
     parser.add_argument("--only", help="tasks whose name contains this, such as 'batch 1'")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/benchmarks.md")
     options = parser.parse_args()
-    options.gpu = options.what == "gpu"
     tasks = [task for task in TASKS[options.what] if not options.only or options.only in task.name]
     if options.quick:
         options.rounds, tasks = 3, tasks[:1]
-    report = [machine(options.peers, options.gpu)]
+    report = [machine(options.peers)]
     print(report[0], flush=True)
     for task in tasks:
         lines = ["", f"### {task.name}", "", *table(task, measure(task, options))]

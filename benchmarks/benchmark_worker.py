@@ -1,7 +1,6 @@
 """A contender of `benchmark.py` in its own process, which may have no more than timm, OpenCLIP or PyTorch."""
 
 import json
-import os
 import resource
 import sys
 import tempfile
@@ -19,7 +18,7 @@ class Contender(NamedTuple):
     Attributes:
         library: `ours`, `keras` (keras.applications), `timm`, `open_clip`, or `limit`.
         backend: of Keras, or `torch`.
-        precision: `float32`, `bfloat16`, or `tf32` on a GPU.
+        precision: `float32` or `bfloat16`.
         setting: what else is special; empty for the defaults.
     """
 
@@ -35,7 +34,7 @@ class Contender(NamedTuple):
 
 
 class Task(NamedTuple):
-    """Measurement: model (a key of `GIGA`), action, batch size and device.
+    """Measurement: model (a key of `GIGA`), action and batch size.
 
     `backend` keeps to one of ours, where all together need more memory than small machines have.
     """
@@ -221,22 +220,11 @@ def torch_model(contender: Contender, task: Task):
     """A model of timm or OpenCLIP, or the product of two large matrices, and its inputs."""
     import torch
 
-    device = "cuda" if torch.cuda.is_available() and os.environ.get("BENCHMARK_GPU") else "cpu"
     kind = torch.bfloat16 if contender.precision == "bfloat16" else torch.float32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = contender.precision == "tf32"
-
-    def finished(result):
-        return (
-            result.float().cpu() if result.numel() < 10**6 else (torch.cuda.synchronize() if device == "cuda" else None)
-        )
-
     if contender.library == "limit":
-        size = LIMIT_SIZE * (4 if device == "cuda" else 1)
-        matrix = torch.randn(size, size, dtype=kind, device=device)
-        if device == "cuda":
-            return lambda inputs: finished(inputs @ inputs), matrix
+        matrix = torch.randn(LIMIT_SIZE, LIMIT_SIZE, dtype=kind)
         product = torch.ops.mkldnn._linear_pointwise  # oneDNN's, the fastest that was found on CPUs
-        return lambda inputs: finished(product(inputs, inputs, None, "none", [], "")), matrix
+        return lambda inputs: product(inputs, inputs, None, "none", [], ""), matrix
     if contender.library == "open_clip":
         import open_clip
 
@@ -245,34 +233,30 @@ def torch_model(contender: Contender, task: Task):
         if task.model == "clip text":
             inputs = open_clip.get_tokenizer("convnext_base_w")((PROMPTS * task.batch)[: task.batch])
         encode = model.encode_text if task.model == "clip text" else model.encode_image
-        return torch.inference_mode()(lambda tensors: finished(encode(tensors))), inputs
+        return torch.inference_mode()(encode), inputs
     if task.action == "transform":
         return timm_recipe_step(task)
     import timm
 
     train = task.action == "train"
     variant, size = variant_of(task)
-    model = timm.create_model(f"convnext_{variant}").to(device).train(train)
-    model = model if train and device == "cuda" else model.to(kind)
-    inputs = torch.randn(
-        task.batch, 3, size, size, device=device, dtype=torch.float32 if train and device == "cuda" else kind
-    )
-    if contender.setting == "channels_last" or (device == "cuda"):
+    model = timm.create_model(f"convnext_{variant}").train(train)
+    model, inputs = model.to(kind), torch.randn(task.batch, 3, size, size, dtype=kind)
+    if contender.setting == "channels_last":
         model, inputs = model.to(memory_format=torch.channels_last), inputs.to(memory_format=torch.channels_last)
     if contender.setting == "compiled":
         model = torch.compile(model)
     if not train:
-        return torch.inference_mode()(lambda tensors: finished(model(tensors))), inputs
+        return torch.inference_mode()(model), inputs
     optimizer = torch.optim.AdamW(model.parameters())
-    labels = torch.zeros(task.batch, dtype=torch.long, device=device)
+    labels = torch.zeros(task.batch, dtype=torch.long)
 
     def step(tensors):
-        with torch.autocast(device, torch.bfloat16, enabled=contender.precision == "bfloat16"):
-            loss = torch.nn.functional.cross_entropy(model(tensors), labels)
+        loss = torch.nn.functional.cross_entropy(model(tensors), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        return finished(loss.detach())
+        return loss.item()
 
     return step, inputs
 

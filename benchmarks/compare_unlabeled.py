@@ -36,7 +36,7 @@ def parts(examples: ImageDataset, seed: int) -> tuple[ImageDataset, list, ImageD
     return examples.select(labeled), [examples.images[row] for row in others], examples.select(tested)
 
 
-def same_models(count: int, seed: int) -> list[keras.Model]:
+def same_models(count: int, seed: int) -> list[Any]:
     """Returns models with the same random weights."""
     keras.utils.set_random_seed(seed)
     models = [ConvNeXt(**ARCHITECTURE, **BACKBONE, weights=None) for _ in range(count)]

@@ -162,7 +162,7 @@ def main() -> None:
         operation, action, batch = options.work
         work(operation, action, int(batch))
         return
-    options.gpu, options.peers = False, None
+    options.peers = None
     found = {}
     for action, batch in CASES:
         for backend in BACKENDS:

@@ -173,8 +173,8 @@ def gradient(function, array):
 
 MAX_TRACED_SHAPES = 64  # of one model
 CALLS_BEFORE_TRACE = 3  # of a shape, before it is recorded
-# In a recorded model, a hidden layer above the first size leaves the caches and is computed by blocks of the second. Two
-# dense layers of 25,088 x 96 took 0.65 to 0.8 times as long in blocks (AVX2 and AVX-512); smaller ones gained nothing.
+# In a recorded model, a hidden layer above the first size leaves the caches; it is computed by blocks of the second.
+# Two dense layers of 25,088 x 96 took 0.65 to 0.8 times as long in blocks (AVX2, AVX-512); smaller ones gained nothing.
 MIN_HIDDEN_BYTES, BLOCK_BYTES = 16 * 2**20, 2 * 2**20
 MAX_REMEMBERED_SHAPES = 4096  # shapes that are counted; then the count begins anew
 
