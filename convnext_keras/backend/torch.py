@@ -79,6 +79,8 @@ class Linear(torch.autograd.Function):
     @staticmethod
     def forward(inputs, kernel, bias):
         """`(..., C)`, `(C, D)`, `(D,)` or None -> `(..., D)`."""
+        if torch.compiler.is_compiling():  # `backward`, by a compiler that does not take kernels that are no constants
+            return torch.nn.functional.linear(inputs, kernel.T, bias)
         return LINEAR_OP(inputs, kernel.T, bias, *FUSED_ACTIVATIONS[keras.activations.linear])
 
     @staticmethod
@@ -152,8 +154,11 @@ def depthwise(inputs, kernel, bias, dilation_rate: int):
     if is_emulated(inputs):
         return compute_in_float32(depthwise, inputs, kernel, bias, dilation_rate)
     padding = [(size - 1) * dilation_rate // 2 for size in kernel.shape[:2]]
+    channels_first = inputs.permute(0, 3, 1, 2)
+    if torch.compiler.is_compiling():  # whose sorting of strides fails for a view with unknown height and width
+        channels_first = channels_first.contiguous()
     outputs = torch.nn.functional.conv2d(
-        inputs.permute(0, 3, 1, 2),
+        channels_first,
         kernel.permute(3, 2, 0, 1),
         bias,
         padding=padding,
