@@ -269,6 +269,16 @@ def test_errors_are_one_sentence_on_standard_error(arguments, message, monkeypat
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("kind", [ValueError, OSError, ImportError, RuntimeError])
+def test_each_kind_of_error_is_one_sentence(kind, monkeypatch):
+    def fail():
+        raise kind("photos/1.png and following: the worker ended")
+
+    monkeypatch.setattr("convnext_keras.cli.app", fail)
+    with pytest.raises(SystemExit, match="^convnext-keras: photos/1.png and following: the worker ended$"):
+        main()
+
+
 @pytest.mark.slow
 @pytest.mark.any_backend
 def test_installed_command_exits_with_one(tmp_path):
